@@ -1,0 +1,36 @@
+//! The facts about a host that a plan depends on; `probe` finds them, tests make them up.
+#![forbid(unsafe_code)]
+
+/// How the host lays out its cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupLayout {
+    /// /sys/fs/cgroup is cgroup2.
+    Unified,
+    /// v1 hierarchies below /sys/fs/cgroup, and cgroup2 at /sys/fs/cgroup/unified.
+    Hybrid,
+    /// v1 hierarchies alone.
+    Legacy,
+    /// No cgroup file system at /sys/fs/cgroup.
+    None,
+}
+
+/// Facts about the host and about the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Effective user id of the caller.
+    pub euid: u32,
+    /// Effective capabilities of the caller, bit N for capability N (capability.h).
+    pub effective_capabilities: u64,
+    /// Highest capability number that the kernel knows (/proc/sys/kernel/cap_last_cap).
+    pub last_capability: u8,
+    /// The cgroup layout.
+    pub cgroup: CgroupLayout,
+    /// AppArmor is enabled (/sys/module/apparmor/parameters/enabled).
+    pub apparmor: bool,
+    /// SELinux is enabled (/sys/fs/selinux is mounted).
+    pub selinux: bool,
+    /// The caller runs in a user namespace other than the initial one.
+    pub in_user_namespace: bool,
+    /// Kernel release, major and minor.
+    pub kernel: (u32, u32),
+}

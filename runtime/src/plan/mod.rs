@@ -1,0 +1,19 @@
+//! Layer 1: from a spec to a plan. No I/O; every function is tested without root.
+#![forbid(unsafe_code)]
+
+pub mod cgroup;
+pub mod checks;
+pub mod config;
+pub mod devices;
+pub mod hooks;
+pub mod host;
+pub mod idmap;
+pub mod lsm;
+pub mod mounts;
+pub mod namespaces;
+pub mod process;
+pub mod seccomp;
+mod violation;
+
+pub use host::Host;
+pub use violation::{Findings, Violation};

@@ -1,0 +1,16 @@
+//! Layer 0: the kernel. The only place with `unsafe` code and raw system calls; it knows nothing of OCI.
+
+mod error;
+pub use error::{SysError, SysResult};
+
+pub mod bpf;
+pub mod cred;
+pub mod keyring;
+pub mod mount;
+pub mod ns;
+pub mod path;
+pub mod process;
+pub mod procfs;
+pub mod seccomp;
+pub mod socket;
+pub mod tty;
