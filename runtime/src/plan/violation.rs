@@ -47,10 +47,15 @@ impl Findings {
 
     /// `Ok` without violations; else one error that lists them all.
     pub fn into_result(self) -> Result<Vec<String>, Error> {
+        self.into_result_of("config.json")
+    }
+
+    /// Like [`Findings::into_result`], for a file of another name.
+    pub fn into_result_of(self, file: &str) -> Result<Vec<String>, Error> {
         if self.violations.is_empty() {
             return Ok(self.warnings);
         }
         let list: Vec<String> = self.violations.iter().map(Violation::to_string).collect();
-        Err(Error::new(ErrorKind::InvalidConfig, format!("invalid config.json: {}", list.join("; "))))
+        Err(Error::new(ErrorKind::InvalidConfig, format!("invalid {file}: {}", list.join("; "))))
     }
 }

@@ -1,0 +1,72 @@
+//! config.json and its parts, from bytes to types.
+//!
+//! One fast typed pass serves every correct file. A file that it refuses is read again against the table of
+//! [`schema`], which finds every fault at once and forgives what runc forgives:
+//!
+//! - an unknown capability is dropped with a warning (and `CAP_` may be missing from a known one);
+//! - a `null` is the same as an absent field;
+//! - a missing `process.user` is root, a missing `process.cwd` is left to [`super::checks`];
+//! - `linux.seccomp` without a default action and without system calls is no seccomp;
+//! - a key given twice counts by its last value, and an unknown key is ignored (config.md, Extensibility).
+#![forbid(unsafe_code)]
+
+mod schema;
+mod strict;
+mod walk;
+
+use oci_spec::runtime::{LinuxResources, Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Findings;
+use schema::Type;
+
+/// Reads a config.json. The strings are warnings for the log.
+pub fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
+    read(bytes, "config.json", &schema::SPEC, |spec: &Spec| {
+        !spec.process().as_ref().is_some_and(needs_care) && spec.linux().as_ref().is_none_or(|linux| {
+            linux.seccomp().as_ref().is_none_or(|seccomp| seccomp.syscalls().is_some())
+        })
+    })
+}
+
+/// Reads a process.json, which is config.json's `process` alone (exec --process).
+pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>)> {
+    read(bytes, "process.json", &schema::PROCESS, |process: &Process| !needs_care(process))
+}
+
+/// Reads config.json's `linux.resources` alone (update --resources).
+pub fn parse_resources(bytes: &[u8]) -> Result<(LinuxResources, Vec<String>)> {
+    read(bytes, "resources", &schema::RESOURCES, |_: &LinuxResources| true)
+}
+
+/// Rare fields whose type in the model is laxer than the specification: the table reads them.
+fn needs_care(process: &Process) -> bool {
+    process.io_priority().is_some() || process.scheduler().is_some()
+}
+
+fn read<T: DeserializeOwned>(
+    bytes: &[u8],
+    file: &str,
+    schema: &Type,
+    trusted: impl Fn(&T) -> bool,
+) -> Result<(T, Vec<String>)> {
+    if let Ok(parsed) = strict::from_slice::<T>(bytes)
+        && trusted(&parsed)
+    {
+        return Ok((parsed, Vec::new()));
+    }
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
+        Error::new(ErrorKind::InvalidConfig, format!("{file} is not JSON: {error}"))
+    })?;
+    let mut findings = Findings::default();
+    let value = walk::clean(schema, value, &mut findings);
+    let warnings = findings.into_result_of(file)?;
+    let parsed = serde_json::from_value(value)
+        .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("invalid {file}: {error}")))?;
+    Ok((parsed, warnings))
+}
+
+#[cfg(test)]
+mod tests;
