@@ -1,1 +1,79 @@
-//! Written next.
+//! seccomp(2): installing a filter, and asking what filters this kernel takes.
+
+use libc::{c_uint, c_void};
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::{SysError, SysResult};
+
+const SET_MODE_FILTER: c_uint = 1;
+const GET_ACTION_AVAIL: c_uint = 2;
+
+/// One instruction of classic BPF: `struct sock_filter` of linux/filter.h, but one that can be sent to another process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instruction {
+    /// The operation, `BPF_*` of linux/bpf_common.h.
+    pub code: u16,
+    /// Instructions to skip when a comparison holds.
+    pub jt: u8,
+    /// Instructions to skip when it does not.
+    pub jf: u8,
+    /// The operand.
+    pub k: u32,
+}
+
+/// Installs `program` on the calling thread, for good. It stays over execve and is inherited by children.
+///
+/// `flags` are `SECCOMP_FILTER_FLAG_*`. The caller must have no_new_privs set, or CAP_SYS_ADMIN over its user
+/// namespace: EACCES otherwise. EINVAL says that the program is no valid filter, or a flag unknown to this kernel;
+/// ENOMEM that the process holds more than 32768 instructions of filters already.
+///
+/// Without flags, a kernel (or an outer filter) that lacks seccomp(2) is served by prctl(2).
+pub fn install(program: &[Instruction], flags: u32) -> SysResult<()> {
+    let args = || format!("SECCOMP_SET_MODE_FILTER, {flags:#x}, {{len={}}}", program.len());
+    let len = u16::try_from(program.len()).map_err(|_| SysError::new("seccomp", args(), Errno::EINVAL))?;
+    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>() };
+    let pointer: *const libc::sock_fprog = &fprog;
+    // SAFETY: `fprog` outlives the call, and its `len` and `filter` describe the slice `program`, which outlives it
+    // too; `Instruction` has the layout of sock_filter (checked below). The kernel copies and only reads both.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, pointer) };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = SysError::last("seccomp", args());
+    if flags != 0 || error.errno() != Errno::ENOSYS {
+        return Err(error);
+    }
+    // SAFETY: as above; prctl(PR_SET_SECCOMP) reads the same structure.
+    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, pointer, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(SysError::last("prctl", format!("PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {{len={}}}", program.len()))),
+    }
+}
+
+/// Whether this kernel knows the action `action`, a `SECCOMP_RET_*` value without data.
+pub fn action_available(action: u32) -> bool {
+    let pointer: *const u32 = &action;
+    // SAFETY: `pointer` is valid for the call, which reads one u32 from it and changes nothing.
+    unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0 as c_uint, pointer) == 0 }
+}
+
+/// Whether this kernel knows all of `flags`. It checks the flags first and then the program, which is null here: EFAULT
+/// says that the flags are good, EINVAL that they are not.
+pub fn flags_available(flags: u32) -> bool {
+    let none: *const c_void = std::ptr::null();
+    // SAFETY: a null program cannot be installed; the kernel refuses it with EFAULT and nothing changes.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, none) };
+    result == -1 && Errno::last() == Errno::EFAULT
+}
+
+const _: () = {
+    use std::mem::{align_of, offset_of, size_of};
+    assert!(size_of::<Instruction>() == size_of::<libc::sock_filter>());
+    assert!(align_of::<Instruction>() == align_of::<libc::sock_filter>());
+    assert!(offset_of!(Instruction, code) == offset_of!(libc::sock_filter, code));
+    assert!(offset_of!(Instruction, jt) == offset_of!(libc::sock_filter, jt));
+    assert!(offset_of!(Instruction, jf) == offset_of!(libc::sock_filter, jf));
+    assert!(offset_of!(Instruction, k) == offset_of!(libc::sock_filter, k));
+};

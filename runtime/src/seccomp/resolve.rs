@@ -1,0 +1,339 @@
+//! From a profile to ranges of syscall numbers, each with its outcome.
+#![forbid(unsafe_code)]
+
+use std::cmp::{Ordering, Reverse};
+
+use oci_spec::runtime::LinuxSeccompOperator as Op;
+
+use super::tables::{SYSCALLS, X};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::seccomp::{Abi, Condition, Profile, Return, X32_BIT, ret};
+
+/// What happens to a syscall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Always the same.
+    Return(Return),
+    /// Its arguments decide: an index into [`Resolved::blocks`].
+    Block(usize),
+}
+
+/// Syscall numbers from `start` up to the start of the next range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub start: u32,
+    pub outcome: Outcome,
+}
+
+/// One audit architecture. Its ranges cover all of u32, ascending, and neighbours differ in outcome.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub audit_arch: u32,
+    pub ranges: Vec<Range>,
+}
+
+/// Conditions that must all hold, and what is returned then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Clause {
+    pub action: Return,
+    pub conditions: Vec<Condition>,
+}
+
+/// The clauses of one syscall in the order in which they are tried; without a match the default follows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    /// Only the low 32 bits of the arguments count.
+    pub is_32_bit: bool,
+    /// Indices into [`Resolved::clauses`].
+    pub clauses: Vec<u32>,
+}
+
+/// What the assembler needs.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub default: Return,
+    pub machines: Vec<Machine>,
+    pub clauses: Vec<Clause>,
+    pub blocks: Vec<Block>,
+    pub unknown: Vec<String>,
+}
+
+/// What a filter returns for an architecture that the profile does not name.
+pub(super) const BAD_ARCHITECTURE: Return = ret::KILL_THREAD;
+
+const ENOSYS: Return = ret::ERRNO | libc::ENOSYS as u32;
+
+/// arm's private calls (cacheflush, set_tls) stand above all others and say nothing about how new a profile is.
+const ARM_PRIVATE: u32 = 0x000f_0000;
+
+/// The number of socketcall(2) on x86, and its calls: linux/net.h. Sorted by name.
+const SOCKETCALL: u32 = 102;
+const SOCKET_CALLS: [(&str, u64); 20] = [
+    ("accept", 5),
+    ("accept4", 18),
+    ("bind", 2),
+    ("connect", 3),
+    ("getpeername", 7),
+    ("getsockname", 6),
+    ("getsockopt", 15),
+    ("listen", 4),
+    ("recv", 10),
+    ("recvfrom", 12),
+    ("recvmmsg", 19),
+    ("recvmsg", 17),
+    ("send", 9),
+    ("sendmmsg", 20),
+    ("sendmsg", 16),
+    ("sendto", 11),
+    ("setsockopt", 14),
+    ("shutdown", 13),
+    ("socket", 1),
+    ("socketpair", 8),
+];
+
+/// The number of ipc(2) on x86, and its calls: linux/ipc.h. Sorted by name.
+const IPC: u32 = 117;
+const IPC_CALLS: [(&str, u64); 12] = [
+    ("msgctl", 14),
+    ("msgget", 13),
+    ("msgrcv", 12),
+    ("msgsnd", 11),
+    ("semctl", 3),
+    ("semget", 2),
+    ("semop", 1),
+    ("semtimedop", 4),
+    ("shmat", 21),
+    ("shmctl", 24),
+    ("shmdt", 22),
+    ("shmget", 23),
+];
+
+/// The call of socketcall(2) or ipc(2) that stands for `name` on x86.
+fn multiplexed(name: &str) -> Option<(u32, u64)> {
+    let find = |calls: &[(&str, u64)]| calls.binary_search_by(|(call, _)| (*call).cmp(name)).ok().map(|i| calls[i].1);
+    find(&SOCKET_CALLS).map(|call| (SOCKETCALL, call)).or_else(|| find(&IPC_CALLS).map(|call| (IPC, call)))
+}
+
+/// The numbers of `name` on every ABI, [`X`] where it does not exist.
+pub(super) fn numbers(name: &str) -> Option<&'static [u32; 6]> {
+    SYSCALLS.binary_search_by(|(known, _)| (*known).cmp(name)).ok().map(|i| &SYSCALLS[i].1)
+}
+
+/// A table of the rules for one ABI.
+struct Column {
+    abi: Abi,
+    named: bool,
+    /// (number, clause); clauses are numbered in the order of the profile.
+    entries: Vec<(u32, u32)>,
+    /// The largest number that the profile names.
+    last: Option<u32>,
+}
+
+impl Column {
+    fn name(&mut self, number: u32) {
+        if !(self.abi == Abi::Arm && number >= ARM_PRIVATE) {
+            self.last = self.last.max(Some(number));
+        }
+    }
+}
+
+/// Resolves names to numbers, rules to outcomes, and outcomes to ranges.
+///
+/// Fails when two rules for one syscall have the same conditions but different actions.
+pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
+    let mut columns: Vec<Column> = profile
+        .abis
+        .iter()
+        .map(|&(abi, named)| Column { abi, named, entries: Vec::with_capacity(512), last: None })
+        .collect();
+    let mut resolved =
+        Resolved { default: profile.default, machines: Vec::new(), clauses: Vec::new(), blocks: Vec::new(), unknown: Vec::new() };
+    collect(profile, &mut columns, &mut resolved);
+    for column in &mut columns {
+        column.entries.sort_unstable();
+    }
+
+    // Above the largest number of the profile a refusal reads ENOSYS. A default that lets calls pass stays: a tracer,
+    // too, answers for new calls itself.
+    let permissive = matches!(profile.default & 0xffff_0000, ret::ALLOW | ret::LOG | ret::TRACE);
+    for index in 0..columns.len() {
+        let audit_arch = columns[index].abi.audit_arch();
+        if resolved.machines.iter().any(|machine| machine.audit_arch == audit_arch) {
+            continue;
+        }
+        let mut ranges = Vec::with_capacity(256);
+        let mut append = |ranges: &mut Vec<Range>, abi: Abi| -> Result<bool> {
+            let Some(column) = columns.iter().find(|column| column.abi == abi) else { return Ok(false) };
+            let newer = column.last.filter(|last| column.named && !permissive && *last > 0);
+            append_column(ranges, column, newer, &mut resolved)?;
+            Ok(true)
+        };
+        if audit_arch == Abi::X86_64.audit_arch() {
+            if !append(&mut ranges, Abi::X86_64)? {
+                push(&mut ranges, 0, Outcome::Return(BAD_ARCHITECTURE));
+            }
+            if !append(&mut ranges, Abi::X32)? {
+                push(&mut ranges, X32_BIT, Outcome::Return(BAD_ARCHITECTURE));
+                // -1 is what a tracer writes to skip a call; it must not kill.
+                push(&mut ranges, u32::MAX, Outcome::Return(profile.default));
+            }
+        } else {
+            append(&mut ranges, columns[index].abi)?;
+        }
+        resolved.machines.push(Machine { audit_arch, ranges });
+    }
+    Ok(resolved)
+}
+
+/// Spreads the rules over the columns.
+fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolved) {
+    let x86 = columns.iter().position(|column| column.abi == Abi::X86);
+    for rule in &profile.rules {
+        // A rule that repeats the default says nothing, and does not even beat another: as in runc.
+        let redundant = rule.action == profile.default;
+        let first = resolved.clauses.len() as u32;
+        if !redundant {
+            let clauses = rule.matches.iter().map(|conditions| Clause { action: rule.action, conditions: conditions.clone() });
+            resolved.clauses.extend(clauses);
+        }
+        let all = first..resolved.clauses.len() as u32;
+        for name in rule.names {
+            let Some(numbers) = numbers(name) else {
+                resolved.unknown.push(name.clone());
+                continue;
+            };
+            for column in columns.iter_mut() {
+                let number = numbers[column.abi as usize];
+                if number != X {
+                    column.name(number);
+                    column.entries.extend(all.clone().map(|clause| (number, clause)));
+                }
+            }
+            let Some(column) = x86 else { continue };
+            let Some((number, call)) = multiplexed(name) else { continue };
+            columns[column].name(number);
+            for clause in all.clone() {
+                let mut clause = resolved.clauses[clause as usize].clone();
+                // The call takes the place of the first argument; the others are compared as they are, as in
+                // libseccomp.
+                clause.conditions.retain(|condition| condition.index != 0);
+                clause.conditions.insert(0, Condition { index: 0, op: Op::ScmpCmpEq, value: call, mask: u64::MAX });
+                columns[column].entries.push((number, resolved.clauses.len() as u32));
+                resolved.clauses.push(clause);
+            }
+        }
+    }
+}
+
+/// Appends the numbers of one ABI up to the end of u32. Where `newer` is set, ENOSYS stands for the default above it.
+fn append_column(ranges: &mut Vec<Range>, column: &Column, newer: Option<u32>, resolved: &mut Resolved) -> Result<()> {
+    let base = column.abi.base();
+    let default = Outcome::Return(resolved.default);
+    let limit = newer.map(|last| last + 1);
+    let fill = |ranges: &mut Vec<Range>, from: u32, to: u32| match limit {
+        Some(limit) if from >= limit => push(ranges, base + from, Outcome::Return(ENOSYS)),
+        Some(limit) => {
+            push(ranges, base + from, default);
+            if limit < to {
+                push(ranges, base + limit, Outcome::Return(ENOSYS));
+            }
+        }
+        None => push(ranges, base + from, default),
+    };
+    let mut next = 0;
+    for group in column.entries.chunk_by(|a, b| a.0 == b.0) {
+        let number = group[0].0;
+        if number > next {
+            fill(ranges, next, number);
+        }
+        let outcome = outcome(group, column.abi, resolved)?;
+        push(ranges, base + number, outcome);
+        next = number + 1;
+    }
+    fill(ranges, next, X32_BIT);
+    Ok(())
+}
+
+/// Starts a range, or lets the one before go on where the outcome is the same.
+fn push(ranges: &mut Vec<Range>, start: u32, outcome: Outcome) {
+    if ranges.last().is_none_or(|last| last.outcome != outcome) {
+        ranges.push(Range { start, outcome });
+    }
+}
+
+/// What all clauses for one number come to.
+fn outcome(group: &[(u32, u32)], abi: Abi, resolved: &mut Resolved) -> Result<Outcome> {
+    let is_32_bit = abi.is_32_bit();
+    let clause = |index: u32| &resolved.clauses[index as usize];
+    let unconditional = |index: u32| effective(&clause(index).conditions, is_32_bit).next().is_none();
+    if let Some(&(_, index)) = group.iter().find(|(_, index)| unconditional(*index)) {
+        return Ok(Outcome::Return(clause(index).action));
+    }
+    let mut clauses: Vec<u32> = Vec::with_capacity(group.len());
+    for &(number, index) in group {
+        let new = clause(index);
+        let same = |&&other: &&u32| {
+            effective(&clause(other).conditions, is_32_bit).eq(effective(&new.conditions, is_32_bit))
+        };
+        match clauses.iter().find(same) {
+            None => clauses.push(index),
+            Some(&other) if clause(other).action == new.action => {}
+            Some(_) => return Err(contradiction(number, abi)),
+        }
+    }
+    clauses.sort_by(|a, b| specific_first(&clause(*a).conditions, &clause(*b).conditions, is_32_bit));
+    let block = Block { is_32_bit, clauses };
+    let position = resolved.blocks.iter().position(|known| *known == block);
+    Ok(Outcome::Block(position.unwrap_or_else(|| {
+        resolved.blocks.push(block);
+        resolved.blocks.len() - 1
+    })))
+}
+
+fn contradiction(number: u32, abi: Abi) -> Error {
+    let name = SYSCALLS.iter().find(|(_, numbers)| numbers[abi as usize] == number).map_or("?", |(name, _)| *name);
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!(
+            "invalid config.json: linux.seccomp.syscalls: two rules for {name} have the same conditions but different \
+             actions (remove one of them)"
+        ),
+    )
+}
+
+/// The conditions that can fail, as an ABI sees them: cut to 32 bits where it compares no more.
+pub(super) fn effective(conditions: &[Condition], is_32_bit: bool) -> impl Iterator<Item = Condition> {
+    let width = if is_32_bit { u64::from(u32::MAX) } else { u64::MAX };
+    conditions
+        .iter()
+        .map(move |condition| Condition { value: condition.value & width, mask: condition.mask & width, ..*condition })
+        .filter(|condition| condition.op != Op::ScmpCmpMaskedEq || condition.mask != 0)
+}
+
+/// The order in which clauses are tried, which is libseccomp's: by argument, the last one first; equality before the
+/// orders, "less" before "greater"; the tighter bound first; and where one is the beginning of the other, the longer.
+fn specific_first(a: &[Condition], b: &[Condition], is_32_bit: bool) -> Ordering {
+    let rank = |condition: &Condition| match condition.op {
+        Op::ScmpCmpEq | Op::ScmpCmpNe | Op::ScmpCmpMaskedEq => (2, Reverse(condition.value)),
+        Op::ScmpCmpLe | Op::ScmpCmpLt => (1, Reverse(u64::MAX - condition.value)),
+        Op::ScmpCmpGe | Op::ScmpCmpGt => (0, Reverse(condition.value)),
+    };
+    let mut a = effective(a, is_32_bit);
+    let mut b = effective(b, is_32_bit);
+    loop {
+        let (one, other) = match (a.next(), b.next()) {
+            (None, None) => return Ordering::Equal,
+            (None, Some(_)) => return Ordering::Greater,
+            (Some(_), None) => return Ordering::Less,
+            (Some(one), Some(other)) => (one, other),
+        };
+        let key = |condition: &Condition| {
+            let (class, value) = rank(condition);
+            (Reverse(condition.index), Reverse(class), value)
+        };
+        match key(&one).cmp(&key(&other)) {
+            Ordering::Equal => {}
+            order => return order,
+        }
+    }
+}
