@@ -1,1 +1,178 @@
-//! Written next.
+//! Layer 5: the `brig` command, with runc's flags, words, exit codes and JSON: parse, call the engine, print.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod help;
+mod log;
+mod output;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::engine::CgroupManager;
+use crate::error::{Error, ErrorKind, Result};
+use args::{Args, Flag, Order};
+use commands::{VERBS, Verb};
+
+/// The version of the OCI runtime specification that brig follows.
+pub const SPEC_VERSION: &str = "1.3.0";
+
+/// Exit code of a verb that does not exist.
+const NO_SUCH_VERB: i32 = 3;
+/// Exit code of an exec that could not start its program.
+const EXEC_FAILED: i32 = 255;
+
+/// Flags that stand before the verb.
+pub(crate) static GLOBAL_FLAGS: &[Flag] = &[
+    Flag::switch("debug", "", "write debug lines to the log"),
+    Flag::value("log", "", "FILE", "write the log to FILE (default: standard error)"),
+    Flag::value("log-format", "", "text|json", "format of the log's lines (default: text)"),
+    Flag::value("root", "", "DIR", "where containers are recorded (default: /run/brig, or $XDG_RUNTIME_DIR/brig)"),
+    Flag::switch("systemd-cgroup", "", "let systemd make the cgroups; cgroupsPath is then slice:prefix:name"),
+    Flag::value("cgroup-manager", "", "NAME", "cgroupfs (the default), systemd or disabled"),
+    Flag::value("rootless", "", "BOOL", "true, false or auto (the default); accepted for compatibility"),
+    Flag::value("criu", "", "FILE", ""),
+    Flag::switch("version", "v", "print the version"),
+];
+
+/// What the global flags say.
+pub(crate) struct Global {
+    /// Where containers are recorded, absolute.
+    pub root: PathBuf,
+    /// Who makes cgroups.
+    pub manager: CgroupManager,
+}
+
+/// Runs one command line, `argv[0]` included, and returns its exit code.
+pub fn run(argv: Vec<OsString>) -> i32 {
+    let mut argv = argv.into_iter().skip(1);
+    let outcome = args::parse(GLOBAL_FLAGS, Order::First, &mut argv).and_then(|global| dispatch(&global));
+    outcome.unwrap_or_else(|error| {
+        log::fatal(&error.to_string());
+        1
+    })
+}
+
+fn dispatch(global: &Args) -> Result<i32> {
+    if global.is_on("version") {
+        return output::print(&help::version()).map(|()| 0);
+    }
+    let format = log::Format::new(&global.text("log-format")?.unwrap_or_default())?;
+    log::init(global.path("log").as_deref(), format, global.is_on("debug"))?;
+    let Some(name) = global.rest.first().filter(|_| !global.help) else {
+        return output::print(&help::overview()).map(|()| 0);
+    };
+    let name = name.to_string_lossy();
+    let rest = &global.rest[1..];
+    if name == "help" || name == "h" {
+        return match rest.first() {
+            None => output::print(&help::overview()).map(|()| 0),
+            Some(topic) => with_verb(&topic.to_string_lossy(), |verb| output::print(&help::verb(verb)).map(|()| 0)),
+        };
+    }
+    with_verb(&name, |verb| run_verb(verb, global, rest))
+}
+
+fn with_verb(name: &str, run: impl FnOnce(&Verb) -> Result<i32>) -> Result<i32> {
+    match VERBS.iter().find(|verb| verb.name == name) {
+        Some(verb) => run(verb),
+        None => {
+            log::fatal(&format!("No help topic for '{name}'; 'brig help' lists the commands"));
+            Ok(NO_SUCH_VERB)
+        }
+    }
+}
+
+fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
+    let args = args::parse(verb.flags, verb.order, rest.iter().cloned())?;
+    if args.help {
+        return output::print(&help::verb(verb)).map(|()| 0);
+    }
+    verb.check_count(args.rest.len())?;
+    let global = Global { root: root(global)?, manager: manager(global)? };
+    match (verb.run)(&global, &args) {
+        Err(error) if verb.name == "exec" => {
+            log::fatal(&error.context("exec failed").to_string());
+            Ok(EXEC_FAILED)
+        }
+        Err(error) if verb.name == "create" || verb.name == "run" => {
+            Err(error.context(format!("brig {} failed", verb.name)))
+        }
+        outcome => outcome,
+    }
+}
+
+/// `--root`, or the place that suits the caller's privilege.
+fn root(global: &Args) -> Result<PathBuf> {
+    let root = global.path("root").unwrap_or_else(|| {
+        let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+        match runtime_dir {
+            Some(dir) if is_rootless() => Path::new(&dir).join("brig"),
+            _ => PathBuf::from("/run/brig"),
+        }
+    });
+    let absolute = std::path::absolute(&root)
+        .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("invalid --root {root:?}: {error}")))?;
+    if absolute.parent().is_none() {
+        return Err(Error::new(ErrorKind::InvalidConfig, "invalid --root \"/\": give a directory of its own"));
+    }
+    Ok(absolute)
+}
+
+/// The caller is no root, or only root of a user namespace of its own (USER keeps the name outside).
+fn is_rootless() -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    // The initial user namespace maps every id to itself. Where the map cannot be read, there is no other one.
+    let mapped = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let initial = mapped.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+    !mapped.is_empty() && !initial && std::env::var_os("USER").is_none_or(|user| user != "root")
+}
+
+fn manager(global: &Args) -> Result<CgroupManager> {
+    match global.text("rootless")?.as_deref() {
+        None | Some("true" | "false" | "auto") => {}
+        Some(value) => {
+            let message = format!("invalid --rootless {value:?}: expected true, false or auto");
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
+    }
+    match global.text("cgroup-manager")?.as_deref() {
+        None if global.is_on("systemd-cgroup") => Ok(CgroupManager::Systemd),
+        None | Some("cgroupfs") => Ok(CgroupManager::Cgroupfs),
+        Some("systemd") => Ok(CgroupManager::Systemd),
+        Some("disabled") => Ok(CgroupManager::Disabled),
+        Some(value) => {
+            let message = format!("invalid --cgroup-manager {value:?}: expected cgroupfs, systemd or disabled");
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn global(line: &[&str]) -> Args {
+        args::parse(GLOBAL_FLAGS, Order::First, line.iter().map(OsString::from)).unwrap()
+    }
+
+    #[test]
+    fn the_root_is_absolute_and_not_the_whole_disk() {
+        assert_eq!(root(&global(&["--root", "/a/b"])).unwrap(), Path::new("/a/b"));
+        assert!(root(&global(&["--root", "here"])).unwrap().ends_with("here"));
+        assert!(root(&global(&["--root", "/"])).is_err());
+        assert!(root(&global(&["--root", "//"])).is_err());
+    }
+
+    #[test]
+    fn a_cgroup_manager_is_chosen_by_either_flag() {
+        assert_eq!(manager(&global(&[])).unwrap(), CgroupManager::Cgroupfs);
+        assert_eq!(manager(&global(&["--systemd-cgroup"])).unwrap(), CgroupManager::Systemd);
+        assert_eq!(manager(&global(&["--cgroup-manager=disabled"])).unwrap(), CgroupManager::Disabled);
+        assert!(manager(&global(&["--cgroup-manager=best"])).is_err());
+        assert!(manager(&global(&["--rootless=perhaps"])).is_err());
+    }
+}

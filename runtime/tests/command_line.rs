@@ -1,0 +1,115 @@
+//! The command line beside runc's, for what needs no container: exit codes, error texts, JSON.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const BRIG: &str = env!("CARGO_BIN_EXE_brig");
+
+fn run(program: &str, dir: &Path, args: &[&str]) -> Output {
+    Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program} does not run: {error}"))
+}
+
+fn brig(dir: &Path, args: &[&str]) -> Output {
+    run(BRIG, dir, args)
+}
+
+/// Runs brig and runc in scratch directories of their own, with roots of their own.
+fn both(args: &[&str]) -> [(i32, String, String); 2] {
+    [BRIG, "runc"].map(|program| {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let line = [&["--root", root.to_str().unwrap()], args].concat();
+        let output = run(program, dir.path(), &line);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), message(&text(&output.stderr)))
+    })
+}
+
+/// The msg of a log line.
+fn message(line: &str) -> String {
+    let text = line.trim_end().split_once("msg=").map_or("", |(_, text)| text);
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text).replace("\\\"", "\"")
+}
+
+#[test]
+fn wrong_flags_and_arguments_end_as_runcs_do() {
+    for args in [
+        &["--bogus", "spec"][..],
+        &["spec", "--bogus"],
+        &["--log"],
+        &["spec", "--bundle"],
+        &["--log-format", "xml", "spec"],
+        &["spec", "-b", "/nonexistent"],
+    ] {
+        let [ours, theirs] = both(args);
+        assert_eq!((ours.0, &ours.2), (theirs.0, &theirs.2), "{args:?}");
+    }
+    for args in [&["bogus"][..], &["help", "bogus"], &["spec", "extra"], &["checkpoint"]] {
+        let [ours, theirs] = both(args);
+        assert_eq!(ours.0, theirs.0, "{args:?}");
+        let part = theirs.2.trim_end_matches("\\n").replace("runc: ", "");
+        assert!(ours.2.contains(&part), "{args:?}: {part} is not in {}", ours.2);
+    }
+}
+
+#[test]
+fn spec_writes_runcs_configuration() {
+    for flags in [&[][..], &["--rootless"]] {
+        let [ours, theirs] = [BRIG, "runc"].map(|program| {
+            let dir = tempfile::tempdir().unwrap();
+            let output = run(program, dir.path(), &[&["spec"], flags].concat());
+            assert!(output.status.success() && output.stdout.is_empty());
+            let mut config: Value =
+                serde_json::from_slice(&std::fs::read(dir.path().join("config.json")).unwrap()).unwrap();
+            // The version and the name of the product differ; that is the point.
+            config["ociVersion"].take();
+            config["hostname"].take();
+            let again = run(program, dir.path(), &["spec"]);
+            (config, again.status.code(), message(&String::from_utf8_lossy(&again.stderr)))
+        });
+        assert_eq!(ours, theirs);
+        assert_eq!((ours.1, ours.2.as_str()), (Some(1), "File config.json exists. Remove it first"));
+    }
+}
+
+#[test]
+fn an_error_goes_to_the_log_and_its_message_to_standard_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--log", "log", "--log-format", "json", "restore", "box"];
+    let output = brig(dir.path(), &args);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(stderr, "restore is not supported by this build yet\n");
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    let line: Value = serde_json::from_str(&log).unwrap();
+    assert_eq!((&line["level"], line["msg"].as_str()), (&Value::from("error"), Some(stderr.trim_end())));
+    assert_eq!(line["time"].as_str().map(str::len), Some("2026-01-01T00:00:00Z".len()));
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["--help"][..], &["-h"], &["help"], &[], &["spec", "--help"], &["help", "spec"], &["-v"]] {
+        let output = brig(dir.path(), args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
+    }
+    let version = String::from_utf8(brig(dir.path(), &["--version"]).stdout).unwrap();
+    assert!(version.starts_with("brig version "));
+}
+
+#[test]
+fn the_root_of_the_disk_is_no_place_for_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = brig(dir.path(), &["--root", "/", "spec"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("invalid --root"));
+}
