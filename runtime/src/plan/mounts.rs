@@ -1,1 +1,406 @@
-//! Written next.
+//! A container's root and mounts, as a list of operations that `rootfs` executes in order.
+#![forbid(unsafe_code)]
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::devices::{self, DeviceOp};
+use super::{Findings, Host};
+
+pub mod options;
+
+/// What the caller of create decides about the root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// `--no-pivot`: move the root and chroot.
+    pub no_pivot: bool,
+    /// The container gets, or joins, a user namespace other than the host's.
+    pub user_namespace: bool,
+    /// The container gets a new cgroup namespace.
+    pub cgroup_namespace: bool,
+}
+
+/// How the process comes into its root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pivot {
+    /// pivot_root(2), and the old root is detached.
+    Pivot,
+    /// The root is moved over / and entered by chroot(2).
+    Move,
+    /// chroot(2) alone, in the host's mount namespace.
+    Chroot,
+}
+
+/// What a mount is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or directory of the host, with the mounts below it when `recursive`.
+    Bind {
+        /// `rbind`.
+        recursive: bool,
+    },
+    /// procfs; its target must be a real directory.
+    Proc,
+    /// sysfs; its target must be a real directory.
+    Sysfs,
+    /// tmpfs.
+    Tmpfs,
+    /// POSIX message queues.
+    Mqueue,
+    /// The container's view of its cgroups, whatever the host's layout is.
+    Cgroup,
+    /// Changes what is mounted at the target already.
+    Remount,
+    /// Any other file system, by name.
+    Other(String),
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountOp {
+    /// Its place in config.json's `mounts`.
+    pub index: u32,
+    /// What it is.
+    pub kind: MountKind,
+    /// The source; absolute for a bind.
+    pub source: PathBuf,
+    /// An inherited descriptor with a detached copy of a bind's source; see `rootfs::open_sources`.
+    pub source_fd: Option<i32>,
+    /// Where in the container: absolute, without `.` and `..`.
+    pub target: PathBuf,
+    /// MS_ flags.
+    pub flags: u64,
+    /// MS_ flags that were cleared by name.
+    pub cleared: u64,
+    /// MOUNT_ATTR_ to set and to clear for the whole tree.
+    pub recursive: Option<(u64, u64)>,
+    /// Propagation types to set, in order (MS_ flags).
+    pub propagation: Vec<u64>,
+    /// The file system's own options.
+    pub data: Vec<(String, Option<String>)>,
+    /// Copy the image's files at the target into the tmpfs.
+    pub copy_up: bool,
+    /// Copy the source if it is a symlink.
+    pub copy_symlink: bool,
+    /// Do not follow the source's last symlink.
+    pub source_nofollow: bool,
+    /// Do not follow the target's last symlink.
+    pub target_nofollow: bool,
+}
+
+/// One hierarchy of cgroups on the host, and the container's place in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupHierarchy {
+    /// The name of its directory below /sys/fs/cgroup: `cpu,cpuacct`, `memory`, `systemd`, `unified`.
+    pub name: String,
+    /// The mount options that name it: `cpu,cpuacct`, or `none,name=systemd`. Empty for cgroup2.
+    pub options: String,
+    /// The container's own cgroup as a directory of the host: `/sys/fs/cgroup/memory/x/y`.
+    pub own: PathBuf,
+    /// It is cgroup2 (the unified part of a hybrid host).
+    pub unified: bool,
+}
+
+/// What a mount of type `cgroup` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupMounts {
+    /// The host has no cgroups, or the container is in none.
+    #[default]
+    None,
+    /// cgroup2 alone.
+    Unified {
+        /// The host's mount point, most often /sys/fs/cgroup.
+        mountpoint: PathBuf,
+        /// The container's own cgroup as a directory of the host.
+        own: PathBuf,
+    },
+    /// v1 hierarchies, and on a hybrid host the unified one among them.
+    Hierarchies(Vec<CgroupHierarchy>),
+}
+
+/// A SELinux label for new mounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountLabel {
+    /// `context`, `fscontext`, `defcontext` or `rootcontext` (mount(8)).
+    pub option: String,
+    /// The label.
+    pub label: String,
+}
+
+/// The root and everything in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootfsPlan {
+    /// The root on the host, absolute.
+    pub root: PathBuf,
+    /// An inherited descriptor with a detached, recursive copy of the root's mount, instead of `root`.
+    pub root_fd: Option<i32>,
+    /// The root becomes read-only in the end.
+    pub readonly: bool,
+    /// rootfsPropagation as MS_ flags; `None` means rslave, and nothing is set on the new root.
+    pub root_propagation: Option<u64>,
+    /// The mounts, in order.
+    pub mounts: Vec<MountOp>,
+    /// The device nodes, default ones included. Empty when the host's /dev is bound.
+    pub devices: Vec<DeviceOp>,
+    /// Make the symlinks of /dev too: false when the host's /dev is bound.
+    pub setup_dev: bool,
+    /// /dev is to be read-only once everything in it is made.
+    pub dev_readonly: bool,
+    /// Paths to hide.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths to make read-only.
+    pub readonly_paths: Vec<PathBuf>,
+    /// How the root is entered.
+    pub pivot: Pivot,
+    /// The process gets a terminal, and the container a /dev/console.
+    pub console: bool,
+    /// linux.mountLabel.
+    pub mount_label: Option<MountLabel>,
+    /// In a user namespace nodes are bound from the host instead of made.
+    pub user_namespace: bool,
+    /// A new cgroup namespace: cgroup mounts may be writable.
+    pub cgroup_namespace: bool,
+    /// What cgroup mounts show; filled in once the container's cgroup is known.
+    pub cgroup: CgroupMounts,
+}
+
+/// Files below /proc that may be mounted over: lxcfs emulates them.
+pub const PROC_FILES: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// `path` as an absolute path without `.`, `..` and doubled slashes, `..` taken literally and never above `/`.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    clean
+}
+
+/// The plan of `spec`'s root. `bundle` is absolute: relative paths are relative to it.
+pub fn build(
+    spec: &Spec,
+    bundle: &Path,
+    options: &MountOptions,
+    host: &Host,
+    findings: &mut Findings,
+) -> RootfsPlan {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount);
+    let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
+        list.into_iter().flatten().map(|path| clean(Path::new(path))).collect()
+    };
+    let masked_paths = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
+    let readonly_paths = paths(linux.and_then(|linux| linux.readonly_paths().as_ref()));
+    if !own_mounts {
+        check_shared_mounts(spec, &masked_paths, &readonly_paths, findings);
+    }
+    let root = match spec.root() {
+        Some(root) => clean(&bundle.join(root.path())),
+        None => {
+            findings.deny("root", "it is missing", "give root.path, the directory of the container's file system");
+            PathBuf::from("/")
+        }
+    };
+    let mounts: Vec<MountOp> = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .enumerate()
+        .filter_map(|(index, mount)| one(index, mount, bundle, options, findings))
+        .collect();
+    let bound_dev = |op: &MountOp| matches!(op.kind, MountKind::Bind { .. }) && op.target == Path::new("/dev");
+    let setup_dev = !mounts.iter().any(bound_dev);
+    let configured = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    let devices = devices::build(configured, findings);
+    RootfsPlan {
+        root,
+        root_fd: None,
+        readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        root_propagation: root_propagation(spec, options, findings),
+        dev_readonly: mounts.iter().any(|op| op.target == Path::new("/dev") && op.flags & libc::MS_RDONLY != 0),
+        mounts,
+        devices: if setup_dev { devices } else { Vec::new() },
+        setup_dev,
+        masked_paths,
+        readonly_paths,
+        pivot: match (own_mounts, options.no_pivot) {
+            (false, _) => Pivot::Chroot,
+            (true, true) => Pivot::Move,
+            (true, false) => Pivot::Pivot,
+        },
+        console: spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false),
+        mount_label: mount_label(spec, host, findings),
+        user_namespace: options.user_namespace || host.in_user_namespace,
+        cgroup_namespace: options.cgroup_namespace,
+        cgroup: CgroupMounts::None,
+    }
+}
+
+/// Without a mount namespace of its own, what the container mounts is mounted on the host, as with runc.
+fn check_shared_mounts(spec: &Spec, masked: &[PathBuf], readonly: &[PathBuf], findings: &mut Findings) {
+    let mend = "add a namespace of type \"mount\" to linux.namespaces";
+    for (field, list) in [("linux.maskedPaths", masked), ("linux.readonlyPaths", readonly)] {
+        if !list.is_empty() {
+            findings.deny(field, "unable to restrict sys entries without a private MNT namespace", mend);
+        }
+    }
+    if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        findings.deny("root.readonly", "the host's own mounts would become read-only", mend);
+    }
+    if spec.mounts().iter().flatten().next().is_some() {
+        findings.warn("mounts: without a mount namespace they are made on the host, and stay there");
+    }
+}
+
+fn root_propagation(spec: &Spec, options: &MountOptions, findings: &mut Findings) -> Option<u64> {
+    let name = spec.linux().as_ref()?.rootfs_propagation().as_deref().filter(|name| !name.is_empty())?;
+    let Some(flags) = options::propagation(name) else {
+        let mend = "use one of [r]shared, [r]slave, [r]private, [r]unbindable";
+        findings.deny("linux.rootfsPropagation", format!("rootfsPropagation={name} is not supported"), mend);
+        return None;
+    };
+    if options.no_pivot && flags & libc::MS_PRIVATE != 0 {
+        let reason = "rootfsPropagation of [r]private is not safe without pivot_root";
+        findings.deny("linux.rootfsPropagation", reason, "drop --no-pivot, or use rslave");
+    }
+    Some(flags)
+}
+
+/// linux.mountLabel, and the option that carries it (annotation run.oci.mount_context_type, after crun).
+fn mount_label(spec: &Spec, host: &Host, findings: &mut Findings) -> Option<MountLabel> {
+    let label = spec.linux().as_ref()?.mount_label().clone().filter(|label| !label.is_empty())?;
+    if !host.selinux {
+        findings.deny("linux.mountLabel", "SELinux is not enabled on this host", "leave it out");
+        return None;
+    }
+    let annotation = "run.oci.mount_context_type";
+    let kind = spec.annotations().as_ref().and_then(|all| all.get(annotation)).map_or("context", String::as_str);
+    if !matches!(kind, "context" | "fscontext" | "defcontext" | "rootcontext") {
+        let mend = "use context, fscontext, defcontext or rootcontext";
+        findings.deny(format!("annotations.{annotation}"), format!("{kind:?} is no type of context"), mend);
+        return None;
+    }
+    Some(MountLabel { option: kind.to_owned(), label })
+}
+
+fn one(
+    index: usize,
+    mount: &Mount,
+    bundle: &Path,
+    options: &MountOptions,
+    findings: &mut Findings,
+) -> Option<MountOp> {
+    let at = |field: &str| format!("mounts[{index}].{field}");
+    let before = findings.violations.len();
+    let parsed = options::parse(mount.options().as_deref().unwrap_or_default());
+    let mapped = [mount.uid_mappings(), mount.gid_mappings()].iter().any(|map| map.as_ref().is_some_and(|m| !m.is_empty()));
+    if parsed.idmap || mapped {
+        findings.deny(at("options"), "idmapped mounts are not supported", "drop idmap, ridmap and the mappings");
+    }
+    if mount.destination().as_os_str().is_empty() {
+        findings.deny(at("destination"), "it is empty", "give an absolute path");
+    } else if !mount.destination().is_absolute() {
+        findings.warn(format!(
+            "{}: {:?} is relative, which is deprecated; it is taken as relative to /",
+            at("destination"),
+            mount.destination()
+        ));
+    }
+    let target = clean(mount.destination());
+    let kind = kind(mount.typ().as_deref().unwrap_or(""), &parsed);
+    let mut source = mount.source().clone().unwrap_or_default();
+    if let MountKind::Bind { .. } = kind {
+        if source.as_os_str().is_empty() {
+            findings.deny(at("source"), "a bind mount has none", "give the path on the host");
+        }
+        // Not cleaned: `..` after a symlink means what the kernel makes of it.
+        source = bundle.join(source);
+        if !parsed.data.is_empty() {
+            let names: Vec<&str> = parsed.data.iter().map(|(name, _)| name.as_str()).collect();
+            findings.warn(format!("{}: a bind mount has no use for {}", at("options"), names.join(", ")));
+        }
+    } else if kind == MountKind::Other(String::new()) {
+        findings.deny(at("type"), "it is missing", "name a file system, or add the option bind or rbind");
+    }
+    if parsed.copy_up && kind != MountKind::Tmpfs {
+        findings.deny(at("options"), "tmpcopyup is for tmpfs alone", "drop it");
+    }
+    check_proc(&at("destination"), &kind, &target, findings);
+    if kind == MountKind::Cgroup && !options.cgroup_namespace && parsed.flags & libc::MS_RDONLY == 0 {
+        findings.warn(format!("{}: read-only, since the container has no cgroup namespace of its own", at("options")));
+    }
+    (findings.violations.len() == before).then_some(MountOp {
+        index: index as u32,
+        kind,
+        source,
+        source_fd: None,
+        target,
+        flags: parsed.flags,
+        cleared: parsed.cleared,
+        recursive: parsed.recursive.then_some((parsed.all_set, parsed.all_clear)),
+        propagation: parsed.propagation,
+        data: parsed.data,
+        copy_up: parsed.copy_up,
+        copy_symlink: parsed.copy_symlink,
+        source_nofollow: parsed.source_nofollow,
+        target_nofollow: parsed.target_nofollow,
+    })
+}
+
+fn kind(name: &str, parsed: &options::Parsed) -> MountKind {
+    if parsed.flags & libc::MS_REMOUNT != 0 {
+        return MountKind::Remount;
+    }
+    // The type of a bind mount means nothing.
+    if parsed.flags & libc::MS_BIND != 0 || name == "bind" {
+        return MountKind::Bind { recursive: parsed.flags & libc::MS_REC != 0 };
+    }
+    match name {
+        "proc" => MountKind::Proc,
+        "sysfs" => MountKind::Sysfs,
+        "tmpfs" => MountKind::Tmpfs,
+        "mqueue" => MountKind::Mqueue,
+        "cgroup" => MountKind::Cgroup,
+        // Without a type there is nothing to mount; "none" with neither bind nor remount says no more.
+        "none" => MountKind::Other(String::new()),
+        other => MountKind::Other(other.to_owned()),
+    }
+}
+
+/// Nothing but procfs comes over /proc, and nothing below it but what lxcfs emulates: LSM labels and sysctls of the
+/// container's later processes go through there. A bind over /proc is judged by its source, when that is open.
+fn check_proc(at: &str, kind: &MountKind, target: &Path, findings: &mut Findings) {
+    if !target.starts_with("/proc") || matches!(kind, MountKind::Remount) {
+        return;
+    }
+    if target == Path::new("/proc") {
+        if !matches!(kind, MountKind::Proc | MountKind::Bind { .. }) {
+            let reason = format!("{target:?} cannot be mounted because it is not of type proc");
+            findings.deny(at, reason, "mount it elsewhere");
+        }
+    } else if !PROC_FILES.iter().any(|file| target == Path::new(file)) {
+        findings.deny(at, format!("{target:?} cannot be mounted because it is inside /proc"), "mount it elsewhere");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,153 @@
-//! Written next.
+//! Layer 2: a container's root file system, from a [`RootfsPlan`] to a process inside it.
+//!
+//! ```text
+//! parent                child, single-threaded, in its own mount namespace
+//! open_sources()  ───►  prepare()        propagation, the root, every mount, /dev
+//!                       bind_console()   once a terminal was opened in the new devpts
+//!                                        (createContainer hooks run here)
+//!                       enter()          pivot_root; the old root is gone
+//!                       finish()         propagation of /, read-only root, masked and read-only paths
+//! ```
+//!
+//! The image and what other containers do in shared volumes are hostile. Every path in the root goes through
+//! [`crate::sys::path`], and what it finds is used by descriptor.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use rustix::fs::Mode;
+
+use crate::error::{Context, Error, Result};
+use crate::plan::mounts::{MountKind, MountOp, Pivot, RootfsPlan};
+use crate::sys::mount;
+use crate::sys::path::Dir;
+use crate::sys::procfs::Proc;
+
+mod cgroup;
+mod copy;
+mod dev;
+mod mask;
+mod mounts;
+mod pivot;
+
+/// The root of a container that is being set up.
+#[derive(Debug)]
+pub struct Root {
+    dir: Dir,
+    /// A detached copy of the host's /dev/null, for masked files.
+    null: Option<OwnedFd>,
+}
+
+impl Root {
+    /// The root directory (O_PATH).
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.fd()
+    }
+
+    /// The root, for lookups inside it.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+}
+
+/// Opens the sources of the plan's bind mounts as detached copies, so that a child in a user namespace needs no access
+/// to the host's paths. Gives pairs of a place in `plan.mounts` and its descriptor; what may not be opened here (EPERM)
+/// is left to the child. A missing source is an error that names it.
+///
+/// Runs in the parent, before the clone. The caller passes the descriptors on and notes their numbers in
+/// [`MountOp::source_fd`].
+pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
+    let mut sources = Vec::new();
+    for (place, op) in plan.mounts.iter().enumerate() {
+        let MountKind::Bind { recursive } = op.kind else { continue };
+        if op.copy_symlink {
+            continue;
+        }
+        let tree = match mount::clone_host_tree(&op.source, recursive, !op.source_nofollow) {
+            Ok(tree) => tree,
+            Err(error) if matches!(error.errno(), Errno::EPERM | Errno::ENOSYS) => continue,
+            Err(error) => return Err(mounts::source_error(op, error)),
+        };
+        // The copy is a peer of the host's mount. As a mount of the child's own namespace it would have become what
+        // the root's propagation says; unless that is shared, nothing of the container may spread to the host.
+        let spread = plan.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC);
+        if spread & libc::MS_SHARED == 0 {
+            let kind = if spread & libc::MS_PRIVATE != 0 { libc::MS_PRIVATE } else { libc::MS_SLAVE };
+            mount::set_propagation(&tree, kind | libc::MS_REC).with_context(|| mounts::describe(op))?;
+        }
+        sources.push((place, tree));
+    }
+    Ok(sources)
+}
+
+/// Builds the root and everything mounted in it. Runs in the child. The umask is 0 until [`Root::finish`].
+pub fn prepare(plan: &RootfsPlan) -> Result<Root> {
+    rustix::process::umask(Mode::empty());
+    let dir = pivot::attach_root(plan)?;
+    let mut root = Root { dir, null: None };
+    for op in &plan.mounts {
+        mounts::execute(&root, plan, op).with_context(|| mounts::describe(op))?;
+    }
+    if plan.setup_dev {
+        dev::set_up(&root, plan).context("error setting up /dev")?;
+    }
+    if !plan.masked_paths.is_empty() {
+        // While the host's /dev can still be reached: the container's own could be anything.
+        root.null = Some(mask::host_null()?);
+    }
+    Ok(root)
+}
+
+impl Root {
+    /// Mounts the terminal whose slave side `slave` is on /dev/console, by descriptor. Between [`prepare`] and
+    /// [`Root::enter`]. The terminal must come from a devpts of this mount namespace, such as the container's own:
+    /// see [`Root::open_ptmx`].
+    pub fn bind_console(&self, slave: impl AsFd) -> Result<()> {
+        dev::bind_console(self, slave.as_fd()).context("error mounting the terminal on /dev/console")
+    }
+
+    /// Opens the container's /dev/pts/ptmx for reading and writing, after a check that it is one. With O_NOCTTY.
+    pub fn open_ptmx(&self) -> Result<OwnedFd> {
+        dev::open_ptmx(self).context("error opening /dev/pts/ptmx of the container")
+    }
+
+    /// Makes this root the process's root and working directory; of the old one nothing can be reached any more.
+    pub fn enter(&self, plan: &RootfsPlan) -> Result<()> {
+        let how = match plan.pivot {
+            Pivot::Pivot => pivot::pivot(self, plan),
+            Pivot::Move => pivot::move_root(self, plan),
+            Pivot::Chroot => pivot::change_root(self),
+        };
+        how.context("error jailing process inside rootfs")
+    }
+
+    /// What can only be done inside: propagation of the new root, read-only mounts, masked and read-only paths, in
+    /// that order. Sets the umask to 0022.
+    pub fn finish(&self, plan: &RootfsPlan) -> Result<()> {
+        pivot::finish_root(self, plan)?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        // Read-only paths first: a path may be in both lists, and hiding it counts more.
+        for path in &plan.readonly_paths {
+            mask::make_readonly(self, path).with_context(|| format!("error making {path:?} read-only"))?;
+        }
+        mask::hide(self, plan)
+    }
+}
+
+/// The path that leads a call without descriptors to `fd`, checked to come from a real /proc.
+fn legacy_path(fd: impl AsFd) -> Result<std::path::PathBuf> {
+    Proc::open()?;
+    Ok(crate::sys::procfs::fd_path(fd))
+}
+
+/// An error that says where a path was refused.
+fn refuse(path: &Path, reason: &str) -> Error {
+    Error::other(format!("{path:?} {reason}"))
+}
+
+/// [`MountOp::data`] has the option `name`.
+fn has_option(op: &MountOp, name: &str) -> bool {
+    op.data.iter().any(|(known, _)| known == name)
+}

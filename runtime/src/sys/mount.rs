@@ -1,1 +1,469 @@
-//! Written next.
+//! Mounts by descriptor: open_tree, move_mount, fsopen, mount_setattr, and mount(2) where a kernel lacks them.
+//!
+//! A mount is made detached, given its attributes, and then moved onto an O_PATH descriptor that [`super::path`]
+//! found: no path is looked up twice. What a file system has to say about its options (the messages of the fsopen
+//! context) becomes part of the error.
+//!
+//! | call | since | without it |
+//! |---|---|---|
+//! | open_tree, move_mount, fsopen, fsconfig, fsmount | 5.2 | mount(2) on /proc/self/fd/N |
+//! | mount_setattr | 5.12 | mount(2) with MS_REMOUNT, after the mount is attached; recursive attributes fail |
+
+use std::borrow::Cow;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use rustix::fs::CWD;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+
+use super::{SysError, SysResult};
+
+/// MOUNT_ATTR_RDONLY (include/uapi/linux/mount.h).
+pub const ATTR_RDONLY: u64 = 0x1;
+/// MOUNT_ATTR_NOSUID.
+pub const ATTR_NOSUID: u64 = 0x2;
+/// MOUNT_ATTR_NODEV.
+pub const ATTR_NODEV: u64 = 0x4;
+/// MOUNT_ATTR_NOEXEC.
+pub const ATTR_NOEXEC: u64 = 0x8;
+/// MOUNT_ATTR__ATIME: the mask of the three that follow.
+pub const ATTR_ATIME: u64 = 0x70;
+/// MOUNT_ATTR_RELATIME.
+pub const ATTR_RELATIME: u64 = 0x0;
+/// MOUNT_ATTR_NOATIME.
+pub const ATTR_NOATIME: u64 = 0x10;
+/// MOUNT_ATTR_STRICTATIME.
+pub const ATTR_STRICTATIME: u64 = 0x20;
+/// MOUNT_ATTR_NODIRATIME.
+pub const ATTR_NODIRATIME: u64 = 0x80;
+/// MOUNT_ATTR_NOSYMFOLLOW.
+pub const ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
+
+/// AT_RECURSIVE and AT_EMPTY_PATH (include/uapi/linux/fcntl.h).
+const AT_RECURSIVE: u32 = 0x8000;
+const AT_EMPTY_PATH: u32 = 0x1000;
+
+/// Longest value that fsconfig takes with FSCONFIG_SET_STRING, without its NUL (fs/fsopen.c).
+const FSCONFIG_VALUE_MAX: usize = 255;
+
+/// Pairs of an MS_ flag and the attribute of a mount that it stands for.
+const ATTRIBUTES: [(u64, u64); 6] = [
+    (libc::MS_RDONLY, ATTR_RDONLY),
+    (libc::MS_NOSUID, ATTR_NOSUID),
+    (libc::MS_NODEV, ATTR_NODEV),
+    (libc::MS_NOEXEC, ATTR_NOEXEC),
+    (libc::MS_NODIRATIME, ATTR_NODIRATIME),
+    (MS_NOSYMFOLLOW, ATTR_NOSYMFOLLOW),
+];
+
+/// MS_NOSYMFOLLOW (include/uapi/linux/mount.h; since 5.10).
+pub const MS_NOSYMFOLLOW: u64 = 256;
+/// MS_LAZYTIME.
+pub const MS_LAZYTIME: u64 = 1 << 25;
+
+/// Flags of mount(2) that belong to the super block, with the names that fsconfig has for them (fs/fs_context.c).
+const SUPER_FLAGS: [(u64, &str); 5] = [
+    (libc::MS_RDONLY, "ro"),
+    (libc::MS_SYNCHRONOUS, "sync"),
+    (libc::MS_DIRSYNC, "dirsync"),
+    (libc::MS_MANDLOCK, "mand"),
+    (MS_LAZYTIME, "lazytime"),
+];
+
+const ATIME_FLAGS: u64 = libc::MS_NOATIME | libc::MS_NODIRATIME | libc::MS_RELATIME | libc::MS_STRICTATIME;
+
+/// The attributes that a new mount gets from mount(2)'s flags. Without any about access times, relatime.
+pub fn attributes(flags: u64) -> u64 {
+    let plain = ATTRIBUTES.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |set, (_, attribute)| set | attribute);
+    plain | atime(flags)
+}
+
+fn atime(flags: u64) -> u64 {
+    if flags & libc::MS_NOATIME != 0 {
+        ATTR_NOATIME
+    } else if flags & libc::MS_STRICTATIME != 0 {
+        ATTR_STRICTATIME
+    } else {
+        ATTR_RELATIME
+    }
+}
+
+/// struct mount_attr (include/uapi/linux/mount.h).
+#[repr(C)]
+#[derive(Default)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Sets and clears attributes of the mount whose root `mount` is, and of all below it when `recursive`.
+/// `propagation` is one of MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, or 0 to leave it.
+pub fn set_attributes(
+    mount: impl AsFd,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    recursive: bool,
+) -> SysResult<()> {
+    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    let fd = mount.as_fd();
+    // SAFETY: mount_setattr reads an empty NUL-terminated path and size_of::<MountAttr>() bytes of `attr`, which is
+    // laid out as the kernel's struct and outlives the call; `fd` is borrowed, hence open, throughout.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    let depth = if recursive { ", AT_RECURSIVE" } else { "" };
+    Err(SysError::last("mount_setattr", format!("set={set:#x}, clear={clear:#x}, propagation={propagation:#x}{depth}")))
+}
+
+/// Changes how mount events spread: `flags` is a propagation type of mount(2), with MS_REC for the whole tree.
+/// `mount` is the root of a mount.
+pub fn set_propagation(mount: impl AsFd, flags: u64) -> SysResult<()> {
+    let recursive = flags & libc::MS_REC != 0;
+    let kind = flags & (libc::MS_SHARED | libc::MS_SLAVE | libc::MS_PRIVATE | libc::MS_UNBINDABLE);
+    match set_attributes(mount.as_fd(), 0, 0, kind, recursive) {
+        Err(error) if error.errno() == Errno::ENOSYS => {
+            mount_raw(None, &super::procfs::fd_path(mount), None, flags, None)
+        }
+        other => other,
+    }
+}
+
+/// Gives the bind mount `mount` exactly the flags of mount(2)'s `flags`, as a remount does (mount(2), "Remounting a
+/// bind mount"): those not named are cleared; access times stay as they are unless named.
+///
+/// In a user namespace, flags of the original mount may be locked (mount_namespaces(7)). Then what is locked stays,
+/// save that clearing one of `cleared`, which the caller asked for by name, is an error (EPERM).
+pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()> {
+    let set = ATTRIBUTES.iter().filter(|(f, _)| flags & f != 0).fold(0, |set, (_, a)| set | a);
+    let wanted = ATTRIBUTES.iter().filter(|(f, _)| cleared & f != 0).fold(0, |set, (_, a)| set | a);
+    let (time_set, time_mask) = match (flags | cleared) & ATIME_FLAGS & !libc::MS_NODIRATIME {
+        0 => (0, 0),
+        _ => (atime(flags), ATTR_ATIME),
+    };
+    let keep = if (flags | cleared) & ATIME_FLAGS == 0 { ATTR_NODIRATIME } else { 0 };
+    let all = ATTRIBUTES.iter().fold(0, |all, (_, a)| all | a) & !keep;
+    match set_attributes(mount.as_fd(), set | time_set, (all & !set) | time_mask, 0, false) {
+        Err(error) if error.errno() == Errno::EPERM => {
+            set_attributes(mount.as_fd(), set | time_set, (wanted & !set) | time_mask, 0, false)
+        }
+        other => other,
+    }
+}
+
+/// [`remount_bind`] by mount(2), for kernels without mount_setattr. `mount` must be attached.
+pub fn remount_bind_legacy(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()> {
+    let path = super::procfs::fd_path(mount.as_fd());
+    let plain = flags & (ATTRIBUTES.iter().fold(0, |all, (f, _)| all | f) | ATIME_FLAGS);
+    match mount_raw(None, &path, None, plain | libc::MS_REMOUNT | libc::MS_BIND, None) {
+        Err(error) if error.errno() == Errno::EPERM => {
+            // The first bits of ST_ and MS_ flags are the same; relatime is the one that differs (statfs(2)).
+            let fs = rustix::fs::fstatfs(mount.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
+            let present = fs.f_flags as u64;
+            let same = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+            let time = libc::MS_NOATIME | libc::MS_NODIRATIME;
+            let relatime = if present & 0x1000 != 0 { libc::MS_RELATIME } else { 0 };
+            let kept = (present & (same | time) & !cleared) | relatime;
+            mount_raw(None, &path, None, plain | kept | libc::MS_REMOUNT | libc::MS_BIND, None)
+        }
+        other => other,
+    }
+}
+
+/// A detached copy of the mount at `path` below `dir`, and of those below it when `recursive`.
+pub fn clone_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool, follow: bool) -> SysResult<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    flags.set(OpenTreeFlags::AT_SYMLINK_NOFOLLOW, !follow);
+    flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.as_os_str().is_empty());
+    rustix::mount::open_tree(dir, path, flags)
+        .map_err(|e| SysError::from_rustix("open_tree", format!("{path:?}, {flags:?}"), e))
+}
+
+/// [`clone_tree`] of a path of the host.
+pub fn clone_host_tree(path: &Path, recursive: bool, follow: bool) -> SysResult<OwnedFd> {
+    clone_tree(CWD, path, recursive, follow)
+}
+
+/// [`clone_tree`] of what an open descriptor refers to.
+pub fn clone_fd_tree(fd: impl AsFd, recursive: bool) -> SysResult<OwnedFd> {
+    clone_tree(fd.as_fd(), Path::new(""), recursive, true)
+}
+
+/// Moves the mount `mount` onto the file or directory `target`.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> SysResult<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", target, "", flags)
+        .map_err(|e| SysError::from_rustix("move_mount", "", e))
+}
+
+/// Moves the mount `mount` onto a path of the host.
+pub fn attach_host(mount: impl AsFd, path: &Path) -> SysResult<()> {
+    rustix::mount::move_mount(mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|e| SysError::from_rustix("move_mount", format!("{path:?}"), e))
+}
+
+/// A new instance of a file system, before it is mounted.
+#[derive(Clone, Debug)]
+pub struct Filesystem<'a> {
+    kind: &'a str,
+    source: Option<&'a OsStr>,
+    flags: u64,
+    parameters: Vec<(Cow<'a, str>, Option<Cow<'a, str>>)>,
+}
+
+impl<'a> Filesystem<'a> {
+    /// Of the type `kind`, by the name that /proc/filesystems has for it.
+    pub fn new(kind: &'a str) -> Filesystem<'a> {
+        Filesystem { kind, source: None, flags: 0, parameters: Vec::new() }
+    }
+
+    /// What it is mounted from; /proc/PID/mountinfo shows it.
+    pub fn source(mut self, source: &'a OsStr) -> Filesystem<'a> {
+        self.source = (!source.is_empty()).then_some(source);
+        self
+    }
+
+    /// MS_ flags; those of the super block are used (ro, sync, dirsync, mand, lazytime).
+    pub fn flags(mut self, flags: u64) -> Filesystem<'a> {
+        self.flags = flags;
+        self
+    }
+
+    /// Adds a parameter, `name=value` or a bare `name`.
+    pub fn parameter(mut self, name: impl Into<Cow<'a, str>>, value: Option<Cow<'a, str>>) -> Filesystem<'a> {
+        self.parameters.push((name.into(), value));
+        self
+    }
+
+    /// False when only mount(2) can express it: a value too long for fsconfig, or MS_I_VERSION.
+    pub fn fits_fsconfig(&self) -> bool {
+        let long = |value: &Cow<'_, str>| value.len() > FSCONFIG_VALUE_MAX;
+        self.flags & libc::MS_I_VERSION == 0
+            && !self.parameters.iter().any(|(_, value)| value.as_ref().is_some_and(long))
+            && !self.source.is_some_and(|source| source.len() > FSCONFIG_VALUE_MAX)
+    }
+
+    /// Makes the instance and a detached mount of it with the given attributes (ATTR_).
+    pub fn mount(&self, attributes: u64) -> SysResult<OwnedFd> {
+        let context = rustix::mount::fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC)
+            .map_err(|e| SysError::from_rustix("fsopen", format!("{:?}", self.kind), e))?;
+        let say = |key: &str, value: &str, e| {
+            let shown = if value.is_empty() { key.to_owned() } else { format!("{key}={value}") };
+            SysError::from_rustix("fsconfig", format!("{}, {shown:?}{}", self.kind, messages(&context)), e)
+        };
+        if let Some(source) = self.source {
+            rustix::mount::fsconfig_set_string(&context, "source", source)
+                .map_err(|e| say("source", &source.to_string_lossy(), e))?;
+        }
+        for (_, name) in SUPER_FLAGS.iter().filter(|(flag, _)| self.flags & flag != 0) {
+            rustix::mount::fsconfig_set_flag(&context, *name).map_err(|e| say(name, "", e))?;
+        }
+        for (name, value) in &self.parameters {
+            match value {
+                Some(value) => rustix::mount::fsconfig_set_string(&context, name.as_ref(), value.as_ref()),
+                None => rustix::mount::fsconfig_set_flag(&context, name.as_ref()),
+            }
+            .map_err(|e| say(name, value.as_deref().unwrap_or(""), e))?;
+        }
+        rustix::mount::fsconfig_create(&context).map_err(|e| say("create", "", e))?;
+        rustix::mount::fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::from_bits_retain(attributes as u32),
+        )
+        .map_err(|e| SysError::from_rustix("fsmount", format!("{}{}", self.kind, messages(&context)), e))
+    }
+
+    /// Mounts it on `target` by mount(2), whose `flags` are all used.
+    pub fn mount_legacy(&self, target: &Path, flags: u64) -> SysResult<()> {
+        let mut data = String::new();
+        for (name, value) in &self.parameters {
+            if !data.is_empty() {
+                data.push(',');
+            }
+            data.push_str(name);
+            if let Some(value) = value {
+                data.push('=');
+                // Only SELinux contexts are quoted: the kernel strips quotes from those (security/selinux/hooks.c).
+                let quote = if name.ends_with("context") { "\"" } else { "" };
+                data.extend([quote, value, quote]);
+            }
+        }
+        let data = (!data.is_empty()).then_some(data);
+        mount_raw(self.source, target, Some(self.kind), flags | self.flags, data.as_deref())
+    }
+}
+
+/// What the kernel's context has to say, as `; kernel: "..."`. Each message begins with a letter for its level.
+fn messages(context: &OwnedFd) -> String {
+    let mut lines = Vec::new();
+    let mut buffer = [0_u8; 512];
+    while let Ok(length) = rustix::io::read(context, &mut buffer) {
+        if length == 0 {
+            break;
+        }
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        lines.push(text.trim_end().trim_start_matches(['e', 'w', 'i']).trim_start().to_owned());
+    }
+    if lines.is_empty() { String::new() } else { format!("; kernel: {:?}", lines.join("; ")) }
+}
+
+/// mount(2).
+pub fn mount_raw(
+    source: Option<&OsStr>,
+    target: &Path,
+    kind: Option<&str>,
+    flags: u64,
+    data: Option<&str>,
+) -> SysResult<()> {
+    let shown = || format!("{source:?}, {target:?}, {kind:?}, {flags:#x}, {data:?}");
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| SysError::new("mount", shown(), Errno::EINVAL));
+    let source_text = source.map(|s| text(s.as_bytes())).transpose()?;
+    let target_text = text(target.as_os_str().as_bytes())?;
+    let kind_text = kind.map(|k| text(k.as_bytes())).transpose()?;
+    let data_text = data.map(|d| text(d.as_bytes())).transpose()?;
+    let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr());
+    // SAFETY: every pointer is null, which mount(2) allows for all but the target, or comes from a CString that lives
+    // to the end of this function.
+    let result = unsafe {
+        libc::mount(
+            pointer(&source_text),
+            target_text.as_ptr(),
+            pointer(&kind_text),
+            flags,
+            pointer(&data_text).cast(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(SysError::last("mount", shown())) }
+}
+
+/// Takes the mount at `path` out of the tree; it dies when its last user is gone.
+pub fn detach(path: &Path) -> SysResult<()> {
+    rustix::mount::unmount(path, UnmountFlags::DETACH)
+        .map_err(|e| SysError::from_rustix("umount2", format!("{path:?}, MNT_DETACH"), e))
+}
+
+/// Makes the working directory, the root of a mount, the root of this mount namespace. The old root comes to lie on
+/// top of it, where [`detach`] of "." takes it away (pivot_root(2), `pivot_root(".", ".")`).
+pub fn pivot_here() -> SysResult<()> {
+    rustix::process::pivot_root(".", ".").map_err(|e| SysError::from_rustix("pivot_root", "\".\", \".\"", e))
+}
+
+/// Takes ownership of the inherited descriptor `number`, which a plan names, and makes it close on exec. EBADF when it
+/// is not open.
+///
+/// Call it once for each number: the plan that names it is its only other owner.
+pub fn adopt(number: i32) -> SysResult<OwnedFd> {
+    // SAFETY: fcntl with F_SETFD takes and gives integers alone; an invalid number is reported as EBADF.
+    if number < 0 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return Err(SysError::new("fcntl", format!("{number}, F_SETFD"), Errno::EBADF));
+    }
+    // SAFETY: the descriptor is open, as fcntl has just shown, and nothing else in this process owns it: it was
+    // inherited over an exec for the plan that names it, and the plan's executor adopts each number once.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
+}
+
+/// True when an error of the new mount calls means that this kernel does not have them.
+pub fn is_missing(error: &SysError) -> bool {
+    error.errno() == Errno::ENOSYS
+}
+
+/// One line of /proc/self/mountinfo, as far as it is needed here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountInfo {
+    /// The directory of its file system that is mounted.
+    pub root: OsString,
+    /// Where, as this process sees it.
+    pub target: OsString,
+    /// The file system's type.
+    pub kind: String,
+}
+
+/// Reads the lines of a mountinfo file (proc_pid_mountinfo(5)); lines of another form are left out.
+pub fn parse_mountinfo(text: &str) -> Vec<MountInfo> {
+    text.lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let mut left = left.split(' ').skip(3);
+            Some(MountInfo {
+                root: unescape(left.next()?),
+                target: unescape(left.next()?),
+                kind: right.split(' ').next()?.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Undoes the octal escapes of /proc files (`\040` for a space).
+fn unescape(text: &str) -> OsString {
+    let bytes = text.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = bytes.get(at + 1..at + 4).and_then(|d| std::str::from_utf8(d).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if bytes[at] == b'\\' => {
+                plain.push(byte);
+                at += 4;
+            }
+            _ => {
+                plain.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    std::os::unix::ffi::OsStringExt::from_vec(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_become_attributes() {
+        assert_eq!(attributes(libc::MS_RDONLY | libc::MS_NOSUID), ATTR_RDONLY | ATTR_NOSUID);
+        assert_eq!(attributes(libc::MS_NOATIME | libc::MS_NODIRATIME), ATTR_NOATIME | ATTR_NODIRATIME);
+        assert_eq!(attributes(libc::MS_STRICTATIME), ATTR_STRICTATIME);
+        assert_eq!(attributes(MS_NOSYMFOLLOW), ATTR_NOSYMFOLLOW);
+    }
+
+    #[test]
+    fn mountinfo_is_unescaped() {
+        let lines = parse_mountinfo("29 26 0:26 / /a\\040b rw,relatime shared:3 - proc proc rw\nnonsense\n");
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0].target, OsStr::new("/a b"));
+        assert_eq!(lines[0].kind, "proc");
+    }
+
+    #[test]
+    fn an_option_too_long_for_fsconfig_is_noticed() {
+        let long = "x".repeat(256);
+        assert!(!Filesystem::new("overlay").parameter("lowerdir", Some(long.into())).fits_fsconfig());
+        assert!(Filesystem::new("overlay").parameter("lowerdir", Some("/a:/b".into())).fits_fsconfig());
+    }
+
+    #[test]
+    fn a_refused_option_carries_the_kernels_words() {
+        let refused = Filesystem::new("tmpfs").parameter("nonsense", Some("1".into())).mount(0);
+        let text = refused.expect_err("tmpfs has no such option").to_string();
+        assert!(text.contains("nonsense"), "{text}");
+        assert!(text.contains("kernel: "), "{text}");
+    }
+}

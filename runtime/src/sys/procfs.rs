@@ -1,1 +1,243 @@
-//! Written next.
+//! /proc, read and written through a handle that is known to be procfs, without crossing mounts or magic links.
+//!
+//! In a container's mount namespace /proc may be anything: another file system whose `attr/exec` swallows an LSM
+//! label, or procfs with one file mounted over another, so that a write meant for a sysctl lands elsewhere. A
+//! [`Proc`] is opened where /proc is the host's, its root is checked (PROC_SUPER_MAGIC and the root's inode number,
+//! fs/proc/root.c), and each lookup below it refuses to cross a mount. Where the host itself has mounts over its
+//! /proc (a runtime inside a container), a private instance without them is mounted, detached, and used instead.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+
+use super::mount::{self, Filesystem};
+use super::{SysError, SysResult};
+
+/// f_type of procfs (include/uapi/linux/magic.h).
+pub const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+
+/// The inode number of every procfs root (include/linux/proc_ns.h, PROC_ROOT_INO; fs/proc/root.c).
+const PROC_ROOT_INO: u64 = 1;
+
+/// A verified handle of procfs.
+#[derive(Debug)]
+pub struct Proc {
+    root: OwnedFd,
+    /// An instance of our own without anything mounted over it; made when it is first needed.
+    private: OnceLock<OwnedFd>,
+}
+
+/// What is used of /proc/PID/stat (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PidStat {
+    /// Field 3: R, S, D, Z, T, X ...
+    pub state: char,
+    /// Field 4: the parent.
+    pub parent: i32,
+    /// Field 6: the session.
+    pub session: i32,
+    /// Field 22: when the process started, in clock ticks after boot.
+    pub start_time: u64,
+}
+
+impl PidStat {
+    /// The process has ended, though its parent may not have waited for it yet.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
+    /// From the file's text. The second field, the command's name, may hold spaces and parentheses.
+    fn parse(text: &str) -> Option<PidStat> {
+        let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        let session = fields.nth(1)?.parse().ok()?;
+        let start_time = fields.nth(15)?.parse().ok()?;
+        Some(PidStat { state, parent, session, start_time })
+    }
+}
+
+impl Proc {
+    /// Opens the host's /proc and checks that it is a procfs root. Call it before entering a container's root.
+    pub fn open() -> SysResult<Proc> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open("/proc", flags, Mode::empty())
+            .map_err(|e| SysError::from_rustix("open", "\"/proc\", O_PATH|O_DIRECTORY", e));
+        match opened.and_then(verify_root) {
+            Ok(root) => Ok(Proc { root, private: OnceLock::new() }),
+            Err(first) => match mount_private() {
+                Ok(root) => Ok(Proc { root, private: OnceLock::new() }),
+                Err(_) => Err(first),
+            },
+        }
+    }
+
+    /// The root's descriptor (O_PATH).
+    pub fn fd(&self) -> &OwnedFd {
+        &self.root
+    }
+
+    /// Opens `path` below /proc, such as `self/uid_map` or `sys/net/ipv4/ip_forward`.
+    ///
+    /// Fails with EXDEV where something is mounted over it and no private instance can be had, and with ELOOP on a
+    /// magic link.
+    pub fn open_file(&self, path: impl AsRef<Path>, flags: OFlags) -> SysResult<OwnedFd> {
+        let path = path.as_ref();
+        match open_below(&self.root, path, flags) {
+            Err(error) if error.errno() == Errno::EXDEV => match self.private() {
+                Some(private) => open_below(private, path, flags),
+                None => Err(error),
+            },
+            other => other,
+        }
+    }
+
+    fn private(&self) -> Option<&OwnedFd> {
+        if let Some(fd) = self.private.get() {
+            return Some(fd);
+        }
+        let made = mount_private().ok()?;
+        Some(self.private.get_or_init(|| made))
+    }
+
+    /// Writes `bytes` in a single write(2), as files of procfs want it. The file must exist.
+    pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) -> SysResult<()> {
+        let path = path.as_ref();
+        let mut file = File::from(self.open_file(path, OFlags::WRONLY)?);
+        let shown = || format!("/proc/{}, {:?}", path.display(), String::from_utf8_lossy(bytes));
+        let written = file.write(bytes).map_err(|e| SysError::from_io("write", shown(), &e))?;
+        if written != bytes.len() {
+            return Err(SysError::new("write", format!("{}: {written} bytes taken", shown()), Errno::EIO));
+        }
+        Ok(())
+    }
+
+    /// Reads a whole file. Bytes that are not UTF-8 are replaced.
+    pub fn read_to_string(&self, path: impl AsRef<Path>) -> SysResult<String> {
+        let path = path.as_ref();
+        let mut file = File::from(self.open_file(path, OFlags::RDONLY)?);
+        let mut bytes = Vec::with_capacity(1024);
+        file.read_to_end(&mut bytes)
+            .map_err(|e| SysError::from_io("read", format!("/proc/{}", path.display()), &e))?;
+        Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+    }
+
+    /// The target of a link such as `self/fd/3` or `PID/exe`, as text: good for messages and comparisons, never to be
+    /// opened.
+    pub fn read_link(&self, path: impl AsRef<Path>) -> SysResult<PathBuf> {
+        let path = path.as_ref();
+        let link = self.open_file(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let target = rustix::fs::readlinkat(&link, "", Vec::new())
+            .map_err(|e| SysError::from_rustix("readlinkat", format!("/proc/{}", path.display()), e))?;
+        Ok(PathBuf::from(std::ffi::OsString::from(String::from_utf8_lossy(target.as_bytes()).into_owned())))
+    }
+
+    /// Opens anew, with `flags`, the very file that `fd` (most often O_PATH) refers to.
+    pub fn reopen(&self, fd: impl AsFd, flags: OFlags) -> SysResult<OwnedFd> {
+        let number = fd.as_fd().as_raw_fd().to_string();
+        let directory = self.open_file("self/fd", OFlags::PATH | OFlags::DIRECTORY)?;
+        rustix::fs::openat(&directory, number.as_str(), (flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SysError::from_rustix("openat", format!("/proc/self/fd/{number}, {flags:?}"), e))
+    }
+
+    /// What /proc/PID/stat says; `None` when there is no such process.
+    pub fn pid_stat(&self, pid: i32) -> SysResult<Option<PidStat>> {
+        let path = format!("{pid}/stat");
+        match self.read_to_string(&path) {
+            Ok(text) => match PidStat::parse(&text) {
+                Some(stat) => Ok(Some(stat)),
+                None => Err(SysError::new("read", format!("/proc/{path}: unknown form {text:?}"), Errno::EBADMSG)),
+            },
+            Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ESRCH) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A path that leads a call to exactly the file of `fd`, for calls that take no descriptor (mount(2) on old kernels).
+///
+/// Only good while /proc is the host's own: before the root is entered.
+pub fn fd_path(fd: impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
+}
+
+fn verify_root(fd: OwnedFd) -> SysResult<OwnedFd> {
+    let fs = rustix::fs::fstatfs(&fd).map_err(|e| SysError::from_rustix("fstatfs", "/proc", e))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|e| SysError::from_rustix("fstat", "/proc", e))?;
+    if fs.f_type as u64 != PROC_SUPER_MAGIC || stat.st_ino != PROC_ROOT_INO {
+        return Err(SysError::new("open", "\"/proc\": not the root of a procfs", Errno::EXDEV));
+    }
+    Ok(fd)
+}
+
+fn mount_private() -> SysResult<OwnedFd> {
+    let attributes = mount::ATTR_NOSUID | mount::ATTR_NODEV | mount::ATTR_NOEXEC;
+    Filesystem::new("proc").mount(attributes).and_then(verify_root)
+}
+
+fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
+    let error = |e| SysError::from_rustix("openat2", format!("/proc/{}, {flags:?}", path.display()), e);
+    let flags = flags | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+        Err(rustix::io::Errno::NOSYS) => walk_below(root, path, flags),
+        other => other.map_err(error),
+    }
+}
+
+/// openat2 by hand, for kernels before 5.6: a component at a time, none of them followed but procfs's own first one
+/// (`self` and `thread-self`, which are relative links to a number), each still on procfs.
+fn walk_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
+    let error = |e| SysError::from_rustix("openat", format!("/proc/{}, {flags:?}", path.display()), e);
+    let device = rustix::fs::fstat(root).map_err(error)?.st_dev;
+    let walk = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut todo: Vec<std::ffi::OsString> = path.iter().rev().map(|name| name.to_owned()).collect();
+    let mut here = rustix::io::fcntl_dupfd_cloexec(root, 0).map_err(error)?;
+    let mut first = true;
+    while let Some(name) = todo.pop() {
+        if name == ".." {
+            return Err(error(rustix::io::Errno::XDEV));
+        }
+        let last = todo.is_empty();
+        let next = rustix::fs::openat(&here, &name, walk, Mode::empty()).map_err(error)?;
+        let stat = rustix::fs::fstat(&next).map_err(error)?;
+        if stat.st_dev != device {
+            return Err(error(rustix::io::Errno::XDEV));
+        }
+        let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        if is_link && first {
+            let target = rustix::fs::readlinkat(&next, "", Vec::new()).map_err(error)?;
+            let target = String::from_utf8_lossy(target.as_bytes()).into_owned();
+            todo.extend(target.split('/').rev().map(std::ffi::OsString::from));
+            first = false;
+            continue;
+        }
+        if is_link && !(last && flags.contains(OFlags::NOFOLLOW)) {
+            return Err(error(rustix::io::Errno::LOOP));
+        }
+        if last && !flags.contains(OFlags::PATH) {
+            let opened = rustix::fs::openat(&here, &name, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(error)?;
+            // A mount may have come over the name between the two.
+            let again = rustix::fs::fstat(&opened).map_err(error)?;
+            return match (again.st_dev, again.st_ino) == (device, stat.st_ino) {
+                true => Ok(opened),
+                false => Err(error(rustix::io::Errno::XDEV)),
+            };
+        }
+        first = false;
+        here = next;
+    }
+    Ok(here)
+}
+
+/// The identifier of the mount that `fd` lies on; `None` on kernels that do not tell (before 5.8).
+pub fn mount_id(fd: impl AsFd) -> Option<u64> {
+    let mask = rustix::fs::StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, mask).ok()?;
+    (stat.stx_mask & mask.bits() != 0).then_some(stat.stx_mnt_id)
+}
