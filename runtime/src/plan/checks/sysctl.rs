@@ -1,0 +1,82 @@
+//! Which sysctls belong to a namespace of the container: all others would change the host.
+#![forbid(unsafe_code)]
+
+use oci_spec::runtime::Spec;
+
+use super::linux;
+use crate::plan::namespaces::{Namespace, NamespaceKind, NamespacePlan};
+use crate::plan::{Findings, Host};
+
+/// ipc_namespaces(7), and kernel/ipc/ipc_sysctl.c.
+const IPC: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// A sysctl's name with dots between its parts. As in sysctl.d(5), the first separator decides: after a slash,
+/// slashes separate and a dot is part of a name (`net/ipv4/conf/eth0.1/forwarding`).
+pub fn dotted(name: &str) -> String {
+    match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+        Some(b'/') => name.chars().map(|sign| if sign == '/' { '.' } else if sign == '.' { '/' } else { sign }).collect(),
+        _ => name.to_owned(),
+    }
+}
+
+pub(super) fn sysctls_are_namespaced(spec: &Spec, _: &Host, findings: &mut Findings) {
+    let Some(sysctls) = linux(spec).and_then(|linux| linux.sysctl().as_ref()) else { return };
+    let plan = NamespacePlan::new(spec);
+    let mut names: Vec<&String> = sysctls.keys().collect();
+    names.sort();
+    for name in names {
+        if let Err((reason, mend)) = allowed(&dotted(name), &plan) {
+            findings.deny(format!("linux.sysctl[{name:?}]"), reason, mend);
+        }
+    }
+}
+
+fn allowed(name: &str, plan: &NamespacePlan) -> Result<(), (String, &'static str)> {
+    if name.split('.').any(|part| part.is_empty() || part.split('/').any(|step| step.is_empty() || step == "..")) {
+        return Err((format!("{name:?} is no sysctl"), "write names with dots between them"));
+    }
+    if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+        return if plan.is_private(NamespaceKind::Ipc) {
+            Ok(())
+        } else {
+            let reason = format!("sysctl {name:?} is not allowed in the hosts ipc namespace");
+            Err((reason, "add {\"type\": \"ipc\"} to linux.namespaces"))
+        };
+    }
+    if name.starts_with("net.") {
+        return if has_own_network(plan) {
+            Ok(())
+        } else {
+            let reason = format!("sysctl {name:?} not allowed in host network namespace");
+            Err((reason, "add {\"type\": \"network\"} to linux.namespaces"))
+        };
+    }
+    match name {
+        "kernel.domainname" if plan.is_private(NamespaceKind::Uts) => Ok(()),
+        "kernel.hostname" if plan.is_private(NamespaceKind::Uts) => {
+            let reason = format!("sysctl {name:?} is not allowed as it conflicts with the OCI \"hostname\" field");
+            Err((reason, "set hostname instead"))
+        }
+        _ => Err((format!("sysctl {name:?} is not in a separate kernel namespace"), "set it on the host")),
+    }
+}
+
+/// The network namespace is new, or a file that is not plainly the host's own.
+fn has_own_network(plan: &NamespacePlan) -> bool {
+    match plan.get(NamespaceKind::Network) {
+        Namespace::New => true,
+        Namespace::Inherited => false,
+        Namespace::Joined(path) => !["/proc/1/ns/net", "/proc/self/ns/net", "/proc/thread-self/ns/net"]
+            .iter()
+            .any(|host| path.as_os_str() == *host),
+    }
+}
