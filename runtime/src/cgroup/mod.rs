@@ -1,1 +1,347 @@
-//! Written next.
+//! A container's cgroup: made before there is a process, found again from the record, changed, measured, removed.
+//!
+//! | file | what |
+//! |---|---|
+//! | `v2`, `v1`, `systemd` | making a cgroup on the three kinds of host |
+//! | `place` | where hierarchies are mounted, and where the caller is |
+//! | `settings`, `devices` | limits into files, device rules into force |
+//! | `freeze`, `tasks`, `wait`, `remove` | processes: stopping, signalling, waiting, the end |
+//! | `exec` | where a process that joins goes |
+//! | `stats`, `oom` | numbers and notification |
+#![forbid(unsafe_code)]
+
+mod devices;
+mod dir;
+mod exec;
+mod freeze;
+mod oom;
+mod place;
+mod remove;
+mod settings;
+pub mod stats;
+mod tasks;
+mod update;
+mod v1;
+mod v2;
+mod wait;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::plan::cgroup::devices::DeviceRule;
+use crate::plan::cgroup::{CgroupPlan, Placement};
+use dir::{CGROUP2_MAGIC, Dir};
+
+pub use exec::ExecTarget;
+pub use oom::{OomEvent, OomWatch};
+pub use stats::Stats;
+
+/// Who manages the cgroup, on what kind of host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupKind {
+    /// There is none: the container is in the cgroup of whoever made it.
+    #[default]
+    None,
+    /// A directory of cgroup2.
+    Unified,
+    /// Directories of v1 hierarchies.
+    Legacy,
+    /// Directories of v1 hierarchies, and one of cgroup2.
+    Hybrid,
+    /// A scope of systemd, on cgroup2.
+    Systemd,
+}
+
+/// A unit of systemd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitRecord {
+    /// Its name.
+    pub unit: String,
+    /// Its slice.
+    pub slice: String,
+    /// It is one of the user's own systemd.
+    pub user: bool,
+}
+
+/// What later verbs need to know of a cgroup.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CgroupRecord {
+    /// The kind.
+    pub kind: CgroupKind,
+    /// Absolute directories by controller; an empty name for cgroup2, `name=systemd` for a named hierarchy.
+    pub paths: BTreeMap<String, PathBuf>,
+    /// The unit, with [`CgroupKind::Systemd`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<UnitRecord>,
+    /// The resources that are in force: those of the configuration, with every update on top.
+    pub resources: LinuxResources,
+    /// The device rules that are in force; `None` when devices are left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Vec<DeviceRule>>,
+}
+
+/// A container's cgroup.
+#[derive(Debug)]
+pub struct Cgroup {
+    record: CgroupRecord,
+    /// The cgroup2 directory, kept open from its making for the clone.
+    dir: Option<Dir>,
+}
+
+impl Cgroup {
+    /// Makes the cgroup of `plan`, with all limits and the device rules in force before any process is in it.
+    ///
+    /// # Errors
+    /// Nothing that was made is left behind. A controller that is missing is named, with the field that asks for it.
+    pub fn create(plan: &CgroupPlan) -> Result<Cgroup> {
+        match create(plan) {
+            Err(error) if plan.optional && forbidden(&plan.placement) => {
+                // Nothing was asked for, so nothing is lost.
+                tracing::debug!("the container gets no cgroup of its own: {error}");
+                Ok(Cgroup { record: CgroupRecord { resources: plan.resources.clone(), ..Default::default() }, dir: None })
+            }
+            result => result,
+        }
+    }
+
+    /// The cgroup that `record` is of. Nothing is looked at yet.
+    pub fn from_record(record: &CgroupRecord) -> Cgroup {
+        Cgroup { record: record.clone(), dir: None }
+    }
+
+    /// What [`Cgroup::from_record`] needs. With a systemd scope it is complete after [`Cgroup::attach`].
+    pub fn record(&self) -> CgroupRecord {
+        self.record.clone()
+    }
+
+    /// The directory for CLONE_INTO_CGROUP, if the process is to be born in this cgroup. On a hybrid host that is only
+    /// its cgroup2 side; [`Cgroup::attach`] does the rest, and all of it where there is no target.
+    pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
+        self.dir.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Puts the process wherever it was not born already. Call it after the clone, before the process goes on.
+    pub fn attach(&mut self, pid: i32) -> Result<()> {
+        match self.record.kind {
+            CgroupKind::None | CgroupKind::Unified => Ok(()),
+            CgroupKind::Legacy | CgroupKind::Hybrid | CgroupKind::Systemd => v1::attach(&self.record.paths, pid),
+        }
+    }
+
+    /// Where a process that joins goes. `arguments` are those of `exec --cgroup`.
+    pub fn exec_target(&self, arguments: &[String], init: i32) -> Result<ExecTarget> {
+        exec::target(&self.record, arguments, init)
+    }
+
+    /// The directory that processes are listed from: cgroup2's, else that of a v1 controller that has all of them.
+    fn main(&self) -> Option<&Path> {
+        let paths = &self.record.paths;
+        ["", "devices", "freezer", "pids"]
+            .iter()
+            .find_map(|name| paths.get(*name))
+            .or_else(|| paths.values().next())
+            .map(PathBuf::as_path)
+    }
+
+    fn unified(&self) -> Option<&Path> {
+        self.record.paths.get("").map(PathBuf::as_path)
+    }
+
+    /// The pids of all processes, those of cgroups below included, in ascending order.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        match self.main() {
+            Some(path) => tasks::all(path).context("cannot list the container's processes"),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Stops all processes and waits until they stand still.
+    ///
+    /// # Errors
+    /// Unsupported without a cgroup or a freezer. A freeze that does not come about is taken back.
+    pub fn freeze(&self) -> Result<()> {
+        self.set_frozen(true)
+    }
+
+    /// Lets all processes run again.
+    pub fn thaw(&self) -> Result<()> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<()> {
+        // v1's freezer first where there is one: managers of such hosts look at it.
+        if let Some(path) = self.record.paths.get("freezer") {
+            return freeze::legacy(&Dir::open(path)?, frozen);
+        }
+        if let Some(path) = self.unified() {
+            return freeze::unified(&Dir::open(path)?, frozen);
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "cannot toggle freezer: cgroups not configured for container (this host has no freezer, or no cgroup was made)",
+        ))
+    }
+
+    /// Whether the processes are stopped by this cgroup's freezer. False without one.
+    pub fn is_frozen(&self) -> Result<bool> {
+        let (path, legacy) = match (self.record.paths.get("freezer"), self.unified()) {
+            (Some(path), _) => (path.as_path(), true),
+            (None, Some(path)) => (path, false),
+            (None, None) => return Ok(false),
+        };
+        match Dir::open(path) {
+            Ok(dir) if legacy => freeze::legacy_is_frozen(&dir),
+            Ok(dir) => freeze::unified_is_frozen(&dir),
+            Err(error) if error.errno() == Errno::ENOENT => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends `signal` to all processes. SIGKILL leaves none, whatever they fork meanwhile, frozen or not.
+    pub fn kill_all(&self, signal: i32) -> Result<()> {
+        let Some(path) = self.main() else { return Ok(()) };
+        if signal == libc::SIGKILL && self.kill_at_once()? {
+            return Ok(());
+        }
+        if signal != libc::SIGKILL {
+            return tasks::signal(path, signal).map(drop);
+        }
+        // Without cgroup.kill: nobody forks while frozen.
+        let frozen = self.freeze();
+        let sent = tasks::signal(path, signal);
+        // A task that v1's freezer holds dies only once it is let go.
+        let thawed = self.thaw();
+        sent?;
+        match frozen {
+            Ok(()) => thawed,
+            // No freezer: until a round finds no one.
+            Err(_) => {
+                let deadline = Instant::now() + wait::PATIENCE;
+                while tasks::signal(path, signal)? > 0 {
+                    if !tasks::wait_empty(path, deadline)? && Instant::now() >= deadline {
+                        return Err(Error::other(format!("cannot kill the processes of {}", path.display())));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// cgroup.kill (Linux 5.14). False when there is none.
+    fn kill_at_once(&self) -> Result<bool> {
+        let Some(path) = self.unified() else { return Ok(false) };
+        match Dir::open(path).and_then(|dir| dir.write("cgroup.kill", "1")) {
+            Ok(()) => {}
+            // Gone, and its processes with it; or an older kernel, where the directory is there.
+            Err(error) if error.errno() == Errno::ENOENT => return Ok(!path.exists()),
+            Err(error) => return Err(error.into()),
+        }
+        if self.record.paths.contains_key("freezer") && self.is_frozen()? {
+            self.thaw()?;
+        }
+        Ok(true)
+    }
+
+    /// Waits until no process is left; false when `timeout` passes first.
+    pub fn wait_empty(&self, timeout: Duration) -> Result<bool> {
+        match self.main() {
+            Some(path) => Ok(remove::wait_empty(path, Instant::now() + timeout)?),
+            None => Ok(true),
+        }
+    }
+
+    /// Removes the cgroup with all cgroups below it. Processes that are ending are waited for. A cgroup that is gone
+    /// already is fine.
+    pub fn destroy(&self) -> Result<()> {
+        let mut done: Vec<&PathBuf> = Vec::new();
+        let mut first = None;
+        for path in self.record.paths.values() {
+            if done.contains(&path) {
+                continue;
+            }
+            if let Err(error) = remove::tree(path) {
+                first.get_or_insert(error);
+            }
+            done.push(path);
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Puts `new` on top of the limits in force. What it does not name stays.
+    ///
+    /// # Errors
+    /// After a rejected write everything that was written before it is put back: nothing has changed.
+    pub fn update(&mut self, new: &LinuxResources) -> Result<CgroupRecord> {
+        update::update(&mut self.record, new)?;
+        Ok(self.record())
+    }
+
+    /// Statistics, in the shape of `events --stats`. A controller that is not there leaves its part empty.
+    pub fn stats(&self) -> Result<Stats> {
+        stats::read(&self.record.paths)
+    }
+
+    /// How many processes the OOM killer has killed in it.
+    pub fn oom_kills(&self) -> Result<u64> {
+        match (self.record.paths.get("memory"), self.unified()) {
+            (Some(path), _) => oom::kills(path, false),
+            (None, Some(path)) => oom::kills(path, true),
+            (None, None) => Ok(0),
+        }
+    }
+
+    /// Watches for out of memory from now on; `None` without a memory controller.
+    pub fn oom_watch(&self) -> Result<Option<OomWatch>> {
+        match (self.record.paths.get("memory"), self.unified()) {
+            (Some(path), _) => OomWatch::legacy(path).map(Some),
+            (None, Some(path)) if path.join("memory.events").exists() => OomWatch::unified(path).map(Some),
+            (None, _) => Ok(None),
+        }
+    }
+}
+
+fn create(plan: &CgroupPlan) -> Result<Cgroup> {
+    let rules = plan.devices.as_deref();
+    let mut record = CgroupRecord {
+        resources: plan.resources.clone(),
+        devices: plan.devices.clone(),
+        ..CgroupRecord::default()
+    };
+    let mut dir = None;
+    match &plan.placement {
+        Placement::None => {}
+        Placement::Unified(path) => {
+            let made = v2::create(path, &plan.settings, rules)?;
+            record.kind = CgroupKind::Unified;
+            record.paths.insert(String::new(), made.path().to_owned());
+            dir = Some(made);
+        }
+        Placement::Legacy { path, .. } => {
+            record.paths = v1::create(path, &plan.settings, rules)?;
+            record.kind = if record.paths.contains_key("") { CgroupKind::Hybrid } else { CgroupKind::Legacy };
+        }
+        Placement::Systemd(unit) => {
+            return Err(Error::new(ErrorKind::Unsupported, format!("cannot start {} yet", unit.unit)));
+        }
+    }
+    Ok(Cgroup { record, dir })
+}
+
+/// Whether the caller may not make a cgroup where it would have to.
+fn forbidden(placement: &Placement) -> bool {
+    let Placement::Unified(path) = placement else { return matches!(placement, Placement::Legacy { .. }) };
+    let Ok(full) = place::unified(path) else { return true };
+    let parent = full.ancestors().skip(1).find(|parent| parent.exists());
+    parent.is_none_or(|parent| {
+        dir::magic(parent) != Some(CGROUP2_MAGIC)
+            || rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_err()
+    })
+}

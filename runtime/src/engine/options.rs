@@ -6,17 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// Which cgroup manager serves new containers. Later verbs use the one that the record names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CgroupManager {
-    /// Directories below /sys/fs/cgroup.
-    #[default]
-    Cgroupfs,
-    /// Scopes and slices of systemd, over D-Bus.
-    Systemd,
-    /// No cgroup is made: the container stays in the caller's.
-    Disabled,
-}
+pub use crate::plan::cgroup::CgroupManager;
 
 /// Where a new process's standard input, output and error come from.
 #[derive(Debug, Default)]

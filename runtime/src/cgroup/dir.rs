@@ -1,0 +1,161 @@
+//! A directory of a cgroup file system, and its files.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::{Dir as Entries, FileType, Mode, OFlags, openat, statfs};
+
+use crate::sys::{SysError, SysResult};
+
+/// statfs(2) f_type of a v1 hierarchy (linux/magic.h).
+pub(super) const CGROUP_MAGIC: u64 = 0x27_e0eb;
+/// statfs(2) f_type of cgroup2.
+pub(super) const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// An open cgroup directory. Its files are opened through the descriptor, so that they are those of this cgroup even
+/// when another of the same name has taken its place.
+#[derive(Debug)]
+pub(super) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    pub(super) fn open(path: &Path) -> SysResult<Dir> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Dir { fd, path: path.to_owned() }),
+            Err(errno) => Err(SysError::from_rustix("open", format!("\"{}\"", path.display()), errno)),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self, name: &str, flags: OFlags) -> SysResult<OwnedFd> {
+        openat(&self.fd, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(|errno| SysError::from_rustix("openat", format!("\"{}/{name}\"", self.path.display()), errno))
+    }
+
+    /// Writes `value` in one write(2), as every cgroup file wants it.
+    pub(super) fn write(&self, name: &str, value: &str) -> SysResult<()> {
+        let file = self.file(name, OFlags::WRONLY)?;
+        loop {
+            return match rustix::io::write(&file, value.as_bytes()) {
+                Ok(_) => Ok(()),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(errno) => Err(SysError::from_rustix(
+                    "write",
+                    format!("\"{}/{name}\", {value:?}", self.path.display()),
+                    errno,
+                )),
+            };
+        }
+    }
+
+    /// The whole file. Cgroup files are text.
+    pub(super) fn read(&self, name: &str) -> SysResult<String> {
+        let file = self.file(name, OFlags::RDONLY)?;
+        read_from_start(file.as_fd())
+            .map_err(|errno| SysError::new("read", format!("\"{}/{name}\"", self.path.display()), errno))
+    }
+
+    /// The names of the cgroups right below this one.
+    pub(super) fn children(&self) -> SysResult<Vec<String>> {
+        let failed = |errno| SysError::from_rustix("getdents64", format!("\"{}\"", self.path.display()), errno);
+        let mut names = Vec::new();
+        for entry in Entries::read_from(&self.fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy();
+            if entry.file_type() == FileType::Directory && name != "." && name != ".." {
+                names.push(name.into_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Reads an open file from its start; cgroup files make their text anew for every such read.
+pub(super) fn read_from_start(file: BorrowedFd<'_>) -> Result<String, Errno> {
+    let mut bytes = Vec::with_capacity(512);
+    let mut buffer = [0u8; 4096];
+    loop {
+        match rustix::io::pread(file, &mut buffer, bytes.len() as u64) {
+            Ok(0) => break,
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| Errno::EILSEQ)
+}
+
+/// The value behind `key` in a file of `key value` lines.
+pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// What kind of file system `path` is on, if it exists.
+pub(super) fn magic(path: &Path) -> Option<u64> {
+    statfs(path).ok().map(|found| found.f_type.unsigned_abs())
+}
+
+/// Directories that were made, and that go again unless they are kept.
+#[derive(Debug, Default)]
+pub(super) struct Unwind {
+    made: Vec<PathBuf>,
+}
+
+impl Unwind {
+    /// All is well: the directories stay.
+    pub(super) fn keep(mut self) {
+        self.made.clear();
+    }
+
+    /// Makes `path` and what is missing above it, down from `root`. False when it was there already.
+    pub(super) fn make(&mut self, root: &Path, path: &Path) -> SysResult<bool> {
+        let mkdir = |path: &Path| {
+            rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))
+                .map_err(|errno| SysError::from_rustix("mkdir", format!("\"{}\"", path.display()), errno))
+        };
+        match mkdir(path) {
+            Ok(()) => {
+                self.made.push(path.to_owned());
+                Ok(true)
+            }
+            Err(error) if error.errno() == Errno::EEXIST => Ok(false),
+            Err(error) if error.errno() == Errno::ENOENT && path != root => {
+                let Some(parent) = path.parent() else { return Err(error) };
+                self.make(root, parent)?;
+                match mkdir(path) {
+                    Ok(()) => {
+                        self.made.push(path.to_owned());
+                        Ok(true)
+                    }
+                    Err(error) if error.errno() == Errno::EEXIST => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Unwind {
+    fn drop(&mut self) {
+        for path in self.made.iter().rev() {
+            // Nothing better can be done here: the error that led here is the one that counts, and a directory that
+            // another process has begun to use must stay.
+            let _ = rustix::fs::rmdir(path);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Out of memory: counts and notification.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::fs::OFlags;
+
+use super::dir::{Dir, keyed, read_from_start};
+use crate::error::{Context, Result};
+use crate::sys::SysError;
+
+/// How many processes of the cgroup at `path` (cgroup2 if `unified`) the OOM killer has killed; 0 when the memory
+/// controller is not there or the cgroup is gone.
+pub(super) fn kills(path: &Path, unified: bool) -> Result<u64> {
+    let file = if unified { "memory.events" } else { "memory.oom_control" };
+    match Dir::open(path).and_then(|dir| dir.read(file)) {
+        Ok(text) => Ok(keyed(&text, "oom_kill").unwrap_or(0)),
+        Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENODEV) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What an [`OomWatch`] has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OomEvent {
+    /// Nothing new.
+    None,
+    /// The cgroup ran out of memory this many times more.
+    Oom(u64),
+    /// The cgroup is empty or gone: there is nothing left to watch.
+    Ended,
+}
+
+/// Watches one cgroup. Poll its descriptors with [`OomWatch::poll_fds`], then call [`OomWatch::check`].
+#[derive(Debug)]
+pub struct OomWatch(Source);
+
+#[derive(Debug)]
+enum Source {
+    Unified { memory: OwnedFd, events: OwnedFd, seen: u64 },
+    Legacy { eventfd: OwnedFd, control: PathBuf },
+}
+
+impl OomWatch {
+    /// Watches the cgroup2 directory at `path`.
+    pub(super) fn unified(path: &Path) -> Result<OomWatch> {
+        let what = || format!("cannot watch {} for out of memory", path.display());
+        let dir = Dir::open(path).with_context(what)?;
+        let memory = dir.file("memory.events", OFlags::RDONLY).with_context(what)?;
+        let events = dir.file("cgroup.events", OFlags::RDONLY).with_context(what)?;
+        let mut watch = OomWatch(Source::Unified { memory, events, seen: 0 });
+        // The first reading is the base line, and arms the notification.
+        watch.check().with_context(what)?;
+        Ok(watch)
+    }
+
+    /// Watches the v1 memory directory at `path` (Documentation/admin-guide/cgroup-v1/memory.rst, OOM Control).
+    pub(super) fn legacy(path: &Path) -> Result<OomWatch> {
+        let what = || format!("cannot watch {} for out of memory", path.display());
+        let dir = Dir::open(path).with_context(what)?;
+        let control = dir.file("memory.oom_control", OFlags::RDONLY).with_context(what)?;
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| SysError::from_rustix("eventfd2", "", errno))
+            .with_context(what)?;
+        // The kernel keeps what it needs of both descriptors; `control` may be closed afterwards.
+        let line = format!("{} {}", eventfd.as_raw_fd(), control.as_fd().as_raw_fd());
+        dir.write("cgroup.event_control", &line).with_context(what)?;
+        Ok(OomWatch(Source::Legacy { eventfd, control: path.join("cgroup.event_control") }))
+    }
+
+    /// The descriptors, and what to poll them for.
+    pub fn poll_fds(&self) -> Vec<PollFd<'_>> {
+        self.descriptors().into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect()
+    }
+
+    /// The same as plain pairs, for other event loops. cgroup files notify with POLLPRI.
+    pub fn descriptors(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        match &self.0 {
+            Source::Unified { memory, events, .. } => {
+                vec![(memory.as_fd(), PollFlags::PRI), (events.as_fd(), PollFlags::PRI)]
+            }
+            Source::Legacy { eventfd, .. } => vec![(eventfd.as_fd(), PollFlags::IN)],
+        }
+    }
+
+    /// What has happened since the last call. It does not block.
+    ///
+    /// # Errors
+    /// A read that fails for another reason than the cgroup's end.
+    pub fn check(&mut self) -> Result<OomEvent> {
+        match &mut self.0 {
+            Source::Unified { memory, events, seen } => {
+                let read = |fd: &OwnedFd| match read_from_start(fd.as_fd()) {
+                    Ok(text) => Ok(Some(text)),
+                    Err(Errno::ENODEV) => Ok(None),
+                    Err(errno) => Err(SysError::new("read", "memory.events or cgroup.events", errno)),
+                };
+                let Some(text) = read(memory)? else { return Ok(OomEvent::Ended) };
+                // An event is a moment at the limit with nothing to reclaim; a kill follows it, or the end of a
+                // sibling. Either number may move first.
+                let count = keyed(&text, "oom").unwrap_or(0).max(keyed(&text, "oom_kill").unwrap_or(0));
+                let new = count.saturating_sub(*seen);
+                *seen = count;
+                let populated = read(events)?.is_some_and(|text| keyed(&text, "populated") == Some(1));
+                match (new, populated) {
+                    (1.., _) => Ok(OomEvent::Oom(new)),
+                    (0, true) => Ok(OomEvent::None),
+                    (0, false) => Ok(OomEvent::Ended),
+                }
+            }
+            Source::Legacy { eventfd, control } => {
+                let mut count = [0u8; 8];
+                match rustix::io::read(&*eventfd, &mut count) {
+                    // The kernel also signals when the cgroup is removed.
+                    Ok(_) if !control.exists() => Ok(OomEvent::Ended),
+                    Ok(_) => Ok(OomEvent::Oom(u64::from_ne_bytes(count))),
+                    Err(rustix::io::Errno::AGAIN) => Ok(OomEvent::None),
+                    Err(errno) => Err(SysError::from_rustix("read", "eventfd", errno).into()),
+                }
+            }
+        }
+    }
+}

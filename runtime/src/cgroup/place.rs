@@ -1,0 +1,109 @@
+//! Where the host's hierarchies are mounted, and where the caller is in them.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use super::dir::{CGROUP_MAGIC, CGROUP2_MAGIC, magic};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::plan::cgroup::{Base, CgroupPath};
+
+/// Where cgroup file systems are, by everyone's convention (file-hierarchy(7)).
+pub(super) const ROOT: &str = "/sys/fs/cgroup";
+
+/// One hierarchy that the caller is in.
+#[derive(Debug)]
+pub(super) struct Hierarchy {
+    /// Its controllers; `name=systemd` for a named one; a single empty name for cgroup2.
+    pub controllers: Vec<String>,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// The caller's cgroup, relative to the hierarchy's root.
+    pub own: PathBuf,
+}
+
+impl Hierarchy {
+    /// The directory that `path` means in this hierarchy.
+    pub(super) fn resolve(&self, path: &CgroupPath) -> PathBuf {
+        match path.base {
+            Base::Root => self.mount.join(&path.path),
+            Base::Own => {
+                // In a container, /proc/self/cgroup may speak of directories above the root of the mount.
+                let own = self.mount.join(&self.own);
+                let base = if own.is_dir() { own } else { self.mount.clone() };
+                base.join(&path.path)
+            }
+        }
+    }
+}
+
+/// Lines of /proc/self/cgroup: `ID:controllers:path` (cgroups(7)).
+fn own_cgroups() -> Result<String> {
+    std::fs::read_to_string("/proc/self/cgroup").context("cannot read the caller's cgroups")
+}
+
+fn split(line: &str) -> Option<(&str, &Path)> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (controllers, path) = (fields.next()?, fields.next()?);
+    Some((controllers, Path::new(path.trim_start_matches('/'))))
+}
+
+/// The v1 hierarchies that are mounted, and cgroup2 beside them.
+pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
+    let mut list = Vec::new();
+    let mut elsewhere = None;
+    for (controllers, own) in own_cgroups()?.lines().filter_map(split) {
+        let mount = if controllers.is_empty() {
+            Some(Path::new(ROOT).join("unified")).filter(|path| magic(path) == Some(CGROUP2_MAGIC))
+        } else {
+            mount_of(controllers, &mut elsewhere)
+        };
+        if let Some(mount) = mount {
+            list.push(Hierarchy {
+                controllers: controllers.split(',').map(str::to_owned).collect(),
+                mount,
+                own: own.to_owned(),
+            });
+        }
+    }
+    if list.is_empty() {
+        return Err(Error::new(ErrorKind::Unsupported, format!("no cgroup hierarchy is mounted below {ROOT}")));
+    }
+    Ok(list)
+}
+
+/// The mount of the hierarchy of `controllers`: under its full name, or that of one of them, below [`ROOT`]; and if it
+/// is not there, wherever the mount table says. `elsewhere` keeps the table, which is read at most once.
+fn mount_of(controllers: &str, elsewhere: &mut Option<Vec<PathBuf>>) -> Option<PathBuf> {
+    let plain = controllers.strip_prefix("name=").unwrap_or(controllers);
+    let names = || std::iter::once(plain).chain(plain.split(','));
+    let here = names().map(|name| Path::new(ROOT).join(name)).find(|path| magic(path) == Some(CGROUP_MAGIC));
+    here.or_else(|| {
+        let table = elsewhere
+            .get_or_insert_with(|| libcgroups::v1::util::list_subsystem_mount_points().unwrap_or_default());
+        table.iter().find(|mount| names().any(|name| mount.ends_with(name))).cloned()
+    })
+}
+
+/// The directory that `path` means on a pure v2 host.
+pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
+    let root = Path::new(ROOT);
+    match path.base {
+        Base::Root => Ok(root.join(&path.path)),
+        Base::Own => {
+            let text = own_cgroups()?;
+            let own = text.lines().filter_map(split).find(|(controllers, _)| controllers.is_empty());
+            // Without a line the kernel has no cgroup2; the mkdir that follows says so by name.
+            let parent = own.and_then(|(_, own)| own.parent()).unwrap_or(Path::new(""));
+            Ok(root.join(parent).join(&path.path))
+        }
+    }
+}
+
+/// The cgroup2 directory that process `pid` is in.
+pub(super) fn unified_of(pid: i32, root: &Path) -> Result<PathBuf> {
+    let file = format!("/proc/{pid}/cgroup");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    let own = text.lines().filter_map(split).find(|(controllers, _)| controllers.is_empty());
+    own.map(|(_, path)| root.join(path))
+        .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("{file} names no cgroup2 directory")))
+}

@@ -1,0 +1,75 @@
+//! An update: all of it, or nothing.
+#![forbid(unsafe_code)]
+
+use oci_spec::runtime::LinuxResources;
+
+use super::settings::{self, Dirs, Journal};
+use super::{CgroupKind, CgroupRecord, devices};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::plan::Findings;
+use crate::plan::cgroup::{Change, Kind, change};
+
+/// Puts `new` on top of the limits of `record`, in the cgroup first and in the record then.
+pub(super) fn update(record: &mut CgroupRecord, new: &LinuxResources) -> Result<()> {
+    let kind = match record.kind {
+        CgroupKind::None => {
+            return Err(Error::new(ErrorKind::Unsupported, "cannot update limits: the container has no cgroup"));
+        }
+        CgroupKind::Unified => Kind::Unified,
+        CgroupKind::Legacy => Kind::Legacy,
+        CgroupKind::Hybrid => Kind::Hybrid,
+        CgroupKind::Systemd => Kind::Systemd,
+    };
+    let mut findings = Findings::default();
+    let change = change(&record.resources, new, kind, &mut findings);
+    for warning in findings.into_result()? {
+        tracing::warn!("{warning}");
+    }
+    let dirs = Dirs::open(&record.paths).context("cannot update limits")?;
+    check_usage(new, &dirs)?;
+    let mut journal = Journal::default();
+    if let Err(error) = apply(record, &change, &dirs, &mut journal) {
+        return Err(match journal.restore() {
+            None => error,
+            Some(lost) => error.context(format!("some limits could not be put back ({lost})")),
+        });
+    }
+    record.resources = change.resources;
+    if change.devices.is_some() && record.devices.is_some() {
+        record.devices = change.devices;
+    }
+    Ok(())
+}
+
+fn apply(record: &CgroupRecord, change: &Change, dirs: &Dirs, journal: &mut Journal) -> Result<()> {
+    settings::write(&change.settings, dirs, Some(journal))?;
+    // Devices come last: they are replaced as a whole, and nothing that can fail comes after them.
+    if let (Some(rules), Some(old)) = (&change.devices, &record.devices) {
+        match (dirs.legacy("devices"), &dirs.unified) {
+            (Some(dir), _) => devices::write_lists(dir, Some(old), rules)?,
+            (None, Some(dir)) => devices::replace(dir, rules)?,
+            (None, None) => {}
+        }
+    }
+    Ok(())
+}
+
+/// `checkBeforeUpdate`: a limit that is used up already is refused, where the kernel would reclaim and then kill.
+fn check_usage(new: &LinuxResources, dirs: &Dirs) -> Result<()> {
+    let Some(memory) = new.memory().as_ref().filter(|memory| memory.check_before_update() == Some(true)) else {
+        return Ok(());
+    };
+    let text = match (dirs.legacy("memory"), &dirs.unified) {
+        (Some(dir), _) => dir.read("memory.usage_in_bytes"),
+        (None, Some(dir)) => dir.read("memory.current"),
+        (None, None) => return Ok(()),
+    };
+    // Without the number there is nothing to check against; the write that follows has its own say.
+    let Some(usage) = text.ok().and_then(|text| text.trim().parse::<i64>().ok()) else { return Ok(()) };
+    for (name, limit) in [("memory+swap", memory.swap()), ("memory", memory.limit())] {
+        if let Some(limit) = limit.filter(|&limit| limit > 0 && limit <= usage) {
+            return Err(Error::other(format!("rejecting {name} limit {limit} <= usage {usage}")));
+        }
+    }
+    Ok(())
+}

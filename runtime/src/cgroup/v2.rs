@@ -1,0 +1,92 @@
+//! Making a cgroup2 directory, with its limits and its device program in force before any process is in it.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use super::devices;
+use super::dir::{Dir, Unwind, keyed};
+use super::place::{self, ROOT};
+use super::settings::{self, Dirs};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::plan::cgroup::devices::DeviceRule;
+use crate::plan::cgroup::{CgroupPath, Settings};
+
+/// Makes the directory and writes everything into it. On failure nothing that was made is left.
+pub(super) fn create(path: &CgroupPath, settings: &Settings, rules: Option<&[DeviceRule]>) -> Result<Dir> {
+    let (root, full) = (Path::new(ROOT), place::unified(path)?);
+    let mut unwind = Unwind::default();
+    let dir = make(root, &full, &mut unwind)?;
+    enable(root, &dir)?;
+    fill(dir, settings, rules).inspect(|_| unwind.keep())
+}
+
+fn fill(dir: Dir, settings: &Settings, rules: Option<&[DeviceRule]>) -> Result<Dir> {
+    let mut dirs = Dirs { unified: Some(dir), legacy: Vec::new() };
+    settings::write(settings, &dirs, None)?;
+    let Some(dir) = dirs.unified.take() else { return Err(Error::other("the cgroup's directory is gone")) };
+    if let Some(rules) = rules {
+        devices::attach(&dir, rules)?;
+    }
+    Ok(dir)
+}
+
+/// Makes the directory itself, or takes an existing one that has no process.
+pub(super) fn make(root: &Path, full: &Path, unwind: &mut Unwind) -> Result<Dir> {
+    let what = || format!("cannot make the cgroup {}", full.display());
+    if full == root {
+        return Err(Error::new(ErrorKind::InvalidConfig, "linux.cgroupsPath: a container cannot be in the root cgroup"));
+    }
+    let new = unwind.make(root, full).with_context(what)?;
+    let dir = Dir::open(full).with_context(what)?;
+    if !new {
+        let events = dir.read("cgroup.events").with_context(what)?;
+        if keyed(&events, "populated") == Some(1) {
+            let count = super::tasks::all(full).map_or(0, |pids| pids.len());
+            return Err(Error::other(format!(
+                "{}: container's cgroup is not empty: {count} process(es) found (choose another linux.cgroupsPath)",
+                what()
+            )));
+        }
+        if keyed(&events, "frozen") == Some(1) {
+            return Err(Error::other(format!("{}: container's cgroup unexpectedly frozen", what())));
+        }
+    }
+    Ok(dir)
+}
+
+/// Hands every controller of `root` down to `dir`.
+///
+/// One level that already does it is the rule, and costs two reads. A controller that a level cannot hand down (the
+/// level has processes of its own, or no right to it) is passed over here: the limit that needs it will say so.
+pub(super) fn enable(root: &Path, dir: &Dir) -> Result<()> {
+    let what = || format!("cannot read the controllers of {}", dir.path().display());
+    let top = Dir::open(root).with_context(what)?;
+    let all = top.read("cgroup.controllers").with_context(what)?;
+    let have = dir.read("cgroup.controllers").with_context(what)?;
+    let missing = |have: &str| -> Vec<String> {
+        all.split_whitespace().filter(|it| !have.split_whitespace().any(|have| have == *it)).map(str::to_owned).collect()
+    };
+    let wanted = missing(&have);
+    if !wanted.is_empty() {
+        hand_down(root, dir.path(), &wanted);
+    }
+    Ok(())
+}
+
+/// Enables `controllers` in every directory from `root` down to the parent of `path`, as far as that goes.
+pub(super) fn hand_down(root: &Path, path: &Path, controllers: &[String]) {
+    let mut levels: Vec<PathBuf> =
+        path.ancestors().skip(1).take_while(|level| level.starts_with(root)).map(Path::to_owned).collect();
+    levels.reverse();
+    for level in levels {
+        let Ok(dir) = Dir::open(&level) else { continue };
+        let together: Vec<String> = controllers.iter().map(|name| format!("+{name}")).collect();
+        if dir.write("cgroup.subtree_control", &together.join(" ")).is_ok() {
+            continue;
+        }
+        for one in &together {
+            // See `enable`: whoever needs the controller will find it missing, and name it.
+            let _ = dir.write("cgroup.subtree_control", one);
+        }
+    }
+}
