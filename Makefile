@@ -1,0 +1,42 @@
+# make demo and make test do all of their own set-up on a Debian machine that has Rust; both want root.
+PREFIX ?= /usr/local
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+BUILT := target/$(HOST)/release/brig
+SOURCES := $(shell find runtime/src -name '*.rs') Cargo.toml Cargo.lock runtime/Cargo.toml
+
+.PHONY: build demo test check bench install clean
+
+## build: the static binary, at ./brig
+build: brig
+
+brig: $(SOURCES)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package brig --bin brig --target $(HOST)
+	cp $(BUILT) $@
+
+## demo: builds brig and runs a container in front of your eyes
+demo: brig
+	spec-tests/demo ./brig
+
+## test: every suite, in a quarter of an hour or two
+test: brig
+	spec-tests/beds/install
+	spec-tests/all
+
+## check: what is quick and needs no root: formatting is left alone, lints and unit tests are not
+check:
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace --lib
+	spec-tests/rules
+
+## bench: brig, runc and crun on the same bundle, interleaved
+bench: brig
+	spec-tests/beds/install
+	spec-tests/beds/v2view benches/compare
+
+## install: brig into DESTDIR/PREFIX/sbin
+install: brig
+	install -D -m 755 brig $(DESTDIR)$(PREFIX)/sbin/brig
+
+clean:
+	cargo clean
+	rm -f brig

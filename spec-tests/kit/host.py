@@ -1,0 +1,49 @@
+"""What the tests know about the machine that they run on."""
+
+import os
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+CACHE = TOP / "target" / "images"
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def pure_v2():
+    """Whether the memory controller is on cgroup v2 here."""
+    controllers = CGROUPS / "cgroup.controllers"
+    return controllers.exists() and "memory" in controllers.read_text().split()
+
+
+def hierarchies():
+    """The directories that are roots of cgroup hierarchies."""
+    if (CGROUPS / "cgroup.procs").exists():
+        return [CGROUPS]
+    return sorted(entry for entry in CGROUPS.iterdir() if entry.is_dir() and not entry.is_symlink())
+
+
+def cgroups_named(name):
+    """Every cgroup directory of that name right below a hierarchy's root."""
+    return [root / name for root in hierarchies() if (root / name).is_dir()]
+
+
+def below(directory):
+    """All cgroups below a directory, the deepest first."""
+    found = []
+    for path, names, _ in os.walk(directory, topdown=False):
+        found.extend(Path(path) / name for name in names)
+    return found
+
+
+def status_of(pid):
+    """The fields of /proc/PID/status as a dictionary, or None when the process is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return parse_status(text)
+
+
+def parse_status(text):
+    """The fields of a /proc/PID/status text."""
+    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {key: value.strip() for key, value in pairs}

@@ -1,0 +1,115 @@
+"""Root file systems, made on the spot: busybox, one static program, and a Debian."""
+
+import fcntl
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from kit import host
+from kit.commands import run
+
+SUITE = "bookworm"
+MIRROR = "http://deb.debian.org/debian"
+DEBIAN_PACKAGES = "nginx-light,python3-minimal,systemd-sysv,dbus"
+PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
+GROUP = "root:x:0:\napp:x:1000:\nextra:x:2000:app\n"
+
+
+def prepare(needs):
+    """Makes what suites need and cannot make in a place of their own; suites that start at once wait for another."""
+    host.CACHE.mkdir(parents=True, exist_ok=True)
+    with open(host.CACHE / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        probe()
+        if "debian" in needs:
+            debian()
+
+
+def probe():
+    """The static probe program, compiled once; see spec-tests/probe.rs."""
+    source, program = host.TOP / "spec-tests" / "probe.rs", host.CACHE / "probe"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        host.CACHE.mkdir(parents=True, exist_ok=True)
+        # The place of a suite has Debian's PATH alone, so `spec-tests/run` compiles before it enters one.
+        version = run("rustc", "-vV").out
+        triple = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
+        fresh = program.with_suffix(f".{os.getpid()}")
+        run("rustc", "--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-C", "panic=abort",
+            "-C", "strip=symbols", "--target", triple, "-o", fresh, source)
+        fresh.replace(program)
+    return program
+
+
+def debian():
+    """A Debian root made by debootstrap, cached under target/."""
+    root = host.CACHE / "debian"
+    if not (root / "etc" / "complete").exists():
+        host.CACHE.mkdir(parents=True, exist_ok=True)
+        fresh = host.CACHE / f"debian.{os.getpid()}"
+        run("debootstrap", "--variant=minbase", f"--include={DEBIAN_PACKAGES}", SUITE, fresh, MIRROR, timeout=900)
+        (fresh / "etc" / "complete").touch()
+        shutil.rmtree(root, ignore_errors=True)
+        fresh.rename(root)
+    return root
+
+
+def busybox_tar(path):
+    """Writes a tar of a small system: busybox and its links, two users, the probe, and a setuid copy of it."""
+    busybox = Path(shutil.which("busybox") or "/bin/busybox")
+    with tarfile.open(path, "w") as tar:
+        for name in ("bin", "sbin", "etc", "root", "home", "home/app", "proc", "sys", "dev", "run", "var", "srv"):
+            _directory(tar, name, 0o755)
+        _directory(tar, "tmp", 0o1777)
+        _file(tar, "bin/busybox", busybox.read_bytes(), 0o755)
+        for applet in run(busybox, "--list").out.split():
+            if applet != "busybox":
+                _link(tar, f"bin/{applet}", "/bin/busybox")
+        _file(tar, "bin/probe", probe().read_bytes(), 0o755)
+        _file(tar, "bin/setuid-probe", probe().read_bytes(), 0o4755)
+        _file(tar, "etc/passwd", PASSWD.encode(), 0o644)
+        _file(tar, "etc/group", GROUP.encode(), 0o644)
+        _file(tar, "etc/plain", b"not a program\n", 0o644)
+    return path
+
+
+def scratch_tar(path):
+    """Writes a tar of one static program and nothing else: no shell, no /etc."""
+    with tarfile.open(path, "w") as tar:
+        _file(tar, "probe", probe().read_bytes(), 0o755)
+    return path
+
+
+def unpack_busybox(directory):
+    """Makes a root directory of what busybox_tar holds."""
+    directory.mkdir(parents=True)
+    tar = busybox_tar(directory.with_suffix(".tar"))
+    with tarfile.open(tar) as archive:
+        archive.extractall(directory, numeric_owner=True)
+    tar.unlink()
+    return directory
+
+
+def tar_stream(root):
+    """A process whose standard output is a tar of a directory."""
+    return subprocess.Popen(["tar", "--numeric-owner", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
+
+
+def _directory(tar, name, mode):
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode = tarfile.DIRTYPE, mode
+    tar.addfile(entry)
+
+
+def _file(tar, name, data, mode):
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(data), mode
+    tar.addfile(entry, io.BytesIO(data))
+
+
+def _link(tar, name, target):
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = tarfile.SYMTYPE, target
+    tar.addfile(entry)

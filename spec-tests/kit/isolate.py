@@ -1,0 +1,116 @@
+"""A place of its own for a suite: whatever it leaves behind is found, named, and gone with the place.
+
+The suite runs in new mount, network, pid and IPC namespaces with a fresh /run, below a small init that reaps.
+Cgroups have no such border on a host, so each suite keeps to one named parent, which is looked through at the end.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from kit import host
+
+_MARK = "BRIG_TEST_PLACE"
+
+
+def inside():
+    """The suite's own directory when this process is already in a place of its own, else None."""
+    place = os.environ.get(_MARK)
+    return Path(place) if place else None
+
+
+def enter_and_run(name, argv):
+    """Runs this program again in a place of its own; returns its exit status, or 1 for leaks."""
+    place = Path(tempfile.mkdtemp(prefix=f"brig-{name}-"))
+    place.chmod(0o711)
+    # Debian's own tools and clients, not what a developer has elsewhere in PATH.
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(place),
+        "LANG": "C.UTF-8",
+        _MARK: str(place),
+    }
+    prepare = 'mount -t tmpfs -o mode=755 run /run && mkdir -p /run/lock && ip link set lo up && exec tini -s -- "$@"'
+    command = ["unshare", "--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc",
+               "--propagation", "private", "sh", "-c", prepare, "sh", sys.executable, *argv]
+    try:
+        status = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
+        leaks = _remove_cgroups(cgroup_parent(place))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    if place.exists():
+        leaks.append(f"files in {place}")
+    for leak in leaks:
+        print(f"FAIL {name}: left behind: {leak}", flush=True)
+    return 1 if leaks else status
+
+
+def cgroup_parent(place):
+    """The name of the cgroup below which the suite in `place` keeps all of its own."""
+    return place.name
+
+
+def _remove_cgroups(parent):
+    leaks = []
+    for root in host.cgroups_named(parent):
+        for cgroup in host.below(root):
+            leaks.append(f"cgroup {cgroup}")
+            _rmdir(cgroup)
+        _rmdir(root)
+    return leaks
+
+
+def _rmdir(cgroup):
+    """Removes a cgroup whose last process may still be on its way out."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            cgroup.rmdir()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.02)
+
+
+class Baseline:
+    """What a place holds before its suite, to tell what is more afterwards."""
+
+    def __init__(self):
+        self.processes = _processes()
+        self.mounts = _mounts()
+
+    def leaks(self):
+        """Processes and mounts that were not there at first; processes get a moment to end."""
+        deadline = time.monotonic() + 5
+        while _processes() - self.processes and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left = [f"process {pid} ({_name(pid)})" for pid in sorted(_processes() - self.processes)]
+        return left + [f"mount {point}" for point in sorted(_mounts() - self.mounts)]
+
+
+def _processes():
+    return {int(entry) for entry in os.listdir("/proc") if entry.isdigit() and entry != str(os.getpid())}
+
+
+def _name(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return "gone"
+
+
+def mounts_below(directory):
+    """The mount points below a directory."""
+    return [point for point in _mounts() if point.startswith(f"{directory}/")]
+
+
+def _mounts():
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {line.split()[4] for line in lines}

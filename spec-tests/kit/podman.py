@@ -1,0 +1,81 @@
+"""Podman with storage and state of the suite's own, and the runtime under test."""
+
+import json
+from pathlib import Path
+
+from kit import host, images, isolate
+from kit.commands import Failure, run, wait_until
+
+BUSYBOX = "localhost/busybox"
+# Podman asks for as many open files and processes as it can name, which takes CAP_SYS_RESOURCE.
+_HOST_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+
+
+class Podman:
+    """`podman(...)` runs the client; tidy() removes what a scenario made and looks for leaks."""
+
+    name = "podman"
+
+    def __init__(self, place, runtime, manager="cgroupfs"):
+        self.place, self.runtime, self.manager = place, runtime, manager
+        self.parent = isolate.cgroup_parent(place)
+        self.base = place / "podman"
+        self.base.mkdir()
+        self.limits = () if _may_raise_limits() else _HOST_LIMITS
+        self("import", images.busybox_tar(self.base / "busybox.tar"), BUSYBOX)
+
+    def command(self, *args):
+        """The words of a command: options of podman itself, then what it shall do."""
+        return ["podman", "--root", self.base / "data", "--runroot", self.base / "run", "--tmpdir", self.base / "tmp",
+                "--network-config-dir", self.base / "net", "--volumepath", self.base / "volumes",
+                "--events-backend", "file", "--log-level", "error",
+                "--cgroup-manager", self.manager, "--runtime", self.runtime, *args]
+
+    def __call__(self, *args, **options):
+        return run(*self.command(*args), **options)
+
+    def run(self, *args, **options):
+        """`podman run --rm OPTIONS IMAGE`; a list as last argument is the command."""
+        *flags, command = args
+        return self(*self.run_words("--rm", *flags), BUSYBOX, *command, **options)
+
+    def start(self, *args):
+        """`podman run -d`; a list as last argument is the command. Returns the container's id."""
+        *flags, command = args if args and isinstance(args[-1], list) else (*args, ["probe", "wait"])
+        return self(*self.run_words("-d", *flags), BUSYBOX, *command).text
+
+    def run_words(self, *flags):
+        """`run` with what this host makes necessary."""
+        parent = () if self.manager == "systemd" else ("--cgroup-parent", f"/{self.parent}")
+        network = () if any(str(flag).startswith("--net") for flag in flags) else ("--network", "none")
+        return ["run", *self.limits, *parent, *network, *flags]
+
+    def inspect(self, container, path):
+        """One value of `podman inspect`, by a path such as State.ExitCode."""
+        value = json.loads(self("inspect", container).out)[0]
+        for key in path.split("."):
+            value = value[key]
+        return value
+
+    def tidy(self):
+        """Removes all containers, then looks for what the runtime should have removed."""
+        self("rm", "--all", "--force", "--time", "0", "--volumes")
+        try:
+            wait_until(lambda: not self.leftovers(), "leftovers to go", 5)
+        except Failure:
+            raise Failure(f"left behind: {self.leftovers()}")
+
+    def leftovers(self):
+        """Cgroups and runtime state of containers that are gone."""
+        cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
+        return [str(path) for path in cgroups] + run(self.runtime, "list", "-q").out.split()
+
+    def close(self):
+        """Unmounts what podman's storage keeps mounted between its commands."""
+        run("umount", self.base / "data" / "overlay", code=None)
+
+
+def _may_raise_limits():
+    """Whether this host has CAP_SYS_RESOURCE (bit 24)."""
+    status = host.parse_status(Path("/proc/self/status").read_text())
+    return bool(int(status["CapEff"], 16) >> 24 & 1)

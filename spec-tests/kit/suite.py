@@ -1,0 +1,49 @@
+"""A suite: named scenarios that run one after the other on one client, and one line that closes it."""
+
+import time
+import traceback
+
+from kit.commands import Failure
+
+_SCENARIOS = []
+
+
+def scenario(title):
+    """Registers a function as a scenario; it gets the suite's client and raises Failure."""
+
+    def register(function):
+        _SCENARIOS.append((title, function))
+        return function
+
+    return register
+
+
+def run_all(name, client, modules, only):
+    """Runs the modules' scenarios (whose title holds `only`); returns how many passed and failed."""
+    chosen = [entry for entry in _SCENARIOS if entry[1].__module__ in modules and only in entry[0]]
+    passed = failed = 0
+    for title, function in chosen:
+        begin = time.monotonic()
+        problem = _attempt(function, client)
+        tidy_problem = _attempt(lambda one: one.tidy(), client)
+        problem = problem or tidy_problem
+        took = time.monotonic() - begin
+        if problem:
+            failed += 1
+            print(f"FAIL {name}: {title} ({took:.1f} s)\n  {problem}", flush=True)
+        else:
+            passed += 1
+            print(f"ok   {name}: {title} ({took:.1f} s)", flush=True)
+    return passed, failed
+
+
+def _attempt(function, client):
+    try:
+        function(client)
+    except Failure as failure:
+        where = traceback.extract_tb(failure.__traceback__)
+        line = next((frame for frame in reversed(where) if "/kit/" not in frame.filename), where[-1])
+        return f"{line.filename.rsplit('/', 1)[-1]}:{line.lineno}: {failure}"
+    except Exception:
+        return traceback.format_exc()
+    return None

@@ -1,0 +1,122 @@
+//! A static program that runs inside containers and prints what it finds; it asserts nothing.
+//!
+//! It needs no library and no other file, so it is the whole content of a `scratch` image:
+//! `probe status | hog MIB | fork N | spin | wait | burst BYTES | serve PORT | echo PORT |
+//! fetch ADDRESS | reach ADDRESS | exit N | env NAME`.
+#![forbid(unsafe_code)]
+
+use std::io::{Read, Write};
+use std::process::{Command, exit};
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let verb = args.get(1).map_or("status", String::as_str);
+    let number = || args.get(2).and_then(|word| word.parse::<usize>().ok()).unwrap_or(0);
+    match verb {
+        "status" => print!("{}", std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
+        "hog" => hog(number()),
+        "fork" => fork(number()),
+        "spin" => loop {
+            std::hint::spin_loop();
+        },
+        "wait" => loop {
+            std::thread::park();
+        },
+        "burst" => burst(number()),
+        "serve" => serve(number()),
+        "echo" => echo(number()),
+        "fetch" => fetch(&args[2]),
+        "reach" => exit(i32::from(std::net::TcpStream::connect(&args[2]).is_err())),
+        "env" => println!("{}", std::env::var(&args[2]).unwrap_or_default()),
+        "exit" => exit(number() as i32),
+        other => {
+            eprintln!("probe: unknown verb {other}");
+            exit(2);
+        }
+    }
+}
+
+/// Takes and touches memory, a MiB at a time, and says when it has it all.
+fn hog(mib: usize) {
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..mib {
+        held.push(vec![1; 1 << 20]);
+    }
+    println!("holds {} MiB", std::hint::black_box(&held).len());
+}
+
+/// Starts children until the kernel says no, and prints how far it came; then ends them all.
+fn fork(wanted: usize) {
+    let mut children = Vec::new();
+    for count in 0..wanted {
+        match Command::new("/proc/self/exe").arg("wait").spawn() {
+            Ok(child) => children.push(child),
+            Err(error) => {
+                println!("refused after {count}: {error}");
+                break;
+            }
+        }
+    }
+    println!("started {}", children.len());
+    for mut child in children {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Writes that many bytes to stdout, in lines of 64.
+fn burst(bytes: usize) {
+    let block = [b'x'; 63].iter().chain(b"\n").copied().collect::<Vec<u8>>().repeat(1024);
+    let mut out = std::io::stdout().lock();
+    let mut left = bytes;
+    while left > 0 {
+        let take = left.min(block.len());
+        if out.write_all(&block[..take]).is_err() {
+            exit(1);
+        }
+        left -= take;
+    }
+}
+
+/// Answers every HTTP request on the port with one line.
+fn serve(port: usize) {
+    let listener = std::net::TcpListener::bind(("0.0.0.0", port as u16)).unwrap_or_else(|error| {
+        eprintln!("probe: bind port {port}: {error}");
+        exit(1)
+    });
+    println!("listening");
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request);
+        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nprobe\n");
+    }
+}
+
+/// Prints what a server at the address answers to one HTTP request.
+fn fetch(address: &str) {
+    let answer = std::net::TcpStream::connect(address).and_then(|mut stream| {
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
+    });
+    match answer {
+        Ok(text) => print!("{}", text.split("\r\n\r\n").last().unwrap_or_default()),
+        Err(error) => {
+            eprintln!("probe: {address}: {error}");
+            exit(1);
+        }
+    }
+}
+
+/// Gives every byte back to whoever connects to the port, each connection by a thread of its own.
+fn echo(port: usize) {
+    let listener = std::net::TcpListener::bind(("0.0.0.0", port as u16)).unwrap_or_else(|error| {
+        eprintln!("probe: bind port {port}: {error}");
+        exit(1)
+    });
+    println!("listening");
+    for stream in listener.incoming().flatten() {
+        std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+    }
+}
