@@ -1,1 +1,174 @@
-//! Written next.
+//! The two ends of the channel between parent and init: whole packets, typed by [`crate::handshake`].
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context, Error, Result};
+use crate::handshake::{FromInit, Kind, Request, Step};
+use crate::sys::socket;
+
+/// The largest packet: a seccomp filter of 4096 instructions of 8 bytes, or an error text.
+const LIMIT: usize = 64 * 1024;
+
+/// Makes both ends.
+pub fn pair() -> Result<(ParentEnd, InitEnd)> {
+    let (parent, init) = socket::packet_pair()?;
+    Ok((ParentEnd(parent), InitEnd(init)))
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    postcard::to_stdvec(value).map_err(|error| Error::other(format!("unable to write a message: {error}")))
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    postcard::from_bytes(bytes).map_err(|error| Error::other(format!("unable to read a message: {error}")))
+}
+
+/// The parent's end.
+#[derive(Debug)]
+pub struct ParentEnd(OwnedFd);
+
+/// What the parent receives.
+#[derive(Debug)]
+pub enum Event {
+    /// A request, its body, and the fd that came with it.
+    Request(Step, Vec<u8>, Option<OwnedFd>),
+    /// Init gave up, and this is why.
+    Failed(Error),
+    /// Nothing more will come: init executed its program, or died.
+    End,
+}
+
+impl ParentEnd {
+    /// Lets a child go on that waits before its exec.
+    pub fn go(&self) -> Result<()> {
+        socket::send(self.0.as_fd(), &[1], &[]).context("unable to let the new process go on")
+    }
+
+    /// The next request, or the end. Log lines are handed to `log` on the way.
+    ///
+    /// A bare four-byte packet is the errno of a step between clone and exec (see [`crate::sys::process`]).
+    pub fn next(&self, mut log: impl FnMut(bool, &str)) -> Result<Event> {
+        loop {
+            let (packet, fds) = match socket::receive(self.0.as_fd(), LIMIT) {
+                // A child that died with our messages unread resets the connection.
+                Err(error) if error.errno() == nix::errno::Errno::ECONNRESET => return Ok(Event::End),
+                other => other.context("unable to hear from the new process")?,
+            };
+            if packet.is_empty() {
+                return Ok(Event::End);
+            }
+            if let Ok(errno) = <[u8; 4]>::try_from(packet.as_slice()) {
+                let errno = nix::errno::Errno::from_raw(i32::from_ne_bytes(errno));
+                return Ok(Event::Failed(Error::other(format!("unable to execute the init stage: {}", errno.desc()))));
+            }
+            match decode(&packet)? {
+                FromInit::Request { step, body } => return Ok(Event::Request(step, body, fds.into_iter().next())),
+                FromInit::Log { warning, message } => log(warning, &message),
+                FromInit::Failed { kind, message } => return Ok(Event::Failed(Error::new(kind.into(), message))),
+            }
+        }
+    }
+
+    /// Reads the body of a request of type `R`.
+    pub fn read<R: Request>(&self, body: &[u8]) -> Result<R> {
+        decode(body)
+    }
+
+    /// Answers a request of type `R`.
+    pub fn answer<R: Request>(&self, reply: &R::Reply) -> Result<()> {
+        // A unit reply would be an empty packet, which is the end of file: every reply is led by one byte.
+        let mut packet = vec![0u8];
+        packet.extend(encode(reply)?);
+        socket::send(self.0.as_fd(), &packet, &[]).context("unable to answer the new process")
+    }
+}
+
+/// Init's end.
+#[derive(Debug)]
+pub struct InitEnd(OwnedFd);
+
+impl InitEnd {
+    /// From the fd that the parent left open.
+    pub fn from_fd(fd: OwnedFd) -> InitEnd {
+        InitEnd(fd)
+    }
+
+    /// The fd's number, to be inherited.
+    pub fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// The fd.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Sends a request and waits for its reply.
+    pub fn ask<R: Request>(&self, request: &R) -> Result<R::Reply> {
+        self.tell(request, &[])?;
+        self.hear::<R>()
+    }
+
+    /// Sends a request with fds, without waiting: the reply is for another process that shares the channel.
+    pub fn tell<R: Request>(&self, request: &R, fds: &[BorrowedFd]) -> Result<()> {
+        let message = FromInit::Request { step: R::STEP, body: encode(request)? };
+        socket::send(self.0.as_fd(), &encode(&message)?, fds).context("the parent is gone")
+    }
+
+    /// Waits for the reply to a request of type `R`.
+    pub fn hear<R: Request>(&self) -> Result<R::Reply> {
+        let (packet, _) = socket::receive(self.0.as_fd(), LIMIT).context("unable to hear from the parent")?;
+        match packet.split_first() {
+            Some((_, reply)) => decode(reply),
+            None => Err(Error::other("the parent is gone")),
+        }
+    }
+
+    /// Sends a log line. A parent that is gone is noticed at the next request.
+    pub fn log(&self, warning: bool, message: impl Into<String>) -> Result<()> {
+        let message = FromInit::Log { warning, message: message.into() };
+        socket::send(self.0.as_fd(), &encode(&message)?, &[]).context("the parent is gone")
+    }
+
+    /// The last word.
+    pub fn failed(&self, error: &Error) -> Result<()> {
+        let message = FromInit::Failed { kind: Kind::from(error.kind()), message: error.to_string() };
+        socket::send(self.0.as_fd(), &encode(&message)?, &[]).context("the parent is gone")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::{Limits, Mounted, Ready, Recorded};
+
+    #[test]
+    fn requests_replies_logs_and_the_last_word_arrive_as_sent() {
+        let (parent, init) = pair().unwrap();
+        let child = std::thread::spawn(move || {
+            init.log(true, "careful").unwrap();
+            init.ask(&Mounted).unwrap();
+            init.ask(&Limits { failed: vec![2] }).unwrap();
+            assert!(init.ask(&Ready).unwrap().seccomp.is_none());
+            init.failed(&Error::new(crate::error::ErrorKind::Executable, "exec: no")).unwrap();
+        });
+        let mut lines = Vec::new();
+        let mut next = || parent.next(|warning, line| lines.push((warning, line.to_owned()))).unwrap();
+        let Event::Request(Step::Mounted, ..) = next() else { panic!("Mounted comes first") };
+        parent.answer::<Mounted>(&()).unwrap();
+        let Event::Request(Step::Limits, body, _) = next() else { panic!("then Limits") };
+        assert_eq!(parent.read::<Limits>(&body).unwrap().failed, [2]);
+        parent.answer::<Limits>(&()).unwrap();
+        let Event::Request(Step::Ready, ..) = next() else { panic!("then Ready") };
+        parent.answer::<Ready>(&Recorded { seccomp: None }).unwrap();
+        let Event::Failed(error) = next() else { panic!("then the last word") };
+        assert_eq!(error.kind(), crate::error::ErrorKind::Executable);
+        child.join().unwrap();
+        assert!(matches!(next(), Event::End));
+        assert_eq!(lines, [(true, "careful".to_owned())]);
+    }
+}

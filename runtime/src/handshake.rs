@@ -1,1 +1,163 @@
-//! Written next.
+//! The typed steps between parent and init.
+//!
+//! One SOCK_SEQPACKET pair joins them, one packet is one message, and each request names its reply by type. The
+//! parent computes from the plan which requests will come, in which order; anything early, late or missing is an
+//! error that names the step.
+//!
+//! ```text
+//! parent                                   init
+//!   clone3 ───────────────────────────────► born
+//!   id maps, cgroup, oom score ── Go ─────► executes the sealed image, reads the plan
+//!                      ◄── Sibling {pid} ── only where a user or pid namespace is joined: stage 1 made
+//!   reaps stage 1        ── () ───────────► the real init, and ended
+//!                      ◄── Mounted ──────── only with prestart or createRuntime hooks
+//!   runs those hooks     ── () ───────────►
+//!                      ◄── Limits ───────── only where init may not raise its own limits
+//!   prlimit              ── () ───────────►
+//!                      ◄── Ready ────────── all is set up and looked up
+//!   writes the record    ── Program ──────► waits at the gate; hooks; seccomp; exec
+//!                      ◄── end of file ──── the exec closed the socket: the program runs
+//! ```
+//!
+//! At any moment init may send a log line, or `Failed` as its last word. An end of file before `Ready` means that
+//! it died, and the parent reports from what.
+#![forbid(unsafe_code)]
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ErrorKind;
+
+/// A request of init's. Its reply is a type of its own, so that both ends are held to it.
+pub trait Request: Serialize + DeserializeOwned {
+    /// Its step.
+    const STEP: Step;
+    /// What the parent answers.
+    type Reply: Serialize + DeserializeOwned;
+}
+
+/// The requests, in their only order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Step {
+    /// [`Sibling`]
+    Sibling,
+    /// [`Mounted`]
+    Mounted,
+    /// [`Limits`]
+    Limits,
+    /// [`Ready`]
+    Ready,
+}
+
+/// Stage 1 has made the process that becomes the container's. Its pidfd travels with the packet. The reply goes
+/// to the new process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Sibling {
+    /// Its pid, in the parent's pid namespace.
+    pub pid: i32,
+}
+
+/// The mounts stand and pivot_root has not been called: the moment of the prestart and createRuntime hooks.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Mounted;
+
+/// These resource limits could not be set from inside.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Limits {
+    /// Indices into the plan's list.
+    pub failed: Vec<usize>,
+}
+
+/// Everything is set up; what is left is the gate, seccomp and the exec.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ready;
+
+/// A seccomp filter.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Filter {
+    /// The program.
+    pub instructions: Vec<crate::sys::seccomp::Instruction>,
+    /// SECCOMP_FILTER_FLAG_* bits.
+    pub flags: u32,
+}
+
+/// The reply to [`Ready`]: the container is on record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The seccomp filter, compiled by the parent while init was at work.
+    pub seccomp: Option<Filter>,
+}
+
+impl Request for Sibling {
+    const STEP: Step = Step::Sibling;
+    type Reply = ();
+}
+impl Request for Mounted {
+    const STEP: Step = Step::Mounted;
+    type Reply = ();
+}
+impl Request for Limits {
+    const STEP: Step = Step::Limits;
+    type Reply = ();
+}
+impl Request for Ready {
+    const STEP: Step = Step::Ready;
+    type Reply = Recorded;
+}
+
+/// What init sends.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromInit {
+    /// A request; the body is the request's own type.
+    Request {
+        /// Which.
+        step: Step,
+        /// The request, serialised.
+        body: Vec<u8>,
+    },
+    /// A line for the log.
+    Log {
+        /// True for a warning, false for a debug line.
+        warning: bool,
+        /// The line.
+        message: String,
+    },
+    /// Init could not go on, and ends.
+    Failed {
+        /// The kind of the error.
+        kind: Kind,
+        /// The whole error in one line.
+        message: String,
+    },
+}
+
+/// [`ErrorKind`] on the wire: the kinds that init can cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// The program cannot be executed.
+    Executable,
+    /// The host cannot do it.
+    Unsupported,
+    /// Anything else.
+    Other,
+}
+
+impl From<ErrorKind> for Kind {
+    fn from(kind: ErrorKind) -> Kind {
+        match kind {
+            ErrorKind::Executable => Kind::Executable,
+            ErrorKind::Unsupported => Kind::Unsupported,
+            _ => Kind::Other,
+        }
+    }
+}
+
+impl From<Kind> for ErrorKind {
+    fn from(kind: Kind) -> ErrorKind {
+        match kind {
+            Kind::Executable => ErrorKind::Executable,
+            Kind::Unsupported => ErrorKind::Unsupported,
+            Kind::Other => ErrorKind::Other,
+        }
+    }
+}

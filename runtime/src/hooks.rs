@@ -1,1 +1,105 @@
-//! Written next.
+//! Runs hooks: the state on standard input, the timeout enforced, and what a failed one said in the error.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+
+use crate::error::{Context, Error, Result};
+use crate::plan::hooks::Hook;
+use crate::sys::{process, seal};
+
+/// The most of a failed hook's standard error that goes into our message.
+const STDERR_LIMIT: u64 = 4096;
+
+/// Runs the hooks in order; the first that fails ends the list.
+///
+/// # Errors
+/// The hook's place and path, with its exit status, or that it was killed at its timeout, and its standard error.
+pub fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
+    hooks.iter().try_for_each(|hook| {
+        run_one(hook, state).with_context(|| format!("error running {} {}", hook.place, hook.path.display()))
+    })
+}
+
+/// Runs every hook, and gives what failed: for poststart and poststop, whose failures only warn
+/// (runtime.md, Lifecycle).
+pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<Error> {
+    hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), state).err()).collect()
+}
+
+fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
+    // Files in memory rather than pipes: neither a hook that does not read nor one that writes without end blocks us.
+    let stdin = seal::memory_file(c"hook", state)?;
+    let mut stderr = File::from(seal::memory_file(c"hook", b"")?);
+    let mut command = Command::new(&hook.path);
+    if let Some((name, rest)) = hook.args.split_first() {
+        command.arg0(name).args(rest);
+    }
+    let env = hook.env.iter().map(|entry| entry.split_once('=').unwrap_or((entry, "")));
+    command.env_clear().envs(env).stdin(stdin).stdout(Stdio::null());
+    command.stderr(stderr.try_clone().context("unable to copy an fd")?);
+    let mut child = command.spawn().context("unable to start it")?;
+    let pidfd = process::pidfd_open(child.id() as i32)?;
+    if !process::wait_ended(pidfd.as_fd(), hook.timeout)? {
+        child.kill().and_then(|()| child.wait()).context("unable to stop it")?;
+        let seconds = hook.timeout.unwrap_or_default().as_secs_f64();
+        return Err(Error::other(format!("it ran longer than its timeout of {seconds} s, and was killed")));
+    }
+    let status = child.wait().context("unable to wait for it")?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = Vec::new();
+    stderr.rewind().and_then(|()| stderr.take(STDERR_LIMIT).read_to_end(&mut said)).context("unable to read its stderr")?;
+    let how = match status.signal() {
+        Some(signal) => format!("killed by signal {signal}"),
+        None => format!("exit status {}", status.code().unwrap_or_default()),
+    };
+    let said = String::from_utf8_lossy(&said);
+    Err(Error::other(format!("{how}, stderr: {}", said.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn hook(script: &str) -> Hook {
+        Hook {
+            place: "hooks.poststop[0]".to_owned(),
+            path: "/bin/sh".into(),
+            args: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env: vec!["NAME=value".to_owned()],
+            timeout: None,
+        }
+    }
+
+    #[test]
+    fn the_state_and_the_environment_reach_the_hook() {
+        run(&[hook("test \"$(cat)\" = state && test $NAME = value && test -z \"$HOME\"")], b"state").unwrap();
+        run(&[hook("exit 0")], &[b'x'; 30_000]).unwrap();
+    }
+
+    #[test]
+    fn a_failure_names_the_hook_its_status_and_its_words_and_ends_the_list() {
+        let directory = tempfile::tempdir().unwrap();
+        let mark = directory.path().join("mark");
+        let hooks = [hook("echo no such luck >&2; exit 3"), hook(&format!("touch {}", mark.display()))];
+        let error = run(&hooks, b"").unwrap_err().to_string();
+        assert_eq!(error, "error running hooks.poststop[0] /bin/sh: exit status 3, stderr: no such luck");
+        assert!(!mark.exists());
+        assert_eq!(run_all(&hooks, b"").len(), 1);
+        assert!(mark.exists());
+    }
+
+    #[test]
+    fn a_hook_is_killed_at_its_timeout() {
+        let hook = Hook { timeout: Some(Duration::from_millis(50)), ..hook("exec sleep 100") };
+        let started = Instant::now();
+        assert!(run(&[hook], b"").unwrap_err().to_string().contains("timeout"));
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+}

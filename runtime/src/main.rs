@@ -1,6 +1,11 @@
-//! The `brig` command: argv goes to the command line, or to the sealed init stage; nothing else happens here.
+//! The `brig` command: argv goes to the sealed init stage or to the command line; nothing else happens here.
 #![forbid(unsafe_code)]
 
 fn main() {
-    std::process::exit(brig::cli::run(std::env::args_os().collect()));
+    let status = if brig::launch::is_init() {
+        brig::launch::init::main()
+    } else {
+        brig::cli::run(std::env::args_os().collect())
+    };
+    std::process::exit(status)
 }

@@ -112,6 +112,32 @@ impl Cgroup {
         }
     }
 
+    /// The record of a cgroup that [`Cgroup::create`] is about to make, so that what an interrupted create leaves can
+    /// be found. Nothing is made.
+    pub fn planned_record(plan: &CgroupPlan) -> Result<CgroupRecord> {
+        let mut record = CgroupRecord { resources: plan.resources.clone(), ..CgroupRecord::default() };
+        match &plan.placement {
+            Placement::None => {}
+            Placement::Unified(path) => {
+                record.kind = CgroupKind::Unified;
+                record.paths.insert(String::new(), place::unified(path)?);
+            }
+            Placement::Legacy { path, hybrid } => {
+                record.kind = if *hybrid { CgroupKind::Hybrid } else { CgroupKind::Legacy };
+                for hierarchy in place::hierarchies()? {
+                    let directory = hierarchy.resolve(path);
+                    record.paths.extend(hierarchy.controllers.into_iter().map(|name| (name, directory.clone())));
+                }
+            }
+            Placement::Systemd(unit) => {
+                record.kind = CgroupKind::Systemd;
+                record.unit =
+                    Some(UnitRecord { unit: unit.unit.clone(), slice: unit.slice.clone(), user: unit.user });
+            }
+        }
+        Ok(record)
+    }
+
     /// The cgroup that `record` is of. Nothing is looked at yet.
     pub fn from_record(record: &CgroupRecord) -> Cgroup {
         Cgroup { record: record.clone(), dir: None }

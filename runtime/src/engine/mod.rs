@@ -1,5 +1,173 @@
 //! Layer 4: the public API, one function a verb.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), brig::error::Error> {
+//! use brig::engine::{CreateOptions, Engine};
+//! let engine = Engine::new("/run/brig".into(), Default::default());
+//! let init = engine.create("web", CreateOptions { bundle: "/srv/web".into(), ..CreateOptions::default() })?;
+//! engine.start("web")?;
+//! println!("{} {}", init.pid, engine.state("web")?.status.as_str());
+//! engine.delete("web", true)?;
+//! # Ok(()) }
+//! ```
 #![forbid(unsafe_code)]
 
+mod create;
+mod delete;
+mod exec;
+mod inspect;
 mod options;
+mod signal;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use crate::cgroup::Cgroup;
+use crate::error::{Error, ErrorKind, Result};
+use crate::state::{Facts, Record, Verb, allow};
+use crate::store::{self, Entry};
+use crate::sys::procfs::Proc;
+use crate::sys::process;
+
+pub use crate::plan::cgroup::CgroupManager;
+pub use crate::state::Status;
 pub use options::*;
+
+/// The engine over one root directory. It holds no state: any number of them, in any processes, may share a root.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    root: PathBuf,
+    manager: CgroupManager,
+}
+
+/// A container that is on record.
+struct Container {
+    id: String,
+    entry: Entry,
+    record: Record,
+}
+
+impl Engine {
+    /// An engine that keeps its records below `root`. `manager` is for containers that it makes; a later verb uses
+    /// the one on record.
+    pub fn new(root: PathBuf, manager: CgroupManager) -> Engine {
+        Engine { root, manager }
+    }
+
+    fn load(&self, id: &str) -> Result<Container> {
+        read(id, store::open(&self.root, id)?)
+    }
+
+    /// Loads the container under its lock, so that no other verb changes it meanwhile.
+    fn load_locked(&self, id: &str) -> Result<Container> {
+        let entry = store::open(&self.root, id)?;
+        entry.lock()?;
+        // Whoever held the lock may have deleted the container.
+        if !entry.is_current()? {
+            return Err(Error::new(ErrorKind::NotFound, "container does not exist"));
+        }
+        read(id, entry)
+    }
+
+    /// Opens the gate of a created container: its program runs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] unless it is in the state `created`.
+    pub fn start(&self, id: &str) -> Result<()> {
+        let container = self.load_locked(id)?;
+        allow(Verb::Start, container.status()?, id)?;
+        crate::launch::gate::open(&container.entry.gate_path())?;
+        create::poststart(&container.spec()?, &container.record);
+        Ok(())
+    }
+
+    /// Freezes every process of the container.
+    pub fn pause(&self, id: &str) -> Result<()> {
+        let container = self.load_locked(id)?;
+        allow(Verb::Pause, container.status()?, id)?;
+        container.cgroup().freeze()
+    }
+
+    /// Thaws it.
+    pub fn resume(&self, id: &str) -> Result<()> {
+        let container = self.load_locked(id)?;
+        allow(Verb::Resume, container.status()?, id)?;
+        container.cgroup().thaw()
+    }
+
+    /// Changes the limits that `resources` names, and keeps the others. A rejected change changes nothing.
+    pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<()> {
+        let mut container = self.load_locked(id)?;
+        allow(Verb::Update, container.status()?, id)?;
+        let mut cgroup = container.cgroup();
+        container.record.cgroup = cgroup.update(resources)?;
+        container.entry.write_record(&container.record)
+    }
+}
+
+fn read(id: &str, entry: Entry) -> Result<Container> {
+    match entry.read_record()? {
+        Some(record) => Ok(Container { id: id.to_owned(), entry, record }),
+        // create has only just begun, or was killed at once: for every verb but delete there is nothing yet.
+        None => Err(Error::new(ErrorKind::NotFound, "container does not exist")),
+    }
+}
+
+impl Container {
+    fn cgroup(&self) -> Cgroup {
+        Cgroup::from_record(&self.record.cgroup)
+    }
+
+    /// The configuration as create saw it.
+    fn spec(&self) -> Result<Spec> {
+        Ok(crate::plan::config::parse(&self.entry.read_config()?)?.0)
+    }
+
+    /// A pidfd of init, if it lives. The start time is compared after the pidfd is open, and so holds for it.
+    fn init(&self) -> Result<Option<OwnedFd>> {
+        let pid = self.record.init_process_pid;
+        if pid <= 0 {
+            return Ok(None);
+        }
+        let pidfd = match process::pidfd_open(pid) {
+            Err(error) if error.errno() == nix::errno::Errno::ESRCH => return Ok(None),
+            other => other?,
+        };
+        let stat = Proc::open()?.pid_stat(pid)?;
+        let same = |stat: &crate::sys::procfs::PidStat| {
+            stat.start_time == self.record.init_process_start && !stat.has_ended()
+        };
+        Ok(stat.filter(same).map(|_| pidfd))
+    }
+
+    fn status(&self) -> Result<Status> {
+        let alive = self.init()?.is_some();
+        // While it is being created the pid is not on record yet.
+        let creating = !alive && self.record.init_process_pid == 0 && self.entry.is_locked()?;
+        let frozen = alive && self.cgroup().is_frozen()?;
+        Ok(Status::derive(Facts { creating, alive, gate: self.entry.has_gate(), frozen }))
+    }
+}
+
+/// `path` made absolute against the working directory, without looking at symlinks.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    use crate::error::Context;
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = std::path::absolute(path).with_context(|| format!("unable to make {} absolute", path.display()))?;
+    Ok(crate::plan::mounts::clean(&path))
+}
+
+/// Sends a process's pidfd over the unix socket at `path`.
+fn send_pidfd(path: &Path, pidfd: &OwnedFd) -> Result<()> {
+    use crate::error::Context;
+    let unable = || format!("unable to send the pidfd over {}", path.display());
+    let socket = crate::sys::socket::connect(path).with_context(unable)?;
+    crate::sys::socket::send(socket.as_fd(), b"pidfd", &[pidfd.as_fd()]).with_context(unable)
+}
+
+/// Writes a pid file: under a temporary name first, so that no reader sees it half written.
+fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    store::replace(path, pid.to_string().as_bytes(), 0o644)
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use crate::plan::cgroup::CgroupManager;
+use crate::state::Status;
 
 /// Where a new process's standard input, output and error come from.
 #[derive(Debug, Default)]
@@ -111,35 +111,6 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// The terminal's master, with [`Console::Caller`].
     pub terminal: Option<OwnedFd>,
-}
-
-/// A container's status, derived at the moment that it was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// `create` is at work on it.
-    Creating,
-    /// Set up; waits for `start`.
-    Created,
-    /// The user's program runs.
-    Running,
-    /// Frozen.
-    Paused,
-    /// Init has ended.
-    Stopped,
-}
-
-impl Status {
-    /// The word that `state` and `list` print.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Creating => "creating",
-            Status::Created => "created",
-            Status::Running => "running",
-            Status::Paused => "paused",
-            Status::Stopped => "stopped",
-        }
-    }
 }
 
 /// What `state` prints (runtime.md, State, and what runc adds). Serialises in this order.

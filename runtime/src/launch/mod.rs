@@ -1,1 +1,28 @@
-//! Written next.
+//! Layer 3: who runs where. The parent clones, init executes the plan, one channel joins them.
+//!
+//! | file | process | privilege |
+//! |---|---|---|
+//! | [`parent`] | the caller's, any thread | the caller's |
+//! | `sys::process`, between clone and exec | the child, a copy of the caller's memory | in its new namespaces |
+//! | [`init`], [`steps`] | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
+#![forbid(unsafe_code)]
+
+pub(crate) mod faults;
+pub mod gate;
+pub mod init;
+pub mod parent;
+mod program;
+mod steps;
+mod terminal;
+
+/// A plan is read by the very version that wrote it, even while the binary is being replaced.
+pub const PLAN_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// argv\[0\] of the init stage. The parent alone starts it so.
+pub const INIT_NAME: &std::ffi::CStr = c"brig:init";
+
+/// True when this process was started as an init stage: the program's main calls [`init::main`] then, before
+/// anything else.
+pub fn is_init() -> bool {
+    std::env::args_os().next().is_some_and(|name| name.as_encoded_bytes() == INIT_NAME.to_bytes())
+}

@@ -1,1 +1,77 @@
-//! Written next.
+//! Hooks (config.md, POSIX-platform Hooks): six lists, each with its moment and its namespace.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oci_spec::runtime::{Hook as SpecHook, Hooks as SpecHooks};
+use serde::{Deserialize, Serialize};
+
+use super::Findings;
+
+/// One program to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Where it stands in config.json, for messages: `hooks.poststop[0]`.
+    pub place: String,
+    /// The executable, absolute.
+    pub path: PathBuf,
+    /// argv; the path alone when the configuration gives none.
+    pub args: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<String>,
+    /// It is killed after this time, and counts as failed.
+    pub timeout: Option<Duration>,
+}
+
+/// The six lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HooksPlan {
+    /// Runtime namespace, in create, before pivot_root. Deprecated by the spec, and run before `create_runtime`.
+    pub prestart: Vec<Hook>,
+    /// Runtime namespace, in create, before pivot_root.
+    pub create_runtime: Vec<Hook>,
+    /// Container namespace, in create, after the mounts and before pivot_root.
+    pub create_container: Vec<Hook>,
+    /// Container namespace, in start, before the program.
+    pub start_container: Vec<Hook>,
+    /// Runtime namespace, in start, after the program was started. A failure only warns.
+    pub poststart: Vec<Hook>,
+    /// Runtime namespace, in delete. A failure only warns.
+    pub poststop: Vec<Hook>,
+}
+
+/// Reads the configuration's hooks.
+pub fn build(hooks: Option<&SpecHooks>, findings: &mut Findings) -> HooksPlan {
+    let Some(hooks) = hooks else { return HooksPlan::default() };
+    #[allow(deprecated, reason = "the specification deprecates prestart, and still asks for it")]
+    let prestart = hooks.prestart();
+    HooksPlan {
+        prestart: list("prestart", prestart.as_deref(), findings),
+        create_runtime: list("createRuntime", hooks.create_runtime().as_deref(), findings),
+        create_container: list("createContainer", hooks.create_container().as_deref(), findings),
+        start_container: list("startContainer", hooks.start_container().as_deref(), findings),
+        poststart: list("poststart", hooks.poststart().as_deref(), findings),
+        poststop: list("poststop", hooks.poststop().as_deref(), findings),
+    }
+}
+
+fn list(name: &str, hooks: Option<&[SpecHook]>, findings: &mut Findings) -> Vec<Hook> {
+    let read = |(index, hook): (usize, &SpecHook)| {
+        let place = format!("hooks.{name}[{index}]");
+        let timeout = hook.timeout().and_then(|seconds| match u64::try_from(seconds) {
+            Ok(seconds) if seconds > 0 => Some(Duration::from_secs(seconds)),
+            _ => {
+                findings.deny(format!("{place}.timeout"), format!("{seconds} is not above 0"), "leave it out for no timeout");
+                None
+            }
+        });
+        let path = hook.path().clone();
+        let args = match hook.args() {
+            Some(args) if !args.is_empty() => args.clone(),
+            _ => vec![path.to_string_lossy().into_owned()],
+        };
+        Hook { place, path, args, env: hook.env().clone().unwrap_or_default(), timeout }
+    };
+    hooks.unwrap_or_default().iter().enumerate().map(read).collect()
+}

@@ -4,13 +4,16 @@
 pub mod cgroup;
 pub mod checks;
 pub mod config;
+pub mod container;
 pub mod devices;
 pub mod hooks;
 pub mod host;
 pub mod idmap;
+pub mod init;
 pub mod lsm;
 pub mod mounts;
 pub mod namespaces;
+pub mod passwd;
 pub mod process;
 pub mod seccomp;
 mod violation;

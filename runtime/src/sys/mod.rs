@@ -11,6 +11,7 @@ pub mod ns;
 pub mod path;
 pub mod process;
 pub mod procfs;
+pub mod seal;
 pub mod seccomp;
 pub mod socket;
 pub mod tty;

@@ -1,1 +1,76 @@
-//! Written next.
+//! Namespaces: joining by fd or by process, unsharing, and the names that go with some of them.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::{SysError, SysResult};
+
+/// setns(2) onto a namespace's fd, or onto a pidfd with several CLONE_NEW* flags at once (since 5.8).
+///
+/// # Errors
+/// EINVAL for a namespace of another type, or the caller's own user namespace; EPERM without the privilege.
+pub fn join(fd: BorrowedFd, flags: u64) -> SysResult<()> {
+    // SAFETY: integers only; the effect is on this thread's namespaces.
+    if unsafe { libc::setns(fd.as_raw_fd(), flags as libc::c_int) } != 0 {
+        return Err(SysError::last("setns", format!("{}, {flags:#x}", fd.as_raw_fd())));
+    }
+    Ok(())
+}
+
+/// unshare(2).
+pub fn unshare(flags: u64) -> SysResult<()> {
+    // SAFETY: integers only.
+    if unsafe { libc::unshare(flags as libc::c_int) } != 0 {
+        return Err(SysError::last("unshare", format!("{flags:#x}")));
+    }
+    Ok(())
+}
+
+/// Sets the UTS namespace's host name.
+pub fn set_hostname(name: &str) -> SysResult<()> {
+    rustix::system::sethostname(name.as_bytes()).map_err(|error| SysError::from_rustix("sethostname", name, error))
+}
+
+/// Sets the UTS namespace's NIS domain name.
+pub fn set_domainname(name: &str) -> SysResult<()> {
+    rustix::system::setdomainname(name.as_bytes())
+        .map_err(|error| SysError::from_rustix("setdomainname", name, error))
+}
+
+/// Brings the loopback interface of this network namespace up (netdevice(7), SIOCSIFFLAGS).
+pub fn loopback_up() -> SysResult<()> {
+    // SAFETY: integers only.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(SysError::last("socket", "AF_INET, SOCK_DGRAM"));
+    }
+    // SAFETY: a new fd that nothing else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: request is a valid ifreq for the whole call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } != 0 {
+        return Err(SysError::last("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"));
+    }
+    Ok(())
+}
+
+/// Opens a namespace file by its path on the host, close-on-exec.
+///
+/// # Errors
+/// EINVAL when the file is no namespace of the wanted type (`kind` is a CLONE_NEW* flag).
+pub fn open(path: &std::path::Path, kind: u64) -> SysResult<OwnedFd> {
+    /// NS_GET_NSTYPE (linux/nsfs.h): _IO(0xb7, 0x3).
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    let file = std::fs::File::open(path)
+        .map_err(|error| SysError::from_io("openat", path.display().to_string(), &error))?;
+    // SAFETY: the ioctl takes no argument and returns an integer.
+    let found = unsafe { libc::ioctl(file.as_raw_fd() as RawFd, NS_GET_NSTYPE as _) };
+    if found < 0 || found as u32 as u64 != kind {
+        let what = format!("{}, NS_GET_NSTYPE: found {found:#x}, expected {kind:#x}", path.display());
+        return Err(SysError::new("ioctl", what, nix::errno::Errno::EINVAL));
+    }
+    Ok(file.into())
+}

@@ -145,6 +145,13 @@ impl Proc {
             .map_err(|e| SysError::from_rustix("openat", format!("/proc/self/fd/{number}, {flags:?}"), e))
     }
 
+    /// Opens one of this process's own namespaces, `self/ns/NAME`: a magic link, which only this function follows.
+    pub fn open_namespace(&self, name: &str) -> SysResult<OwnedFd> {
+        let directory = self.open_file("thread-self/ns", OFlags::PATH | OFlags::DIRECTORY)?;
+        rustix::fs::openat(&directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SysError::from_rustix("openat", format!("/proc/thread-self/ns/{name}"), e))
+    }
+
     /// What /proc/PID/stat says; `None` when there is no such process.
     pub fn pid_stat(&self, pid: i32) -> SysResult<Option<PidStat>> {
         let path = format!("{pid}/stat");

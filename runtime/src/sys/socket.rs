@@ -1,1 +1,103 @@
-//! Written next.
+//! Unix sockets: SOCK_SEQPACKET pairs, whole packets, and file descriptors in SCM_RIGHTS messages.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use super::{SysError, SysResult};
+
+/// The most fds that one packet of ours carries.
+const MAX_FDS: usize = 4;
+
+/// A connected pair of SOCK_SEQPACKET sockets, close-on-exec. One send is one packet.
+pub fn packet_pair() -> SysResult<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|error| SysError::from_rustix("socketpair", "AF_UNIX, SOCK_SEQPACKET", error))
+}
+
+/// Sends one packet with up to four fds.
+///
+/// # Errors
+/// EPIPE when the peer is gone (no SIGPIPE is raised), EMSGSIZE for a packet over the send buffer.
+pub fn send(socket: BorrowedFd, packet: &[u8], fds: &[BorrowedFd]) -> SysResult<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(SysError::new("sendmsg", format!("{} fds", fds.len()), nix::errno::Errno::EINVAL));
+    }
+    loop {
+        match sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                return Err(SysError::from_rustix("sendmsg", format!("{} bytes", packet.len()), error));
+            }
+        }
+    }
+}
+
+/// Receives one packet, and the fds that came with it, close-on-exec. An empty packet is the end of file.
+///
+/// # Errors
+/// EMSGSIZE for a packet over `limit` bytes.
+pub fn receive(socket: BorrowedFd, limit: usize) -> SysResult<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut buffer = vec![0u8; limit];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(message) => break message,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                return Err(SysError::from_rustix("recvmsg", socket.as_raw_fd().to_string(), error));
+            }
+        }
+    };
+    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(SysError::new("recvmsg", format!("a packet over {limit} bytes"), nix::errno::Errno::EMSGSIZE));
+    }
+    buffer.truncate(message.bytes);
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    Ok((buffer, fds))
+}
+
+/// Connects a stream socket to the unix socket at `path`, close-on-exec.
+pub fn connect(path: &Path) -> SysResult<OwnedFd> {
+    let error = |error| SysError::from_rustix("connect", path.display().to_string(), error);
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(error)?;
+    let address = SocketAddrUnix::new(path).map_err(error)?;
+    rustix::net::connect(socket.as_fd(), &address).map_err(error)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_keep_their_borders_and_carry_fds() {
+        let (left, right) = packet_pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        send(left.as_fd(), b"one", &[file.as_fd()]).unwrap();
+        send(left.as_fd(), b"two", &[]).unwrap();
+        let (packet, fds) = receive(right.as_fd(), 16).unwrap();
+        assert_eq!((packet.as_slice(), fds.len()), (b"one".as_slice(), 1));
+        assert_eq!(receive(right.as_fd(), 16).unwrap().0, b"two");
+        send(left.as_fd(), &[0; 17], &[]).unwrap();
+        assert_eq!(receive(right.as_fd(), 16).unwrap_err().errno(), nix::errno::Errno::EMSGSIZE);
+        drop(left);
+        assert!(receive(right.as_fd(), 16).unwrap().0.is_empty());
+    }
+}

@@ -1,0 +1,402 @@
+//! create and run: from a bundle to a process, with everything unwound when a part fails.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use super::{Console, CreateOptions, Engine, Launched, Stdio, absolute, send_pidfd, write_pid_file};
+use crate::cgroup::{Cgroup, CgroupKind};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::hooks;
+use crate::launch::parent::{IdMaps, Launch, Moments, launch};
+use crate::launch::{faults, gate};
+use crate::plan::container::{self, ContainerPlan, CreateChoices};
+use crate::plan::hooks::HooksPlan;
+use crate::plan::init::HookState;
+use crate::plan::mounts::{CgroupHierarchy, CgroupMounts};
+use crate::plan::namespaces::NamespaceKind;
+use crate::plan::{Findings, Host, config};
+use crate::state::{Record, RecordConfig, check_id};
+use crate::store::{self, Entry};
+use crate::sys::process::Child;
+use crate::sys::procfs::Proc;
+use crate::sys::socket;
+use crate::{probe, rootfs};
+
+impl Engine {
+    /// Makes a container that waits at its gate for [`Engine::start`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidId`], [`ErrorKind::AlreadyExists`]; [`ErrorKind::InvalidConfig`] with every violation;
+    /// else what failed. Nothing is left behind.
+    pub fn create(&self, id: &str, options: CreateOptions) -> Result<Launched> {
+        self.make(id, options, true)
+    }
+
+    /// Makes a container and runs its program at once: on return the program has been executed.
+    ///
+    /// # Errors
+    /// As for [`Engine::create`]; and [`ErrorKind::Executable`] when the program could not be executed.
+    pub fn run(&self, id: &str, options: CreateOptions) -> Result<Launched> {
+        self.make(id, options, false)
+    }
+
+    fn make(&self, id: &str, mut options: CreateOptions, gated: bool) -> Result<Launched> {
+        check_id(id)?;
+        let bundle = absolute(&options.bundle)?;
+        let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
+        let bytes = read_config(&path)?;
+        let (spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
+        let host = probe::host()?;
+        let choices = CreateChoices {
+            no_pivot: options.no_pivot,
+            no_new_keyring: options.no_new_keyring,
+            preserve_fds: options.preserve_fds,
+            listen_fds: options.listen_fds,
+            manager: self.manager,
+        };
+        let (plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
+        warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));
+        check_console(plan.init.process.terminal, &options.console)?;
+        let (console, terminal) = open_console(&options.console)?;
+
+        let reservation = store::reserve(&self.root, id)?;
+        faults::parent("reserved");
+        reservation.entry().write_config(&bytes)?;
+        let record = first_record(id, &spec, &bundle, &plan, host.euid)?;
+        let launched = self.launch(reservation.entry(), plan, &spec, &host, record, console, &mut options, gated)?;
+        reservation.keep();
+        let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
+        Ok(Launched { pid: launched.pid, pidfd: launched.pidfd, terminal })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one container")]
+    fn launch(
+        &self,
+        entry: &Entry,
+        plan: ContainerPlan,
+        spec: &Spec,
+        host: &Host,
+        mut record: Record,
+        console: Option<OwnedFd>,
+        options: &mut CreateOptions,
+        gated: bool,
+    ) -> Result<Child> {
+        let ContainerPlan { mut init, namespaces, clone_flags, id_maps, cgroup: cgroup_plan, hooks } = plan;
+        // On record before it is made: whatever kills us, delete finds what to remove.
+        record.cgroup = Cgroup::planned_record(&cgroup_plan)?;
+        entry.write_record(&record)?;
+        faults::parent("recorded");
+        let cgroup = CgroupGuard(Some(Cgroup::create(&cgroup_plan)?));
+        faults::parent("cgroup");
+        let made = cgroup.cgroup()?;
+        record.cgroup = made.record();
+        let clone_target = made.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
+        let mut inherit = join_fds(&namespaces, &mut init)?;
+        if let Some(rootfs) = &mut init.rootfs {
+            rootfs.cgroup = cgroup_mounts(&record);
+            for (place, tree) in rootfs::open_sources(rootfs)? {
+                rootfs.mounts[place].source_fd = Some(tree.as_raw_fd());
+                inherit.push(tree);
+            }
+        }
+        let gate = if gated { Some(gate::make(&entry.gate_path())?) } else { None };
+        let privileged = host.euid == 0 && !host.in_user_namespace;
+        let id_maps = id_maps.map(|(uids, gids)| IdMaps { uids, gids, deny_setgroups: !privileged });
+        let hook_state = init.hook_state.clone();
+        let oom_score_adj = init.process.oom_score_adj;
+        let must_wait = !matches!(record.cgroup.kind, CgroupKind::None | CgroupKind::Unified) || init.sibling.is_some();
+        let stdio = match std::mem::take(&mut options.stdio) {
+            Stdio::Inherit => None,
+            Stdio::Fds(fds) => Some(fds),
+        };
+        let request = Launch {
+            plan: init,
+            namespaces: clone_flags,
+            id_maps,
+            seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
+            seal_beside: entry.path(),
+            inherit,
+            cgroup: clone_target,
+            stdio,
+            gate,
+            console,
+        };
+        let mut making =
+            Making { entry, record, cgroup, hooks: &hooks, hook_state, oom_score_adj, must_wait, options, hooks_began: false };
+        let launched = launch(request, &mut making);
+        let child = match launched {
+            Ok(child) => child,
+            Err(error) => {
+                making.unwind();
+                return Err(error);
+            }
+        };
+        let Making { cgroup, record, .. } = making;
+        cgroup.keep();
+        if !gated {
+            poststart_hooks(&hooks, &container::hook_state(spec, &record.id, &record.bundle), record.init_process_pid);
+        }
+        Ok(child)
+    }
+}
+
+/// Runs the poststart hooks of a container that was started. Their failures only warn (runtime.md, Lifecycle).
+pub(super) fn poststart(spec: &Spec, record: &Record) {
+    let hooks = crate::plan::hooks::build(spec.hooks().as_ref(), &mut Findings::default());
+    poststart_hooks(&hooks, &container::hook_state(spec, &record.id, &record.bundle), record.init_process_pid);
+}
+
+fn poststart_hooks(hooks: &HooksPlan, state: &HookState, pid: i32) {
+    if hooks.poststart.is_empty() {
+        return;
+    }
+    let failed = hooks::run_all(&hooks.poststart, &state.json("running", pid));
+    failed.iter().for_each(|error| tracing::warn!("{error}"));
+}
+
+/// A cgroup that is removed when it is dropped before [`CgroupGuard::keep`].
+struct CgroupGuard(Option<Cgroup>);
+
+impl CgroupGuard {
+    fn cgroup(&self) -> Result<&Cgroup> {
+        self.0.as_ref().ok_or_else(|| Error::other("the cgroup is gone already"))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CgroupGuard {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take()
+            && let Err(error) = cgroup.destroy()
+        {
+            tracing::warn!("unable to clean up: {error}");
+        }
+    }
+}
+
+/// The moments of create.
+struct Making<'a> {
+    entry: &'a Entry,
+    record: Record,
+    cgroup: CgroupGuard,
+    hooks: &'a HooksPlan,
+    hook_state: HookState,
+    oom_score_adj: Option<i32>,
+    must_wait: bool,
+    options: &'a CreateOptions,
+    hooks_began: bool,
+}
+
+impl Moments for Making<'_> {
+    fn born(&mut self, pid: i32) -> Result<()> {
+        if let Some(cgroup) = &mut self.cgroup.0 {
+            cgroup.attach(pid).context("unable to apply cgroup configuration")?;
+            self.record.cgroup = cgroup.record();
+        }
+        if let Some(score) = self.oom_score_adj {
+            set_oom_score(pid, score)?;
+        }
+        Ok(())
+    }
+
+    fn must_wait(&self) -> bool {
+        self.must_wait
+    }
+
+    fn mounted(&mut self, pid: i32) -> Result<()> {
+        self.hooks_began = true;
+        let state = self.hook_state.json("creating", pid);
+        hooks::run(&self.hooks.prestart, &state)?;
+        hooks::run(&self.hooks.create_runtime, &state)
+    }
+
+    fn ready(&mut self, child: &Child) -> Result<()> {
+        let stat = Proc::open()?.pid_stat(child.pid)?;
+        let stat = stat.ok_or_else(|| Error::other("init ended while it was put on record"))?;
+        self.record.init_process_pid = child.pid;
+        self.record.init_process_start = stat.start_time;
+        for kind in NamespaceKind::ALL {
+            let path = PathBuf::from(format!("/proc/{}/ns/{}", child.pid, kind.proc_name()));
+            self.record.namespace_paths.insert(runc_name(kind).to_owned(), path);
+        }
+        self.record.cgroup_paths = self.record.cgroup.paths.clone();
+        self.entry.write_record(&self.record)?;
+        if let Some(path) = &self.options.pidfd_socket {
+            send_pidfd(path, &child.pidfd)?;
+        }
+        // Last: who waits for the pid file may use the container at once.
+        match &self.options.pid_file {
+            Some(path) => write_pid_file(path, child.pid),
+            None => Ok(()),
+        }
+    }
+
+    fn died(&self) -> String {
+        match self.cgroup.0.as_ref().map(Cgroup::oom_kills) {
+            Some(Ok(1..)) => "it ran out of memory; linux.resources.memory.limit is too small".to_owned(),
+            _ => String::new(),
+        }
+    }
+}
+
+impl Making<'_> {
+    /// The specification continues a create that failed in its hooks with the poststop hooks. Init is dead by now;
+    /// the cgroup goes with its guard, the directory with its reservation.
+    fn unwind(&mut self) {
+        if self.hooks_began {
+            let failed = hooks::run_all(&self.hooks.poststop, &self.hook_state.json("stopped", 0));
+            failed.iter().for_each(|error| tracing::warn!("{error}"));
+        }
+        if let Some(path) = self.options.pid_file.as_ref().filter(|_| self.record.init_process_pid != 0)
+            && let Err(error) = std::fs::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("unable to remove {}: {error}", path.display());
+        }
+    }
+}
+
+/// Writes /proc/PID/oom_score_adj.
+///
+/// # Errors
+/// EACCES when it is lowered without CAP_SYS_RESOURCE (proc_pid_oom_score_adj(5)).
+pub(super) fn set_oom_score(pid: i32, score: i32) -> Result<()> {
+    Proc::open()?.write(format!("{pid}/oom_score_adj"), score.to_string().as_bytes()).with_context(|| {
+        format!("unable to set process.oomScoreAdj to {score} (lowering it takes CAP_SYS_RESOURCE)")
+    })
+}
+
+fn read_config(path: &Path) -> Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("JSON specification file {} not found: give the bundle with --bundle", path.display()),
+        )),
+        other => other.with_context(|| format!("unable to read {}", path.display())),
+    }
+}
+
+fn check_console(terminal: bool, console: &Console) -> Result<()> {
+    let text = match (terminal, console) {
+        (true, Console::None) => "cannot allocate tty if runc will detach without setting console socket",
+        (false, Console::Socket(_)) => "cannot use console socket if runc will not detach or allocate tty",
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::InvalidConfig, text))
+}
+
+/// The fd that init sends the terminal's master over, and our own end of it with [`Console::Caller`].
+pub(super) fn open_console(console: &Console) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    match console {
+        Console::None => Ok((None, None)),
+        Console::Socket(path) => {
+            let socket = socket::connect(path)
+                .with_context(|| format!("unable to connect to the console socket {}", path.display()))?;
+            Ok((Some(socket), None))
+        }
+        Console::Caller => {
+            let (ours, theirs) = socket::packet_pair()?;
+            Ok((Some(theirs), Some(ours)))
+        }
+    }
+}
+
+/// The master that init sent before it was ready.
+pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
+    let (_, fds) = socket::receive(socket.as_fd(), 4096).context("unable to receive the terminal")?;
+    fds.into_iter().next().ok_or_else(|| Error::other("init sent no terminal"))
+}
+
+/// Opens the namespaces to join, and puts their numbers into the plan.
+fn join_fds(
+    namespaces: &crate::plan::namespaces::NamespacePlan,
+    init: &mut crate::plan::init::InitPlan,
+) -> Result<Vec<OwnedFd>> {
+    let mut fds = Vec::new();
+    for (kind, path) in namespaces.joined() {
+        let fd = crate::sys::ns::open(path, kind.clone_flag())
+            .with_context(|| format!("unable to join the {} namespace {} of linux.namespaces", kind.as_str(), path.display()))?;
+        init.join.push((fd.as_raw_fd(), kind.clone_flag()));
+        fds.push(fd);
+    }
+    Ok(fds)
+}
+
+fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &ContainerPlan, owner: u32) -> Result<Record> {
+    let rootfs = plan.init.rootfs.as_ref().map(|rootfs| rootfs.root.clone()).unwrap_or_default();
+    let mut labels: Vec<String> =
+        container::annotations(spec).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    labels.push(format!("bundle={}", bundle.display()));
+    Ok(Record {
+        id: id.to_owned(),
+        init_process_pid: 0,
+        init_process_start: 0,
+        created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
+        bundle: bundle.to_owned(),
+        oci_version: spec.version().clone(),
+        owner,
+        config: RecordConfig { rootfs, labels },
+        cgroup_paths: BTreeMap::new(),
+        namespace_paths: BTreeMap::new(),
+        cgroup: Default::default(),
+    })
+}
+
+/// runc's name of a namespace in state.json.
+fn runc_name(kind: NamespaceKind) -> &'static str {
+    match kind {
+        NamespaceKind::User => "NEWUSER",
+        NamespaceKind::Cgroup => "NEWCGROUP",
+        NamespaceKind::Ipc => "NEWIPC",
+        NamespaceKind::Uts => "NEWUTS",
+        NamespaceKind::Network => "NEWNET",
+        NamespaceKind::Pid => "NEWPID",
+        NamespaceKind::Mount => "NEWNS",
+        NamespaceKind::Time => "NEWTIME",
+    }
+}
+
+/// What a mount of type cgroup shows: the container's own place in each hierarchy.
+fn cgroup_mounts(record: &Record) -> CgroupMounts {
+    let paths = &record.cgroup.paths;
+    match record.cgroup.kind {
+        CgroupKind::None => CgroupMounts::None,
+        CgroupKind::Unified | CgroupKind::Systemd => match paths.get("") {
+            Some(own) => CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: own.clone() },
+            None => CgroupMounts::None,
+        },
+        CgroupKind::Legacy | CgroupKind::Hybrid => {
+            let hierarchy = |(controller, own): (&String, &PathBuf)| CgroupHierarchy {
+                name: hierarchy_name(controller, own),
+                options: match controller.strip_prefix("name=") {
+                    Some(_) => format!("none,{controller}"),
+                    None => controller.clone(),
+                },
+                own: own.clone(),
+                unified: controller.is_empty(),
+            };
+            let mut list: Vec<CgroupHierarchy> = paths.iter().map(hierarchy).collect();
+            // Controllers that share a hierarchy have one directory.
+            list.sort_by(|a, b| a.own.cmp(&b.own));
+            list.dedup_by(|a, b| a.own == b.own);
+            CgroupMounts::Hierarchies(list)
+        }
+    }
+}
+
+/// The directory's name below /sys/fs/cgroup, of `own` = /sys/fs/cgroup/NAME/...
+fn hierarchy_name(controller: &str, own: &Path) -> String {
+    let below = own.strip_prefix("/sys/fs/cgroup").ok().and_then(|below| below.components().next());
+    match below {
+        Some(name) => name.as_os_str().to_string_lossy().into_owned(),
+        None if controller.is_empty() => "unified".to_owned(),
+        None => controller.trim_start_matches("name=").to_owned(),
+    }
+}

@@ -1,0 +1,110 @@
+//! delete: the end of a container, and the mending of one that was only half made.
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::{Container, Engine, Status};
+use crate::cgroup::Cgroup;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hooks;
+use crate::plan::{Findings, container};
+use crate::state::{Verb, allow};
+use crate::store::{self, Entry};
+use crate::sys::process;
+
+/// How long a killed process may take to end: it may be in a system call that no signal interrupts.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Removes a stopped or created container; with `force` one in any state, and what an interrupted create left.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], which with `force` is a success; [`ErrorKind::InvalidState`] for one that runs.
+    pub fn delete(&self, id: &str, force: bool) -> Result<()> {
+        match self.remove(id, force) {
+            Err(error) if force && error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn remove(&self, id: &str, force: bool) -> Result<()> {
+        let entry = store::open(&self.root, id)?;
+        if force && !entry.try_lock()? {
+            // A create, or another verb, is at work. What it has made so far dies; it then fails, and lets go.
+            kill_unfinished(&entry)?;
+        }
+        entry.lock()?;
+        if !entry.is_current()? {
+            return Err(Error::new(ErrorKind::NotFound, "container does not exist"));
+        }
+        let record = match entry.read_record() {
+            Ok(Some(record)) => record,
+            Ok(None) if force => return entry.remove(),
+            Ok(None) => return Err(Error::new(ErrorKind::NotFound, "container does not exist")),
+            Err(error) if force => {
+                tracing::warn!("{error}; its processes and cgroup, if there are any, stay");
+                return entry.remove();
+            }
+            Err(error) => return Err(error),
+        };
+        let container = Container { id: id.to_owned(), entry, record };
+        // The lock is ours, so nobody is creating.
+        let status = match container.status()? {
+            Status::Creating => Status::Stopped,
+            status => status,
+        };
+        if !force {
+            allow(Verb::Delete, status, id)?;
+        }
+        container.end(status)?;
+        container.forget()
+    }
+}
+
+/// Kills what an unfinished create has put into its cgroup. A container that is whole is left to the lock.
+fn kill_unfinished(entry: &Entry) -> Result<()> {
+    match entry.read_record()? {
+        Some(record) if record.init_process_pid == 0 => Cgroup::from_record(&record.cgroup).kill_all(libc::SIGKILL),
+        _ => Ok(()),
+    }
+}
+
+impl Container {
+    /// Kills every process, and waits for the end of init.
+    fn end(&self, status: Status) -> Result<()> {
+        if let Some(init) = self.init()? {
+            match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
+                Err(error) if error.errno() != nix::errno::Errno::ESRCH => return Err(error.into()),
+                _ => {}
+            }
+            if status == Status::Paused {
+                self.cgroup().thaw()?;
+            }
+            if !process::wait_ended(init.as_fd(), Some(PATIENCE))? {
+                let pid = self.record.init_process_pid;
+                return Err(Error::other(format!("init (pid {pid}) did not die of SIGKILL within {PATIENCE:?}")));
+            }
+        }
+        // Those that a shared pid namespace, or an interrupted create, left behind.
+        self.cgroup().kill_all(libc::SIGKILL)
+    }
+
+    /// Removes the cgroup, runs the poststop hooks, and removes the record: the last, so that a delete that was
+    /// interrupted can be repeated.
+    fn forget(&self) -> Result<()> {
+        self.cgroup().destroy()?;
+        match self.spec() {
+            Ok(spec) => {
+                let hooks = crate::plan::hooks::build(spec.hooks().as_ref(), &mut Findings::default());
+                if !hooks.poststop.is_empty() {
+                    let state = container::hook_state(&spec, &self.id, &self.record.bundle).json("stopped", 0);
+                    let failed = hooks::run_all(&hooks.poststop, &state);
+                    failed.iter().for_each(|error| tracing::warn!("{error}"));
+                }
+            }
+            Err(error) => tracing::warn!("the poststop hooks are not run: {error}"),
+        }
+        self.entry.remove()
+    }
+}

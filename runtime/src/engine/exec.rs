@@ -1,0 +1,150 @@
+//! exec: a further process in a running container. A smaller plan, walked by the same steps.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::create::{open_console, receive_terminal, set_oom_score};
+use super::{Console, Engine, ExecOptions, Launched, Stdio, send_pidfd, write_pid_file};
+use crate::cgroup::ExecTarget;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::launch::parent::{Launch, Moments, launch};
+use crate::plan::config;
+use crate::plan::container::{self, ExecChoices};
+use crate::probe;
+use crate::state::{Verb, allow};
+use crate::sys::process::Child;
+
+impl Engine {
+    /// Runs a process in every namespace, in the cgroup, and under the seccomp filter, labels and limits of a
+    /// container. On return it has been executed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] unless the container is created or running (or paused, when the options allow it);
+    /// [`ErrorKind::Executable`] when the program cannot be executed.
+    pub fn exec(&self, id: &str, options: ExecOptions) -> Result<Launched> {
+        let container = self.load(id)?;
+        allow(Verb::Exec { ignore_paused: options.ignore_paused }, container.status()?, id)?;
+        let init = container.init()?;
+        let init = init.ok_or_else(|| Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"))?;
+        let spec = container.spec()?;
+        let host = probe::host()?;
+        let process = match &options.process {
+            Some(path) => {
+                let bytes = std::fs::read(path).with_context(|| format!("unable to read {}", path.display()))?;
+                let (process, warnings) = config::parse_process(&bytes).with_context(|| path.display().to_string())?;
+                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                process
+            }
+            None => spec
+                .process()
+                .clone()
+                .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "config.json has no process; give one with --process"))?,
+        };
+        let choices = choices(&options);
+        let (mut plan, join, warnings) = container::build_exec(&spec, id, &process, &choices, &host)?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        check_console(plan.process.terminal, &options)?;
+        let (console, terminal) = open_console(&options.console)?;
+        let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
+        let cgroup = target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
+        plan.join = vec![(init.as_raw_fd(), join)];
+        if join == 0 {
+            plan.join.clear();
+        }
+        let mut moments = Joining {
+            must_wait: cgroup.is_none() || plan.sibling.is_some() && process.oom_score_adj().is_some(),
+            target,
+            oom_score_adj: process.oom_score_adj(),
+            options: &options,
+        };
+        let stdio = match &options.stdio {
+            Stdio::Inherit => None,
+            Stdio::Fds(fds) => Some(duplicate(fds)?),
+        };
+        let request = Launch {
+            plan,
+            namespaces: 0,
+            id_maps: None,
+            seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
+            seal_beside: container.entry.path(),
+            inherit: vec![init],
+            cgroup,
+            stdio,
+            gate: None,
+            console,
+        };
+        let child = launch(request, &mut moments)?;
+        let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
+        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal })
+    }
+}
+
+fn duplicate(fds: &[std::os::fd::OwnedFd; 3]) -> Result<[std::os::fd::OwnedFd; 3]> {
+    let copy = |index: usize| fds[index].as_fd().try_clone_to_owned().context("unable to copy an fd");
+    Ok([copy(0)?, copy(1)?, copy(2)?])
+}
+
+fn choices(options: &ExecOptions) -> ExecChoices {
+    ExecChoices {
+        args: options.args.clone(),
+        cwd: options.cwd.clone(),
+        env: options.env.clone(),
+        terminal: options.tty,
+        user: options.user.clone(),
+        additional_gids: options.additional_gids.clone(),
+        selinux: options.process_label.clone(),
+        apparmor: options.apparmor.clone(),
+        no_new_privs: options.no_new_privs,
+        capabilities: options.capabilities.clone(),
+        preserve_fds: options.preserve_fds,
+    }
+}
+
+fn check_console(terminal: bool, options: &ExecOptions) -> Result<()> {
+    let text = match (terminal, &options.console) {
+        (true, Console::None) => "cannot allocate tty if runc will detach without setting console socket",
+        (false, Console::Socket(_)) => "cannot use console socket if runc will not detach or allocate tty",
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::InvalidConfig, text))
+}
+
+/// The moments of exec.
+struct Joining<'a> {
+    must_wait: bool,
+    target: ExecTarget,
+    oom_score_adj: Option<i32>,
+    options: &'a ExecOptions,
+}
+
+impl Moments for Joining<'_> {
+    fn born(&mut self, pid: i32) -> Result<()> {
+        self.target.attach(pid).context("unable to enter the container's cgroup")?;
+        match self.oom_score_adj {
+            Some(score) => set_oom_score(pid, score),
+            None => Ok(()),
+        }
+    }
+
+    fn must_wait(&self) -> bool {
+        self.must_wait
+    }
+
+    fn mounted(&mut self, _: i32) -> Result<()> {
+        Ok(())
+    }
+
+    fn ready(&mut self, child: &Child) -> Result<()> {
+        if let Some(path) = &self.options.pidfd_socket {
+            send_pidfd(path, &child.pidfd)?;
+        }
+        match &self.options.pid_file {
+            Some(path) => write_pid_file(path, child.pid),
+            None => Ok(()),
+        }
+    }
+
+    fn died(&self) -> String {
+        String::new()
+    }
+}

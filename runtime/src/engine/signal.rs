@@ -1,0 +1,53 @@
+//! kill: a signal to init, or to every process of the container.
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+
+use super::{Container, Engine, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::namespaces::{NamespaceKind, NamespacePlan};
+use crate::state::{Verb, allow};
+use crate::sys::process;
+
+impl Engine {
+    /// Sends `signal` to init; with `all`, to every process in the container's cgroup.
+    ///
+    /// Where the container has no pid namespace of its own, the death of init does not take the others with it, so
+    /// SIGKILL goes to all of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotRunning`] for a container that has stopped; with `all` that is a success.
+    pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
+        let container = self.load(id)?;
+        let status = container.status()?;
+        if all {
+            return container.cgroup().kill_all(signal);
+        }
+        allow(Verb::Kill, status, id)?;
+        if signal == libc::SIGKILL && !container.has_own_pids()? {
+            return container.cgroup().kill_all(signal);
+        }
+        container.signal_init(signal)?;
+        if signal == libc::SIGKILL && status == Status::Paused {
+            // A process that v1's freezer holds dies only once it is let go.
+            container.cgroup().thaw()?;
+        }
+        Ok(())
+    }
+}
+
+impl Container {
+    /// The container has a pid namespace of its own: all its processes end with init.
+    pub(super) fn has_own_pids(&self) -> Result<bool> {
+        Ok(NamespacePlan::new(&self.spec()?).is_new(NamespaceKind::Pid))
+    }
+
+    pub(super) fn signal_init(&self, signal: i32) -> Result<()> {
+        let gone = || Error::new(ErrorKind::NotRunning, "container not running");
+        let pidfd = self.init()?.ok_or_else(gone)?;
+        match process::pidfd_send_signal(pidfd.as_fd(), signal) {
+            Err(error) if error.errno() == nix::errno::Errno::ESRCH => Err(gone()),
+            other => Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The init stage: the fresh, single-threaded process that becomes the container's program.
+//!
+//! Privilege: first that of the caller in the new namespaces, with all capabilities there; after the step
+//! `credentials` that of the container's user. It runs from a sealed image, is not dumpable, never calls NSS, and
+//! opens no path but through [`crate::sys::path`] and [`crate::sys::procfs`].
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::channel::InitEnd;
+use crate::error::{Context, Error, Result};
+use crate::handshake::Filter;
+use crate::plan::init::{Inherited, InitPlan};
+use crate::rootfs::Root;
+use crate::sys::procfs::Proc;
+use crate::sys::{SysError, process};
+
+use super::steps;
+
+/// What the steps share.
+pub(super) struct Init {
+    /// The plan.
+    pub plan: InitPlan,
+    /// The channel, until the parent stops listening.
+    pub channel: Option<InitEnd>,
+    /// The host's /proc, opened before any namespace was joined.
+    pub proc: Proc,
+    /// The root while it is being set up.
+    pub root: Option<Root>,
+    /// The terminal's slave side.
+    pub terminal: Option<OwnedFd>,
+    /// The filter, once the parent has sent it.
+    pub seccomp: Option<Filter>,
+    /// The program's path, once it was looked up.
+    pub program: Option<std::ffi::CString>,
+    /// chdir was refused to the privileged user, and is tried again as the container's.
+    pub chdir_later: bool,
+}
+
+impl Init {
+    /// The channel.
+    ///
+    /// # Errors
+    /// After the parent stopped listening: a step stands on the wrong side of `ready`.
+    pub fn channel(&self) -> Result<&InitEnd> {
+        self.channel.as_ref().ok_or_else(|| Error::other("the parent no longer listens"))
+    }
+}
+
+/// The init stage's main. `argv[1]` is the number of the plan's memory file. It returns an exit status only when
+/// something failed; the error has then gone to the parent.
+pub fn main() -> i32 {
+    // Before anything else: from here on no process in a namespace that we join can reach our memory or fds.
+    if process::set_undumpable().is_err() {
+        return 1;
+    }
+    let (plan, channel) = match receive() {
+        Ok(received) => received,
+        Err(error) => {
+            // There is no channel to say it on: an init stage that was started by hand, or by another version.
+            eprintln!("brig: the init stage is not for you to start: {error}");
+            return 1;
+        }
+    };
+    match run(plan, channel) {
+        Ok(never) => match never {},
+        Err(()) => 1,
+    }
+}
+
+fn receive() -> Result<(InitPlan, InitEnd)> {
+    let number = std::env::args().nth(1).and_then(|number| number.parse().ok());
+    let number = number.ok_or_else(|| Error::other("no plan was given"))?;
+    let mut bytes = Vec::new();
+    File::from(process::take_inherited(number)?).read_to_end(&mut bytes).context("unable to read the plan")?;
+    let (version, plan): (String, InitPlan) =
+        postcard::from_bytes(&bytes).map_err(|error| Error::other(format!("unable to read the plan: {error}")))?;
+    if version != super::PLAN_VERSION {
+        return Err(Error::other(format!("the plan is of brig {version}, and this is {}", super::PLAN_VERSION)));
+    }
+    let channel = InitEnd::from_fd(process::take_inherited(plan.channel)?);
+    Ok((plan, channel))
+}
+
+fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()> {
+    let proc = match prepare() {
+        Ok(proc) => proc,
+        Err(error) => return Err(say(&channel, &error)),
+    };
+    let mut init = Init {
+        plan,
+        channel: Some(channel),
+        proc,
+        root: None,
+        terminal: None,
+        seccomp: None,
+        program: None,
+        chdir_later: false,
+    };
+    let error = match steps::walk(&mut init) {
+        Ok(never) => return Ok(never),
+        Err(error) => error,
+    };
+    match &init.channel {
+        Some(channel) => Err(say(channel, &error)),
+        // The gate is open and the parent gone: standard error is all that is left, as for runc.
+        None => {
+            eprintln!("brig: {error}");
+            Err(())
+        }
+    }
+}
+
+fn prepare() -> Result<Proc> {
+    // Every inherited fd is closed by the exec unless a step says otherwise: nothing can be forgotten.
+    process::cloexec_from(3)?;
+    process::reset_signals()?;
+    Ok(Proc::open()?)
+}
+
+fn say(channel: &InitEnd, error: &Error) {
+    if let Err(unheard) = channel.failed(error) {
+        eprintln!("brig: {error} ({unheard})");
+    }
+}
+
+/// Takes an fd that the plan names. Each is taken by one step, once.
+pub(super) fn take(number: Inherited) -> Result<OwnedFd> {
+    process::take_inherited(number).context("the plan names an fd that is not open")
+}
+
+/// Duplicates a terminal's fd onto the three standard streams.
+pub(super) fn onto_stdio(fd: BorrowedFd) -> Result<(), SysError> {
+    (0..3).try_for_each(|number| process::dup_onto(fd.as_fd(), number))
+}

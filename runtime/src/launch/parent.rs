@@ -1,0 +1,319 @@
+//! The parent's side: seals the image, clones, serves init's requests in their order, and unwinds what failed.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::LinuxSeccomp;
+
+use crate::channel::{self, Event, ParentEnd};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::handshake::{Filter, Limits, Mounted, Ready, Recorded, Sibling, Step};
+use crate::plan::idmap::IdMap;
+use crate::plan::init::InitPlan;
+use crate::plan::process::Rlimit;
+use crate::sys::process::{self, Child, Exit, Spawn};
+use crate::sys::procfs::Proc;
+use crate::sys::seal;
+
+use super::{INIT_NAME, PLAN_VERSION, faults};
+
+/// User and group maps of a new user namespace.
+#[derive(Debug)]
+pub struct IdMaps {
+    /// uid_map
+    pub uids: IdMap,
+    /// gid_map
+    pub gids: IdMap,
+    /// setgroups(2) is denied first, as the kernel asks of an unprivileged writer (user_namespaces(7)).
+    pub deny_setgroups: bool,
+}
+
+/// What to launch.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// What init is told. The fds `channel`, `gate` and `console` are filled in here.
+    pub plan: InitPlan,
+    /// New namespaces of the clone.
+    pub namespaces: u64,
+    /// Maps, with a new user namespace.
+    pub id_maps: Option<IdMaps>,
+    /// A filter to compile while init is at work.
+    pub seccomp: Option<&'a LinuxSeccomp>,
+    /// An empty directory on a file system that overlay accepts, such as the container's own below the root.
+    pub seal_beside: &'a Path,
+    /// Fds whose numbers the plan names; they are closed here after the clone.
+    pub inherit: Vec<OwnedFd>,
+    /// The cgroup v2 directory in which init is born.
+    pub cgroup: Option<OwnedFd>,
+    /// Standard streams.
+    pub stdio: Option<[OwnedFd; 3]>,
+    /// Init's end of the gate; without one the program runs at once.
+    pub gate: Option<OwnedFd>,
+    /// Where the terminal's master goes.
+    pub console: Option<OwnedFd>,
+}
+
+/// What the engine does at the moments that the handshake gives it.
+pub trait Moments {
+    /// The process exists, and waits: it is put under its limits.
+    fn born(&mut self, pid: i32) -> Result<()>;
+    /// Whether init waits for [`Moments::born`] to end before it does anything.
+    fn must_wait(&self) -> bool;
+    /// The mounts stand.
+    fn mounted(&mut self, pid: i32) -> Result<()>;
+    /// All is set up: it goes on record.
+    fn ready(&mut self, child: &Child) -> Result<()>;
+    /// Why the process may have died: the out-of-memory killer, say. Empty when nothing is known.
+    fn died(&self) -> String;
+}
+
+/// A launched process that is killed and reaped when it is dropped before [`Guard::keep`].
+#[derive(Debug)]
+struct Guard(Option<Child>);
+
+impl Guard {
+    fn child(&self) -> &Child {
+        match &self.0 {
+            Some(child) => child,
+            None => unreachable!("a guard without its child"),
+        }
+    }
+
+    fn keep(mut self) -> Child {
+        match self.0.take() {
+            Some(child) => child,
+            None => unreachable!("a guard without its child"),
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(child) = self.0.take() else { return };
+        // ESRCH: it has ended by itself.
+        match process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL) {
+            Err(error) if error.errno() != nix::errno::Errno::ESRCH => tracing::warn!("unable to clean up: {error}"),
+            _ => {}
+        }
+        match process::wait(child.pidfd.as_fd()) {
+            // ECHILD: its end was seen and reported already.
+            Err(error) if error.errno() != nix::errno::Errno::ECHILD => tracing::warn!("unable to clean up: {error}"),
+            _ => {}
+        }
+    }
+}
+
+/// Launches init, and returns once it waits at the gate, or without a gate once its program runs.
+///
+/// # Errors
+/// What init reports, what a moment of the engine's reports, or how init died. Nothing is left of the process then.
+pub fn launch(mut launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
+    let gated = launch.gate.is_some();
+    let steps = expected(&launch);
+    let maps_now = launch.id_maps.is_some() && launch.plan.sibling.is_none();
+    let waits = moments.must_wait() || maps_now;
+    let (parent, guard) = clone(&mut launch, waits, maps_now)?;
+    faults::parent("cloned");
+    let child = guard.child();
+    moments.born(child.pid)?;
+    // With a sibling the user namespace is the sibling's, and so is the wait for its maps.
+    let sibling_maps = if launch.plan.sibling.is_some() { launch.id_maps.take() } else { None };
+    if let Some(maps) = &launch.id_maps {
+        write_maps(child.pid, maps)?;
+    }
+    if waits {
+        parent.go()?;
+    }
+    faults::parent("went");
+    let seccomp = match launch.seccomp {
+        Some(profile) => {
+            let compiled = crate::seccomp::compile(profile)?;
+            compiled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            if !compiled.unknown.is_empty() {
+                tracing::debug!("linux.seccomp: unknown syscalls, ignored: {}", compiled.unknown.join(" "));
+            }
+            Some(Filter { instructions: compiled.program.instructions, flags: compiled.program.flags })
+        }
+        None => None,
+    };
+    let mut server = Server { parent, guard, moments, steps, limits: &launch.plan.process.rlimits, seccomp, sibling_maps };
+    server.serve()?;
+    faults::parent("answered");
+    if !gated {
+        server.await_exec()?;
+    }
+    Ok(server.guard.keep())
+}
+
+/// The requests that this plan will bring, in order.
+fn expected(launch: &Launch) -> Vec<Step> {
+    let mut steps = Vec::with_capacity(4);
+    if launch.plan.sibling.is_some() {
+        steps.push(Step::Sibling);
+    }
+    if launch.plan.runtime_hooks {
+        steps.push(Step::Mounted);
+    }
+    steps.push(Step::Ready);
+    steps
+}
+
+/// Seals, writes the plan, clones, and closes what was the child's alone: its death is then seen as an end of file.
+fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentEnd, Guard)> {
+    let (parent, init) = channel::pair()?;
+    let image = image(launch.seal_beside)?;
+    launch.plan.channel = init.number();
+    launch.plan.gate = launch.gate.as_ref().map(AsRawFd::as_raw_fd);
+    launch.plan.console = launch.console.as_ref().map(AsRawFd::as_raw_fd);
+    launch.plan.seccomp = launch.seccomp.is_some();
+    launch.plan.stop_at = faults::wanted();
+    let bytes = postcard::to_stdvec(&(PLAN_VERSION, &launch.plan))
+        .map_err(|error| Error::other(format!("unable to write the plan: {error}")))?;
+    let plan = seal::memory_file(c"plan", &bytes)?;
+    let mut inherit: Vec<_> = launch.inherit.iter().map(AsRawFd::as_raw_fd).collect();
+    inherit.extend([init.number(), plan.as_raw_fd()]);
+    inherit.extend(launch.gate.iter().chain(&launch.console).map(AsRawFd::as_raw_fd));
+    let number = CString::new(plan.as_raw_fd().to_string()).map_err(|_| Error::other("a number with a NUL byte"))?;
+    let child = process::spawn_sealed(&Spawn {
+        namespaces: launch.namespaces,
+        cgroup: launch.cgroup.as_ref().map(AsFd::as_fd),
+        image: image.as_fd(),
+        argv: &[INIT_NAME, &number],
+        env: &[],
+        stdio: launch.stdio.as_ref().map(|fds| [fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
+        inherit: &inherit,
+        wait: waits.then(|| init.fd()),
+        become_root,
+        report: init.fd(),
+    })
+    .context("unable to make the container's process")?;
+    launch.inherit.clear();
+    launch.gate = None;
+    launch.console = None;
+    launch.stdio = None;
+    Ok((parent, Guard(Some(child))))
+}
+
+/// The image that the child executes: through an overlay where the kernel lets us, else a sealed copy in memory.
+fn image(beside: &Path) -> Result<OwnedFd> {
+    let binary = std::env::current_exe().context("unable to find this program's own binary")?;
+    match seal::overlay(&binary, beside) {
+        Ok(image) => Ok(image),
+        Err(error) => {
+            tracing::debug!("the init stage runs from a copy in memory: {error}");
+            // The link leads to the binary even when its name is gone.
+            Ok(seal::memory_copy(Path::new("/proc/self/exe"), c"brig").context("unable to copy this program's binary")?)
+        }
+    }
+}
+
+fn write_maps(pid: i32, maps: &IdMaps) -> Result<()> {
+    let proc = Proc::open()?;
+    let unable = "unable to map the ids of the user namespace";
+    if maps.deny_setgroups {
+        proc.write(format!("{pid}/setgroups"), b"deny").context(unable)?;
+    }
+    proc.write(format!("{pid}/gid_map"), maps.gids.text().as_bytes()).context(unable)?;
+    proc.write(format!("{pid}/uid_map"), maps.uids.text().as_bytes()).context(unable)?;
+    Ok(())
+}
+
+/// Serves one init until its program runs.
+struct Server<'a> {
+    parent: ParentEnd,
+    guard: Guard,
+    moments: &'a mut dyn Moments,
+    steps: Vec<Step>,
+    limits: &'a [Rlimit],
+    seccomp: Option<Filter>,
+    sibling_maps: Option<IdMaps>,
+}
+
+impl Server<'_> {
+    fn next(&self) -> Result<Event> {
+        self.parent.next(|warning, line| if warning { tracing::warn!("{line}") } else { tracing::debug!("{line}") })
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        let mut steps = std::mem::take(&mut self.steps).into_iter().peekable();
+        while let Some(&expected) = steps.peek() {
+            let (step, body, fd) = match self.next()? {
+                Event::Request(step, body, fd) => (step, body, fd),
+                Event::Failed(error) => return Err(error),
+                Event::End => return Err(self.died()),
+            };
+            // Limits come only when init could not set them itself, always just before Ready.
+            if step == Step::Limits && expected == Step::Ready {
+                self.limit(&body)?;
+                continue;
+            }
+            if step != expected {
+                return Err(Error::other(format!("init is at the step {step:?}; {expected:?} was expected")));
+            }
+            steps.next();
+            match step {
+                Step::Sibling => self.adopt(&body, fd)?,
+                Step::Mounted => {
+                    self.moments.mounted(self.guard.child().pid)?;
+                    self.parent.answer::<Mounted>(&())?;
+                }
+                Step::Ready => {
+                    self.moments.ready(self.guard.child())?;
+                    let recorded = Recorded { seccomp: self.seccomp.take() };
+                    self.parent.answer::<Ready>(&recorded)?;
+                }
+                Step::Limits => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The sibling takes the place of stage 1, which has ended or does so now.
+    fn adopt(&mut self, body: &[u8], fd: Option<OwnedFd>) -> Result<()> {
+        let Sibling { pid } = self.parent.read(body)?;
+        let pidfd = fd.ok_or_else(|| Error::other("the new process came without its pidfd"))?;
+        let stage_1 = std::mem::replace(&mut self.guard, Guard(Some(Child { pid, pidfd }))).keep();
+        process::wait(stage_1.pidfd.as_fd())?;
+        if let Some(maps) = &self.sibling_maps {
+            write_maps(pid, maps)?;
+        }
+        self.parent.answer::<Sibling>(&())
+    }
+
+    fn limit(&self, body: &[u8]) -> Result<()> {
+        let Limits { failed } = self.parent.read(body)?;
+        for index in failed {
+            let limit = self.limits.get(index).ok_or_else(|| Error::other("no such resource limit"))?;
+            process::set_rlimit(self.guard.child().pid, limit.resource, limit.soft, limit.hard).with_context(|| {
+                format!(
+                    "error setting rlimit process.rlimits[{index}] (a hard limit above the caller's own takes \
+                     CAP_SYS_RESOURCE; ask for less, or raise the caller's)"
+                )
+            })?;
+        }
+        self.parent.answer::<Limits>(&())
+    }
+
+    /// Waits until the exec closes the channel; without one, this is why.
+    fn await_exec(&mut self) -> Result<()> {
+        match self.next()? {
+            Event::End => Ok(()),
+            Event::Failed(error) => Err(error),
+            Event::Request(step, ..) => Err(Error::other(format!("init is at the step {step:?} after its end"))),
+        }
+    }
+
+    /// Init died without a word: how, and if it can be known, of what.
+    fn died(&self) -> Error {
+        let how = match process::wait(self.guard.child().pidfd.as_fd()) {
+            Ok(Exit::Code(code)) => format!("it exited with status {code}"),
+            Ok(Exit::Signal(signal)) => format!("signal {signal} killed it"),
+            Err(error) => format!("its end was not seen: {error}"),
+        };
+        let cause = self.moments.died();
+        let cause = if cause.is_empty() { cause } else { format!(": {cause}") };
+        Error::new(ErrorKind::Other, format!("init died while it was set up: {how}{cause}"))
+    }
+}

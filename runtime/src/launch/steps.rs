@@ -1,0 +1,464 @@
+//! The one ordered table of steps, for create and for exec. An exec skips what its plan leaves empty; it cannot
+//! forget what both need.
+#![forbid(unsafe_code)]
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::error::{Context, Error, Result};
+use crate::handshake::{Limits, Mounted, Ready, Sibling};
+use crate::plan::passwd;
+use crate::sys::path::{Dir, Links};
+use crate::sys::{cred, keyring, ns, process, seccomp};
+use crate::{hooks, rootfs};
+
+use super::init::{Init, onto_stdio, take};
+use super::{gate, program, terminal};
+
+/// One step: its name, what it must come before, and why.
+struct Step {
+    name: &'static str,
+    run: fn(&mut Init) -> Result<()>,
+}
+
+macro_rules! steps {
+    ($($(#[doc = $why:literal])+ $name:ident,)+) => {
+        /// Every step in its order.
+        const STEPS: &[Step] = &[$(Step { name: stringify!($name), run: $name }),+];
+    };
+}
+
+steps! {
+    /// The process must be placed before it does work.
+    affinity,
+    /// Before all the rest: each later step acts on the namespaces that the process is in by then.
+    join,
+    /// Before anything that a thread cannot hand to another process: what follows must happen in the real init.
+    sibling,
+    /// Before the terminal, which becomes the new session's.
+    session,
+    /// Before the cgroup namespace and the root, whose proc and cgroup mounts show it.
+    cgroup_namespace,
+    /// While the process is single-threaded, which entering a time namespace asks for.
+    time_namespace,
+    /// With CAP_NET_ADMIN over the new network namespace, which the user of the container may not have.
+    loopback,
+    /// With CAP_SYS_ADMIN over the new UTS namespace.
+    names,
+    /// After every namespace that a mounted file system shows: pid, network, ipc, cgroup.
+    root,
+    /// Before pivot_root: the specification gives these hooks the mounts and the host's paths.
+    runtime_hooks,
+    /// After the runtime's hooks, in the specification's order; in the container's namespaces, before pivot_root.
+    container_hooks,
+    /// Before pivot_root: /dev/console is bound onto the new root by fd, and the console socket gets the master.
+    console,
+    /// After everything that needs the host's paths.
+    enter,
+    /// Before read-only paths cover /proc/sys, though the private handle would reach below them.
+    sysctl,
+    /// After the last write into the root: it turns read-only, and paths are masked.
+    finish,
+    /// In the container's root, with privilege, since HOME and names are read from its files.
+    identity,
+    /// With privilege: a missing directory is made as root, and one that the user may not read is entered.
+    working_directory,
+    /// While /proc/self/attr can be written; the change comes with the exec.
+    labels,
+    /// With CAP_SYS_NICE.
+    scheduling,
+    /// With CAP_SYS_RESOURCE where there is one; late, so that small limits do not stop the steps above.
+    limits,
+    /// With CAP_CHOWN: the user must be able to reopen its own standard streams by /proc/self/fd.
+    standard_streams,
+    /// After every step that needs privilege.
+    credentials,
+    /// As the container's user, whose permissions decide what can be executed.
+    lookup,
+    /// Last of what can fail for the configuration's sake: the parent puts the container on record.
+    ready,
+    /// After `ready`: from here on nobody hears what goes wrong.
+    wait_at_gate,
+    /// After the gate, in the order of the specification.
+    start_hooks,
+    /// After the last fd was opened, so that none can be given a number to be preserved.
+    preserve,
+    /// The very last: a profile need not allow what the steps above call, and cannot kill them.
+    filter,
+}
+
+/// Walks the table, and executes the program.
+///
+/// # Errors
+/// What failed, led by nothing that names the step: the error itself says what was being done.
+pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
+    for step in STEPS {
+        super::faults::reached(init.plan.stop_at.as_deref(), step.name);
+        (step.run)(init)?;
+    }
+    super::faults::reached(init.plan.stop_at.as_deref(), "exec");
+    program::execute(init)
+}
+
+fn affinity(init: &mut Init) -> Result<()> {
+    let cpus = &init.plan.process.initial_affinity;
+    if !cpus.is_empty() {
+        cred::set_affinity(cpus).context("unable to set process.execCPUAffinity.initial")?;
+    }
+    Ok(())
+}
+
+fn join(init: &mut Init) -> Result<()> {
+    const CLONE_NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
+    for (number, flags) in std::mem::take(&mut init.plan.join) {
+        let namespace = take(number)?;
+        ns::join(namespace.as_fd(), flags).context("unable to join a namespace")?;
+        if flags & CLONE_NEWUSER != 0 {
+            // The ids of the caller most often have no name in the namespace that was joined.
+            become_root()?;
+        }
+    }
+    Ok(())
+}
+
+fn become_root() -> Result<()> {
+    match cred::set_groups(&[]) {
+        // setgroups is denied where an unprivileged user wrote the maps (user_namespaces(7)).
+        Err(error) if error.errno() != nix::errno::Errno::EPERM => return Err(error.into()),
+        _ => {}
+    }
+    cred::set_ids(0, 0).context("unable to become root in the user namespace; it must map id 0")?;
+    // The change of ids made this process dumpable by the value of fs.suid_dumpable.
+    Ok(process::set_undumpable()?)
+}
+
+fn sibling(init: &mut Init) -> Result<()> {
+    let Some(namespaces) = init.plan.sibling else { return Ok(()) };
+    match process::fork_sibling(namespaces).context("unable to make the container's process")? {
+        Some(child) => {
+            // Stage 1 ends here, whatever comes: the sibling is the parent's child, and waits for its word.
+            let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
+            std::process::exit(i32::from(told.is_err()));
+        }
+        None => {
+            init.channel()?.hear::<Sibling>()?;
+            // The parent wrote the maps of a user namespace that is new with the sibling.
+            if namespaces & libc::CLONE_NEWUSER as u64 != 0 { become_root() } else { Ok(()) }
+        }
+    }
+}
+
+fn session(init: &mut Init) -> Result<()> {
+    rustix::process::setsid().map_err(|error| crate::sys::SysError::from_rustix("setsid", "", error))?;
+    let Some(name) = &init.plan.keyring else { return Ok(()) };
+    let name = CString::new(name.as_str()).map_err(|_| Error::other("the keyring's name holds a NUL byte"))?;
+    match keyring::join_session(&name) {
+        Err(error) if error.errno() == nix::errno::Errno::ENOSYS => {
+            init.channel()?.log(true, "this kernel has no keyrings; the caller's session keyring stays")
+        }
+        // The new keyring counts against the user's quota, and is a default, not a request.
+        Err(error) if error.errno() == nix::errno::Errno::EDQUOT => {
+            init.channel()?.log(true, format!("the caller's session keyring stays: {error}"))
+        }
+        other => other.context("unable to make a session keyring (--no-new-keyring leaves the caller's)"),
+    }
+}
+
+fn cgroup_namespace(init: &mut Init) -> Result<()> {
+    if init.plan.unshare_cgroup {
+        ns::unshare(libc::CLONE_NEWCGROUP as u64).context("unable to make a cgroup namespace")?;
+    }
+    Ok(())
+}
+
+fn time_namespace(init: &mut Init) -> Result<()> {
+    let Some(offsets) = &init.plan.time_offsets else { return Ok(()) };
+    const CLONE_NEWTIME: u64 = 0x80;
+    ns::unshare(CLONE_NEWTIME).context("unable to make a time namespace")?;
+    if !offsets.is_empty() {
+        init.proc.write("self/timens_offsets", offsets.as_bytes()).context("unable to set linux.timeOffsets")?;
+    }
+    let namespace = init.proc.open_namespace("time_for_children")?;
+    Ok(ns::join(namespace.as_fd(), CLONE_NEWTIME).context("unable to enter the time namespace")?)
+}
+
+fn loopback(init: &mut Init) -> Result<()> {
+    if init.plan.loopback_up {
+        ns::loopback_up().context("unable to bring up the loopback interface")?;
+    }
+    Ok(())
+}
+
+fn names(init: &mut Init) -> Result<()> {
+    if let Some(name) = &init.plan.hostname {
+        ns::set_hostname(name).context("unable to set hostname")?;
+    }
+    if let Some(name) = &init.plan.domainname {
+        ns::set_domainname(name).context("unable to set domainname")?;
+    }
+    Ok(())
+}
+
+fn root(init: &mut Init) -> Result<()> {
+    if let Some(plan) = &init.plan.rootfs {
+        init.root = Some(rootfs::prepare(plan).context("error preparing rootfs")?);
+    }
+    Ok(())
+}
+
+fn runtime_hooks(init: &mut Init) -> Result<()> {
+    if init.plan.runtime_hooks {
+        init.channel()?.ask(&Mounted)?;
+    }
+    Ok(())
+}
+
+fn container_hooks(init: &mut Init) -> Result<()> {
+    run_hooks(init, "creating", |init| std::mem::take(&mut init.plan.create_container))
+}
+
+fn run_hooks(
+    init: &mut Init,
+    status: &str,
+    list: fn(&mut Init) -> Vec<crate::plan::hooks::Hook>,
+) -> Result<()> {
+    let list = list(init);
+    if list.is_empty() {
+        return Ok(());
+    }
+    hooks::run(&list, &init.plan.hook_state.json(status, std::process::id() as i32))
+}
+
+fn console(init: &mut Init) -> Result<()> {
+    if !init.plan.process.terminal {
+        return Ok(());
+    }
+    let slave = match &init.root {
+        Some(root) => {
+            let slave = terminal::make(init, root.dir())?;
+            root.bind_console(slave.as_fd()).context("unable to bind /dev/console")?;
+            slave
+        }
+        None => terminal::make(init, &Dir::open_host(Path::new("/"))?)?,
+    };
+    init.terminal = Some(slave);
+    Ok(())
+}
+
+fn enter(init: &mut Init) -> Result<()> {
+    match (&init.root, &init.plan.rootfs) {
+        (Some(root), Some(plan)) => root.enter(plan),
+        _ => Ok(()),
+    }
+}
+
+fn sysctl(init: &mut Init) -> Result<()> {
+    for (name, value) in &init.plan.sysctl {
+        let path = format!("sys/{}", name.replace('.', "/"));
+        init.proc.write(path, value.as_bytes()).with_context(|| format!("unable to set linux.sysctl {name}"))?;
+    }
+    Ok(())
+}
+
+fn finish(init: &mut Init) -> Result<()> {
+    match (init.root.take(), &init.plan.rootfs) {
+        (Some(root), Some(plan)) => root.finish(plan),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a small file of the container's, such as /etc/passwd; empty when there is none.
+fn read_inside(init: &Init, path: &str) -> Result<String> {
+    use std::io::Read;
+    /// Larger files are the image's mistake or malice.
+    const LIMIT: u64 = 16 << 20;
+    let root = Dir::open_host(Path::new("/"))?;
+    let Some(found) = root.try_find(Path::new(path), Links::Follow)? else { return Ok(String::new()) };
+    if crate::sys::path::file_type(&found)? != rustix::fs::FileType::RegularFile {
+        return Ok(String::new());
+    }
+    let file = init.proc.reopen(&found, rustix::fs::OFlags::RDONLY)?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(file).take(LIMIT).read_to_end(&mut bytes).with_context(|| format!("unable to read {path}"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn identity(init: &mut Init) -> Result<()> {
+    let mut home = None;
+    if let Some(user) = init.plan.process.user.take() {
+        let passwd = read_inside(init, "/etc/passwd")?;
+        let group = read_inside(init, "/etc/group")?;
+        let identity = passwd::identify(&user, &passwd, &group).map_err(|error| Error::other(format!("unable to find {error}")))?;
+        init.plan.process.uid = identity.uid;
+        init.plan.process.gid = identity.gid;
+        init.plan.process.groups.extend(identity.groups);
+        home = identity.home;
+    }
+    let has_home = |entry: &String| entry.strip_prefix("HOME=").is_some_and(|home| !home.is_empty());
+    if !init.plan.process.env.iter().any(has_home) {
+        if home.is_none() {
+            let passwd = read_inside(init, "/etc/passwd")?;
+            home = passwd::home(&passwd, init.plan.process.uid).map(str::to_owned);
+        }
+        init.plan.process.env.retain(|entry| !entry.starts_with("HOME="));
+        init.plan.process.env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
+    }
+    Ok(())
+}
+
+fn working_directory(init: &mut Init) -> Result<()> {
+    let cwd = init.plan.process.cwd.clone();
+    if cwd.as_os_str().is_empty() || cwd == Path::new("/") {
+        return chdir(Path::new("/"));
+    }
+    // Missing directories are made, as runc does, below the root that was entered.
+    let made = Dir::open_host(Path::new("/"))?.mkdir_all(&cwd, 0o755, Links::Follow);
+    match made.map_err(Error::from).and_then(|_| chdir(&cwd)) {
+        Ok(()) => Ok(()),
+        // On a network file system the container's user may enter what root may not: try again as that user.
+        Err(error) if init.plan.process.uid != 0 => {
+            init.chdir_later = true;
+            init.channel()?.log(false, format!("chdir as root: {error}"))
+        }
+        Err(error) => Err(error.context("chdir to process.cwd")),
+    }
+}
+
+fn chdir(path: &Path) -> Result<()> {
+    rustix::process::chdir(path)
+        .map_err(|error| crate::sys::SysError::from_rustix("chdir", format!("{path:?}"), error).into())
+}
+
+fn labels(init: &mut Init) -> Result<()> {
+    let process = &init.plan.process;
+    if let Some(profile) = &process.apparmor {
+        // The file of its own came with 5.8; before, AppArmor shared attr/exec with the other modules.
+        let text = format!("exec {profile}");
+        let written = match init.proc.write("thread-self/attr/apparmor/exec", text.as_bytes()) {
+            Err(error) if error.errno() == nix::errno::Errno::ENOENT => {
+                init.proc.write("thread-self/attr/exec", text.as_bytes())
+            }
+            other => other,
+        };
+        written.with_context(|| format!("unable to apply apparmor profile {profile}"))?;
+    }
+    if let Some(label) = &process.selinux {
+        init.proc
+            .write("thread-self/attr/exec", label.as_bytes())
+            .with_context(|| format!("unable to set selinux label {label}"))?;
+    }
+    Ok(())
+}
+
+fn scheduling(init: &mut Init) -> Result<()> {
+    let process = &init.plan.process;
+    if let Some(scheduler) = &process.scheduler {
+        cred::set_scheduler(scheduler).context("unable to set process.scheduler")?;
+    }
+    if let Some((class, level)) = process.io_priority {
+        cred::set_io_priority(class, level).context("unable to set process.ioPriority")?;
+    }
+    if let Some(persona) = process.personality {
+        cred::set_personality(persona).context("unable to set linux.personality")?;
+    }
+    if !process.final_affinity.is_empty() {
+        cred::set_affinity(&process.final_affinity).context("unable to set process.execCPUAffinity.final")?;
+    }
+    Ok(())
+}
+
+fn limits(init: &mut Init) -> Result<()> {
+    let set = |limit: &crate::plan::process::Rlimit| process::set_rlimit(0, limit.resource, limit.soft, limit.hard);
+    let limits = init.plan.process.rlimits.iter().enumerate();
+    // A process in a user namespace may not raise a hard limit (setrlimit(2)), but the parent may have the right.
+    let failed: Vec<usize> = limits.filter(|(_, limit)| set(limit).is_err()).map(|(index, _)| index).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    init.channel()?.ask(&Limits { failed })
+}
+
+fn standard_streams(init: &mut Init) -> Result<()> {
+    if let Some(slave) = init.terminal.take() {
+        onto_stdio(slave.as_fd())?;
+        crate::sys::tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
+    }
+    let (uid, gid) = (init.plan.process.uid, init.plan.process.gid);
+    if uid == 0 && !init.plan.user_namespace {
+        return Ok(());
+    }
+    terminal::own_standard_streams(init, uid, gid)
+}
+
+fn credentials(init: &mut Init) -> Result<()> {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let process = &init.plan.process;
+    let wanted = process.capabilities;
+    let last: u8 = init.proc.read_to_string("sys/kernel/cap_last_cap")?.trim().parse().unwrap_or(63);
+    cred::limit_bounding(wanted.bounding, last).context("unable to limit the bounding set")?;
+    cred::keep_capabilities()?;
+    match cred::set_groups(&process.groups) {
+        Err(error) if process.groups.is_empty() && error.errno() == nix::errno::Errno::EPERM => {}
+        other => other.context("unable to set process.user.additionalGids")?,
+    }
+    cred::set_ids(process.uid, process.gid)
+        .with_context(|| format!("unable to become user {}:{}", process.uid, process.gid))?;
+    if process.no_new_privileges {
+        cred::set_no_new_privs()?;
+    }
+    // Without no_new_privs, installing a filter takes CAP_SYS_ADMIN. It is kept until the exec, which computes the
+    // new sets from the bounding, inheritable and ambient ones alone (capabilities(7)): the program never has it.
+    let keep = if init.plan.seccomp && !process.no_new_privileges { CAP_SYS_ADMIN } else { 0 };
+    cred::set_capabilities(wanted.effective | keep, wanted.permitted | keep, wanted.inheritable)
+        .context("unable to set process.capabilities")?;
+    cred::set_ambient(wanted.ambient).context("unable to set process.capabilities.ambient")?;
+    process::set_undumpable()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
+    if init.chdir_later {
+        chdir(&process.cwd).context("chdir to process.cwd")?;
+    }
+    // A working directory outside of the root would be a way out of the container.
+    nix::unistd::getcwd().map_err(|errno| {
+        Error::other(format!("the working directory is not inside the container's root: {}", errno.desc()))
+    })?;
+    Ok(())
+}
+
+fn lookup(init: &mut Init) -> Result<()> {
+    init.program = Some(program::lookup(&init.plan.process)?);
+    Ok(())
+}
+
+fn ready(init: &mut Init) -> Result<()> {
+    let recorded = init.channel()?.ask(&Ready)?;
+    init.seccomp = recorded.seccomp;
+    Ok(())
+}
+
+fn wait_at_gate(init: &mut Init) -> Result<()> {
+    let Some(number) = init.plan.gate else { return Ok(()) };
+    // The parent has gone, or goes now: it does not wait for the program.
+    init.channel = None;
+    gate::wait(take(number)?)
+}
+
+fn start_hooks(init: &mut Init) -> Result<()> {
+    run_hooks(init, "created", |init| std::mem::take(&mut init.plan.start_container))
+}
+
+fn preserve(init: &mut Init) -> Result<()> {
+    for number in 3..3 + init.plan.preserve_fds as i32 {
+        process::keep_over_exec(number).with_context(|| format!("fd {number} of --preserve-fds is not open"))?;
+    }
+    Ok(())
+}
+
+fn filter(init: &mut Init) -> Result<()> {
+    match &init.seccomp {
+        Some(filter) => Ok(seccomp::install(&filter.instructions, filter.flags)
+            .context("unable to install the seccomp filter")?),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,107 @@
+//! An image of this program's own binary that a process which executes it cannot write to.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use super::{SysError, SysResult};
+
+/// Opens `binary` through a read-only overlay mount of its directory that is attached nowhere.
+///
+/// The file that runs is then of another superblock than the host's: it cannot be opened for writing, and
+/// following /proc/PID/exe leads to the overlay. An overlay wants two lower directories that do not overlap;
+/// `other` is the second.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN, ENODEV without overlay, EINVAL for file systems that cannot be a lower layer.
+pub fn overlay(binary: &Path, other: &Path) -> SysResult<OwnedFd> {
+    let error = |call: &'static str| move |error| SysError::from_rustix(call, "overlay", error);
+    let (Some(directory), Some(name)) = (binary.parent(), binary.file_name()) else {
+        return Err(SysError::new("fsopen", binary.display().to_string(), nix::errno::Errno::EINVAL));
+    };
+    let mut layers = escape(directory);
+    layers.push(b':');
+    layers.extend(escape(other));
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(error("fsopen"))?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir", layers).map_err(error("fsconfig"))?;
+    rustix::mount::fsconfig_create(context.as_fd()).map_err(error("fsconfig"))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mount = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(error("fsmount"))?;
+    rustix::fs::openat(mount, name, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        .map_err(error("openat"))
+}
+
+/// Overlay separates layers by colons; a backslash takes the meaning from one.
+fn escape(path: &Path) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(path.as_os_str().len());
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b':' | b'\\' | b',') {
+            escaped.push(b'\\');
+        }
+        escaped.push(*byte);
+    }
+    escaped
+}
+
+/// Copies `binary` into a memory file, and seals it against every change.
+///
+/// # Errors
+/// ENOMEM, EMFILE, or what reading the binary gives.
+pub fn memory_copy(binary: &Path, name: &CStr) -> SysResult<OwnedFd> {
+    /// MFD_EXEC (linux/memfd.h, since 6.3): executable whatever vm.memfd_noexec says.
+    const MFD_EXEC: u32 = 0x10;
+    let error = |call: &'static str| move |error| SysError::from_rustix(call, binary.display().to_string(), error);
+    let source = rustix::fs::open(binary, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error("open"))?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let copy = match rustix::fs::memfd_create(name, flags | MemfdFlags::from_bits_retain(MFD_EXEC)) {
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        other => other,
+    }
+    .map_err(error("memfd_create"))?;
+    while rustix::fs::sendfile(&copy, &source, None, 1 << 30).map_err(error("sendfile"))? > 0 {}
+    rustix::fs::fchmod(&copy, Mode::from_raw_mode(0o555)).map_err(error("fchmod"))?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&copy, seals).map_err(error("fcntl"))?;
+    Ok(copy)
+}
+
+/// A memory file that holds `bytes`, at offset 0, close-on-exec.
+pub fn memory_file(name: &CStr, bytes: &[u8]) -> SysResult<OwnedFd> {
+    let error = |call: &'static str| move |error| SysError::from_rustix(call, name.to_string_lossy(), error);
+    let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map_err(error("memfd_create"))?;
+    let mut written = 0;
+    while written < bytes.len() {
+        written += rustix::io::pwrite(&file, &bytes[written..], written as u64).map_err(error("pwrite"))?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn neither_image_can_be_written() {
+        let other = tempfile::tempdir().unwrap();
+        let binary = std::env::current_exe().unwrap();
+        let mut images = vec![memory_copy(&binary, c"brig").unwrap()];
+        if let Ok(overlay) = overlay(&binary, other.path()) {
+            images.push(overlay);
+        }
+        for image in images {
+            use std::os::fd::AsRawFd;
+            let path = format!("/proc/self/fd/{}", image.as_raw_fd());
+            let written = std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write(b"x"));
+            assert!(written.is_err());
+            let mut read = Vec::new();
+            std::fs::File::open(&path).unwrap().read_to_end(&mut read).unwrap();
+            assert!(read == std::fs::read(&binary).unwrap());
+        }
+    }
+}
