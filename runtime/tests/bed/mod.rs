@@ -1,0 +1,103 @@
+//! The machine that a test runs on: this host, a pure v2 view of it, or a virtual machine.
+//!
+//! BRIG_BED names it: `host`, `v2view`, `uml`, `uml-systemd`, `qemu`. It only decides which tests must not be skipped;
+//! what there is, is looked at.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+
+use brig::plan::host::CgroupLayout;
+use brig::plan::Host;
+
+/// The name of the bed; empty when nobody said.
+pub fn name() -> String {
+    std::env::var("BRIG_BED").unwrap_or_default()
+}
+
+/// Whether a systemd is there to talk to.
+pub fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// Whether this host has `controller`, on v1 or v2.
+pub fn has_controller(controller: &str) -> bool {
+    let v1 = if controller == "io" { "blkio" } else { controller };
+    Path::new("/sys/fs/cgroup").join(v1).is_dir()
+        || std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")
+            .is_ok_and(|all| all.split_whitespace().any(|it| it == controller))
+}
+
+/// The host's layout.
+pub fn layout() -> CgroupLayout {
+    let there = |path: &str| Path::new("/sys/fs/cgroup").join(path).exists();
+    match (there("cgroup.controllers"), there("unified/cgroup.controllers"), there("memory")) {
+        (true, _, _) => CgroupLayout::Unified,
+        (false, true, _) => CgroupLayout::Hybrid,
+        (false, false, true) => CgroupLayout::Legacy,
+        _ => CgroupLayout::None,
+    }
+}
+
+/// The facts that a plan needs.
+pub fn host() -> Host {
+    Host {
+        euid: 0,
+        effective_capabilities: u64::MAX,
+        last_capability: 40,
+        cgroup: layout(),
+        apparmor: false,
+        selinux: false,
+        in_user_namespace: false,
+        kernel: (6, 1),
+    }
+}
+
+/// A shell that does nothing until it is told to, so that it can be put into a cgroup first.
+pub struct Gated {
+    pub child: Child,
+    gate: Option<ChildStdin>,
+}
+
+impl Gated {
+    /// `script` runs once [`Gated::open`] is called.
+    pub fn new(script: &str) -> Gated {
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", &format!("read gate; {script}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let gate = child.stdin.take();
+        Gated { child, gate }
+    }
+
+    /// A process that stays until it is killed.
+    pub fn idle() -> Gated {
+        Gated::new("read never")
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Lets the script run; its standard input stays open.
+    pub fn open(&mut self) {
+        self.gate.as_mut().expect("the gate").write_all(b"\n").expect("the gate opens");
+    }
+
+    pub fn wait(mut self) -> ExitStatus {
+        let status = self.child.wait().expect("the child's end");
+        drop(self.gate.take());
+        status
+    }
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,416 @@
+//! Cgroups of the host that this runs on, made, filled, measured and removed. Needs root.
+
+mod bed;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bed::Gated;
+use brig::cgroup::{Cgroup, CgroupRecord, OomEvent};
+use brig::plan::Findings;
+use brig::plan::cgroup::{CgroupManager, CgroupPlan, build};
+use brig::plan::host::CgroupLayout;
+use oci_spec::runtime::{LinuxResources, Spec};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn unified() -> bool {
+    bed::layout() == CgroupLayout::Unified
+}
+
+fn plan_of(path: &str, resources: &Value) -> Result<CgroupPlan, brig::error::Error> {
+    let config = json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs"},
+        "linux": {"cgroupsPath": path, "resources": resources},
+    });
+    let spec: Spec = serde_json::from_value(config).expect("a configuration");
+    let mut findings = Findings::default();
+    let plan = build(&spec, "brig-test", CgroupManager::Cgroupfs, &bed::host(), &mut findings);
+    findings.into_result().map(|_| plan)
+}
+
+/// A cgroup that is gone at the end of the test, with all that is in it.
+struct Scratch(Cgroup);
+
+impl Scratch {
+    fn new(name: &str, resources: &Value) -> Scratch {
+        let path = format!("/brig-test-{name}-{}", std::process::id());
+        Scratch(Cgroup::create(&plan_of(&path, resources).expect("a plan")).expect("a cgroup"))
+    }
+
+    fn enter(&mut self, process: &Gated) {
+        if self.0.clone_target().is_some() {
+            let path = &self.0.record().paths[""];
+            std::fs::write(path.join("cgroup.procs"), process.pid().to_string()).expect("the cgroup takes a process");
+        }
+        self.0.attach(process.pid()).expect("the process enters");
+    }
+
+    fn path(&self, controller: &str) -> PathBuf {
+        let paths: BTreeMap<String, PathBuf> = self.0.record().paths;
+        paths.get(controller).or_else(|| paths.get("")).expect("a directory").clone()
+    }
+
+    fn read(&self, controller: &str, file: &str) -> String {
+        let path = self.path(controller).join(file);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        text.trim().to_owned()
+    }
+
+    fn gone(&self) -> bool {
+        self.0.record().paths.values().all(|path| !path.exists())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = self.0.kill_all(libc::SIGKILL);
+        let _ = self.0.destroy();
+    }
+}
+
+fn limits() -> Value {
+    let mut limits = json!({
+        "devices": [{"allow": false, "access": "rwm"}],
+    });
+    if bed::has_controller("memory") {
+        limits["memory"] = json!({"limit": 67_108_864, "reservation": 33_554_432});
+    }
+    if bed::has_controller("cpu") {
+        limits["cpu"] = json!({"shares": 512, "quota": 50_000, "period": 100_000});
+    }
+    if bed::has_controller("pids") {
+        limits["pids"] = json!({"limit": 20});
+    }
+    limits
+}
+
+#[test]
+fn limits_are_in_force_before_a_process_is_there_and_gone_with_the_cgroup() {
+    let scratch = Scratch::new("limits", &limits());
+    if bed::has_controller("memory") {
+        let (file, low) = if unified() {
+            ("memory.max", "memory.low")
+        } else {
+            ("memory.limit_in_bytes", "memory.soft_limit_in_bytes")
+        };
+        assert_eq!(scratch.read("memory", file), "67108864");
+        assert_eq!(scratch.read("memory", low), "33554432");
+    }
+    if bed::has_controller("cpu") {
+        if unified() {
+            assert_eq!(scratch.read("cpu", "cpu.max"), "50000 100000");
+            assert_eq!(scratch.read("cpu", "cpu.weight"), "59");
+        } else {
+            assert_eq!(scratch.read("cpu", "cpu.cfs_quota_us"), "50000");
+            assert_eq!(scratch.read("cpu", "cpu.shares"), "512");
+        }
+    }
+    if bed::has_controller("pids") {
+        assert_eq!(scratch.read("pids", "pids.max"), "20");
+    }
+    assert_eq!(scratch.0.pids().expect("pids"), Vec::<i32>::new());
+    scratch.0.destroy().expect("it goes");
+    assert!(scratch.gone());
+    scratch.0.destroy().expect("it is gone already");
+}
+
+#[test]
+fn a_record_finds_the_cgroup_again() {
+    let mut scratch = Scratch::new("record", &limits());
+    let process = Gated::idle();
+    scratch.enter(&process);
+    let text = serde_json::to_string(&scratch.0.record()).expect("JSON");
+    let record: CgroupRecord = serde_json::from_str(&text).expect("the same record");
+    assert_eq!(record, scratch.0.record());
+    let again = Cgroup::from_record(&record);
+    assert_eq!(again.pids().expect("pids"), vec![process.pid()]);
+    for path in record.paths.values() {
+        let procs = std::fs::read_to_string(path.join("cgroup.procs")).expect("procs");
+        assert_eq!(procs.trim(), process.pid().to_string(), "{}", path.display());
+    }
+}
+
+#[test]
+fn a_frozen_cgroup_stands_still_and_is_killed_all_the_same() {
+    let mut scratch = Scratch::new("freeze", &json!({}));
+    let process = Gated::idle();
+    scratch.enter(&process);
+    assert!(!scratch.0.is_frozen().expect("state"));
+    scratch.0.freeze().expect("it freezes");
+    assert!(scratch.0.is_frozen().expect("state"));
+    scratch.0.thaw().expect("it thaws");
+    assert!(!scratch.0.is_frozen().expect("state"));
+    scratch.0.freeze().expect("it freezes again");
+    scratch.0.kill_all(libc::SIGKILL).expect("it is killed");
+    assert!(scratch.0.wait_empty(PATIENCE).expect("an end"));
+    process.wait();
+    scratch.0.destroy().expect("it goes");
+    assert!(scratch.gone());
+}
+
+#[test]
+fn a_signal_reaches_every_process_of_every_cgroup_below() {
+    let mut scratch = Scratch::new("signal", &json!({}));
+    let (one, two) = (Gated::idle(), Gated::idle());
+    scratch.enter(&one);
+    for path in scratch.0.record().paths.values() {
+        let sub = path.join("sub");
+        std::fs::create_dir(&sub).expect("a cgroup below");
+        if path.ends_with("cpuset") || path.to_string_lossy().contains("/cpuset/") {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                std::fs::write(sub.join(file), std::fs::read(path.join(file)).expect("a set")).expect("a set");
+            }
+        }
+        std::fs::write(sub.join("cgroup.procs"), two.pid().to_string()).expect("it takes a process");
+    }
+    assert_eq!(scratch.0.pids().expect("pids").len(), 2);
+    scratch.0.kill_all(libc::SIGTERM).expect("signalled");
+    one.wait();
+    two.wait();
+    scratch.0.destroy().expect("it goes, with what is below");
+    assert!(scratch.gone());
+}
+
+#[test]
+fn removal_waits_for_processes_that_are_ending() {
+    let mut scratch = Scratch::new("busy", &json!({}));
+    let process = Gated::idle();
+    scratch.enter(&process);
+    let waiter = Cgroup::from_record(&scratch.0.record());
+    let started = Instant::now();
+    let thread = std::thread::spawn(move || waiter.destroy());
+    scratch.0.kill_all(libc::SIGKILL).expect("killed");
+    thread.join().expect("no panic").expect("it goes");
+    assert!(started.elapsed() < PATIENCE);
+    assert!(scratch.gone());
+}
+
+#[test]
+fn a_cgroup_with_processes_is_not_taken() {
+    let mut scratch = Scratch::new("taken", &json!({}));
+    let process = Gated::idle();
+    scratch.enter(&process);
+    let path = format!("/brig-test-taken-{}", std::process::id());
+    let error = Cgroup::create(&plan_of(&path, &json!({})).expect("a plan")).expect_err("it is in use");
+    assert!(error.to_string().contains("container's cgroup is not empty: 1 process(es) found"), "{error}");
+    assert_eq!(scratch.0.pids().expect("pids"), vec![process.pid()]);
+}
+
+#[test]
+fn a_failure_leaves_nothing_behind() {
+    let path = format!("/brig-test-unwind-{}/deep/er", std::process::id());
+    let plan = plan_of(&path, &json!({"rdma": {"mlx5_0": {"hcaHandles": 2}}})).expect("a plan");
+    if bed::has_controller("rdma") {
+        return;
+    }
+    let error = Cgroup::create(&plan).expect_err("there is no rdma");
+    let text = error.to_string();
+    assert!(text.starts_with("linux.resources.rdma.mlx5_0: cannot set rdma limit"), "{text}");
+    for mount in std::fs::read_dir("/sys/fs/cgroup").expect("mounts").flatten() {
+        let name = format!("brig-test-unwind-{}", std::process::id());
+        assert!(!mount.path().join(&name).exists() && mount.file_name() != *name, "{mount:?}");
+    }
+}
+
+#[test]
+fn devices_are_denied_but_for_the_default_ones() {
+    // /dev/kmsg (1:11) is readable for root anywhere, and no default device. A rule for it makes the difference.
+    let script = "head -c 1 </dev/zero >/dev/null && exec 3</dev/kmsg";
+    let run = |name: &str, rules: Value| {
+        let mut scratch = Scratch::new(name, &json!({"devices": rules}));
+        let mut process = Gated::new(script);
+        scratch.enter(&process);
+        process.open();
+        process.wait().success()
+    };
+    let deny = json!({"allow": false, "access": "rwm"});
+    let allow = json!({"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"});
+    assert!(!run("deny", json!([deny])));
+    assert!(run("allow", json!([deny, allow])));
+    assert!(run("all", json!([{"allow": true, "access": "rwm"}])));
+}
+
+#[test]
+fn an_update_replaces_the_device_rules() {
+    let deny = json!({"allow": false, "access": "rwm"});
+    let allow = json!({"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"});
+    let mut scratch = Scratch::new("devices", &json!({"devices": [deny]}));
+    for (rules, opens) in [(json!([deny, allow]), true), (json!([deny]), false)] {
+        let new: LinuxResources = serde_json::from_value(json!({"devices": rules})).expect("resources");
+        scratch.0.update(&new).expect("an update");
+        let mut process = Gated::new("exec 3</dev/kmsg");
+        scratch.enter(&process);
+        process.open();
+        assert_eq!(process.wait().success(), opens, "{rules}");
+    }
+}
+
+#[test]
+fn an_update_keeps_what_it_does_not_name() {
+    if !bed::has_controller("cpu") || !bed::has_controller("memory") {
+        return;
+    }
+    let mut scratch = Scratch::new("update", &limits());
+    let new: LinuxResources =
+        serde_json::from_value(json!({"cpu": {"quota": 20_000}, "memory": {"limit": 134_217_728}})).expect("resources");
+    let record = scratch.0.update(&new).expect("an update");
+    if unified() {
+        assert_eq!(scratch.read("cpu", "cpu.max"), "20000 100000");
+        assert_eq!(scratch.read("cpu", "cpu.weight"), "59");
+        assert_eq!(scratch.read("memory", "memory.max"), "134217728");
+        assert_eq!(scratch.read("memory", "memory.low"), "33554432");
+    } else {
+        assert_eq!(scratch.read("cpu", "cpu.cfs_quota_us"), "20000");
+        assert_eq!(scratch.read("cpu", "cpu.cfs_period_us"), "100000");
+        assert_eq!(scratch.read("memory", "memory.limit_in_bytes"), "134217728");
+    }
+    let cpu = record.resources.cpu().clone().expect("cpu");
+    assert_eq!((cpu.shares(), cpu.quota(), cpu.period()), (Some(512), Some(20_000), Some(100_000)));
+}
+
+#[test]
+fn a_rejected_update_changes_nothing() {
+    if !bed::has_controller("cpu") || !bed::has_controller("pids") {
+        return;
+    }
+    let mut scratch = Scratch::new("reject", &limits());
+    let before = scratch.0.record();
+    let files: [(&str, &str); 3] = if unified() {
+        [("cpu", "cpu.max"), ("pids", "pids.max"), ("memory", "memory.max")]
+    } else {
+        [("cpu", "cpu.cfs_quota_us"), ("pids", "pids.max"), ("memory", "memory.limit_in_bytes")]
+    };
+    let values = files.map(|(controller, file)| scratch.read(controller, file));
+    // Everything but the last is fine; a block device 4000:4000 is nowhere.
+    let new: LinuxResources = serde_json::from_value(json!({
+        "cpu": {"quota": 30_000},
+        "pids": {"limit": 30},
+        "memory": {"limit": 134_217_728},
+        "blockIO": {"throttleReadBpsDevice": [{"major": 4000, "minor": 4000, "rate": 1000}]},
+        "rdma": {"mlx5_0": {"hcaHandles": 2}},
+    }))
+    .expect("resources");
+    let error = scratch.0.update(&new).expect_err("no such device");
+    assert!(error.to_string().contains("linux.resources."), "{error}");
+    assert_eq!(files.map(|(controller, file)| scratch.read(controller, file)), values);
+    assert_eq!(scratch.0.record(), before);
+}
+
+#[test]
+fn memory_limits_go_up_and_down_with_swap() {
+    if !bed::has_controller("memory") {
+        return;
+    }
+    let mib = |count: i64| count * 1024 * 1024;
+    let mut scratch = Scratch::new("swap", &json!({"memory": {"limit": mib(64), "swap": mib(64)}}));
+    for (limit, swap) in [(mib(256), mib(512)), (mib(32), mib(32)), (mib(64), mib(128)), (-1, -1)] {
+        let new = json!({"memory": {"limit": limit, "swap": swap}});
+        let new: LinuxResources = serde_json::from_value(new).expect("resources");
+        scratch.0.update(&new).unwrap_or_else(|error| panic!("{limit} {swap}: {error}"));
+    }
+}
+
+#[test]
+fn the_oom_killer_is_counted_and_noticed() {
+    if !bed::has_controller("memory") {
+        return;
+    }
+    let mib = 1024 * 1024;
+    let mut scratch = Scratch::new("oom", &json!({"memory": {"limit": 16 * mib, "swap": 16 * mib}}));
+    let mut watch = scratch.0.oom_watch().expect("a watch").expect("a memory controller");
+    // A second process keeps the cgroup alive.
+    let stays = Gated::idle();
+    scratch.enter(&stays);
+    let mut process = Gated::new("exec tail /dev/zero");
+    scratch.enter(&process);
+    assert_eq!(scratch.0.oom_kills().expect("a count"), 0);
+    process.open();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "no event");
+        let timeout = rustix::event::Timespec::try_from(left).expect("a timeout");
+        rustix::event::poll(&mut watch.poll_fds(), Some(&timeout)).expect("poll");
+        match watch.check().expect("an answer") {
+            OomEvent::Oom(count) => {
+                assert!(count >= 1);
+                break;
+            }
+            OomEvent::None => {}
+            OomEvent::Ended => panic!("the cgroup is still there"),
+        }
+    }
+    assert!(!process.wait().success());
+    assert_eq!(scratch.0.oom_kills().expect("a count"), 1);
+    scratch.0.kill_all(libc::SIGKILL).expect("killed");
+    stays.wait();
+    scratch.0.destroy().expect("it goes");
+    let timeout = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+    rustix::event::poll(&mut watch.poll_fds(), Some(&timeout)).expect("poll");
+    while watch.check().expect("an answer") != OomEvent::Ended {}
+}
+
+#[test]
+fn statistics_have_the_shape_that_readers_expect() {
+    let mut scratch = Scratch::new("stats", &limits());
+    let process = Gated::idle();
+    scratch.enter(&process);
+    let stats = serde_json::to_value(scratch.0.stats().expect("statistics")).expect("JSON");
+    for part in ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"] {
+        assert!(stats.get(part).is_some(), "{part} is missing: {stats}");
+    }
+    assert_eq!(stats["pids"]["current"], 1);
+    if bed::has_controller("pids") {
+        assert_eq!(stats["pids"]["limit"], 20);
+    }
+    if bed::has_controller("memory") {
+        assert_eq!(stats["memory"]["usage"]["limit"], 67_108_864);
+        assert!(stats["memory"]["raw"].as_object().is_some_and(|raw| raw.len() > 10));
+    }
+    scratch.0.kill_all(libc::SIGKILL).expect("killed");
+    process.wait();
+    scratch.0.destroy().expect("it goes");
+    scratch.0.stats().expect("a cgroup that is gone has empty statistics");
+}
+
+#[test]
+fn a_process_that_joins_goes_where_it_is_told() {
+    let mut scratch = Scratch::new("exec", &json!({}));
+    let init = Gated::idle();
+    scratch.enter(&init);
+    let place = |target: &brig::cgroup::ExecTarget, process: &Gated| {
+        if let Some(fd) = target.clone_target() {
+            let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)));
+            std::fs::write(path.expect("a path").join("cgroup.procs"), process.pid().to_string()).expect("entered");
+        }
+        target.attach(process.pid()).expect("attached");
+    };
+    let plain = Gated::idle();
+    place(&scratch.0.exec_target(&[], init.pid()).expect("a target"), &plain);
+    assert_eq!(scratch.0.pids().expect("pids").len(), 2);
+    drop(plain);
+    assert!(scratch.0.exec_target(&["../other".to_owned()], init.pid()).is_err());
+    assert!(scratch.0.exec_target(&["missing".to_owned()], init.pid()).and_then(|it| it.attach(1)).is_err());
+
+    let main = scratch.path("devices");
+    std::fs::create_dir(main.join("sub")).expect("a cgroup below");
+    let argument = if unified() { "sub".to_owned() } else { "devices:sub".to_owned() };
+    let below = Gated::idle();
+    place(&scratch.0.exec_target(&[argument], init.pid()).expect("a target"), &below);
+    let procs = std::fs::read_to_string(main.join("sub/cgroup.procs")).expect("procs");
+    assert_eq!(procs.trim(), below.pid().to_string());
+
+    if unified() && bed::has_controller("memory") {
+        // Init makes a cgroup of its own and hands memory down: its old one takes no process any more.
+        std::fs::write(main.join("sub/cgroup.procs"), init.pid().to_string()).expect("init moves");
+        std::fs::write(main.join("cgroup.subtree_control"), "+memory").expect("memory is handed down");
+        let late = Gated::idle();
+        place(&scratch.0.exec_target(&[], init.pid()).expect("a target"), &late);
+        let procs = std::fs::read_to_string(main.join("sub/cgroup.procs")).expect("procs");
+        assert!(procs.lines().any(|pid| pid == late.pid().to_string()), "{procs}");
+    }
+}
