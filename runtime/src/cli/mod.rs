@@ -3,14 +3,17 @@
 
 mod args;
 mod commands;
+mod foreground;
 mod help;
+mod inherited;
 mod log;
 mod output;
+mod proxy;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::engine::CgroupManager;
+use crate::engine::{CgroupManager, Engine};
 use crate::error::{Error, ErrorKind, Result};
 use args::{Args, Flag, Order};
 use commands::{VERBS, Verb};
@@ -42,6 +45,13 @@ pub(crate) struct Global {
     pub root: PathBuf,
     /// Who makes cgroups.
     pub manager: CgroupManager,
+}
+
+impl Global {
+    /// The engine that these flags ask for.
+    pub fn engine(&self) -> Engine {
+        Engine::new(self.root.clone(), self.manager)
+    }
 }
 
 /// Runs one command line, `argv[0]` included, and returns its exit code.

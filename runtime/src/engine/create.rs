@@ -61,7 +61,7 @@ impl Engine {
         let (plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
         warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));
         check_console(plan.init.process.terminal, &options.console)?;
-        let (console, terminal) = open_console(&options.console)?;
+        let (console, terminal) = open_console(plan.init.process.terminal, &options.console)?;
 
         let reservation = store::reserve(&self.root, id)?;
         faults::parent("reserved");
@@ -292,9 +292,11 @@ fn check_console(terminal: bool, console: &Console) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidConfig, text))
 }
 
-/// The fd that init sends the terminal's master over, and our own end of it with [`Console::Caller`].
-pub(super) fn open_console(console: &Console) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+/// The fd that init sends the terminal's master over, and our own end of it with [`Console::Caller`]. Nothing for
+/// a process without a terminal.
+pub(super) fn open_console(terminal: bool, console: &Console) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
     match console {
+        _ if !terminal => Ok((None, None)),
         Console::None => Ok((None, None)),
         Console::Socket(path) => {
             let socket = socket::connect(path)

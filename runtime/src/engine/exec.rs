@@ -44,7 +44,7 @@ impl Engine {
         let (mut plan, join, warnings) = container::build_exec(&spec, id, &process, &choices, &host)?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         check_console(plan.process.terminal, &options)?;
-        let (console, terminal) = open_console(&options.console)?;
+        let (console, terminal) = open_console(plan.process.terminal, &options.console)?;
         let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
         let cgroup = target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
         plan.join = vec![(init.as_raw_fd(), join)];

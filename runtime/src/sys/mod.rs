@@ -13,5 +13,6 @@ pub mod process;
 pub mod procfs;
 pub mod seal;
 pub mod seccomp;
+pub mod signal;
 pub mod socket;
 pub mod tty;

@@ -2,7 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod create;
+mod events;
+mod exec;
+mod features;
+mod lifecycle;
 mod spec;
+mod state;
+mod update;
 
 use super::Global;
 use super::args::{Args, Flag, Order};
@@ -59,4 +66,22 @@ impl Verb {
 }
 
 /// Every verb, in the order of the help text.
-pub static VERBS: &[Verb] = &[spec::VERB, checkpoint::CHECKPOINT, checkpoint::RESTORE];
+pub static VERBS: &[Verb] = &[
+    create::CREATE,
+    lifecycle::START,
+    create::RUN,
+    exec::VERB,
+    lifecycle::KILL,
+    lifecycle::DELETE,
+    state::STATE,
+    state::LIST,
+    state::PS,
+    lifecycle::PAUSE,
+    lifecycle::RESUME,
+    update::VERB,
+    events::VERB,
+    spec::VERB,
+    features::VERB,
+    checkpoint::CHECKPOINT,
+    checkpoint::RESTORE,
+];

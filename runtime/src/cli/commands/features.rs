@@ -1,0 +1,76 @@
+//! `features`: what this build can do (features.md of the OCI runtime specification).
+#![forbid(unsafe_code)]
+
+use serde_json::{Value, json};
+
+use super::{Args, Count, Global, Order, Verb};
+use crate::cli::{SPEC_VERSION, output};
+use crate::error::Result;
+use crate::plan::mounts::options;
+use crate::plan::namespaces::NamespaceKind;
+use crate::seccomp;
+
+pub const VERB: Verb = Verb {
+    name: "features",
+    usage: "",
+    about: "print what this build supports as JSON",
+    details: "",
+    example: "brig features",
+    flags: &[],
+    order: Order::Anywhere,
+    count: Count::Exactly(0),
+    run,
+};
+
+/// Capabilities by number (linux/capability.h).
+const CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+    "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+];
+
+fn run(_: &Global, _: &Args) -> Result<i32> {
+    let mut text = output::json_indented(&document(), "    ")?;
+    text.push('\n');
+    output::print(&text)?;
+    Ok(0)
+}
+
+fn document() -> Value {
+    let mut namespaces = NamespaceKind::ALL.map(NamespaceKind::as_str);
+    namespaces.sort_unstable();
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": options::names().collect::<Vec<_>>(),
+        "linux": {
+            "namespaces": namespaces,
+            "capabilities": CAPABILITIES.as_slice(),
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true },
+            "seccomp": {
+                "enabled": true,
+                "actions": seccomp::ACTIONS,
+                "operators": seccomp::OPERATORS,
+                "archs": seccomp::ARCHITECTURES,
+                "knownFlags": seccomp::KNOWN_FLAGS,
+                "supportedFlags": seccomp::supported_flags(),
+            },
+            "apparmor": { "enabled": true },
+            "selinux": { "enabled": true },
+            "intelRdt": { "enabled": false },
+            "memoryPolicy": { "modes": [], "flags": [] },
+            "mountExtensions": { "idmap": { "enabled": false } },
+            "netDevices": { "enabled": false },
+        },
+        "annotations": {
+            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "run.brig.version": env!("CARGO_PKG_VERSION"),
+        },
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "run.oci."],
+    })
+}

@@ -1,0 +1,113 @@
+//! Waiting for a container's process in the foreground: signals go in, its exit status comes out.
+#![forbid(unsafe_code)]
+
+use nix::errno::Errno;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{WaitOptions, WaitStatus, wait};
+
+use super::proxy::Proxy;
+use crate::engine::Launched;
+use crate::error::{Error, Result};
+use crate::sys::SysError;
+use crate::sys::signal::{self, Hold, Signals};
+
+/// Adds to the number of a signal that ended a program, as shells do.
+const SIGNALLED: i32 = 128;
+
+/// Waits until the process has ended, and returns its exit code. `hold` was made before the launch.
+///
+/// Every other child that ends meanwhile is reaped too: orphans of the container are children of a subreaper.
+pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
+    let Launched { pid, pidfd, terminal } = launched;
+    let mut signals = Signals::open(hold)?;
+    let mut proxy = terminal.map(Proxy::new).transpose()?;
+    // The process may have ended before its SIGCHLD could be read.
+    let mut status = reap(pid)?;
+    while status.is_none() {
+        let ready = wait_for_events(&pidfd, &signals, proxy.as_ref())?;
+        if let Some(proxy) = &mut proxy {
+            proxy.run(ready.streams);
+        }
+        if ready.signals {
+            while let Some(signal) = signals.next()? {
+                pass_on(signal, &pidfd, proxy.as_ref())?;
+            }
+        }
+        if ready.signals || ready.process {
+            status = reap(pid)?;
+        }
+    }
+    if let Some(proxy) = proxy {
+        proxy.drain();
+    }
+    Ok(status.unwrap_or_default())
+}
+
+/// What poll found.
+struct Ready {
+    process: bool,
+    signals: bool,
+    streams: [bool; 2],
+}
+
+fn wait_for_events(pidfd: &impl std::os::fd::AsFd, signals: &Signals, proxy: Option<&Proxy>) -> Result<Ready> {
+    let mut fds = vec![PollFd::new(pidfd, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+    let streams = proxy.map(Proxy::waits).unwrap_or_default();
+    let places = [streams[0].is_some(), streams[1].is_some()];
+    fds.extend(streams.into_iter().flatten());
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(SysError::from_rustix("poll", "", error).into()),
+        }
+    }
+    // An error or a hang-up counts: the read or write that follows reports it.
+    let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+    let mut next = || ready.next().unwrap_or(false);
+    let (process, signals) = (next(), next());
+    let streams = places.map(|polled| polled && next());
+    Ok(Ready { process, signals, streams })
+}
+
+fn pass_on(number: i32, pidfd: &impl std::os::fd::AsFd, proxy: Option<&Proxy>) -> Result<()> {
+    match (number, proxy) {
+        // Reaped by the caller of this.
+        (libc::SIGCHLD, _) => Ok(()),
+        (libc::SIGWINCH, Some(proxy)) => {
+            proxy.resize();
+            Ok(())
+        }
+        _ => match signal::send(pidfd.as_fd(), number) {
+            // It has just ended; its status is about to be read.
+            Err(error) if error.errno() == Errno::ESRCH => Ok(()),
+            result => Ok(result?),
+        },
+    }
+}
+
+/// Reaps every child that has ended; the exit code of `pid` when it is among them.
+fn reap(pid: i32) -> Result<Option<i32>> {
+    let mut found = None;
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((child, status))) if child.as_raw_nonzero().get() == pid => found = Some(exit_code(status)),
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return Ok(found),
+            Err(rustix::io::Errno::CHILD) if found.is_some() => return Ok(found),
+            Err(rustix::io::Errno::CHILD) => {
+                return Err(Error::other(format!("process {pid} is not a child of this command any more")));
+            }
+            Err(error) => return Err(SysError::from_rustix("wait4", "-1, WNOHANG", error).into()),
+        }
+    }
+}
+
+fn exit_code(status: WaitStatus) -> i32 {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => SIGNALLED + signal,
+        // Stopped and continued children are not asked for.
+        (None, None) => 0,
+    }
+}

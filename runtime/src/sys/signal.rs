@@ -1,0 +1,174 @@
+//! Signals that a foreground command passes on: held while a container is launched, then read from a descriptor.
+//!
+//! The mask is not touched before the launch, because a child would inherit it; handlers do not outlive an exec.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+
+use super::{SysError, SysResult};
+
+/// Arrived signals that nobody has read yet, as [`bit`]s.
+static HELD: AtomicU64 = AtomicU64::new(0);
+
+/// Signals that end a process that does not expect them, and that others send to it.
+const FATAL: [i32; 14] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+];
+
+/// Never read from the descriptor: faults of this very process, what cannot be caught, and a broken pipe, which
+/// the write that meets it reports.
+const OWN: [i32; 9] = [
+    libc::SIGKILL,
+    libc::SIGSTOP,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+    libc::SIGPIPE,
+];
+
+/// Bit N-1 for signal N, as the kernel counts: the last one is 64.
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+extern "C" fn note(signal: libc::c_int) {
+    // An atomic is all that a handler may touch (signal-safety(7)).
+    HELD.fetch_or(bit(signal), Ordering::Relaxed);
+}
+
+/// From now on a signal that would end this process is noted instead; [`Signals::open`] reports it.
+/// One that is ignored already (nohup) stays ignored.
+#[derive(Debug)]
+pub struct Hold {
+    ignored: u64,
+}
+
+impl Hold {
+    /// Installs the handlers.
+    pub fn new() -> SysResult<Hold> {
+        let mut ignored = 0;
+        for signal in FATAL {
+            if disposition(signal)? == libc::SIG_IGN {
+                ignored |= bit(signal);
+                continue;
+            }
+            // SAFETY: all zeroes is a valid sigaction: no flags, an empty mask.
+            let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+            action.sa_sigaction = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESTART;
+            // SAFETY: `action` lives over the call, and `note` is async-signal-safe: it only sets a bit.
+            let result = unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
+            if result < 0 {
+                return Err(SysError::last("rt_sigaction", signal.to_string()));
+            }
+        }
+        Ok(Hold { ignored })
+    }
+}
+
+fn disposition(signal: i32) -> SysResult<libc::sighandler_t> {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: the kernel writes one sigaction to a place that is large enough for it, and reads none.
+    let result = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    if result < 0 {
+        return Err(SysError::last("rt_sigaction", signal.to_string()));
+    }
+    // SAFETY: the call succeeded, so the kernel has filled it.
+    Ok(unsafe { action.assume_init() }.sa_sigaction)
+}
+
+/// A descriptor that is readable when a signal has arrived.
+#[derive(Debug)]
+pub struct Signals {
+    fd: OwnedFd,
+}
+
+impl Signals {
+    /// Blocks every signal but this process's own faults, and opens the descriptor.
+    pub fn open(hold: &Hold) -> SysResult<Signals> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset initialises the set that it is given.
+        let mut set = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            set.assume_init()
+        };
+        let last = libc::SIGRTMAX();
+        for signal in (1..=last).filter(|signal| !OWN.contains(signal) && hold.ignored & bit(*signal) == 0) {
+            // SAFETY: `set` was initialised above. The numbers that libc keeps to itself (32 and 33) are refused
+            // by it, which is why the result does not matter.
+            unsafe { libc::sigaddset(&mut set, signal) };
+        }
+        // SAFETY: `set` lives over the call; the old mask is not asked for.
+        let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+        if result != 0 {
+            return Err(SysError::new("rt_sigprocmask", "SIG_BLOCK", Errno::from_raw(result)));
+        }
+        // SAFETY: `set` lives over the call, and -1 asks for a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(SysError::last("signalfd4", ""));
+        }
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+        Ok(Signals { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// The next signal that has arrived; `None` when there is none.
+    pub fn next(&mut self) -> SysResult<Option<i32>> {
+        let held = HELD.load(Ordering::Relaxed);
+        if held != 0 {
+            // The handlers cannot run any more, the signals being blocked, so nobody else changes the bits.
+            let signal = held.trailing_zeros() as i32 + 1;
+            HELD.fetch_and(!bit(signal), Ordering::Relaxed);
+            return Ok(Some(signal));
+        }
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: `info` is `size` bytes long and outlives the call.
+        let read = unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+        match usize::try_from(read) {
+            // SAFETY: a signalfd gives whole records, and this one has been filled.
+            Ok(read) if read == size => Ok(Some(unsafe { info.assume_init() }.ssi_signo as i32)),
+            Ok(_) => Ok(None),
+            Err(_) => match Errno::last() {
+                Errno::EAGAIN | Errno::EINTR => Ok(None),
+                errno => Err(SysError::new("read", "signalfd", errno)),
+            },
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Sends a signal to the very process that a pidfd refers to (pidfd_send_signal(2)).
+pub fn send(pidfd: BorrowedFd<'_>, signal: i32) -> SysResult<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is borrowed for the call, and no siginfo is passed.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, 0) };
+    if result < 0 {
+        return Err(SysError::last("pidfd_send_signal", format!("{}, {signal}", pidfd.as_raw_fd())));
+    }
+    Ok(())
+}
