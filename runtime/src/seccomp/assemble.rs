@@ -214,7 +214,7 @@ fn conditions(clause: &Clause, is_32_bit: bool) -> Result<BpfProgram> {
     // It begins with a jump over a jump past the whole rule, for chains that are entered in their middle. Here the rule
     // is entered at its start only.
     let skip = |instruction: &seccompiler::sock_filter, k: usize| instruction.code == JMP_JA && instruction.k as usize == k;
-    if program.len() > 2 && skip(&program[0], 1) && skip(&program[1], program.len() - 1) {
+    if program.len() > 2 && skip(&program[0], 1) && skip(&program[1], program.len()) {
         program.drain(..2);
     }
     Ok(program)

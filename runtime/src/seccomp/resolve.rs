@@ -63,7 +63,8 @@ pub(super) const BAD_ARCHITECTURE: Return = ret::KILL_THREAD;
 
 const ENOSYS: Return = ret::ERRNO | libc::ENOSYS as u32;
 
-/// arm's private calls (cacheflush, set_tls) stand above all others and say nothing about how new a profile is.
+/// arm's private calls (cacheflush, set_tls) stand above all others: they say nothing about how new a profile is, and
+/// none of them is new.
 const ARM_PRIVATE: u32 = 0x000f_0000;
 
 /// The number of socketcall(2) on x86, and its calls: linux/net.h. Sorted by name.
@@ -164,7 +165,7 @@ pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
         let mut ranges = Vec::with_capacity(256);
         let mut append = |ranges: &mut Vec<Range>, abi: Abi| -> Result<bool> {
             let Some(column) = columns.iter().find(|column| column.abi == abi) else { return Ok(false) };
-            let newer = column.last.filter(|last| column.named && !permissive && *last > 0);
+            let newer = column.last.filter(|last| column.named && !permissive && column.abi.base() + last > 0);
             append_column(ranges, column, newer, &mut resolved)?;
             Ok(true)
         };
@@ -229,23 +230,21 @@ fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolve
 fn append_column(ranges: &mut Vec<Range>, column: &Column, newer: Option<u32>, resolved: &mut Resolved) -> Result<()> {
     let base = column.abi.base();
     let default = Outcome::Return(resolved.default);
-    let limit = newer.map(|last| last + 1);
-    let fill = |ranges: &mut Vec<Range>, from: u32, to: u32| match limit {
-        Some(limit) if from >= limit => push(ranges, base + from, Outcome::Return(ENOSYS)),
-        Some(limit) => {
-            push(ranges, base + from, default);
-            if limit < to {
-                push(ranges, base + limit, Outcome::Return(ENOSYS));
+    // Where ENOSYS begins and ends.
+    let newer = newer.map_or(X32_BIT, |last| last + 1);
+    let end = if column.abi == Abi::Arm { ARM_PRIVATE.max(newer) } else { X32_BIT };
+    let zones = [(0, newer, default), (newer, end, Outcome::Return(ENOSYS)), (end, X32_BIT, default)];
+    let fill = |ranges: &mut Vec<Range>, from: u32, to: u32| {
+        for (start, stop, outcome) in zones {
+            if from.max(start) < to.min(stop) {
+                push(ranges, base + from.max(start), outcome);
             }
         }
-        None => push(ranges, base + from, default),
     };
     let mut next = 0;
     for group in column.entries.chunk_by(|a, b| a.0 == b.0) {
         let number = group[0].0;
-        if number > next {
-            fill(ranges, next, number);
-        }
+        fill(ranges, next, number);
         let outcome = outcome(group, column.abi, resolved)?;
         push(ranges, base + number, outcome);
         next = number + 1;
