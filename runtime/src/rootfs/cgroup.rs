@@ -4,21 +4,24 @@
 //! cgroup namespace of its own, in which it sees its own part alone.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
 use super::mounts::{directory, filesystem, labelled, make_readonly, place};
-use super::{Root, refuse};
+use super::{Root, by_path, refuse};
 use crate::error::Result;
 use crate::plan::mounts::{CgroupHierarchy, CgroupMounts, MountOp, RootfsPlan};
-use crate::sys::SysError;
 use crate::sys::mount::{self, Filesystem};
+use crate::sys::{SysError, SysResult};
 
 /// Every mount of a hierarchy gets these.
 const FLAGS: u64 = libc::MS_NOEXEC | libc::MS_NOSUID | libc::MS_NODEV;
+
+/// f_type of cgroup and cgroup2 (include/uapi/linux/magic.h).
+const CGROUP_MAGICS: [u64; 2] = [0x27_e0eb, 0x6367_7270];
 
 /// Mounts what `plan.cgroup` says at the operation's target.
 pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
@@ -63,44 +66,48 @@ fn unified(
     // and memory_recursiveprot, every cgroup of the host would lose them (kernel/cgroup/cgroup.c,
     // apply_cgroup_root_flags). A bind leaves them alone.
     let source = if plan.cgroup_namespace { own } else { mountpoint };
-    match bind(source, flags, &target) {
+    match mount::clone_host_tree(source, false, true) {
         Err(error) if error.errno() == Errno::ENOENT => {
             // A rootless container without a cgroup of its own: it gets none to see.
             let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
             place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
         }
-        other => Ok(other?),
+        tree => bind(root, source, tree, flags, &target),
     }
 }
 
-/// Binds a directory of the host's cgroups.
-fn bind(source: &Path, flags: u64, target: &OwnedFd) -> Result<OwnedFd, SysError> {
-    let tree = match mount::clone_host_tree(source, false, true) {
+/// Binds a directory of the host's cgroups, of which `tree` is a copy unless open_tree is missing.
+fn bind(root: &Root, source: &Path, tree: SysResult<OwnedFd>, flags: u64, target: &OwnedFd) -> Result<OwnedFd> {
+    let tree = match tree {
         Ok(tree) => tree,
-        Err(error) if mount::is_missing(&error) => return bind_legacy(source, flags, target),
-        Err(error) => return Err(error),
+        Err(error) if mount::is_missing(&error) => return bind_legacy(root, source, flags, target),
+        Err(error) => return Err(error.into()),
     };
     match mount::remount_bind(&tree, flags, 0) {
         Ok(()) => mount::attach(&tree, target)?,
         Err(error) if mount::is_missing(&error) => {
             mount::attach(&tree, target)?;
-            mount::remount_bind_legacy(&tree, flags, 0)?;
+            by_path(root, |path| mount::remount_bind_legacy(&tree, &path(tree.as_fd()), flags, 0))?;
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     }
     Ok(tree)
 }
 
-/// Without open_tree: the mount is found again through its parent directory, whose descriptor we hold.
-fn bind_legacy(source: &Path, flags: u64, target: &OwnedFd) -> Result<OwnedFd, SysError> {
-    let path = crate::sys::procfs::fd_path(target);
-    mount::mount_raw(Some(source.as_os_str()), &path, None, libc::MS_BIND, None)?;
-    let proc = crate::sys::procfs::Proc::open()?;
-    let number = std::os::fd::AsRawFd::as_raw_fd(target);
-    let place = proc.read_link(format!("self/fd/{number}"))?;
-    let mounted = rustix::fs::open(&place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+/// Without open_tree. The new mount is opened by the path of what it covers, and must be one of cgroups.
+fn bind_legacy(root: &Root, source: &Path, flags: u64, target: &OwnedFd) -> Result<OwnedFd> {
+    by_path(root, |path| {
+        mount::mount_raw(Some(source.as_os_str()), &path(target.as_fd()), None, libc::MS_BIND, None)
+    })?;
+    let place = root.proc.read_link(format!("self/fd/{}", target.as_raw_fd()))?;
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mounted = rustix::fs::open(&place, directory, Mode::empty())
         .map_err(|e| SysError::from_rustix("open", format!("{place:?}"), e))?;
-    mount::remount_bind_legacy(&mounted, flags, 0)?;
+    let fs = rustix::fs::fstatfs(&mounted).map_err(|e| SysError::from_rustix("fstatfs", format!("{place:?}"), e))?;
+    if !CGROUP_MAGICS.contains(&(fs.f_type as u64)) {
+        return Err(refuse(&place, "was changed while it was mounted on"));
+    }
+    by_path(root, |path| mount::remount_bind_legacy(&mounted, &path(mounted.as_fd()), flags, 0))?;
     Ok(mounted)
 }
 
@@ -125,7 +132,7 @@ fn hierarchies(
         let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::openat(&top, name, directory, Mode::empty())
             .map_err(|e| SysError::from_rustix("openat", format!("{:?}/{name}", op.target), e))?;
-        one(plan, hierarchy, FLAGS | readonly, &place)?;
+        one(root, plan, hierarchy, FLAGS | readonly, &place)?;
         for alias in name.split(',').filter(|alias| *alias != name && !alias.is_empty()) {
             match rustix::fs::symlinkat(name, &top, alias) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -134,12 +141,12 @@ fn hierarchies(
         }
     }
     if readonly != 0 {
-        make_readonly(&top)?;
+        make_readonly(root, &top)?;
     }
     Ok(top)
 }
 
-fn one(plan: &RootfsPlan, hierarchy: &CgroupHierarchy, flags: u64, target: &OwnedFd) -> Result<()> {
+fn one(root: &Root, plan: &RootfsPlan, hierarchy: &CgroupHierarchy, flags: u64, target: &OwnedFd) -> Result<()> {
     if plan.cgroup_namespace {
         let (kind, source) = if hierarchy.unified { ("cgroup2", "cgroup2") } else { ("cgroup", "cgroup") };
         let mut fs = Filesystem::new(kind).source(source.as_ref());
@@ -156,6 +163,7 @@ fn one(plan: &RootfsPlan, hierarchy: &CgroupHierarchy, flags: u64, target: &Owne
             Err(error) => return Err(error.into()),
         }
     }
-    bind(&hierarchy.own, flags, target)?;
+    let tree = mount::clone_host_tree(&hierarchy.own, false, true);
+    bind(root, &hierarchy.own, tree, flags, target)?;
     Ok(())
 }

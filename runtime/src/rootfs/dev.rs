@@ -8,13 +8,12 @@ use std::path::Path;
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
-use super::{Root, legacy_path, refuse};
+use super::{Root, by_path, refuse};
 use crate::error::{Context, Result};
 use crate::plan::devices::{DeviceKind, DeviceOp};
 use crate::plan::mounts::RootfsPlan;
 use crate::sys::mount;
 use crate::sys::path::Links;
-use crate::sys::procfs::Proc;
 use crate::sys::{SysError, SysResult};
 
 /// f_type of devpts (include/uapi/linux/magic.h).
@@ -30,10 +29,10 @@ pub(super) fn set_up(root: &Root, plan: &RootfsPlan) -> Result<()> {
     let dev = root.dir.mkdir_all(Path::new("/dev"), 0o755, Links::Follow)?;
     for op in &plan.devices {
         let made = match op.path.strip_prefix("/dev") {
-            Ok(name) if name.components().count() == 1 => node(&dev, name.as_os_str(), op, plan.user_namespace),
+            Ok(name) if name.components().count() == 1 => node(root, &dev, name.as_os_str(), op, plan.user_namespace),
             _ => {
                 let (parent, name) = root.dir.parent(&op.path)?;
-                node(&parent, &name, op, plan.user_namespace)
+                node(root, &parent, &name, op, plan.user_namespace)
             }
         };
         made.with_context(|| format!("error creating device node {:?}", op.path))?;
@@ -49,16 +48,16 @@ pub(super) fn set_up(root: &Root, plan: &RootfsPlan) -> Result<()> {
 }
 
 /// Makes one node in `parent`.
-fn node(parent: &OwnedFd, name: &OsStr, op: &DeviceOp, bound: bool) -> Result<()> {
+fn node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp, bound: bool) -> Result<()> {
     if bound && op.kind != DeviceKind::Fifo {
-        return bind_node(parent, name, op);
+        return bind_node(root, parent, name, op);
     }
     let kind = file_type(op.kind);
     let device = rustix::fs::makedev(op.major, op.minor);
     match rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(op.mode), device) {
         Ok(()) => {}
         Err(rustix::io::Errno::EXIST) => return verify(parent, name, op),
-        Err(rustix::io::Errno::PERM) => return bind_node(parent, name, op),
+        Err(rustix::io::Errno::PERM) => return bind_node(root, parent, name, op),
         Err(e) => return Err(SysError::from_rustix("mknodat", format!("{:?}", op.path), e).into()),
     }
     if op.uid != 0 || op.gid != 0 {
@@ -96,7 +95,7 @@ fn is_device(stat: &rustix::fs::Stat, op: &DeviceOp) -> bool {
 }
 
 /// Where mknod is not allowed: the host's node of the same path, after a check that it is that device.
-fn bind_node(parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Result<()> {
+fn bind_node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Result<()> {
     let tree = mount::clone_host_tree(&op.path, false, true);
     let source = match &tree {
         Ok(tree) => rustix::fs::fstat(tree),
@@ -110,7 +109,9 @@ fn bind_node(parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Result<()> {
     let target = file(parent, name, op.mode, &op.path)?;
     match tree {
         Ok(tree) => mount::attach(&tree, &target)?,
-        Err(_) => mount::mount_raw(Some(op.path.as_os_str()), &legacy_path(&target)?, None, libc::MS_BIND, None)?,
+        Err(_) => by_path(root, |path| {
+            mount::mount_raw(Some(op.path.as_os_str()), &path(target.as_fd()), None, libc::MS_BIND, None)
+        })?,
     }
     Ok(())
 }
@@ -164,8 +165,9 @@ pub(super) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<()> {
     match mount::clone_fd_tree(slave, false) {
         Ok(tree) => mount::attach(&tree, &target)?,
         Err(error) if mount::is_missing(&error) => {
-            let source = legacy_path(slave)?;
-            mount::mount_raw(Some(source.as_os_str()), &legacy_path(&target)?, None, libc::MS_BIND, None)?;
+            by_path(root, |path| {
+                mount::mount_raw(Some(path(slave).as_os_str()), &path(target.as_fd()), None, libc::MS_BIND, None)
+            })?;
         }
         Err(error) => return Err(error.into()),
     }
@@ -185,5 +187,5 @@ pub(super) fn open_ptmx(root: &Root) -> Result<OwnedFd> {
     if !is_ptmx {
         return Err(SysError::new("open", "/dev/pts/ptmx: not of a devpts", Errno::ENOTTY).into());
     }
-    Ok(Proc::open()?.reopen(&found, OFlags::RDWR | OFlags::NOCTTY)?)
+    Ok(root.proc.reopen(&found, OFlags::RDWR | OFlags::NOCTTY)?)
 }

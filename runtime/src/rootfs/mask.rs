@@ -1,35 +1,29 @@
 //! Hidden and read-only paths.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::Root;
 use super::mounts::make_readonly as readonly_mount;
+use super::{Root, by_path};
 use crate::error::{Context, Result};
 use crate::plan::mounts::{MountLabel, RootfsPlan};
 use crate::sys::SysError;
 use crate::sys::mount::{self, Filesystem};
 use crate::sys::path::{Links, file_type};
 
-/// A detached copy of the host's /dev/null, once it is known to be the character device 1:3.
+/// A detached copy of the host's /dev/null, once it is known to be the character device 1:3. `None` without open_tree.
 ///
 /// CVE-2025-31133: a container whose /dev/null was something else had that bound over the files to be masked.
-pub(super) fn host_null() -> Result<OwnedFd> {
+pub(super) fn host_null() -> Result<Option<OwnedFd>> {
     let tree = match mount::clone_host_tree(Path::new("/dev/null"), false, true) {
-        // Without open_tree the descriptor itself serves, while it can be reached; see `cover`.
-        Err(error) if mount::is_missing(&error) => rustix::fs::open(
-            "/dev/null",
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(|e| SysError::from_rustix("open", "\"/dev/null\", O_PATH", e))?,
+        Err(error) if mount::is_missing(&error) => return Ok(None),
         other => other.context("error preparing masked paths")?,
     };
     check_null(&tree)?;
-    Ok(tree)
+    Ok(Some(tree))
 }
 
 fn check_null(fd: &OwnedFd) -> Result<()> {
@@ -41,38 +35,66 @@ fn check_null(fd: &OwnedFd) -> Result<()> {
 
 /// Covers every masked path that exists: files with /dev/null, directories with one empty read-only tmpfs.
 pub(super) fn hide(root: &Root, plan: &RootfsPlan) -> Result<()> {
-    let mut null = Cover::Detached(root.null.as_ref());
+    let mut null = match &root.null {
+        Some(null) => Cover::Detached(null),
+        None => Cover::Nothing,
+    };
     let mut empty: Option<OwnedFd> = None;
     for path in &plan.masked_paths {
         let Some(target) = root.dir.try_find(path, Links::Follow)? else { continue };
         let hidden = match file_type(&target)? {
-            FileType::Directory => cover_directory(&mut empty, plan.mount_label.as_ref(), &target),
-            _ => cover_file(&mut null, &target),
+            FileType::Directory => cover_directory(root, &mut empty, plan.mount_label.as_ref(), &target),
+            _ => cover_file(root, &mut null, &target),
         };
         hidden.with_context(|| format!("error masking {path:?}"))?;
     }
     Ok(())
 }
 
-/// Where the mount that covers files is: the first use attaches the detached copy, later ones copy that.
+/// What covers files.
 enum Cover<'a> {
-    Detached(Option<&'a OwnedFd>),
+    /// The detached copy of the host's /dev/null; the first use attaches it.
+    Detached(&'a OwnedFd),
+    /// Attached: later uses copy it.
     Attached(&'a OwnedFd),
+    /// Without open_tree there is no copy, and the host's cannot be reached any more: the container's own /dev/null,
+    /// which the first use opens and checks.
+    Nothing,
+    /// That one, checked.
+    Inside(OwnedFd),
 }
 
-fn cover_file(cover: &mut Cover<'_>, target: &OwnedFd) -> Result<()> {
-    match *cover {
-        Cover::Detached(Some(null)) => {
-            mount::attach(null, target)?;
+fn cover_file(root: &Root, cover: &mut Cover<'_>, target: &OwnedFd) -> Result<()> {
+    match cover {
+        Cover::Detached(null) => {
+            mount::attach(*null, target)?;
             *cover = Cover::Attached(null);
+            Ok(())
         }
-        Cover::Detached(None) => return Err(crate::error::Error::other("no /dev/null was prepared")),
-        Cover::Attached(null) => mount::attach(mount::clone_fd_tree(null, false)?, target)?,
+        Cover::Attached(null) => Ok(mount::attach(mount::clone_fd_tree(*null, false)?, target)?),
+        Cover::Nothing => {
+            let null = root.dir.find(Path::new("/dev/null"))?;
+            check_null(&null)?;
+            bind_legacy(root, &null, target, libc::MS_BIND)?;
+            *cover = Cover::Inside(null);
+            Ok(())
+        }
+        Cover::Inside(null) => bind_legacy(root, null, target, libc::MS_BIND),
     }
-    Ok(())
 }
 
-fn cover_directory(empty: &mut Option<OwnedFd>, label: Option<&MountLabel>, target: &OwnedFd) -> Result<()> {
+fn bind_legacy(root: &Root, source: &OwnedFd, target: &OwnedFd, flags: u64) -> Result<()> {
+    by_path(root, |path| {
+        mount::mount_raw(Some(path(source.as_fd()).as_os_str()), &path(target.as_fd()), None, flags, None)
+    })
+}
+
+fn cover_directory(
+    root: &Root,
+    empty: &mut Option<OwnedFd>,
+    label: Option<&MountLabel>,
+    target: &OwnedFd,
+) -> Result<()> {
     if let Some(attached) = empty {
         return Ok(mount::attach(mount::clone_fd_tree(&*attached, false)?, target)?);
     }
@@ -85,21 +107,35 @@ fn cover_directory(empty: &mut Option<OwnedFd>, label: Option<&MountLabel>, targ
     if let Some(label) = label {
         fs = fs.parameter(label.option.as_str(), Some(label.label.as_str().into()));
     }
-    let mounted = fs.mount(mount::ATTR_RDONLY)?;
-    mount::attach(&mounted, target)?;
-    *empty = Some(mounted);
-    Ok(())
+    match fs.mount(mount::ATTR_RDONLY) {
+        Ok(mounted) => {
+            mount::attach(&mounted, target)?;
+            *empty = Some(mounted);
+            Ok(())
+        }
+        Err(error) if mount::is_missing(&error) => {
+            by_path(root, |path| fs.mount_legacy(&path(target.as_fd()), libc::MS_RDONLY))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Binds `path` over itself, read-only with all that is mounted below it. A missing path is fine.
 pub(super) fn make_readonly(root: &Root, path: &Path) -> Result<()> {
     let Some(target) = root.dir.try_find(path, Links::Follow)? else { return Ok(()) };
-    let tree = mount::clone_fd_tree(&target, true)?;
+    let tree = match mount::clone_fd_tree(&target, true) {
+        Ok(tree) => tree,
+        Err(error) if mount::is_missing(&error) => {
+            bind_legacy(root, &target, &target, libc::MS_BIND | libc::MS_REC)?;
+            return readonly_mount(root, root.dir.find(path)?);
+        }
+        Err(error) => return Err(error.into()),
+    };
     match mount::set_attributes(&tree, mount::ATTR_RDONLY, 0, 0, true) {
         Ok(()) => mount::attach(&tree, &target)?,
         Err(error) if mount::is_missing(&error) => {
             mount::attach(&tree, &target)?;
-            readonly_mount(&tree)?;
+            readonly_mount(root, &tree)?;
         }
         Err(error) => return Err(error.into()),
     }

@@ -13,8 +13,8 @@
 //! [`crate::sys::path`], and what it finds is used by descriptor.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use rustix::fs::Mode;
@@ -24,6 +24,7 @@ use crate::plan::mounts::{MountKind, MountOp, Pivot, RootfsPlan};
 use crate::sys::mount;
 use crate::sys::path::Dir;
 use crate::sys::procfs::Proc;
+use crate::sys::{SysError, SysResult};
 
 mod cgroup;
 mod copy;
@@ -36,6 +37,8 @@ mod pivot;
 #[derive(Debug)]
 pub struct Root {
     dir: Dir,
+    /// The host's, opened while /proc is still that.
+    proc: Proc,
     /// A detached copy of the host's /dev/null, for masked files.
     null: Option<OwnedFd>,
 }
@@ -85,8 +88,10 @@ pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
 /// Builds the root and everything mounted in it. Runs in the child. The umask is 0 until [`Root::finish`].
 pub fn prepare(plan: &RootfsPlan) -> Result<Root> {
     rustix::process::umask(Mode::empty());
+    // First of all: later, /proc may be the image's.
+    let proc = Proc::open().context("error opening /proc")?;
     let dir = pivot::attach_root(plan)?;
-    let mut root = Root { dir, null: None };
+    let mut root = Root { dir, proc, null: None };
     for op in &plan.mounts {
         mounts::execute(&root, plan, op).with_context(|| mounts::describe(op))?;
     }
@@ -95,7 +100,7 @@ pub fn prepare(plan: &RootfsPlan) -> Result<Root> {
     }
     if !plan.masked_paths.is_empty() {
         // While the host's /dev can still be reached: the container's own could be anything.
-        root.null = Some(mask::host_null()?);
+        root.null = mask::host_null()?;
     }
     Ok(root)
 }
@@ -136,10 +141,14 @@ impl Root {
     }
 }
 
-/// The path that leads a call without descriptors to `fd`, checked to come from a real /proc.
-fn legacy_path(fd: impl AsFd) -> Result<std::path::PathBuf> {
-    Proc::open()?;
-    Ok(crate::sys::procfs::fd_path(fd))
+/// Lets mount(2), which takes paths alone, work on descriptors: from the host's /proc as working directory, the
+/// relative path of each leads to the very file, inside the new root and outside. Afterwards the working directory is
+/// the root of this process.
+fn by_path<T>(root: &Root, call: impl FnOnce(&dyn Fn(BorrowedFd<'_>) -> PathBuf) -> SysResult<T>) -> Result<T> {
+    rustix::process::fchdir(root.proc.fd()).map_err(|e| SysError::from_rustix("fchdir", "/proc", e))?;
+    let done = call(&|fd| PathBuf::from(format!("self/fd/{}", fd.as_raw_fd())));
+    rustix::process::chdir("/").map_err(|e| SysError::from_rustix("chdir", "\"/\"", e))?;
+    Ok(done?)
 }
 
 /// An error that says where a path was refused.

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType};
 
-use super::{Root, cgroup, copy, has_option, legacy_path, refuse};
+use super::{Root, by_path, cgroup, copy, has_option, refuse};
 use crate::error::{Context, Error, Result};
 use crate::plan::mounts::{MountKind, MountOp, PROC_FILES, RootfsPlan};
 use crate::sys::mount::{self, Filesystem};
 use crate::sys::path::{Links, file_type};
-use crate::sys::procfs::{PROC_SUPER_MAGIC, Proc, mount_id};
+use crate::sys::procfs::{PROC_SUPER_MAGIC, mount_id};
 use crate::sys::{SysError, SysResult};
 
 /// What a bind mount's options say beyond "bind it".
@@ -110,8 +110,7 @@ fn check_target(root: &Root, op: &MountOp, target: &OwnedFd) -> Result<()> {
     if fs.f_type as u64 != PROC_SUPER_MAGIC || op.target == Path::new("/proc") {
         return Ok(());
     }
-    let proc = Proc::open()?;
-    let place = |fd: &dyn std::os::fd::AsRawFd| proc.read_link(format!("self/fd/{}", fd.as_raw_fd()));
+    let place = |fd: &dyn std::os::fd::AsRawFd| root.proc.read_link(format!("self/fd/{}", fd.as_raw_fd()));
     let inside = place(target)?;
     let base = place(&root.fd())?;
     let below = inside.strip_prefix(&base).map(|below| Path::new("/").join(below)).unwrap_or(inside);
@@ -159,7 +158,7 @@ pub(super) fn place(
             Err(error) => return Err(error.into()),
         }
     }
-    fs.mount_legacy(&legacy_path(&target)?, flags)?;
+    by_path(root, |path| fs.mount_legacy(&path(target.as_fd()), flags))?;
     reopen_mounted(root, op, &target)
 }
 
@@ -205,7 +204,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
         Err(error) => return Err(error.into()),
     };
     if writable_dev(op, op.flags) & libc::MS_RDONLY != 0 {
-        make_readonly(&mounted)?;
+        make_readonly(root, &mounted)?;
     }
     Ok(mounted)
 }
@@ -224,15 +223,15 @@ fn copy_up_attached(
 }
 
 /// Makes an attached mount read-only and leaves its other flags.
-pub(super) fn make_readonly(mounted: impl AsFd) -> Result<()> {
+pub(super) fn make_readonly(root: &Root, mounted: impl AsFd) -> Result<()> {
     match mount::set_attributes(mounted.as_fd(), mount::ATTR_RDONLY, 0, 0, false) {
         Err(error) if mount::is_missing(&error) => {
-            legacy_path(mounted.as_fd())?;
             let fs = rustix::fs::fstatfs(mounted.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
             // ST_NOSUID, ST_NODEV, ST_NOEXEC, ST_NOATIME and ST_NODIRATIME have the values of their MS_ flags.
             let kept = fs.f_flags as u64
                 & (libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_NOATIME | libc::MS_NODIRATIME);
-            Ok(mount::remount_bind_legacy(mounted, kept | libc::MS_RDONLY, 0)?)
+            let mounted = mounted.as_fd();
+            by_path(root, |path| mount::remount_bind_legacy(mounted, &path(mounted), kept | libc::MS_RDONLY, 0))
         }
         other => Ok(other?),
     }
@@ -252,8 +251,7 @@ fn mqueue(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
 /// Changes what is mounted at the target.
 fn remount(root: &Root, op: &MountOp) -> Result<()> {
     let target = root.dir.open(&op.target, rustix::fs::OFlags::PATH, links(op))?;
-    let path = legacy_path(&target)?;
-    filesystem(op, "none", op.flags).mount_legacy(&path, op.flags)?;
+    by_path(root, |path| filesystem(op, "none", op.flags).mount_legacy(&path(target.as_fd()), op.flags))?;
     for &flags in &op.propagation {
         mount::set_propagation(&target, flags)?;
     }
@@ -291,8 +289,7 @@ fn bind(root: &Root, op: &MountOp, recursive: bool) -> Result<Option<OwnedFd>> {
     }
     mount::attach(&tree, &target)?;
     if late {
-        legacy_path(&tree)?;
-        mount::remount_bind_legacy(&tree, op.flags, op.cleared)?;
+        by_path(root, |path| mount::remount_bind_legacy(&tree, &path(tree.as_fd()), op.flags, op.cleared))?;
     }
     Ok(Some(tree))
 }
@@ -330,11 +327,13 @@ fn bind_legacy(root: &Root, op: &MountOp, recursive: bool) -> Result<OwnedFd> {
     })?;
     let target = bind_target(root, op, FileType::from_raw_mode(source.st_mode) == FileType::Directory)?;
     let flags = libc::MS_BIND | if recursive { libc::MS_REC } else { 0 };
-    mount::mount_raw(Some(op.source.as_os_str()), &legacy_path(&target)?, None, flags, None)?;
+    by_path(root, |path| {
+        mount::mount_raw(Some(op.source.as_os_str()), &path(target.as_fd()), None, flags, None)
+    })?;
     let mounted = reopen_mounted(root, op, &target)?;
     check_proc_source(op, &mounted)?;
     if op.flags & NOT_A_BIND_FLAG != 0 || op.cleared != 0 {
-        mount::remount_bind_legacy(&mounted, op.flags, op.cleared)?;
+        by_path(root, |path| mount::remount_bind_legacy(&mounted, &path(mounted.as_fd()), op.flags, op.cleared))?;
     }
     if let Some((set, clear)) = op.recursive {
         mount::set_attributes(&mounted, set, clear, 0, true)?;

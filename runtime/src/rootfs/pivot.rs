@@ -13,7 +13,6 @@ use crate::error::{Context, Result};
 use crate::plan::mounts::{Pivot, RootfsPlan};
 use crate::sys::mount::{self, Filesystem};
 use crate::sys::path::{Dir, Links};
-use crate::sys::procfs::Proc;
 use crate::sys::{SysError, SysResult};
 
 /// Makes this mount namespace's events our own, and the root a mount of its own.
@@ -22,7 +21,9 @@ pub(super) fn attach_root(plan: &RootfsPlan) -> Result<Dir> {
     if plan.pivot == Pivot::Chroot {
         return Dir::open_host(&plan.root).with_context(context);
     }
-    let spread = plan.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC);
+    let asked = plan.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC);
+    // What is unbindable can be bound no more, not even to be our root: that comes last, in `finish_root`.
+    let spread = if asked & libc::MS_UNBINDABLE != 0 { libc::MS_PRIVATE | libc::MS_REC } else { asked };
     mount::mount_raw(None, Path::new("/"), None, spread, None).with_context(context)?;
     let tree = match plan.root_fd {
         Some(number) => mount::adopt(number),
@@ -30,7 +31,7 @@ pub(super) fn attach_root(plan: &RootfsPlan) -> Result<Dir> {
     };
     // Shared mounts can be left: the new root must not spread to the host when it is attached, and pivot_root(2)
     // refuses a root whose parent mount is shared.
-    if spread & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 || spread & libc::MS_REC == 0 {
+    if spread & libc::MS_SHARED != 0 || spread & libc::MS_REC == 0 {
         make_parent_private(&plan.root).with_context(context)?;
     }
     let tree = match tree {
@@ -103,7 +104,7 @@ fn open_old_root() -> SysResult<OwnedFd> {
 /// as long as one can be seen, the kernel lets a process with privilege in the container mount another that nothing
 /// masks (fs/namespace.c, mount_too_revealing).
 pub(super) fn move_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
-    let mounts = mount::parse_mountinfo(&Proc::open()?.read_to_string("self/mountinfo")?);
+    let mounts = mount::parse_mountinfo(&root.proc.read_to_string("self/mountinfo")?);
     let real = std::fs::canonicalize(&plan.root).with_context(|| format!("error resolving {:?}", plan.root))?;
     let full = mounts.iter().filter(|info| {
         matches!(info.kind.as_str(), "proc" | "sysfs") && info.root == "/" && !Path::new(&info.target).starts_with(&real)
@@ -146,10 +147,10 @@ pub(super) fn finish_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
     }
     if plan.dev_readonly {
         let dev = root.dir.open(Path::new("/dev"), OFlags::PATH, Links::Follow)?;
-        make_readonly(&dev).context("error remounting \"/dev\" as readonly")?;
+        make_readonly(root, &dev).context("error remounting \"/dev\" as readonly")?;
     }
     if plan.readonly {
-        make_readonly(root.fd()).context("error setting rootfs as readonly")?;
+        make_readonly(root, root.fd()).context("error setting rootfs as readonly")?;
     }
     Ok(())
 }

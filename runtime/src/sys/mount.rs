@@ -167,11 +167,10 @@ pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()>
     }
 }
 
-/// [`remount_bind`] by mount(2), for kernels without mount_setattr. `mount` must be attached.
-pub fn remount_bind_legacy(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()> {
-    let path = super::procfs::fd_path(mount.as_fd());
+/// [`remount_bind`] by mount(2), for kernels without mount_setattr. `mount` must be attached; `path` leads to it.
+pub fn remount_bind_legacy(mount: impl AsFd, path: &Path, flags: u64, cleared: u64) -> SysResult<()> {
     let plain = flags & (ATTRIBUTES.iter().fold(0, |all, (f, _)| all | f) | ATIME_FLAGS);
-    match mount_raw(None, &path, None, plain | libc::MS_REMOUNT | libc::MS_BIND, None) {
+    match mount_raw(None, path, None, plain | libc::MS_REMOUNT | libc::MS_BIND, None) {
         Err(error) if error.errno() == Errno::EPERM => {
             // The first bits of ST_ and MS_ flags are the same; relatime is the one that differs (statfs(2)).
             let fs = rustix::fs::fstatfs(mount.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
@@ -180,7 +179,7 @@ pub fn remount_bind_legacy(mount: impl AsFd, flags: u64, cleared: u64) -> SysRes
             let time = libc::MS_NOATIME | libc::MS_NODIRATIME;
             let relatime = if present & 0x1000 != 0 { libc::MS_RELATIME } else { 0 };
             let kept = (present & (same | time) & !cleared) | relatime;
-            mount_raw(None, &path, None, plain | kept | libc::MS_REMOUNT | libc::MS_BIND, None)
+            mount_raw(None, path, None, plain | kept | libc::MS_REMOUNT | libc::MS_BIND, None)
         }
         other => other,
     }
@@ -257,7 +256,7 @@ impl<'a> Filesystem<'a> {
         let long = |value: &Cow<'_, str>| value.len() > FSCONFIG_VALUE_MAX;
         self.flags & libc::MS_I_VERSION == 0
             && !self.parameters.iter().any(|(_, value)| value.as_ref().is_some_and(long))
-            && !self.source.is_some_and(|source| source.len() > FSCONFIG_VALUE_MAX)
+            && self.source.is_none_or(|source| source.len() <= FSCONFIG_VALUE_MAX)
     }
 
     /// Makes the instance and a detached mount of it with the given attributes (ATTR_).

@@ -106,7 +106,7 @@ impl Dir {
                 if flags.contains(OFlags::PATH) {
                     return if flags.contains(OFlags::DIRECTORY) { require_directory(fd, path) } else { Ok(fd) };
                 }
-                reopen_name(&self.fd, fd, path, flags)
+                reopen_found(fd, path, flags)
             }
             other => other,
         }
@@ -315,7 +315,7 @@ fn require_directory(fd: OwnedFd, path: &Path) -> SysResult<OwnedFd> {
 
 /// Without openat2, an O_PATH descriptor is turned into an open file: a directory through its own ".", anything else
 /// by its name in /proc/self/fd of the host, which is what this process sees before it enters a root.
-fn reopen_name(_root: &OwnedFd, fd: OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
+fn reopen_found(fd: OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
     let flags = flags - OFlags::NOFOLLOW;
     let error = |e| SysError::from_rustix("openat", format!("{path:?}, {flags:?}"), e);
     match file_type(&fd)? {
@@ -329,3 +329,6 @@ fn reopen_name(_root: &OwnedFd, fd: OwnedFd, path: &Path, flags: OFlags) -> SysR
 pub fn exists_at(dir: impl AsFd, name: &OsStr) -> bool {
     rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -248,3 +248,59 @@ pub fn mount_id(fd: impl AsFd) -> Option<u64> {
     let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, mask).ok()?;
     (stat.stx_mask & mask.bits() != 0).then_some(stat.stx_mnt_id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_line_with_a_wicked_name() {
+        let text = "7 (a) R 1 (b) c) S 3 7 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0\n";
+        let stat = PidStat::parse(text).expect("it parses");
+        assert_eq!(stat, PidStat { state: 'S', parent: 3, session: 9, start_time: 12345 });
+        assert!(PidStat::parse("").is_none());
+        assert!(PidStat::parse("7 (a)").is_none());
+    }
+
+    #[test]
+    fn our_own_process_is_there_and_another_is_not() {
+        let proc = Proc::open().expect("procfs");
+        let own = proc.pid_stat(std::process::id() as i32).expect("stat").expect("we live");
+        assert!(own.start_time > 0 && !own.has_ended());
+        assert_eq!(proc.pid_stat(i32::MAX).expect("stat"), None);
+        assert_eq!(proc.read_to_string("thread-self/comm").expect("comm"), proc_comm());
+    }
+
+    fn proc_comm() -> String {
+        std::fs::read_to_string("/proc/thread-self/comm").expect("comm")
+    }
+
+    #[test]
+    fn magic_links_are_not_followed_and_nothing_leads_up() {
+        let proc = Proc::open().expect("procfs");
+        assert_eq!(proc.open_file("self/root", OFlags::PATH).expect_err("magic").errno(), Errno::ELOOP);
+        assert_eq!(proc.open_file("../etc", OFlags::PATH).expect_err("up").errno(), Errno::EXDEV);
+        assert_eq!(proc.read_link("self/root").expect("text"), Path::new("/"));
+    }
+
+    #[test]
+    fn the_walk_by_hand_agrees() {
+        let proc = Proc::open().expect("procfs");
+        assert!(walk_below(&proc.root, Path::new("self/status"), OFlags::RDONLY).is_ok());
+        assert!(walk_below(&proc.root, Path::new("thread-self/attr/current"), OFlags::PATH).is_ok());
+        assert!(walk_below(&proc.root, Path::new("self/root"), OFlags::PATH).is_err());
+        assert!(walk_below(&proc.root, Path::new("self/fd/../root"), OFlags::PATH).is_err());
+        let link = walk_below(&proc.root, Path::new("self/exe"), OFlags::PATH | OFlags::NOFOLLOW).expect("the link");
+        assert_eq!(super::super::path::file_type(&link).expect("type"), FileType::Symlink);
+    }
+
+    #[test]
+    fn an_open_file_is_opened_again() {
+        let proc = Proc::open().expect("procfs");
+        let mut file = tempfile::tempfile().expect("tempfile");
+        file.write_all(b"text").expect("write");
+        let mut again = String::new();
+        File::from(proc.reopen(&file, OFlags::RDONLY).expect("reopen")).read_to_string(&mut again).expect("read");
+        assert_eq!(again, "text");
+    }
+}

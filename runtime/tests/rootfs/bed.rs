@@ -1,0 +1,155 @@
+//! A bundle, a mount namespace to use it in, and looks at what is mounted there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use brig::plan::host::CgroupLayout;
+use brig::plan::mounts::{self, MountOptions, RootfsPlan};
+use brig::plan::{Findings, Host};
+use brig::rootfs::{self, Root};
+use brig::sys::mount::mount_raw;
+use nix::sched::CloneFlags;
+use serde_json::{Value, json};
+
+/// A bundle with an empty `rootfs`, and a directory `host` beside it for what must stay untouched, or is bound.
+pub struct Bed {
+    dir: tempfile::TempDir,
+}
+
+impl Bed {
+    pub fn new() -> Bed {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::create_dir(dir.path().join("rootfs")).expect("rootfs");
+        std::fs::create_dir(dir.path().join("host")).expect("host");
+        Bed { dir }
+    }
+
+    pub fn bundle(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn root(&self, path: &str) -> PathBuf {
+        self.dir.path().join("rootfs").join(path.trim_start_matches('/'))
+    }
+
+    pub fn host(&self, path: &str) -> PathBuf {
+        self.dir.path().join("host").join(path)
+    }
+
+    /// The plan of a container with `mounts`, and more of `linux`.
+    pub fn plan(&self, mounts: Value, linux: Value) -> RootfsPlan {
+        self.plan_with(mounts, linux, &MountOptions::default())
+    }
+
+    pub fn plan_with(&self, mounts: Value, mut linux: Value, options: &MountOptions) -> RootfsPlan {
+        linux["namespaces"] = json!([{"type": "mount"}]);
+        let spec = json!({"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "mounts": mounts, "linux": linux});
+        let spec = serde_json::from_value(spec).expect("a spec");
+        let mut findings = Findings::default();
+        let plan = mounts::build(&spec, self.bundle(), options, &host(), &mut findings);
+        assert_eq!(findings.violations, []);
+        plan
+    }
+
+    /// Prepares a plan of one mount.
+    pub fn one(&self, mount: Value) -> brig::error::Result<Root> {
+        rootfs::prepare(&self.plan(json!([mount]), json!({})))
+    }
+}
+
+fn host() -> Host {
+    Host {
+        euid: 0,
+        effective_capabilities: u64::MAX,
+        last_capability: 40,
+        cgroup: CgroupLayout::Unified,
+        apparmor: false,
+        selinux: false,
+        in_user_namespace: false,
+        kernel: (6, 1),
+    }
+}
+
+/// Runs `body` with a bed, as [`in_namespace`] does. The bed is removed outside, whatever root `body` has entered.
+pub fn in_bed(body: impl FnOnce(&Bed) + Send) {
+    let bed = Bed::new();
+    let ended = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                leave_the_host();
+                body(&bed);
+            })
+            .join()
+    });
+    drop(bed);
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn leave_the_host() {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("unshare");
+    mount_raw(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE, None).expect("private");
+}
+
+/// Runs `body` in a thread with a mount namespace of its own, in which nothing spreads to the host.
+pub fn in_namespace(body: impl FnOnce() + Send + 'static) {
+    in_thread(move || {
+        leave_the_host();
+        body();
+    });
+}
+
+/// Runs `body` in a thread, whose panic becomes ours.
+pub fn in_thread(body: impl FnOnce() + Send + 'static) {
+    if let Err(panic) = std::thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// What mountinfo says of one mount.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub options: Vec<String>,
+    pub optional: String,
+    pub kind: String,
+    pub super_options: Vec<String>,
+}
+
+impl Seen {
+    pub fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|seen| seen == option)
+    }
+}
+
+/// The mounts of this thread's namespace by target; the topmost where there are several. `proc` is a procfs.
+pub fn mounts_of(proc: &Path) -> BTreeMap<PathBuf, Seen> {
+    let text = std::fs::read_to_string(proc.join("thread-self/mountinfo")).expect("mountinfo");
+    let list = |text: &str| text.split(',').map(str::to_owned).collect();
+    text.lines()
+        .map(|line| {
+            let (left, right) = line.split_once(" - ").expect("a separator");
+            let left: Vec<&str> = left.split(' ').collect();
+            let right: Vec<&str> = right.split(' ').collect();
+            let seen = Seen {
+                options: list(left[5]),
+                optional: left[6..].join(" "),
+                kind: right[0].to_owned(),
+                super_options: list(right[2]),
+            };
+            (PathBuf::from(left[4]), seen)
+        })
+        .collect()
+}
+
+/// The mount at `target` in this thread's namespace, as the host sees its path.
+pub fn seen(target: &Path) -> Seen {
+    let mounts = mounts_of(Path::new("/proc"));
+    mounts.get(target).cloned().unwrap_or_else(|| panic!("{target:?} is no mount: {:?}", mounts.keys()))
+}
+
+/// Mounts a tmpfs with these MS_ flags.
+pub fn tmpfs(target: &Path, flags: u64) {
+    std::fs::create_dir_all(target).expect("mkdir");
+    mount_raw(Some("tmpfs".as_ref()), target, Some("tmpfs"), flags, None).expect("tmpfs");
+}
