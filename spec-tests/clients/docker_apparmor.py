@@ -15,10 +15,10 @@ def docker_default(docker):
     equal(docker("run", "--rm", *free, "busybox", *read).text, "unconfined", "without it")
 
 
-@scenario("7 docker-default denies what it says: a write to /proc/sysrq-trigger by a container with SYS_ADMIN")
+@scenario("7 docker-default denies what it says: a mount, though the container has SYS_ADMIN and no seccomp")
 def denies(docker):
     denied = docker("run", "--rm", "--network", "none", "--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined",
-                    "busybox", "mount", "-t", "tmpfs", "tt", "/srv", code=1)
+                    "busybox", "mount", "-t", "tmpfs", "tt", "/srv", code=None)
     contains(denied.err, "ermission denied", "mount")
 
 

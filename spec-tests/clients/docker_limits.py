@@ -67,15 +67,6 @@ def cpu(docker):
     equal(docker.inspect("cc", "State.Running"), True, "running")
 
 
-@scenario("10 --cpus 1.5 is a quota of 150 percent")
-def cpus(docker):
-    docker.start("--name", "cc", "--cpus", "1.5", ["probe", "wait"])
-    if host.pure_v2():
-        equal(limit(docker, "cc", "", "cpu.max"), "150000 100000", "cpu.max")
-    else:
-        equal(limit(docker, "cc", "cpu/cpu.cfs_quota_us", ""), "150000", "quota")
-
-
 @scenario("memory, memory-swap and memory-reservation are read back")
 def memory(docker):
     docker.start("--name", "mm", "-m", "64m", "--memory-swap", "96m", "--memory-reservation", "32m", ["probe", "wait"])

@@ -82,3 +82,12 @@ def cpuset(docker):
     equal(fields["Cpus_allowed_list"], "0-1", "exec's cpus")
     docker("update", "--cpuset-cpus", "0", "cpus")
     equal(limit(docker, "cpus", "cpuset/cpuset.cpus", "cpuset.cpus"), "0", "cpuset after update")
+
+
+@scenario("10 --cpus 1.5 is a quota of 150 percent")
+def cpus(docker):
+    docker.start("--name", "cc", "--cpus", "1.5", ["probe", "wait"])
+    if host.pure_v2():
+        equal(limit(docker, "cc", "", "cpu.max"), "150000 100000", "cpu.max")
+    else:
+        equal(limit(docker, "cc", "cpu/cpu.cfs_quota_us", ""), "150000", "quota")

@@ -1,6 +1,7 @@
 """Podman where the host is pure cgroup v2 and has every capability."""
 
 from kit.commands import contains, equal
+from kit.podman import BUSYBOX
 from kit.suite import scenario
 
 MIB = 1 << 20
@@ -11,6 +12,13 @@ def memory(podman):
     podman.start("--name", "m", "-m", "64m", "--memory-swap", "96m", "--memory-reservation", "32m", ["probe", "wait"])
     for name, wanted in (("memory.max", 64), ("memory.swap.max", 32), ("memory.low", 32)):
         equal(podman("exec", "m", "cat", f"/sys/fs/cgroup/{name}").text, str(wanted * MIB), name)
+
+
+@scenario("8 out of memory: inspect says OOMKilled (podman's monitor sees it on pure v2 alone)")
+def out_of_memory(podman):
+    words = podman.run_words("--name", "hog", "-m", "24m", "--memory-swap", "24m")
+    podman(*words, BUSYBOX, "probe", "hog", "100", code=137)
+    equal(podman.inspect("hog", "State.OOMKilled"), True, "OOMKilled")
 
 
 @scenario("privileged: every capability, devices")

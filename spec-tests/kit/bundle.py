@@ -1,6 +1,7 @@
 """The runtime's own command line, with state and bundles of the suite's own."""
 
 import json
+import subprocess
 
 from kit import host, isolate
 from kit.commands import Failure, run, wait_until
@@ -43,6 +44,12 @@ class Runtime:
         """Runs a container in the background and returns its id."""
         self("run", "-d", "-b", self.bundle(name, root, args, **more), name, detached=True)
         return name
+
+    def background(self, *args, output):
+        """A verb that goes on by itself; its output is in the file."""
+        with open(output, "w") as out:
+            return subprocess.Popen([str(word) for word in (self.runtime, "--root", self.root, *self.flags, *args)],
+                                    stdin=subprocess.DEVNULL, stdout=out)
 
     def state(self, name):
         """What the state verb says."""

@@ -134,6 +134,7 @@ class DockerWithoutNetwork(Docker):
     """The same where the kernel has no bridges: containers have lo alone."""
 
     def __init__(self, place, runtime):
+        isolate.enter_cgroup("suite")
         super().__init__(place, runtime, "--bridge=none", "--iptables=false", "--ip6tables=false")
 
 

@@ -49,6 +49,21 @@ def enter_and_run(name, argv):
     return 1 if leaks else status
 
 
+def run_in_bed(name, argv):
+    """The same for a bed that has a real init: the machine goes away as a whole, and pids must be the init's own."""
+    place = Path(tempfile.mkdtemp(prefix=f"brig-{name}-"))
+    place.chmod(0o711)
+    return subprocess.run([sys.executable, *argv], env={**os.environ, _MARK: str(place)}, check=False).returncode
+
+
+def enter_cgroup(name):
+    """Moves this process out of the root of the v2 hierarchy; a daemon there cannot see what its host can limit."""
+    (host.CGROUPS / "cgroup.subtree_control").write_text("+cpu +io +memory +pids")
+    own = host.CGROUPS / name
+    own.mkdir(exist_ok=True)
+    (own / "cgroup.procs").write_text(str(os.getpid()))
+
+
 def cgroup_parent(place):
     """The name of the cgroup below which the suite in `place` keeps all of its own."""
     return place.name
@@ -59,13 +74,13 @@ def _remove_cgroups(parent):
     for root in host.cgroups_named(parent):
         for cgroup in host.below(root):
             leaks.append(f"cgroup {cgroup}")
-            _rmdir(cgroup)
-        _rmdir(root)
+            remove_cgroup(cgroup)
+        remove_cgroup(root)
     return leaks
 
 
-def _rmdir(cgroup):
-    """Removes a cgroup whose last process may still be on its way out."""
+def remove_cgroup(cgroup):
+    """Removes a cgroup whose last process may still be on its way out; one that is not there is fine."""
     deadline = time.monotonic() + 5
     while True:
         try:
@@ -96,7 +111,20 @@ class Baseline:
 
 
 def _processes():
-    return {int(entry) for entry in os.listdir("/proc") if entry.isdigit() and entry != str(os.getpid())}
+    pids = {int(entry) for entry in os.listdir("/proc") if entry.isdigit() and entry != str(os.getpid())}
+    return {pid for pid in pids if not _of_the_system(pid)}
+
+
+def _of_the_system(pid):
+    """Whether it is a kernel thread, or a daemon that a real init started meanwhile."""
+    status = host.status_of(pid)
+    if status is None:
+        return True
+    try:
+        cgroups = Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return True
+    return status["PPid"] == "2" and "VmSize" not in status or "/dbus.service" in cgroups
 
 
 def _name(pid):

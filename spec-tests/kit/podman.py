@@ -7,6 +7,8 @@ from kit import host, images, isolate
 from kit.commands import Failure, run, wait_until
 
 BUSYBOX = "localhost/busybox"
+# The cgroup of podman's own monitors, which podman never removes.
+CONMON = "conmon"
 # Podman asks for as many open files and processes as it can name, which takes CAP_SYS_RESOURCE.
 _HOST_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 
@@ -68,10 +70,12 @@ class Podman:
     def leftovers(self):
         """Cgroups and runtime state of containers that are gone."""
         cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
-        return [str(path) for path in cgroups] + run(self.runtime, "list", "-q").out.split()
+        return [str(path) for path in cgroups if path.name != CONMON] + run(self.runtime, "list", "-q").out.split()
 
     def close(self):
-        """Unmounts what podman's storage keeps mounted between its commands."""
+        """Removes what podman itself keeps between its commands: its storage's mount, its monitors' cgroup."""
+        for root in host.cgroups_named(self.parent):
+            isolate.remove_cgroup(root / CONMON)
         run("umount", self.base / "data" / "overlay", code=None)
 
 

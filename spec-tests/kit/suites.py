@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from kit.bundle import Runtime
+from kit.bundle import Runtime, SystemdRuntime
 from kit.docker import Docker, DockerWithoutNetwork, DockerWithUserns
 from kit.podman import Podman
 
@@ -29,5 +29,5 @@ SUITES = {
     "apparmor": Suite(DockerWithoutNetwork, ["clients.docker_apparmor"], bed=["qemu"]),
     "bundles": Suite(Runtime, ["bundles.static", "bundles.debian"], needs={"debian"}),
     "limits": Suite(Runtime, ["limits.v2"], bed=["uml"]),
-    "limits-systemd": Suite(Runtime, ["limits.systemd"], bed=["uml", "--systemd"]),
+    "limits-systemd": Suite(SystemdRuntime, ["limits.systemd"], bed=["uml", "--systemd"]),
 }
