@@ -38,7 +38,7 @@ pub(super) fn assemble(resolved: &Resolved) -> Result<Vec<Instruction>> {
     };
     let mut machines = Vec::with_capacity(resolved.machines.len());
     for machine in resolved.machines.iter().rev() {
-        let tree = builder.tree(&machine.ranges)?;
+        let tree = builder.tree(&machine.ranges, 1 << 32)?;
         builder.fall_into(tree);
         machines.push((machine.audit_arch, builder.push(LD_W_ABS, DATA_NR)));
     }
@@ -139,24 +139,22 @@ impl Builder<'_> {
         here
     }
 
-    /// A balanced search for the range that holds the accumulator.
-    fn tree(&mut self, ranges: &[Range]) -> Result<Target> {
-        match ranges {
-            [] => Ok(Target::Return(self.resolved.default)),
-            [only] => self.target(only.outcome),
-            // One number that differs from both sides: one comparison serves for two.
-            [left, middle, right] if left.outcome == right.outcome && right.start - middle.start == 1 => {
-                let then = self.target(middle.outcome)?;
-                let otherwise = self.target(left.outcome)?;
-                Ok(Target::At(self.branch(JMP_JEQ_K, middle.start, then, otherwise)))
+    /// A search for the range that holds the accumulator: balanced, down to groups of few single numbers, which are
+    /// compared one by one. `end` is where the last range ends, exclusive.
+    fn tree(&mut self, ranges: &[Range], end: u64) -> Result<Target> {
+        if let Some(rest) = rest_of_singles(ranges, end) {
+            let mut next = self.target(rest)?;
+            for single in ranges.iter().rev().filter(|range| range.outcome != rest) {
+                let then = self.target(single.outcome)?;
+                next = Target::At(self.branch(JMP_JEQ_K, single.start, then, next));
             }
-            _ => {
-                let (left, right) = ranges.split_at(split(ranges));
-                let then = self.tree(right)?;
-                let otherwise = self.tree(left)?;
-                Ok(Target::At(self.branch(JMP_JGE_K, right[0].start, then, otherwise)))
-            }
+            return Ok(next);
         }
+        let (left, right) = ranges.split_at(ranges.len() / 2);
+        let middle = right[0].start;
+        let then = self.tree(right, end)?;
+        let otherwise = self.tree(left, middle.into())?;
+        Ok(Target::At(self.branch(JMP_JGE_K, middle, then, otherwise)))
     }
 
     fn target(&mut self, outcome: Outcome) -> Result<Target> {
@@ -193,14 +191,18 @@ impl Builder<'_> {
     }
 }
 
-/// Where to cut: in the middle, but not beside a single number that [`Builder::tree`] could have taken with its
-/// neighbours.
-fn split(ranges: &[Range]) -> usize {
-    let middle = ranges.len() / 2;
-    let triple = |at: usize| {
-        ranges.get(at..at + 3).is_some_and(|r| r[0].outcome == r[2].outcome && r[2].start - r[1].start == 1)
-    };
-    if ranges.len() > 4 && middle >= 2 && triple(middle - 2) && !triple(middle) { middle + 1 } else { middle }
+/// How many numbers are compared one after the other before a tree is better.
+const SINGLES: usize = 4;
+
+/// The outcome of all ranges but few, each of which is a single number.
+fn rest_of_singles(ranges: &[Range], end: u64) -> Option<Outcome> {
+    let single = |i: usize| ranges.get(i + 1).map_or(end, |next| next.start.into()) - u64::from(ranges[i].start) == 1;
+    // Neighbours differ, so that the outcome of the rest is that of the first range or of the second.
+    ranges.iter().take(2).map(|range| range.outcome).find(|&rest| {
+        ranges.len() <= 2 * SINGLES + 1
+            && ranges.iter().filter(|range| range.outcome != rest).count() <= SINGLES
+            && (0..ranges.len()).all(|i| ranges[i].outcome == rest || single(i))
+    })
 }
 
 /// The conditions of a clause as seccompiler compiles them: they fall through when all hold, and skip one instruction

@@ -67,57 +67,56 @@ const ENOSYS: Return = ret::ERRNO | libc::ENOSYS as u32;
 /// none of them is new.
 const ARM_PRIVATE: u32 = 0x000f_0000;
 
-/// The number of socketcall(2) on x86, and its calls: linux/net.h. Sorted by name.
+/// socketcall(2) and ipc(2) on x86.
 const SOCKETCALL: u32 = 102;
-const SOCKET_CALLS: [(&str, u64); 20] = [
-    ("accept", 5),
-    ("accept4", 18),
-    ("bind", 2),
-    ("connect", 3),
-    ("getpeername", 7),
-    ("getsockname", 6),
-    ("getsockopt", 15),
-    ("listen", 4),
-    ("recv", 10),
-    ("recvfrom", 12),
-    ("recvmmsg", 19),
-    ("recvmsg", 17),
-    ("send", 9),
-    ("sendmmsg", 20),
-    ("sendmsg", 16),
-    ("sendto", 11),
-    ("setsockopt", 14),
-    ("shutdown", 13),
-    ("socket", 1),
-    ("socketpair", 8),
-];
-
-/// The number of ipc(2) on x86, and its calls: linux/ipc.h. Sorted by name.
 const IPC: u32 = 117;
-const IPC_CALLS: [(&str, u64); 12] = [
-    ("msgctl", 14),
-    ("msgget", 13),
-    ("msgrcv", 12),
-    ("msgsnd", 11),
-    ("semctl", 3),
-    ("semget", 2),
-    ("semop", 1),
-    ("semtimedop", 4),
-    ("shmat", 21),
-    ("shmctl", 24),
-    ("shmdt", 22),
-    ("shmget", 23),
+
+/// What else calls a syscall on x86: socketcall(2) or ipc(2), with this first argument (linux/net.h, linux/ipc.h).
+/// Sorted by name.
+const MULTIPLEXED: [(&str, u32, u64); 32] = [
+    ("accept", SOCKETCALL, 5),
+    ("accept4", SOCKETCALL, 18),
+    ("bind", SOCKETCALL, 2),
+    ("connect", SOCKETCALL, 3),
+    ("getpeername", SOCKETCALL, 7),
+    ("getsockname", SOCKETCALL, 6),
+    ("getsockopt", SOCKETCALL, 15),
+    ("listen", SOCKETCALL, 4),
+    ("msgctl", IPC, 14),
+    ("msgget", IPC, 13),
+    ("msgrcv", IPC, 12),
+    ("msgsnd", IPC, 11),
+    ("recv", SOCKETCALL, 10),
+    ("recvfrom", SOCKETCALL, 12),
+    ("recvmmsg", SOCKETCALL, 19),
+    ("recvmsg", SOCKETCALL, 17),
+    ("semctl", IPC, 3),
+    ("semget", IPC, 2),
+    ("semop", IPC, 1),
+    ("semtimedop", IPC, 4),
+    ("send", SOCKETCALL, 9),
+    ("sendmmsg", SOCKETCALL, 20),
+    ("sendmsg", SOCKETCALL, 16),
+    ("sendto", SOCKETCALL, 11),
+    ("setsockopt", SOCKETCALL, 14),
+    ("shmat", IPC, 21),
+    ("shmctl", IPC, 24),
+    ("shmdt", IPC, 22),
+    ("shmget", IPC, 23),
+    ("shutdown", SOCKETCALL, 13),
+    ("socket", SOCKETCALL, 1),
+    ("socketpair", SOCKETCALL, 8),
 ];
 
-/// The call of socketcall(2) or ipc(2) that stands for `name` on x86.
 fn multiplexed(name: &str) -> Option<(u32, u64)> {
-    let find = |calls: &[(&str, u64)]| calls.binary_search_by(|(call, _)| (*call).cmp(name)).ok().map(|i| calls[i].1);
-    find(&SOCKET_CALLS).map(|call| (SOCKETCALL, call)).or_else(|| find(&IPC_CALLS).map(|call| (IPC, call)))
+    let row = MULTIPLEXED.binary_search_by(|(known, ..)| (*known).cmp(name)).ok()?;
+    Some((MULTIPLEXED[row].1, MULTIPLEXED[row].2))
 }
 
-/// The numbers of `name` on every ABI, [`X`] where it does not exist.
-pub(super) fn numbers(name: &str) -> Option<&'static [u32; 6]> {
-    SYSCALLS.binary_search_by(|(known, _)| (*known).cmp(name)).ok().map(|i| &SYSCALLS[i].1)
+/// The row of `name` in the table. Profiles list names in order, and so the rows after `last` are tried first.
+fn find(name: &str, last: usize) -> Option<usize> {
+    let near = (last + 1..SYSCALLS.len()).take(3).find(|row| SYSCALLS[*row].0 == name);
+    near.or_else(|| SYSCALLS.binary_search_by(|(known, _)| (*known).cmp(name)).ok())
 }
 
 /// A table of the rules for one ABI.
@@ -189,6 +188,7 @@ pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
 /// Spreads the rules over the columns.
 fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolved) {
     let x86 = columns.iter().position(|column| column.abi == Abi::X86);
+    let mut row = 0;
     for rule in &profile.rules {
         // A rule that repeats the default says nothing, and does not even beat another: as in runc.
         let redundant = rule.action == profile.default;
@@ -199,10 +199,12 @@ fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolve
         }
         let all = first..resolved.clauses.len() as u32;
         for name in rule.names {
-            let Some(numbers) = numbers(name) else {
+            let Some(found) = find(name, row) else {
                 resolved.unknown.push(name.clone());
                 continue;
             };
+            row = found;
+            let numbers = &SYSCALLS[row].1;
             for column in columns.iter_mut() {
                 let number = numbers[column.abi as usize];
                 if number != X {

@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 
-use super::super::resolve::numbers;
 use super::super::tables::{SYSCALLS, X};
 use super::{machine, oracle};
 use crate::plan::Findings;
@@ -116,7 +115,7 @@ proptest! {
         let values = interesting(&spec);
         let names: Vec<&String> = spec.syscalls().iter().flatten().flat_map(|rule| rule.names()).collect();
         for abi in ABIS {
-            let known = names.iter().filter_map(|name| numbers(name)).map(|row| row[abi as usize]).filter(|nr| *nr != X);
+            let known = names.iter().filter_map(|name| SYSCALLS.iter().find(|(known, _)| known == name)).map(|row| row.1[abi as usize]).filter(|nr| *nr != X);
             let around = known.flat_map(|nr| [nr, nr + 1, nr.saturating_sub(1)]);
             let numbers: Vec<u32> = around.chain([0, 102, 117, 600, 0x3fff_ffff]).collect();
             for nr in numbers.iter().map(|nr| abi.base() + nr).chain([0x8000_0000, u32::MAX - 1, u32::MAX]) {
@@ -136,9 +135,9 @@ proptest! {
     ) {
         let Some(program) = assembled(&spec, native) else { return Ok(()) };
         machine::validate(&program);
-        let args = std::array::from_fn(|i| args[i]);
+        let args: [u64; 6] = std::array::from_fn(|i| args[i]);
         for abi in [Abi::X86_64, Abi::X86, Abi::X32, Abi::Arm] {
-            for nr in (0..480).step_by(7).chain([471, 472]) {
+            for nr in (args[0] as u32 % 31..480).step_by(31).chain([471, 472]) {
                 agree(&spec, native, &program, &Call { nr: abi.base() + nr, arch: abi.audit_arch(), args })?;
             }
         }
