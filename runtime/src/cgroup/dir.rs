@@ -150,6 +150,14 @@ impl Unwind {
     }
 }
 
+/// Makes one directory that is to stay, or finds it there.
+pub(super) fn make_one(path: &Path) -> SysResult<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(errno) => Err(SysError::from_rustix("mkdir", format!("\"{}\"", path.display()), errno)),
+    }
+}
+
 impl Drop for Unwind {
     fn drop(&mut self) {
         for path in self.made.iter().rev() {

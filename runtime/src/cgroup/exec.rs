@@ -7,16 +7,18 @@ use std::path::{Component, Path, PathBuf};
 
 use super::dir::Dir;
 use super::place::{self, ROOT};
-use super::{CgroupKind, CgroupRecord, v1};
+use super::{CgroupKind, CgroupRecord, UnitRecord, systemd, v1};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// The cgroup of a process that is about to be made.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ExecTarget {
     /// A cgroup2 directory to be born in.
     dir: Option<Dir>,
     /// Directories to be moved into.
     paths: BTreeMap<String, PathBuf>,
+    /// A unit of the user's systemd to be moved into, and the cgroup below it.
+    unit: Option<(UnitRecord, String)>,
 }
 
 impl ExecTarget {
@@ -27,7 +29,10 @@ impl ExecTarget {
 
     /// Moves the process where it was not born already. Call it after the clone, before the process goes on.
     pub fn attach(&self, pid: i32) -> Result<()> {
-        v1::attach(&self.paths, pid)
+        if let Some((unit, sub)) = &self.unit {
+            return systemd::attach(unit, sub, pid);
+        }
+        v1::attach(self.paths.iter(), pid)
     }
 }
 
@@ -70,12 +75,12 @@ fn subpaths(record: &CgroupRecord, arguments: &[String]) -> Result<BTreeMap<Stri
 pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> Result<ExecTarget> {
     let mut paths = subpaths(record, arguments)?;
     let unified = match record.kind {
-        CgroupKind::None => return Ok(ExecTarget { dir: None, paths: BTreeMap::new() }),
+        CgroupKind::None => return Ok(ExecTarget::default()),
         CgroupKind::Unified | CgroupKind::Systemd => Path::new(ROOT).to_owned(),
-        CgroupKind::Legacy => return Ok(ExecTarget { dir: None, paths }),
+        CgroupKind::Legacy => return Ok(ExecTarget { paths, ..ExecTarget::default() }),
         CgroupKind::Hybrid => Path::new(ROOT).join("unified"),
     };
-    let Some(path) = paths.remove("") else { return Ok(ExecTarget { dir: None, paths }) };
+    let Some(path) = paths.remove("") else { return Ok(ExecTarget { paths, ..ExecTarget::default() }) };
     let mut dir = Dir::open(&path).with_context(|| format!("cannot open the cgroup {}", path.display()))?;
     // A cgroup that hands controllers down takes no process of its own (EBUSY). That happens when the container has
     // made cgroups and moved itself into one of them; then the new process joins it there.
@@ -84,5 +89,9 @@ pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> 
         let own = place::unified_of(init, &unified)?;
         dir = Dir::open(&own).with_context(|| format!("cannot open the cgroup of init, {}", own.display()))?;
     }
-    Ok(ExecTarget { dir: Some(dir), paths })
+    if let Some(unit) = record.unit.as_ref().filter(|unit| unit.user) {
+        let sub = dir.path().strip_prefix(&record.paths[""]).map_or(String::new(), |sub| sub.display().to_string());
+        return Ok(ExecTarget { unit: Some((unit.clone(), sub)), ..ExecTarget::default() });
+    }
+    Ok(ExecTarget { dir: Some(dir), paths, unit: None })
 }

@@ -10,6 +10,7 @@
 //! | `stats`, `oom` | numbers and notification |
 #![forbid(unsafe_code)]
 
+mod dbus;
 mod devices;
 mod dir;
 mod exec;
@@ -19,6 +20,7 @@ mod place;
 mod remove;
 mod settings;
 pub mod stats;
+mod systemd;
 mod tasks;
 mod update;
 mod v1;
@@ -94,6 +96,8 @@ pub struct Cgroup {
     record: CgroupRecord,
     /// The cgroup2 directory, kept open from its making for the clone.
     dir: Option<Dir>,
+    /// A unit that waits for its process.
+    pending: Option<systemd::Pending>,
 }
 
 impl Cgroup {
@@ -106,7 +110,8 @@ impl Cgroup {
             Err(error) if plan.optional && forbidden(&plan.placement) => {
                 // Nothing was asked for, so nothing is lost.
                 tracing::debug!("the container gets no cgroup of its own: {error}");
-                Ok(Cgroup { record: CgroupRecord { resources: plan.resources.clone(), ..Default::default() }, dir: None })
+                let record = CgroupRecord { resources: plan.resources.clone(), ..CgroupRecord::default() };
+                Ok(Cgroup { record, dir: None, pending: None })
             }
             result => result,
         }
@@ -140,7 +145,7 @@ impl Cgroup {
 
     /// The cgroup that `record` is of. Nothing is looked at yet.
     pub fn from_record(record: &CgroupRecord) -> Cgroup {
-        Cgroup { record: record.clone(), dir: None }
+        Cgroup { record: record.clone(), dir: None, pending: None }
     }
 
     /// What [`Cgroup::from_record`] needs. With a systemd scope it is complete after [`Cgroup::attach`].
@@ -154,11 +159,24 @@ impl Cgroup {
         self.dir.as_ref().map(AsFd::as_fd)
     }
 
-    /// Puts the process wherever it was not born already. Call it after the clone, before the process goes on.
+    /// Puts the process wherever it was not born already. Call it after the clone, before the process goes on; with
+    /// systemd this starts the unit, and the limits are in force when it returns.
+    ///
+    /// # Errors
+    /// A unit that was started is stopped again.
     pub fn attach(&mut self, pid: i32) -> Result<()> {
+        if let Some(pending) = self.pending.take() {
+            let (path, unit) = pending.start(pid)?;
+            self.record.paths.insert(String::new(), path);
+            self.record.unit = Some(unit);
+            return Ok(());
+        }
         match self.record.kind {
-            CgroupKind::None | CgroupKind::Unified => Ok(()),
-            CgroupKind::Legacy | CgroupKind::Hybrid | CgroupKind::Systemd => v1::attach(&self.record.paths, pid),
+            CgroupKind::None | CgroupKind::Unified | CgroupKind::Systemd => Ok(()),
+            CgroupKind::Legacy | CgroupKind::Hybrid => {
+                let born = self.dir.is_some();
+                v1::attach(self.record.paths.iter().filter(|(name, _)| !(born && name.is_empty())), pid)
+            }
         }
     }
 
@@ -287,8 +305,8 @@ impl Cgroup {
     /// Removes the cgroup with all cgroups below it. Processes that are ending are waited for. A cgroup that is gone
     /// already is fine.
     pub fn destroy(&self) -> Result<()> {
+        let mut first = self.record.unit.as_ref().and_then(|unit| systemd::stop(unit).err());
         let mut done: Vec<&PathBuf> = Vec::new();
-        let mut first = None;
         for path in self.record.paths.values() {
             if done.contains(&path) {
                 continue;
@@ -341,7 +359,7 @@ fn create(plan: &CgroupPlan) -> Result<Cgroup> {
         devices: plan.devices.clone(),
         ..CgroupRecord::default()
     };
-    let mut dir = None;
+    let (mut dir, mut pending) = (None, None);
     match &plan.placement {
         Placement::None => {}
         Placement::Unified(path) => {
@@ -351,14 +369,15 @@ fn create(plan: &CgroupPlan) -> Result<Cgroup> {
             dir = Some(made);
         }
         Placement::Legacy { path, .. } => {
-            record.paths = v1::create(path, &plan.settings, rules)?;
-            record.kind = if record.paths.contains_key("") { CgroupKind::Hybrid } else { CgroupKind::Legacy };
+            (record.paths, dir) = v1::create(path, &plan.settings, rules)?;
+            record.kind = if dir.is_some() { CgroupKind::Hybrid } else { CgroupKind::Legacy };
         }
-        Placement::Systemd(unit) => {
-            return Err(Error::new(ErrorKind::Unsupported, format!("cannot start {} yet", unit.unit)));
+        Placement::Systemd(_) => {
+            record.kind = CgroupKind::Systemd;
+            pending = systemd::Pending::new(plan)?;
         }
     }
-    Ok(Cgroup { record, dir })
+    Ok(Cgroup { record, dir, pending })
 }
 
 /// Whether the caller may not make a cgroup where it would have to.

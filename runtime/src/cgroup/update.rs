@@ -4,7 +4,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use super::settings::{self, Dirs, Journal};
-use super::{CgroupKind, CgroupRecord, devices};
+use super::{CgroupKind, CgroupRecord, devices, systemd};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::Findings;
 use crate::plan::cgroup::{Change, Kind, change};
@@ -43,13 +43,18 @@ pub(super) fn update(record: &mut CgroupRecord, new: &LinuxResources) -> Result<
 
 fn apply(record: &CgroupRecord, change: &Change, dirs: &Dirs, journal: &mut Journal) -> Result<()> {
     settings::write(&change.settings, dirs, Some(journal))?;
-    // Devices come last: they are replaced as a whole, and nothing that can fail comes after them.
+    // Devices come after all files: they are replaced as a whole, which either happens or does not.
     if let (Some(rules), Some(old)) = (&change.devices, &record.devices) {
         match (dirs.legacy("devices"), &dirs.unified) {
             (Some(dir), _) => devices::write_lists(dir, Some(old), rules)?,
             (None, Some(dir)) => devices::replace(dir, rules)?,
             (None, None) => {}
         }
+    }
+    if let Some(unit) = &record.unit {
+        systemd::set(unit, &change.touched, change.devices.as_deref())?;
+        // systemd rounds, and writes what it has rounded.
+        settings::write(&change.settings, dirs, None)?;
     }
     Ok(())
 }

@@ -21,12 +21,12 @@ use crate::plan::cgroup::devices::DeviceRule;
 use crate::plan::cgroup::{CgroupPath, Settings};
 
 /// Makes the directories and writes everything into them. On failure nothing that was made is left. Returns the
-/// directories by controller, with an empty name for cgroup2's.
+/// directories by controller, with an empty name for cgroup2's, which is also returned open.
 pub(super) fn create(
     path: &CgroupPath,
     settings: &Settings,
     rules: Option<&[DeviceRule]>,
-) -> Result<BTreeMap<String, PathBuf>> {
+) -> Result<(BTreeMap<String, PathBuf>, Option<Dir>)> {
     let hierarchies = place::hierarchies()?;
     let mut unwind = Unwind::default();
     let mut dirs = Dirs::default();
@@ -51,7 +51,7 @@ pub(super) fn create(
         }
     }
     unwind.keep();
-    Ok(paths)
+    Ok((paths, dirs.unified))
 }
 
 fn make(hierarchy: &Hierarchy, path: &CgroupPath, settings: &Settings, unwind: &mut Unwind) -> Result<Dir> {
@@ -109,9 +109,9 @@ fn inherit_cpuset(root: &Path, full: &Path) -> Result<()> {
 }
 
 /// Moves `pid` into every directory of `paths`.
-pub(super) fn attach(paths: &BTreeMap<String, PathBuf>, pid: i32) -> Result<()> {
+pub(super) fn attach<'a>(paths: impl Iterator<Item = (&'a String, &'a PathBuf)>, pid: i32) -> Result<()> {
     let mut done: Vec<&PathBuf> = Vec::new();
-    for path in paths.values() {
+    for (_, path) in paths {
         // Controllers that are mounted together share a directory.
         if done.contains(&path) {
             continue;
