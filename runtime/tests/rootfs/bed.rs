@@ -7,7 +7,7 @@ use brig::plan::host::CgroupLayout;
 use brig::plan::mounts::{self, MountOptions, RootfsPlan};
 use brig::plan::{Findings, Host};
 use brig::rootfs::{self, Root};
-use brig::sys::mount::mount_raw;
+use brig::sys::mount::{ATTR_RDONLY, mount_raw, set_attributes};
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 
@@ -17,11 +17,11 @@ pub struct Bed {
 }
 
 impl Bed {
-    pub fn new() -> Bed {
-        let dir = tempfile::tempdir().expect("tempdir");
-        std::fs::create_dir(dir.path().join("rootfs")).expect("rootfs");
-        std::fs::create_dir(dir.path().join("host")).expect("host");
-        Bed { dir }
+    /// Lays the bed out on a tmpfs of this thread's mount namespace.
+    fn lay_out(&self) {
+        tmpfs(self.bundle(), 0);
+        std::fs::create_dir(self.root("")).expect("rootfs");
+        std::fs::create_dir(self.host("")).expect("host");
     }
 
     pub fn bundle(&self) -> &Path {
@@ -72,11 +72,12 @@ fn host() -> Host {
 
 /// Runs `body` with a bed, as [`in_namespace`] does. The bed is removed outside, whatever root `body` has entered.
 pub fn in_bed(body: impl FnOnce(&Bed) + Send) {
-    let bed = Bed::new();
+    let bed = Bed { dir: tempfile::tempdir().expect("tempdir") };
     let ended = std::thread::scope(|scope| {
         scope
             .spawn(|| {
                 leave_the_host();
+                bed.lay_out();
                 body(&bed);
             })
             .join()
@@ -87,9 +88,13 @@ pub fn in_bed(body: impl FnOnce(&Bed) + Send) {
     }
 }
 
+/// A mount namespace of our own, in which all of the host is read-only: should the code under test ever let an attack
+/// through, or a rule be taken out to see its test fail, the host does not pay for it.
 fn leave_the_host() {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("unshare");
     mount_raw(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE, None).expect("private");
+    let top = brig::sys::path::Dir::open_host(Path::new("/")).expect("open");
+    set_attributes(top.fd(), ATTR_RDONLY, 0, 0, true).expect("read-only");
 }
 
 /// Runs `body` in a thread with a mount namespace of its own, in which nothing spreads to the host.
