@@ -214,8 +214,8 @@ pub fn build(
         check_shared_mounts(spec, &masked_paths, &readonly_paths, findings);
     }
     let root = match spec.root() {
-        Some(root) => clean(&bundle.join(root.path())),
-        None => {
+        Some(root) if !root.path().as_os_str().is_empty() => clean(&bundle.join(root.path())),
+        _ => {
             findings.deny("root", "it is missing", "give root.path, the directory of the container's file system");
             PathBuf::from("/")
         }

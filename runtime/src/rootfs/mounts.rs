@@ -172,11 +172,13 @@ fn reopen_mounted(root: &Root, op: &MountOp, below: &OwnedFd) -> Result<OwnedFd>
 }
 
 fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
-    let existing = root.dir.try_find(&op.target, links(op))?;
     let mut fs = labelled(filesystem(op, "tmpfs", op.flags), plan);
-    if let (Some(existing), false) = (&existing, has_option(op, "mode")) {
-        let stat = rustix::fs::fstat(existing).map_err(|e| SysError::from_rustix("fstat", "", e))?;
-        fs = fs.parameter("mode", Some(format!("{:04o}", stat.st_mode & 0o7777).into()));
+    if !has_option(op, "mode") {
+        // Must precede the making of a directory, because only one of the image's has a mode to keep.
+        if let Some(existing) = root.dir.try_find(&op.target, links(op))? {
+            let stat = rustix::fs::fstat(existing).map_err(|e| SysError::from_rustix("fstat", "", e))?;
+            fs = fs.parameter("mode", Some(format!("{:04o}", stat.st_mode & 0o7777).into()));
+        }
     }
     let target = directory(root, op)?;
     if !op.copy_up {

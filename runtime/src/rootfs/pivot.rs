@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::Root;
 use super::mounts::make_readonly;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::mounts::{Pivot, RootfsPlan};
 use crate::sys::mount::{self, Filesystem};
 use crate::sys::path::{Dir, Links};
@@ -37,6 +37,10 @@ pub(super) fn attach_root(plan: &RootfsPlan) -> Result<Dir> {
     let tree = match tree {
         Ok(tree) => tree,
         Err(error) if mount::is_missing(&error) => return bind_root(plan).with_context(context),
+        Err(error) if error.errno() == Errno::ENOENT => {
+            let what = format!("root.path: stat {}: no such file or directory", plan.root.display());
+            return Err(Error::new(ErrorKind::InvalidConfig, what).context("invalid rootfs"));
+        }
         Err(error) => return Err(error).with_context(context),
     };
     mount::attach_host(&tree, &plan.root).with_context(context)?;

@@ -179,10 +179,10 @@ impl Dir {
                 found = walk.enter(&name, links, missing)?;
             }
         }
-        match found {
+        // A path that ended in a directory ended in the last of those passed, or in the root itself.
+        match found.or_else(|| walk.passed.pop()) {
             Some(fd) => Ok(fd),
-            // The path ended in a directory: ours is the topmost of those passed.
-            None => walk.here().try_clone_to_owned().map_err(|e| SysError::from_io("dup", "", &e)),
+            None => self.fd.try_clone().map_err(|e| SysError::from_io("dup", "root", &e)),
         }
     }
 }
