@@ -176,13 +176,17 @@ fn cgroup_hierarchies_are_read_only_without_a_namespace_of_their_own() {
 #[test]
 fn the_unified_hierarchy_is_read_only_without_a_namespace_of_its_own() {
     in_bed(|bed| {
-        let Some(mountpoint) = hierarchies().into_iter().find(|h| h.unified).map(|h| h.own) else { return };
+        let host = crate::bed::mounts_of(Path::new("/proc"));
+        let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+        let Some(mountpoint) = places.into_iter().find(|at| host.get(*at).is_some_and(|m| m.kind == "cgroup2")) else {
+            return;
+        };
         for (namespace, readonly) in [(false, true), (true, false)] {
             let mount = json!([{"destination": "/sys/fs/cgroup", "source": "cgroup", "type": "cgroup",
                                 "options": ["nosuid", "noexec", "nodev", "relatime"]}]);
             let options = MountOptions { cgroup_namespace: namespace, ..MountOptions::default() };
             let mut plan = bed.plan_with(mount, json!({}), &options);
-            plan.cgroup = CgroupMounts::Unified { mountpoint: mountpoint.clone(), own: mountpoint.clone() };
+            plan.cgroup = CgroupMounts::Unified { mountpoint: mountpoint.into(), own: mountpoint.into() };
             let top = bed.root("sys/fs/cgroup");
             in_container(move || {
                 if namespace {
@@ -193,6 +197,8 @@ fn the_unified_hierarchy_is_read_only_without_a_namespace_of_its_own() {
                 assert_eq!((seen.kind.as_str(), seen.has("ro")), ("cgroup2", readonly), "{seen:?}");
                 assert!(top.join("cgroup.procs").exists());
             });
+            // nsdelegate and its like belong to the hierarchy: a mount in the host's namespace would reset them.
+            assert_eq!(seen(mountpoint).super_options, host[mountpoint].super_options);
         }
     });
 }
