@@ -305,3 +305,6 @@ pub fn change(old: &LinuxResources, new: &LinuxResources, kind: Kind, findings: 
     }
     Change { settings: settings(&touched, &placement), resources, touched, devices }
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,3 +142,6 @@ fn rule(device: &LinuxDeviceCgroup, index: usize, findings: &mut Findings) -> Op
     }
     (findings.violations.len() == before).then_some(DeviceRule { allow: device.allow(), kind, major, minor, access })
 }
+
+#[cfg(test)]
+mod tests;

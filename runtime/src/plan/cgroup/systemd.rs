@@ -294,3 +294,6 @@ pub fn device_properties(rules: &[DeviceRule]) -> Vec<Property> {
         Property::new("DeviceAllow", Value::Array("(ss)".into(), entries.collect())),
     ]
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,14 @@ pub fn simplify(rules: &[DeviceRule]) -> Result<Policy, usize> {
             }
         }
     }
+    if policy.mode == Mode::DenyUnlisted {
+        // v1 grants a request by one exception that has all of it: a narrow one must have what a wider one adds.
+        let wide = policy.exceptions.clone();
+        for exception in &mut policy.exceptions {
+            let more = wide.iter().filter(|wide| covers(wide, exception)).fold(0, |bits, wide| bits | wide.access);
+            exception.access |= more;
+        }
+    }
     Ok(policy)
 }
 
