@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::dir::{CGROUP_MAGIC, CGROUP2_MAGIC, magic};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::cgroup::{Base, CgroupPath};
+use crate::sys::procfs::Proc;
 
 /// Where cgroup file systems are, by everyone's convention (file-hierarchy(7)).
 pub(super) const ROOT: &str = "/sys/fs/cgroup";
@@ -38,7 +39,8 @@ impl Hierarchy {
 
 /// Lines of /proc/self/cgroup: `ID:controllers:path` (cgroups(7)).
 fn own_cgroups() -> Result<String> {
-    std::fs::read_to_string("/proc/self/cgroup").context("cannot read the caller's cgroups")
+    let text = Proc::open().and_then(|proc| proc.read_to_string("self/cgroup"));
+    text.context("cannot read the caller's cgroups")
 }
 
 fn split(line: &str) -> Option<(&str, &Path)> {
@@ -101,9 +103,10 @@ pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
 
 /// The cgroup2 directory that process `pid` is in.
 pub(super) fn unified_of(pid: i32, root: &Path) -> Result<PathBuf> {
-    let file = format!("/proc/{pid}/cgroup");
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    let file = format!("{pid}/cgroup");
+    let text = Proc::open().and_then(|proc| proc.read_to_string(&file));
+    let text = text.with_context(|| format!("cannot read the cgroups of process {pid}"))?;
     let own = text.lines().filter_map(split).find(|(controllers, _)| controllers.is_empty());
     own.map(|(_, path)| root.join(path))
-        .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("{file} names no cgroup2 directory")))
+        .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("process {pid} is in no cgroup2 directory")))
 }

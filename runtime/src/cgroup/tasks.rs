@@ -1,17 +1,17 @@
 //! The processes of a cgroup: listing, signalling, and waiting for their end.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::dir::Dir;
 use super::wait;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Result};
+use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::sys::{SysError, SysResult};
 
 /// Appends the pids of `dir` and of all cgroups below it. A cgroup that vanishes meanwhile has none.
@@ -58,12 +58,11 @@ pub(super) fn all(path: &Path) -> SysResult<Vec<i32>> {
 fn handles(path: &Path) -> SysResult<Vec<OwnedFd>> {
     let mut open = Vec::new();
     for number in all(path)? {
-        let Some(pid) = Pid::from_raw(number) else { continue };
-        match pidfd_open(pid, PidfdFlags::empty()) {
+        match pidfd_open(number) {
             Ok(fd) => open.push((number, fd)),
             // Gone, or a thread of a threaded cgroup, whose leader is in the list as well or outside.
-            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(errno) => return Err(SysError::from_rustix("pidfd_open", number.to_string(), errno)),
+            Err(error) if matches!(error.errno(), Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => return Err(error),
         }
     }
     let still = all(path)?;
@@ -73,14 +72,11 @@ fn handles(path: &Path) -> SysResult<Vec<OwnedFd>> {
 /// Sends `signal` to every process of the tree at `path`, and returns how many there were.
 pub(super) fn signal(path: &Path, signal: i32) -> Result<usize> {
     let what = || format!("cannot signal the processes of {}", path.display());
-    let Some(number) = Signal::from_named_raw(signal) else {
-        return Err(Error::new(ErrorKind::Unsupported, format!("{}: signal {signal} has no name", what())));
-    };
     let handles = handles(path).with_context(what)?;
     for process in &handles {
-        match pidfd_send_signal(process, number) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(errno) => return Err(SysError::from_rustix("pidfd_send_signal", "", errno)).with_context(what),
+        match pidfd_send_signal(process.as_fd(), signal) {
+            Err(error) if error.errno() != Errno::ESRCH => return Err(error).with_context(what),
+            _ => {}
         }
     }
     Ok(handles.len())
