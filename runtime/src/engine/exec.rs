@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use super::create::{open_console, receive_terminal, set_oom_score};
 use super::{Console, Engine, ExecOptions, Launched, Stdio, send_pidfd, write_pid_file};
-use crate::cgroup::ExecTarget;
+use crate::cgroup::{CgroupKind, ExecTarget};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, Moments, launch};
 use crate::plan::config;
@@ -51,8 +51,10 @@ impl Engine {
         if join == 0 {
             plan.join.clear();
         }
+        // On v1 and hybrid hosts the process is moved, and must not have made another before.
+        let born_inside = matches!(container.record.cgroup.kind, CgroupKind::Unified | CgroupKind::Systemd);
         let mut moments = Joining {
-            must_wait: cgroup.is_none() || plan.sibling.is_some() && process.oom_score_adj().is_some(),
+            must_wait: !born_inside || plan.sibling.is_some() && process.oom_score_adj().is_some(),
             target,
             oom_score_adj: process.oom_score_adj(),
             options: &options,

@@ -1,4 +1,4 @@
-//! A hook for tests: a process stops itself at a named step, so that the test can kill it there.
+//! A hook for tests: a process stops at a named step, says so on standard error, and stays there to be killed.
 //!
 //! It is compiled with the feature `faults` alone. The environment variable BRIG_STOP_AT of the caller names a step
 //! of init's table (`root`) or of the parent (`parent:cloned`).
@@ -9,16 +9,15 @@ pub(crate) fn wanted() -> Option<String> {
     if cfg!(feature = "faults") { std::env::var("BRIG_STOP_AT").ok() } else { None }
 }
 
-/// Stops this process when `step` is the wanted one, until someone continues or kills it.
+/// Stops this process for ever when `step` is the wanted one.
 pub(crate) fn reached(wanted: Option<&str>, step: &str) {
-    #[cfg(feature = "faults")]
-    if wanted == Some(step)
-        && let Err(errno) = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP)
-    {
-        tracing::error!("unable to stop at {step}: {errno}");
+    if cfg!(feature = "faults") && wanted == Some(step) {
+        eprintln!("stopped at {step}");
+        loop {
+            // A stop signal would not do: the first process of a pid namespace ignores its own.
+            nix::unistd::pause();
+        }
     }
-    #[cfg(not(feature = "faults"))]
-    let _ = (wanted, step);
 }
 
 /// [`reached`] for a step of the parent.

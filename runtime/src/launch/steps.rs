@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::handshake::{Limits, Mounted, Ready, Sibling};
 use crate::plan::passwd;
 use crate::sys::path::{Dir, Links};
-use crate::sys::{cred, keyring, ns, process, seccomp};
+use crate::sys::{SysError, SysResult, cred, keyring, ns, process, seccomp};
 use crate::{hooks, rootfs};
 
 use super::init::{Init, onto_stdio, take};
@@ -311,24 +311,23 @@ fn identity(init: &mut Init) -> Result<()> {
 fn working_directory(init: &mut Init) -> Result<()> {
     let cwd = init.plan.process.cwd.clone();
     if cwd.as_os_str().is_empty() || cwd == Path::new("/") {
-        return chdir(Path::new("/"));
+        return Ok(chdir(Path::new("/"))?);
     }
     // Missing directories are made, as runc does, below the root that was entered.
-    let made = Dir::open_host(Path::new("/"))?.mkdir_all(&cwd, 0o755, Links::Follow);
-    match made.map_err(Error::from).and_then(|_| chdir(&cwd)) {
-        Ok(()) => Ok(()),
+    let made = Dir::open_host(Path::new("/"))?.mkdir_all(&cwd, 0o755, Links::Follow).map(drop);
+    let entered = made.and_then(|()| chdir(&cwd));
+    match entered {
         // On a network file system the container's user may enter what root may not: try again as that user.
-        Err(error) if init.plan.process.uid != 0 => {
+        Err(error) if init.plan.process.uid != 0 && error.errno() == nix::errno::Errno::EACCES => {
             init.chdir_later = true;
-            init.channel()?.log(false, format!("chdir as root: {error}"))
+            init.channel()?.log(false, format!("process.cwd as root: {error}"))
         }
-        Err(error) => Err(error.context("chdir to process.cwd")),
+        other => other.context("unable to enter process.cwd"),
     }
 }
 
-fn chdir(path: &Path) -> Result<()> {
-    rustix::process::chdir(path)
-        .map_err(|error| crate::sys::SysError::from_rustix("chdir", format!("{path:?}"), error).into())
+fn chdir(path: &Path) -> SysResult<()> {
+    rustix::process::chdir(path).map_err(|error| SysError::from_rustix("chdir", format!("{path:?}"), error))
 }
 
 fn labels(init: &mut Init) -> Result<()> {
@@ -417,7 +416,7 @@ fn credentials(init: &mut Init) -> Result<()> {
     process::set_undumpable()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
     if init.chdir_later {
-        chdir(&process.cwd).context("chdir to process.cwd")?;
+        chdir(&process.cwd).context("unable to enter process.cwd")?;
     }
     // A working directory outside of the root would be a way out of the container.
     nix::unistd::getcwd().map_err(|errno| {

@@ -1,0 +1,144 @@
+//! Kills the parent, and the process that becomes the container's, at every step of create, run and exec. Afterwards
+//! `delete -f` works, and nothing is left.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{Bundle, pids, wait_until};
+
+const PARENT_STEPS: &[&str] = &["parent:reserved", "parent:recorded", "parent:cgroup", "parent:cloned", "parent:went", "parent:answered"];
+
+/// Steps of the parent that an exec has too.
+const PARENT_STEPS_OF_EXEC: &[&str] = &["parent:cloned", "parent:went", "parent:answered"];
+
+const INIT_STEPS: &[&str] = &[
+    "affinity", "join", "sibling", "session", "cgroup_namespace", "time_namespace", "loopback", "names", "root",
+    "runtime_hooks", "container_hooks", "console", "enter", "sysctl", "finish", "identity", "working_directory",
+    "labels", "scheduling", "limits", "standard_streams", "credentials", "lookup", "ready", "wait_at_gate",
+    "start_hooks", "preserve", "filter", "exec",
+];
+
+/// Starts a verb and waits until a process says that it stopped at `step`.
+fn stopped(bundle: &Bundle, args: &[&str], step: &str) -> Child {
+    let mut command = bundle.command(args);
+    command.env("BRIG_STOP_AT", step).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = Vec::new();
+    for line in stderr.lines() {
+        let line = line.unwrap();
+        if line == format!("stopped at {step}") {
+            return child;
+        }
+        said.push(line);
+    }
+    panic!("{args:?} did not stop at {step}; it said {said:?}");
+}
+
+/// Children of a process.
+fn children(parent: u32) -> Vec<i32> {
+    let parent_of = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat[stat.rfind(')')? + 1..].split_ascii_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    pids().into_iter().filter(|pid| parent_of(pid) == Some(parent)).collect()
+}
+
+fn bundle() -> Bundle {
+    let mut bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.config["linux"]["resources"] = serde_json::json!({});
+    bundle.write();
+    bundle
+}
+
+/// Kills the parent at `step` of a verb; what is left is removed by delete -f.
+fn kill_parent(bundle: &Bundle, args: &[&str], step: &str) {
+    let mut parent = stopped(bundle, args, step);
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    bundle.ok(&["delete", "-f", &bundle.id]);
+    bundle.assert_nothing_left();
+}
+
+/// Kills the child at `step` of a verb: the parent says so, fails, and leaves nothing itself.
+fn kill_child(bundle: &Bundle, args: &[&str], step: &str) -> std::process::ExitStatus {
+    let mut parent = stopped(bundle, args, step);
+    for child in children(parent.id()) {
+        kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
+    }
+    parent.wait().unwrap()
+}
+
+/// Init's steps after which the parent of a create has gone.
+fn is_after_record(step: &str) -> bool {
+    matches!(step, "wait_at_gate" | "start_hooks" | "preserve" | "filter" | "exec")
+}
+
+#[test]
+fn create_survives_the_death_of_its_parent() {
+    for step in PARENT_STEPS.iter().chain(INIT_STEPS.iter().filter(|step| !is_after_record(step))) {
+        let bundle = bundle();
+        kill_parent(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
+    }
+}
+
+#[test]
+fn create_unwinds_after_the_death_of_its_child() {
+    for step in INIT_STEPS.iter().filter(|step| !is_after_record(step)) {
+        let bundle = bundle();
+        let status = kill_child(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
+        assert_eq!(status.code(), Some(1), "{step}");
+        bundle.assert_nothing_left();
+    }
+}
+
+#[test]
+fn run_survives_both_deaths() {
+    for step in PARENT_STEPS.iter().chain(INIT_STEPS) {
+        let bundle = bundle();
+        kill_parent(&bundle, &["run", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
+    }
+    for step in INIT_STEPS {
+        let bundle = bundle();
+        let status = kill_child(&bundle, &["run", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
+        // Once on record and let go, its death is the program's, and run reports that.
+        let expected = if is_after_record(step) { 137 } else { 1 };
+        assert_eq!(status.code(), Some(expected), "{step}");
+        bundle.assert_nothing_left();
+    }
+}
+
+#[test]
+fn exec_survives_both_deaths_and_the_container_lives_on() {
+    let bundle = bundle();
+    bundle.start();
+    let args = ["exec", &bundle.id, "sleep", "1000"];
+    for step in PARENT_STEPS_OF_EXEC.iter().chain(INIT_STEPS) {
+        let mut parent = stopped(&bundle, &args, step);
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        assert_eq!(bundle.state()["status"], "running", "{step}");
+    }
+    for step in INIT_STEPS {
+        let status = kill_child(&bundle, &args, step);
+        let expected = if is_after_record(step) { 137 } else { 255 };
+        assert_eq!(status.code(), Some(expected), "{step}");
+        assert_eq!(bundle.state()["status"], "running", "{step}");
+    }
+    bundle.ok(&["delete", "-f", &bundle.id]);
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_created_container_whose_init_is_killed_is_stopped() {
+    let bundle = bundle();
+    bundle.create();
+    let pid = bundle.state()["pid"].as_i64().unwrap() as i32;
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    wait_until("stopped", || bundle.state()["status"] == "stopped");
+    assert!(bundle.fails(&["start", &bundle.id]).contains("cannot start a container that has stopped"));
+}

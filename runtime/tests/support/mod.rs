@@ -1,0 +1,235 @@
+//! What the integration tests share: a bundle made on the spot, the command, and proofs that nothing is left.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// A bundle with a busybox root, its own `--root`, and an id of its own. Dropped, it deletes the container.
+pub struct Bundle {
+    directory: tempfile::TempDir,
+    /// The container's id.
+    pub id: String,
+    /// config.json as it will be written.
+    pub config: Value,
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+impl Bundle {
+    /// A container that runs `args`, with the namespaces, mounts and paths of `brig spec`.
+    pub fn new(args: &[&str]) -> Bundle {
+        let directory = tempfile::Builder::new().prefix("brig-test-").tempdir().unwrap();
+        let bin = directory.path().join("rootfs/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy("/bin/busybox", bin.join("busybox")).expect("the package busybox-static is installed");
+        for name in ["sh", "sleep", "true", "false", "cat", "id", "echo", "ls", "mount", "kill", "ps", "touch", "stat", "tty", "stty", "readlink", "env", "pwd", "head", "dd", "ulimit", "grep", "wc", "test", "mkdir"] {
+            symlink("busybox", bin.join(name)).unwrap();
+        }
+        let made = Command::new(BRIG).args(["spec", "-b"]).arg(directory.path()).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let text = fs::read(directory.path().join("config.json")).unwrap();
+        let mut config: Value = serde_json::from_slice(&text).unwrap();
+        config["process"]["terminal"] = json!(false);
+        config["process"]["args"] = json!(args);
+        // The default asks for a limit that this host may not be able to give.
+        config["process"]["rlimits"] = json!([]);
+        config["root"]["readonly"] = json!(false);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let id = format!("brig-test-{}-{number}", std::process::id());
+        config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
+        Bundle { directory, id, config }
+    }
+
+    /// The bundle's directory.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A path in the root file system.
+    pub fn rootfs(&self, path: &str) -> PathBuf {
+        self.path().join("rootfs").join(path)
+    }
+
+    /// Replaces or adds a namespace; `None` takes it away.
+    pub fn namespace(&mut self, kind: &str, value: Option<Value>) {
+        let list = self.config["linux"]["namespaces"].as_array_mut().unwrap();
+        list.retain(|namespace| namespace["type"] != kind);
+        list.extend(value);
+    }
+
+    /// Maps the container's ids to the host's from 100000 on, in a user namespace of its own.
+    pub fn map_ids(&mut self) {
+        self.namespace("user", Some(json!({"type": "user"})));
+        let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
+        self.config["linux"]["uidMappings"] = map.clone();
+        self.config["linux"]["gidMappings"] = map;
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(self.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Writes config.json.
+    pub fn write(&self) {
+        fs::write(self.path().join("config.json"), serde_json::to_vec(&self.config).unwrap()).unwrap();
+    }
+
+    /// A command of brig's over this bundle's own root, without input.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(BRIG);
+        command.arg("--root").arg(self.state_root()).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// `--root`.
+    pub fn state_root(&self) -> PathBuf {
+        self.path().join("state")
+    }
+
+    /// Runs a verb over files rather than pipes, since a container may keep its streams open.
+    pub fn brig(&self, args: &[&str]) -> Output {
+        output(&mut self.command(args))
+    }
+
+    /// Runs a verb that must succeed, and gives its standard output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.brig(args);
+        assert!(output.status.success(), "{args:?}: {}", show(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a verb that must fail with status 1, and gives its standard error.
+    pub fn fails(&self, args: &[&str]) -> String {
+        let output = self.brig(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", show(&output));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Writes config.json and runs the container in the foreground.
+    pub fn run(&self) -> Output {
+        self.write();
+        self.brig(&["run", "-b", self.path().to_str().unwrap(), &self.id])
+    }
+
+    /// Like [`Bundle::run`]; it must exit with 0. Gives its standard output.
+    pub fn run_ok(&self) -> String {
+        let output = self.run();
+        assert_eq!(output.status.code(), Some(0), "{}", show(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Like [`Bundle::run`]; it must be refused with status 1 and leave nothing. Gives its standard error.
+    pub fn run_fails(&self) -> String {
+        let output = self.run();
+        assert_eq!(output.status.code(), Some(1), "{}", show(&output));
+        self.assert_nothing_left();
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Writes config.json, creates and starts the container.
+    pub fn start(&self) {
+        self.create();
+        self.ok(&["start", &self.id]);
+    }
+
+    /// Writes config.json and creates the container.
+    pub fn create(&self) {
+        self.write();
+        self.ok(&["create", "-b", self.path().to_str().unwrap(), &self.id]);
+    }
+
+    /// Runs a shell command in the container, and gives its output.
+    pub fn exec(&self, script: &str) -> String {
+        self.ok(&["exec", &self.id, "sh", "-c", script])
+    }
+
+    /// What `state` prints.
+    pub fn state(&self) -> Value {
+        serde_json::from_str(&self.ok(&["state", &self.id])).unwrap()
+    }
+
+    /// Waits until the container has this status.
+    pub fn wait_for(&self, status: &str) {
+        wait_until(&format!("status {status}"), || self.state()["status"] == status);
+    }
+
+    /// Fails unless the container's directory, its cgroups, its mounts and its processes are gone.
+    pub fn assert_nothing_left(&self) {
+        assert!(!self.state_root().join(&self.id).exists(), "the state directory is left");
+        let cgroups = self.cgroups();
+        assert!(cgroups.is_empty(), "cgroups are left: {cgroups:?}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let own = self.path().to_str().unwrap();
+        assert!(!mounts.contains(own), "mounts are left");
+        wait_until("no process with this root", || self.processes().is_empty());
+    }
+
+    /// Directories of this container below /sys/fs/cgroup.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
+        roots.extend(fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path()));
+        roots.into_iter().map(|root| root.join(&self.id)).filter(|path| path.exists()).collect()
+    }
+
+    /// Processes whose command line names this bundle or container.
+    pub fn processes(&self) -> Vec<i32> {
+        let names = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&self.id) || group.contains(&self.id)
+        };
+        pids().into_iter().filter(|pid| *pid != std::process::id() as i32).filter(names).collect()
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        let deleted = self.brig(&["delete", "-f", &self.id]);
+        if !std::thread::panicking() {
+            assert!(deleted.status.success(), "{}", show(&deleted));
+            self.assert_nothing_left();
+        }
+    }
+}
+
+/// The command under test.
+pub const BRIG: &str = env!("CARGO_BIN_EXE_brig");
+
+/// Runs a command with its output in files: a process that it leaves behind does not keep us waiting.
+pub fn output(command: &mut Command) -> Output {
+    let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
+    let status = command.status().unwrap();
+    let read = |mut file: fs::File| {
+        use std::io::{Read, Seek};
+        let mut bytes = Vec::new();
+        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).unwrap();
+        bytes
+    };
+    Output { status, stdout: read(out), stderr: read(err) }
+}
+
+/// An output for a message.
+pub fn show(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}\nstdout: {}\nstderr: {}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+/// Every pid.
+pub fn pids() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect()
+}
+
+/// Waits for a condition, ten seconds at the most.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "no {what} within ten seconds");
+        std::thread::yield_now();
+    }
+}
