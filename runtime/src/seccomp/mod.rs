@@ -13,10 +13,15 @@
 //! - an audit architecture that the profile does not name ends the thread, as does an x32 number where x32 is not named;
 //! - a name that no architecture knows is ignored, and reported as such;
 //! - of several rules for one syscall, one without conditions beats those with, and the first of those without wins;
-//!   rules with conditions are tried from the more to the less specific ([`resolve`]);
+//!   rules with conditions are tried from the more to the less specific ([`resolve`]), but one that only adds
+//!   conditions to those of an earlier rule is never reached;
 //! - where the default action refuses, a number above the largest that the profile names gets ENOSYS, as a kernel
 //!   without that call would answer;
 //! - on x86 a rule for a socket or System V IPC call holds for its own number and for socketcall(2) or ipc(2).
+//!
+//! It departs from them where they contradict the profile: runc does not count the calls behind socketcall(2) and
+//! ipc(2), and counts arm's private ones, when it looks for the largest number; libseccomp 2.5 now and then forgets to
+//! load the number for one of several architectures, and loses rules when several orders (LT, LE) are on one argument.
 #![forbid(unsafe_code)]
 
 mod assemble;

@@ -273,13 +273,20 @@ fn outcome(group: &[(u32, u32)], abi: Abi, resolved: &mut Resolved) -> Result<Ou
     let mut clauses: Vec<u32> = Vec::with_capacity(group.len());
     for &(number, index) in group {
         let new = clause(index);
-        let same = |&&other: &&u32| {
-            effective(&clause(other).conditions, is_32_bit).eq(effective(&new.conditions, is_32_bit))
+        // What an earlier rule decides with fewer of the same conditions is decided.
+        let covers = |&&other: &&u32| {
+            let mut longer = effective(&new.conditions, is_32_bit);
+            effective(&clause(other).conditions, is_32_bit).all(|condition| longer.next() == Some(condition))
         };
-        match clauses.iter().find(same) {
+        match clauses.iter().find(covers) {
             None => clauses.push(index),
             Some(&other) if clause(other).action == new.action => {}
-            Some(_) => return Err(contradiction(number, abi)),
+            Some(&other) => {
+                let count = |index: u32| effective(&clause(index).conditions, is_32_bit).count();
+                if count(other) == count(index) {
+                    return Err(contradiction(number, abi));
+                }
+            }
         }
     }
     clauses.sort_by(|a, b| specific_first(&clause(*a).conditions, &clause(*b).conditions, is_32_bit));

@@ -1,13 +1,10 @@
 //! Syscall numbers of every architecture that brig can filter for, sorted by name.
 //!
-//! From the kernel's UAPI headers (asm/unistd*.h, asm-generic/unistd.h) of 6.1 and the numbers that 6.2 to 7.0 added in
-//! scripts/syscall.tbl and arch/*/syscall*.tbl. x32's numbers stand without their bit 30. A test compares the columns
-//! for x86 with the headers of the machine it runs on.
+//! From Linux 6.1's UAPI headers and what 6.2 to 7.0 added to scripts/syscall.tbl and arch/**/syscall*.tbl. x32's numbers
+//! stand without their bit 30. A test compares the x86 columns with the headers of the machine that it runs on.
 #![forbid(unsafe_code)]
-
 /// No such call on this architecture.
 pub(super) const X: u32 = u32::MAX;
-
 /// Name, then the numbers in the order of [`crate::plan::seccomp::Abi`]: x86_64, x86, x32, aarch64, arm, riscv64.
 #[rustfmt::skip]
 pub(super) static SYSCALLS: &[(&str, [u32; 6])] = &[

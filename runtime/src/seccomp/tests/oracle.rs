@@ -138,10 +138,27 @@ pub fn outcome(spec: &LinuxSeccomp, native: Abi, call: &Call) -> u32 {
     let narrow = matches!(abi, Abi::X86 | Abi::X32 | Abi::Arm);
     let rules = spec.syscalls().as_deref().unwrap_or_default();
     let active = rules.iter().filter(|rule| action(rule.action(), rule.errno_ret()) != default);
-    let mut all: Vec<Candidate> = active.flat_map(|rule| candidates(rule, abi, nr, narrow)).collect();
+    let all: Vec<Candidate> = active.flat_map(|rule| candidates(rule, abi, nr, narrow)).collect();
     if let Some(unconditional) = all.iter().find(|candidate| candidate.args.is_empty()) {
         return unconditional.action;
     }
+    let parts = |candidate: &Candidate| {
+        let cut = |value: u64| if narrow { value & 0xffff_ffff } else { value };
+        let part = |arg: &LinuxSeccompArg| match arg.op() {
+            LinuxSeccompOperator::ScmpCmpMaskedEq => {
+                (arg.index(), arg.op(), cut(arg.value_two().unwrap_or(0) & arg.value()), cut(arg.value()))
+            }
+            op => (arg.index(), op, cut(arg.value()), 0),
+        };
+        candidate.args.iter().map(part).collect::<Vec<_>>()
+    };
+    let mut kept: Vec<Candidate> = Vec::new();
+    for candidate in all {
+        if !kept.iter().any(|earlier| parts(&candidate).starts_with(&parts(earlier))) {
+            kept.push(candidate);
+        }
+    }
+    let mut all = kept;
     all.sort_by_key(|candidate| rank(candidate, narrow));
     let matches = |candidate: &&Candidate| candidate.args.iter().all(|arg| holds(arg, call.args[arg.index()], narrow));
     if let Some(first) = all.iter().find(matches) {
