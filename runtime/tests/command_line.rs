@@ -61,6 +61,82 @@ fn wrong_flags_and_arguments_end_as_runcs_do() {
 }
 
 #[test]
+fn verbs_without_their_container_end_as_runcs_do() {
+    for args in [
+        &["state", "nope"][..],
+        &["state", "a/b"],
+        &["state", ".."],
+        &["start", "nope"],
+        &["kill", "nope"],
+        &["kill", "nope", "FOO"],
+        &["delete", "nope"],
+        &["delete", "-f", "nope"],
+        &["delete", "nope", "--force"],
+        &["pause", "nope"],
+        &["resume", "nope"],
+        &["ps", "nope"],
+        &["ps", "-f", "foo", "nope"],
+        &["update", "nope"],
+        &["update", "--memory", "1x", "nope"],
+        &["events", "nope"],
+        &["events", "--stats", "nope"],
+        &["events", "--interval", "0s", "nope"],
+        &["exec", "nope"],
+        &["exec", "nope", "ls", "-l"],
+        &["list"],
+        &["list", "-q"],
+        &["list", "-f", "json"],
+        &["list", "-f", "foo"],
+    ] {
+        let [ours, theirs] = both(args);
+        assert_eq!(ours, theirs, "{args:?}");
+    }
+    for args in [
+        &["state"][..],
+        &["state", "a", "b"],
+        &["list", "extra"],
+        &["exec"],
+        &["run"],
+        &["create", "nope"],
+        &["create", "a/b"],
+        &["run", "-b", "/nonexistent", "nope"],
+    ] {
+        let [ours, theirs] = both(args);
+        assert_eq!(ours.0, theirs.0, "{args:?}: {ours:?} {theirs:?}");
+        assert!(!ours.2.is_empty(), "{args:?}");
+    }
+}
+
+/// Every key of `theirs` is in `ours`, with a value of the same type.
+fn assert_covers(ours: &Value, theirs: &Value, path: &str) {
+    match (ours, theirs) {
+        (Value::Object(ours), Value::Object(theirs)) => {
+            for (key, value) in theirs {
+                let found = ours.get(key).unwrap_or_else(|| panic!("{path}.{key} is missing"));
+                assert_covers(found, value, &format!("{path}.{key}"));
+            }
+        }
+        (ours, theirs) => {
+            assert_eq!(std::mem::discriminant(ours), std::mem::discriminant(theirs), "{path}: {ours} for {theirs}");
+        }
+    }
+}
+
+#[test]
+fn features_have_runcs_shape() {
+    let [ours, theirs] = both(&["features"]);
+    let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    let (ours, mut theirs) = (value(&ours.1), value(&theirs.1));
+    // Each names its own product and version there.
+    theirs["annotations"] = Value::Object(Default::default());
+    assert_covers(&ours, &theirs, "features");
+    for list in ["/linux/namespaces", "/linux/capabilities", "/hooks"] {
+        let names = |value: &Value| -> Vec<Value> { value.pointer(list).unwrap().as_array().unwrap().clone() };
+        assert!(names(&theirs).iter().all(|name| names(&ours).contains(name)), "{list}");
+    }
+}
+
+#[test]
 fn spec_writes_runcs_configuration() {
     for flags in [&[][..], &["--rootless"]] {
         let [ours, theirs] = [BRIG, "runc"].map(|program| {
