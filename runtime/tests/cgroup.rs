@@ -217,6 +217,39 @@ fn a_failure_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_limit_without_its_controller_is_an_error_and_no_limit_is_none() {
+    for (controller, wishes) in [
+        ("memory", json!({"memory": {"limit": 67_108_864}})),
+        ("cpuset", json!({"cpu": {"cpus": "0"}})),
+        ("io", json!({"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}]}})),
+    ] {
+        if bed::has_controller(controller) {
+            continue;
+        }
+        let path = format!("/brig-test-none-{controller}-{}", std::process::id());
+        let error = Cgroup::create(&plan_of(&path, &wishes).expect("a plan")).expect_err("no controller").to_string();
+        assert!(error.contains(&format!("the {controller} controller is not available")), "{error}");
+        assert!(error.starts_with("linux.resources."), "{error}");
+        let cgroup = Cgroup::create(&plan_of(&path, &json!({})).expect("a plan")).expect("without limits it is made");
+        cgroup.destroy().expect("it goes");
+    }
+}
+
+#[test]
+fn a_delegated_cgroup_belongs_to_the_containers_user_but_for_its_limits() {
+    use std::os::unix::fs::MetadataExt;
+    if !unified() {
+        return;
+    }
+    let mut plan = plan_of(&format!("/brig-test-owner-{}", std::process::id()), &json!({})).expect("a plan");
+    plan.owner = Some(12_345);
+    let scratch = Scratch(Cgroup::create(&plan).expect("a cgroup"));
+    let owner = |file: &str| std::fs::metadata(scratch.path("").join(file)).expect(file).uid();
+    assert_eq!(["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"].map(owner), [12_345; 4]);
+    assert_eq!(["cgroup.freeze", "cgroup.max.depth"].map(owner), [0; 2]);
+}
+
+#[test]
 fn devices_are_denied_but_for_the_default_ones() {
     // /dev/kmsg (1:11) is readable for root anywhere, and no default device. A rule for it makes the difference.
     let script = "head -c 1 </dev/zero >/dev/null && exec 3</dev/kmsg";

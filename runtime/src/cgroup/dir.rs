@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use rustix::fs::{Dir as Entries, FileType, Mode, OFlags, openat, statfs};
+use rustix::fs::{AtFlags, Dir as Entries, FileType, Mode, OFlags, Uid, chownat, openat, statfs};
 
 use crate::sys::{SysError, SysResult};
 
@@ -54,6 +54,14 @@ impl Dir {
                 )),
             };
         }
+    }
+
+    /// Makes `uid` the owner of a file, or of the directory itself for an empty name.
+    pub(super) fn give(&self, name: &str, uid: u32) -> SysResult<()> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+        chownat(&self.fd, name, Some(Uid::from_raw(uid)), None, flags).map_err(|errno| {
+            SysError::from_rustix("fchownat", format!("\"{}/{name}\", {uid}", self.path.display()), errno)
+        })
     }
 
     /// The whole file. Cgroup files are text.

@@ -363,7 +363,7 @@ fn create(plan: &CgroupPlan) -> Result<Cgroup> {
     match &plan.placement {
         Placement::None => {}
         Placement::Unified(path) => {
-            let made = v2::create(path, &plan.settings, rules)?;
+            let made = v2::create(path, plan)?;
             record.kind = CgroupKind::Unified;
             record.paths.insert(String::new(), made.path().to_owned());
             dir = Some(made);

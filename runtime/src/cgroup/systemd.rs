@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use super::dbus::{Bus, CallError};
 use super::dir::{Dir, make_one};
 use super::place::ROOT;
-use super::settings::{self, Dirs};
-use super::{UnitRecord, devices, v1, v2};
+use super::{UnitRecord, v1, v2};
 use crate::error::{Context, Error, Result};
 use crate::plan::cgroup::devices::DeviceRule;
 use crate::plan::cgroup::systemd::{Property, UnitPlan, device_properties, limits};
@@ -103,11 +102,7 @@ impl Pending {
         }
         let dir = Dir::open(&path).context("cannot open the scope's cgroup")?;
         v2::enable(Path::new(ROOT), &dir)?;
-        let dirs = Dirs { unified: Some(dir), legacy: Vec::new() };
-        settings::write(&self.whole.settings, &dirs, None)?;
-        if let (Some(rules), Some(dir)) = (&self.whole.devices, &dirs.unified) {
-            devices::attach(dir, rules)?;
-        }
+        v2::fill(dir, &self.whole)?;
         Ok(path)
     }
 }

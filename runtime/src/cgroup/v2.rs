@@ -3,31 +3,53 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::devices;
 use super::dir::{Dir, Unwind, keyed};
 use super::place::{self, ROOT};
 use super::settings::{self, Dirs};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::plan::cgroup::devices::DeviceRule;
-use crate::plan::cgroup::{CgroupPath, Settings};
+use crate::plan::cgroup::{CgroupPath, CgroupPlan};
+use crate::sys::SysResult;
 
 /// Makes the directory and writes everything into it. On failure nothing that was made is left.
-pub(super) fn create(path: &CgroupPath, settings: &Settings, rules: Option<&[DeviceRule]>) -> Result<Dir> {
+pub(super) fn create(path: &CgroupPath, plan: &CgroupPlan) -> Result<Dir> {
     let (root, full) = (Path::new(ROOT), place::unified(path)?);
     let mut unwind = Unwind::default();
     let dir = make(root, &full, &mut unwind)?;
     enable(root, &dir)?;
-    fill(dir, settings, rules).inspect(|_| unwind.keep())
+    fill(dir, plan).inspect(|_| unwind.keep())
 }
 
-fn fill(dir: Dir, settings: &Settings, rules: Option<&[DeviceRule]>) -> Result<Dir> {
+/// Limits, device program and owner of a directory that is there.
+pub(super) fn fill(dir: Dir, plan: &CgroupPlan) -> Result<Dir> {
     let mut dirs = Dirs { unified: Some(dir), legacy: Vec::new() };
-    settings::write(settings, &dirs, None)?;
+    settings::write(&plan.settings, &dirs, None)?;
     let Some(dir) = dirs.unified.take() else { return Err(Error::other("the cgroup's directory is gone")) };
-    if let Some(rules) = rules {
+    if let Some(rules) = &plan.devices {
         devices::attach(&dir, rules)?;
     }
+    if let Some(uid) = plan.owner {
+        give(&dir, uid).with_context(|| format!("cannot give {} to user {uid}", dir.path().display()))?;
+    }
     Ok(dir)
+}
+
+/// Gives the directory to `uid`, with the files that make delegation: those that the kernel lists, which are never
+/// the limits.
+fn give(dir: &Dir, uid: u32) -> SysResult<()> {
+    const USUAL: &str = "cgroup.procs cgroup.threads cgroup.subtree_control";
+    // The list is there since Linux 4.15.
+    let list = Dir::open(Path::new("/sys/kernel/cgroup")).and_then(|dir| dir.read("delegate"));
+    for name in list.as_deref().unwrap_or(USUAL).split_whitespace() {
+        match dir.give(name, uid) {
+            // Of a controller that is not enabled here.
+            Err(error) if error.errno() == Errno::ENOENT => {}
+            result => result?,
+        }
+    }
+    dir.give("", uid)
 }
 
 /// Makes the directory itself, or takes an existing one that has no process.

@@ -15,7 +15,7 @@ pub mod variant;
 use std::borrow::Cow;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
 use super::host::CgroupLayout;
 use super::{Findings, Host};
@@ -145,6 +145,8 @@ pub struct CgroupPlan {
     /// Device rules in order, the last that matches wins; `None` leaves devices alone (the caller has no privilege
     /// over them, and none over device nodes either).
     pub devices: Option<Vec<DeviceRule>>,
+    /// The user that is given the cgroup2 directory, so that the container can make cgroups in it.
+    pub owner: Option<u32>,
     /// The container asked for no path and no limit, and the caller may lack the right to make a cgroup: without
     /// that right it stays in the caller's.
     pub optional: bool,
@@ -172,7 +174,35 @@ pub fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, finding
         resources,
         settings,
         devices: (!unprivileged).then_some(devices),
+        owner: owner(spec),
     }
+}
+
+/// The host's number for the container's user, when the container sees its own cgroup alone, may write to it, and is
+/// someone else than the caller (cgroups(7), delegation).
+fn owner(spec: &Spec) -> Option<u32> {
+    let linux = spec.linux().as_ref()?;
+    let made = |kind: LinuxNamespaceType| {
+        let mut list = linux.namespaces().iter().flatten();
+        list.any(|namespace| namespace.typ() == kind && namespace.path().is_none())
+    };
+    let writable = spec.mounts().iter().flatten().any(|mount| {
+        let cgroup = mount.typ().as_deref().is_some_and(|typ| typ == "cgroup" || typ == "cgroup2");
+        let options = mount.options().iter().flatten();
+        let read_only = options.rev().find(|option| *option == "ro" || *option == "rw").is_some_and(|it| it == "ro");
+        cgroup && cleaned(mount.destination()).path == Path::new("sys/fs/cgroup") && !read_only
+    });
+    if !made(LinuxNamespaceType::Cgroup) || !writable {
+        return None;
+    }
+    let user = spec.process().as_ref().map_or(0, |process| process.user().uid());
+    if !linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User) {
+        return (user != 0).then_some(user);
+    }
+    linux.uid_mappings().iter().flatten().find_map(|map| {
+        let offset = user.checked_sub(map.container_id()).filter(|&offset| offset < map.size())?;
+        map.host_id().checked_add(offset)
+    })
 }
 
 /// v1 holds one answer and exceptions to it; not every list of rules can be said that way.

@@ -245,6 +245,33 @@ fn an_update_changes_one_device_of_many() {
     assert_eq!(rates, [(0, 1), (16, 9)]);
 }
 
+#[test]
+fn a_container_that_may_write_to_its_own_cgroup_owns_it() {
+    let owner_of = |namespaces: Json, options: Json, uid: u32| {
+        let spec = serde_json::from_value(json!({
+            "ociVersion": "1.2.0",
+            "process": {"cwd": "/", "user": {"uid": uid, "gid": 0}},
+            "mounts": [{"destination": "/sys/fs/cgroup/", "type": "cgroup", "source": "cgroup", "options": options}],
+            "linux": {
+                "namespaces": namespaces,
+                "uidMappings": [{"containerID": 0, "hostID": 100_000, "size": 1000}],
+            },
+        }))
+        .expect("a configuration");
+        build(&spec, "abc", CgroupManager::Cgroupfs, &host(CgroupLayout::Unified), &mut Findings::default()).owner
+    };
+    let both = json!([{"type": "cgroup"}, {"type": "user"}]);
+    assert_eq!(owner_of(both.clone(), json!(["nosuid"]), 0), Some(100_000));
+    assert_eq!(owner_of(both.clone(), json!([]), 7), Some(100_007));
+    assert_eq!(owner_of(both.clone(), json!([]), 1000), None);
+    assert_eq!(owner_of(both.clone(), json!(["ro"]), 0), None);
+    assert_eq!(owner_of(both, json!(["ro", "rw"]), 0), Some(100_000));
+    assert_eq!(owner_of(json!([{"type": "user"}]), json!([]), 0), None);
+    assert_eq!(owner_of(json!([{"type": "cgroup", "path": "/x"}, {"type": "user"}]), json!([]), 0), None);
+    assert_eq!(owner_of(json!([{"type": "cgroup"}]), json!([]), 0), None);
+    assert_eq!(owner_of(json!([{"type": "cgroup"}]), json!([]), 33), Some(33));
+}
+
 proptest! {
     #[test]
     fn no_path_leaves_its_base(path in "[a./:]{0,12}") {
