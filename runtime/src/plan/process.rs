@@ -161,15 +161,9 @@ fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mu
         inheritable: set("inheritable", wanted.inheritable()),
         ambient: set("ambient", wanted.ambient()),
     };
-    // capabilities(7): a capability can be ambient only while it is permitted and inheritable.
-    let possible = sets.permitted & sets.inheritable;
-    if sets.ambient & !possible != 0 {
-        findings.warn(format!(
-            "process.capabilities.ambient: {:#x} are not both permitted and inheritable; ignored",
-            sets.ambient & !possible
-        ));
-        sets.ambient &= possible;
-    }
+    // capabilities(7): a capability can be ambient only while it is permitted and inheritable. runc's own default
+    // configuration asks for more, and managers copy it, so there is nothing to warn of.
+    sets.ambient &= sets.permitted & sets.inheritable;
     sets
 }
 
