@@ -14,7 +14,8 @@ def plain_codes(docker):
 def start_failures(docker):
     docker("run", "--no-such-flag", "busybox", code=125)
     contains(docker("run", "--rm", "busybox", "/etc/plain", code=126).err, "permission denied", "not executable")
-    docker("run", "--rm", "busybox", "/etc", code=126)
+    directory = docker("run", "--rm", "busybox", "/etc", code=None)
+    check(directory.code in (125, 126), f"a directory: {directory}")  # Docker 20.10 knows `permission denied` alone
     contains(docker("run", "--rm", "busybox", "no-such", code=127).err, "executable file not found", "not in PATH")
     contains(docker("run", "--rm", "busybox", "/no/such", code=127).err, "no such file or directory", "no such path")
 

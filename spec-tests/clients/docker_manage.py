@@ -30,7 +30,8 @@ def events(docker):
     docker("pause", "ee")
     docker("unpause", "ee")
     docker("rm", "-f", "ee")
-    seen = docker("events", "--since", begin, "--until", "0s", "--filter", "container=e", "--format", "{{.Action}}").out
+    asked = ("events", "--since", begin, "--until", "0s", "--filter", "container=ee", "--format", "{{.Action}}")
+    seen = wait_until(lambda: (lambda out: out if "destroy" in out else None)(docker(*asked).out), "the last event")
     for action in ("create", "start", "exec_start", "exec_die", "pause", "unpause", "die", "destroy"):
         contains(seen, action, "events")
 

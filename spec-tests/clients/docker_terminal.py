@@ -39,8 +39,8 @@ def resize(docker):
 def interrupt(docker):
     with Terminal(*docker.command("run", "--rm", "-it", "busybox", "sh")) as screen:
         screen.expect("#")
-        screen.send("probe wait\n")
-        screen.expect("probe wait")
+        screen.send("probe serve 9\n")
+        screen.expect("listening")
         screen.send("\x03")
         screen.expect("#")
         screen.send("echo status=$?\n")
