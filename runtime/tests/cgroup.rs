@@ -217,6 +217,36 @@ fn a_failure_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_process_can_enter_v1_by_itself() {
+    use std::process::{Command, Stdio};
+    let scratch = Scratch::new("self", &json!({}));
+    let paths = scratch.0.record().paths;
+    let files = scratch.0.self_entry().expect("files");
+    let hierarchies = paths.keys().filter(|name| !name.is_empty()).count();
+    assert_eq!(files.is_empty(), hierarchies == 0);
+    for file in files {
+        // The shell writes by itself, and stays until its standard input closes.
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "echo 0; read never"])
+            .stdin(Stdio::piped())
+            .stdout(file)
+            .spawn()
+            .expect("a shell");
+        let deadline = Instant::now() + PATIENCE;
+        let listed = || {
+            let of = |path: &PathBuf| std::fs::read_to_string(path.join("cgroup.procs")).expect("procs");
+            paths.values().any(|path| of(path).lines().any(|pid| pid == child.id().to_string()))
+        };
+        while !listed() {
+            assert!(Instant::now() < deadline, "it does not enter");
+            std::thread::yield_now();
+        }
+        drop(child.stdin.take());
+        child.wait().expect("its end");
+    }
+}
+
+#[test]
 fn a_limit_without_its_controller_is_an_error_and_no_limit_is_none() {
     for (controller, wishes) in [
         ("memory", json!({"memory": {"limit": 67_108_864}})),

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use super::dir::Dir;
@@ -25,6 +25,11 @@ impl ExecTarget {
     /// The directory for CLONE_INTO_CGROUP. Without one, [`ExecTarget::attach`] does all the work.
     pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
         self.dir.as_ref().map(AsFd::as_fd)
+    }
+
+    /// See [`super::Cgroup::self_entry`].
+    pub fn self_entry(&self) -> Result<Vec<OwnedFd>> {
+        v1::self_entry(&self.paths)
     }
 
     /// Moves the process where it was not born already. Call it after the clone, before the process goes on.

@@ -28,7 +28,7 @@ mod v2;
 mod wait;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -157,6 +157,16 @@ impl Cgroup {
     /// its cgroup2 side; [`Cgroup::attach`] does the rest, and all of it where there is no target.
     pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
         self.dir.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The quick way into v1 hierarchies: files to which the new process itself writes `0`, one write(2) each, while it
+    /// has one thread only. It comes before everything that limits or devices could matter to, and takes the place of
+    /// [`Cgroup::attach`] when [`Cgroup::clone_target`] was used as well (if there is one). Empty where there is no v1.
+    ///
+    /// Moving another process takes the kernel's lock of all thread groups, and with it an RCU grace period of some ten
+    /// milliseconds; a thread that moves itself goes without (Linux 5.4; cgroup_procs_write_start).
+    pub fn self_entry(&self) -> Result<Vec<OwnedFd>> {
+        v1::self_entry(&self.record.paths)
     }
 
     /// Puts the process wherever it was not born already. Call it after the clone, before the process goes on; with

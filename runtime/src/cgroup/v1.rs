@@ -8,9 +8,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use rustix::fs::OFlags;
 
 use super::dir::{Dir, Unwind};
 use super::place::{self, Hierarchy};
@@ -120,6 +122,21 @@ pub(super) fn attach<'a>(paths: impl Iterator<Item = (&'a String, &'a PathBuf)>,
         done.push(path);
     }
     Ok(())
+}
+
+/// The `tasks` files of the v1 directories among `paths`, open for writing.
+pub(super) fn self_entry(paths: &BTreeMap<String, PathBuf>) -> Result<Vec<OwnedFd>> {
+    let mut done: Vec<&PathBuf> = Vec::new();
+    let mut files = Vec::new();
+    for (_, path) in paths.iter().filter(|(controller, _)| !controller.is_empty()) {
+        if done.contains(&path) {
+            continue;
+        }
+        let file = Dir::open(path).and_then(|dir| dir.file("tasks", OFlags::WRONLY));
+        files.push(file.with_context(|| format!("cannot open the cgroup {}", path.display()))?);
+        done.push(path);
+    }
+    Ok(files)
 }
 
 /// Writes `pid` to the cgroup.procs of `path`.
