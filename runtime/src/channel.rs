@@ -20,13 +20,11 @@ pub fn pair() -> Result<(ParentEnd, InitEnd)> {
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    postcard::to_stdvec(value)
-        .map_err(|error| Error::other(format!("unable to write a message: {error}")))
+    postcard::to_stdvec(value).map_err(|error| Error::other(format!("unable to write a message: {error}")))
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    postcard::from_bytes(bytes)
-        .map_err(|error| Error::other(format!("unable to read a message: {error}")))
+    postcard::from_bytes(bytes).map_err(|error| Error::other(format!("unable to read a message: {error}")))
 }
 
 /// What leads every typed packet of init, so that none, however small, has the length of a bare errno.
@@ -66,9 +64,7 @@ impl ParentEnd {
         loop {
             let (packet, fds) = match socket::receive(self.0.as_fd(), LIMIT) {
                 // A child that died with our messages unread resets the connection.
-                Err(error) if error.errno() == nix::errno::Errno::ECONNRESET => {
-                    return Ok(Event::End);
-                }
+                Err(error) if error.errno() == nix::errno::Errno::ECONNRESET => return Ok(Event::End),
                 other => other.context("unable to hear from the new process")?,
             };
             if packet.is_empty() {
@@ -76,23 +72,13 @@ impl ParentEnd {
             }
             if let Ok(errno) = <[u8; 4]>::try_from(packet.as_slice()) {
                 let errno = nix::errno::Errno::from_raw(i32::from_ne_bytes(errno));
-                return Ok(Event::Failed(Error::other(format!(
-                    "unable to execute the init stage: {}",
-                    errno.desc()
-                ))));
+                return Ok(Event::Failed(Error::other(format!("unable to execute the init stage: {}", errno.desc()))));
             }
-            match decode(
-                packet
-                    .strip_prefix(TYPED)
-                    .ok_or_else(|| Error::other("a message of no known kind"))?,
-            )? {
-                FromInit::Request { step, body } => {
-                    return Ok(Event::Request(step, body, fds.into_iter().next()));
-                }
+            let message = packet.strip_prefix(TYPED).ok_or_else(|| Error::other("a message of no known kind"))?;
+            match decode(message)? {
+                FromInit::Request { step, body } => return Ok(Event::Request(step, body, fds.into_iter().next())),
                 FromInit::Log { warning, message } => log(warning, &message),
-                FromInit::Failed { kind, message } => {
-                    return Ok(Event::Failed(Error::new(kind.into(), message)));
-                }
+                FromInit::Failed { kind, message } => return Ok(Event::Failed(Error::new(kind.into(), message))),
             }
         }
     }
@@ -139,17 +125,13 @@ impl InitEnd {
 
     /// Sends a request with fds, without waiting: the reply is for another process that shares the channel.
     pub fn tell<R: Request>(&self, request: &R, fds: &[BorrowedFd]) -> Result<()> {
-        let message = FromInit::Request {
-            step: R::STEP,
-            body: encode(request)?,
-        };
+        let message = FromInit::Request { step: R::STEP, body: encode(request)? };
         socket::send(self.0.as_fd(), &typed(&message)?, fds).context("the parent is gone")
     }
 
     /// Waits for the reply to a request of type `R`.
     pub fn hear<R: Request>(&self) -> Result<R::Reply> {
-        let (packet, _) =
-            socket::receive(self.0.as_fd(), LIMIT).context("unable to hear from the parent")?;
+        let (packet, _) = socket::receive(self.0.as_fd(), LIMIT).context("unable to hear from the parent")?;
         match packet.split_first() {
             Some((_, reply)) => decode(reply),
             None => Err(Error::other("the parent is gone")),
@@ -158,19 +140,13 @@ impl InitEnd {
 
     /// Sends a log line. A parent that is gone is noticed at the next request.
     pub fn log(&self, warning: bool, message: impl Into<String>) -> Result<()> {
-        let message = FromInit::Log {
-            warning,
-            message: message.into(),
-        };
+        let message = FromInit::Log { warning, message: message.into() };
         socket::send(self.0.as_fd(), &typed(&message)?, &[]).context("the parent is gone")
     }
 
     /// The last word.
     pub fn failed(&self, error: &Error) -> Result<()> {
-        let message = FromInit::Failed {
-            kind: Kind::from(error.kind()),
-            message: error.to_string(),
-        };
+        let message = FromInit::Failed { kind: Kind::from(error.kind()), message: error.to_string() };
         socket::send(self.0.as_fd(), &typed(&message)?, &[]).context("the parent is gone")
     }
 }
@@ -185,9 +161,7 @@ mod tests {
         let (parent, init) = pair().unwrap();
         for pid in [1, 63, 64, 8191, 8192] {
             init.tell(&Sibling { pid }, &[]).unwrap();
-            let Event::Request(Step::Sibling, body, _) = parent.next(|_, _| ()).unwrap() else {
-                panic!("pid {pid}")
-            };
+            let Event::Request(Step::Sibling, body, _) = parent.next(|_, _| ()).unwrap() else { panic!("pid {pid}") };
             assert_eq!(parent.read::<Sibling>(&body).unwrap().pid, pid);
         }
     }
@@ -200,31 +174,18 @@ mod tests {
             init.ask(&Mounted).unwrap();
             init.ask(&Limits { failed: vec![2] }).unwrap();
             assert!(init.ask(&Ready).unwrap().seccomp.is_none());
-            init.failed(&Error::new(crate::error::ErrorKind::Executable, "exec: no"))
-                .unwrap();
+            init.failed(&Error::new(crate::error::ErrorKind::Executable, "exec: no")).unwrap();
         });
         let mut lines = Vec::new();
-        let mut next = || {
-            parent
-                .next(|warning, line| lines.push((warning, line.to_owned())))
-                .unwrap()
-        };
-        let Event::Request(Step::Mounted, ..) = next() else {
-            panic!("Mounted comes first")
-        };
+        let mut next = || parent.next(|warning, line| lines.push((warning, line.to_owned()))).unwrap();
+        let Event::Request(Step::Mounted, ..) = next() else { panic!("Mounted comes first") };
         parent.answer::<Mounted>(&()).unwrap();
-        let Event::Request(Step::Limits, body, _) = next() else {
-            panic!("then Limits")
-        };
+        let Event::Request(Step::Limits, body, _) = next() else { panic!("then Limits") };
         assert_eq!(parent.read::<Limits>(&body).unwrap().failed, [2]);
         parent.answer::<Limits>(&()).unwrap();
-        let Event::Request(Step::Ready, ..) = next() else {
-            panic!("then Ready")
-        };
+        let Event::Request(Step::Ready, ..) = next() else { panic!("then Ready") };
         parent.answer::<Ready>(&Recorded { seccomp: None }).unwrap();
-        let Event::Failed(error) = next() else {
-            panic!("then the last word")
-        };
+        let Event::Failed(error) = next() else { panic!("then the last word") };
         assert_eq!(error.kind(), crate::error::ErrorKind::Executable);
         child.join().unwrap();
         assert!(matches!(next(), Event::End));
