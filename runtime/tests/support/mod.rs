@@ -63,7 +63,8 @@ impl Bundle {
         list.extend(value);
     }
 
-    /// Maps the container's ids to the host's from 100000 on, in a user namespace of its own.
+    /// Maps the container's ids to the host's from 100000 on, in a user namespace of its own, whose root then owns
+    /// the root file system.
     pub fn map_ids(&mut self) {
         self.namespace("user", Some(json!({"type": "user"})));
         let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
@@ -71,6 +72,7 @@ impl Bundle {
         self.config["linux"]["gidMappings"] = map;
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(self.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(self.rootfs(""), Some(100_000), Some(100_000)).unwrap();
     }
 
     /// Writes config.json.
@@ -175,9 +177,13 @@ impl Bundle {
         roots.into_iter().map(|root| root.join(&self.id)).filter(|path| path.exists()).collect()
     }
 
-    /// Processes whose command line names this bundle or container.
+    /// Processes whose command line or cgroup names this bundle or container. Those that have ended are their
+    /// parents' affair.
     pub fn processes(&self) -> Vec<i32> {
         let names = |pid: &i32| {
+            if fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z ")) {
+                return false;
+            }
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             String::from_utf8_lossy(&line).contains(&self.id) || group.contains(&self.id)
@@ -230,6 +236,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "no {what} within ten seconds");
-        std::thread::yield_now();
+        // Long enough to leave a processor to what we wait for.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,0 +1,75 @@
+//! What these tests start beside brig.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::Bundle;
+
+/// Names of the links in /proc/PID/ns.
+pub const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+
+/// A shell script that prints a line for each namespace of the shell.
+pub const PRINT_NAMESPACES: &str =
+    "for n in cgroup ipc mnt net pid time user uts; do echo $n $(readlink /proc/self/ns/$n); done";
+
+/// What [`PRINT_NAMESPACES`] printed.
+pub fn namespaces(printed: &str) -> BTreeMap<String, String> {
+    let pair = |line: &str| line.split_once(' ').map(|(name, link)| (name.to_owned(), link.to_owned()));
+    printed.lines().filter_map(pair).collect()
+}
+
+/// The namespaces of this test.
+pub fn own_namespaces() -> BTreeMap<String, String> {
+    let link = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+    NAMESPACES.iter().map(|name| ((*name).to_owned(), link(name).display().to_string())).collect()
+}
+
+/// A process in namespaces of its own, which ends when it is dropped.
+pub struct Holder {
+    child: Child,
+    said: String,
+}
+
+impl Holder {
+    /// unshare(1) with these flags.
+    pub fn new(flags: &[&str]) -> Holder {
+        Holder::with_script(flags, PRINT_NAMESPACES)
+    }
+
+    /// It runs `script` first.
+    pub fn with_script(flags: &[&str], script: &str) -> Holder {
+        let mut command = Command::new("unshare");
+        command.args(flags).args(["sh", "-c", &format!("{script}; echo ready; read end")]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("util-linux is installed");
+        let mut said = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        while !said.ends_with("ready\n") {
+            assert_ne!(out.read_line(&mut said).unwrap(), 0, "unshare {flags:?} failed: {said:?}");
+        }
+        Holder { child, said }
+    }
+
+    /// What the script printed.
+    pub fn said(&self) -> &str {
+        &self.said
+    }
+
+    /// The file of one of its namespaces; for `--fork`, of its children.
+    pub fn path(&self, name: &str) -> String {
+        format!("/proc/{}/ns/{name}", self.child.id())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // The shell reads a line, and ends.
+        let _ = self.child.stdin.take().unwrap().write_all(b"\n");
+        let _ = self.child.wait();
+    }
+}
+
+/// A bundle that runs a shell script.
+pub fn script(text: &str) -> Bundle {
+    Bundle::new(&["sh", "-c", text])
+}

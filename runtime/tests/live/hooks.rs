@@ -1,0 +1,186 @@
+//! Hooks: the six moments, their namespaces, what they read, and what their failure undoes.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::helpers::script;
+use crate::support::{Bundle, show};
+
+const MOMENTS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// A hook of the host's shell, or for startContainer of the container's, which appends to `log` below the root.
+fn hook(bundle: &Bundle, moment: &str, more: &str) -> Value {
+    let inside = moment == "startContainer";
+    let log = if inside { "/log".to_owned() } else { bundle.rootfs("log").display().to_string() };
+    let text = format!(
+        "echo {moment} $WORD $0 $(readlink /proc/self/ns/mnt) $(readlink /proc/self/ns/pid) $(cat) >>{log}; {more}"
+    );
+    json!({"path": "/bin/sh", "args": ["sh", "-c", text, "zero"], "env": ["WORD=word", "PATH=/bin:/usr/bin"]})
+}
+
+/// A container whose hooks all write to the log, and whose program does too.
+fn bundle() -> Bundle {
+    let mut bundle = script("echo program >>/log; exec sleep 1000");
+    bundle.config["annotations"] = json!({"key": "value"});
+    for moment in MOMENTS {
+        bundle.config["hooks"][moment] = json!([hook(&bundle, moment, "")]);
+    }
+    bundle
+}
+
+/// The first words of the log's lines.
+fn moments(bundle: &Bundle) -> Vec<String> {
+    let text = fs::read_to_string(bundle.rootfs("log")).unwrap_or_default();
+    text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn six_moments_in_their_order_and_namespaces() {
+    let bundle = bundle();
+    bundle.create();
+    assert_eq!(moments(&bundle), MOMENTS[..3]);
+    let pid = bundle.state()["pid"].clone();
+    let container = |link: &str| fs::read_link(format!("/proc/{pid}/ns/{link}")).unwrap().display().to_string();
+    let (mnt, pids) = (container("mnt"), container("pid"));
+    let own = |link: &str| fs::read_link(format!("/proc/self/ns/{link}")).unwrap().display().to_string();
+    bundle.ok(&["start", &bundle.id]);
+    crate::support::wait_until("program", || moments(&bundle).contains(&"program".to_owned()));
+    bundle.ok(&["kill", &bundle.id, "KILL"]);
+    bundle.wait_for("stopped");
+    bundle.ok(&["delete", &bundle.id]);
+    let mut order = moments(&bundle);
+    // poststart and the program run beside each other.
+    order.retain(|moment| moment != "program");
+    assert_eq!(order, MOMENTS);
+
+    let text = fs::read_to_string(bundle.rootfs("log")).unwrap();
+    for line in text.lines().filter(|line| *line != "program") {
+        let words: Vec<&str> = line.splitn(6, ' ').collect();
+        let [moment, word, zero, found_mnt, found_pid, state] = words[..] else { panic!("{line}") };
+        assert_eq!((word, zero), ("word", "zero"), "{line}");
+        let inside = matches!(moment, "createContainer" | "startContainer");
+        let namespaces = if inside { (mnt.clone(), pids.clone()) } else { (own("mnt"), own("pid")) };
+        assert_eq!((found_mnt.to_owned(), found_pid.to_owned()), namespaces, "{moment}");
+        let state: Value = serde_json::from_str(state).unwrap();
+        let (status, expected_pid) = match moment {
+            "prestart" | "createRuntime" => ("creating", pid.clone()),
+            "createContainer" => ("creating", json!(1)),
+            "startContainer" => ("created", json!(1)),
+            "poststart" => ("running", pid.clone()),
+            _ => ("stopped", json!(0)),
+        };
+        assert_eq!((&state["status"], &state["pid"]), (&json!(status), &expected_pid), "{moment}");
+        assert_eq!(state["id"], json!(bundle.id), "{moment}");
+        assert_eq!(state["bundle"], json!(bundle.path().to_str().unwrap()), "{moment}");
+        assert_eq!(state["annotations"], json!({"key": "value"}), "{moment}");
+        assert!(state["ociVersion"].is_string(), "{moment}");
+    }
+}
+
+#[test]
+fn the_hooks_of_create_see_the_mounts_and_the_hosts_paths() {
+    let mut bundle = script("true");
+    let root = bundle.rootfs("");
+    let look = |name: &str| {
+        let text = format!(
+            "test -d {root}/proc/self && touch {out}/{name} && test -e /etc/passwd",
+            root = root.display(),
+            out = bundle.path().display(),
+        );
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", text]}])
+    };
+    let looks = look("container");
+    bundle.config["hooks"]["createContainer"] = looks;
+    bundle.run_ok();
+    assert!(bundle.path().join("container").exists());
+}
+
+#[test]
+fn a_failure_before_the_program_undoes_the_container() {
+    for moment in &MOMENTS[..3] {
+        let mut bundle = bundle();
+        bundle.config["hooks"][moment] = json!([hook(&bundle, moment, "echo no luck >&2; exit 7")]);
+        bundle.write();
+        let error = bundle.fails(&["create", "-b", bundle.path().to_str().unwrap(), &bundle.id]);
+        assert!(error.contains(&format!("hooks.{moment}[0]")) && error.contains("no luck"), "{error}");
+        assert!(error.contains("exit status 7"), "{error}");
+        bundle.assert_nothing_left();
+        let found = moments(&bundle);
+        let mut expected: Vec<&str> = MOMENTS.iter().take_while(|name| name != &moment).copied().collect();
+        expected.extend([*moment, "poststop"]);
+        assert_eq!(found, expected, "{moment}");
+    }
+}
+
+#[test]
+fn a_failure_in_start_stops_the_container() {
+    let mut bundle = bundle();
+    bundle.config["hooks"]["startContainer"] = json!([hook(&bundle, "startContainer", "exit 7")]);
+    bundle.create();
+    bundle.brig(&["start", &bundle.id]);
+    bundle.wait_for("stopped");
+    assert!(!moments(&bundle).contains(&"program".to_owned()));
+    bundle.ok(&["delete", &bundle.id]);
+    assert_eq!(moments(&bundle).last().unwrap(), "poststop");
+    // In the foreground nobody calls delete.
+    let _ = fs::remove_file(bundle.rootfs("log"));
+    let run = bundle.run();
+    assert_eq!(run.status.code(), Some(1), "{}", show(&run));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("hooks.startContainer[0]"), "{}", show(&run));
+    bundle.assert_nothing_left();
+    assert_eq!(moments(&bundle).last().unwrap(), "poststop");
+}
+
+#[test]
+fn a_failure_after_the_program_only_warns() {
+    let mut bundle = script("exec true");
+    for moment in ["poststart", "poststop"] {
+        let (bad, good) = (hook(&bundle, moment, "exit 7"), hook(&bundle, moment, ""));
+        bundle.config["hooks"][moment] = json!([bad, good]);
+    }
+    let run = bundle.run();
+    assert_eq!(run.status.code(), Some(0), "{}", show(&run));
+    assert_eq!(moments(&bundle), ["poststart", "poststart", "poststop", "poststop"]);
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(said.contains("hooks.poststart[0]") && said.contains("hooks.poststop[0]"), "{said}");
+    assert!(said.contains("level=warning"), "{said}");
+}
+
+#[test]
+fn a_hook_that_takes_too_long_is_killed() {
+    for moment in ["createRuntime", "createContainer"] {
+        let mut bundle = bundle();
+        let mut slow = hook(&bundle, moment, "exec sleep 1000");
+        slow["timeout"] = json!(1);
+        bundle.config["hooks"][moment] = json!([slow]);
+        let error = bundle.run_fails();
+        assert!(error.contains("timeout of 1 s") && error.contains(moment), "{error}");
+        assert_eq!(moments(&bundle).last().unwrap(), "poststop");
+    }
+}
+
+#[test]
+fn a_hook_that_cannot_be_started_is_named() {
+    let mut bundle = script("true");
+    bundle.config["hooks"]["createRuntime"] = json!([{"path": "/nonexistent"}]);
+    let error = bundle.run_fails();
+    assert!(error.contains("hooks.createRuntime[0] /nonexistent"), "{error}");
+    bundle.config["hooks"]["createRuntime"] = json!([{"path": "bin/true"}]);
+    let error = bundle.run_fails();
+    assert!(error.contains("hooks.createRuntime[0].path"), "{error}");
+}
+
+#[test]
+fn hooks_get_the_configured_environment_alone() {
+    let mut bundle = script("true");
+    let log = bundle.path().join("env");
+    let text = format!("exec /usr/bin/env >{}", log.display());
+    bundle.config["hooks"]["createRuntime"] =
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", text], "env": ["A=1", "B=x=y"]}]);
+    bundle.run_ok();
+    let found = fs::read_to_string(log).unwrap();
+    let mut lines: Vec<&str> = found.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["A=1", "B=x=y"]);
+}

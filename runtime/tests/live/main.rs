@@ -1,0 +1,11 @@
+//! The whole command at work in live containers, beside runc where the two can be compared. Needs root, busybox,
+//! runc, util-linux and a C compiler.
+#![forbid(unsafe_code)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod helpers;
+mod hooks;
+mod lifecycle;
+mod namespaces;

@@ -1,0 +1,236 @@
+//! Namespaces: each kind new, inherited and joined by its path, and what an exec finds.
+
+use serde_json::{Value, json};
+
+use crate::helpers::{Holder, NAMESPACES, PRINT_NAMESPACES, namespaces, own_namespaces, script};
+use crate::support::Bundle;
+
+/// The kind of linux.namespaces for a link in /proc/PID/ns.
+fn kind(link: &str) -> &str {
+    match link {
+        "mnt" => "mount",
+        "net" => "network",
+        other => other,
+    }
+}
+
+/// Has only these namespaces; what is mounted by default needs a few of them.
+fn only(bundle: &mut Bundle, list: Value) {
+    bundle.config["linux"]["namespaces"] = list;
+    let mounts = json!([
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+    ]);
+    bundle.config["mounts"] = mounts;
+    bundle.config.as_object_mut().unwrap().remove("hostname");
+}
+
+/// Joins the holder's user namespace, in which id 0 alone has a name: devpts cannot be given to group 5.
+fn join_user(bundle: &mut Bundle, holder: &Holder) {
+    bundle.namespace("user", Some(json!({"type": "user", "path": holder.path("user")})));
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    for mount in mounts.iter_mut().filter(|mount| mount["type"] == "devpts") {
+        mount["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
+    }
+}
+
+#[test]
+fn every_kind_is_new_when_it_is_listed() {
+    let mut bundle = script(PRINT_NAMESPACES);
+    let all: Vec<Value> = NAMESPACES.iter().map(|name| json!({"type": kind(name)})).collect();
+    only(&mut bundle, json!(all));
+    bundle.map_ids();
+    let (own, inside) = (own_namespaces(), namespaces(&bundle.run_ok()));
+    for name in NAMESPACES {
+        assert_ne!(own[name], inside[name], "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_listed_is_the_callers() {
+    let mut bundle = script(PRINT_NAMESPACES);
+    only(&mut bundle, json!([{"type": "mount"}]));
+    let (mut own, mut inside) = (own_namespaces(), namespaces(&bundle.run_ok()));
+    assert_ne!(own.remove("mnt"), inside.remove("mnt"));
+    assert_eq!(own, inside);
+}
+
+#[test]
+fn one_kind_is_joined_by_its_path_and_the_others_are_new() {
+    for (name, flag) in
+        [("net", "--net"), ("uts", "--uts"), ("ipc", "--ipc"), ("cgroup", "--cgroup"), ("time", "--time")]
+    {
+        let holder = Holder::new(&[flag]);
+        // A process stays in its time namespace; its children are in the new one.
+        let link = if name == "time" { "time_for_children" } else { name };
+        let mut bundle = script(PRINT_NAMESPACES);
+        bundle.namespace(kind(name), Some(json!({"type": kind(name), "path": holder.path(link)})));
+        if name == "uts" {
+            bundle.config.as_object_mut().unwrap().remove("hostname");
+        }
+        let (own, inside) = (own_namespaces(), namespaces(&bundle.run_ok()));
+        let held = namespaces(holder.said());
+        assert_eq!(inside[name], held[name], "{name}");
+        assert_ne!(inside[name], own[name], "{name}");
+        assert_ne!(inside["mnt"], held["mnt"], "{name}");
+    }
+}
+
+#[test]
+fn a_pid_namespace_is_joined() {
+    let holder = Holder::with_script(&["--pid", "--fork", "--mount-proc"], PRINT_NAMESPACES);
+    let mut bundle = script(&format!("{PRINT_NAMESPACES}; echo self $$; exec sleep 1000"));
+    bundle.namespace("pid", Some(json!({"type": "pid", "path": holder.path("pid_for_children")})));
+    bundle.start();
+    let exec = bundle.exec(&format!("{PRINT_NAMESPACES}; echo one $(cat /proc/1/comm); ps | grep -c 'sleep 1000'"));
+    let seen = namespaces(&exec);
+    assert_eq!(seen["pid"], namespaces(holder.said())["pid"]);
+    // The holder's shell is its first process, and the container's program another.
+    assert_eq!(seen["one"], "sh", "{exec}");
+    // Nobody takes the others along when it dies: KILL does.
+    bundle.exec("sleep 1001 </dev/null >/dev/null 2>&1 &");
+    bundle.ok(&["kill", &bundle.id, "KILL"]);
+    bundle.wait_for("stopped");
+    crate::support::wait_until("end of all", || bundle.processes().is_empty());
+    bundle.ok(&["delete", &bundle.id]);
+}
+
+#[test]
+fn a_user_namespace_is_joined_and_owns_the_others() {
+    let holder = Holder::new(&["--user", "--map-root-user", "--uts"]);
+    let held = namespaces(holder.said());
+    let text = format!("{PRINT_NAMESPACES}; cat /proc/self/uid_map; id -u; grep CapEff /proc/self/status");
+    let mut bundle = script(&text);
+    join_user(&mut bundle, &holder);
+    let printed = bundle.run_ok();
+    let inside = namespaces(&printed);
+    assert_eq!(inside["user"], held["user"]);
+    assert_ne!(inside["uts"], held["uts"]);
+    assert!(printed.contains("         0          0          1"), "{printed}");
+    // A mix: uts belongs to the namespace that is joined with it.
+    bundle.namespace("uts", Some(json!({"type": "uts", "path": holder.path("uts")})));
+    assert_eq!(namespaces(&bundle.run_ok())["uts"], held["uts"]);
+}
+
+#[test]
+fn a_user_namespace_is_new_beside_one_that_is_joined() {
+    let holder = Holder::new(&["--net"]);
+    let mut bundle = script(PRINT_NAMESPACES);
+    bundle.map_ids();
+    let list = bundle.config["linux"]["namespaces"].clone();
+    only(&mut bundle, list);
+    bundle.namespace("network", Some(json!({"type": "network", "path": holder.path("net")})));
+    let inside = namespaces(&bundle.run_ok());
+    assert_eq!(inside["net"], namespaces(holder.said())["net"]);
+    assert_ne!(inside["user"], own_namespaces()["user"]);
+}
+
+#[test]
+fn a_path_that_is_no_such_namespace_is_refused() {
+    let holder = Holder::new(&["--net"]);
+    for (path, reason) in [
+        (holder.path("uts"), "linux.namespaces"),
+        ("/nonexistent".to_owned(), "/nonexistent"),
+        ("/etc/passwd".to_owned(), "/etc/passwd"),
+    ] {
+        let mut bundle = script("true");
+        bundle.namespace("network", Some(json!({"type": "network", "path": path})));
+        let error = bundle.run_fails();
+        assert!(error.contains(reason) && error.contains("network"), "{error}");
+    }
+}
+
+#[test]
+fn ids_are_mapped() {
+    let mut bundle = script(
+        "cat /proc/self/uid_map /proc/self/gid_map; id -u; stat -c %u /etc-file; cat /proc/self/setgroups",
+    );
+    bundle.map_ids();
+    let file = bundle.rootfs("etc-file");
+    std::fs::write(&file, "").unwrap();
+    std::os::unix::fs::chown(&file, Some(100_007), Some(100_007)).unwrap();
+    let lines: Vec<String> =
+        bundle.run_ok().lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines, ["0 100000 65536", "0 100000 65536", "0", "7", "allow"]);
+}
+
+#[test]
+fn clocks_are_moved() {
+    let mut bundle = script("exec sleep 1000");
+    bundle.namespace("time", Some(json!({"type": "time"})));
+    bundle.config["linux"]["timeOffsets"] =
+        json!({"boottime": {"secs": 7_000_000}, "monotonic": {"secs": 5, "nanosecs": 17}});
+    bundle.start();
+    let text = bundle.exec("cat /proc/uptime; cat /proc/self/timens_offsets");
+    let uptime: f64 = text.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(uptime > 7_000_000.0, "{text}");
+    let words: Vec<&str> = text.lines().skip(1).flat_map(str::split_whitespace).collect();
+    assert_eq!(words, ["monotonic", "5", "17", "boottime", "7000000", "0"], "{text}");
+}
+
+#[test]
+fn names_the_loopback_interface_and_the_cgroup() {
+    let mut bundle = script(
+        "cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname; cat /sys/class/net/lo/flags; cat /proc/self/cgroup",
+    );
+    bundle.config["hostname"] = json!("ship");
+    bundle.config["domainname"] = json!("example.org");
+    bundle.namespace("cgroup", Some(json!({"type": "cgroup"})));
+    let printed = bundle.run_ok();
+    let mut lines = printed.lines();
+    let mut next = || lines.next().unwrap_or_default().to_owned();
+    assert_eq!([next(), next()], ["ship", "example.org"]);
+    let flags = u32::from_str_radix(next().trim_start_matches("0x"), 16).unwrap();
+    assert_eq!(flags & 1, 1, "lo is down: {flags:#x}");
+    let groups: Vec<&str> = printed.lines().skip(3).collect();
+    assert!(!groups.is_empty() && groups.iter().all(|line| line.ends_with(":/")), "{groups:?}");
+}
+
+#[test]
+fn an_exec_is_in_every_namespace_of_the_container() {
+    for mapped in [false, true] {
+        let mut bundle = script(&format!("({PRINT_NAMESPACES}) >/init; exec sleep 1000"));
+        if mapped {
+            bundle.map_ids();
+        }
+        bundle.namespace("time", Some(json!({"type": "time"})));
+        bundle.namespace("cgroup", Some(json!({"type": "cgroup"})));
+        bundle.start();
+        let file = bundle.rootfs("init");
+        crate::support::wait_until("uts line", || std::fs::read_to_string(&file).is_ok_and(|text| text.contains("uts")));
+        let init = namespaces(&std::fs::read_to_string(&file).unwrap());
+        let exec = bundle.exec(&format!("{PRINT_NAMESPACES}; grep Cap /proc/self/status; cat /proc/self/cgroup; pwd"));
+        let found = namespaces(&exec);
+        for name in NAMESPACES {
+            assert_eq!(found[name], init[name], "{name}, mapped {mapped}");
+        }
+        let groups: Vec<&str> = exec.lines().filter(|line| line.contains(":/")).collect();
+        assert!(!groups.is_empty() && groups.iter().all(|line| line.ends_with(":/")), "{exec}");
+    }
+}
+
+#[test]
+fn an_exec_joins_what_init_joined() {
+    let holder = Holder::new(&["--net", "--uts", "--ipc"]);
+    let mut bundle = script("exec sleep 1000");
+    bundle.config.as_object_mut().unwrap().remove("hostname");
+    for (kind, link) in [("network", "net"), ("uts", "uts"), ("ipc", "ipc")] {
+        bundle.namespace(kind, Some(json!({"type": kind, "path": holder.path(link)})));
+    }
+    bundle.start();
+    let (found, held) = (namespaces(&bundle.exec(PRINT_NAMESPACES)), namespaces(holder.said()));
+    for name in ["net", "uts", "ipc"] {
+        assert_eq!(found[name], held[name], "{name}");
+    }
+}
+
+#[test]
+fn an_exec_enters_a_joined_user_namespace() {
+    let holder = Holder::new(&["--user", "--map-root-user"]);
+    let mut bundle = script("exec sleep 1000");
+    join_user(&mut bundle, &holder);
+    bundle.start();
+    let found = namespaces(&bundle.exec(PRINT_NAMESPACES));
+    assert_eq!(found["user"], namespaces(holder.said())["user"]);
+    assert_ne!(found["uts"], namespaces(holder.said())["uts"]);
+}
