@@ -11,10 +11,11 @@ mod output;
 mod proxy;
 
 use std::ffi::OsString;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::engine::{CgroupManager, Engine};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use args::{Args, Flag, Order};
 use commands::{VERBS, Verb};
 
@@ -100,7 +101,11 @@ fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
         return output::print(&help::verb(verb)).map(|()| 0);
     }
     verb.check_count(args.rest.len())?;
-    let global = Global { root: root(global)?, manager: manager(global)? };
+    let (root, of_the_session) = root(global)?;
+    if of_the_session {
+        make_sticky(&root)?;
+    }
+    let global = Global { root, manager: manager(global)? };
     match (verb.run)(&global, &args) {
         Err(error) if verb.name == "exec" => {
             log::fatal(&error.context("exec failed").to_string());
@@ -113,21 +118,30 @@ fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
     }
 }
 
-/// `--root`, or the place that suits the caller's privilege.
-fn root(global: &Args) -> Result<PathBuf> {
-    let root = global.path("root").unwrap_or_else(|| {
-        let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-        match runtime_dir {
-            Some(dir) if is_rootless() => Path::new(&dir).join("brig"),
-            _ => PathBuf::from("/run/brig"),
-        }
-    });
+/// `--root`, or the place that suits the caller's privilege; and whether that is one below XDG_RUNTIME_DIR.
+fn root(global: &Args) -> Result<(PathBuf, bool)> {
+    let runtime_dir = || std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty() && is_rootless());
+    let (root, of_the_session) = match global.path("root") {
+        Some(root) => (root, false),
+        None => match runtime_dir() {
+            Some(dir) => (Path::new(&dir).join("brig"), true),
+            None => (PathBuf::from("/run/brig"), false),
+        },
+    };
     let absolute = std::path::absolute(&root)
         .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("invalid --root {root:?}: {error}")))?;
     if absolute.parent().is_none() {
         return Err(Error::new(ErrorKind::InvalidConfig, "invalid --root \"/\": give a directory of its own"));
     }
-    Ok(absolute)
+    Ok((absolute, of_the_session))
+}
+
+/// Files below XDG_RUNTIME_DIR may be swept away when they are old, unless the sticky bit is set (XDG Base Directory
+/// Specification).
+fn make_sticky(root: &Path) -> Result<()> {
+    let unable = || format!("unable to make the root directory {}", root.display());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).with_context(unable)?;
+    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o1700)).with_context(unable)
 }
 
 /// The caller is no root, or only root of a user namespace of its own (USER keeps the name outside).
@@ -171,8 +185,8 @@ mod tests {
 
     #[test]
     fn the_root_is_absolute_and_not_the_whole_disk() {
-        assert_eq!(root(&global(&["--root", "/a/b"])).unwrap(), Path::new("/a/b"));
-        assert!(root(&global(&["--root", "here"])).unwrap().ends_with("here"));
+        assert_eq!(root(&global(&["--root", "/a/b"])).unwrap(), (PathBuf::from("/a/b"), false));
+        assert!(root(&global(&["--root", "here"])).unwrap().0.ends_with("here"));
         assert!(root(&global(&["--root", "/"])).is_err());
         assert!(root(&global(&["--root", "//"])).is_err());
     }

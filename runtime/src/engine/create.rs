@@ -48,7 +48,7 @@ impl Engine {
         check_id(id)?;
         let bundle = absolute(&options.bundle)?;
         let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
-        let bytes = read_config(&path)?;
+        let bytes = read_config(&bundle, &path)?;
         let (spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
         let host = probe::host()?;
         let choices = CreateChoices {
@@ -273,8 +273,17 @@ pub(super) fn set_oom_score(pid: i32, score: i32) -> Result<()> {
     })
 }
 
-fn read_config(path: &Path) -> Result<Vec<u8>> {
+/// A bundle that is no directory is the better answer than the missing file in it. The words are runc's.
+fn read_config(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
     match std::fs::read(path) {
+        Err(_) if !bundle.exists() => {
+            let message = format!("chdir {}: no such file or directory", bundle.display());
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        }
+        Err(_) if !bundle.is_dir() => {
+            let message = format!("chdir {}: not a directory", bundle.display());
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::new(
             ErrorKind::InvalidConfig,
             format!("JSON specification file {} not found: give the bundle with --bundle", path.display()),

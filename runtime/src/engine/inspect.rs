@@ -33,6 +33,11 @@ impl Engine {
         Ok(states)
     }
 
+    /// The ids on record, sorted, those of half-made containers too.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        store::ids(&self.root)
+    }
+
     /// The pids of every process of the container, in the caller's pid namespace. None once it has stopped.
     pub fn ps(&self, id: &str) -> Result<Vec<i32>> {
         let container = self.load(id)?;

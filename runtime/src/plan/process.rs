@@ -70,6 +70,9 @@ pub struct ProcessPlan {
     pub final_affinity: Vec<u32>,
 }
 
+/// As many CPUs as a kernel is ever built for (NR_CPUS, arch/x86/Kconfig).
+pub const MAX_CPUS: u32 = 8192;
+
 /// Reads a process object. `place` is its JSON path, `process` or the empty string for a process.json.
 pub fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut Findings) -> ProcessPlan {
     let user = process.user();
@@ -292,7 +295,7 @@ pub fn personality(personality: &LinuxPersonality, findings: &mut Findings) -> u
 fn parse_cpus(list: &str) -> Vec<u32> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < 8192);
+        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < MAX_CPUS);
         Some(number(first)?..=number(last)?)
     };
     list.split(',').filter_map(range).flatten().collect()

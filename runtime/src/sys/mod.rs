@@ -9,6 +9,7 @@ pub mod keyring;
 pub mod mount;
 pub mod ns;
 pub mod path;
+pub mod pattern;
 pub mod process;
 pub mod procfs;
 pub mod seal;

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::{Args, Count, Flag, Global, Order, Verb};
-use crate::error::{Error, ErrorKind, Result};
+use crate::engine::Engine;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::sys::pattern::Pattern;
 
 pub const START: Verb = Verb {
     name: "start",
@@ -40,6 +42,8 @@ pub const RESUME: Verb = Verb {
     run: |global, args| global.engine().resume(args.argument(0)?).map(|()| 0),
 };
 
+const REGEX: Flag = Flag::switch("regex", "r", "CONTAINER is a regular expression; every container that it matches");
+
 pub const KILL: Verb = Verb {
     name: "kill",
     usage: "CONTAINER [SIGNAL]",
@@ -47,7 +51,7 @@ pub const KILL: Verb = Verb {
     details: "SIGNAL is a number, or a name with SIG or without. A container that shares its caller's pid\n\
         namespace gets KILL in every process.",
     example: "brig kill box1 KILL",
-    flags: &[Flag::switch("all", "a", "")],
+    flags: &[Flag::switch("all", "a", ""), REGEX],
     order: Order::Anywhere,
     count: Count::Between(1, 2),
     run: kill,
@@ -59,7 +63,7 @@ pub const DELETE: Verb = Verb {
     about: "remove what a stopped container left: its cgroup and its record",
     details: "",
     example: "brig delete --force box1",
-    flags: &[Flag::switch("force", "f", "kill it first if it runs; no error if there is none of that name")],
+    flags: &[Flag::switch("force", "f", "kill it first if it runs; no error if there is none of that name"), REGEX],
     order: Order::Anywhere,
     count: Count::Exactly(1),
     run: delete,
@@ -74,14 +78,34 @@ fn kill(global: &Global, args: &Args) -> Result<i32> {
     };
     let Some(signal) = signal(&name) else {
         // A wrong id is the better answer to both mistakes.
-        engine.state(id)?;
+        if !args.is_on("regex") {
+            engine.state(id)?;
+        }
         return Err(Error::new(ErrorKind::InvalidConfig, format!("unknown signal {name:?}")));
     };
     let all = args.is_on("all");
+    each(&engine, args, |id| kill_one(&engine, id, signal, all))
+}
+
+/// Calls `act` for the container that is named, or for each that `--regex` finds. One that fails does not keep the
+/// others from their turn; the error tells of all that failed.
+fn each(engine: &Engine, args: &Args, act: impl Fn(&str) -> Result<()>) -> Result<i32> {
+    let name = args.argument(0)?;
+    if !args.is_on("regex") {
+        return act(name).map(|()| 0);
+    }
+    let pattern = Pattern::new(name).context("invalid regular expression")?;
+    let ids = engine.ids()?.into_iter().filter(|id| pattern.matches(id));
+    let failed: Vec<String> =
+        ids.filter_map(|id| act(&id).err().map(|error| format!("{id}: {error}"))).collect();
+    if failed.is_empty() { Ok(0) } else { Err(Error::other(failed.join("; "))) }
+}
+
+fn kill_one(engine: &Engine, id: &str, signal: i32, all: bool) -> Result<()> {
     match engine.kill(id, signal, all) {
         // Everybody is gone, which is what --all is after.
-        Err(error) if all && error.kind() == ErrorKind::NotRunning => Ok(0),
-        result => result.map(|()| 0),
+        Err(error) if all && error.kind() == ErrorKind::NotRunning => Ok(()),
+        result => result,
     }
 }
 
@@ -117,10 +141,8 @@ fn signal(name: &str) -> Option<i32> {
 
 fn delete(global: &Global, args: &Args) -> Result<i32> {
     let force = args.is_on("force");
-    match global.engine().delete(args.argument(0)?, force) {
-        Err(error) if force && error.kind() == ErrorKind::NotFound => Ok(0),
-        result => result.map(|()| 0),
-    }
+    let engine = global.engine();
+    each(&engine, args, |id| engine.delete(id, force))
 }
 
 #[cfg(test)]

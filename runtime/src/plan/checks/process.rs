@@ -3,6 +3,7 @@
 
 use oci_spec::runtime::{Capabilities, LinuxSchedulerPolicy, Process};
 
+use crate::plan::process::MAX_CPUS;
 use crate::plan::{Findings, Host};
 
 /// The process's place in its file.
@@ -26,6 +27,7 @@ pub(super) const DENIALS: &[Check] = &[
     oom_score_is_in_range,
     scheduler_is_sound,
     io_priority_is_in_range,
+    affinity_is_a_list,
     capabilities_are_sound,
     labels_have_their_module,
 ];
@@ -143,6 +145,25 @@ fn scheduler_is_sound(process: &Process, place: Place<'_>, _: &Host, findings: &
 fn io_priority_is_in_range(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
     if let Some(priority) = process.io_priority().map(|io| io.priority()).filter(|level| !(0..=7).contains(level)) {
         findings.deny(place.of("ioPriority.priority"), format!("{priority} is out of range: expected 0 to 7"), "");
+    }
+}
+
+/// config.md, execCPUAffinity: numbers, and ranges that ascend.
+fn affinity_is_a_list(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+    let Some(affinity) = process.exec_cpu_affinity() else { return };
+    for (name, list) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
+        let path = place.of(&format!("execCPUAffinity.{name}"));
+        let parts = list.as_deref().unwrap_or_default().split(',');
+        for part in parts.filter(|part| !part.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (first.parse::<u32>(), last.parse::<u32>()) {
+                (Ok(first), Ok(last)) if first > last => {
+                    findings.deny(&path, format!("the range {part:?} descends"), "write the lower number first");
+                }
+                (Ok(_), Ok(last)) if last < MAX_CPUS => {}
+                _ => findings.deny(&path, format!("{part:?} is no cpu"), "write numbers below 8192, and ranges such as 0-3,7"),
+            }
+        }
     }
 }
 

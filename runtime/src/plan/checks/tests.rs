@@ -120,6 +120,9 @@ fn scheduling() {
     denies("/process/scheduler", json!({"policy": "SCHED_FIFO"}), "process.scheduler.priority: missing");
     denies("/process/scheduler", json!({"policy": "SCHED_OTHER", "priority": 1}), "process.scheduler.priority: goes with");
     denies("/process/scheduler", json!({"policy": "SCHED_OTHER", "runtime": 1}), "process.scheduler.runtime: goes with");
+    allows("/process/execCPUAffinity", json!({"initial": "0-3, 7,", "final": ""}));
+    denies("/process/execCPUAffinity", json!({"initial": "3-1"}), "process.execCPUAffinity.initial: the range \"3-1\" desc");
+    denies("/process/execCPUAffinity", json!({"final": "8192"}), "process.execCPUAffinity.final: \"8192\" is no cpu");
 }
 
 #[test]

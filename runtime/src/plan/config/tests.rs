@@ -246,3 +246,22 @@ proptest::proptest! {
         let _ = parse(&bytes);
     }
 }
+
+/// The example that the integration tests start from: a field that the schema gains must be added to it.
+#[test]
+fn the_full_example_has_every_field() {
+    let full: Value = serde_json::from_str(include_str!("../../../tests/data/full.json")).unwrap();
+    parse_value(&full).unwrap();
+    places(&schema::SPEC, "", &[], &mut |path, _, steps| {
+        // The model wants a kernel for a virtual machine; the keys of a map are free.
+        let free = path.starts_with("vm") || steps.contains(&json!("key.one")) || path.ends_with(".path") && path.contains("namespaces");
+        let keys_only = steps.iter().all(|step| step.is_string());
+        if !free && keys_only {
+            let pointer: String = steps.iter().map(|step| format!("/{}", step.as_str().unwrap())).collect();
+            assert!(full.pointer(&pointer).is_some(), "{path} is not in tests/data/full.json");
+        }
+        let Some(Value::String(field)) = steps.last() else { return };
+        let mentioned = serde_json::to_string(&full).unwrap().contains(&format!("{field:?}:"));
+        assert!(free || mentioned, "{path} is not in tests/data/full.json");
+    });
+}

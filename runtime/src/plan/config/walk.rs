@@ -100,14 +100,16 @@ impl Walk<'_> {
             Some((first, last)) => number(first) && number(last),
             None => number(part),
         };
-        if text.is_empty() {
+        // Blanks and empty parts are forgiven, as by runc.
+        let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() {
             return None;
         }
-        if !text.split(',').all(range) {
+        if !parts.iter().all(|part| range(part)) {
             self.deny(format!("{text:?} is no cpu list: expected numbers and ranges such as 0-3,7"));
             return None;
         }
-        Some(Value::String(text))
+        Some(Value::String(parts.join(",")))
     }
 
     fn capability(&mut self, value: Value) -> Option<Value> {

@@ -1,0 +1,321 @@
+//! A config.json that is missing, broken or wrong: one error that names every fault, status 1, nothing left behind.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use brig::plan::container::{self, CreateChoices};
+use brig::plan::host::CgroupLayout;
+use brig::plan::{Host, config};
+use serde_json::{Value, json};
+use support::{Bundle, show};
+
+const FULL: &str = include_str!("data/full.json");
+
+fn full() -> Value {
+    serde_json::from_str(FULL).unwrap()
+}
+
+fn host(cgroup: CgroupLayout) -> Host {
+    Host {
+        euid: 0,
+        effective_capabilities: u64::MAX,
+        last_capability: 40,
+        cgroup,
+        apparmor: false,
+        selinux: false,
+        in_user_namespace: false,
+        kernel: (6, 12),
+    }
+}
+
+/// The error that this configuration meets before anything is made.
+fn refusal(config: &Value, cgroup: CgroupLayout) -> Option<String> {
+    let bytes = serde_json::to_vec(config).unwrap();
+    let (spec, _) = match config::parse(&bytes) {
+        Ok(parsed) => parsed,
+        Err(error) => return Some(error.to_string()),
+    };
+    let choices = CreateChoices::default();
+    container::build(&spec, "box", Path::new("/bundle"), choices, &host(cgroup)).err().map(|error| error.to_string())
+}
+
+/// Every place of a value: its JSON pointer, and its path as messages spell it.
+fn places(value: &Value, pointer: &str, path: &str, found: &mut Vec<(String, String)>) {
+    if !pointer.is_empty() {
+        found.push((pointer.to_owned(), path.to_owned()));
+    }
+    let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
+    match value {
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                places(item, &format!("{pointer}/{index}"), &format!("{path}[{index}]"), found);
+            }
+        }
+        Value::Object(fields) => {
+            let is_map = ["annotations", "linux.netDevices", "linux.sysctl", "linux.resources.rdma",
+                "linux.resources.unified", "linux.timeOffsets"].contains(&path);
+            for (key, item) in fields {
+                let dot = if path.is_empty() { "" } else { "." };
+                let path = if is_map { format!("{path}[{key:?}]") } else { format!("{path}{dot}{key}") };
+                places(item, &format!("{pointer}/{}", escaped(key)), &path, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Values of other kinds than this one.
+fn wrong_kinds(value: &Value) -> Vec<Value> {
+    let all = [json!(true), json!(-7.5), json!("words"), json!([[["deep"]]]), json!({"x": {"y": []}}), json!(1e300)];
+    let kind = |value: &Value| match value {
+        // 7.5 is a number, and no whole one.
+        Value::Number(number) => if number.is_f64() { 6 } else { 1 },
+        Value::Null => 0,
+        Value::Bool(_) => 2,
+        Value::String(_) => 3,
+        Value::Array(_) => 4,
+        Value::Object(_) => 5,
+    };
+    all.into_iter().filter(|other| kind(other) != kind(value)).collect()
+}
+
+/// Every place of the full example, with every wrong kind of value at it.
+fn cases() -> Vec<(String, String, Value)> {
+    let full = full();
+    let mut found = Vec::new();
+    places(&full, "", "", &mut found);
+    let cases = found.into_iter().flat_map(|(pointer, path)| {
+        let wrong = wrong_kinds(full.pointer(&pointer).unwrap());
+        wrong.into_iter().map(move |value| (pointer.clone(), path.clone(), value))
+    });
+    cases.collect()
+}
+
+#[test]
+fn a_wrong_type_of_any_field_is_refused_by_its_path() {
+    let cases = cases();
+    assert!(cases.len() > 1000, "only {} cases", cases.len());
+    for (pointer, path, value) in cases {
+        let mut config = full();
+        *config.pointer_mut(&pointer).unwrap() = value.clone();
+        let text = refusal(&config, CgroupLayout::Unified).unwrap_or_else(|| panic!("{path} = {value} is accepted"));
+        assert!(text.contains(&format!("{path}: ")) || text.contains(&format!("{path}[")), "{path} = {value}: {text}");
+    }
+}
+
+#[test]
+fn wrong_types_are_refused_by_the_command_and_leave_nothing() {
+    let cases = cases();
+    let bundle = Bundle::new(&["true"]);
+    // A prime step, so that every kind of value and every part of the file has its turn.
+    for (pointer, path, value) in cases.iter().step_by(cases.len() / 60) {
+        let mut config = full();
+        *config.pointer_mut(pointer).unwrap() = value.clone();
+        config["linux"]["cgroupsPath"] = if pointer == "/linux/cgroupsPath" { value.clone() } else { json!(format!("/{}", bundle.id)) };
+        fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
+        for verb in ["create", "run"] {
+            let text = bundle.fails(&[verb, "-b", bundle.path().to_str().unwrap(), &bundle.id]).replace("\\\"", "\"");
+            assert!(text.contains(path.as_str()), "{path} = {value}: {text}");
+            assert_eq!(text.lines().filter(|line| line.contains("level=error")).count(), 1, "{text}");
+        }
+        bundle.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_or_no_json_is_refused() {
+    let bundle = Bundle::new(&["true"]);
+    let path = bundle.path().join("config.json");
+    let whole = serde_json::to_vec(&bundle.config).unwrap();
+    let refused = |expected: &str| {
+        for verb in ["create", "run"] {
+            let text = bundle.fails(&[verb, "-b", bundle.path().to_str().unwrap(), &bundle.id]);
+            assert!(text.contains(expected), "{expected:?} is not in {text}");
+            bundle.assert_nothing_left();
+        }
+    };
+    fs::remove_file(&path).unwrap();
+    refused("config.json not found");
+    fs::create_dir(&path).unwrap();
+    refused("Is a directory");
+    fs::remove_dir(&path).unwrap();
+    for text in ["", " ", "nonsense", "{", "{}{}", "\u{feff}{}", "{\"a\":1,}", "'a'", "\0"] {
+        fs::write(&path, text).unwrap();
+        refused("config.json is not JSON");
+    }
+    for text in ["null", "[]", "3", "\"text\"", "true"] {
+        fs::write(&path, text).unwrap();
+        refused("the document: expected an object");
+    }
+    fs::write(&path, b"{\"ociVersion\": \"\xff\xfe\"}").unwrap();
+    refused("config.json");
+    fs::write(&path, "[".repeat(100_000)).unwrap();
+    refused("recursion limit");
+    for part in [1, 2, 3, 5, 10, 100] {
+        fs::write(&path, &whole[..whole.len() - whole.len() / part.max(2) - 1]).unwrap();
+        refused("config.json is not JSON");
+    }
+    fs::write(&path, "{}").unwrap();
+    for field in ["ociVersion: missing", "root: root must be specified", "process: missing"] {
+        refused(field);
+    }
+}
+
+#[test]
+fn a_missing_bundle_reads_as_with_runc() {
+    let bundle = Bundle::new(&["true"]);
+    for verb in ["create", "run"] {
+        let text = bundle.fails(&[verb, "-b", "/nonexistent", &bundle.id]);
+        assert!(text.contains(&format!("brig {verb} failed: chdir /nonexistent: no such file or directory")), "{text}");
+        let text = bundle.fails(&[verb, "-b", "/bin/busybox", &bundle.id]);
+        assert!(text.contains("chdir /bin/busybox: not a directory"), "{text}");
+    }
+}
+
+/// A configuration that breaks as many rules as one can at once.
+fn violations() -> (Value, Vec<&'static str>) {
+    let config = json!({
+        "ociVersion": "2.0",
+        "root": {"path": ""},
+        "hostname": "box",
+        "domainname": "example.org",
+        "mounts": [{"destination": ""}, {"destination": "/a", "type": "tmpfs", "options": ["idmap"]}],
+        "process": {
+            "user": {}, "args": [""], "cwd": "relative", "env": ["A", "=b", "C=\u{0}"],
+            "rlimits": [
+                {"type": "RLIMIT_CPU", "soft": 2, "hard": 1}, {"type": "RLIMIT_CPU", "soft": 1, "hard": 1}
+            ],
+            "oomScoreAdj": 1001,
+            "scheduler": {"policy": "SCHED_OTHER", "nice": 30, "priority": 5, "runtime": 1},
+            "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 8},
+            "execCPUAffinity": {"initial": "3-1"},
+            "capabilities": {"effective": ["CAP_CHOWN"]},
+            "apparmorProfile": "profile",
+            "selinuxLabel": "label"
+        },
+        "hooks": {"poststop": [{"path": "relative", "timeout": 0, "env": ["A"]}]},
+        "linux": {
+            "namespaces": [{"type": "pid"}, {"type": "pid"}, {"type": "network", "path": "relative"}],
+            "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
+            "timeOffsets": {"realtime": {"nanosecs": 1_000_000_000}},
+            "maskedPaths": ["relative"],
+            "readonlyPaths": ["relative"],
+            "devices": [{"path": "relative", "type": "c", "major": -1, "minor": 0}],
+            "resources": {
+                "devices": [{"allow": true, "access": "x"}],
+                "hugepageLimits": [{"pageSize": "2MB", "limit": -1}],
+                "memory": {"limit": 1000, "swap": 10}
+            },
+            "sysctl": {"kernel.panic": "1", "kernel.msgmax": "1"},
+            "rootfsPropagation": "sideways",
+            "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+                {"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 9, "value": 0, "op": "SCMP_CMP_EQ"}]}
+            ]},
+            "intelRdt": {"closID": "a"},
+            "memoryPolicy": {"mode": "MPOL_BIND"},
+            "netDevices": {"eth0": {}}
+        }
+    });
+    let paths = vec![
+        "ociVersion: ", "root.path: ", "hostname: ", "domainname: ", "mounts[0].destination: ", "mounts[1].options[0]: ",
+        "process.args[0]: ", "process.cwd: ", "process.env[0]: ", "process.env[1]: ", "process.env[2]: ",
+        "process.rlimits[0]: ", "process.rlimits[1]: ", "process.oomScoreAdj: ", "process.scheduler.nice: ",
+        "process.scheduler.priority: ", "process.scheduler.runtime: ", "process.ioPriority.priority: ",
+        "process.execCPUAffinity.initial: ", "process.capabilities.effective: ", "process.apparmorProfile: ",
+        "process.selinuxLabel: ", "hooks.poststop[0].path: ", "hooks.poststop[0].timeout: ", "hooks.poststop[0].env[0]: ",
+        "linux.namespaces[1]: ", "linux.namespaces[2].path: ", "linux.uidMappings: ", "linux.timeOffsets: ",
+        "linux.timeOffsets[\"realtime\"]: ", "linux.maskedPaths: ", "linux.maskedPaths[0]: ", "linux.readonlyPaths[0]: ",
+        "linux.devices[0].path: ", "linux.devices[0].major: ", "linux.resources.devices[0].access: ",
+        "linux.resources.hugepageLimits[0].limit: ", "linux.resources.memory.swap: ", "linux.sysctl[\"kernel.panic\"]: ",
+        "linux.sysctl[\"kernel.msgmax\"]: ", "linux.rootfsPropagation: ", "linux.seccomp.syscalls[0].args[0].index: ",
+        "linux.intelRdt: ", "linux.memoryPolicy: ", "linux.netDevices: ",
+    ];
+    (config, paths)
+}
+
+#[test]
+fn every_violation_is_in_the_one_error() {
+    let (config, paths) = violations();
+    for layout in [CgroupLayout::Unified, CgroupLayout::Legacy] {
+        let text = refusal(&config, layout).unwrap();
+        let missing: Vec<_> = paths.iter().filter(|path| !text.contains(**path)).collect();
+        assert!(missing.is_empty(), "{layout:?}: {missing:?} are not in {text}");
+    }
+    let bundle = Bundle::new(&["true"]);
+    fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
+    for verb in ["create", "run"] {
+        let output = bundle.brig(&[verb, "-b", bundle.path().to_str().unwrap(), &bundle.id]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).unwrap().replace("\\\"", "\"");
+        for path in paths.iter().filter(|path| !path.contains("apparmor") && !path.contains("selinux")) {
+            assert!(text.contains(path), "{path} is not in {text}");
+        }
+        assert_eq!(text.lines().filter(|line| line.contains("level=error")).count(), 1, "{text}");
+        bundle.assert_nothing_left();
+    }
+}
+
+#[test]
+fn what_this_build_does_not_honour_is_refused_by_name() {
+    let fields: [(&str, Value, &str); 7] = [
+        ("/linux/intelRdt", json!({"closID": "a"}), "linux.intelRdt: not supported"),
+        ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}), "linux.memoryPolicy: not supported"),
+        ("/linux/netDevices", json!({"eth0": {"name": "eth0"}}), "linux.netDevices: not supported"),
+        ("/mounts/0/uidMappings", json!([{"containerID": 0, "hostID": 1, "size": 1}]), "mounts[0].uidMappings: not supported"),
+        ("/mounts/0/gidMappings", json!([{"containerID": 0, "hostID": 1, "size": 1}]), "mounts[0].gidMappings: not supported"),
+        ("/mounts/0/options", json!(["ridmap=uids=0-1-10"]), "mounts[0].options[0]: not supported"),
+        (
+            "/linux/seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent.sock",
+                "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}),
+            "linux.seccomp",
+        ),
+    ];
+    for (pointer, value, expected) in fields {
+        let mut bundle = Bundle::new(&["true"]);
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        bundle.config.pointer_mut(parent).unwrap()[key] = value;
+        let text = bundle.run_fails();
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+#[test]
+fn the_full_example_is_refused_for_nothing_else() {
+    let unsupported = [
+        "linux.intelRdt", "linux.memoryPolicy", "linux.netDevices", "mounts[2].uidMappings", "mounts[2].gidMappings",
+    ];
+    // Some resources go with one kind of cgroup alone.
+    let of_the_layout: [(CgroupLayout, &[&str]); 2] = [
+        (CgroupLayout::Unified, &["linux.resources.cpu.realtimePeriod", "mounts[2].options"]),
+        (CgroupLayout::Hybrid, &["linux.resources.unified", "mounts[2].options"]),
+    ];
+    for (layout, others) in of_the_layout {
+        let text = refusal(&full(), layout).unwrap();
+        let list = text.trim_start_matches("invalid config.json: ").split("; ");
+        let named: BTreeSet<&str> = list.filter_map(|one| one.split(": ").next()).collect();
+        let expected: BTreeSet<&str> = unsupported.iter().chain(others).copied().collect();
+        let rest: Vec<_> = named.difference(&expected).collect();
+        assert!(rest.is_empty(), "{layout:?}: {rest:?} in {text}");
+        assert!(unsupported.iter().all(|path| named.contains(path)), "{text}");
+    }
+}
+
+#[test]
+fn an_id_that_is_none_is_refused_before_anything_is_read() {
+    let bundle = Bundle::new(&["true"]);
+    bundle.write();
+    let long = "a".repeat(1025);
+    for id in ["", ".", "..", "a/b", "../a", "a b", "a\nb", "ä", &long] {
+        for verb in ["create", "run"] {
+            let output = bundle.brig(&[verb, "-b", bundle.path().to_str().unwrap(), id]);
+            assert_eq!(output.status.code(), Some(1), "{id:?}: {}", show(&output));
+            assert!(show(&output).contains("invalid container ID format"), "{id:?}: {}", show(&output));
+        }
+    }
+    assert!(!bundle.state_root().exists());
+}
