@@ -109,7 +109,12 @@ impl Drop for Guard {
 ///
 /// # Errors
 /// What init reports, what a moment of the engine's reports, or how init died. Nothing is left of the process then.
-pub fn launch(mut launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
+pub fn launch(launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
+    // runc's words, which its callers' users look for.
+    launch_and_serve(launch, moments).context("unable to start container process")
+}
+
+fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
     let gated = launch.gate.is_some();
     let steps = expected(&launch);
     let maps_now = launch.id_maps.is_some() && launch.plan.sibling.is_none();
@@ -220,6 +225,14 @@ fn write_maps(pid: i32, maps: &IdMaps) -> Result<()> {
     Ok(())
 }
 
+/// An error that init reported, in runc's words.
+fn during_init(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Executable => error,
+        _ => error.context("error during container init"),
+    }
+}
+
 /// Serves one init until its program runs.
 struct Server<'a> {
     parent: ParentEnd,
@@ -241,7 +254,7 @@ impl Server<'_> {
         while let Some(&expected) = steps.peek() {
             let (step, body, fd) = match self.next()? {
                 Event::Request(step, body, fd) => (step, body, fd),
-                Event::Failed(error) => return Err(error),
+                Event::Failed(error) => return Err(during_init(error)),
                 Event::End => return Err(self.died()),
             };
             // Limits come only when init could not set them itself, always just before Ready.
@@ -300,7 +313,7 @@ impl Server<'_> {
     fn await_exec(&mut self) -> Result<()> {
         match self.next()? {
             Event::End => Ok(()),
-            Event::Failed(error) => Err(error),
+            Event::Failed(error) => Err(during_init(error)),
             Event::Request(step, ..) => Err(Error::other(format!("init is at the step {step:?} after its end"))),
         }
     }

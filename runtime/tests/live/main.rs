@@ -9,3 +9,5 @@ mod helpers;
 mod hooks;
 mod lifecycle;
 mod namespaces;
+mod process;
+mod terminal;
