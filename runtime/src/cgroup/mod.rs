@@ -334,7 +334,16 @@ impl Cgroup {
     /// # Errors
     /// After a rejected write everything that was written before it is put back: nothing has changed.
     pub fn update(&mut self, new: &LinuxResources) -> Result<CgroupRecord> {
-        update::update(&mut self.record, new)?;
+        self.update_and_keep(new, |_| Ok(()))
+    }
+
+    /// Like [`Cgroup::update`]; `keep` puts the new record where it is kept. Its failure is that of the update.
+    pub fn update_and_keep(
+        &mut self,
+        new: &LinuxResources,
+        keep: impl FnOnce(&CgroupRecord) -> Result<()>,
+    ) -> Result<CgroupRecord> {
+        self.record = update::update(&self.record, new, keep)?;
         Ok(self.record())
     }
 

@@ -9,8 +9,14 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::Findings;
 use crate::plan::cgroup::{Change, Kind, change};
 
-/// Puts `new` on top of the limits of `record`, in the cgroup first and in the record then.
-pub(super) fn update(record: &mut CgroupRecord, new: &LinuxResources) -> Result<()> {
+/// Puts `new` on top of the limits of `record`, in the cgroup first, and then in a new record, which `keep` writes
+/// down. When it cannot, files and device rules are put back; systemd's own view of a unit is not, and only until its
+/// next update.
+pub(super) fn update(
+    record: &CgroupRecord,
+    new: &LinuxResources,
+    keep: impl FnOnce(&CgroupRecord) -> Result<()>,
+) -> Result<CgroupRecord> {
     let kind = match record.kind {
         CgroupKind::None => {
             return Err(Error::new(ErrorKind::Unsupported, "cannot update limits: the container has no cgroup"));
@@ -28,17 +34,35 @@ pub(super) fn update(record: &mut CgroupRecord, new: &LinuxResources) -> Result<
     let dirs = Dirs::open(&record.paths).context("cannot update limits")?;
     check_usage(new, &dirs)?;
     let mut journal = Journal::default();
-    if let Err(error) = apply(record, &change, &dirs, &mut journal) {
-        return Err(match journal.restore() {
+    let mut updated = record.clone();
+    updated.resources.clone_from(&change.resources);
+    if change.devices.is_some() && record.devices.is_some() {
+        updated.devices.clone_from(&change.devices);
+    }
+    let applied = apply(record, &change, &dirs, &mut journal);
+    let kept = applied.and_then(|()| keep(&updated).map_err(|error| match set_devices(&updated, record, &dirs) {
+        Ok(()) => error,
+        Err(lost) => error.context(format!("the device rules could not be put back ({lost})")),
+    }));
+    match kept {
+        Ok(()) => Ok(updated),
+        Err(error) => Err(match journal.restore() {
             None => error,
             Some(lost) => error.context(format!("some limits could not be put back ({lost})")),
-        });
+        }),
     }
-    record.resources = change.resources;
-    if change.devices.is_some() && record.devices.is_some() {
-        record.devices = change.devices;
+}
+
+/// Puts the device rules of `new` in the place of those of `old`.
+fn set_devices(old: &CgroupRecord, new: &CgroupRecord, dirs: &Dirs) -> Result<()> {
+    match (&old.devices, &new.devices) {
+        (Some(old), Some(new)) if old != new => match (dirs.legacy("devices"), &dirs.unified) {
+            (Some(dir), _) => devices::write_lists(dir, Some(old), new),
+            (None, Some(dir)) => devices::replace(dir, new),
+            (None, None) => Ok(()),
+        },
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn apply(record: &CgroupRecord, change: &Change, dirs: &Dirs, journal: &mut Journal) -> Result<()> {

@@ -101,9 +101,13 @@ impl Engine {
     pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<()> {
         let mut container = self.load_locked(id)?;
         allow(Verb::Update, container.status()?, id)?;
-        let mut cgroup = container.cgroup();
-        container.record.cgroup = cgroup.update(resources)?;
-        container.entry.write_record(&container.record)
+        let Container { entry, record, .. } = &mut container;
+        let mut cgroup = Cgroup::from_record(&record.cgroup);
+        cgroup.update_and_keep(resources, |kept| {
+            record.cgroup.clone_from(kept);
+            entry.write_record(record)
+        })?;
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::plan::init::InitPlan;
 use crate::plan::process::Rlimit;
 use crate::sys::process::{self, Child, Exit, Spawn};
 use crate::sys::procfs::Proc;
-use crate::sys::seal;
+use crate::sys::{SysError, seal};
 
 use super::{INIT_NAME, PLAN_VERSION, faults};
 
@@ -193,12 +193,20 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
         become_root,
         report: init.fd(),
     })
-    .context("unable to make the container's process")?;
+    .map_err(no_process)?;
     launch.inherit.clear();
     launch.gate = None;
     launch.console = None;
     launch.stdio = None;
     Ok((parent, Guard(Some(child))))
+}
+
+fn no_process(error: SysError) -> Error {
+    let advice = match error.errno() {
+        nix::errno::Errno::EAGAIN => " (a limit on processes is reached: pids.max of a cgroup around the caller, or its RLIMIT_NPROC)",
+        _ => "",
+    };
+    Error::from(error).context(format!("unable to make the container's process{advice}"))
 }
 
 /// The image that the child executes: through an overlay where the kernel lets us, else a sealed copy in memory.
