@@ -95,6 +95,7 @@ impl Engine {
         let made = cgroup.cgroup()?;
         record.cgroup = made.record();
         let clone_target = made.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
+        let enter = made.self_entry()?;
         let mut inherit = join_fds(&namespaces, &mut init)?;
         if let Some(rootfs) = &mut init.rootfs {
             rootfs.cgroup = cgroup_mounts(&record);
@@ -108,7 +109,9 @@ impl Engine {
         let id_maps = id_maps.map(|(uids, gids)| IdMaps { uids, gids, deny_setgroups: !privileged });
         let hook_state = init.hook_state.clone();
         let oom_score_adj = init.process.oom_score_adj;
-        let must_wait = !matches!(record.cgroup.kind, CgroupKind::None | CgroupKind::Unified) || init.sibling.is_some();
+        // systemd moves the process itself; else it is born in its cgroup, or enters it first of all.
+        let attaches = record.cgroup.kind == CgroupKind::Systemd;
+        let must_wait = attaches || init.sibling.is_some();
         let stdio = match std::mem::take(&mut options.stdio) {
             Stdio::Inherit => None,
             Stdio::Fds(fds) => Some(fds),
@@ -121,12 +124,13 @@ impl Engine {
             seal_beside: entry.path(),
             inherit,
             cgroup: clone_target,
+            enter,
             stdio,
             gate,
             console,
         };
         let mut making =
-            Making { entry, record, cgroup, hooks: &hooks, hook_state, oom_score_adj, must_wait, options, hooks_began: false };
+            Making { entry, record, cgroup, hooks: &hooks, hook_state, oom_score_adj, attaches, must_wait, options, hooks_began: false };
         let launched = launch(request, &mut making);
         let child = match launched {
             Ok(child) => child,
@@ -189,6 +193,7 @@ struct Making<'a> {
     hooks: &'a HooksPlan,
     hook_state: HookState,
     oom_score_adj: Option<i32>,
+    attaches: bool,
     must_wait: bool,
     options: &'a CreateOptions,
     hooks_began: bool,
@@ -196,7 +201,7 @@ struct Making<'a> {
 
 impl Moments for Making<'_> {
     fn born(&mut self, pid: i32) -> Result<()> {
-        if let Some(cgroup) = &mut self.cgroup.0 {
+        if let Some(cgroup) = self.cgroup.0.as_mut().filter(|_| self.attaches) {
             cgroup.attach(pid).context("unable to apply cgroup configuration")?;
             self.record.cgroup = cgroup.record();
         }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use super::create::{open_console, receive_terminal, set_oom_score};
 use super::{Console, Engine, ExecOptions, Launched, Stdio, send_pidfd, write_pid_file};
-use crate::cgroup::{CgroupKind, ExecTarget};
+use crate::cgroup::ExecTarget;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, Moments, launch};
 use crate::plan::config;
@@ -51,10 +51,12 @@ impl Engine {
         if join == 0 {
             plan.join.clear();
         }
-        // On v1 and hybrid hosts the process is moved, and must not have made another before.
-        let born_inside = matches!(container.record.cgroup.kind, CgroupKind::Unified | CgroupKind::Systemd);
+        let enter = target.self_entry()?;
+        // Only a manager of the user's own has to move the process; else it is born there, or enters first of all.
+        let attaches = cgroup.is_none() && enter.is_empty();
         let mut moments = Joining {
-            must_wait: !born_inside || plan.sibling.is_some() && process.oom_score_adj().is_some(),
+            attaches,
+            must_wait: attaches || plan.sibling.is_some() && process.oom_score_adj().is_some(),
             target,
             oom_score_adj: process.oom_score_adj(),
             options: &options,
@@ -71,6 +73,7 @@ impl Engine {
             seal_beside: container.entry.path(),
             inherit: vec![init],
             cgroup,
+            enter,
             stdio,
             gate: None,
             console,
@@ -113,6 +116,7 @@ fn check_console(terminal: bool, options: &ExecOptions) -> Result<()> {
 
 /// The moments of exec.
 struct Joining<'a> {
+    attaches: bool,
     must_wait: bool,
     target: ExecTarget,
     oom_score_adj: Option<i32>,
@@ -121,7 +125,9 @@ struct Joining<'a> {
 
 impl Moments for Joining<'_> {
     fn born(&mut self, pid: i32) -> Result<()> {
-        self.target.attach(pid).context("unable to enter the container's cgroup")?;
+        if self.attaches {
+            self.target.attach(pid).context("unable to enter the container's cgroup")?;
+        }
         match self.oom_score_adj {
             Some(score) => set_oom_score(pid, score),
             None => Ok(()),

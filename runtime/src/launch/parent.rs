@@ -47,6 +47,8 @@ pub struct Launch<'a> {
     pub inherit: Vec<OwnedFd>,
     /// The cgroup v2 directory in which init is born.
     pub cgroup: Option<OwnedFd>,
+    /// Files of v1 cgroups that init enters by itself, first of all.
+    pub enter: Vec<OwnedFd>,
     /// Standard streams.
     pub stdio: Option<[OwnedFd; 3]>,
     /// Init's end of the gate; without one the program runs at once.
@@ -181,9 +183,11 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     inherit.extend([init.number(), plan.as_raw_fd()]);
     inherit.extend(launch.gate.iter().chain(&launch.console).map(AsRawFd::as_raw_fd));
     let number = CString::new(plan.as_raw_fd().to_string()).map_err(|_| Error::other("a number with a NUL byte"))?;
+    let enter: Vec<_> = launch.enter.iter().map(AsFd::as_fd).collect();
     let child = process::spawn_sealed(&Spawn {
         namespaces: launch.namespaces,
         cgroup: launch.cgroup.as_ref().map(AsFd::as_fd),
+        enter: &enter,
         image: image.as_fd(),
         argv: &[INIT_NAME, &number],
         env: &[],
@@ -195,6 +199,7 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     })
     .map_err(no_process)?;
     launch.inherit.clear();
+    launch.enter.clear();
     launch.gate = None;
     launch.console = None;
     launch.stdio = None;

@@ -46,6 +46,8 @@ pub struct Spawn<'a> {
     pub namespaces: u64,
     /// The cgroup v2 directory in which the child is born.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// Files of v1 cgroups to which the child writes `0` before anything else, which moves it there.
+    pub enter: &'a [BorrowedFd<'a>],
     /// The executable, executed by fd.
     pub image: BorrowedFd<'a>,
     /// argv, at least the name.
@@ -142,6 +144,11 @@ unsafe fn child_main(spawn: &Spawn, argv: *const *const libc::c_char, env: *cons
             libc::write(spawn.report.as_raw_fd(), (&raw const errno).cast(), size_of::<libc::c_int>());
             libc::_exit(1)
         };
+        for cgroup in spawn.enter {
+            if libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1 {
+                fail();
+            }
+        }
         if let Some(wait) = spawn.wait {
             let mut packet = 0u8;
             loop {
