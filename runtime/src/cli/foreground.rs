@@ -21,10 +21,10 @@ pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
     let Launched { pid, pidfd, terminal } = launched;
     let mut signals = Signals::open(hold)?;
     let mut proxy = terminal.map(Proxy::new).transpose()?;
-    // The process may have ended before its SIGCHLD could be read.
-    let mut status = reap(pid)?;
-    while status.is_none() {
-        let ready = wait_for_events(&pidfd, &signals, proxy.as_ref())?;
+    // The first round is without a wait: what came during the launch, a signal or the process's end, makes no
+    // descriptor readable.
+    let mut ready = Ready { process: true, signals: true, streams: [false; 2] };
+    let code = loop {
         if let Some(proxy) = &mut proxy {
             proxy.run(ready.streams);
         }
@@ -33,14 +33,15 @@ pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
                 pass_on(signal, &pidfd, proxy.as_ref())?;
             }
         }
-        if ready.signals || ready.process {
-            status = reap(pid)?;
+        if (ready.signals || ready.process) && let Some(code) = reap(pid)? {
+            break code;
         }
-    }
+        ready = wait_for_events(&pidfd, &signals, proxy.as_ref())?;
+    };
     if let Some(proxy) = proxy {
         proxy.drain();
     }
-    Ok(status.unwrap_or_default())
+    Ok(code)
 }
 
 /// What poll found.

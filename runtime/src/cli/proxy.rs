@@ -93,7 +93,6 @@ impl Proxy {
         let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().context("duplicate a standard stream");
         // Poll says when there is something, but another reader of the same terminal may be quicker.
         rustix::io::ioctl_fionbio(&master, true).map_err(|error| crate::sys::SysError::from_rustix("ioctl", "FIONBIO", error))?;
-        tty::disable_newline_translation(master.as_fd())?;
         let streams = [copy(io::stdin().as_fd())?, copy(io::stdout().as_fd())?, copy(io::stderr().as_fd())?];
         let raw = tty::RawMode::new(copy(streams[0].as_fd())?)?;
         let outer = streams.iter().find(|stream| tty::size(stream.as_fd()).is_ok());

@@ -15,7 +15,7 @@ use crate::launch::parent::{IdMaps, Launch, Moments, launch};
 use crate::launch::{faults, gate};
 use crate::plan::container::{self, ContainerPlan, CreateChoices};
 use crate::plan::hooks::HooksPlan;
-use crate::plan::init::HookState;
+use crate::plan::init::{HookState, InitPlan};
 use crate::plan::mounts::{CgroupHierarchy, CgroupMounts};
 use crate::plan::namespaces::NamespaceKind;
 use crate::plan::{Findings, Host, config};
@@ -23,7 +23,7 @@ use crate::state::{Record, RecordConfig, check_id};
 use crate::store::{self, Entry};
 use crate::sys::process::Child;
 use crate::sys::procfs::Proc;
-use crate::sys::socket;
+use crate::sys::{socket, tty};
 use crate::{probe, rootfs};
 
 impl Engine {
@@ -58,10 +58,11 @@ impl Engine {
             listen_fds: options.listen_fds,
             manager: self.manager,
         };
-        let (plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
+        let (mut plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
         warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));
         check_console(plan.init.process.terminal, &options.console)?;
         let (console, terminal) = open_console(plan.init.process.terminal, &options.console)?;
+        prepare_proxied(&mut plan.init, &options.console);
 
         let reservation = store::reserve(&self.root, id)?;
         faults::parent("reserved");
@@ -317,11 +318,22 @@ pub(super) fn open_console(terminal: bool, console: &Console) -> Result<(Option<
                 .with_context(|| format!("unable to connect to the console socket {}", path.display()))?;
             Ok((Some(socket), None))
         }
-        Console::Caller => {
+        Console::Caller | Console::Proxied => {
             let (ours, theirs) = socket::packet_pair()?;
             Ok((Some(theirs), Some(ours)))
         }
     }
+}
+
+/// Settles before the program starts what the caller's proxy could only do beside it.
+pub(super) fn prepare_proxied(init: &mut InitPlan, console: &Console) {
+    if !init.process.terminal || !matches!(console, Console::Proxied) {
+        return;
+    }
+    init.proxied_terminal = true;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let size = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().find_map(|stream| tty::size(stream).ok());
+    init.process.console_size = size.or(init.process.console_size);
 }
 
 /// The master that init sent before it was ready.
@@ -333,7 +345,7 @@ pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
 /// Opens the namespaces to join, and puts their numbers into the plan.
 fn join_fds(
     namespaces: &crate::plan::namespaces::NamespacePlan,
-    init: &mut crate::plan::init::InitPlan,
+    init: &mut InitPlan,
 ) -> Result<Vec<OwnedFd>> {
     let mut fds = Vec::new();
     for (kind, path) in namespaces.joined() {

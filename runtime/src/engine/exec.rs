@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::create::{open_console, receive_terminal, set_oom_score};
+use super::create::{open_console, prepare_proxied, receive_terminal, set_oom_score};
 use super::{Console, Engine, ExecOptions, Launched, Stdio, send_pidfd, write_pid_file};
 use crate::cgroup::ExecTarget;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -45,6 +45,7 @@ impl Engine {
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         check_console(plan.process.terminal, &options)?;
         let (console, terminal) = open_console(plan.process.terminal, &options.console)?;
+        prepare_proxied(&mut plan, &options.console);
         let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
         let cgroup = target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
         plan.join = vec![(init.as_raw_fd(), join)];

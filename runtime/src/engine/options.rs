@@ -28,6 +28,9 @@ pub enum Console {
     Socket(PathBuf),
     /// It comes back to the caller in [`Launched::terminal`].
     Caller,
+    /// The same; it begins with the size of the terminal among the caller's standard streams, and leaves the
+    /// translation of newlines to that one.
+    Proxied,
 }
 
 /// Options of create and run.
@@ -109,7 +112,7 @@ pub struct Launched {
     pub pid: i32,
     /// Its pidfd.
     pub pidfd: OwnedFd,
-    /// The terminal's master, with [`Console::Caller`].
+    /// The terminal's master, with [`Console::Caller`] and [`Console::Proxied`].
     pub terminal: Option<OwnedFd>,
 }
 

@@ -32,6 +32,9 @@ pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
     if let Some((rows, columns)) = init.plan.process.console_size {
         tty::set_size(master.as_fd(), rows, columns).context("unable to set process.consoleSize")?;
     }
+    if init.plan.proxied_terminal {
+        tty::disable_newline_translation(master.as_fd()).context(unable)?;
+    }
     let name = format!("/dev/pts/{}", tty::number(master.as_fd())?);
     socket::send(console.as_fd(), name.as_bytes(), &[master.as_fd()]).context("unable to send the terminal")?;
     Ok(slave)

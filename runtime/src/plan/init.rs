@@ -55,6 +55,8 @@ pub struct InitPlan {
     pub process: ProcessPlan,
     /// Where the terminal's master goes.
     pub console: Option<Inherited>,
+    /// The terminal is shown on another one, which translates its newlines.
+    pub proxied_terminal: bool,
     /// The gate: init reads one byte from it before it executes the program.
     pub gate: Option<Inherited>,
     /// This many fds from 3 on stay open in the program.

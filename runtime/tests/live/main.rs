@@ -10,4 +10,5 @@ mod hooks;
 mod lifecycle;
 mod namespaces;
 mod process;
+mod seccomp_live;
 mod terminal;

@@ -17,6 +17,8 @@ pub struct Bundle {
     pub id: String,
     /// config.json as it will be written.
     pub config: Value,
+    /// The runtime: brig, or another one to compare it with.
+    pub runtime: &'static str,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -43,7 +45,7 @@ impl Bundle {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = format!("brig-test-{}-{number}", std::process::id());
         config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
-        Bundle { directory, id, config }
+        Bundle { directory, id, config, runtime: BRIG }
     }
 
     /// The bundle's directory.
@@ -80,9 +82,9 @@ impl Bundle {
         fs::write(self.path().join("config.json"), serde_json::to_vec(&self.config).unwrap()).unwrap();
     }
 
-    /// A command of brig's over this bundle's own root, without input.
+    /// A command of the runtime's over this bundle's own root, without input.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BRIG);
+        let mut command = Command::new(self.runtime);
         command.arg("--root").arg(self.state_root()).args(args).stdin(Stdio::null());
         command
     }

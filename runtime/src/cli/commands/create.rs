@@ -118,6 +118,6 @@ pub(super) fn console(args: &Args, detach: bool) -> Result<Console> {
             Err(Error::new(ErrorKind::InvalidConfig, message))
         }
         None if detach => Ok(Console::None),
-        None => Ok(Console::Caller),
+        None => Ok(Console::Proxied),
     }
 }

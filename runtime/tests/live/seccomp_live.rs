@@ -1,0 +1,147 @@
+//! The seccomp filter of a live container, beside the one that runc installs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::support::{BRIG, Bundle, show};
+
+const DOCKER: &str = include_str!("../../../spec-tests/data/docker-default-seccomp.json");
+
+/// The probe, compiled once.
+fn probe() -> &'static PathBuf {
+    static PROBE: OnceLock<PathBuf> = OnceLock::new();
+    PROBE.get_or_init(|| {
+        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(std::process::id().to_string());
+        std::fs::create_dir_all(&directory).unwrap();
+        let (source, program) = (directory.join("syscalls.c"), directory.join("syscalls"));
+        std::fs::write(&source, include_str!("syscalls.c")).unwrap();
+        let mut compiler = Command::new("cc");
+        compiler.args(["-static", "-O1", "-Wall", "-Werror", "-o"]).args([&program, &source]);
+        let made = compiler.output().expect("a C compiler is installed");
+        assert!(made.status.success(), "{}", show(&made));
+        program
+    })
+}
+
+/// A container of the probe under a profile.
+fn bundle(runtime: &'static str, profile: Value, args: &[&str]) -> Bundle {
+    let mut bundle = Bundle::new(args);
+    bundle.runtime = runtime;
+    std::fs::copy(probe(), bundle.rootfs("bin/syscalls")).unwrap();
+    bundle.config["linux"]["seccomp"] = profile;
+    bundle
+}
+
+fn results(text: &str) -> BTreeMap<u32, String> {
+    let pair = |line: &str| {
+        let (number, result) = line.split_once(' ').unwrap_or_else(|| panic!("{line:?}"));
+        (number.parse().unwrap(), result.to_owned())
+    };
+    text.lines().map(pair).collect()
+}
+
+/// Runs the probe over a range by brig, in the container and by exec, and by runc.
+fn both(profile: &str, entry: &str, last: &str) -> [BTreeMap<u32, String>; 3] {
+    let profile: Value = serde_json::from_str(profile).unwrap();
+    let line = ["syscalls", entry, "0", last];
+    let run = |runtime| results(&bundle(runtime, profile.clone(), &line).run_ok());
+    let container = bundle(BRIG, profile.clone(), &["sleep", "1000"]);
+    container.start();
+    let exec = results(&container.ok(&[&["exec", &container.id], &line[..]].concat()));
+    [run(BRIG), exec, run("runc")]
+}
+
+fn difference(a: &BTreeMap<u32, String>, b: &BTreeMap<u32, String>) -> Vec<String> {
+    let differ = |(number, result): (&u32, &String)| {
+        (b.get(number) != Some(result)).then(|| format!("{number}: {result} and {:?}", b.get(number)))
+    };
+    a.iter().filter_map(differ).collect()
+}
+
+/// The newest syscall that the libseccomp of runc 1.1 on Debian 12 has a name for.
+const LAST_OF_LIBSECCOMP: &str = "450";
+
+#[test]
+fn dockers_profile_does_what_runcs_does_call_by_call() {
+    for (entry, last) in [("native", LAST_OF_LIBSECCOMP), ("compat", LAST_OF_LIBSECCOMP)] {
+        let [run, exec, theirs] = both(DOCKER, entry, last);
+        assert!(run.len() > 400, "{entry}: {}", run.len());
+        assert_eq!(difference(&run, &theirs), [""; 0], "{entry}");
+        assert_eq!(difference(&exec, &run), [""; 0], "{entry}, exec");
+    }
+}
+
+#[test]
+fn what_is_newer_than_a_profile_does_not_exist() {
+    let profile: Value = serde_json::from_str(DOCKER).unwrap();
+    let run = results(&bundle(BRIG, profile, &["syscalls", "native", "451", "600"]).run_ok());
+    // mseal (462) is allowed by name; what no kernel has yet is ENOSYS (38), not EPERM.
+    assert_ne!(run[&462], "1");
+    assert_eq!(run[&600], "38");
+}
+
+/// What the static probe needs to come up and to report.
+const NEEDS: &[&str] = &[
+    "execve", "brk", "arch_prctl", "set_tid_address", "set_robust_list", "rseq", "prlimit64", "getrandom", "mprotect",
+    "mmap", "fstat", "newfstatat", "write", "exit_group", "readlink", "readlinkat", "uname", "ioctl",
+];
+
+fn partial(default: &str, more: Value) -> Value {
+    let mut rules = vec![json!({"names": NEEDS, "action": "SCMP_ACT_ALLOW"})];
+    rules.extend(more.as_array().unwrap().iter().cloned());
+    json!({"defaultAction": default, "architectures": ["SCMP_ARCH_X86_64"], "syscalls": rules})
+}
+
+/// getppid(2) on x86_64.
+const GETPPID: &str = "110";
+
+#[test]
+fn a_profile_for_the_program_alone_does_not_kill_what_starts_it() {
+    for default in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP"] {
+        for privileged in [true, false] {
+            let mut bundle = bundle(BRIG, partial(default, json!([])), &["syscalls", "one", "39"]);
+            bundle.config["linux"]["seccomp"]["syscalls"][0]["names"].as_array_mut().unwrap().push(json!("getpid"));
+            bundle.config["process"]["noNewPrivileges"] = json!(!privileged);
+            bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+            assert_eq!(bundle.run_ok(), "0\n", "{default}, privileged {privileged}");
+        }
+    }
+}
+
+#[test]
+fn every_action_does_what_it_says() {
+    for (rule, code, printed) in [
+        (json!({"action": "SCMP_ACT_ERRNO"}), 0, "1\n"),
+        (json!({"action": "SCMP_ACT_ERRNO", "errnoRet": 95}), 0, "95\n"),
+        (json!({"action": "SCMP_ACT_KILL_PROCESS"}), 128 + libc::SIGSYS, ""),
+        (json!({"action": "SCMP_ACT_KILL_THREAD"}), 128 + libc::SIGSYS, ""),
+        (json!({"action": "SCMP_ACT_KILL"}), 128 + libc::SIGSYS, ""),
+        (json!({"action": "SCMP_ACT_TRAP"}), 128 + libc::SIGSYS, ""),
+        // Nobody traces it.
+        (json!({"action": "SCMP_ACT_TRACE"}), 0, "38\n"),
+        (json!({"action": "SCMP_ACT_LOG"}), 0, "0\n"),
+        (json!({"action": "SCMP_ACT_ALLOW"}), 0, "0\n"),
+    ] {
+        let mut rule = rule;
+        rule["names"] = json!(["getppid"]);
+        let bundle = bundle(BRIG, partial("SCMP_ACT_ERRNO", json!([rule])), &["syscalls", "one", GETPPID]);
+        let run = bundle.run();
+        assert_eq!(run.status.code(), Some(code), "{rule}: {}", show(&run));
+        assert_eq!(String::from_utf8_lossy(&run.stdout), printed, "{rule}");
+    }
+}
+
+#[test]
+fn arguments_decide() {
+    // personality(2), 135: allowed for 0xffffffff alone.
+    let rule = json!([{"names": ["personality"], "action": "SCMP_ACT_ALLOW",
+        "args": [{"index": 0, "value": 0xffff_ffff_u32, "op": "SCMP_CMP_EQ"}]}]);
+    let result = |argument: &str| {
+        bundle(BRIG, partial("SCMP_ACT_ERRNO", rule.clone()), &["syscalls", "one", "135", argument]).run_ok()
+    };
+    assert_eq!([result("0xffffffff"), result("0")], ["0\n", "1\n"]);
+}
