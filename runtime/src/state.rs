@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::CgroupRecord;
 use crate::error::{Error, ErrorKind, Result};
+use crate::plan::cgroup::record::CgroupRecord;
 
 /// What was made, in the names that tools which read runc's state.json expect. It says nothing of the status.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -27,17 +27,14 @@ mod v1;
 mod v2;
 mod wait;
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::plan::cgroup::devices::DeviceRule;
 use crate::plan::cgroup::{CgroupPlan, Placement};
 use dir::{CGROUP2_MAGIC, Dir};
 
@@ -45,50 +42,7 @@ pub use exec::ExecTarget;
 pub use oom::{OomEvent, OomWatch};
 pub use stats::Stats;
 
-/// Who manages the cgroup, on what kind of host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CgroupKind {
-    /// There is none: the container is in the cgroup of whoever made it.
-    #[default]
-    None,
-    /// A directory of cgroup2.
-    Unified,
-    /// Directories of v1 hierarchies.
-    Legacy,
-    /// Directories of v1 hierarchies, and one of cgroup2.
-    Hybrid,
-    /// A scope of systemd, on cgroup2.
-    Systemd,
-}
-
-/// A unit of systemd.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnitRecord {
-    /// Its name.
-    pub unit: String,
-    /// Its slice.
-    pub slice: String,
-    /// It is one of the user's own systemd.
-    pub user: bool,
-}
-
-/// What later verbs need to know of a cgroup.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CgroupRecord {
-    /// The kind.
-    pub kind: CgroupKind,
-    /// Absolute directories by controller; an empty name for cgroup2, `name=systemd` for a named hierarchy.
-    pub paths: BTreeMap<String, PathBuf>,
-    /// The unit, with [`CgroupKind::Systemd`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<UnitRecord>,
-    /// The resources that are in force: those of the configuration, with every update on top.
-    pub resources: LinuxResources,
-    /// The device rules that are in force; `None` when devices are left alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub devices: Option<Vec<DeviceRule>>,
-}
+pub use crate::plan::cgroup::record::{CgroupKind, CgroupRecord, UnitRecord};
 
 /// A container's cgroup.
 #[derive(Debug)]

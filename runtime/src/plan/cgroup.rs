@@ -8,6 +8,7 @@ mod checks;
 pub mod devices;
 mod legacy;
 mod merge;
+pub mod record;
 pub mod systemd;
 mod unified;
 pub mod variant;

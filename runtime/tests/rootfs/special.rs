@@ -1,11 +1,12 @@
 //! Sources from the parent, propagation to and from the host, cgroups.
 
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 
 use brig::plan::mounts::{CgroupHierarchy, CgroupMounts, MountOptions};
 use brig::rootfs;
 use brig::sys::mount::mount_raw;
+use brig::sys::tty::open_peer;
 use nix::sched::CloneFlags;
 use serde_json::json;
 
@@ -13,15 +14,7 @@ use crate::bed::{in_bed, in_thread, seen, tmpfs};
 
 /// Opens the other side of a terminal.
 pub fn open_slave(master: &OwnedFd) -> OwnedFd {
-    let unlock: libc::c_int = 0;
-    // SAFETY: TIOCSPTLCK reads one int, which lives until the call returns; TIOCGPTPEER takes open flags by value and
-    // gives a new descriptor, which nothing else owns.
-    unsafe {
-        assert_eq!(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock), 0);
-        let slave = libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
-        assert!(slave >= 0, "{}", std::io::Error::last_os_error());
-        OwnedFd::from_raw_fd(slave)
-    }
+    open_peer(master.as_fd()).expect("the other side")
 }
 
 /// Runs `child` in a copy of this thread's mount namespace, as a container's process would.
