@@ -4,6 +4,7 @@
 //! ROOT/ID/state.json    the record, replaced by rename
 //! ROOT/ID/config.json   the configuration as create read it
 //! ROOT/ID/exec.fifo     the gate, until start opens it
+//! ROOT/ID/notify/       with NOTIFY_SOCKET: the socket that the container sees
 //! ```
 #![forbid(unsafe_code)]
 

@@ -6,7 +6,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitOptions, WaitStatus, wait};
 
 use super::proxy::Proxy;
-use crate::engine::Launched;
+use crate::engine::{Launched, Notify};
 use crate::error::{Error, Result};
 use crate::sys::SysError;
 use crate::sys::signal::{self, Hold, Signals};
@@ -18,15 +18,19 @@ const SIGNALLED: i32 = 128;
 ///
 /// Every other child that ends meanwhile is reaped too: orphans of the container are children of a subreaper.
 pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
-    let Launched { pid, pidfd, terminal } = launched;
+    let Launched { pid, pidfd, terminal, mut notify } = launched;
     let mut signals = Signals::open(hold)?;
     let mut proxy = terminal.map(Proxy::new).transpose()?;
     // The first round is without a wait: what came during the launch, a signal or the process's end, makes no
     // descriptor readable.
-    let mut ready = Ready { process: true, signals: true, streams: [false; 2] };
+    let mut ready = Ready { process: true, signals: true, notice: false, streams: [false; 2] };
     let code = loop {
         if let Some(proxy) = &mut proxy {
             proxy.run(ready.streams);
+        }
+        if ready.notice {
+            // Once is enough: later ones would have nobody to read them, and must not wait for that.
+            notify = notify.filter(|notify| !pass_notice_on(notify));
         }
         if ready.signals {
             while let Some(signal) = signals.next()? {
@@ -36,7 +40,7 @@ pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
         if (ready.signals || ready.process) && let Some(code) = reap(pid)? {
             break code;
         }
-        ready = wait_for_events(&pidfd, &signals, proxy.as_ref())?;
+        ready = wait_for_events(&pidfd, &signals, notify.as_ref(), proxy.as_ref())?;
     };
     if let Some(proxy) = proxy {
         proxy.drain();
@@ -48,11 +52,18 @@ pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
 struct Ready {
     process: bool,
     signals: bool,
+    notice: bool,
     streams: [bool; 2],
 }
 
-fn wait_for_events(pidfd: &impl std::os::fd::AsFd, signals: &Signals, proxy: Option<&Proxy>) -> Result<Ready> {
+fn wait_for_events(
+    pidfd: &impl std::os::fd::AsFd,
+    signals: &Signals,
+    notify: Option<&Notify>,
+    proxy: Option<&Proxy>,
+) -> Result<Ready> {
     let mut fds = vec![PollFd::new(pidfd, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+    fds.extend(notify.map(|notify| PollFd::new(notify, PollFlags::IN)));
     let streams = proxy.map(Proxy::waits).unwrap_or_default();
     let places = [streams[0].is_some(), streams[1].is_some()];
     fds.extend(streams.into_iter().flatten());
@@ -67,8 +78,17 @@ fn wait_for_events(pidfd: &impl std::os::fd::AsFd, signals: &Signals, proxy: Opt
     let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
     let mut next = || ready.next().unwrap_or(false);
     let (process, signals) = (next(), next());
+    let notice = notify.is_some() && next();
     let streams = places.map(|polled| polled && next());
-    Ok(Ready { process, signals, streams })
+    Ok(Ready { process, signals, notice, streams })
+}
+
+/// Passes a notification on to the service manager, which is to watch this command. True: there is no more to do.
+fn pass_notice_on(notify: &Notify) -> bool {
+    notify.pass_on(std::process::id() as i32).unwrap_or_else(|error| {
+        tracing::warn!("{error}");
+        true
+    })
 }
 
 fn pass_on(number: i32, pidfd: &impl std::os::fd::AsFd, proxy: Option<&Proxy>) -> Result<()> {

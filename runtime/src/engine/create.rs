@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use super::{Console, CreateOptions, Engine, Launched, Stdio, absolute, send_pidfd, write_pid_file};
+use super::{notify, Console, CreateOptions, Engine, Launched, Stdio, absolute, send_pidfd, write_pid_file};
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks;
@@ -49,7 +49,10 @@ impl Engine {
         let bundle = absolute(&options.bundle)?;
         let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
         let bytes = read_config(&bundle, &path)?;
-        let (spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
+        let (mut spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
+        if options.notify_socket.is_some() {
+            notify::add_to(&mut spec, &absolute(&self.root)?.join(id));
+        }
         let host = probe::host()?;
         let choices = CreateChoices {
             no_pivot: options.no_pivot,
@@ -68,10 +71,25 @@ impl Engine {
         faults::parent("reserved");
         reservation.entry().write_config(&bytes)?;
         let record = first_record(id, &spec, &bundle, &plan, host.euid)?;
+        if options.notify_socket.is_some() {
+            notify::make_directory(reservation.entry().path())?;
+        }
+        // Before the program, which may be ready at once; a gated one is listened to by start.
+        let notify = match options.notify_socket.take().filter(|_| !gated) {
+            Some(manager) => notify::Notify::bind(reservation.entry().path(), &manager)?,
+            None => None,
+        };
         let launched = self.launch(reservation.entry(), plan, &spec, &host, record, console, &mut options, gated)?;
         reservation.keep();
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
-        Ok(Launched { pid: launched.pid, pidfd: launched.pidfd, terminal })
+        let mut launched = Launched { pid: launched.pid, pidfd: launched.pidfd, terminal, notify };
+        if let Some(notify) = launched.notify.take_if(|_| options.detach)
+            && let Err(error) = notify.wait_and_tell(launched.pidfd.as_fd(), launched.pid)
+        {
+            // The container runs, which is what was asked for.
+            tracing::warn!("{error}");
+        }
+        Ok(launched)
     }
 
     #[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one container")]

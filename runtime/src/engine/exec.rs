@@ -81,7 +81,7 @@ impl Engine {
         };
         let child = launch(request, &mut moments)?;
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
-        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal })
+        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, notify: None })
     }
 }
 

@@ -16,6 +16,7 @@ mod create;
 mod delete;
 mod exec;
 mod inspect;
+mod notify;
 mod options;
 mod signal;
 
@@ -33,6 +34,7 @@ use crate::sys::process;
 
 pub use crate::plan::cgroup::CgroupManager;
 pub use crate::state::Status;
+pub use notify::Notify;
 pub use options::*;
 
 /// The engine over one root directory. It holds no state: any number of them, in any processes, may share a root.
@@ -76,11 +78,32 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::InvalidState`] unless it is in the state `created`.
     pub fn start(&self, id: &str) -> Result<()> {
+        self.open_gate(id, |_| Ok(())).map(|_| ())
+    }
+
+    /// Like [`Engine::start`]; then waits until the container says READY, or ends, and tells it to `manager`, the
+    /// caller's NOTIFY_SOCKET. Does not wait for a container that was created without a NOTIFY_SOCKET.
+    ///
+    /// # Errors
+    /// As for start; or the service manager cannot be told, while the container runs.
+    pub fn start_and_notify(&self, id: &str, manager: &Path) -> Result<()> {
+        let (container, notify) = self.open_gate(id, |container| Notify::bind(container.entry.path(), manager))?;
+        let (init, pid) = (container.init()?, container.record.init_process_pid);
+        // Its lock is not held while it takes its time.
+        drop(container);
+        match (notify, init) {
+            (Some(notify), Some(init)) => notify.wait_and_tell(init.as_fd(), pid),
+            _ => Ok(()),
+        }
+    }
+
+    fn open_gate<T>(&self, id: &str, before: impl FnOnce(&Container) -> Result<T>) -> Result<(Container, T)> {
         let container = self.load_locked(id)?;
         allow(Verb::Start, container.status()?, id)?;
+        let result = before(&container)?;
         crate::launch::gate::open(&container.entry.gate_path())?;
         create::poststart(&container.spec()?, &container.record);
-        Ok(())
+        Ok((container, result))
     }
 
     /// Freezes every process of the container.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::Notify;
 use crate::state::Status;
 
 /// Where a new process's standard input, output and error come from.
@@ -54,7 +55,7 @@ pub struct CreateOptions {
     pub preserve_fds: u32,
     /// Number of systemd socket-activation fds at 3 and up (the caller's LISTEN_FDS).
     pub listen_fds: u32,
-    /// NOTIFY_SOCKET of the caller: proxied into the container.
+    /// NOTIFY_SOCKET of the caller: READY is passed on to it from the container. With `detach`, run waits for that.
     pub notify_socket: Option<PathBuf>,
     /// Standard streams of init.
     pub stdio: Stdio,
@@ -114,6 +115,8 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// The terminal's master, with [`Console::Caller`] and [`Console::Proxied`].
     pub terminal: Option<OwnedFd>,
+    /// With [`CreateOptions::notify_socket`], after a run that does not detach: to be read while the caller waits.
+    pub notify: Option<Notify>,
 }
 
 /// What `state` prints (runtime.md, State, and what runc adds). Serialises in this order.

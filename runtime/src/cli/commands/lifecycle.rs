@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Args, Count, Flag, Global, Order, Verb};
+use crate::cli::inherited;
 use crate::engine::Engine;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sys::pattern::Pattern;
@@ -15,7 +16,7 @@ pub const START: Verb = Verb {
     flags: &[],
     order: Order::Anywhere,
     count: Count::Exactly(1),
-    run: |global, args| global.engine().start(args.argument(0)?).map(|()| 0),
+    run: start,
 };
 
 pub const PAUSE: Verb = Verb {
@@ -68,6 +69,15 @@ pub const DELETE: Verb = Verb {
     count: Count::Exactly(1),
     run: delete,
 };
+
+fn start(global: &Global, args: &Args) -> Result<i32> {
+    let (engine, id) = (global.engine(), args.argument(0)?);
+    match inherited::notify_socket() {
+        Some(manager) => engine.start_and_notify(id, &manager)?,
+        None => engine.start(id)?,
+    }
+    Ok(0)
+}
 
 fn kill(global: &Global, args: &Args) -> Result<i32> {
     let id = args.argument(0)?;
