@@ -313,8 +313,11 @@ fn working_directory(init: &mut Init) -> Result<()> {
     if cwd.as_os_str().is_empty() || cwd == Path::new("/") {
         return Ok(chdir(Path::new("/"))?);
     }
-    // Missing directories are made, as runc does, below the root that was entered.
-    let made = Dir::open_host(Path::new("/"))?.mkdir_all(&cwd, 0o755, Links::Follow).map(drop);
+    // Missing directories are made below the root that was entered; not by an exec, as with runc.
+    let made = match init.plan.rootfs {
+        Some(_) => Dir::open_host(Path::new("/"))?.mkdir_all(&cwd, 0o755, Links::Follow).map(drop),
+        None => Ok(()),
+    };
     let entered = made.and_then(|()| chdir(&cwd));
     match entered {
         // On a network file system the container's user may enter what root may not: try again as that user.

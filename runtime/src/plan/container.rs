@@ -233,8 +233,14 @@ pub fn build_exec(
     }
     if let Some(cwd) = &choices.cwd {
         plan.cwd.clone_from(cwd);
+        if !cwd.is_absolute() {
+            findings.deny("--cwd", format!("Cwd must be an absolute path, not {cwd:?}"), "");
+        }
     }
     if !choices.env.is_empty() {
+        for entry in choices.env.iter().filter(|entry| entry.find('=').is_none_or(|place| place == 0)) {
+            findings.deny("--env", format!("invalid environment variable: {entry:?}"), "write NAME=value");
+        }
         plan.env.extend(choices.env.iter().cloned());
         plan.env = process::dedup_env(&plan.env);
     }
@@ -246,16 +252,19 @@ pub fn build_exec(
     if let Some(user) = &choices.user {
         set_user(&mut plan, user);
     }
-    match process::parse_capabilities(&choices.capabilities) {
-        Ok(added) => {
-            plan.capabilities.bounding |= added;
-            plan.capabilities.effective |= added;
-            plan.capabilities.permitted |= added;
-            // Never inheritable: CVE-2022-29162. Ambient only where the configuration made it inheritable.
-            plan.capabilities.ambient |= added & plan.capabilities.inheritable;
-        }
-        Err(name) => findings.deny("--cap", format!("{name} is no capability"), "see capabilities(7) for the names"),
+    let (added, unknown) = process::parse_capabilities(&choices.capabilities);
+    if !unknown.is_empty() {
+        findings.warn(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
     }
+    if !own_user_namespace && added & !host.effective_capabilities != 0 {
+        let reason = format!("{:#x} cannot be given: the caller does not have it", added & !host.effective_capabilities);
+        findings.deny("--cap", reason, "leave it out, or give it to the caller");
+    }
+    plan.capabilities.bounding |= added;
+    plan.capabilities.effective |= added;
+    plan.capabilities.permitted |= added;
+    // Never inheritable: CVE-2022-29162. Ambient only where the configuration made it inheritable.
+    plan.capabilities.ambient |= added & plan.capabilities.inheritable;
     if plan.args.is_empty() {
         findings.deny("process.args", "there is no command to run", "give one");
     }

@@ -75,7 +75,7 @@ pub fn identify(user: &str, passwd: &str, group: &str) -> Result<Identity, Strin
     let uid = match (&entry, parse_id(name)) {
         (Some(entry), _) => entry.uid,
         (None, Some(uid)) => uid,
-        (None, None) => return Err(format!("user {name:?} is neither a decimal id nor in /etc/passwd")),
+        (None, None) => return Err(format!("user {name:?}: it is neither a decimal id nor in /etc/passwd")),
     };
     let gid = match group_name {
         Some(group_name) => match parse_id(group_name) {
@@ -83,7 +83,7 @@ pub fn identify(user: &str, passwd: &str, group: &str) -> Result<Identity, Strin
             None => group_entries(group)
                 .find(|(name, ..)| *name == group_name)
                 .map(|(_, gid, _)| gid)
-                .ok_or_else(|| format!("group {group_name:?} is neither a decimal id nor in /etc/group"))?,
+                .ok_or_else(|| format!("group {group_name:?}: it is neither a decimal id nor in /etc/group"))?,
         },
         None => entry.as_ref().map_or(0, |entry| entry.gid),
     };

@@ -170,14 +170,17 @@ fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mu
     sets
 }
 
-/// Bits of the named capabilities, `CAP_CHOWN` or `chown`; a name that no kernel has is the error.
-pub fn parse_capabilities(names: &[String]) -> Result<u64, String> {
-    names.iter().try_fold(0, |bits, name| {
+/// Bits of the named capabilities, `CAP_CHOWN` or `chown`, and the names that no kernel has.
+pub fn parse_capabilities(names: &[String]) -> (u64, Vec<String>) {
+    let (mut bits, mut unknown) = (0, Vec::new());
+    for name in names {
         let upper = name.to_ascii_uppercase();
-        let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        let capability: Capability = short.parse().map_err(|_| name.clone())?;
-        Ok(bits | 1 << capability_number(capability))
-    })
+        match upper.strip_prefix("CAP_").unwrap_or(&upper).parse::<Capability>() {
+            Ok(capability) => bits |= 1 << capability_number(capability),
+            Err(_) => unknown.push(name.clone()),
+        }
+    }
+    (bits, unknown)
 }
 
 /// The number in linux/capability.h.
@@ -318,8 +321,7 @@ mod tests {
 
     #[test]
     fn capability_names_are_read_in_both_spellings() {
-        let names = ["CAP_CHOWN", "kill"].map(str::to_owned);
-        assert_eq!(parse_capabilities(&names), Ok(1 | 1 << 5));
-        assert_eq!(parse_capabilities(&["CAP_X".to_owned()]), Err("CAP_X".to_owned()));
+        let names = ["CAP_CHOWN", "kill", "CAP_X"].map(str::to_owned);
+        assert_eq!(parse_capabilities(&names), (1 | 1 << 5, vec!["CAP_X".to_owned()]));
     }
 }

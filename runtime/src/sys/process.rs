@@ -341,9 +341,13 @@ pub fn take_inherited(fd: RawFd) -> SysResult<OwnedFd> {
 /// Resets every signal to its default and empties the signal mask: what a new program expects. Rust's runtime
 /// ignores SIGPIPE, and ignored signals survive an exec.
 pub fn reset_signals() -> SysResult<()> {
+    // The C library would refuse the two that it keeps to itself, which its posix_spawn leaves ignored. All zeroes is
+    // the kernel's sigaction for SIG_DFL: handler, flags, restorer, mask.
+    let default = [0u64; 4];
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler. SIGKILL, SIGSTOP and the C library's own give EINVAL, rightly.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the action is valid for the whole call, whose last argument is the size of its mask, and installs no
+        // handler. SIGKILL and SIGSTOP give EINVAL, rightly.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u8>(), 8usize) };
     }
     let empty = nix::sys::signal::SigSet::empty();
     empty.thread_set_mask().map_err(|errno| SysError::new("sigprocmask", "SIG_SETMASK, []", errno))

@@ -16,6 +16,12 @@ fn sleeper() -> Bundle {
 
 fn in_state(status: &str) -> Bundle {
     let bundle = sleeper();
+    bring_to(&bundle, status);
+    bundle
+}
+
+/// Makes the container and brings it into this state.
+pub fn bring_to(bundle: &Bundle, status: &str) {
     bundle.create();
     if status != "created" {
         bundle.ok(&["start", &bundle.id]);
@@ -26,7 +32,6 @@ fn in_state(status: &str) -> Bundle {
         _ => {}
     }
     bundle.wait_for(status);
-    bundle
 }
 
 const STATES: [&str; 4] = ["created", "running", "paused", "stopped"];

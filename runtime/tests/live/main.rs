@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod against_runc;
 mod helpers;
 mod hooks;
 mod lifecycle;
