@@ -2,7 +2,7 @@
 
 import json
 
-from kit import images
+from kit import host, images
 from kit.commands import check, contains, equal, wait_until
 from kit.suite import scenario
 
@@ -32,7 +32,10 @@ def verbs(runtime):
     runtime("create", "-b", bundle, "--pid-file", pid_file, "life", detached=True)
     equal(runtime.state("life")["status"], "created", "status")
     equal(int(pid_file.read_text()), runtime.state("life")["pid"], "the pid file")
+    status = host.status_of(runtime.state("life")["pid"])
+    check(status["Name"] != "probe", f"the program runs before start: {status['Name']}")
     runtime("start", "life")
+    wait_until(lambda: host.status_of(runtime.state("life")["pid"])["Name"] == "probe", "the program")
     equal(runtime.state("life")["status"], "running", "status")
     contains(runtime("exec", "life", "/probe", "status").out, "Seccomp", "exec")
     runtime("exec", "life", "/probe", "exit", "3", code=3)

@@ -1,5 +1,6 @@
 """AppArmor, on a kernel that has it."""
 
+from clients.docker_security import HARDENING, status
 from kit.commands import contains, equal, run
 from kit.suite import scenario
 
@@ -13,6 +14,15 @@ def docker_default(docker):
     equal(docker("exec", "aa", *read).text, "docker-default (enforce)", "exec's profile")
     free = ("--network", "none", "--security-opt", "apparmor=unconfined")
     equal(docker("run", "--rm", *free, "busybox", *read).text, "unconfined", "without it")
+
+
+@scenario("2 all hardening at once, with the default profile")
+def all_hardening(docker):
+    options = ("--network", "none", *HARDENING)
+    equal(docker("run", "--rm", *options, "busybox", "cat", "/proc/self/attr/current").text, "docker-default (enforce)", "the profile")
+    fields = status(docker, *options)
+    equal((fields["Uid"].split()[0], fields["NoNewPrivs"], fields["Seccomp"]), ("1000", "1", "2"), "Uid, NoNewPrivs, Seccomp")
+    docker("run", "--rm", *options, "busybox", "sh", "-c", "touch /tmp/x && ! touch /x 2>/dev/null")
 
 
 @scenario("7 docker-default denies what it says: a mount, though the container has SYS_ADMIN and no seccomp")

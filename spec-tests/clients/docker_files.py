@@ -1,6 +1,7 @@
 """Volumes, binds, tmpfs, and the logs."""
 
 from kit.commands import check, contains, equal, run, wait_until
+from kit.docker import DEBIAN
 from kit.suite import scenario
 
 
@@ -46,6 +47,15 @@ def propagation(docker):
         run("umount", "-R", outer)
 
 
+@scenario("21 an entry point that starts as root, owns the volume to a plain user, and becomes that user with gosu")
+def gosu(docker):
+    image = docker.need(DEBIAN)
+    script = 'chown -R www-data /data; exec gosu www-data "$@"'
+    out = docker("run", "--rm", "-v", "owned:/data", "--entrypoint", "sh", image, "-ec", script, "sh", "sh", "-c",
+                 "id -un; touch /data/mine; stat -c %U /data /data/mine; cat /proc/1/comm; grep CapEff /proc/self/status").out
+    equal(out.split(), ["www-data", "www-data", "www-data", "sh", "CapEff:", "0" * 16], "inside")
+
+
 @scenario("21 an anonymous volume is filled from the image and goes with --rm")
 def anonymous(docker):
     equal(docker("run", "--rm", "-v", "/etc", "busybox", "cat", "/etc/plain").text, "not a program", "filled")
@@ -73,8 +83,18 @@ def logs(docker):
     last = docker("logs", "--tail", "2", "ll")
     equal(len((last.out + last.err).splitlines()), 2, "lines of --tail 2")
     equal(docker("logs", "--since", "2099-01-01T00:00:00Z", "ll").out, "", "--since the future")
+    third = next(line for line in docker("logs", "-t", "ll").out.splitlines() if line.endswith("line 3"))
+    equal(docker("logs", "--since", third.split()[0], "ll").out.splitlines()[:2], ["line 3", "line 4"], "--since the third line")
     docker.start("--name", "ff", ["sh", "-c", "for i in 1 2 3; do echo tick $i; sleep 0.2; done"])
     equal(docker("logs", "-f", "ff").out, "tick 1\ntick 2\ntick 3\n", "-f follows to the end")
+
+
+@scenario("22 a burst of 64 MB is in the log to its last line")
+def logged_burst(docker):
+    total = 64 << 20
+    docker("run", "--name", "bb", "busybox", "probe", "burst", total)
+    count = run("sh", "-c", f"docker -H {docker.socket} logs bb | wc -c", timeout=120).text
+    equal(int(count), total, "bytes in the log")
 
 
 @scenario("22 a burst of 1 GB on stdout loses nothing")

@@ -2,6 +2,7 @@
 
 import json
 
+from clients.docker_limits import MIB, limit
 from clients.docker_network import answers
 from kit import host
 from kit.commands import check, contains, equal, run, wait_until
@@ -43,6 +44,10 @@ def nginx(docker):
                  ["nginx", "-g", "daemon off;"], image=image)
     contains(wait_until(lambda: answers("http://127.0.0.1:8080/"), "nginx to answer"), "hello from the volume", "the page")
     wait_until(lambda: docker.inspect("web", "State.Health.Status") == "healthy", "healthy")
+    equal(docker.inspect("web", "State.Status"), "running", "status")
+    equal(limit(docker, "web", "memory/memory.limit_in_bytes", "memory.max"), str(512 * MIB), "memory")
+    quota, wanted = (("cpu.max", "100000 100000") if host.pure_v2() else ("cpu/cpu.cfs_quota_us", "100000"))
+    equal(limit(docker, "web", quota, quota), wanted, "CPU")
     equal(docker("exec", "web", "sh", "-c", "echo $COLOUR $SHAPE; pwd; id -un; hostname").out,
           "blue round\n/tmp\nwww-data\nweb\n", "environment, workdir, user, hostname")
     contains(docker("logs", "web").out, "GET / HTTP", "the access log")

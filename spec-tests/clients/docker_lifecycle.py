@@ -51,11 +51,22 @@ def stop_handlers(docker):
     equal(docker.inspect("now", "State.ExitCode"), 137, "exit code after -t 0")
 
 
-@scenario("13 the exec form is PID 1 itself; the shell form has a shell as PID 1")
+@scenario("13 an image's STOPSIGNAL; the exec form gets it as PID 1, the shell form keeps it from the program")
 def process_one(docker):
-    equal(docker("run", "--rm", "busybox", "cat", "/proc/1/comm").text, "cat", "PID 1 of the exec form")
-    docker.start("--name", "shell", ["sh", "-c", "probe wait; true"])
-    equal(docker("exec", "shell", "cat", "/proc/1/comm").text, "sh", "PID 1 of the shell form")
+    context = docker.base / "stop-signal"
+    context.mkdir(exist_ok=True)
+    (context / "program").write_text("#!/bin/sh\ntrap 'echo stopped; exit 0' INT\necho ready\nwhile :; do sleep 0.1; done\n")
+    for form, command in (("exec-form", '["/bin/program"]'), ("shell-form", "/bin/program; true")):
+        (context / "Dockerfile").write_text("FROM busybox\nCOPY program /bin/\nRUN chmod 755 /bin/program\n"
+                                            f"STOPSIGNAL SIGINT\nCMD {command}\n")
+        docker("build", "-q", "-t", form, context)
+        docker("run", "-d", "--name", form, form)
+        wait_until(lambda one=form: "ready" in docker("logs", one).out, f"{form} to be ready")
+    equal(docker("exec", "exec-form", "cat", "/proc/1/comm").text, "program", "PID 1 of the exec form")
+    equal(docker("exec", "shell-form", "cat", "/proc/1/comm").text, "sh", "PID 1 of the shell form")
+    docker.together(("stop", "exec-form"), ("stop", "-t", "1", "shell-form"))
+    equal((docker("logs", "exec-form").out, docker.inspect("exec-form", "State.ExitCode")), ("ready\nstopped\n", 0), "exec form")
+    equal((docker("logs", "shell-form").out, docker.inspect("shell-form", "State.ExitCode")), ("ready\n", 137), "shell form")
 
 
 @scenario("15 pause is the freezer: memory, open files and a TCP connection survive; exec is refused meanwhile")
@@ -81,6 +92,24 @@ def pause(docker):
         line.settimeout(10)
         equal(line.recv(64), b"during\n", "the echo after unpause")
     equal(docker.inspect("pp", "State.Status"), "running", "status")
+
+
+@scenario("15 pause stops every process at once; memory and an open file go on where they were")
+def pause_counts(docker):
+    script = "exec 3>/count; i=0; while :; do i=$((i+1)); echo $i >&3; probe exit 0; done"
+    docker.start("--name", "pp", ["sh", "-c", script])
+
+    def counted():
+        docker("cp", "pp:/count", docker.base / "count")
+        return (docker.base / "count").read_text().split()
+
+    wait_until(lambda: len(counted()) > 3, "the counter")
+    docker("pause", "pp")
+    first = counted()
+    equal(counted(), first, "the count of a paused container")
+    docker("unpause", "pp")
+    later = wait_until(lambda: (lambda lines: lines if len(lines) > len(first) + 3 else None)(counted()), "the count to go on")
+    equal(later, [str(number) for number in range(1, len(later) + 1)], "nothing was lost or done twice")
 
 
 @scenario("15 stop and rm -f of a paused container")

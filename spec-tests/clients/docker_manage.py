@@ -20,6 +20,13 @@ def top_and_stats(docker):
     stats = wait_until(lambda: (lambda one: one if one["CPUPerc"] not in ("0.00%", "--") else None)(numbers()), "CPU use")
     check(stats["MemUsage"].endswith("/ 64MiB"), f"memory: {stats['MemUsage']}")
     check(int(stats["PIDs"]) >= 2, f"pids: {stats['PIDs']}")
+    stream = subprocess.Popen(docker.command("stats", "--format", "{{.Name}}", "tt"), stdout=subprocess.PIPE, text=True)
+    try:
+        lines = [stream.stdout.readline() for _ in range(3)]
+        check(all("tt" in line for line in lines), f"stats goes on: {lines}")
+    finally:
+        stream.kill()
+        stream.communicate()
 
 
 @scenario("23 events tell of create, start, exec, pause, die and destroy")

@@ -48,6 +48,10 @@ def bridges(docker):
     contains(docker("exec", "client", "nslookup", "server").out, address, "the name of another container")
     fetch = ("exec", "client", "probe", "fetch", f"{address}:8000")
     equal(wait_until(lambda: docker(*fetch, code=None).out, "the answer"), "probe\n", "the answer")
+    equal(docker("exec", "client", "wget", "-q", "-O-", "http://server:8000/").out, "probe\n", "the answer by name")
+    docker.start("--name", "inner", "--network", "back", ["probe", "serve", "8000"])
+    by_name = ("run", "--rm", "--network", "back", "busybox", "wget", "-q", "-O-", "http://inner:8000/")
+    equal(wait_until(lambda: docker(*by_name, code=None).out, "the answer inside"), "probe\n", "within the internal network")
     script = f"timeout 2 probe reach {address}:8000 && echo reached; exit 0"
     equal(docker("run", "--rm", "--network", "back", "busybox", "sh", "-c", script).out, "", "an internal network and another")
 

@@ -74,16 +74,6 @@ def descriptors(docker):
         equal(out.split(), ["0", "1", "2", "3"], "descriptors (3 is the directory that ls reads)")
 
 
-@scenario("10 cpuset 0,1: read back, seen by an exec, and updated")
-def cpuset(docker):
-    docker.start("--name", "cpus", "--cpuset-cpus", "0,1", ["probe", "wait"])
-    equal(limit(docker, "cpus", "cpuset/cpuset.cpus", "cpuset.cpus"), "0-1", "cpuset")
-    fields = host.parse_status(docker("exec", "cpus", "probe", "status").out)
-    equal(fields["Cpus_allowed_list"], "0-1", "exec's cpus")
-    docker("update", "--cpuset-cpus", "0", "cpus")
-    equal(limit(docker, "cpus", "cpuset/cpuset.cpus", "cpuset.cpus"), "0", "cpuset after update")
-
-
 @scenario("10 --cpus 1.5 is a quota of 150 percent")
 def cpus(docker):
     docker.start("--name", "cc", "--cpus", "1.5", ["probe", "wait"])

@@ -21,6 +21,9 @@ def privileged(docker):
     listing = docker("run", "--rm", "--privileged", "busybox", "sh", "-c", "ls /dev; grep ' /sys ' /proc/mounts").out
     contains(listing, "loop-control" if Path("/dev/loop-control").exists() else "null", "/dev")
     contains(listing, "sysfs rw", "/sys")
+    named = docker("run", "--rm", "--privileged", "--device", "/dev/zero:/dev/mine", "busybox", "sh", "-c",
+                   "head -c4 /dev/mine | wc -c; mknod /kmsg c 1 11 && : >/kmsg").text
+    equal(named, "4", "a device by another name, and one that was made inside")
     docker.start("--name", "pp", "--privileged", ["probe", "wait"])
     docker("exec", "pp", "sh", "-c", "mount -t tmpfs x /tmp")
 

@@ -1,5 +1,6 @@
 """Hardening: capabilities, no-new-privileges, read-only roots, users, seccomp, masked paths, user namespaces."""
 
+from clients.docker_limits import MIB, limit
 from kit import host
 from kit.commands import contains, equal
 from kit.suite import scenario
@@ -30,6 +31,9 @@ def all_hardening(docker):
     equal(caps(fields, "CapEff", "CapPrm", "CapBnd"), [0, 0, CHOWN], "capabilities of a plain user")
     script = "touch /tmp/x && ! touch /x 2>/dev/null && ! touch /etc/x 2>/dev/null"
     docker("run", "--rm", *HARDENING, "busybox", "sh", "-c", script)
+    docker.start("--name", "hard", *HARDENING, ["probe", "wait"])
+    for v1, v2, wanted in (("pids/pids.max", "pids.max", 50), ("memory/memory.limit_in_bytes", "memory.max", 64 * MIB)):
+        equal(limit(docker, "hard", v1, v2), str(wanted), v2)
 
 
 @scenario("3 a read-only root with two tmpfs mounts; tmpfs-size is kept")

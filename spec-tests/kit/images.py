@@ -13,7 +13,7 @@ from kit.commands import run
 
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
-DEBIAN_PACKAGES = "nginx-light,python3-minimal,systemd-sysv,dbus"
+DEBIAN_PACKAGES = "nginx-light,python3-minimal,systemd-sysv,dbus,gosu"
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
 GROUP = "root:x:0:\napp:x:1000:\nextra:x:2000:app\n"
 
@@ -44,13 +44,14 @@ def probe():
 
 
 def debian():
-    """A Debian root made by debootstrap, cached under target/."""
+    """A Debian root made by debootstrap, cached under target/ until another package is wanted."""
     root = host.CACHE / "debian"
-    if not (root / "etc" / "complete").exists():
+    mark = root / "etc" / "complete"
+    if not mark.exists() or mark.read_text() != DEBIAN_PACKAGES:
         host.CACHE.mkdir(parents=True, exist_ok=True)
         fresh = host.CACHE / f"debian.{os.getpid()}"
         run("debootstrap", "--variant=minbase", f"--include={DEBIAN_PACKAGES}", SUITE, fresh, MIRROR, timeout=900)
-        (fresh / "etc" / "complete").touch()
+        (fresh / "etc" / "complete").write_text(DEBIAN_PACKAGES)
         shutil.rmtree(root, ignore_errors=True)
         fresh.rename(root)
     return root

@@ -17,7 +17,8 @@ class Suite:
     needs: set = field(default_factory=set)
 
 
-_DOCKER = ["lifecycle", "exits", "security", "limits", "network", "terminal", "images", "files", "manage", "options"]
+_DOCKER = ["lifecycle", "exits", "security", "limits", "network", "terminal", "images", "files", "manage", "options",
+           "cpuset"]
 
 SUITES = {
     "docker": Suite(Docker, [f"clients.docker_{part}" for part in _DOCKER], needs={"debian"}),
@@ -26,7 +27,7 @@ SUITES = {
                        bed=["uml"], needs={"debian"}),
     "podman": Suite(Podman, ["clients.podman"]),
     "podman-v2": Suite(Podman, ["clients.podman", "clients.podman_v2"], bed=["uml"]),
-    "apparmor": Suite(DockerWithoutNetwork, ["clients.docker_apparmor"], bed=["qemu"]),
+    "apparmor": Suite(DockerWithoutNetwork, ["clients.docker_apparmor", "clients.docker_cpuset"], bed=["qemu"]),
     "bundles": Suite(Runtime, ["bundles.static", "bundles.debian"], needs={"debian"}),
     "limits": Suite(Runtime, ["limits.v2"], bed=["uml"]),
     "limits-systemd": Suite(SystemdRuntime, ["limits.systemd"], bed=["uml", "--systemd"]),
