@@ -27,6 +27,12 @@ pub struct Record {
     pub oci_version: String,
     /// The caller's user id.
     pub owner: u32,
+    /// The configuration's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// It has a pid namespace of its own, whose processes end with init.
+    pub own_pids: bool,
+    /// There are poststop hooks to run at its end.
+    pub poststop: bool,
     /// Facts of the configuration that other tools read.
     pub config: RecordConfig,
     /// The cgroup's directory by controller, the empty name for the unified one.

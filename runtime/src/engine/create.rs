@@ -377,8 +377,8 @@ fn join_fds(
 
 fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &ContainerPlan, owner: u32) -> Result<Record> {
     let rootfs = plan.init.rootfs.as_ref().map(|rootfs| rootfs.root.clone()).unwrap_or_default();
-    let mut labels: Vec<String> =
-        container::annotations(spec).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let annotations = container::annotations(spec);
+    let mut labels: Vec<String> = annotations.iter().map(|(name, value)| format!("{name}={value}")).collect();
     labels.push(format!("bundle={}", bundle.display()));
     Ok(Record {
         id: id.to_owned(),
@@ -388,6 +388,9 @@ fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &ContainerPlan, owne
         bundle: bundle.to_owned(),
         oci_version: spec.version().clone(),
         owner,
+        annotations,
+        own_pids: plan.namespaces.is_new(NamespaceKind::Pid),
+        poststop: !plan.hooks.poststop.is_empty(),
         config: RecordConfig { rootfs, labels },
         cgroup_paths: BTreeMap::new(),
         namespace_paths: BTreeMap::new(),

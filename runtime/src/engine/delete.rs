@@ -94,17 +94,19 @@ impl Container {
     /// interrupted can be repeated.
     fn forget(&self) -> Result<()> {
         self.cgroup().destroy()?;
-        match self.spec() {
-            Ok(spec) => {
-                let hooks = crate::plan::hooks::build(spec.hooks().as_ref(), &mut Findings::default());
-                if !hooks.poststop.is_empty() {
-                    let state = container::hook_state(&spec, &self.id, &self.record.bundle).json("stopped", 0);
-                    let failed = hooks::run_all(&hooks.poststop, &state);
-                    failed.iter().for_each(|error| tracing::warn!("{error}"));
-                }
+        if self.record.poststop {
+            match self.spec() {
+                Ok(spec) => self.poststop(&spec),
+                Err(error) => tracing::warn!("the poststop hooks are not run: {error}"),
             }
-            Err(error) => tracing::warn!("the poststop hooks are not run: {error}"),
         }
         self.entry.remove()
+    }
+
+    /// Runs the poststop hooks. Their failures only warn (runtime.md, Lifecycle).
+    fn poststop(&self, spec: &oci_spec::runtime::Spec) {
+        let hooks = crate::plan::hooks::build(spec.hooks().as_ref(), &mut Findings::default());
+        let state = container::hook_state(spec, &self.id, &self.record.bundle).json("stopped", 0);
+        hooks::run_all(&hooks.poststop, &state).iter().for_each(|error| tracing::warn!("{error}"));
     }
 }

@@ -6,7 +6,7 @@ use oci_spec::runtime::Spec;
 use super::{Container, Engine, State, Status};
 use crate::cgroup::{OomWatch, Stats};
 use crate::error::{ErrorKind, Result};
-use crate::plan::{container, passwd};
+use crate::plan::passwd;
 use crate::state::{Verb, allow};
 use crate::store;
 
@@ -76,11 +76,6 @@ impl Engine {
 impl Container {
     fn state(&self) -> Result<State> {
         let status = self.status()?;
-        let annotations = match self.entry.read_config() {
-            Ok(bytes) => container::annotations(&crate::plan::config::parse(&bytes)?.0),
-            Err(_) if status == Status::Creating => Default::default(),
-            Err(error) => return Err(error),
-        };
         let record = &self.record;
         let live = !matches!(status, Status::Stopped | Status::Creating);
         Ok(State {
@@ -91,7 +86,7 @@ impl Container {
             bundle: record.bundle.clone(),
             rootfs: record.config.rootfs.clone(),
             created: record.created.clone(),
-            annotations: (!annotations.is_empty()).then_some(annotations),
+            annotations: Some(record.annotations.clone()).filter(|annotations| !annotations.is_empty()),
             owner: owner(record.owner),
         })
     }

@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 
 use super::{Container, Engine, Status};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::namespaces::{NamespaceKind, NamespacePlan};
 use crate::state::{Verb, allow};
 use crate::sys::process;
 
@@ -24,7 +23,7 @@ impl Engine {
             return container.cgroup().kill_all(signal);
         }
         allow(Verb::Kill, status, id)?;
-        if signal == libc::SIGKILL && !container.has_own_pids()? {
+        if signal == libc::SIGKILL && !container.record.own_pids {
             return container.cgroup().kill_all(signal);
         }
         container.signal_init(signal)?;
@@ -37,11 +36,6 @@ impl Engine {
 }
 
 impl Container {
-    /// The container has a pid namespace of its own: all its processes end with init.
-    pub(super) fn has_own_pids(&self) -> Result<bool> {
-        Ok(NamespacePlan::new(&self.spec()?).is_new(NamespaceKind::Pid))
-    }
-
     pub(super) fn signal_init(&self, signal: i32) -> Result<()> {
         let gone = || Error::new(ErrorKind::NotRunning, "container not running");
         let pidfd = self.init()?.ok_or_else(gone)?;
