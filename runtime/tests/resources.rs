@@ -126,12 +126,22 @@ fn a_create_and_a_forced_delete_at_once_leave_a_whole_container_or_none() {
     }
 }
 
+/// A second container of a bundle, deleted also by a test that fails.
+struct Removed<'a>(&'a Bundle, String);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        self.0.brig(&["delete", "-f", &self.1]);
+    }
+}
+
 #[test]
 fn a_full_state_root_fails_a_create_and_harms_nobody() {
     let bundle = bundle(&["sleep", "1000"]);
     let tiny = Tiny::new(&bundle.state_root(), "size=256k");
     let path = bundle.path().to_str().unwrap();
     let other = format!("brig-peer-{}", std::process::id());
+    let _removed = Removed(&bundle, other.clone());
     let mut config = bundle.config.clone();
     config["linux"]["cgroupsPath"] = json!(format!("/{other}"));
     fs::write(bundle.path().join("other.json"), config.to_string()).unwrap();
@@ -154,6 +164,10 @@ fn a_full_state_root_fails_a_create_and_harms_nobody() {
     }
     assert!(succeeded, "a few pages were not enough");
     tiny.fill(0);
+    if !pids_hierarchy().join(&other).join("pids.max").exists() {
+        eprintln!("not tested further: no pids controller");
+        return;
+    }
     // What cannot be put on record is not done either.
     let limit = || fs::read_to_string(pids_hierarchy().join(&other).join("pids.max")).unwrap();
     let before = limit();
@@ -287,6 +301,10 @@ fn without_pids_a_container_is_not_made() {
     let bundle = bundle(&["true"]);
     let group = Group::new(pids_hierarchy().join(format!("{}-around", bundle.id)));
     let path = bundle.path().to_str().unwrap();
+    if !group.0.join("pids.max").exists() {
+        eprintln!("not tested: no pids controller");
+        return;
+    }
     let mut results = Vec::new();
     for limit in 1..8 {
         fs::write(group.0.join("pids.max"), limit.to_string()).unwrap();
