@@ -12,4 +12,5 @@ mod lifecycle;
 mod namespaces;
 mod process;
 mod seccomp_live;
+mod security;
 mod terminal;
