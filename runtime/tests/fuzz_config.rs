@@ -12,7 +12,7 @@ use brig::plan::host::CgroupLayout;
 use brig::plan::{Host, config};
 use serde_json::{Map, Value, json};
 
-const DEFAULT_CASES: u64 = 30_000;
+const DEFAULT_CASES: u64 = 20_000;
 /// How much memory may be in use more at the end than after the first tenth, in KiB.
 const GROWTH: u64 = 16 * 1024;
 
