@@ -312,10 +312,6 @@ fn one(
     let at = |field: &str| format!("mounts[{index}].{field}");
     let before = findings.violations.len();
     let parsed = options::parse(mount.options().as_deref().unwrap_or_default());
-    let mapped = [mount.uid_mappings(), mount.gid_mappings()].iter().any(|map| map.as_ref().is_some_and(|m| !m.is_empty()));
-    if parsed.idmap || mapped {
-        findings.deny(at("options"), "idmapped mounts are not supported", "drop idmap, ridmap and the mappings");
-    }
     if mount.destination().as_os_str().is_empty() {
         findings.deny(at("destination"), "it is empty", "give an absolute path");
     } else if !mount.destination().is_absolute() {

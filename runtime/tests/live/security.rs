@@ -123,9 +123,9 @@ fn links_in_the_image_do_not_lead_to_the_host() {
     let outside = tempfile::tempdir().unwrap();
     let mut bundle = script("true");
     symlink(outside.path(), bundle.rootfs("dev")).unwrap();
-    symlink(outside.path(), bundle.rootfs("work")).unwrap();
-    bundle.config["process"]["cwd"] = json!("/work/deeper");
-    bundle.config["linux"]["devices"] = json!([{"path": "/work/zero", "type": "c", "major": 1, "minor": 5}]);
+    symlink(outside.path(), bundle.rootfs("there")).unwrap();
+    bundle.config["process"]["cwd"] = json!("/there/deeper");
+    bundle.config["linux"]["devices"] = json!([{"path": "/there/zero", "type": "c", "major": 1, "minor": 5}]);
     let run = bundle.run();
     // Refused or made inside: both are fine.
     assert!(run.status.code().is_some(), "{}", show(&run));

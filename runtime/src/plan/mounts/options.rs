@@ -149,8 +149,6 @@ pub struct Parsed {
     pub source_nofollow: bool,
     /// See [`Meaning::TargetNoFollow`].
     pub target_nofollow: bool,
-    /// See [`Meaning::IdMap`].
-    pub idmap: bool,
     /// The file system's own options: name, and value if there was a `=`.
     pub data: Vec<(String, Option<String>)>,
 }
@@ -175,8 +173,9 @@ pub fn parse<S: AsRef<str>>(options: &[S]) -> Parsed {
             Some(Meaning::CopySymlink) => parsed.copy_symlink = true,
             Some(Meaning::SourceNoFollow) => parsed.source_nofollow = true,
             Some(Meaning::TargetNoFollow) => parsed.target_nofollow = true,
-            Some(Meaning::IdMap) => parsed.idmap = true,
-            None if option.starts_with("idmap=") || option.starts_with("ridmap=") => parsed.idmap = true,
+            // Refused by plan::checks, with its place.
+            Some(Meaning::IdMap) => {}
+            None if option.starts_with("idmap=") || option.starts_with("ridmap=") => {}
             // Several of the file system's options may come as one string, as in fstab.
             None => parsed.data.extend(split_data(option)),
         }
