@@ -73,10 +73,11 @@ class Podman:
         return [str(path) for path in cgroups if path.name != CONMON] + run(self.runtime, "list", "-q").out.split()
 
     def close(self):
-        """Removes what podman itself keeps between its commands: its storage's mount, its monitors' cgroup."""
+        """Removes what podman itself keeps: mounts of its storage and of network namespaces, its monitors' cgroup."""
         for root in host.cgroups_named(self.parent):
             isolate.remove_cgroup(root / CONMON)
-        run("umount", self.base / "data" / "overlay", code=None)
+        for mount in (self.base / "data" / "overlay", "/run/netns"):
+            run("umount", mount, code=None)
 
 
 def _may_raise_limits():

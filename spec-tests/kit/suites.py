@@ -25,7 +25,7 @@ SUITES = {
     "docker-userns": Suite(DockerWithUserns, ["clients.docker_userns"]),
     "docker-v2": Suite(DockerWithoutNetwork, [f"clients.docker_{part}" for part in ("limits", "privileged", "v2")],
                        bed=["uml"], needs={"debian"}),
-    "podman": Suite(Podman, ["clients.podman"]),
+    "podman": Suite(Podman, ["clients.podman", "clients.podman_network"]),
     "podman-v2": Suite(Podman, ["clients.podman", "clients.podman_v2"], bed=["uml"]),
     "apparmor": Suite(DockerWithoutNetwork, ["clients.docker_apparmor", "clients.docker_cpuset"], bed=["qemu"]),
     "bundles": Suite(Runtime, ["bundles.static", "bundles.debian"], needs={"debian"}),

@@ -14,7 +14,7 @@ use crate::hooks;
 use crate::launch::parent::{IdMaps, Launch, Moments, launch};
 use crate::launch::{faults, gate};
 use crate::plan::container::{self, ContainerPlan, CreateChoices};
-use crate::plan::hooks::HooksPlan;
+use crate::plan::hooks::{Hook, HooksPlan};
 use crate::plan::init::{HookState, InitPlan};
 use crate::plan::mounts::{CgroupHierarchy, CgroupMounts};
 use crate::plan::namespaces::NamespaceKind;
@@ -160,25 +160,32 @@ impl Engine {
         };
         let Making { cgroup, record, .. } = making;
         cgroup.keep();
-        if !gated {
-            poststart_hooks(&hooks, &container::hook_state(spec, &record.id, &record.bundle), record.init_process_pid);
+        if let (false, Some(hooks)) = (gated, Poststart::of(spec, &record)) {
+            hooks.run();
         }
         Ok(child)
     }
 }
 
-/// Runs the poststart hooks of a container that was started. Their failures only warn (runtime.md, Lifecycle).
-pub(super) fn poststart(spec: &Spec, record: &Record) {
-    let hooks = crate::plan::hooks::build(spec.hooks().as_ref(), &mut Findings::default());
-    poststart_hooks(&hooks, &container::hook_state(spec, &record.id, &record.bundle), record.init_process_pid);
+/// The poststart hooks of a container that has some.
+pub(super) struct Poststart {
+    hooks: Vec<Hook>,
+    state: HookState,
+    pid: i32,
 }
 
-fn poststart_hooks(hooks: &HooksPlan, state: &HookState, pid: i32) {
-    if hooks.poststart.is_empty() {
-        return;
+impl Poststart {
+    pub(super) fn of(spec: &Spec, record: &Record) -> Option<Poststart> {
+        let hooks = crate::plan::hooks::build(spec.hooks().as_ref(), &mut Findings::default()).poststart;
+        let state = || container::hook_state(spec, &record.id, &record.bundle);
+        (!hooks.is_empty()).then(|| Poststart { hooks, state: state(), pid: record.init_process_pid })
     }
-    let failed = hooks::run_all(&hooks.poststart, &state.json("running", pid));
-    failed.iter().for_each(|error| tracing::warn!("{error}"));
+
+    /// Runs them, which comes after the program's start. Their failures only warn (runtime.md, Lifecycle).
+    pub(super) fn run(&self) {
+        let failed = hooks::run_all(&self.hooks, &self.state.json("running", self.pid));
+        failed.iter().for_each(|error| tracing::warn!("{error}"));
+    }
 }
 
 /// A cgroup that is removed when it is dropped before [`CgroupGuard::keep`].

@@ -23,6 +23,7 @@ mod signal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::cgroup::Cgroup;
@@ -101,8 +102,14 @@ impl Engine {
         let container = self.load_locked(id)?;
         allow(Verb::Start, container.status()?, id)?;
         let result = before(&container)?;
-        crate::launch::gate::open(&container.entry.gate_path())?;
-        create::poststart(&container.spec()?, &container.record);
+        // Callers watch the container for what happens to it from when this returns: nothing that takes time may be
+        // between the gate and the end.
+        let poststart = create::Poststart::of(&container.spec()?, &container.record);
+        let opened = crate::launch::gate::open(&container.entry.gate_path())?;
+        if let Some(hooks) = poststart {
+            opened.wait_executed()?;
+            hooks.run();
+        }
         Ok((container, result))
     }
 
@@ -159,7 +166,8 @@ impl Container {
             return Ok(None);
         }
         let pidfd = match process::pidfd_open(pid) {
-            Err(error) if error.errno() == nix::errno::Errno::ESRCH => return Ok(None),
+            // EINVAL: the number is still that of a process group or session whose leader is gone.
+            Err(error) if matches!(error.errno(), Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             other => other?,
         };
         let stat = Proc::open()?.pid_stat(pid)?;

@@ -3,8 +3,10 @@
 //! Both ends are opened without waiting for each other. Init inherits an end that reads and writes, so its read
 //! never sees an end of file; it blocks on one byte. `start` opens the other end for writing, which fails with
 //! ENXIO when no init waits any more, writes the byte, and removes the fifo: with it, the status `created` is gone.
+//! Init keeps its end until the program's exec closes it, which is how `start` sees that the program runs.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,17 +26,36 @@ pub fn make(path: &Path) -> Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty()).map_err(error("open"))?)
 }
 
-/// Init's side: waits for the byte.
-pub fn wait(gate: OwnedFd) -> Result<()> {
-    let mut byte = [0];
-    std::fs::File::from(gate).read_exact(&mut byte).context("unable to wait for start")
+/// Init's side: waits for the byte. The end that it gives back is open until the program is executed.
+pub fn wait(gate: OwnedFd) -> Result<OwnedFd> {
+    let mut gate = File::from(gate);
+    gate.read_exact(&mut [0]).context("unable to wait for start")?;
+    Ok(gate.into())
+}
+
+/// The gate once it is open, from the side of `start`.
+pub struct Opened(File);
+
+impl Opened {
+    /// Waits until the program was executed, or init has ended before.
+    pub fn wait_executed(&self) -> Result<()> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        // The writing end of a fifo that nobody can read from is in error (poll(2)), which needs no asking for.
+        let mut gate = [PollFd::new(&self.0, PollFlags::empty())];
+        while let Err(error) = poll(&mut gate, None) {
+            if error != rustix::io::Errno::INTR {
+                return Err(SysError::from_rustix("poll", "the gate", error).into());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The side of `start`.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidState`] when init has ended.
-pub fn open(path: &Path) -> Result<()> {
+pub fn open(path: &Path) -> Result<Opened> {
     let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
     let unable = || format!("unable to open the gate {}", path.display());
     let mut gate = match std::fs::OpenOptions::new().write(true).custom_flags(nonblocking).open(path) {
@@ -44,7 +65,8 @@ pub fn open(path: &Path) -> Result<()> {
         other => other.with_context(unable)?,
     };
     gate.write_all(&[0]).with_context(unable)?;
-    std::fs::remove_file(path).with_context(|| format!("unable to remove the gate {}", path.display()))
+    std::fs::remove_file(path).with_context(|| format!("unable to remove the gate {}", path.display()))?;
+    Ok(Opened(gate))
 }
 
 #[cfg(test)]
@@ -57,10 +79,14 @@ mod tests {
         let path = directory.path().join("exec.fifo");
         let end = make(&path).unwrap();
         let waiter = std::thread::spawn(move || wait(end));
-        open(&path).unwrap();
-        waiter.join().unwrap().unwrap();
+        let opened = open(&path).unwrap();
+        let end = waiter.join().unwrap().unwrap();
+        let watcher = std::thread::spawn(move || opened.wait_executed());
+        assert!(!watcher.is_finished());
+        drop(end);
+        watcher.join().unwrap().unwrap();
         assert!(!path.exists());
         drop(make(&path).unwrap());
-        assert_eq!(open(&path).unwrap_err().kind(), ErrorKind::InvalidState);
+        assert_eq!(open(&path).err().map(|error| error.kind()), Some(ErrorKind::InvalidState));
     }
 }

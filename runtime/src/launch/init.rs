@@ -35,6 +35,8 @@ pub(super) struct Init {
     pub seccomp: Option<Filter>,
     /// The program's path, once it was looked up.
     pub program: Option<std::ffi::CString>,
+    /// This end of the gate, once it is open; the exec closes it.
+    pub gate: Option<OwnedFd>,
     /// chdir was refused to the privileged user, and is tried again as the container's.
     pub chdir_later: bool,
 }
@@ -97,6 +99,7 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
         terminal: None,
         seccomp: None,
         program: None,
+        gate: None,
         chdir_later: false,
     };
     let error = match steps::walk(&mut init) {

@@ -398,8 +398,7 @@ fn credentials(init: &mut Init) -> Result<()> {
     const CAP_SYS_ADMIN: u64 = 1 << 21;
     let process = &init.plan.process;
     let wanted = process.capabilities;
-    let last: u8 = init.proc.read_to_string("sys/kernel/cap_last_cap")?.trim().parse().unwrap_or(63);
-    cred::limit_bounding(wanted.bounding, last).context("unable to limit the bounding set")?;
+    cred::limit_bounding(wanted.bounding).context("unable to limit the bounding set")?;
     cred::keep_capabilities()?;
     match cred::set_groups(&process.groups) {
         Err(error) if process.groups.is_empty() && error.errno() == nix::errno::Errno::EPERM => {}
@@ -443,7 +442,8 @@ fn wait_at_gate(init: &mut Init) -> Result<()> {
     let Some(number) = init.plan.gate else { return Ok(()) };
     // The parent has gone, or goes now: it does not wait for the program.
     init.channel = None;
-    gate::wait(take(number)?)
+    init.gate = Some(gate::wait(take(number)?)?);
+    Ok(())
 }
 
 fn start_hooks(init: &mut Init) -> Result<()> {

@@ -63,11 +63,16 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Sys
     check(result, "capset", || format!("effective {effective:#x}, permitted {permitted:#x}, inheritable {inheritable:#x}"))
 }
 
-/// Drops every capability up to `last` that is not in `keep` from the bounding set. Needs CAP_SETPCAP.
-pub fn limit_bounding(keep: u64, last: u8) -> SysResult<()> {
-    for capability in (0..=last).filter(|capability| keep & (1 << capability) == 0) {
+/// Drops every capability that the kernel knows and that is not in `keep` from the bounding set. Needs CAP_SETPCAP.
+/// The kernel itself says where they end, with EINVAL (capabilities(7)): no file need be opened for that, which a
+/// small limit on open files would forbid.
+pub fn limit_bounding(keep: u64) -> SysResult<()> {
+    for capability in (0u8..64).filter(|capability| keep & (1 << capability) == 0) {
         // SAFETY: integers only.
         let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+        if result < 0 && nix::errno::Errno::last() == nix::errno::Errno::EINVAL {
+            break;
+        }
         check(result.into(), "prctl", || format!("PR_CAPBSET_DROP, {capability}"))?;
     }
     Ok(())

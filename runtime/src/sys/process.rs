@@ -248,7 +248,7 @@ fn wait_id(pidfd: BorrowedFd, options: libc::c_int) -> SysResult<Option<Exit>> {
 /// pidfd_open(2), close-on-exec.
 ///
 /// # Errors
-/// ESRCH when no process has this pid.
+/// ESRCH when no process has this pid; EINVAL when it is that of a thread, or only of a process group or session.
 pub fn pidfd_open(pid: i32) -> SysResult<OwnedFd> {
     // SAFETY: plain integers go in.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };

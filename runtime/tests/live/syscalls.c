@@ -57,8 +57,8 @@ static void probe(int is_compat, long number) {
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        // What waits for ever is ended by the alarm.
-        struct itimerval limit = {{0, 0}, {0, 30000}};
+        // What waits for ever is ended by the alarm, which must be late enough for a slow machine.
+        struct itimerval limit = {{0, 0}, {0, 250000}};
         struct rlimit no_core = {0, 0};
         setitimer(ITIMER_REAL, &limit, NULL);
         setrlimit(RLIMIT_CORE, &no_core);
