@@ -31,6 +31,8 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// It has a pid namespace of its own, whose processes end with init.
     pub own_pids: bool,
+    /// There are poststart hooks to run after its start.
+    pub poststart: bool,
     /// There are poststop hooks to run at its end.
     pub poststop: bool,
     /// Facts of the configuration that other tools read.

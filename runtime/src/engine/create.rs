@@ -397,6 +397,7 @@ fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &ContainerPlan, owne
         owner,
         annotations,
         own_pids: plan.namespaces.is_new(NamespaceKind::Pid),
+        poststart: !plan.hooks.poststart.is_empty(),
         poststop: !plan.hooks.poststop.is_empty(),
         config: RecordConfig { rootfs, labels },
         cgroup_paths: BTreeMap::new(),

@@ -104,7 +104,10 @@ impl Engine {
         let result = before(&container)?;
         // Callers watch the container for what happens to it from when this returns: nothing that takes time may be
         // between the gate and the end.
-        let poststart = create::Poststart::of(&container.spec()?, &container.record);
+        let poststart = match container.record.poststart {
+            true => create::Poststart::of(&container.spec()?, &container.record),
+            false => None,
+        };
         let opened = crate::launch::gate::open(&container.entry.gate_path())?;
         if let Some(hooks) = poststart {
             opened.wait_executed()?;
