@@ -269,6 +269,9 @@ impl Cgroup {
     /// Removes the cgroup with all cgroups below it. Processes that are ending are waited for. A cgroup that is gone
     /// already is fine.
     pub fn destroy(&self) -> Result<()> {
+        if self.oom_kills().is_ok_and(|kills| kills > 0) {
+            oom::let_kills_be_seen();
+        }
         let mut first = self.record.unit.as_ref().and_then(|unit| systemd::stop(unit).err());
         let mut done: Vec<&PathBuf> = Vec::new();
         for path in self.record.paths.values() {

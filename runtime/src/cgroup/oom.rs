@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
@@ -21,6 +22,18 @@ pub(super) fn kills(path: &Path, unified: bool) -> Result<u64> {
         Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENODEV) => Ok(0),
         Err(error) => Err(error.into()),
     }
+}
+
+/// How long those who watch a cgroup have to read what its last notification was about. The kernel holds one back for
+/// 10 ms after the one before (cgroup_file_notify in kernel/cgroup/cgroup.c), and running out of memory makes many.
+const TIME_TO_READ: Duration = Duration::from_millis(100);
+
+/// Gives containerd's shim, conmon and the like the time to see that the OOM killer has been at work, before the cgroup
+/// is removed: its last notification comes after the end of the process that was killed, and is lost with the cgroup.
+/// Nothing tells whether they have read it, so this is a plain pause, for containers alone in which something was
+/// killed.
+pub(super) fn let_kills_be_seen() {
+    std::thread::sleep(TIME_TO_READ);
 }
 
 /// What an [`OomWatch`] has seen.
