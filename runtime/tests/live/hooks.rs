@@ -172,6 +172,17 @@ fn a_hook_that_cannot_be_started_is_named() {
 }
 
 #[test]
+fn poststart_waits_for_the_program() {
+    let mut bundle = bundle();
+    bundle.config["hooks"]["startContainer"] = json!([hook(&bundle, "startContainer", "sleep 1; echo slept >>/log")]);
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    let found = moments(&bundle);
+    let place = |name: &str| found.iter().position(|moment| moment == name);
+    assert!(place("slept").is_some() && place("slept") < place("poststart"), "{found:?}");
+}
+
+#[test]
 fn hooks_get_the_configured_environment_alone() {
     let mut bundle = script("true");
     let log = bundle.path().join("env");
