@@ -1,7 +1,6 @@
 """Podman where the host is pure cgroup v2 and has every capability."""
 
-from kit.commands import contains, equal
-from kit.podman import BUSYBOX
+from kit.commands import check, contains, equal
 from kit.suite import scenario
 
 MIB = 1 << 20
@@ -14,11 +13,14 @@ def memory(podman):
         equal(podman("exec", "m", "cat", f"/sys/fs/cgroup/{name}").text, str(wanted * MIB), name)
 
 
-@scenario("8 out of memory: inspect says OOMKilled (podman's monitor sees it on pure v2 alone)")
+@scenario("8 out of memory: an exec is killed, the cgroup says so, and the container lives on")
 def out_of_memory(podman):
-    words = podman.run_words("--name", "hog", "-m", "24m", "--memory-swap", "24m")
-    podman(*words, BUSYBOX, "probe", "hog", "100", code=137)
-    equal(podman.inspect("hog", "State.OOMKilled"), True, "OOMKilled")
+    # Not inspect's OOMKilled: Podman 4.3's monitor misses it here with every runtime.
+    podman.start("--name", "hog", "-m", "24m", "--memory-swap", "24m", ["probe", "wait"])
+    podman("exec", "hog", "probe", "hog", "100", code=137)
+    lines = podman("exec", "hog", "cat", "/sys/fs/cgroup/memory.events").out.splitlines()
+    check(int(dict(line.split() for line in lines)["oom_kill"]) >= 1, f"memory.events: {lines}")
+    equal(podman.inspect("hog", "State.Status"), "running", "status")
 
 
 @scenario("privileged: every capability, devices")
