@@ -10,7 +10,6 @@ pub mod hooks;
 pub mod host;
 pub mod idmap;
 pub mod init;
-pub mod lsm;
 pub mod mounts;
 pub mod namespaces;
 pub mod passwd;
