@@ -33,7 +33,7 @@ pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
             notify = notify.filter(|notify| !pass_notice_on(notify));
         }
         if ready.signals {
-            while let Some(signal) = signals.next()? {
+            while let Some(signal) = signals.read()? {
                 pass_on(signal, &pidfd, proxy.as_ref())?;
             }
         }

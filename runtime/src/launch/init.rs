@@ -89,7 +89,10 @@ fn receive() -> Result<(InitPlan, InitEnd)> {
 fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()> {
     let proc = match prepare() {
         Ok(proc) => proc,
-        Err(error) => return Err(say(&channel, &error)),
+        Err(error) => {
+            say(&channel, &error);
+            return Err(());
+        }
     };
     let mut init = Init {
         plan,
@@ -107,13 +110,11 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
         Err(error) => error,
     };
     match &init.channel {
-        Some(channel) => Err(say(channel, &error)),
+        Some(channel) => say(channel, &error),
         // The gate is open and the parent gone: standard error is all that is left, as for runc.
-        None => {
-            eprintln!("brig: {error}");
-            Err(())
-        }
+        None => eprintln!("brig: {error}"),
     }
+    Err(())
 }
 
 fn prepare() -> Result<Proc> {

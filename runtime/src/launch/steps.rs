@@ -181,7 +181,7 @@ fn time_namespace(init: &mut Init) -> Result<()> {
         init.proc.write("self/timens_offsets", offsets.as_bytes()).context("unable to set linux.timeOffsets")?;
     }
     let namespace = init.proc.open_namespace("time_for_children")?;
-    Ok(ns::join(namespace.as_fd(), CLONE_NEWTIME).context("unable to enter the time namespace")?)
+    ns::join(namespace.as_fd(), CLONE_NEWTIME).context("unable to enter the time namespace")
 }
 
 fn loopback(init: &mut Init) -> Result<()> {

@@ -132,7 +132,7 @@ impl Signals {
     }
 
     /// The next signal that has arrived; `None` when there is none.
-    pub fn next(&mut self) -> SysResult<Option<i32>> {
+    pub fn read(&mut self) -> SysResult<Option<i32>> {
         let held = HELD.load(Ordering::Relaxed);
         if held != 0 {
             // The handlers cannot run any more, the signals being blocked, so nobody else changes the bits.

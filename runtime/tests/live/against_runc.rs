@@ -22,8 +22,8 @@ fn seen(bundle: &Bundle, output: &Output) -> Seen {
         text.replace("runc ", "brig ")
     };
     let stderr = plain(&output.stderr);
-    let errors = stderr.lines().filter_map(|line| line.split_once("level=error msg=")).map(|(_, text)| text);
-    let message = errors.last().map_or(stderr.clone(), |text| {
+    let mut errors = stderr.lines().filter_map(|line| line.split_once("level=error msg=")).map(|(_, text)| text);
+    let message = errors.next_back().map_or(stderr.clone(), |text| {
         let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
         text.replace("\\\"", "\"")
     });
@@ -81,7 +81,8 @@ fn facts_are_those_of_runc() {
         grep -E 'open|core|proc' /proc/self/limits; cat /proc/self/oom_score_adj; ls /proc/self/fd | wc -l; \
         stat -c '%n %f %u %g %t:%T' /dev/* /dev/kit/*; cut -d' ' -f 5- /proc/self/mountinfo | \
         grep -vE '^(/proc/(acpi|keys|timer_list|scsi|latency|sched|kcore|timer_stats)|/sys/(firmware|fs/cgroup|devices))' | sort";
-    let changes: &[(&str, fn(&mut Value))] = &[
+    type Change = (&'static str, fn(&mut Value));
+    let changes: &[Change] = &[
         ("as it is", |_| ()),
         ("user", |config| config["process"]["user"] = json!({"uid": 1000, "gid": 1001, "additionalGids": [7]})),
         ("unknown user", |config| config["process"]["user"] = json!({"uid": 77, "gid": 78})),
