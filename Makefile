@@ -26,7 +26,7 @@ test: brig
 
 ## check: what is quick and needs no root: formatting is left alone, lints and unit tests are not
 check:
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features brig/faults -- -D warnings
 	cargo test --locked --workspace --lib
 	spec-tests/rules
 

@@ -36,7 +36,8 @@ fn stopped(bundle: &Bundle, args: &[&str], step: &str) -> Child {
         }
         said.push(line);
     }
-    panic!("{args:?} did not stop at {step}; it said {said:?}");
+    let ended = child.wait().unwrap();
+    panic!("{args:?} did not stop at {step}; it ended with {ended} and said {said:?}");
 }
 
 /// Children of a process.
