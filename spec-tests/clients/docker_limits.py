@@ -22,7 +22,8 @@ def throttled(docker, container):
 def out_of_memory(docker):
     for options in (["-m", "24m"], ["-m", "24m", "--memory-swap", "24m"]):
         docker("run", "--name", "hog", *options, "busybox", "probe", "hog", "100", code=137)
-        equal(docker.inspect("hog", "State.OOMKilled"), True, "OOMKilled")
+        # Docker may take the end before the event, which the shim sends when it hears of it.
+        wait_until(lambda: docker.inspect("hog", "State.OOMKilled"), "OOMKilled")
         events = ("events", "--since", "10m", "--until", "0s", "--filter", "container=hog")  # up to the last full second
         wait_until(lambda: " oom " in docker(*events).out, "an oom event")
         docker("rm", "hog")
