@@ -1,7 +1,7 @@
 """Limits: memory, pids, CPU; read back where the container sees them, and enforced."""
 
 from kit import host
-from kit.commands import check, contains, equal, wait_until
+from kit.commands import Failure, check, contains, equal, wait_until
 from kit.suite import scenario
 
 MIB = 1 << 20
@@ -18,15 +18,27 @@ def throttled(docker, container):
     return int(dict(line.split() for line in lines)["nr_throttled"])
 
 
+def seen_as_killed(docker, options):
+    """Runs a container out of memory; whether Docker came to know why it died."""
+    docker("run", "--name", "hog", *options, "busybox", "probe", "hog", "100", code=137)
+    try:
+        wait_until(lambda: docker.inspect("hog", "State.OOMKilled"), "OOMKilled", 3)
+        events = ("events", "--since", "10m", "--until", "0s", "--filter", "container=hog")  # up to the last full second
+        wait_until(lambda: " oom " in docker(*events).out, "an oom event")
+        return True
+    except Failure:
+        return False
+    finally:
+        docker("rm", "hog")
+
+
 @scenario("8 out of memory: exit 137, OOMKilled, an oom event; with swap limited too")
 def out_of_memory(docker):
     for options in (["-m", "24m"], ["-m", "24m", "--memory-swap", "24m"]):
-        docker("run", "--name", "hog", *options, "busybox", "probe", "hog", "100", code=137)
-        # Docker may take the end before the event, which the shim sends when it hears of it.
-        wait_until(lambda: docker.inspect("hog", "State.OOMKilled"), "OOMKilled")
-        events = ("events", "--since", "10m", "--until", "0s", "--filter", "container=hog")  # up to the last full second
-        wait_until(lambda: " oom " in docker(*events).out, "an oom event")
-        docker("rm", "hog")
+        # containerd 1.6's shim stops watching a v2 cgroup that is empty when it has read its events, though the kernel
+        # may hold the last one back; so on v2 it misses some, whatever the runtime.
+        tries = 5 if host.pure_v2() else 1
+        check(any(seen_as_killed(docker, options) for _ in range(tries)), f"OOMKilled and an oom event with {options}")
 
 
 @scenario("8 a container that stays below its limit is not killed, nor is one whose child is")

@@ -176,7 +176,7 @@ fn cgroup_namespace(init: &mut Init) -> Result<()> {
 fn time_namespace(init: &mut Init) -> Result<()> {
     let Some(offsets) = &init.plan.time_offsets else { return Ok(()) };
     const CLONE_NEWTIME: u64 = 0x80;
-    ns::unshare(CLONE_NEWTIME).context("unable to make a time namespace")?;
+    ns::unshare(CLONE_NEWTIME).context("linux.namespaces: unable to make a time namespace (a kernel without them says Invalid argument: leave it out)")?;
     if !offsets.is_empty() {
         init.proc.write("self/timens_offsets", offsets.as_bytes()).context("unable to set linux.timeOffsets")?;
     }

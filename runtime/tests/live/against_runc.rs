@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::helpers::script;
@@ -120,6 +121,9 @@ fn facts_are_those_of_runc() {
             config["linux"]["readonlyPaths"] = json!([]);
         }),
     ];
+    // runc 1.1 raises its own soft limit of open files to the hard one, and hands that down.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     for (name, change) in changes {
         let [ours, theirs] = run_both(|config| {
             config["process"]["args"][2] = json!(look);
