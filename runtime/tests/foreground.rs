@@ -30,7 +30,10 @@ impl Bundle {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("rootfs/bin");
         std::fs::create_dir_all(&bin).unwrap();
-        std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is not installed");
+        // Another process makes the copy: held open for writing here, it could not be executed (ETXTBSY) while a child
+        // that another thread has just forked still has the fd.
+        let copied = Command::new("cp").arg("/bin/busybox").arg(&bin).status().unwrap();
+        assert!(copied.success(), "busybox-static is not installed");
         for name in ["sh", "cat", "echo", "sleep", "kill", "stty", "grep", "true", "readlink", "ls"] {
             symlink("busybox", bin.join(name)).unwrap();
         }

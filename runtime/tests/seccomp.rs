@@ -97,7 +97,7 @@ fn program_of_runc(profile: &str) -> Vec<Instruction> {
     let bundle = tempfile::tempdir().unwrap();
     let path = |name: &str| bundle.path().join(name);
     std::fs::create_dir_all(path("rootfs/bin")).unwrap();
-    std::fs::copy("/bin/busybox", path("rootfs/bin/busybox")).unwrap();
+    assert!(Command::new("cp").arg("/bin/busybox").arg(path("rootfs/bin")).status().unwrap().success());
     assert!(Command::new("runc").arg("spec").current_dir(bundle.path()).status().unwrap().success());
     let mut config: Value = serde_json::from_slice(&std::fs::read(path("config.json")).unwrap()).unwrap();
     config["process"]["terminal"] = json!(false);

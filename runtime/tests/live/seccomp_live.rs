@@ -31,7 +31,7 @@ fn probe() -> &'static PathBuf {
 fn bundle(runtime: &'static str, profile: Value, args: &[&str]) -> Bundle {
     let mut bundle = Bundle::new(args);
     bundle.runtime = runtime;
-    std::fs::copy(probe(), bundle.rootfs("bin/syscalls")).unwrap();
+    crate::support::copy_program(probe(), &bundle.rootfs("bin/syscalls"));
     bundle.config["linux"]["seccomp"] = profile;
     bundle
 }

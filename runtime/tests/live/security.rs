@@ -23,7 +23,7 @@ fn add_libraries(bundle: &Bundle) {
     for path in text.split_whitespace().filter(|word| word.starts_with('/')) {
         let target = bundle.rootfs(path.trim_start_matches('/'));
         fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(path, target).unwrap();
+        crate::support::copy_program(path, &target);
     }
 }
 

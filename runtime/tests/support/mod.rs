@@ -29,7 +29,7 @@ impl Bundle {
         let directory = tempfile::Builder::new().prefix("brig-test-").tempdir().unwrap();
         let bin = directory.path().join("rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
-        fs::copy("/bin/busybox", bin.join("busybox")).expect("the package busybox-static is installed");
+        copy_program("/bin/busybox", &bin.join("busybox"));
         for name in ["sh", "sleep", "true", "false", "cat", "id", "echo", "ls", "mount", "kill", "ps", "touch", "stat", "tty", "stty", "readlink", "env", "pwd", "head", "dd", "ulimit", "grep", "wc", "test", "mkdir", "sed", "sort", "cut"] {
             symlink("busybox", bin.join(name)).unwrap();
         }
@@ -206,6 +206,13 @@ impl Drop for Bundle {
 
 /// The command under test.
 pub const BRIG: &str = env!("CARGO_BIN_EXE_brig");
+
+/// Copies a program that a container will execute. Another process does it: a file that this one had open for writing
+/// could not be executed (ETXTBSY) while a child that another thread has just forked still holds a copy of the fd.
+pub fn copy_program(from: impl AsRef<std::ffi::OsStr>, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "unable to make {} (is the package busybox-static installed?)", to.display());
+}
 
 /// Runs a command with its output in files: a process that it leaves behind does not keep us waiting.
 pub fn output(command: &mut Command) -> Output {
