@@ -9,7 +9,8 @@ use super::proxy::Proxy;
 use crate::engine::{Launched, Notify};
 use crate::error::{Error, Result};
 use crate::sys::SysError;
-use crate::sys::signal::{self, Hold, Signals};
+use crate::sys::process;
+use crate::sys::signal::{Hold, Signals};
 
 /// Adds to the number of a signal that ended a program, as shells do.
 const SIGNALLED: i32 = 128;
@@ -99,7 +100,7 @@ fn pass_on(number: i32, pidfd: &impl std::os::fd::AsFd, proxy: Option<&Proxy>) -
             proxy.resize();
             Ok(())
         }
-        _ => match signal::send(pidfd.as_fd(), number) {
+        _ => match process::pidfd_send_signal(pidfd.as_fd(), number) {
             // It has just ended; its status is about to be read.
             Err(error) if error.errno() == Errno::ESRCH => Ok(()),
             result => Ok(result?),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use super::{notify, Console, CreateOptions, Engine, Launched, Stdio, absolute, send_pidfd, write_pid_file};
+use super::{notify, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks;
@@ -259,14 +259,7 @@ impl Moments for Making<'_> {
         }
         self.record.cgroup_paths = self.record.cgroup.paths.clone();
         self.entry.write_record(&self.record)?;
-        if let Some(path) = &self.options.pidfd_socket {
-            send_pidfd(path, &child.pidfd)?;
-        }
-        // Last: who waits for the pid file may use the container at once.
-        match &self.options.pid_file {
-            Some(path) => write_pid_file(path, child.pid),
-            None => Ok(()),
-        }
+        announce(child, self.options.pidfd_socket.as_deref(), self.options.pid_file.as_deref())
     }
 
     fn died(&self) -> String {
@@ -323,7 +316,7 @@ fn read_config(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-fn check_console(terminal: bool, console: &Console) -> Result<()> {
+pub(super) fn check_console(terminal: bool, console: &Console) -> Result<()> {
     let text = match (terminal, console) {
         (true, Console::None) => "cannot allocate tty if runc will detach without setting console socket",
         (false, Console::Socket(_)) => "cannot use console socket if runc will not detach or allocate tty",

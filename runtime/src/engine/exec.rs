@@ -3,8 +3,8 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::create::{open_console, prepare_proxied, receive_terminal, set_oom_score};
-use super::{Console, Engine, ExecOptions, Launched, Stdio, send_pidfd, write_pid_file};
+use super::create::{check_console, open_console, prepare_proxied, receive_terminal, set_oom_score};
+use super::{Engine, ExecOptions, Launched, Stdio, announce};
 use crate::cgroup::ExecTarget;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, Moments, launch};
@@ -43,7 +43,7 @@ impl Engine {
         let choices = choices(&options);
         let (mut plan, join, warnings) = container::build_exec(&spec, id, &process, &choices, &host)?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        check_console(plan.process.terminal, &options)?;
+        check_console(plan.process.terminal, &options.console)?;
         let (console, terminal) = open_console(plan.process.terminal, &options.console)?;
         prepare_proxied(&mut plan, &options.console);
         let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
@@ -106,15 +106,6 @@ fn choices(options: &ExecOptions) -> ExecChoices {
     }
 }
 
-fn check_console(terminal: bool, options: &ExecOptions) -> Result<()> {
-    let text = match (terminal, &options.console) {
-        (true, Console::None) => "cannot allocate tty if runc will detach without setting console socket",
-        (false, Console::Socket(_)) => "cannot use console socket if runc will not detach or allocate tty",
-        _ => return Ok(()),
-    };
-    Err(Error::new(ErrorKind::InvalidConfig, text))
-}
-
 /// The moments of exec.
 struct Joining<'a> {
     attaches: bool,
@@ -144,13 +135,7 @@ impl Moments for Joining<'_> {
     }
 
     fn ready(&mut self, child: &Child) -> Result<()> {
-        if let Some(path) = &self.options.pidfd_socket {
-            send_pidfd(path, &child.pidfd)?;
-        }
-        match &self.options.pid_file {
-            Some(path) => write_pid_file(path, child.pid),
-            None => Ok(()),
-        }
+        announce(child, self.options.pidfd_socket.as_deref(), self.options.pid_file.as_deref())
     }
 
     fn died(&self) -> String {

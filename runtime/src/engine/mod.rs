@@ -205,7 +205,14 @@ fn send_pidfd(path: &Path, pidfd: &OwnedFd) -> Result<()> {
     crate::sys::socket::send(socket.as_fd(), b"pidfd", &[pidfd.as_fd()]).with_context(unable)
 }
 
-/// Writes a pid file: under a temporary name first, so that no reader sees it half written.
-fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    store::replace(path, pid.to_string().as_bytes(), 0o644)
+/// Tells of a new process where the caller asked for it. The pid file comes last, under a temporary name first: who
+/// waits for it may use the container at once, and no reader sees half of it.
+fn announce(child: &process::Child, pidfd_socket: Option<&Path>, pid_file: Option<&Path>) -> Result<()> {
+    if let Some(path) = pidfd_socket {
+        send_pidfd(path, &child.pidfd)?;
+    }
+    match pid_file {
+        Some(path) => store::replace(path, child.pid.to_string().as_bytes(), 0o644),
+        None => Ok(()),
+    }
 }

@@ -387,11 +387,11 @@ fn standard_streams(init: &mut Init) -> Result<()> {
         onto_stdio(slave.as_fd())?;
         crate::sys::tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
     }
-    let (uid, gid) = (init.plan.process.uid, init.plan.process.gid);
+    let uid = init.plan.process.uid;
     if uid == 0 && !init.plan.user_namespace {
         return Ok(());
     }
-    terminal::own_standard_streams(init, uid, gid)
+    terminal::own_standard_streams(init, uid)
 }
 
 fn credentials(init: &mut Init) -> Result<()> {

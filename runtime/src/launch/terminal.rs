@@ -2,32 +2,23 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
-use rustix::fs::{Gid, OFlags, Uid};
+use rustix::fs::{Gid, Uid};
 
 use crate::error::{Context, Error, Result};
+use crate::rootfs;
 use crate::sys::path::Dir;
 use crate::sys::{SysError, socket, tty};
 
 use super::init::{Init, take};
-
-/// f_type of devpts (include/uapi/linux/magic.h).
-const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
 
 /// Makes a pty in the devpts of `root`, sets its size, and sends the master where the plan says. Gives the slave,
 /// opened from the master itself and never by a path (an image could have put something else there).
 pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
     let place = init.plan.console.ok_or_else(|| Error::other("process.terminal is set, and no console was given"))?;
     let console = take(place)?;
-    let unable = "unable to make a terminal in the container's /dev/pts (is a devpts mounted there?)";
-    let found = root.find(Path::new("dev/pts/ptmx")).context(unable)?;
-    let statfs = rustix::fs::fstatfs(&found);
-    let magic = statfs.map_err(|error| SysError::from_rustix("fstatfs", "dev/pts/ptmx", error))?.f_type;
-    if magic as u64 != DEVPTS_SUPER_MAGIC {
-        return Err(Error::other("/dev/pts/ptmx of the container is not on a devpts file system"));
-    }
-    let master = init.proc.reopen(&found, OFlags::RDWR | OFlags::NOCTTY).context(unable)?;
+    let unable = "unable to make a terminal";
+    let master = rootfs::open_ptmx(root, &init.proc)?;
     let slave = tty::open_peer(master.as_fd()).context(unable)?;
     if let Some((rows, columns)) = init.plan.process.console_size {
         tty::set_size(master.as_fd(), rows, columns).context("unable to set process.consoleSize")?;
@@ -42,7 +33,7 @@ pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
 
 /// Gives the standard streams to the container's user, who must be able to open /proc/self/fd/1 again. What it
 /// already owns, /dev/null, and files that refuse (read-only, not ours) stay as they are.
-pub(super) fn own_standard_streams(init: &Init, uid: u32, gid: u32) -> Result<()> {
+pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
     let null = rustix::fs::makedev(1, 3);
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     for (number, stream) in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().enumerate() {
@@ -52,8 +43,7 @@ pub(super) fn own_standard_streams(init: &Init, uid: u32, gid: u32) -> Result<()
         if stat.st_rdev == null || stat.st_uid == uid {
             continue;
         }
-        let group = if init.terminal.is_some() { gid } else { stat.st_gid };
-        let owned = rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(group)));
+        let owned = rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(stat.st_gid)));
         match owned {
             Ok(()) => {}
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM | rustix::io::Errno::ROFS) => {

@@ -13,7 +13,8 @@ use crate::error::{Context, Result};
 use crate::plan::devices::{DeviceKind, DeviceOp};
 use crate::plan::mounts::RootfsPlan;
 use crate::sys::mount;
-use crate::sys::path::Links;
+use crate::sys::path::{Dir, Links};
+use crate::sys::procfs::Proc;
 use crate::sys::{SysError, SysResult};
 
 /// f_type of devpts (include/uapi/linux/magic.h).
@@ -174,11 +175,11 @@ pub(super) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// See [`Root::open_ptmx`].
-pub(super) fn open_ptmx(root: &Root) -> Result<OwnedFd> {
+/// See [`super::open_ptmx`].
+pub(super) fn open_ptmx(dir: &Dir, proc: &Proc) -> Result<OwnedFd> {
     let path = Path::new("/dev/pts/ptmx");
     // The image could have put a FIFO or a device there: it is looked at before it is opened.
-    let found = root.dir.open(path, OFlags::PATH, Links::NotLast)?;
+    let found = dir.open(path, OFlags::PATH, Links::NotLast)?;
     let stat = rustix::fs::fstat(&found).map_err(|e| SysError::from_rustix("fstat", "/dev/pts/ptmx", e))?;
     let fs = rustix::fs::fstatfs(found.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "/dev/pts/ptmx", e))?;
     let is_ptmx = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
@@ -187,5 +188,5 @@ pub(super) fn open_ptmx(root: &Root) -> Result<OwnedFd> {
     if !is_ptmx {
         return Err(SysError::new("open", "/dev/pts/ptmx: not of a devpts", Errno::ENOTTY).into());
     }
-    Ok(root.proc.reopen(&found, OFlags::RDWR | OFlags::NOCTTY)?)
+    Ok(proc.reopen(&found, OFlags::RDWR | OFlags::NOCTTY)?)
 }

@@ -105,6 +105,11 @@ pub fn prepare(plan: &RootfsPlan) -> Result<Root> {
     Ok(root)
 }
 
+/// Opens /dev/pts/ptmx below a container's root for reading and writing, after a check that it is one. With O_NOCTTY.
+pub fn open_ptmx(root: &Dir, proc: &Proc) -> Result<OwnedFd> {
+    dev::open_ptmx(root, proc).context("error opening /dev/pts/ptmx of the container (is a devpts mounted on /dev/pts?)")
+}
+
 impl Root {
     /// Mounts the terminal whose slave side `slave` is on /dev/console, by descriptor. Between [`prepare`] and
     /// [`Root::enter`]. The terminal must come from a devpts of this mount namespace, such as the container's own:
@@ -115,7 +120,7 @@ impl Root {
 
     /// Opens the container's /dev/pts/ptmx for reading and writing, after a check that it is one. With O_NOCTTY.
     pub fn open_ptmx(&self) -> Result<OwnedFd> {
-        dev::open_ptmx(self).context("error opening /dev/pts/ptmx of the container")
+        open_ptmx(&self.dir, &self.proc)
     }
 
     /// Makes this root the process's root and working directory; of the old one nothing can be reached any more.

@@ -362,15 +362,6 @@ pub fn set_undumpable() -> SysResult<()> {
     Ok(())
 }
 
-/// Makes this process the reaper of its orphaned descendants (PR_SET_CHILD_SUBREAPER).
-pub fn set_subreaper() -> SysResult<()> {
-    // SAFETY: integers only.
-    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
-        return Err(SysError::last("prctl", "PR_SET_CHILD_SUBREAPER, 1"));
-    }
-    Ok(())
-}
-
 /// execve(2). Returns only on failure.
 pub fn exec(path: &CStr, argv: &[&CStr], env: &[&CStr]) -> SysError {
     let argv = pointers(argv);

@@ -161,14 +161,3 @@ impl AsFd for Signals {
         self.fd.as_fd()
     }
 }
-
-/// Sends a signal to the very process that a pidfd refers to (pidfd_send_signal(2)).
-pub fn send(pidfd: BorrowedFd<'_>, signal: i32) -> SysResult<()> {
-    let no_info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: the descriptor is borrowed for the call, and no siginfo is passed.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, 0) };
-    if result < 0 {
-        return Err(SysError::last("pidfd_send_signal", format!("{}, {signal}", pidfd.as_raw_fd())));
-    }
-    Ok(())
-}
