@@ -6,6 +6,17 @@ from kit.suite import scenario
 from kit.terminal import Terminal
 
 
+def resized(screen, rows, columns):
+    """Drags the window's corner until the program sees that size. Docker's client reads the size once as it begins, and
+    listens for changes only after that: a change in between is lost, with every runtime."""
+    def seen():
+        screen.resize(rows, columns)
+        screen.send("stty size; echo end\n")
+        screen.expect("echo end")
+        return f"{rows} {columns}" in screen.expect("end\n")
+    wait_until(seen, f"the program's terminal to be {rows} {columns}", 20)
+
+
 @scenario("18 run -it: a shell on a terminal of the asked size; it ends with the shell's status")
 def shell(docker):
     with Terminal(*docker.command("run", "--rm", "-it", "busybox", "sh"), rows=33, columns=101) as screen:
@@ -22,15 +33,7 @@ def shell(docker):
 def resize(docker):
     with Terminal(*docker.command("run", "--rm", "-it", "busybox", "sh")) as screen:
         screen.expect("#")
-        screen.resize(50, 120)
-        size = ""
-        for _ in range(50):
-            screen.send("stty size; echo end\n")
-            screen.expect("echo end")
-            size = screen.expect("end\n")
-            if "50 120" in size:
-                break
-        contains(size, "50 120", "stty size")
+        resized(screen, 50, 120)
         screen.send("exit\n")
         equal(screen.wait(), 0, "exit status")
 
@@ -57,15 +60,7 @@ def exec_terminal(docker):
         screen.send("tty; echo here-$((1+1))\n")
         screen.expect("/dev/pts/")
         screen.expect("here-2")
-        screen.resize(44, 99)
-        size = ""
-        for _ in range(50):
-            screen.send("stty size; echo end\n")
-            screen.expect("echo end")
-            size = screen.expect("end\n")
-            if "44 99" in size:
-                break
-        contains(size, "44 99", "stty size")
+        resized(screen, 44, 99)
         screen.send("exit 4\n")
         equal(screen.wait(), 4, "exit status")
     contains(docker("exec", "-t", "xx", "tty").out, "/dev/pts/", "exec -t")
