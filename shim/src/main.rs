@@ -1,0 +1,12 @@
+//! The shim's binary: the sealed init stage of a container, a short command of containerd's, or the server.
+#![forbid(unsafe_code)]
+
+fn main() {
+    // Before anything else: the engine starts this very binary inside of containers.
+    let status = if brig::launch::is_init() {
+        brig::launch::init::main()
+    } else {
+        brig_shim::bootstrap::run(std::env::args_os().collect())
+    };
+    std::process::exit(status)
+}
