@@ -6,25 +6,14 @@ from kit.suite import scenario
 from kit.terminal import Terminal
 
 
-def resized(screen, rows, columns):
-    """Drags the window's corner until the program sees that size. Docker's client reads the size once as it begins, and
-    listens for changes only after that: a change in between is lost, with every runtime."""
-    def seen():
-        screen.resize(rows, columns)
-        screen.send("stty size; echo end\n")
-        screen.expect("echo end")
-        return f"{rows} {columns}" in screen.expect("end\n")
-    wait_until(seen, f"the program's terminal to be {rows} {columns}", 20)
-
-
 @scenario("18 run -it: a shell on a terminal of the asked size; it ends with the shell's status")
 def shell(docker):
     with Terminal(*docker.command("run", "--rm", "-it", "busybox", "sh"), rows=33, columns=101) as screen:
         screen.expect("#")
-        screen.send("tty; stty size; echo out-$((40+2))\n")
+        screen.send("tty; echo out-$((40+2))\n")
         screen.expect("/dev/pts/0")
-        screen.expect("33 101")
         screen.expect("out-42")
+        wait_until(lambda: screen.size_is(33, 101), "the terminal to have the window's size")
         screen.send("exit 6\n")
         equal(screen.wait(), 6, "exit status")
 
@@ -33,7 +22,7 @@ def shell(docker):
 def resize(docker):
     with Terminal(*docker.command("run", "--rm", "-it", "busybox", "sh")) as screen:
         screen.expect("#")
-        resized(screen, 50, 120)
+        screen.resized(50, 120)
         screen.send("exit\n")
         equal(screen.wait(), 0, "exit status")
 
@@ -60,7 +49,7 @@ def exec_terminal(docker):
         screen.send("tty; echo here-$((1+1))\n")
         screen.expect("/dev/pts/")
         screen.expect("here-2")
-        resized(screen, 44, 99)
+        screen.resized(44, 99)
         screen.send("exit 4\n")
         equal(screen.wait(), 4, "exit status")
     contains(docker("exec", "-t", "xx", "tty").out, "/dev/pts/", "exec -t")

@@ -69,15 +69,7 @@ def terminals(podman):
     podman.start("--name", "x", ["probe", "wait"])
     with Terminal(*podman.command("exec", "-it", "x", "sh"), rows=20, columns=90) as screen:
         screen.expect("#")
-        screen.resize(44, 99)
-        size = ""
-        for _ in range(50):
-            screen.send("stty size; echo end\n")
-            screen.expect("echo end")
-            size = screen.expect("end\n")
-            if "44 99" in size:
-                break
-        contains(size, "44 99", "stty size")
+        screen.resized(44, 99)
         screen.send("exit 4\n")
         equal(screen.wait(), 4, "exit status")
 

@@ -9,7 +9,7 @@ import subprocess
 import termios
 import time
 
-from kit.commands import Failure
+from kit.commands import Failure, wait_until
 
 
 class Terminal:
@@ -38,6 +38,20 @@ class Terminal:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         if tell:
             self.process.send_signal(28)  # SIGWINCH; the kernel tells only the foreground group
+
+    def resized(self, rows, columns):
+        """Drags the window's corner until the shell on the screen sees that size. Docker's client reads the size once
+        as it begins, and listens for changes only after that: a change in between is lost, with every runtime."""
+        def seen():
+            self.resize(rows, columns)
+            return self.size_is(rows, columns)
+        wait_until(seen, f"the program's terminal to be {rows} {columns}")
+
+    def size_is(self, rows, columns):
+        """Whether the shell on the screen sees that size now. Docker's client sets it a moment after the start."""
+        self.send("stty size; echo end\n")
+        self.expect("echo end")
+        return f"{rows} {columns}" in self.expect("end\n")
 
     def send(self, keys):
         """Types."""

@@ -1,18 +1,24 @@
 //! A static program that runs inside containers and prints what it finds; it asserts nothing.
 //!
-//! It needs no library and no other file, so it is the whole content of a `scratch` image:
-//! `probe status | hog MIB | fork N | spin | wait | burst BYTES | serve PORT | echo PORT |
-//! fetch ADDRESS | reach ADDRESS | exit N | env NAME`.
+//! It is linked statically and needs no other file, so it can be all that an image holds:
+//! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | spin | wait | burst BYTES |
+//! serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME`.
 #![forbid(unsafe_code)]
+
+mod attempt;
 
 use std::io::{Read, Write};
 use std::process::{Command, exit};
+
+use brig_spec_tests::facts::Facts;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let verb = args.get(1).map_or("status", String::as_str);
     let number = || args.get(2).and_then(|word| word.parse::<usize>().ok()).unwrap_or(0);
     match verb {
+        "facts" => facts(),
+        "try" => attempt::all(&args[2..]),
         "status" => print!("{}", std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
         "hog" => hog(number()),
         "fork" => fork(number()),
@@ -32,6 +38,17 @@ fn main() {
         other => {
             eprintln!("probe: unknown verb {other}");
             exit(2);
+        }
+    }
+}
+
+/// Prints all that is found, as JSON.
+fn facts() {
+    match Facts::find().and_then(|facts| Ok(serde_json::to_string(&facts)?)) {
+        Ok(text) => println!("{text}"),
+        Err(error) => {
+            eprintln!("probe: {error:#}");
+            exit(1);
         }
     }
 }

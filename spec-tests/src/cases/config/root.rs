@@ -1,0 +1,59 @@
+//! config.md, Root.
+
+use anyhow::ensure;
+use serde_json::json;
+
+use crate::harness::{Case, Ground, Level};
+
+/// In the order of the text.
+pub const CASES: &[Case] = &[
+    Case::new("root.path is the container's root", "config.md#root", Level::Must, path),
+    Case::new("root.path may be absolute", "config.md#root", Level::Must, absolute_path),
+    Case::new("a root.path that is not there is refused", "config.md#root", Level::Must, missing_path),
+    Case::new("root.readonly makes it read-only", "config.md#root", Level::Must, readonly),
+    Case::new("without root.readonly it can be written", "config.md#root", Level::Must, writable),
+];
+
+fn path(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    std::fs::write(bundle.rootfs("/mark"), "here")?;
+    let out = ground.run(bundle.args(&["/probe", "try", "read", "/mark"]))?.ok()?.stdout;
+    ensure!(out == "ok here\n", "expected the bundle's /mark, found {out:?}");
+    Ok(())
+}
+
+fn absolute_path(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let root = bundle.rootfs("/").display().to_string();
+    std::fs::write(bundle.rootfs("/mark"), "here")?;
+    bundle.set("/root/path", json!(root)).args(&["/probe", "try", "read", "/mark"]);
+    let out = ground.run(&bundle)?.ok()?.stdout;
+    ensure!(out == "ok here\n", "expected the bundle's /mark, found {out:?}");
+    Ok(())
+}
+
+fn missing_path(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    ground.refused(bundle.set("/root/path", json!("nowhere"))).map(drop)
+}
+
+fn readonly(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.set("/root/readonly", json!(true)).args(&["/probe", "try", "create", "/new"]);
+    let out = ground.run(&bundle)?.ok()?.stdout;
+    ensure!(out == "EROFS\n", "creating a file: expected EROFS, found {out:?}");
+    bundle.args(&["/probe", "facts"]);
+    let facts = ground.facts(&bundle)?;
+    let root = facts.mount("/")?;
+    ensure!(root.options.iter().any(|option| option == "ro"), "the mount of /: expected ro, found {:?}", root.options);
+    Ok(())
+}
+
+fn writable(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.args(&["/probe", "try", "create", "/new"]);
+    let out = ground.run(&bundle)?.ok()?.stdout;
+    ensure!(out == "ok \n", "creating a file: expected success, found {out:?}");
+    ensure!(bundle.rootfs("/new").exists(), "the new file is not in the bundle");
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Commands with a deadline. Their output goes to files: a container that holds a pipe open must not hold us.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// How long one command may take. Virtual machines without hardware support are some twenty times slower.
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A command that ended.
+#[derive(Debug)]
+pub struct Done {
+    /// The words, for messages.
+    pub what: String,
+    /// The exit status; 128 + N after signal N.
+    pub code: i32,
+    /// What it wrote to stdout so far (a process that it left behind may write more).
+    pub stdout: String,
+    /// And to stderr.
+    pub stderr: String,
+}
+
+impl Done {
+    /// Itself, when it ended with 0; else an error that shows all of it.
+    pub fn ok(self) -> anyhow::Result<Done> {
+        self.ended_with(0)
+    }
+
+    /// Itself, when it ended with this code.
+    pub fn ended_with(self, code: i32) -> anyhow::Result<Done> {
+        if self.code != code {
+            bail!("{}: expected exit code {code}, found {}\n{}{}", self.what, self.code, self.stdout, self.stderr);
+        }
+        Ok(self)
+    }
+
+    /// Its stderr, when it ended with any code but 0: a refusal, which has to say why.
+    pub fn refused(self) -> anyhow::Result<String> {
+        if self.code == 0 {
+            bail!("{}: expected an error, but it succeeded\n{}{}", self.what, self.stdout, self.stderr);
+        }
+        if self.stderr.trim().is_empty() {
+            bail!("{}: it failed with {} without a word on stderr", self.what, self.code);
+        }
+        Ok(self.stderr)
+    }
+}
+
+/// Runs a command to its end, with stdin from /dev/null unless `command` was given one by `stdin`.
+pub(super) fn run(mut command: Command, stdin: Option<Stdio>) -> anyhow::Result<Done> {
+    let what = words(&command);
+    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    command.stdin(stdin.unwrap_or(Stdio::null())).stdout(out.try_clone()?).stderr(err.try_clone()?);
+    let mut child = command.spawn().with_context(|| format!("unable to run {what}"))?;
+    let status = wait(&mut child, DEADLINE).with_context(|| what.clone());
+    let (stdout, stderr) = (read_all(&mut out)?, read_all(&mut err)?);
+    match status {
+        Ok(status) => Ok(Done { what, code: code_of(status), stdout, stderr }),
+        Err(error) => Err(error.context(format!("it wrote: {stdout}{stderr}"))),
+    }
+}
+
+/// Waits for a child until the deadline, and kills it then.
+pub(super) fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<ExitStatus> {
+    if !has_ended(i32::try_from(child.id())?, limit)? {
+        child.kill()?;
+        child.wait()?;
+        bail!("it still ran after {} s, and was killed", limit.as_secs());
+    }
+    Ok(child.wait()?)
+}
+
+/// Waits until the process has ended (it may be a zombie then); false when it still runs at the deadline.
+pub(super) fn has_ended(pid: i32, limit: Duration) -> anyhow::Result<bool> {
+    let pid = Pid::from_raw(pid).context("a pid is a positive number")?;
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(rustix::io::Errno::SRCH) => return Ok(true),
+        Err(error) => return Err(error.into()),
+    };
+    let timeout = Timespec { tv_sec: i64::try_from(limit.as_secs())?, tv_nsec: limit.subsec_nanos().into() };
+    Ok(poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(&timeout))? > 0)
+}
+
+/// 0 to 255, or 128 + N after signal N, as a shell has it.
+pub(super) fn code_of(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// Looks again and again until the condition gives a value, for what the kernel offers no event for.
+///
+/// # Errors
+/// The condition's own; or that `what` did not come true in time.
+pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition()? {
+            return Ok(value);
+        }
+        if Instant::now() > deadline {
+            bail!("waited {} s in vain for: {what}", DEADLINE.as_secs());
+        }
+        // No descriptors: just a moment for others to get on.
+        poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }))?;
+    }
+}
+
+/// Everything that is in the file, from its beginning.
+pub(super) fn read_all(file: &mut File) -> anyhow::Result<String> {
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A program's place in PATH.
+pub(super) fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
+fn words(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
+    words.join(" ")
+}

@@ -1,0 +1,163 @@
+//! A container that was created, seen through the runtime's verbs.
+
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+
+use anyhow::{Context, bail};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::command::{self, DEADLINE};
+use super::{Bundle, Done, Ground, wait_until};
+use crate::facts::Facts;
+
+/// A container under the runtime under test. It is deleted after the case, whatever state it is in.
+#[derive(Debug)]
+pub struct Container<'a> {
+    ground: &'a Ground,
+    id: String,
+    pid: i32,
+    stdout: File,
+    stderr: File,
+}
+
+impl<'a> Container<'a> {
+    pub(super) fn create(ground: &'a Ground, bundle: &Bundle, flags: &[&str]) -> anyhow::Result<Container<'a>> {
+        bundle.write()?;
+        let id = ground.id();
+        let pid_file = ground.directory().join(format!("{id}.pid"));
+        let (bundle_path, pid_path) = (bundle.path().to_string_lossy(), pid_file.to_string_lossy());
+        let mut words = vec!["create", "--bundle", &*bundle_path, "--pid-file", &*pid_path];
+        words.extend(flags);
+        words.push(&id);
+        let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        let mut command = ground.command(&words);
+        command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+        let mut child = command.spawn().with_context(|| format!("unable to run {}", ground.runtime().display()))?;
+        let status = command::wait(&mut child, DEADLINE).context("create")?;
+        if !status.success() {
+            let (out, err) = (command::read_all(&mut stdout)?, command::read_all(&mut stderr)?);
+            bail!("create: expected exit code 0, found {}\n{out}{err}", command::code_of(status));
+        }
+        let text = fs::read_to_string(&pid_file).context("create wrote no pid file")?;
+        let pid = text.trim().parse().with_context(|| format!("the pid file holds {text:?}"))?;
+        Ok(Container { ground, id, pid, stdout, stderr })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Init's pid, from the pid file.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// A path in init's /proc, such as `ns/mnt` or `root/etc`.
+    pub fn proc(&self, inside: &str) -> String {
+        format!("/proc/{}/{inside}", self.pid)
+    }
+
+    /// Calls a verb with the id after it, and these words after that.
+    pub fn call(&self, verb: &str, words: &[&str]) -> anyhow::Result<Done> {
+        self.ground.call(&[&[verb, &self.id], words].concat())
+    }
+
+    /// The verb `start`.
+    pub fn start(&self) -> anyhow::Result<()> {
+        self.call("start", &[])?.ok().map(drop)
+    }
+
+    /// What `state` prints.
+    pub fn state(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.call("state", &[])?.ok()?.stdout)?)
+    }
+
+    /// The status in it.
+    pub fn status(&self) -> anyhow::Result<String> {
+        Ok(self.state()?["status"].as_str().context("state has no status")?.to_owned())
+    }
+
+    /// Sends a signal by the verb `kill`.
+    pub fn kill(&self, signal: &str) -> anyhow::Result<()> {
+        self.call("kill", &[signal])?.ok().map(drop)
+    }
+
+    /// The verb `delete`, which wants it stopped.
+    pub fn delete(&self) -> anyhow::Result<()> {
+        self.call("delete", &[])?.ok().map(drop)
+    }
+
+    /// Runs a program in it, in the foreground.
+    pub fn exec(&self, words: &[&str]) -> anyhow::Result<Done> {
+        self.ground.call(&[&["exec", &self.id], words].concat())
+    }
+
+    /// The same with flags before the id.
+    pub fn exec_with(&self, flags: &[&str], words: &[&str]) -> anyhow::Result<Done> {
+        self.ground.call(&[&["exec"], flags, &[&self.id], words].concat())
+    }
+
+    /// What the probe finds in an exec with these flags.
+    pub fn exec_facts(&self, flags: &[&str]) -> anyhow::Result<Facts> {
+        Facts::parse(&self.exec_with(flags, &["/probe", "facts"])?.ok()?.stdout)
+    }
+
+    /// Waits until init has ended, and returns its exit code. We are its subreaper: it is our child once the runtime's
+    /// process has gone.
+    pub fn wait(&self) -> anyhow::Result<i32> {
+        if !command::has_ended(self.pid, DEADLINE)? {
+            bail!("init still runs after {} s; it wrote: {}", DEADLINE.as_secs(), self.output()?);
+        }
+        let status = waitpid(Pid::from_raw(self.pid), None).context("init is nobody's child that can be waited for")?;
+        match status {
+            nix::sys::wait::WaitStatus::Exited(_, code) => Ok(code),
+            nix::sys::wait::WaitStatus::Signaled(_, signal, _) => {
+                Ok(command::code_of(ExitStatus::from_raw(signal as i32)))
+            }
+            other => bail!("init: {other:?}"),
+        }
+    }
+
+    /// Waits until `state` says this.
+    pub fn wait_status(&self, wanted: &str) -> anyhow::Result<()> {
+        wait_until(&format!("the status {wanted}"), || Ok((self.status()? == wanted).then_some(())))
+    }
+
+    /// What init has written to stdout and stderr so far.
+    pub fn output(&self) -> anyhow::Result<String> {
+        let (mut out, mut err) = (self.stdout.try_clone()?, self.stderr.try_clone()?);
+        Ok(command::read_all(&mut out)? + &command::read_all(&mut err)?)
+    }
+
+    /// Init's stdout, read once the probe has printed its facts and ended.
+    pub fn facts(&self) -> anyhow::Result<Facts> {
+        self.wait()?;
+        Facts::parse(&command::read_all(&mut self.stdout.try_clone()?)?)
+    }
+
+    /// The container's cgroup in the hierarchy of a v1 controller, or on v2 (where `controller` does not matter).
+    pub fn cgroup(&self, controller: &str) -> anyhow::Result<std::path::PathBuf> {
+        let text = fs::read_to_string(self.proc("cgroup"))?;
+        let of = |name: &str| {
+            let lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+            lines.filter(|(names, _)| names.split(',').any(|one| one == name)).map(|(_, path)| path.to_owned()).next()
+        };
+        let (root, path) = match self.ground.host().v1(controller) {
+            Some(root) if !self.ground.host().is_v2() => (root.to_owned(), of(controller)),
+            _ => ("/sys/fs/cgroup".into(), of("")),
+        };
+        let path = path.with_context(|| format!("init is in no cgroup of {controller}: {text}"))?;
+        Ok(root.join(path.trim_start_matches('/')))
+    }
+
+    /// A file of the container's cgroup, trimmed.
+    pub fn cgroup_file(&self, controller: &str, file: &str) -> anyhow::Result<String> {
+        let path = self.cgroup(controller)?.join(file);
+        let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        Ok(text.trim_end().to_owned())
+    }
+}

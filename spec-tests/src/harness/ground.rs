@@ -1,0 +1,185 @@
+//! What a case is given: the runtime under test, and a place of its own.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+
+use super::{Bundle, Container, Done, Host, Options, command};
+use crate::facts::Facts;
+
+/// The runtime under test, and where it does its work for one worker.
+#[derive(Debug)]
+pub struct Ground {
+    options: Options,
+    host: Host,
+    place: PathBuf,
+    cgroup_parent: String,
+    next: Cell<u32>,
+    made: RefCell<Vec<String>>,
+}
+
+impl Ground {
+    /// `place` is the worker's directory; `name` makes ids and cgroups unique on the host.
+    pub(super) fn new(options: Options, place: PathBuf, name: &str) -> anyhow::Result<Ground> {
+        fs::create_dir_all(place.join("cases"))?;
+        let host = Host::find()?;
+        Ok(Ground {
+            options,
+            host,
+            place,
+            cgroup_parent: format!("spec-{name}"),
+            next: Cell::new(0),
+            made: RefCell::default(),
+        })
+    }
+
+    /// What this host has.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The runtime's path.
+    pub fn runtime(&self) -> &Path {
+        &self.options.runtime
+    }
+
+    /// Whether containers are placed by systemd (`--systemd-cgroup`).
+    pub fn systemd(&self) -> bool {
+        self.options.systemd
+    }
+
+    /// A directory of the case's own, which is removed after it.
+    pub fn directory(&self) -> PathBuf {
+        self.place.join("cases")
+    }
+
+    /// The runtime's `--root`.
+    pub fn root(&self) -> PathBuf {
+        self.place.join("root")
+    }
+
+    /// An id that no other case has; what has it is deleted after the case.
+    pub fn id(&self) -> String {
+        self.next.set(self.next.get() + 1);
+        let id = format!("{}-{}", self.cgroup_parent, self.next.get());
+        self.made.borrow_mut().push(id.clone());
+        id
+    }
+
+    /// The linux.cgroupsPath for a container of this name, for the cgroup driver in use.
+    pub fn cgroups_path(&self, name: &str) -> String {
+        match self.options.systemd {
+            true => format!("system.slice:spec:{name}"),
+            false => format!("/{}/{name}", self.cgroup_parent),
+        }
+    }
+
+    /// The name of the cgroup that is the parent of all of this worker's.
+    pub(super) fn cgroup_parent(&self) -> &str {
+        &self.cgroup_parent
+    }
+
+    /// A new bundle; see [`Bundle`] for how it begins.
+    pub fn bundle(&self) -> anyhow::Result<Bundle> {
+        self.next.set(self.next.get() + 1);
+        let name = format!("bundle-{}", self.next.get());
+        let path = self.directory().join(&name);
+        Bundle::make(path, &self.options.probe, &self.cgroups_path(&name))
+    }
+
+    /// The runtime with its global flags and these words, to be run by the caller of this.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.options.runtime);
+        command.arg("--root").arg(self.root());
+        if self.options.systemd {
+            command.arg("--systemd-cgroup");
+        }
+        command.args(words).current_dir(self.directory());
+        command
+    }
+
+    /// Runs the runtime with these words.
+    pub fn call(&self, words: &[&str]) -> anyhow::Result<Done> {
+        command::run(self.command(words), None)
+    }
+
+    /// The same with this on its stdin.
+    pub fn call_with(&self, words: &[&str], stdin: Stdio) -> anyhow::Result<Done> {
+        command::run(self.command(words), Some(stdin))
+    }
+
+    /// Runs any other program.
+    pub fn tool(&self, program: &str, words: &[&str]) -> anyhow::Result<Done> {
+        let mut command = Command::new(program);
+        command.args(words).current_dir(self.directory());
+        command::run(command, None)
+    }
+
+    /// Writes the bundle's config.json, runs it in the foreground and deletes what may be left.
+    pub fn run(&self, bundle: &Bundle) -> anyhow::Result<Done> {
+        bundle.write()?;
+        let id = self.id();
+        self.call(&["run", "--bundle", &bundle.path().to_string_lossy(), &id])
+    }
+
+    /// Runs the bundle, whose program has to be the probe's `facts`, and reads what it prints.
+    pub fn facts(&self, bundle: &Bundle) -> anyhow::Result<Facts> {
+        Facts::parse(&self.run(bundle)?.ok()?.stdout)
+    }
+
+    /// Writes config.json and creates a container.
+    pub fn create(&self, bundle: &Bundle) -> anyhow::Result<Container<'_>> {
+        Container::create(self, bundle, &[])
+    }
+
+    /// The same with more flags for `create`.
+    pub fn create_with(&self, bundle: &Bundle, flags: &[&str]) -> anyhow::Result<Container<'_>> {
+        Container::create(self, bundle, flags)
+    }
+
+    /// Creates and starts a container whose program is the probe's `wait`; for execs, signals and looks from outside.
+    pub fn start(&self, bundle: &mut Bundle) -> anyhow::Result<Container<'_>> {
+        bundle.args(&["/probe", "wait"]);
+        let container = self.create(bundle)?;
+        container.start()?;
+        Ok(container)
+    }
+
+    /// What a runtime says that does not want this bundle. It has to leave nothing behind.
+    ///
+    /// # Errors
+    /// When it takes it, or leaves a container on record.
+    pub fn refused(&self, bundle: &Bundle) -> anyhow::Result<String> {
+        bundle.write()?;
+        let id = self.id();
+        let done = self.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
+        let text = done.refused()?;
+        let state = self.call(&["state", &id])?;
+        anyhow::ensure!(state.code != 0, "create failed with {text:?}, but state knows the container: {}", state.stdout);
+        Ok(text)
+    }
+
+    /// Deletes what the case made; what the runtime cannot delete is returned as text.
+    pub(super) fn clean_up(&self) -> anyhow::Result<Vec<String>> {
+        let mut faults = Vec::new();
+        for id in self.made.take() {
+            if !self.root().join(&id).exists() {
+                continue;
+            }
+            let done = self.call(&["delete", "--force", &id])?;
+            if done.code != 0 {
+                faults.push(format!("delete --force {id}: {}", done.stderr.trim()));
+            }
+        }
+        Ok(faults)
+    }
+
+    /// Empties the case's directory.
+    pub(super) fn sweep(&self) -> anyhow::Result<()> {
+        fs::remove_dir_all(self.directory()).context("the case's directory")?;
+        Ok(fs::create_dir_all(self.directory())?)
+    }
+}

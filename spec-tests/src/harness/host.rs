@@ -1,0 +1,87 @@
+//! What the host of a run has: facts that decide which cases mean something there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Need;
+
+/// The host's facts, found once a run.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Controllers that pure v2 offers at its root; empty on v1.
+    v2: Option<Vec<String>>,
+    /// Controllers and where their v1 hierarchies are mounted.
+    v1: Vec<(String, PathBuf)>,
+    kernel: (u32, u32),
+    capabilities: u64,
+}
+
+impl Host {
+    /// Looks at this machine.
+    pub fn find() -> anyhow::Result<Host> {
+        let root = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_to_string(root.join("cgroup.controllers")).ok();
+        let words = |text: String| text.split_whitespace().map(str::to_owned).collect();
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        let mut numbers = release.split(['.', '-']).map_while(|word| word.parse().ok());
+        let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        let status = fs::read_to_string("/proc/self/status")?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or("0");
+        let capabilities = u64::from_str_radix(mask.trim(), 16)?;
+        Ok(Host { v2: controllers.map(words), v1: v1_mounts()?, kernel, capabilities })
+    }
+
+    /// Whether it has this.
+    pub fn has(&self, need: Need) -> bool {
+        match need {
+            Need::CgroupV2 => self.is_v2(),
+            Need::CgroupV1 => !self.is_v2() && ["memory", "cpu", "pids"].iter().all(|name| self.v1(name).is_some()),
+            Need::Controller(name) => match &self.v2 {
+                Some(names) => names.iter().any(|one| one == name),
+                None => self.v1(name).is_some(),
+            },
+            Need::Namespace(kind) => fs::symlink_metadata(format!("/proc/self/ns/{kind}")).is_ok(),
+            Need::Kernel(major, minor) => self.kernel >= (major, minor),
+            Need::AppArmor => fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|it| it == "Y\n"),
+            Need::Selinux => Path::new("/sys/fs/selinux/enforce").exists(),
+            Need::Systemd => Path::new("/run/systemd/system").is_dir(),
+            Need::SysResource => self.capabilities & (1 << 24) != 0,
+            Need::Program(name) => super::command::program(name).is_some(),
+        }
+    }
+
+    /// Whether /sys/fs/cgroup is pure v2.
+    pub fn is_v2(&self) -> bool {
+        self.v2.is_some()
+    }
+
+    /// Where a controller's v1 hierarchy is mounted.
+    pub fn v1(&self, controller: &str) -> Option<&Path> {
+        self.v1.iter().find(|(name, _)| name == controller).map(|(_, path)| path.as_path())
+    }
+
+    /// All directories that a cgroup named `path` (absolute, in cgroup terms) can have on this host.
+    pub fn cgroup_directories(&self, path: &str) -> Vec<PathBuf> {
+        let mut roots: Vec<PathBuf> = self.v1.iter().map(|(_, mount)| mount.clone()).collect();
+        roots.extend(["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(PathBuf::from));
+        roots.sort();
+        roots.dedup();
+        let inside = path.trim_start_matches('/');
+        roots.into_iter().map(|root| root.join(inside)).filter(|directory| directory.is_dir()).collect()
+    }
+}
+
+/// Controllers of v1 and their mount points, from /proc/self/mountinfo.
+fn v1_mounts() -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let mut fields = right.split(' ');
+        if fields.next() != Some("cgroup") {
+            continue;
+        }
+        let (point, options) = (left.split(' ').nth(4).unwrap_or(""), fields.nth(1).unwrap_or(""));
+        found.extend(options.split(',').map(|name| (name.to_owned(), PathBuf::from(point))));
+    }
+    Ok(found)
+}

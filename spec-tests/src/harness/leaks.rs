@@ -1,0 +1,157 @@
+//! What a case may not leave: processes, mounts, cgroups, records.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::{Ground, wait_until};
+
+/// How long what is on its way out may take.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What there was before a case.
+#[derive(Debug)]
+pub(super) struct Baseline {
+    mounts: BTreeSet<String>,
+}
+
+impl Baseline {
+    pub(super) fn take() -> anyhow::Result<Baseline> {
+        Ok(Baseline { mounts: mounts()? })
+    }
+
+    /// What is there now that was not: one line each. All of it is removed, so that the next case is not blamed.
+    pub(super) fn leaks(&self, ground: &Ground) -> anyhow::Result<Vec<String>> {
+        let mut found = processes()?;
+        let now = mounts()?;
+        let new: Vec<&String> = now.difference(&self.mounts).collect();
+        // What is mounted below another comes first.
+        for point in new.into_iter().rev() {
+            found.push(format!("a mount at {point}"));
+            nix::mount::umount2(point.as_str(), nix::mount::MntFlags::MNT_DETACH)?;
+        }
+        if ground.root().exists() {
+            for entry in fs::read_dir(ground.root())? {
+                let path = entry?.path();
+                // A lock file of the runtime's own may stay; a record may not.
+                if path.is_dir() && !is_hidden(&path) {
+                    found.push(format!("a record at {}", path.display()));
+                    fs::remove_dir_all(&path)?;
+                }
+            }
+        }
+        found.extend(cgroups(ground)?);
+        Ok(found)
+    }
+}
+
+fn is_hidden(path: &std::path::Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+/// Kills and names every descendant that still runs. We are a subreaper, so none of them can hide.
+fn processes() -> anyhow::Result<Vec<String>> {
+    let deadline = Instant::now() + GRACE;
+    let alive = loop {
+        reap()?;
+        let alive = children()?;
+        if alive.is_empty() || Instant::now() > deadline {
+            break alive;
+        }
+        let mut first = true;
+        wait_until("a child to end", || Ok((!std::mem::take(&mut first)).then_some(())))?;
+    };
+    let mut found = Vec::new();
+    for pid in alive {
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
+        found.push(format!("the process {pid} ({})", words.trim()));
+        match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let _ = waitpid(Pid::from_raw(pid), None);
+    }
+    Ok(found)
+}
+
+/// Takes the exit status of every child that has ended.
+fn reap() -> anyhow::Result<()> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn children() -> anyhow::Result<Vec<i32>> {
+    let text = fs::read_to_string("/proc/thread-self/children")?;
+    Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+}
+
+fn mounts() -> anyhow::Result<BTreeSet<String>> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect())
+}
+
+/// Cgroups below the worker's parent, in every hierarchy; the parents go too.
+fn cgroups(ground: &Ground) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut parents = ground.host().cgroup_directories(ground.cgroup_parent());
+    parents.extend(scopes(ground)?);
+    for parent in parents {
+        let mut below = Vec::new();
+        walk(parent.clone(), &mut below)?;
+        let own = parent.ends_with(ground.cgroup_parent());
+        for directory in below {
+            if !(own && directory == parent) {
+                found.push(format!("the cgroup {}", directory.display()));
+            }
+            match fs::remove_dir(&directory) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    found.push(format!("{}: {error}", directory.display()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The scopes of systemd that belong to this worker.
+fn scopes(ground: &Ground) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for slice in ground.host().cgroup_directories("system.slice") {
+        for entry in fs::read_dir(slice)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("spec-") && name.contains(ground.cgroup_parent()) {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Children before parents.
+fn walk(directory: PathBuf, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            walk(entry.path(), found)?;
+        }
+    }
+    found.push(directory);
+    Ok(())
+}

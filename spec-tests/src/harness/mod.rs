@@ -1,0 +1,23 @@
+//! What a case stands on: the runtime under test, bundles made in code, containers that are gone after the case.
+//!
+//! A run of one runtime in one bed is a few worker processes (`worker`), each with a mount namespace of its own, a
+//! directory of its own and a parent cgroup of its own. A worker does its cases one after the other and looks after
+//! each for what it left (`leaks`).
+#![forbid(unsafe_code)]
+
+mod bundle;
+mod case;
+mod command;
+mod container;
+mod ground;
+mod host;
+mod leaks;
+mod run;
+
+pub use bundle::Bundle;
+pub use case::{Case, Level, Need, Report, Verdict};
+pub use command::{Done, wait_until};
+pub use container::Container;
+pub use ground::Ground;
+pub use host::Host;
+pub use run::{Options, run, tell_as_json};

@@ -1,0 +1,20 @@
+//! The proving ground: judges any OCI runtime by the runtime specification, by what is seen from outside.
+//!
+//! ```text
+//!  case ──► Ground ──► bundle (config.json, rootfs with the probe) ──► RUNTIME create, start, ... ──► verdict
+//!                                                                        │                             ▲
+//!                                                                        └─► probe prints Facts ───────┘
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`facts`] | what the probe tells from inside a container; shared by both programs |
+//! | [`harness`] | the runtime under test as a path, bundles, containers, deadlines, leaks, verdicts |
+//! | [`cases`] | the cases, by chapter of the specification; each names the section that it judges by |
+//!
+//! Nothing here knows the code of any runtime: a case asserts what a user of the specification could see.
+#![forbid(unsafe_code)]
+
+pub mod cases;
+pub mod facts;
+pub mod harness;

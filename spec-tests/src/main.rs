@@ -1,0 +1,100 @@
+//! `spec-tests --runtime PATH [--only WORDS]... [--systemd] [--workers N] [--json FILE] [--list]`: judges a runtime by
+//! the runtime specification, on this machine. Ends with `spec: N passed, N failed` and a status that says the same.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use brig_spec_tests::cases::ALL;
+use brig_spec_tests::harness::{Options, Report, Verdict, run, tell_as_json};
+use lexopt::{Arg, ValueExt};
+
+const HELP: &str = "\
+spec-tests --runtime PATH [OPTION...]: judges an OCI runtime by the runtime specification, on this machine, as root
+
+  --runtime PATH   the runtime under test (or RUNTIME in the environment)
+  --only WORDS     only cases whose name or section holds the words; may be given again
+  --systemd        containers are placed by systemd (--systemd-cgroup)
+  --workers N      how many processes share the cases; as many as there are CPUs unless told
+  --probe PATH     the static program that runs in containers; beside this program unless told
+  --json FILE      the reports, as a JSON array
+  --list           prints the cases as JSON, and runs none";
+
+fn main() -> anyhow::Result<ExitCode> {
+    let Some((options, json)) = arguments()? else { return Ok(ExitCode::SUCCESS) };
+    if options.worker.is_some() {
+        let mut broken = None;
+        run(&options, ALL, |report| broken = tell_as_json(report).err())?;
+        return broken.map_or(Ok(ExitCode::SUCCESS), Err);
+    }
+    let reports = run(&options, ALL, show)?;
+    if let Some(path) = json {
+        std::fs::write(&path, serde_json::to_vec_pretty(&reports)?).with_context(|| path.display().to_string())?;
+    }
+    let count = |wanted: fn(&Verdict) -> bool| reports.iter().filter(|report| wanted(&report.verdict)).count();
+    let absent = count(|verdict| matches!(verdict, Verdict::Absent(_)));
+    let (passed, failed) =
+        (count(|verdict| *verdict == Verdict::Passed), count(|verdict| matches!(verdict, Verdict::Failed(_))));
+    println!("{absent} cases need what this machine lacks");
+    println!("spec: {passed} passed, {failed} failed");
+    Ok(ExitCode::from(u8::from(failed > 0 || passed == 0)))
+}
+
+fn show(report: &Report) {
+    let line = match &report.verdict {
+        Verdict::Passed => format!("ok   {} [{}] ({} ms)", report.case, report.section, report.milliseconds),
+        Verdict::Failed(why) => format!("FAIL {} [{}]\n  {}", report.case, report.section, why.replace('\n', "\n  ")),
+        Verdict::Absent(what) => format!("     {} [{}]: this machine lacks {what}", report.case, report.section),
+    };
+    // Whoever closed our stdout sees no more lines; the status still tells.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// None after --list or --help.
+fn arguments() -> anyhow::Result<Option<(Options, Option<PathBuf>)>> {
+    let mut runtime = std::env::var_os("RUNTIME").map(PathBuf::from);
+    let beside = std::env::current_exe()?.with_file_name("probe");
+    let workers = std::thread::available_parallelism().map_or(1, Into::into);
+    let mut options =
+        Options { runtime: PathBuf::new(), probe: beside, systemd: false, only: Vec::new(), workers, worker: None };
+    let mut json = None;
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("runtime") => runtime = Some(parser.value()?.into()),
+            Arg::Long("only") => options.only.push(parser.value()?.string()?),
+            Arg::Long("systemd") => options.systemd = true,
+            Arg::Long("workers") => options.workers = parser.value()?.parse()?,
+            Arg::Long("worker") => options.worker = Some(parser.value()?.parse()?),
+            Arg::Long("probe") => options.probe = parser.value()?.into(),
+            Arg::Long("json") => json = Some(parser.value()?.into()),
+            Arg::Long("list") => {
+                list()?;
+                return Ok(None);
+            }
+            Arg::Long("help") | Arg::Short('h') => {
+                println!("{HELP}");
+                return Ok(None);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    options.runtime = runtime.context("which runtime? --runtime PATH, or RUNTIME in the environment")?;
+    options.runtime = std::fs::canonicalize(&options.runtime)
+        .with_context(|| format!("{} is not there", options.runtime.display()))?;
+    anyhow::ensure!(options.probe.is_file(), "the probe is not at {}; --probe names another", options.probe.display());
+    Ok(Some((options, json)))
+}
+
+fn list() -> anyhow::Result<()> {
+    let entries: Vec<_> = ALL
+        .iter()
+        .copied()
+        .flatten()
+        .map(|case| serde_json::json!({ "case": case.name, "section": case.section, "level": case.level }))
+        .collect();
+    println!("{}", serde_json::to_string_pretty(&entries)?);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Operations that a container may or may not be let do: each is tried, and its outcome printed.
+//!
+//! `probe try read /proc/keys , write /proc/sys/kernel/domainname x , mknod /dev/x c 1 3` prints a line for each:
+//! `ok TEXT`, or the name of the error (`EPERM`).
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::{Gid, Uid, chown, chroot, sethostname, setgid, setuid};
+
+/// Tries them in turn.
+pub fn all(words: &[String]) {
+    for operation in words.split(|word| word == ",") {
+        let words: Vec<&str> = operation.iter().map(String::as_str).collect();
+        match one(&words) {
+            Ok(text) => println!("ok {}", text.trim_end().replace('\n', "\\n")),
+            Err(errno) => println!("{errno:?}"),
+        }
+    }
+}
+
+fn one(words: &[&str]) -> Result<String, Errno> {
+    let done = |result: nix::Result<()>| result.map(|()| String::new());
+    match words {
+        ["read", path] => fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(errno),
+        ["list", path] => {
+            let mut names: Vec<String> = fs::read_dir(path)
+                .and_then(|entries| entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect())
+                .map_err(errno)?;
+            names.sort();
+            Ok(names.join(" "))
+        }
+        ["link", path] => fs::read_link(path).map(|link| link.display().to_string()).map_err(errno),
+        ["write", path, text] => OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map(|()| String::new())
+            .map_err(errno),
+        ["create", path] => fs::write(path, "").map(|()| String::new()).map_err(errno),
+        ["mkdir", path] => fs::create_dir(path).map(|()| String::new()).map_err(errno),
+        ["remove", path] => fs::remove_file(path).map(|()| String::new()).map_err(errno),
+        ["run", program, args @ ..] => std::process::Command::new(program)
+            .args(args)
+            .output()
+            .map(|output| format!("{} {}", output.status, String::from_utf8_lossy(&output.stdout)))
+            .map_err(errno),
+        ["stat", path] => {
+            use std::os::unix::fs::MetadataExt;
+            let meta = fs::symlink_metadata(path).map_err(errno)?;
+            Ok(format!("{:o} {}:{} {}", meta.mode(), meta.uid(), meta.gid(), meta.len()))
+        }
+        ["chown", path, uid, gid] => {
+            let id = |word: &str| word.parse::<u32>().map_err(|_| Errno::EINVAL);
+            done(chown(*path, Some(Uid::from_raw(id(uid)?)), Some(Gid::from_raw(id(gid)?))))
+        }
+        ["mknod", path, kind, major, minor] => {
+            let number = |word: &str| word.parse::<u64>().map_err(|_| Errno::EINVAL);
+            let kind = match *kind {
+                "c" => SFlag::S_IFCHR,
+                "b" => SFlag::S_IFBLK,
+                _ => return Err(Errno::EINVAL),
+            };
+            done(mknod(*path, kind, Mode::from_bits_truncate(0o600), makedev(number(major)?, number(minor)?)))
+        }
+        ["mount", kind, path] => done(mount(Some("none"), *path, Some(*kind), MsFlags::empty(), None::<&str>)),
+        ["remount", path] => done(mount(None::<&str>, *path, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND, None::<&str>)),
+        ["umount", path] => done(umount(*path)),
+        ["unshare", "user"] => done(unshare(CloneFlags::CLONE_NEWUSER)),
+        ["unshare", "mount"] => done(unshare(CloneFlags::CLONE_NEWNS)),
+        ["sethostname", name] => done(sethostname(name)),
+        ["chroot", path] => done(chroot(*path)),
+        ["setuid", id] => done(setuid(Uid::from_raw(id.parse().map_err(|_| Errno::EINVAL)?))),
+        ["setgid", id] => done(setgid(Gid::from_raw(id.parse().map_err(|_| Errno::EINVAL)?))),
+        other => {
+            eprintln!("probe: unknown operation {other:?}");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
