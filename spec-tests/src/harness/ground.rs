@@ -158,7 +158,8 @@ impl Ground {
         let done = self.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
         let text = done.refused()?;
         let state = self.call(&["state", &id])?;
-        anyhow::ensure!(state.code != 0, "create failed with {text:?}, but state knows the container: {}", state.stdout);
+        let known = &state.stdout;
+        anyhow::ensure!(state.code != 0, "create failed with {text:?}, but state knows the container: {known}");
         Ok(text)
     }
 

@@ -28,9 +28,9 @@ fn one(words: &[&str]) -> Result<String, Errno> {
     match words {
         ["read", path] => fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(errno),
         ["list", path] => {
-            let mut names: Vec<String> = fs::read_dir(path)
-                .and_then(|entries| entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect())
-                .map_err(errno)?;
+            let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+            let mut names: Vec<String> =
+                fs::read_dir(path).and_then(|entries| entries.map(name).collect()).map_err(errno)?;
             names.sort();
             Ok(names.join(" "))
         }
@@ -68,7 +68,10 @@ fn one(words: &[&str]) -> Result<String, Errno> {
             done(mknod(*path, kind, Mode::from_bits_truncate(0o600), makedev(number(major)?, number(minor)?)))
         }
         ["mount", kind, path] => done(mount(Some("none"), *path, Some(*kind), MsFlags::empty(), None::<&str>)),
-        ["remount", path] => done(mount(None::<&str>, *path, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND, None::<&str>)),
+        ["remount", path] => {
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+            done(mount(None::<&str>, *path, None::<&str>, flags, None::<&str>))
+        }
         ["umount", path] => done(umount(*path)),
         ["unshare", "user"] => done(unshare(CloneFlags::CLONE_NEWUSER)),
         ["unshare", "mount"] => done(unshare(CloneFlags::CLONE_NEWNS)),
