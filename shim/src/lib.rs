@@ -9,6 +9,14 @@
 //! | module | what |
 //! |---|---|
 //! | [`bootstrap`] | containerd's commands, the socket, and the start of the server |
+//! | [`options`] | what containerd's runtime options say, from either message |
+//! | [`events`] | the queue of events, and its way to containerd |
+//! | [`stats`] | statistics in containerd's messages |
+//! | [`log`] | the log FIFO |
 #![forbid(unsafe_code)]
 
 pub mod bootstrap;
+pub mod events;
+pub mod log;
+pub mod options;
+pub mod stats;

@@ -43,6 +43,30 @@ pub struct Stats {
     pub intel_rdt: IntelRdt,
     /// Always null, as runc prints it.
     pub network_interfaces: Option<Vec<()>>,
+    /// RDMA devices. runc prints none of it.
+    #[serde(skip)]
+    pub rdma: Rdma,
+    /// All numbers are cgroup2's: there is no v1 hierarchy.
+    #[serde(skip)]
+    pub unified: bool,
+}
+
+/// What is used of RDMA devices, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rdma {
+    /// Now.
+    pub current: BTreeMap<String, RdmaEntry>,
+    /// At most; 2^32-1 without a limit.
+    pub limit: BTreeMap<String, RdmaEntry>,
+}
+
+/// Numbers of one RDMA device (Documentation/admin-guide/cgroup-v2.rst, RDMA).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RdmaEntry {
+    /// Handles.
+    pub hca_handles: u32,
+    /// Objects.
+    pub hca_objects: u32,
 }
 
 /// See [`Stats::intel_rdt`].
@@ -97,6 +121,12 @@ pub struct Throttling {
     /// Nanoseconds.
     #[serde(skip_serializing_if = "zero")]
     pub throttled_time: u64,
+    /// Periods that took from what earlier ones had left (cgroup2, Linux 5.18). runc prints no bursts.
+    #[serde(skip)]
+    pub bursts: u64,
+    /// Nanoseconds that were taken so.
+    #[serde(skip)]
+    pub burst_time: u64,
 }
 
 /// Pressure stall information (Documentation/accounting/psi.rst).
@@ -172,6 +202,15 @@ pub struct Memory {
     /// memory.stat as it is.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub raw: BTreeMap<String, u64>,
+    /// Swap alone, as cgroup2 counts. runc prints the sum only.
+    #[serde(skip)]
+    pub swap_alone: MemoryEntry,
+    /// memory.events as it is (cgroup2).
+    #[serde(skip)]
+    pub events: BTreeMap<String, u64>,
+    /// memory.oom_control as it is (v1).
+    #[serde(skip)]
+    pub oom_control: BTreeMap<String, u64>,
     /// Time stalled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Pressure>,
@@ -264,16 +303,20 @@ pub struct Hugetlb {
     pub max: u64,
     /// How often the limit was reached.
     pub failcnt: u64,
+    /// The limit; 2^64-1 without one. runc does not print it.
+    #[serde(skip)]
+    pub limit: u64,
 }
 
 /// Reads what the directories of `paths` have to say. On a hybrid host v1's numbers count, and cgroup2's where a
 /// controller is there.
 pub(super) fn read(paths: &BTreeMap<String, PathBuf>) -> Result<Stats> {
     let mut stats = Stats::default();
-    if let Some(path) = paths.get("")
-        && let Some(dir) = open(path)?
-    {
-        unified::read(&dir, paths.len() == 1, &mut stats)?;
+    if let Some(path) = paths.get("") {
+        stats.unified = paths.len() == 1;
+        if let Some(dir) = open(path)? {
+            unified::read(&dir, stats.unified, &mut stats)?;
+        }
     }
     for (controller, path) in paths.iter().filter(|(controller, _)| !controller.is_empty()) {
         if let Some(dir) = open(path)? {

@@ -142,8 +142,8 @@ fn line(format: Format, level: &str, message: &str, fields: &str, time: SystemTi
     }
 }
 
-/// logrus quotes what has more than letters, digits and a few signs; it quotes as Go does.
-fn quoted(text: &str) -> String {
+/// Text as logrus writes it. It quotes what has more than letters, digits and a few signs; it quotes as Go does.
+pub fn quoted(text: &str) -> String {
     if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._/@^+".contains(&byte)) {
         return text.to_owned();
     }

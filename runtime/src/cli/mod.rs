@@ -6,7 +6,7 @@ mod commands;
 mod foreground;
 mod help;
 mod inherited;
-mod log;
+pub mod log;
 mod output;
 mod proxy;
 

@@ -1,7 +1,7 @@
 //! Numbers of v1's controllers.
 #![forbid(unsafe_code)]
 
-use super::parse::{number, table, text, unreadable};
+use super::parse::{number, rdma, table, text, unreadable};
 use super::{BlkioEntry, Hugetlb, MemoryEntry, Stats};
 use crate::cgroup::dir::Dir;
 use crate::error::Result;
@@ -23,6 +23,7 @@ pub(super) fn read(controller: &str, dir: &Dir, stats: &mut Stats) -> Result<()>
         }
         "blkio" => blkio(dir, stats),
         "hugetlb" => hugetlb(dir, stats),
+        "rdma" => rdma(dir, &mut stats.rdma),
         _ => Ok(()),
     }
 }
@@ -106,6 +107,7 @@ fn memory(dir: &Dir, stats: &mut Stats) -> Result<()> {
     };
     stats.memory.cache = raw.get("cache").copied().unwrap_or(0);
     stats.memory.raw = raw;
+    stats.memory.oom_control = table(dir, "memory.oom_control")?.unwrap_or_default();
     stats.memory.usage = entry("memory")?;
     stats.memory.swap = entry("memory.memsw")?;
     stats.memory.kernel = entry("memory.kmem")?;
@@ -170,6 +172,7 @@ fn hugetlb(dir: &Dir, stats: &mut Stats) -> Result<()> {
             usage,
             max: get(middle, "max_usage_in_bytes")?.unwrap_or(0),
             failcnt: get(middle, "failcnt")?.unwrap_or(0),
+            limit: get(middle, "limit_in_bytes")?.unwrap_or(u64::MAX),
         };
         stats.hugetlb.insert(size, entry);
     }

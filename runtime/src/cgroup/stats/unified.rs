@@ -1,7 +1,7 @@
 //! Numbers of cgroup2, in v1's words where runc has only those.
 #![forbid(unsafe_code)]
 
-use super::parse::{number, pressure, table, text};
+use super::parse::{number, pressure, rdma, table, text};
 use super::{Blkio, BlkioEntry, Hugetlb, MemoryEntry, Stats};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::tasks;
@@ -16,6 +16,7 @@ pub(super) fn read(dir: &Dir, only: bool, stats: &mut Stats) -> Result<()> {
         cpu(dir, stats)?;
     }
     hugetlb(dir, stats)?;
+    rdma(dir, &mut stats.rdma)?;
     stats.memory.psi = pressure(dir, "memory.pressure")?;
     stats.blkio.psi = pressure(dir, "io.pressure")?;
     stats.cpu.psi = pressure(dir, "cpu.pressure")?;
@@ -62,6 +63,8 @@ fn memory(dir: &Dir, stats: &mut Stats) -> Result<()> {
         failcnt: 0,
     };
     stats.memory.usage = usage;
+    stats.memory.swap_alone = swap;
+    stats.memory.events = table(dir, "memory.events")?.unwrap_or_default();
     Ok(())
 }
 
@@ -98,6 +101,8 @@ fn cpu(dir: &Dir, stats: &mut Stats) -> Result<()> {
     stats.cpu.throttling.periods = get("nr_periods");
     stats.cpu.throttling.throttled_periods = get("nr_throttled");
     stats.cpu.throttling.throttled_time = get("throttled_usec") * 1000;
+    stats.cpu.throttling.bursts = get("nr_bursts");
+    stats.cpu.throttling.burst_time = get("burst_usec") * 1000;
     Ok(())
 }
 
@@ -114,7 +119,10 @@ fn hugetlb(dir: &Dir, stats: &mut Stats) -> Result<()> {
         };
         let Some(usage) = usage else { continue };
         let events = table(dir, &format!("hugetlb.{size}.events"))?.unwrap_or_default();
-        stats.hugetlb.insert(size, Hugetlb { usage, max: 0, failcnt: events.get("max").copied().unwrap_or(0) });
+        let middle = if reserved.is_some() { "rsvd." } else { "" };
+        let limit = number(dir, &format!("hugetlb.{size}.{middle}max"))?.unwrap_or(u64::MAX);
+        let failcnt = events.get("max").copied().unwrap_or(0);
+        stats.hugetlb.insert(size, Hugetlb { usage, max: 0, failcnt, limit });
     }
     Ok(())
 }

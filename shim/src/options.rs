@@ -1,0 +1,351 @@
+//! The runtime options of a container, from either message that containerd knows.
+//!
+//! - `containerd.runc.v1.Options` (containerd's api/types/runc/options/oci.proto): typed fields. CRI sends it only for
+//!   a runtime that is literally named io.containerd.runc.v2; `ctr` and Docker send it for any.
+//! - `runtimeoptions.v1.Options` (containerd's api/types/runtimeoptions/v1/api.proto): `config_body`, the TOML of the
+//!   runtime's section in containerd's configuration, or `config_path`, a TOML file of that form.
+//!
+//! The TOML keys are the fields' names as Go has them (`SystemdCgroup`); case and underscores do not matter, as they
+//! do not for containerd's own reader. A key that is not known is a warning; a value of the wrong type is an error, for
+//! what it was to change would silently not happen.
+#![forbid(unsafe_code)]
+
+use std::io::Read;
+use std::path::Path;
+
+use brig::error::{Context, Error, ErrorKind, Result};
+use containerd_shim_protos::shim::oci;
+use protobuf::well_known_types::any::Any;
+use protobuf::{CodedInputStream, Message};
+use serde_json::{Map, Value};
+
+/// The largest configuration file that is read, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// What containerd wants of the runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Keep the old root reachable instead of pivot_root (for a root on a ramfs).
+    pub no_pivot_root: bool,
+    /// Give the container no session keyring of its own.
+    pub no_new_keyring: bool,
+    /// The cgroup that the shim itself is to be in; empty for the caller's.
+    pub shim_cgroup: String,
+    /// Owner of the pipes of a container's output.
+    pub io_uid: u32,
+    /// Group of the pipes of a container's output.
+    pub io_gid: u32,
+    /// Another OCI runtime to execute; empty for this shim's own engine.
+    pub binary_name: String,
+    /// The directory of the runtime's records; empty for the default.
+    pub root: String,
+    /// Cgroups are systemd's to make.
+    pub systemd_cgroup: bool,
+    /// Where checkpoints go and come from.
+    pub criu_image_path: String,
+    /// Where CRIU keeps its log.
+    pub criu_work_path: String,
+    /// Where a sandbox's own task service listens; empty for this shim.
+    pub task_api_address: String,
+    /// The version of that task service.
+    pub task_api_version: u32,
+}
+
+/// Reads the options of a request. Without any, or with an empty message, all are the defaults.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`] for a message of another type, one that cannot be read, a configuration file that
+/// cannot be read, TOML that is no TOML, and a value of the wrong type; the message names the key.
+pub fn parse(any: Option<&Any>) -> Result<Options> {
+    let Some(any) = any else { return Ok(Options::default()) };
+    // With a prefix (type.googleapis.com/...) or without; older daemons put the name of a plugin before it.
+    let name = any.type_url.rsplit('/').next().unwrap_or_default();
+    match name {
+        "" if any.value.is_empty() => Ok(Options::default()),
+        "containerd.runc.v1.Options" => from_runc(&any.value),
+        name if name.ends_with("runtimeoptions.v1.Options") => from_generic(&any.value),
+        // containerd 1.x's empty options.
+        "google.protobuf.Empty" => Ok(Options::default()),
+        _ => Err(invalid(format!(
+            "runtime options of type {:?}: expected containerd.runc.v1.Options or runtimeoptions.v1.Options",
+            any.type_url
+        ))),
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidConfig, message)
+}
+
+fn from_runc(bytes: &[u8]) -> Result<Options> {
+    let message = oci::Options::parse_from_bytes(bytes)
+        .map_err(|error| invalid(format!("runtime options: containerd.runc.v1.Options cannot be read: {error}")))?;
+    for (number, _) in message.special_fields.unknown_fields().iter() {
+        match number {
+            8 => tracing::warn!("runtime options: CriuPath does nothing: criu is found by PATH"),
+            number => tracing::warn!("runtime options: field {number} of containerd.runc.v1.Options is not known"),
+        }
+    }
+    Ok(Options {
+        no_pivot_root: message.no_pivot_root,
+        no_new_keyring: message.no_new_keyring,
+        shim_cgroup: message.shim_cgroup,
+        io_uid: message.io_uid,
+        io_gid: message.io_gid,
+        binary_name: message.binary_name,
+        root: message.root,
+        systemd_cgroup: message.systemd_cgroup,
+        criu_image_path: message.criu_image_path,
+        criu_work_path: message.criu_work_path,
+        task_api_address: message.task_api_address,
+        task_api_version: message.task_api_version,
+    })
+}
+
+/// The fields of runtimeoptions.v1.Options.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Generic {
+    config_path: String,
+    config_body: Vec<u8>,
+}
+
+fn from_generic(bytes: &[u8]) -> Result<Options> {
+    let generic = Generic::decode(bytes)
+        .map_err(|error| invalid(format!("runtime options: runtimeoptions.v1.Options cannot be read: {error}")))?;
+    let mut options = Options::default();
+    if !generic.config_path.is_empty() {
+        let path = Path::new(&generic.config_path);
+        let text = read(path).map_err(|error| error.with_kind(ErrorKind::InvalidConfig))?;
+        options.apply(&text, &path.display().to_string())?;
+    }
+    // What stands in the configuration itself is nearer than a file that it names.
+    if !generic.config_body.is_empty() {
+        let text = std::str::from_utf8(&generic.config_body)
+            .map_err(|_| invalid("runtime options: config_body is not UTF-8: expected TOML"))?;
+        options.apply(text, "config_body")?;
+    }
+    Ok(options)
+}
+
+impl Generic {
+    /// Three fields need no generated code: 1 type_url, which says nothing that is not known; 2 config_path;
+    /// 3 config_body.
+    fn decode(bytes: &[u8]) -> protobuf::Result<Generic> {
+        let mut generic = Generic::default();
+        let mut stream = CodedInputStream::from_bytes(bytes);
+        while let Some(tag) = stream.read_raw_tag_or_eof()? {
+            // A tag is the field's number and its wire type; 2 is "length-delimited".
+            match (tag >> 3, tag & 7) {
+                (2, 2) => generic.config_path = stream.read_string()?,
+                (3, 2) => generic.config_body = stream.read_bytes()?,
+                _ => {
+                    protobuf::rt::skip_field_for_tag(tag, &mut stream)?;
+                }
+            }
+        }
+        Ok(generic)
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    let what = || format!("runtime options: config_path {}", path.display());
+    let file = std::fs::File::open(path).with_context(what)?;
+    let mut text = String::new();
+    file.take(LARGEST + 1).read_to_string(&mut text).with_context(what)?;
+    if text.len() as u64 > LARGEST {
+        return Err(invalid(format!("{}: larger than {LARGEST} bytes", what())));
+    }
+    Ok(text)
+}
+
+/// Where a key's value goes.
+enum Field<'a> {
+    Switch(&'a mut bool),
+    Text(&'a mut String),
+    Number(&'a mut u32),
+    /// Known, and for another reader.
+    Ignored,
+    /// Was an option once.
+    Removed,
+}
+
+impl Options {
+    /// The field of a key, which is in lower case and without underscores.
+    fn field(&mut self, key: &str) -> Option<Field<'_>> {
+        Some(match key {
+            "nopivotroot" => Field::Switch(&mut self.no_pivot_root),
+            "nonewkeyring" => Field::Switch(&mut self.no_new_keyring),
+            "shimcgroup" => Field::Text(&mut self.shim_cgroup),
+            "iouid" => Field::Number(&mut self.io_uid),
+            "iogid" => Field::Number(&mut self.io_gid),
+            "binaryname" => Field::Text(&mut self.binary_name),
+            "root" => Field::Text(&mut self.root),
+            "systemdcgroup" => Field::Switch(&mut self.systemd_cgroup),
+            "criuimagepath" => Field::Text(&mut self.criu_image_path),
+            "criuworkpath" => Field::Text(&mut self.criu_work_path),
+            "taskapiaddress" => Field::Text(&mut self.task_api_address),
+            "taskapiversion" => Field::Number(&mut self.task_api_version),
+            // The message's own fields stand in the same section of containerd's configuration.
+            "typeurl" | "configpath" | "configbody" => Field::Ignored,
+            "criupath" => Field::Removed,
+            _ => return None,
+        })
+    }
+
+    /// Takes over what the TOML `text` sets. `from` says where it is from, for messages.
+    fn apply(&mut self, text: &str, from: &str) -> Result<()> {
+        let table: Map<String, Value> = basic_toml::from_str(text)
+            .map_err(|error| invalid(format!("runtime options: {from} is not the TOML expected: {error}")))?;
+        for (key, value) in &table {
+            let plain = key.replace('_', "").to_ascii_lowercase();
+            let Some(field) = self.field(&plain) else {
+                tracing::warn!("runtime options: {from}: the key {key} is not known, and does nothing");
+                continue;
+            };
+            let expected = match (field, value) {
+                (Field::Switch(place), Value::Bool(value)) => {
+                    *place = *value;
+                    continue;
+                }
+                (Field::Text(place), Value::String(value)) => {
+                    place.clone_from(value);
+                    continue;
+                }
+                (Field::Number(place), value) => match value.as_u64().and_then(|value| u32::try_from(value).ok()) {
+                    Some(value) => {
+                        *place = value;
+                        continue;
+                    }
+                    None => "a number from 0 to 4294967295",
+                },
+                (Field::Ignored, _) => continue,
+                (Field::Removed, _) => {
+                    tracing::warn!("runtime options: {from}: {key} does nothing: criu is found by PATH");
+                    continue;
+                }
+                (Field::Switch(_), _) => "true or false",
+                (Field::Text(_), _) => "a string",
+            };
+            return Err(invalid(format!("runtime options: {from}: {key} is {value}: expected {expected}")));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any(type_url: &str, value: Vec<u8>) -> Any {
+        Any { type_url: type_url.into(), value, ..Any::default() }
+    }
+
+    /// A length-delimited field.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut out = vec![number << 3 | 2];
+        let mut length = bytes.len();
+        while length > 0x7f {
+            out.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        out.push(length as u8);
+        out.extend_from_slice(bytes);
+        out
+    }
+
+    fn generic(path: &str, body: &str) -> Any {
+        let mut bytes = field(1, b"containerd.runc.v1.Options");
+        bytes.extend(field(2, path.as_bytes()));
+        bytes.extend(field(3, body.as_bytes()));
+        any("runtimeoptions.v1.Options", bytes)
+    }
+
+    #[test]
+    fn nothing_means_the_defaults() {
+        assert_eq!(parse(None).unwrap(), Options::default());
+        assert_eq!(parse(Some(&Any::default())).unwrap(), Options::default());
+        assert_eq!(parse(Some(&any("runtimeoptions.v1.Options", vec![]))).unwrap(), Options::default());
+    }
+
+    #[test]
+    fn runc_options_are_taken_over_with_any_prefix_and_an_unknown_field() {
+        let message = oci::Options {
+            no_pivot_root: true,
+            no_new_keyring: true,
+            shim_cgroup: "/shims".into(),
+            io_uid: 5,
+            io_gid: 6,
+            binary_name: "crun".into(),
+            root: "/run/x".into(),
+            systemd_cgroup: true,
+            criu_image_path: "/i".into(),
+            criu_work_path: "/w".into(),
+            task_api_address: "ttrpc+unix:///a".into(),
+            task_api_version: 3,
+            ..oci::Options::default()
+        };
+        let mut bytes = message.write_to_bytes().unwrap();
+        bytes.extend(field(8, b"/usr/sbin/criu"));
+        for prefix in ["", "types.containerd.io/", "type.googleapis.com/"] {
+            let options = parse(Some(&any(&format!("{prefix}containerd.runc.v1.Options"), bytes.clone()))).unwrap();
+            let expected = Options {
+                no_pivot_root: true,
+                no_new_keyring: true,
+                shim_cgroup: "/shims".into(),
+                io_uid: 5,
+                io_gid: 6,
+                binary_name: "crun".into(),
+                root: "/run/x".into(),
+                systemd_cgroup: true,
+                criu_image_path: "/i".into(),
+                criu_work_path: "/w".into(),
+                task_api_address: "ttrpc+unix:///a".into(),
+                task_api_version: 3,
+            };
+            assert_eq!(options, expected);
+        }
+    }
+
+    #[test]
+    fn the_body_that_cri_sends_is_read_in_any_spelling() {
+        let body = "TypeUrl = \"x\"\nBinaryName = \"\"\nSystemdCgroup = true\nio_uid = 7\nIoGid = 8\nNoPivotRoot = true\n\
+            CriuImagePath = \"/c\"\nUnheardOf = [1]\n";
+        let options = parse(Some(&generic("", body))).unwrap();
+        let expected = Options {
+            systemd_cgroup: true,
+            io_uid: 7,
+            io_gid: 8,
+            no_pivot_root: true,
+            criu_image_path: "/c".into(),
+            ..Options::default()
+        };
+        assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn a_file_is_read_and_the_body_wins() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "Root = \"/file\"\nShimCgroup = \"/s\"\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        assert_eq!(parse(Some(&generic(path, ""))).unwrap().root, "/file");
+        let both = parse(Some(&generic(path, "Root = \"/body\""))).unwrap();
+        assert_eq!((both.root.as_str(), both.shim_cgroup.as_str()), ("/body", "/s"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let says = |any: &Any| {
+            let error = parse(Some(any)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            error.to_string()
+        };
+        assert!(says(&generic("", "SystemdCgroup = \"yes\"")).contains("SystemdCgroup is \"yes\": expected true or false"));
+        assert!(says(&generic("", "IoUid = -1")).contains("IoUid is -1: expected a number"));
+        assert!(says(&generic("", "Root = 3")).contains("Root is 3: expected a string"));
+        assert!(says(&generic("", "Root = ")).contains("config_body"));
+        assert!(says(&generic("/nonexistent/brig.toml", "")).contains("/nonexistent/brig.toml"));
+        assert!(says(&any("io.containerd.other.Options", vec![])).contains("io.containerd.other.Options"));
+        assert!(says(&any("containerd.runc.v1.Options", vec![0xff])).contains("containerd.runc.v1.Options"));
+        assert!(says(&any("runtimeoptions.v1.Options", vec![0x12, 9])).contains("cannot be read"));
+    }
+}
