@@ -1,14 +1,14 @@
-//! `spec-tests --runtime PATH [--only WORDS]... [--systemd] [--workers N] [--json FILE] [--list]`: judges a runtime by
-//! the runtime specification, on this machine. Ends with `spec: N passed, N failed` and a status that says the same.
+//! `spec-tests --runtime PATH [OPTION...]`: judges a runtime by the runtime specification, on this machine. Ends with `spec: N passed, N failed` and a status that says the same.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use brig_spec_tests::cases::ALL;
-use brig_spec_tests::harness::{Options, Report, Verdict, run, tell_as_json};
+use brig_spec_tests::harness::{Host, Options, Report, Verdict, run, set_deadline, tell_as_json};
 use lexopt::{Arg, ValueExt};
 
 const HELP: &str = "\
@@ -16,11 +16,13 @@ spec-tests --runtime PATH [OPTION...]: judges an OCI runtime by the runtime spec
 
   --runtime PATH   the runtime under test (or RUNTIME in the environment)
   --only WORDS     only cases whose name or section holds the words; may be given again
+  --cases FILE     only cases whose name is a line of the file
   --systemd        containers are placed by systemd (--systemd-cgroup)
   --workers N      how many processes share the cases; as many as there are CPUs unless told
   --probe PATH     the static program that runs in containers; beside this program unless told
+  --deadline S     how many seconds one command of the runtime, or one wait, may take; 60 unless told
   --json FILE      the reports, as a JSON array
-  --list           prints the cases as JSON, and runs none";
+  --list           prints the cases as JSON, with what this machine lacks for each, and runs none";
 
 fn main() -> anyhow::Result<ExitCode> {
     let Some((options, json)) = arguments()? else { return Ok(ExitCode::SUCCESS) };
@@ -57,14 +59,23 @@ fn arguments() -> anyhow::Result<Option<(Options, Option<PathBuf>)>> {
     let mut runtime = std::env::var_os("RUNTIME").map(PathBuf::from);
     let beside = std::env::current_exe()?.with_file_name("probe");
     let workers = std::thread::available_parallelism().map_or(1, Into::into);
-    let mut options =
-        Options { runtime: PathBuf::new(), probe: beside, systemd: false, only: Vec::new(), workers, worker: None };
+    let mut options = Options {
+        runtime: PathBuf::new(),
+        probe: beside,
+        systemd: false,
+        only: Vec::new(),
+        cases: None,
+        workers,
+        worker: None,
+    };
     let mut json = None;
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("runtime") => runtime = Some(parser.value()?.into()),
             Arg::Long("only") => options.only.push(parser.value()?.string()?),
+            Arg::Long("cases") => options.cases = Some(parser.value()?.into()),
+            Arg::Long("deadline") => set_deadline(Duration::from_secs(parser.value()?.parse()?))?,
             Arg::Long("systemd") => options.systemd = true,
             Arg::Long("workers") => options.workers = parser.value()?.parse()?,
             Arg::Long("worker") => options.worker = Some(parser.value()?.parse()?),
@@ -89,11 +100,15 @@ fn arguments() -> anyhow::Result<Option<(Options, Option<PathBuf>)>> {
 }
 
 fn list() -> anyhow::Result<()> {
+    let host = Host::find()?;
     let entries: Vec<_> = ALL
         .iter()
         .copied()
         .flatten()
-        .map(|case| serde_json::json!({ "case": case.name, "section": case.section, "level": case.level }))
+        .map(|case| {
+            let lacks = case.lacks(&host);
+            serde_json::json!({ "case": case.name, "section": case.section, "level": case.level, "lacks": lacks })
+        })
         .collect();
     println!("{}", serde_json::to_string_pretty(&entries)?);
     Ok(())

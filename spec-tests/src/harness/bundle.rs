@@ -127,10 +127,7 @@ impl Bundle {
 
     /// Adds a mount.
     pub fn mount(&mut self, destination: &str, kind: &str, source: &str, options: &[&str]) -> &mut Bundle {
-        self.push(
-            "/mounts",
-            json!({ "destination": destination, "type": kind, "source": source, "options": options }),
-        )
+        self.push("/mounts", json!({ "destination": destination, "type": kind, "source": source, "options": options }))
     }
 
     /// Writes config.json.

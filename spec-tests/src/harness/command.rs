@@ -5,14 +5,28 @@ use std::io::{Read, Seek};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// How long one command may take. Virtual machines without hardware support are some twenty times slower.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+static LIMIT: OnceLock<Duration> = OnceLock::new();
+
+/// How long one command, or one wait, may take: a minute unless [`set_deadline`] said otherwise. Virtual machines without
+/// hardware support are some twenty times slower than others.
+pub(super) fn deadline() -> Duration {
+    *LIMIT.get_or_init(|| Duration::from_secs(60))
+}
+
+/// Sets how long one command, or one wait, may take.
+///
+/// # Errors
+/// When it was set before, or asked for.
+pub fn set_deadline(limit: Duration) -> anyhow::Result<()> {
+    LIMIT.set(limit).map_err(|_| anyhow::anyhow!("the deadline is set once, before the first case"))
+}
 
 /// A command that ended.
 #[derive(Debug)]
@@ -59,7 +73,7 @@ pub(super) fn run(mut command: Command, stdin: Option<Stdio>) -> anyhow::Result<
     let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdin(stdin.unwrap_or(Stdio::null())).stdout(out.try_clone()?).stderr(err.try_clone()?);
     let mut child = command.spawn().with_context(|| format!("unable to run {what}"))?;
-    let status = wait(&mut child, DEADLINE).with_context(|| what.clone());
+    let status = wait(&mut child, deadline()).with_context(|| what.clone());
     let (stdout, stderr) = (read_all(&mut out)?, read_all(&mut err)?);
     match status {
         Ok(status) => Ok(Done { what, code: code_of(status), stdout, stderr }),
@@ -100,13 +114,13 @@ pub(super) fn code_of(status: ExitStatus) -> i32 {
 /// # Errors
 /// The condition's own; or that `what` did not come true in time.
 pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-    let deadline = Instant::now() + DEADLINE;
+    let end = Instant::now() + deadline();
     loop {
         if let Some(value) = condition()? {
             return Ok(value);
         }
-        if Instant::now() > deadline {
-            bail!("waited {} s in vain for: {what}", DEADLINE.as_secs());
+        if Instant::now() > end {
+            bail!("waited {} s in vain for: {what}", deadline().as_secs());
         }
         // No descriptors: just a moment for others to get on.
         poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }))?;

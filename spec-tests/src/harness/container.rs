@@ -9,7 +9,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::command::{self, DEADLINE};
+use super::command;
 use super::{Bundle, Done, Ground, wait_until};
 use crate::facts::Facts;
 
@@ -36,7 +36,7 @@ impl<'a> Container<'a> {
         let mut command = ground.command(&words);
         command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
         let mut child = command.spawn().with_context(|| format!("unable to run {}", ground.runtime().display()))?;
-        let status = command::wait(&mut child, DEADLINE).context("create")?;
+        let status = command::wait(&mut child, command::deadline()).context("create")?;
         if !status.success() {
             let (out, err) = (command::read_all(&mut stdout)?, command::read_all(&mut stderr)?);
             bail!("create: expected exit code 0, found {}\n{out}{err}", command::code_of(status));
@@ -109,8 +109,8 @@ impl<'a> Container<'a> {
     /// Waits until init has ended, and returns its exit code. We are its subreaper: it is our child once the runtime's
     /// process has gone.
     pub fn wait(&self) -> anyhow::Result<i32> {
-        if !command::has_ended(self.pid, DEADLINE)? {
-            bail!("init still runs after {} s; it wrote: {}", DEADLINE.as_secs(), self.output()?);
+        if !command::has_ended(self.pid, command::deadline())? {
+            bail!("init still runs after {} s; it wrote: {}", command::deadline().as_secs(), self.output()?);
         }
         let status = waitpid(Pid::from_raw(self.pid), None).context("init is nobody's child that can be waited for")?;
         match status {

@@ -16,7 +16,7 @@ mod run;
 
 pub use bundle::Bundle;
 pub use case::{Case, Level, Need, Report, Verdict};
-pub use command::{Done, wait_until};
+pub use command::{Done, set_deadline, wait_until};
 pub use container::Container;
 pub use ground::Ground;
 pub use host::Host;

@@ -1,5 +1,6 @@
 //! A run: every case against one runtime on this machine, by a few workers.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::leaks::Baseline;
-use super::{Case, Ground, Report, Verdict};
+use super::{Case, Ground, Report, Verdict, command};
 
 /// What to run, and against what.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Options {
     pub systemd: bool,
     /// Only cases whose name or section holds one of these; all when there are none.
     pub only: Vec<String>,
+    /// Only cases whose name stands in this file, one a line.
+    pub cases: Option<PathBuf>,
     /// How many processes share the cases.
     pub workers: usize,
     /// This process is worker K of `workers`.
@@ -32,11 +35,22 @@ pub struct Options {
 }
 
 impl Options {
-    fn chosen(&self, cases: &'static [&'static [Case]]) -> Vec<Case> {
+    fn chosen(&self, cases: &'static [&'static [Case]]) -> anyhow::Result<Vec<Case>> {
+        let all = || cases.iter().copied().flatten().copied();
+        let mut listed = None;
+        if let Some(path) = &self.cases {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let names: BTreeSet<String> = text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+            if let Some(name) = names.iter().find(|name| !all().any(|case| case.name == **name)) {
+                bail!("{}: no case is called {name:?}; --list prints their names", path.display());
+            }
+            listed = Some(names);
+        }
         let wanted = |case: &Case| {
             self.only.is_empty() || self.only.iter().any(|word| case.name.contains(word) || case.section.contains(word))
         };
-        cases.iter().copied().flatten().copied().filter(wanted).collect()
+        let is_listed = |case: &Case| listed.as_ref().is_none_or(|names| names.contains(case.name));
+        Ok(all().filter(|case| wanted(case) && is_listed(case)).collect())
     }
 }
 
@@ -49,9 +63,9 @@ pub fn run(
     cases: &'static [&'static [Case]],
     mut tell: impl FnMut(&Report),
 ) -> anyhow::Result<Vec<Report>> {
-    let chosen = options.chosen(cases);
+    let chosen = options.chosen(cases)?;
     if chosen.is_empty() {
-        bail!("no case's name or section holds {:?}", options.only);
+        bail!("no case was chosen: none holds {:?} in its name or section, or the list is empty", options.only);
     }
     if let Some(number) = options.worker {
         work(options, number, &chosen, &mut tell)?;
@@ -93,6 +107,10 @@ fn attend(options: &Options, number: usize, sender: &mpsc::Sender<Report>) -> an
     for word in &options.only {
         command.args(["--only", word]);
     }
+    if let Some(path) = &options.cases {
+        command.arg("--cases").arg(path);
+    }
+    command.args(["--deadline", &command::deadline().as_secs().to_string()]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("a worker")?;
     let out = child.stdout.take().context("a worker has a stdout")?;
     for line in BufReader::new(out).lines() {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{Gid, Uid, chown, chroot, sethostname, setgid, setuid};
+use nix::unistd::{Gid, Uid, chown, chroot, setgid, sethostname, setuid};
 
 /// Tries them in turn.
 pub fn all(words: &[String]) {

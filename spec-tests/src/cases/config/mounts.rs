@@ -5,8 +5,7 @@ use anyhow::ensure;
 use crate::harness::{Case, Ground, Level};
 
 /// In the order of the text.
-pub const CASES: &[Case] =
-    &[Case::new("mounts are made in the listed order", "config.md#mounts", Level::Must, order)];
+pub const CASES: &[Case] = &[Case::new("mounts are made in the listed order", "config.md#mounts", Level::Must, order)];
 
 fn order(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = ground.bundle()?;
