@@ -1,7 +1,9 @@
 """Root file systems, made on the spot: busybox, one static program, and a Debian."""
 
 import fcntl
+import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -26,6 +28,8 @@ def prepare(needs):
         probe()
         if "debian" in needs:
             debian()
+    if "containerd2" in needs:
+        containerd2()
 
 
 def probe():
@@ -55,6 +59,13 @@ def debian():
     return root
 
 
+def containerd2():
+    """The directory with the programs of a current containerd; built once, see spec-tests/beds/containerd2."""
+    program = host.TOP / "spec-tests" / "beds" / "containerd2"
+    done = subprocess.run([program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
+    return Path(done.stdout.strip())
+
+
 def busybox_tar(path):
     """Writes a tar of a small system: busybox and its links, two users, the probe, and a setuid copy of it."""
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
@@ -72,6 +83,35 @@ def busybox_tar(path):
         _file(tar, "etc/group", GROUP.encode(), 0o644)
         _file(tar, "etc/plain", b"not a program\n", 0o644)
     return path
+
+
+def oci_archive(path, layer, name):
+    """Writes an OCI archive: an image of that name with one layer, which is a tar file."""
+    with open(layer, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    config = json.dumps({"architecture": machine, "os": "linux", "config": {"Cmd": ["sh"], "Env": ["PATH=/bin:/sbin"]},
+                         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}}).encode()
+    media = "application/vnd.oci.image"
+
+    def descriptor(kind, data, **more):
+        return {"mediaType": f"{media}.{kind}", "size": len(data), "digest": f"sha256:{_sha256(data)}", **more}
+
+    layers = [{"mediaType": f"{media}.layer.v1.tar", "size": os.path.getsize(layer), "digest": f"sha256:{digest}"}]
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": f"{media}.manifest.v1+json",
+                           "config": descriptor("config.v1+json", config), "layers": layers}).encode()
+    entry = descriptor("manifest.v1+json", manifest, annotations={"io.containerd.image.name": name})
+    with tarfile.open(path, "w") as tar:
+        _file(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}', 0o644)
+        _file(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(), 0o644)
+        for blob in (config, manifest):
+            _file(tar, f"blobs/sha256/{_sha256(blob)}", blob, 0o644)
+        tar.add(layer, f"blobs/sha256/{digest}")
+    return path
+
+
+def _sha256(data):
+    return hashlib.sha256(data).hexdigest()
 
 
 def scratch_tar(path):

@@ -5,6 +5,7 @@ Cgroups have no such border on a host, so each suite keeps to one named parent, 
 """
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -25,8 +26,7 @@ def inside():
 
 def enter_and_run(name, argv):
     """Runs this program again in a place of its own; returns its exit status, or 1 for leaks."""
-    place = Path(tempfile.mkdtemp(prefix=f"brig-{name}-"))
-    place.chmod(0o711)
+    place = _new_place(name)
     # Debian's own tools and clients, not what a developer has elsewhere in PATH.
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -51,9 +51,16 @@ def enter_and_run(name, argv):
 
 def run_in_bed(name, argv):
     """The same for a bed that has a real init: the machine goes away as a whole, and pids must be the init's own."""
-    place = Path(tempfile.mkdtemp(prefix=f"brig-{name}-"))
-    place.chmod(0o711)
+    place = _new_place(name)
     return subprocess.run([sys.executable, *argv], env={**os.environ, _MARK: str(place)}, check=False).returncode
+
+
+def _new_place(name):
+    """A new directory. Its name is also that of cgroups and namespaces, so it is of letters, digits, dots and dashes."""
+    place = Path(tempfile.gettempdir()) / f"brig-{name}-{secrets.token_hex(4)}"
+    place.mkdir()
+    place.chmod(0o711)
+    return place
 
 
 def enter_cgroup(name):

@@ -1,5 +1,6 @@
 """A suite: named scenarios that run one after the other on one client, and one line that closes it."""
 
+import signal
 import time
 import traceback
 
@@ -8,10 +9,11 @@ from kit.commands import Failure
 _SCENARIOS = []
 
 
-def scenario(title):
-    """Registers a function as a scenario; it gets the suite's client and raises Failure."""
+def scenario(title, deadline=300):
+    """Registers a function as a scenario; it gets the suite's client and raises Failure. It has `deadline` seconds."""
 
     def register(function):
+        function.deadline = deadline
         _SCENARIOS.append((title, function))
         return function
 
@@ -24,8 +26,8 @@ def run_all(name, client, modules, only):
     passed = failed = 0
     for title, function in chosen:
         begin = time.monotonic()
-        problem = _attempt(function, client)
-        tidy_problem = _attempt(lambda one: one.tidy(), client)
+        problem = _attempt(function, client, function.deadline)
+        tidy_problem = _attempt(lambda one: one.tidy(), client, 300)
         problem = problem or tidy_problem
         took = time.monotonic() - begin
         if problem:
@@ -37,7 +39,12 @@ def run_all(name, client, modules, only):
     return passed, failed
 
 
-def _attempt(function, client):
+def _attempt(function, client, deadline):
+    def too_late(*_):
+        raise Failure(f"not done within {deadline} s")
+
+    signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(deadline)
     try:
         function(client)
     except Failure as failure:
@@ -46,4 +53,6 @@ def _attempt(function, client):
         return f"{line.filename.rsplit('/', 1)[-1]}:{line.lineno}: {failure}"
     except Exception:
         return traceback.format_exc()
+    finally:
+        signal.alarm(0)
     return None

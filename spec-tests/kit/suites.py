@@ -3,24 +3,34 @@
 from dataclasses import dataclass, field
 
 from kit.bundle import Runtime, SystemdRuntime
+from kit.containerd import Containerd, Containerd2
 from kit.docker import Docker, DockerWithoutNetwork, DockerWithUserns
 from kit.podman import Podman
+from kit.shim import Shim
 
 
 @dataclass
 class Suite:
-    """`bed` is a bed's command under spec-tests/beds; without one the suite runs on this host."""
+    """`bed` is a bed's command under spec-tests/beds; without one the suite runs on this host. `subject` is what it
+    tests: the program of that name at the top of the checkout."""
 
     client: type
     modules: list
     bed: list = field(default_factory=list)
     needs: set = field(default_factory=set)
+    subject: str = "brig"
 
 
 _DOCKER = ["lifecycle", "exits", "security", "limits", "network", "terminal", "images", "files", "manage", "options",
            "cpuset"]
+_SHIM = "containerd-shim-brig-v2"
+_CONTAINERD = ["run", "exec", "events", "daemon"]
 
 SUITES = {
+    "containerd-1.6": Suite(Containerd, [f"clients.containerd_{part}" for part in _CONTAINERD], subject=_SHIM),
+    "shim": Suite(Shim, [f"clients.shim_{part}" for part in ("start", "task", "output", "faults")], subject=_SHIM),
+    "containerd-2": Suite(Containerd2, [f"clients.containerd_{part}" for part in (*_CONTAINERD, "generations")],
+                          needs={"containerd2"}, subject=_SHIM),
     "docker": Suite(Docker, [f"clients.docker_{part}" for part in _DOCKER], needs={"debian"}),
     "docker-userns": Suite(DockerWithUserns, ["clients.docker_userns"]),
     "docker-v2": Suite(DockerWithoutNetwork, [f"clients.docker_{part}" for part in ("limits", "privileged", "v2")],

@@ -1,7 +1,7 @@
 //! A static program that runs inside containers and prints what it finds; it asserts nothing.
 //!
 //! It is linked statically and needs no other file, so it can be all that an image holds:
-//! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | spin | wait | burst BYTES |
+//! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | crowd N | spin | wait | burst BYTES |
 //! serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME`.
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ fn main() {
         "status" => print!("{}", std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
         "hog" => hog(number()),
         "fork" => fork(number()),
+        "crowd" => crowd(number()),
         "spin" => loop {
             std::hint::spin_loop();
         },
@@ -78,6 +79,15 @@ fn fork(wanted: usize) {
     for mut child in children {
         let _ = child.kill();
         let _ = child.wait();
+    }
+}
+
+/// Starts that many children, as far as the kernel lets it, and keeps them.
+fn crowd(wanted: usize) -> ! {
+    let children: Vec<_> = (0..wanted).map_while(|_| Command::new("/proc/self/exe").arg("wait").spawn().ok()).collect();
+    println!("started {}", children.len());
+    loop {
+        std::thread::park();
     }
 }
 

@@ -1,0 +1,322 @@
+"""What goes wrong around a shim: it is killed, its daemon is gone, two daemons meet, pids come back, thousands fork."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from clients.shim_task import refused
+from kit import host, ttrpc
+from kit.commands import Failure, check, equal, wait_until
+from kit.shim import RUNNING
+from kit.suite import scenario
+from kit.ttrpc import decode
+
+
+def gone(pid):
+    """Whether a process has ended."""
+    status = host.status_of(pid)
+    return status is None or status["State"].startswith("Z")
+
+
+@scenario("SIGKILL of the shim: `delete` ends every process and leaves nothing", deadline=60)
+def shim_killed(shim):
+    one = shim.container(root="rootfs", args=["sh", "-c", "probe wait & exec probe wait"]).launch()
+    (one.bundle / "rootfs").mkdir()
+    pid = one.create(rootfs=[{1: "bind", 2: str(shim.root), 4: ["rbind", "rw"]}])
+    one.call("Start")
+    exec_pid = one.exec("ex", ["probe", "wait"])
+    os.kill(shim.shim_of(pid), signal.SIGKILL)
+    wait_until(lambda: not shim.shims(), "the shim to be gone")
+    done = one.daemon.invoke(one.bundle, one.name, "delete")
+    equal((done.returncode, decode(done.stdout).get(2)), (0, [137]), f"delete ({done.stderr!r})")
+    wait_until(lambda: gone(pid) and gone(exec_pid), "both processes to be gone")
+    equal(list((one.bundle / "rootfs").iterdir()), [], "the rootfs is unmounted")
+    wait_until(lambda: not shim.leftovers(), f"leftovers to go: {shim.leftovers()}", 5)
+
+
+@scenario("SIGKILL of the shim of a group: every container of it can be cleaned up", deadline=60)
+def group_killed(shim):
+    daemon = shim.daemon()
+    members = [shim.container(name, daemon=daemon, annotations={"io.containerd.runc.v2.group": "aa"})
+               for name in ("aa", "bb", "cc")]
+    pids = [one.run() for one in members]
+    os.kill(shim.shims()[0], signal.SIGKILL)
+    wait_until(lambda: not shim.shims(), "the shim to be gone")
+    for one in members:
+        equal(daemon.invoke(one.bundle, one.name, "delete").returncode, 0, f"delete of {one.name}")
+    wait_until(lambda: all(map(gone, pids)), "all processes to be gone")
+
+
+@scenario("SIGTERM of a shim with a container, and SIGUSR1: the container goes on, or is cleaned up, never lost", deadline=60)
+def signals(shim):
+    one = shim.container()
+    pid = one.run()
+    server = shim.shims()[0]
+    os.kill(server, signal.SIGUSR1)
+    equal(one.status(), RUNNING, "status after SIGUSR1")
+    os.kill(server, signal.SIGTERM)
+    # Either it goes on serving or it ends: then the daemon's delete finds what it left.
+    try:
+        wait_until(lambda: not shim.shims(), "the shim to end", 2)
+    except Failure:
+        equal(one.status(), RUNNING, "status")
+        one.finish()
+        return
+    equal(one.daemon.invoke(one.bundle, one.name, "delete").returncode, 0, "delete")
+    wait_until(lambda: gone(pid), "the process to be gone")
+
+
+@scenario("a daemon that is away: the exits of meanwhile are told in order once it is back", deadline=60)
+def daemon_away(shim):
+    one = shim.container()
+    one.run()
+    one.exec("ex", ["sh", "-c", "probe wait"])
+    one.events_until("exec-started")
+    one.daemon.sink.hang_up()
+    one.kill(exec_id="ex", signal=9)
+    equal(one.wait("ex"), 137, "the exec's status")
+    one.kill()
+    equal(one.wait(), 137, "status")
+    one.daemon.sink.listen()
+    one.events_until("exit", times=2)
+    one.delete()
+    one.events_until("delete")
+    equal(one.daemon.topics("one"), ["create", "start", "exec-added", "exec-started", "exit", "exit", "delete"], "events")
+    one.shutdown()
+
+
+@scenario("a daemon that answers no event for a while: 200 exits are all told, in order, init's last", deadline=60)
+def slow_daemon(shim):
+    one = shim.container()
+    one.run()
+    one.events_until("start")
+    one.daemon.sink.open.clear()
+    names = [f"x{number}" for number in range(200)]
+    for name in names:
+        one.exec(name, ["true"])
+    for name in names:
+        equal(one.wait(name), 0, f"status of {name}")
+    equal(one.status(), RUNNING, "the shim answers meanwhile")
+    one.kill()
+    equal(one.wait(), 137, "status")
+    one.daemon.sink.open.set()
+    one.events_until("exit", times=201, timeout=20)
+    exits = [fields[2][0].decode() for topic, fields in one.daemon.events("one") if topic == "exit"]
+    equal(sorted(exits), sorted([*names, "one"]), "exits")
+    equal(exits[-1], "one", "the last exit")
+    for name in names:
+        seen = [topic for topic, fields in one.daemon.events("one")
+                if name.encode() in (fields.get(2, [b""])[0], fields.get(5, [b""])[0]) and topic != "delete"]
+        equal(seen, ["exec-added", "exec-started", "exit"], f"events of {name}")
+    one.delete()
+    one.shutdown()
+
+
+@scenario("120 execs at once while the container is killed: every call is answered, every exit told once", deadline=60)
+def killed_meanwhile(shim):
+    one = shim.container()
+    one.run()
+    started, problems = [], []
+
+    def start(number):
+        try:
+            one.exec(f"k{number}", ["probe", "wait"])
+            started.append(f"k{number}")
+        except ttrpc.Status as status:
+            if status.code == ttrpc.UNKNOWN:
+                problems.append(str(status))
+        except Failure as failure:
+            problems.append(str(failure))
+
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(120)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(started) > 10, "some to run", 30)
+    one.kill()
+    for thread in threads:
+        thread.join(30)
+    equal(one.wait(), 137, "status")
+    for name in started:
+        equal(one.wait(name), 137, f"status of {name}")
+    one.events_until("exit", times=len(started) + 1, timeout=20)
+    exits = [fields[2][0].decode() for topic, fields in one.daemon.events("one") if topic == "exit"]
+    equal(sorted(exits), sorted([*started, "one"]), "exits")
+    equal(exits[-1], "one", "the last exit")
+    check(not problems, f"{len(problems)} calls without a true cause, such as {problems[:3]}")
+    one.delete()
+    one.shutdown()
+
+
+@scenario("a Delete that fails half way can be tried again", deadline=60)
+def delete_again(shim):
+    one = shim.container()
+    pid = one.run()
+    cgroups = [Path(line.split(":")[1] or "unified") / line.split(":")[2].lstrip("/")
+               for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    # Someone else's process in the container's cgroup: it cannot be removed while that is there.
+    intruder = os.fork()
+    if intruder == 0:
+        signal.pause()
+    try:
+        for cgroup in cgroups:
+            procs = host.CGROUPS / cgroup / "cgroup.procs"
+            if one.name in str(cgroup) and procs.exists():
+                procs.write_text(str(intruder))
+        one.kill()
+        equal(one.wait(), 137, "status")
+        try:
+            equal(one.delete(), 137, "the deleted one's status")
+            again = False
+        except ttrpc.Status as status:
+            check(status.code != ttrpc.NOT_FOUND, f"Delete: {status}")
+            again = True
+    finally:
+        os.kill(intruder, signal.SIGKILL)
+        os.waitpid(intruder, 0)
+    if again:
+        equal(one.delete(), 137, "the second Delete's status")
+    one.events_until("delete")
+    equal(one.daemon.topics("one"), ["create", "start", "exit", "delete"], "events")
+    one.shutdown()
+
+
+@scenario("two daemons with one namespace and one name: neither touches the other's container", deadline=60)
+def two_daemons(shim):
+    first = shim.container("same")
+    pid = first.run()
+    second = shim.container("same")
+    try:
+        second.run()
+    except ttrpc.Status:
+        pass  # what Go's runtime directory allows is one of a name; the question is what becomes of the first
+    equal(second.daemon.invoke(second.bundle, "same", "delete").returncode, 0, "delete of the second")
+    check(not gone(pid), "the first's process lives")
+    equal(first.status(), RUNNING, "the first's status")
+    first.exec("ex", ["true"])
+    equal(first.wait("ex"), 0, "an exec in the first")
+    first.finish()
+
+
+@scenario("a pid that comes back: a kill of the exec that had it reaches nobody", deadline=60)
+def pid_reuse(shim):
+    one = shim.container()
+    one.run()
+    old = one.exec("old", ["true"])
+    equal(one.wait("old"), 0, "status")
+
+    def same_pid(number=[0]):
+        number[0] += 1
+        # The next pid of this suite's own pid namespace; others start processes too, so it takes some tries.
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(max(2, old - 1 - number[0] % 8)))
+        name = f"new{number[0]}"
+        if one.exec(name, ["probe", "wait"]) == old:
+            return name
+        one.kill(exec_id=name)
+        one.wait(name)
+        one.delete(name)
+        return None
+
+    name = wait_until(same_pid, f"an exec with the pid {old}", 20)
+    refused(lambda: one.kill(exec_id="old"), ttrpc.NOT_FOUND)
+    equal(one.status(name), RUNNING, "the one that has the pid now")
+    equal(one.delete("old"), 0, "the first's status")
+    equal(one.status(name), RUNNING, "the one that has the pid now")
+    one.finish()
+
+
+@scenario("pids that come back all the time: each exit is its own process's", deadline=60)
+def small_pid_max(shim):
+    limit = Path("/proc/sys/kernel/pid_max")
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    before = limit.read_text()
+    if release >= (6, 14):  # since then each pid namespace has its own
+        limit.write_text("420")
+    try:
+        one = shim.container()
+        one.run()
+        for number in range(250):
+            if release < (6, 14) and number % 20 == 0:
+                Path("/proc/sys/kernel/ns_last_pid").write_text("400")
+            one.exec(f"p{number}", ["probe", "exit", str(number % 100)])
+            equal(one.wait(f"p{number}"), number % 100, f"status of exec {number}")
+            equal(one.delete(f"p{number}"), number % 100, f"status of exec {number}")
+        one.finish()
+    finally:
+        limit.write_text(before)
+
+
+@scenario("a container that forks 10 000 children is killed within its deadline", deadline=60)
+def many_children(shim):
+    # No more than half of what the host gives: it is shared.
+    room = min(int(Path("/proc/sys/kernel/pid_max").read_text()), int(Path("/proc/sys/kernel/threads-max").read_text()))
+    wanted = min(10000, room // 3)
+    one = shim.container(args=["probe", "crowd", str(wanted)])
+    one.run()
+    wait_until(lambda: len(one.call("Pids").get(1, [])) > wanted, f"{wanted} children", 60)
+    begin = time.monotonic()
+    one.kill()
+    equal(one.wait(timeout=30), 137, "status")
+    equal(one.delete(), 137, "status")
+    check(time.monotonic() - begin < 30, f"kill and delete took {time.monotonic() - begin:.1f} s")
+    one.shutdown()
+
+
+@scenario("a paused container that is killed ends, and can be deleted", deadline=60)
+def killed_while_paused(shim):
+    for every in (0, 1):
+        one = shim.container(f"paused{every}")
+        one.run()
+        one.call("Pause")
+        one.call("Kill", signal=9, all=every)
+        equal(one.wait(), 137, "status")
+        equal(one.delete(), 137, "status")
+        one.shutdown()
+
+
+@scenario("a slow call of one container of a pod stalls no other", deadline=60)
+def no_stall(shim):
+    daemon = shim.daemon()
+    annotations = {"io.containerd.runc.v2.group": "aa"}
+    first = shim.container("aa", daemon=daemon, annotations=annotations)
+    first.run()
+    slow = shim.container("bb", daemon=daemon, annotations=annotations).launch()
+    logger = daemon.base / "logger"
+    # It never says that it is ready, so Create waits for it.
+    logger.write_text("#!/bin/sh\nexec sleep 1000\n")
+    logger.chmod(0o755)
+    waiting = slow.send("Create", 3, bundle=str(slow.bundle), stdout=f"binary://{logger}", stderr=f"binary://{logger}")
+    begin = time.monotonic()
+    for number in range(5):
+        equal(first.status(), RUNNING, "status")
+        first.exec(f"ex{number}", ["true"])
+        equal(first.wait(f"ex{number}"), 0, "an exec's status")
+    check(time.monotonic() - begin < 2, f"five execs took {time.monotonic() - begin:.1f} s")
+    try:
+        waiting(14)
+    except Failure:
+        pass  # how it fails is the affair of another scenario
+    first.kill()
+    equal(first.wait(), 137, "status")
+    first.delete()
+
+
+@scenario("hundreds of connections that come and go leave nothing open in the shim", deadline=60)
+def connections(shim):
+    one = shim.container()
+    pid = one.run()
+    server = shim.shim_of(pid)
+    one.status()
+    before = len(os.listdir(f"/proc/{server}/fd"))
+    for _ in range(200):
+        client = ttrpc.Client(one.socket)
+        client.call(f"containerd.task.v{one.version}.Task", "State", {1: one.name})
+        client.close()
+    for number in range(30):
+        one.exec(f"e{number}", ["true"])
+        one.wait(f"e{number}")
+        one.delete(f"e{number}")
+    wait_until(lambda: len(os.listdir(f"/proc/{server}/fd")) <= before + 2, "open files to be as before: "
+               f"{before}, now {len(os.listdir(f'/proc/{server}/fd'))}", 5)
+    one.finish()

@@ -1,0 +1,292 @@
+"""Standard streams: FIFOs with and without readers, files, loggers that work, dawdle, or die; the shim's own log."""
+
+import os
+import time
+
+from kit.commands import Failure, check, contains, equal, wait_until
+from kit.shim import RUNNING, Reader
+from kit.suite import scenario
+from kit.ttrpc import any_of
+
+LOGGER = """#!/usr/bin/python3
+# A logger as containerd's documents have it: 3 is stdout, 4 is stderr, and closing 5 says that it is ready.
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+out = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.write(out, ("for " + os.environ["CONTAINER_ID"] + " of " + os.environ["CONTAINER_NAMESPACE"] + "\\n").encode())
+os.close(5)
+if "die" in sys.argv:
+    sys.exit(3)
+import select
+open_ends = [3, 4]
+while open_ends:
+    for end in select.select(open_ends, [], [])[0]:
+        data = os.read(end, 4096)
+        if data:
+            os.write(out, data)
+        else:
+            open_ends.remove(end)
+os.write(out, b"end\\n")
+"""
+
+
+def logger(daemon, *more):
+    """A binary:// address of a logger that writes to `logged`; returns both."""
+    program, target = daemon.base / "logger", daemon.base / "logged"
+    program.write_text(LOGGER)
+    program.chmod(0o755)
+    # Each key is an argument, and each value that is not empty another.
+    return f"binary://{program}?{target}={'&'.join(more)}", target
+
+
+@scenario("FIFOs: both outputs whole, input to its end, and the readers see the end after Delete", deadline=60)
+def fifos(shim):
+    one = shim.container(args=["sh", "-c", "cat; echo err >&2; probe burst 3000000"])
+    out, err = Reader(one.bundle / "out"), Reader(one.bundle / "err")
+    os.mkfifo(one.bundle / "in")
+    one.run(stdin=one.bundle / "in", stdout=out.path, stderr=err.path)
+    with open(one.bundle / "in", "w") as writer:
+        writer.write("typed\n")
+    one.call("CloseIO", stdin=1)
+    equal(one.wait(), 0, "status")
+    equal(one.delete(), 0, "status")
+    wait_until(lambda: out.ended.is_set() and err.ended.is_set(), "the ends of the outputs")
+    equal(len(out.text), 6 + 3000000, "bytes of the output")
+    equal((out.text[:6], err.text), (b"typed\n", b"err\n"), "output")
+    one.shutdown()
+
+
+@scenario("a reader that never reads: the container can be killed and deleted, and Create did not wait", deadline=60)
+def never_reads(shim):
+    one = shim.container(args=["sh", "-c", "exec cat /dev/zero"])
+    out = Reader(one.bundle / "out", opens=False)
+    silent = os.open(out.path, os.O_RDONLY | os.O_NONBLOCK)
+    begin = time.monotonic()
+    one.run(stdout=out.path, stderr=out.path)
+    check(time.monotonic() - begin < 5, "Create and Start do not wait for the output")
+    equal(one.status(), RUNNING, "status")
+    one.kill()
+    equal(one.wait(timeout=5), 137, "status")
+    begin = time.monotonic()
+    equal(one.delete(), 137, "status")
+    check(time.monotonic() - begin < 13, f"Delete took {time.monotonic() - begin:.1f} s")
+    os.close(silent)
+    one.shutdown()
+
+
+@scenario("a reader that comes late, goes, and comes back, as a daemon does that restarts: nothing is lost between", deadline=60)
+def reader_returns(shim):
+    one = shim.container(args=["sh", "-c", "read a; echo one; read b; echo two; read c; echo three"])
+    for name in ("in", "out"):
+        os.mkfifo(one.bundle / name)
+    reader = os.open(one.bundle / "out", os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(one.bundle / "in", os.O_RDWR)
+    one.run(stdin=one.bundle / "in", stdout=one.bundle / "out", stderr=one.bundle / "out")
+    seen = b""
+    for word in (b"one\n", b"two\n", b"three\n"):
+        os.write(writer, b"go\n")
+        if word == b"two\n":
+            os.close(reader)
+            time.sleep(0.2)
+            reader = os.open(one.bundle / "out", os.O_RDONLY | os.O_NONBLOCK)
+        seen = b""
+
+        def arrived(wanted=word):
+            nonlocal seen
+            try:
+                seen += os.read(reader, 100)
+            except BlockingIOError:
+                pass
+            return wanted in seen
+        wait_until(arrived, f"{word} after {seen}", 5)
+    equal(one.wait(), 0, "status")
+    os.close(reader)
+    os.close(writer)
+    one.delete()
+    one.shutdown()
+
+
+@scenario("file://: made with its directory, appended to, both streams in one file", deadline=60)
+def file(shim):
+    daemon = shim.daemon()
+    target = daemon.base / "deep" / "log"
+    for number in range(2):
+        one = shim.container(f"f{number}", daemon=daemon, args=["sh", "-c", f"echo out{number}; echo err{number} >&2"])
+        one.run(stdout=f"file://{target}", stderr=f"file://{target}")
+        equal(one.wait(), 0, "status")
+        one.delete()
+        one.shutdown()
+    equal(sorted(target.read_text().split()), ["err0", "err1", "out0", "out1"], "the file")
+
+
+@scenario("binary://: the logger has both streams and says when it is ready; it is ended with the container", deadline=60)
+def binary(shim):
+    daemon = shim.daemon()
+    uri, target = logger(daemon)
+    one = shim.container(daemon=daemon, args=["sh", "-c", "echo out; echo err >&2; exec probe wait"])
+    begin = time.monotonic()
+    one.run(stdout=uri, stderr=uri)
+    check(time.monotonic() - begin < 5, "Create does not wait for the logger's end")
+    wait_until(lambda: "err" in target.read_text(), "the output")
+    one.exec("ex", ["echo", "of-an-exec"], stdout=uri, stderr=uri)
+    one.wait("ex")
+    one.delete("ex")
+    one.finish()
+    wait_until(lambda: target.read_text().count("end\n") == 2, f"both loggers' ends: {target.read_text()}")
+    text = target.read_text()
+    contains(text, f"for one of {shim.namespace}", "the logger's environment")
+    for word in ("out\n", "err\n", "of-an-exec\n"):
+        contains(text, word, "what was logged")
+
+
+@scenario("binary://: a logger that dies takes nothing with it: the container goes on, and ends as it would", deadline=60)
+def dead_logger(shim):
+    daemon = shim.daemon()
+    uri, _ = logger(daemon, "die")
+    one = shim.container(daemon=daemon, args=["sh", "-c", "trap '' PIPE; n=0; while [ $n -lt 200 ]; do "
+                                              "probe burst 1000 2>/dev/null; n=$((n + 1)); done; exit 4"])
+    one.run(stdout=uri, stderr=uri)
+    equal(one.wait(timeout=15), 4, "status")
+    equal(one.delete(), 4, "status")
+    one.shutdown()
+
+
+@scenario("binary://: a logger that is not there, or never ready: Create fails in time and names it", deadline=60)
+def no_logger(shim):
+    daemon = shim.daemon()
+    one = shim.container("absent", daemon=daemon).launch()
+    try:
+        one.create(stdout="binary:///no/such/logger", stderr="binary:///no/such/logger")
+        problem = "Create went through"
+    except Failure as failure:
+        problem = str(failure)
+    contains(problem, "/no/such/logger", "the error")
+    uri, _ = logger(daemon)
+    program = daemon.base / "logger"
+    program.write_text("#!/bin/sh\nexec 5>&-\nexit 1\n")
+    two = shim.container("quits", daemon=daemon).launch()
+    try:
+        two.create(stdout=uri, stderr=uri)
+    except Failure as failure:
+        contains(str(failure), "logger", "the error")
+
+
+@scenario("an address of no known kind is an error that names it", deadline=60)
+def unknown_scheme(shim):
+    one = shim.container().launch()
+    try:
+        one.create(stdout="gopher://x/y", stderr="gopher://x/y")
+    except Failure as failure:
+        contains(str(failure), "gopher", "the error")
+        return
+    raise Failure("Create went through")
+
+
+@scenario("streams that are not given are /dev/null", deadline=60)
+def none(shim):
+    one = shim.container(args=["sh", "-c", "cat && echo x && echo y >&2 && exit 8"])
+    one.run()
+    equal(one.wait(), 8, "status")
+    one.delete()
+    one.shutdown()
+
+
+@scenario("a terminal: output, input, size", deadline=60)
+def terminal(shim):
+    one = shim.container(args=["sh"], terminal=True)
+    out = Reader(one.bundle / "out")
+    os.mkfifo(one.bundle / "in")
+    one.run(stdin=one.bundle / "in", stdout=out.path)
+    with open(one.bundle / "in", "w", buffering=1) as writer:
+        writer.write("tty\n")
+        out.until(b"/dev/pts/0")
+        one.call("ResizePty", width=70, height=20)
+        writer.write("stty size\n")
+        out.until(b"20 70")
+        one.exec("ex", ["sh", "-c", "tty; stty -echo"], terminal=True, stdout=str(out.path))
+        out.until(b"/dev/pts/1")
+        equal(one.wait("ex"), 0, "the exec's status")
+        one.delete("ex")
+        writer.write("exit 3\n")
+        equal(one.wait(), 3, "status")
+    equal(one.delete(), 3, "status")
+    one.shutdown()
+
+
+@scenario("a full log that nobody reads stalls nothing", deadline=60)
+def full_log(shim):
+    one = shim.container()
+    try:
+        while True:
+            os.write(one.log, b"x" * 4096)
+    except BlockingIOError:
+        pass
+    one.launch(debug=True)
+    one.create()
+    one.call("Start")
+    for number in range(20):
+        one.exec(f"e{number}", ["true"])
+        equal(one.wait(f"e{number}"), 0, "an exec's status")
+        one.delete(f"e{number}")
+    one.finish()
+
+
+@scenario("a log without a reader stalls nothing, and its shim is not ended by SIGPIPE", deadline=60)
+def log_without_reader(shim):
+    one = shim.container()
+    one.launch(debug=True)
+    one.create()
+    os.close(one.log)
+    one.log = os.open("/dev/null", os.O_RDONLY)
+    one.call("Start")
+    for number in range(10):
+        one.exec(f"e{number}", ["true"])
+        equal(one.wait(f"e{number}"), 0, "an exec's status")
+    one.finish()
+
+
+@scenario("with -debug the log tells the container's story", deadline=60)
+def log_story(shim):
+    one = shim.container()
+    one.launch(debug=True)
+    one.create()
+    one.call("Start")
+    one.finish()
+    wait_until(lambda: not shim.shims(), "the shim to end")
+    try:
+        text = os.read(one.log, 1 << 16).decode(errors="replace")
+    except BlockingIOError:
+        text = ""
+    contains(text, "one", "the log names the container")
+
+
+@scenario("an exec's outputs with a reader each, a hundred at once", deadline=60)
+def many_execs(shim):
+    one = shim.container()
+    one.run()
+    readers = [Reader(one.bundle / f"out{number}") for number in range(100)]
+    for number, reader in enumerate(readers):
+        one.exec(f"e{number}", ["sh", "-c", f"echo {number}; exit {number}"], stdout=str(reader.path),
+                 stderr=str(reader.path))
+    for number, reader in enumerate(readers):
+        equal(one.wait(f"e{number}"), number, "status")
+        one.delete(f"e{number}")
+        wait_until(reader.ended.is_set, "the end of the output")
+        equal(reader.text, f"{number}\n".encode(), "output")
+    one.finish()
+
+
+@scenario("the output of an exec of an unknown user, a directory that is not there: errors, not outputs", deadline=60)
+def exec_errors(shim):
+    one = shim.container()
+    one.run()
+    spec = b'{"args": ["true"], "cwd": "/no/such", "user": {"uid": 0, "gid": 0}}'
+    one.call("Exec", exec_id="cwd", spec=any_of("types.containerd.io/opencontainers/runtime-spec/1/Process", spec))
+    try:
+        one.call("Start", exec_id="cwd")
+        failed = one.wait("cwd") != 0  # some runtimes only see it in the child
+    except Failure as failure:
+        contains(str(failure), "/no/such", "the error")
+        failed = True
+    check(failed, "an exec in a directory that is not there fails")
+    one.finish()

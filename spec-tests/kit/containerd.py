@@ -1,0 +1,298 @@
+"""A containerd of the suite's own: root, state, address and events; the shim under test is its runtime.
+
+Everything runs in the suite's place, so the shim's sockets below /run/containerd are the suite's own too.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kit import host, images, isolate
+from kit.commands import Failure, check, equal, run, wait_until
+
+BUSYBOX = "docker.io/library/busybox:latest"
+RUNTIME = "io.containerd.brig.v2"
+# The name under which a shim takes the place of Go's.
+DROP_IN = "io.containerd.runc.v2"
+_CONFIG = """version = 2
+root = "{base}/root"
+state = "{base}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.tracing.processor.v1.otlp", "io.containerd.nri.v1.nri"]
+[debug]
+  level = "debug"
+[grpc]
+  address = "{base}/containerd.sock"
+[ttrpc]
+  address = "{base}/containerd.sock.ttrpc"
+"""
+
+
+class Containerd:
+    """`containerd(...)` runs ctr; tidy() removes what a scenario made and looks for leaks."""
+
+    name = "containerd"
+    # Where the programs are; the first is the generation that a suite starts with.
+    generations = ("1.6",)
+
+    def __init__(self, place, shim, label="c"):
+        self.place, self.shim = place, Path(shim)
+        # ctr's containers have /NAMESPACE/ID as cgroup, so the suite's parent is the namespace.
+        self.namespace = self.parent = isolate.cgroup_parent(place)
+        self.base = place / label
+        self.base.mkdir()
+        self.programs = self.base / "bin"
+        self.programs.mkdir()
+        for name in ("containerd-shim-brig-v2", "containerd-shim-runc-v2"):
+            (self.programs / name).symlink_to(shim)
+        self.socket = self.base / "containerd.sock"
+        self.config = self.base / "config.toml"
+        self.config.write_text(_CONFIG.format(base=self.base))
+        self.log = open(self.base / "containerd.log", "w+")
+        self.generation, self.daemon = None, None
+        # A current ctr warns of cgroup v1 on the stream that tests compare.
+        os.environ["CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS"] = "1"
+        self.others = []
+        self.run_daemon(self.generations[0])
+        self.load(BUSYBOX, images.busybox_tar(self.base / "busybox.tar"))
+
+    def run_daemon(self, generation=None):
+        """Starts the daemon; on what an earlier one left, whatever generation that was."""
+        self.generation = generation or self.generation
+        environment = {**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}"}
+        self.daemon = subprocess.Popen([self._program("containerd"), "--config", self.config], env=environment,
+                                       stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        wait_until(self._answers, "containerd to answer", 30)
+
+    def _program(self, name):
+        if self.generation == "1.6":
+            return f"/usr/bin/{name}"
+        return str(images.containerd2() / name)
+
+    def _answers(self):
+        if self.daemon.poll() is not None:
+            raise Failure("containerd ended: " + self.log_text())
+        return self("version", code=None, timeout=10).code == 0
+
+    def stop_daemon(self, signal="TERM"):
+        """Ends the daemon alone; what it started goes on."""
+        number = {"TERM": 15, "KILL": 9}[signal]
+        self.daemon.send_signal(number)
+        try:
+            self.daemon.wait(20)
+        except subprocess.TimeoutExpired:
+            self.daemon.kill()
+            raise Failure("containerd did not stop: " + self.log_text())
+
+    def restart(self, signal="TERM", generation=None):
+        """Ends the daemon and starts it again, or another generation on the same state."""
+        self.stop_daemon(signal)
+        self.run_daemon(generation)
+
+    def command(self, *args):
+        """The words of a client's command."""
+        return [self._program("ctr"), "-a", self.socket, "-n", self.namespace, *args]
+
+    def __call__(self, *args, **options):
+        return run(*self.command(*args), **options)
+
+    def load(self, name, tar):
+        """Makes an image of one layer."""
+        archive = images.oci_archive(self.base / "image.tar", tar, name)
+        self("images", "import", archive, timeout=120)
+        archive.unlink()
+        tar.unlink()
+
+    def run_words(self, *args, runtime=RUNTIME, image=BUSYBOX):
+        """`ctr run OPTIONS IMAGE NAME COMMAND...`; the last argument is the command, the one before it the name."""
+        *flags, name, command = args
+        return ["run", "--runtime", runtime, *flags, image, name, *command]
+
+    def run(self, *args, runtime=RUNTIME, **options):
+        """`ctr run --rm OPTIONS NAME COMMAND` to its end."""
+        return self(*self.run_words("--rm", *args, runtime=runtime), **options)
+
+    def start(self, *args, runtime=RUNTIME, **options):
+        """`ctr run -d` with the outputs in a file (see `output`); returns the name. Without a command it waits."""
+        *flags, name, command = args if isinstance(args[-1], list) else (*args, ["probe", "wait"])
+        if not any(str(flag).startswith(("--null-io", "--log-uri")) for flag in flags):
+            flags += ["--log-uri", f"file://{self.base}/{name}.out"]
+        self(*self.run_words("-d", *flags, name, command, runtime=runtime), **options)
+        return name
+
+    def output(self, name):
+        """What a container of `start` wrote so far."""
+        path = self.base / f"{name}.out"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def exec(self, container, *args, number=[0], **options):
+        """`ctr tasks exec OPTIONS`; the last argument is the command."""
+        *flags, command = args
+        number[0] += 1
+        return self("tasks", "exec", "--exec-id", f"e{number[0]}", *flags, container, *command, **options)
+
+    def tasks(self):
+        """What `ctr tasks ls` says: {name: (pid, status)}."""
+        rows = [line.split() for line in self("tasks", "ls").out.splitlines()[1:]]
+        return {row[0]: (int(row[1]), row[2]) for row in rows}
+
+    def pid(self, name):
+        """The pid of a container's first process."""
+        return self.tasks()[name][0]
+
+    def status(self, name):
+        """RUNNING, STOPPED, PAUSED, CREATED, or None when there is no such task."""
+        return self.tasks().get(name, (0, None))[1]
+
+    def until(self, name, status, timeout=20):
+        """Waits until a task has that status."""
+        wait_until(lambda: self.status(name) == status, f"{name} to be {status}; tasks: {self.tasks()}", timeout)
+
+    def delete_task(self, name, code):
+        """Deletes a task that has ended, with that exit status."""
+        seen = self("tasks", "delete", name, code=None)
+        # Debian's ctr tells the status in a warning, a current one by its own status.
+        told = re.search(r"non-zero exit code (\d+)", seen.err)
+        equal(int(told[1]) if told else seen.code, code, f"exit status ({seen})")
+
+    def kill_and_delete(self, name, code, signal="KILL"):
+        """Kills a container and deletes its task and record."""
+        self("tasks", "kill", "-s", signal, name)
+        self.until(name, "STOPPED")
+        self.delete_task(name, code)
+        self("containers", "delete", name)
+
+    def shims(self):
+        """The shim processes of this suite: {pid: its words}."""
+        found = {}
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    words = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")
+                except OSError:
+                    continue
+                if "-namespace" in words and "shim" in words[0]:
+                    found[int(entry)] = words
+        return found
+
+    def shim_of(self, name):
+        """The pid of the shim that serves a container: its first process's parent."""
+        pid = int(host.status_of(self.pid(name))["PPid"])
+        check(pid in self.shims(), f"the parent of {name} is {host.status_of(pid)['Name']}, not a shim")
+        return pid
+
+    def bundle(self, name):
+        """The directory from which containerd starts a container's shim."""
+        return self.base / "state" / "io.containerd.runtime.v2.task" / self.namespace / name
+
+    def tidy(self):
+        """Removes what a scenario left, then looks for what the shim should have removed."""
+        for extra in self.others:
+            extra.close()
+        self.others.clear()
+        for name in self.tasks():
+            self("tasks", "delete", "--force", name, code=None)
+        names = self("containers", "ls", "-q").out.split()
+        if names:
+            self("containers", "delete", *names)
+        try:
+            wait_until(lambda: not self.leftovers(), "leftovers to go", 8)
+        except Failure:
+            left = self.leftovers()
+            # What is left is not the next scenario's fault.
+            for pid in self.shims():
+                os.kill(pid, 9)
+            run("sh", "-c", f"rm -rf /run/containerd/s/* /run/*/{self.namespace} /run/*/*/{self.namespace}")
+            raise Failure(f"left behind: {left}")
+        finally:
+            for path in self.base.glob("*.out"):
+                path.unlink()
+
+    def leftovers(self):
+        """Shims, their sockets, bundles, mounts, runtime state and cgroups of containers that are gone."""
+        cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
+        shims = [" ".join(words) for words in self.shims().values()]
+        sockets = list(Path("/run/containerd/s").glob("*")) if Path("/run/containerd/s").exists() else []
+        bundles = self.bundle("x").parent
+        bundles = list(bundles.iterdir()) if bundles.exists() else []
+        mounts = isolate.mounts_below(self.base / "state")
+        state = [path for path in Path("/run").glob(f"*/*/{self.namespace}/*")] + \
+            [path for path in Path("/run").glob(f"*/{self.namespace}/*")]
+        return [str(one) for one in (*cgroups, *shims, *sockets, *bundles, *mounts, *state)]
+
+    def log_text(self):
+        """The end of what the daemon wrote."""
+        self.log.flush()
+        return Path(self.log.name).read_text(errors="replace")[-3000:]
+
+    def close(self):
+        """Stops the daemon."""
+        self.stop_daemon()
+        self.log.close()
+        for point in sorted(isolate.mounts_below(self.base), reverse=True):
+            run("umount", point)
+
+
+class Containerd2(Containerd):
+    """The same with a current release, and Debian's to go back to."""
+
+    generations = ("2", "1.6")
+
+
+class Events:
+    """The daemon's stream of events; a context manager. `with Events(containerd) as events: ...`"""
+
+    LINE = re.compile(r"^\S+ \S+ \S+ \S+ (\S+) (/\S+) (\{.*\})\s*$")
+
+    def __init__(self, containerd):
+        self.containerd = containerd
+
+    def __enter__(self):
+        self.file = tempfile.NamedTemporaryFile("r", dir=self.containerd.base)
+        with open(self.file.name, "w") as out:
+            self.process = subprocess.Popen([str(word) for word in self.containerd.command("events")], stdout=out,
+                                            stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        self._mark()
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.file.close()
+
+    def _mark(self):
+        """Waits until the stream runs: it has when it shows an event that we cause."""
+        count = iter(range(1000))
+
+        def seen():
+            self.containerd("namespaces", "label", self.containerd.namespace, f"mark={next(count)}")
+            return any(topic == "/namespaces/update" for topic, _ in self.all())
+        wait_until(seen, "the stream of events", 10)
+
+    def all(self):
+        """Every event so far as (topic, content)."""
+        lines = map(self.LINE.match, Path(self.file.name).read_text().splitlines())
+        return [(match[2], json.loads(match[3])) for match in lines if match]
+
+    def tasks(self, name):
+        """A container's task events: (the topic without /tasks/, content)."""
+        return [(topic.removeprefix("/tasks/"), content) for topic, content in self.all()
+                if topic.startswith("/tasks/") and content.get("container_id") == name]
+
+    def topics(self, name):
+        """The topics alone."""
+        return [topic for topic, _ in self.tasks(name)]
+
+    def until(self, name, topic, times=1, timeout=20):
+        """Waits for a container's event; returns what it held, the last of `times`."""
+        def there():
+            found = [content for seen, content in self.tasks(name) if seen == topic]
+            return len(found) >= times and (found[times - 1] or {"": ""})
+        try:
+            return wait_until(there, f"{topic} of {name}", timeout)
+        except Failure:
+            raise Failure(f"waited {timeout} s for {topic} ({times}) of {name}; saw {self.tasks(name)}")
