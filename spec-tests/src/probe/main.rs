@@ -1,8 +1,8 @@
 //! A static program that runs inside containers and prints what it finds; it asserts nothing.
 //!
 //! It is linked statically and needs no other file, so it can be all that an image holds:
-//! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | crowd N | spin | wait | burst BYTES |
-//! serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME`.
+//! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | crowd N | spin | wait |
+//! burst BYTES | serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME`.
 #![forbid(unsafe_code)]
 
 mod attempt;
