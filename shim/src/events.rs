@@ -185,6 +185,12 @@ impl Shared {
 #[derive(Clone)]
 pub struct Publisher(Arc<Shared>);
 
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Publisher({:?}, {} waiting)", self.0.address, self.waiting())
+    }
+}
+
 impl Publisher {
     /// Starts the task that forwards events to `address`, the value of TTRPC_ADDRESS: a path, or `unix://` before one.
     /// Without an address, events are not wanted, and are dropped.

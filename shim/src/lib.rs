@@ -11,12 +11,18 @@
 //! | [`bootstrap`] | containerd's commands, the socket, and the start of the server |
 //! | [`options`] | what containerd's runtime options say, from either message |
 //! | [`events`] | the queue of events, and its way to containerd |
+//! | [`rootfs`] | the mounts of a container's root, and their end |
 //! | [`stats`] | statistics in containerd's messages |
+//! | [`oom`] | which containers the out-of-memory killer has been in |
+//! | [`setup`] | what the server is: subreaper, OOM score, cgroup, core |
 //! | [`log`] | the log FIFO |
 #![forbid(unsafe_code)]
 
 pub mod bootstrap;
 pub mod events;
 pub mod log;
+pub mod oom;
 pub mod options;
+pub mod rootfs;
+pub mod setup;
 pub mod stats;

@@ -6,7 +6,7 @@
 //! | `place` | where hierarchies are mounted, and where the caller is |
 //! | `settings`, `devices` | limits into files, device rules into force |
 //! | `freeze`, `tasks`, `wait`, `remove` | processes: stopping, signalling, waiting, the end |
-//! | `exec` | where a process that joins goes |
+//! | `exec`, `join` | where a process that joins a container, or any cgroup, goes |
 //! | `stats`, `oom` | numbers and notification |
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ mod devices;
 mod dir;
 mod exec;
 mod freeze;
+mod join;
 mod oom;
 mod place;
 mod remove;
@@ -39,6 +40,7 @@ use crate::plan::cgroup::{CgroupPlan, Placement};
 use dir::{CGROUP2_MAGIC, Dir};
 
 pub use exec::ExecTarget;
+pub use join::join;
 pub use oom::{OomEvent, OomWatch};
 pub use stats::Stats;
 

@@ -49,7 +49,10 @@ pub enum OomEvent {
 
 /// Watches one cgroup. Poll its descriptors with [`OomWatch::poll_fds`], then call [`OomWatch::check`].
 #[derive(Debug)]
-pub struct OomWatch(Source);
+pub struct OomWatch {
+    source: Source,
+    kills: u64,
+}
 
 #[derive(Debug)]
 enum Source {
@@ -64,7 +67,7 @@ impl OomWatch {
         let dir = Dir::open(path).with_context(what)?;
         let memory = dir.file("memory.events", OFlags::RDONLY).with_context(what)?;
         let events = dir.file("cgroup.events", OFlags::RDONLY).with_context(what)?;
-        let mut watch = OomWatch(Source::Unified { memory, events, seen: 0 });
+        let mut watch = OomWatch { source: Source::Unified { memory, events, seen: 0 }, kills: 0 };
         // The first reading is the base line, and arms the notification.
         watch.check().with_context(what)?;
         Ok(watch)
@@ -81,7 +84,8 @@ impl OomWatch {
         // The kernel keeps what it needs of both descriptors; `control` may be closed afterwards.
         let line = format!("{} {}", eventfd.as_raw_fd(), control.as_fd().as_raw_fd());
         dir.write("cgroup.event_control", &line).with_context(what)?;
-        Ok(OomWatch(Source::Legacy { eventfd, control: path.join("cgroup.event_control") }))
+        let source = Source::Legacy { eventfd, control: path.join("cgroup.event_control") };
+        Ok(OomWatch { source, kills: 0 })
     }
 
     /// The descriptors, and what to poll them for.
@@ -91,7 +95,7 @@ impl OomWatch {
 
     /// The same as plain pairs, for other event loops. cgroup files notify with POLLPRI.
     pub fn descriptors(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        match &self.0 {
+        match &self.source {
             Source::Unified { memory, events, .. } => {
                 vec![(memory.as_fd(), PollFlags::PRI), (events.as_fd(), PollFlags::PRI)]
             }
@@ -99,12 +103,18 @@ impl OomWatch {
         }
     }
 
+    /// How many processes the killer had killed at the last [`OomWatch::check`]. A v1 eventfd tells only of moments
+    /// without memory: there it is how many of those there were since the watch began.
+    pub fn kills(&self) -> u64 {
+        self.kills
+    }
+
     /// What has happened since the last call. It does not block.
     ///
     /// # Errors
     /// A read that fails for another reason than the cgroup's end.
     pub fn check(&mut self) -> Result<OomEvent> {
-        match &mut self.0 {
+        match &mut self.source {
             Source::Unified { memory, events, seen } => {
                 let read = |fd: &OwnedFd| match read_from_start(fd.as_fd()) {
                     Ok(text) => Ok(Some(text)),
@@ -114,7 +124,8 @@ impl OomWatch {
                 let Some(text) = read(memory)? else { return Ok(OomEvent::Ended) };
                 // An event is a moment at the limit with nothing to reclaim; a kill follows it, or the end of a
                 // sibling. Either number may move first.
-                let count = keyed(&text, "oom").unwrap_or(0).max(keyed(&text, "oom_kill").unwrap_or(0));
+                self.kills = keyed(&text, "oom_kill").unwrap_or(0);
+                let count = keyed(&text, "oom").unwrap_or(0).max(self.kills);
                 let new = count.saturating_sub(*seen);
                 *seen = count;
                 let populated = read(events)?.is_some_and(|text| keyed(&text, "populated") == Some(1));
@@ -129,7 +140,11 @@ impl OomWatch {
                 match rustix::io::read(&*eventfd, &mut count) {
                     // The kernel also signals when the cgroup is removed.
                     Ok(_) if !control.exists() => Ok(OomEvent::Ended),
-                    Ok(_) => Ok(OomEvent::Oom(u64::from_ne_bytes(count))),
+                    Ok(_) => {
+                        let times = u64::from_ne_bytes(count);
+                        self.kills += times;
+                        Ok(OomEvent::Oom(times))
+                    }
                     Err(rustix::io::Errno::AGAIN) => Ok(OomEvent::None),
                     Err(errno) => Err(SysError::from_rustix("read", "eventfd", errno).into()),
                 }

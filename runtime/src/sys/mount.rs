@@ -42,6 +42,9 @@ pub const ATTR_NODIRATIME: u64 = 0x80;
 /// MOUNT_ATTR_NOSYMFOLLOW.
 pub const ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
+/// MOUNT_ATTR_IDMAP.
+const ATTR_IDMAP: u64 = 0x10_0000;
+
 /// AT_RECURSIVE and AT_EMPTY_PATH (include/uapi/linux/fcntl.h).
 const AT_RECURSIVE: u32 = 0x8000;
 const AT_EMPTY_PATH: u32 = 0x1000;
@@ -110,9 +113,11 @@ pub fn set_attributes(
     propagation: u64,
     recursive: bool,
 ) -> SysResult<()> {
-    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    set_attr(mount.as_fd(), &MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 }, recursive)
+}
+
+fn set_attr(fd: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> SysResult<()> {
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
-    let fd = mount.as_fd();
     // SAFETY: mount_setattr reads an empty NUL-terminated path and size_of::<MountAttr>() bytes of `attr`, which is
     // laid out as the kernel's struct and outlives the call; `fd` is borrowed, hence open, throughout.
     let result = unsafe {
@@ -121,7 +126,7 @@ pub fn set_attributes(
             fd.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };
@@ -129,7 +134,20 @@ pub fn set_attributes(
         return Ok(());
     }
     let depth = if recursive { ", AT_RECURSIVE" } else { "" };
-    Err(SysError::last("mount_setattr", format!("set={set:#x}, clear={clear:#x}, propagation={propagation:#x}{depth}")))
+    let MountAttr { attr_set, attr_clr, propagation, .. } = attr;
+    let shown = format!("set={attr_set:#x}, clear={attr_clr:#x}, propagation={propagation:#x}{depth}");
+    Err(SysError::last("mount_setattr", shown))
+}
+
+/// Makes the detached mount `mount`, and all below it when `recursive`, show files' owners as `userns` maps them
+/// (MOUNT_ATTR_IDMAP, Linux 5.12; mount_setattr(2), "ID-mapped mounts").
+pub fn set_idmap(mount: impl AsFd, userns: impl AsFd, recursive: bool) -> SysResult<()> {
+    let attr = MountAttr {
+        attr_set: ATTR_IDMAP,
+        userns_fd: userns.as_fd().as_raw_fd() as u64,
+        ..MountAttr::default()
+    };
+    set_attr(mount.as_fd(), &attr, recursive)
 }
 
 /// Changes how mount events spread: `flags` is a propagation type of mount(2), with MS_REC for the whole tree.

@@ -2,7 +2,8 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use super::{SysError, SysResult};
+use super::procfs::Proc;
+use super::{SysError, SysResult, process};
 
 /// setns(2) onto a namespace's fd, or onto a pidfd with several CLONE_NEW* flags at once (since 5.8).
 ///
@@ -23,6 +24,24 @@ pub fn unshare(flags: u64) -> SysResult<()> {
         return Err(SysError::last("unshare", format!("{flags:#x}")));
     }
     Ok(())
+}
+
+/// A new user namespace with these maps, in the form of /proc/PID/uid_map (user_namespaces(7)). No process is in it:
+/// it is for idmapped mounts.
+///
+/// # Errors
+/// EINVAL for maps that the kernel refuses, EPERM without the privilege over the ids, ENOSPC past a limit.
+pub fn mapped_user_namespace(uid_map: &str, gid_map: &str) -> SysResult<OwnedFd> {
+    let holder = process::spawn_holder(libc::CLONE_NEWUSER as u64)?;
+    let fill = || {
+        let proc = Proc::open()?;
+        proc.write(format!("{}/uid_map", holder.pid), uid_map.as_bytes())?;
+        proc.write(format!("{}/gid_map", holder.pid), gid_map.as_bytes())?;
+        proc.open_namespace_of(holder.pid, "user")
+    };
+    let filled = fill();
+    process::end_holder(holder)?;
+    filled
 }
 
 /// Sets the UTS namespace's host name.
@@ -73,4 +92,23 @@ pub fn open(path: &std::path::Path, kind: u64) -> SysResult<OwnedFd> {
         return Err(SysError::new("ioctl", what, nix::errno::Errno::EINVAL));
     }
     Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_user_namespace_has_no_process_and_wrong_maps_are_refused() {
+        // SAFETY: no arguments.
+        if unsafe { libc::geteuid() } != 0 {
+            return;
+        }
+        let first = mapped_user_namespace("0 100000 10\n", "0 200000 10\n").unwrap();
+        let second = mapped_user_namespace("0 100000 10\n", "0 200000 10\n").unwrap();
+        let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
+        assert_ne!(inode(&first), inode(&second));
+        let error = mapped_user_namespace("0 100000 10\n5 7 10\n", "0 0 1\n").unwrap_err();
+        assert_eq!(error.errno(), nix::errno::Errno::EINVAL);
+    }
 }

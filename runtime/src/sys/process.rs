@@ -211,6 +211,37 @@ pub fn fork_sibling(namespaces: u64) -> SysResult<Option<Child>> {
     unsafe { clone3(namespaces | libc::CLONE_PARENT as u64, 0, None) }
 }
 
+/// Makes a child in new `namespaces` that does nothing but wait to be killed, so that others can take the namespaces
+/// from it. It sends no signal when it ends, and only [`end_holder`] waits for it: who waits for any child does not
+/// see it (wait(2), "clone" children).
+///
+/// # Errors
+/// As clone3(2).
+pub fn spawn_holder(namespaces: u64) -> SysResult<Child> {
+    // SAFETY: the child makes system calls that are async-signal-safe alone, and never returns.
+    match unsafe { clone3(namespaces, 0, None) }? {
+        Some(child) => Ok(child),
+        None => loop {
+            // SAFETY: integers only. Should the parent's thread end before it has killed this process, so does it.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+                libc::pause();
+            }
+        },
+    }
+}
+
+/// Ends a child of [`spawn_holder`] and waits for its end.
+pub fn end_holder(holder: Child) -> SysResult<()> {
+    pidfd_send_signal(holder.pidfd.as_fd(), libc::SIGKILL)?;
+    loop {
+        match wait_id(holder.pidfd.as_fd(), libc::WEXITED | libc::__WALL) {
+            Err(error) if error.errno() == Errno::EINTR => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
 /// Waits for a child by its pidfd and reaps it.
 pub fn wait(pidfd: BorrowedFd) -> SysResult<Exit> {
     loop {

@@ -147,9 +147,18 @@ impl Proc {
 
     /// Opens one of this process's own namespaces, `self/ns/NAME`: a magic link, which only this function follows.
     pub fn open_namespace(&self, name: &str) -> SysResult<OwnedFd> {
-        let directory = self.open_file("thread-self/ns", OFlags::PATH | OFlags::DIRECTORY)?;
-        rustix::fs::openat(&directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| SysError::from_rustix("openat", format!("/proc/thread-self/ns/{name}"), e))
+        self.namespace("thread-self/ns", name)
+    }
+
+    /// The same of another process, which the caller keeps from ending meanwhile.
+    pub fn open_namespace_of(&self, pid: i32, name: &str) -> SysResult<OwnedFd> {
+        self.namespace(&format!("{pid}/ns"), name)
+    }
+
+    fn namespace(&self, directory: &str, name: &str) -> SysResult<OwnedFd> {
+        let opened = self.open_file(directory, OFlags::PATH | OFlags::DIRECTORY)?;
+        rustix::fs::openat(&opened, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SysError::from_rustix("openat", format!("/proc/{directory}/{name}"), e))
     }
 
     /// What /proc/PID/stat says; `None` when there is no such process.

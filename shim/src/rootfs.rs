@@ -1,0 +1,362 @@
+//! A container's root file system: the mounts that containerd asks for with Create, and their end.
+//!
+//! Each mount is made detached, with all of its attributes, and then moved onto a descriptor of its target: nobody sees
+//! one half made, and no path is looked up twice. Only `target`, a path below the root file system, goes through what
+//! an image may have shaped; it is resolved inside the root (openat2, RESOLVE_IN_ROOT).
+//!
+//! | feature | since | without it |
+//! |---|---|---|
+//! | fsopen, open_tree, move_mount | 5.2 | mount(2) on the target's descriptor |
+//! | mount_setattr | 5.12 | remount after mount(2); an idmapped mount is an error |
+//! | overlay's `lowerdir+` | 6.7 | one `lowerdir`; past a page of options the layers go by descriptors (`/proc/self/fd/N`) |
+#![forbid(unsafe_code)]
+
+mod request;
+mod unmount;
+
+use std::borrow::Cow;
+use std::fs::DirBuilder;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use brig::error::{Context, Error, ErrorKind, Result};
+use brig::sys::mount::{self, Filesystem};
+use brig::sys::path::Dir;
+use brig::sys::procfs::{fd_path, mount_id};
+use brig::sys::{SysResult, ns};
+use containerd_shim_protos::types::mount::Mount;
+use nix::errno::Errno;
+use request::{IdMaps, Kind, Layers, Request};
+
+pub use unmount::unmount;
+
+/// Where the layers of an idmapped overlay are attached for the time of its making, beside the root file system.
+const LAYERS: &str = "idmapped-layers";
+/// The options of one mount(2) call fit into a page with their NUL (fs/namespace.c, copy_mount_options).
+const PAGE: usize = 4096;
+/// Longest value that fsconfig takes (fs/fsopen.c).
+const FSCONFIG_VALUE_MAX: usize = 255;
+/// What a bind mount's flags say beyond "bind it".
+const NOT_A_BIND_FLAG: u64 = !(libc::MS_BIND | libc::MS_REC | libc::MS_SILENT);
+
+/// Set once overlay was found not to know `lowerdir+`.
+static NO_SINGLE_LAYERS: AtomicBool = AtomicBool::new(false);
+
+/// Makes `mounts` in their order on `rootfs`, which is made where it is missing (mode 0711, as containerd's shims do).
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`] for an option that cannot be honoured, before anything is mounted. When a mount fails,
+/// those before it are taken away again. Messages name the mount by its place in the list.
+pub fn mount(mounts: &[Mount], rootfs: &Path) -> Result<()> {
+    let requests = mounts.iter().enumerate().map(|(index, mount)| Request::new(index, mount));
+    let requests = requests.collect::<Result<Vec<_>>>()?;
+    if requests.is_empty() {
+        return Ok(());
+    }
+    match DirBuilder::new().mode(0o711).create(rootfs) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("cannot make {}", rootfs.display()));
+        }
+        _ => {}
+    }
+    let mut made = Made::default();
+    for request in &requests {
+        let mounted = request.execute(rootfs).with_context(|| request.describe(rootfs))?;
+        made.0.push(mounted);
+    }
+    made.keep();
+    Ok(())
+}
+
+/// Mounts that go again unless they are kept.
+#[derive(Default)]
+struct Made(Vec<OwnedFd>);
+
+impl Made {
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for mounted in self.0.iter().rev() {
+            if let Err(error) = mount::detach(&fd_path(mounted)) {
+                tracing::warn!("a mount of a failed create stays: {error}");
+            }
+        }
+    }
+}
+
+impl Request {
+    fn execute(&self, rootfs: &Path) -> Result<OwnedFd> {
+        // Opened anew for each mount: those before it may lie on it.
+        let root = Dir::open_host(rootfs)?;
+        let target = match self.target.as_os_str().is_empty() {
+            true => root.into_fd(),
+            false => root.find(&self.target)?,
+        };
+        let userns = match &self.idmap {
+            Some(IdMaps { uid, gid }) => Some(ns::mapped_user_namespace(&uid.text(), &gid.text())?),
+            None => None,
+        };
+        let place = Place { rootfs, below: &self.target, target };
+        let mounted = match &self.kind {
+            Kind::Bind { recursive } => self.bind(*recursive, userns.as_ref(), &place)?,
+            Kind::Overlay(layers) => self.overlay(layers, userns.as_ref(), &place)?,
+            Kind::Other(kind) => {
+                let fs = self.filesystem(kind);
+                let fs = self.data.iter().fold(fs, |fs, (name, value)| fs.parameter(name, value.as_deref().map(Cow::from)));
+                self.new_instance(&fs, userns.as_ref(), &place)?
+            }
+        };
+        for &propagation in &self.propagation {
+            mount::set_propagation(&mounted, propagation)?;
+        }
+        Ok(mounted)
+    }
+
+    fn filesystem<'a>(&'a self, kind: &'a str) -> Filesystem<'a> {
+        Filesystem::new(kind).source(&self.source).flags(self.flags)
+    }
+
+    /// A new instance of a file system.
+    fn new_instance(&self, fs: &Filesystem<'_>, userns: Option<&OwnedFd>, place: &Place<'_>) -> Result<OwnedFd> {
+        if fs.fits_fsconfig() {
+            match fs.mount(mount::attributes(self.flags)) {
+                Ok(mounted) => {
+                    if let Some(userns) = userns {
+                        mount::set_idmap(&mounted, userns, false)?;
+                    }
+                    mount::attach(&mounted, &place.target)?;
+                    return Ok(mounted);
+                }
+                Err(error) if mount::is_missing(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if userns.is_some() {
+            return Err(no_idmap());
+        }
+        fs.mount_legacy(&fd_path(&place.target), self.flags)?;
+        Ok(place.mounted()?)
+    }
+
+    fn bind(&self, recursive: bool, userns: Option<&OwnedFd>, place: &Place<'_>) -> Result<OwnedFd> {
+        let source = Path::new(&self.source);
+        let tree = match mount::clone_host_tree(source, recursive, true) {
+            Err(error) if mount::is_missing(&error) => return self.bind_legacy(recursive, userns, place),
+            other => other?,
+        };
+        let changed = self.flags & NOT_A_BIND_FLAG != 0 || self.cleared != 0;
+        let mut late = false;
+        if changed {
+            match mount::remount_bind(&tree, self.flags, self.cleared) {
+                Err(error) if mount::is_missing(&error) => late = true,
+                other => other?,
+            }
+        }
+        if let Some(userns) = userns {
+            mount::set_idmap(&tree, userns, recursive)?;
+        }
+        mount::attach(&tree, &place.target)?;
+        if late {
+            let made = Made(vec![tree]);
+            mount::remount_bind_legacy(&made.0[0], &fd_path(&made.0[0]), self.flags, self.cleared)?;
+            return place.mounted().map_err(Error::from).inspect(|_| made.keep());
+        }
+        Ok(tree)
+    }
+
+    /// [`Request::bind`] on kernels without open_tree.
+    fn bind_legacy(&self, recursive: bool, userns: Option<&OwnedFd>, place: &Place<'_>) -> Result<OwnedFd> {
+        if userns.is_some() {
+            return Err(no_idmap());
+        }
+        let flags = libc::MS_BIND | if recursive { libc::MS_REC } else { 0 };
+        mount::mount_raw(Some(&self.source), &fd_path(&place.target), None, flags, None)?;
+        let made = Made(vec![place.mounted()?]);
+        if self.flags & NOT_A_BIND_FLAG != 0 || self.cleared != 0 {
+            mount::remount_bind_legacy(&made.0[0], &fd_path(&made.0[0]), self.flags, self.cleared)?;
+        }
+        place.mounted().map_err(Error::from).inspect(|_| made.keep())
+    }
+
+    fn overlay(&self, layers: &Layers, userns: Option<&OwnedFd>, place: &Place<'_>) -> Result<OwnedFd> {
+        let Some(userns) = userns else { return self.overlay_of(layers, place) };
+        // Only the layers below are mapped: the upper directory belongs to the container's ids already, as containerd
+        // makes it. A layer must be attached somewhere until the overlay holds a clone of it (fs/overlayfs/super.c).
+        let beside = place.rootfs.parent().unwrap_or(Path::new("/")).join(LAYERS);
+        let attached = Attached::new(&beside, layers, userns)?;
+        let mapped = Layers {
+            lower: attached.paths(0..layers.lower.len()),
+            data: attached.paths(layers.lower.len()..layers.lower.len() + layers.data.len()),
+            upper: layers.upper.clone(),
+            work: layers.work.clone(),
+        };
+        self.overlay_of(&mapped, place)
+    }
+
+    fn overlay_of(&self, layers: &Layers, place: &Place<'_>) -> Result<OwnedFd> {
+        let mut first = None;
+        if !NO_SINGLE_LAYERS.load(Ordering::Relaxed) {
+            let aliases = Aliases::of(layers, FSCONFIG_VALUE_MAX)?;
+            let fs = self.overlay_options(self.filesystem("overlay"));
+            let fs = aliases.layers.lower.iter().fold(fs, |fs, layer| fs.parameter("lowerdir+", Some(layer.into())));
+            let fs = aliases.layers.data.iter().fold(fs, |fs, layer| fs.parameter("datadir+", Some(layer.into())));
+            let fs = aliases.layers.writable(fs);
+            if fs.fits_fsconfig() {
+                match fs.mount(mount::attributes(self.flags)) {
+                    Ok(mounted) => {
+                        mount::attach(&mounted, &place.target)?;
+                        return Ok(mounted);
+                    }
+                    // What an overlay that does not know the option says, at once or in the end.
+                    Err(error) if error.errno() == Errno::EINVAL || mount::is_missing(&error) => first = Some(error),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        match self.overlay_in_one(layers, place) {
+            Ok(mounted) => {
+                if first.is_some() {
+                    NO_SINGLE_LAYERS.store(true, Ordering::Relaxed);
+                }
+                Ok(mounted)
+            }
+            // The kernel says more about the first attempt, unless that failed for being new.
+            Err(error) => match first {
+                Some(first) if !mount::is_missing(&first) && !first.to_string().contains("lowerdir+") => {
+                    Err(first.into())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// All layers in one option, as every kernel takes them.
+    fn overlay_in_one(&self, layers: &Layers, place: &Place<'_>) -> Result<OwnedFd> {
+        let mut aliases = Aliases::of(layers, usize::MAX)?;
+        let options: usize = self.data.iter().map(|(name, value)| name.len() + value.as_deref().unwrap_or("").len() + 2).sum();
+        if options + aliases.layers.length() >= PAGE {
+            aliases = Aliases::of(layers, 0)?;
+        }
+        let one = aliases.layers.in_one();
+        let fs = self.overlay_options(self.filesystem("overlay"));
+        let fs = if one.is_empty() { fs } else { fs.parameter("lowerdir", Some(one.into())) };
+        self.new_instance(&aliases.layers.writable(fs), None, place)
+    }
+
+    fn overlay_options<'a>(&'a self, fs: Filesystem<'a>) -> Filesystem<'a> {
+        self.data.iter().fold(fs, |fs, (name, value)| fs.parameter(name, value.as_deref().map(Cow::from)))
+    }
+}
+
+fn no_idmap() -> Error {
+    Error::new(ErrorKind::Unsupported, "uidmap and gidmap need idmapped mounts (Linux 5.12)")
+}
+
+/// Where a mount goes.
+struct Place<'a> {
+    rootfs: &'a Path,
+    below: &'a Path,
+    target: OwnedFd,
+}
+
+impl Place<'_> {
+    /// After mount(2), which gives no descriptor: looks the target up again, and makes sure that a mount is on it.
+    fn mounted(&self) -> SysResult<OwnedFd> {
+        let root = Dir::open_host(self.rootfs)?;
+        let mounted = if self.below.as_os_str().is_empty() { root.into_fd() } else { root.find(self.below)? };
+        match (mount_id(&mounted), mount_id(&self.target)) {
+            (Some(new), Some(old)) if new == old => {
+                let what = format!("{:?} was changed while it was mounted on", self.below);
+                Err(brig::sys::SysError::new("mount", what, Errno::ESTALE))
+            }
+            _ => Ok(mounted),
+        }
+    }
+}
+
+/// Layers with short names for the long ones: `/proc/self/fd/N` leads to the directory that N is open on.
+struct Aliases {
+    layers: Layers,
+    /// Open as long as the names are used.
+    _open: Vec<OwnedFd>,
+}
+
+impl Aliases {
+    /// Gives every path that is longer than `longest` bytes another name.
+    fn of(layers: &Layers, longest: usize) -> Result<Aliases> {
+        let mut open = Vec::new();
+        let mut alias = |path: &String| -> Result<String> {
+            if path.len() <= longest {
+                return Ok(path.clone());
+            }
+            let directory = Dir::open_host(Path::new(path))?.into_fd();
+            let name = fd_path(&directory).to_string_lossy().into_owned();
+            open.push(directory);
+            Ok(name)
+        };
+        let layers = Layers {
+            lower: layers.lower.iter().map(&mut alias).collect::<Result<_>>()?,
+            data: layers.data.iter().map(&mut alias).collect::<Result<_>>()?,
+            upper: layers.upper.as_ref().map(&mut alias).transpose()?,
+            work: layers.work.as_ref().map(&mut alias).transpose()?,
+        };
+        Ok(Aliases { layers, _open: open })
+    }
+}
+
+/// The layers of an overlay, idmapped, each attached to a directory of its own. They go with this value.
+struct Attached {
+    base: PathBuf,
+    count: usize,
+}
+
+impl Attached {
+    fn new(base: &Path, layers: &Layers, userns: &OwnedFd) -> Result<Attached> {
+        let make = |path: &Path| match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(error).with_context(|| format!("cannot make {}", path.display()))
+            }
+            _ => Ok(()),
+        };
+        // What an interrupted create has left lies below what comes now, and goes with it.
+        make(base)?;
+        let mut attached = Attached { base: base.to_owned(), count: 0 };
+        for layer in layers.lower.iter().chain(&layers.data) {
+            let place = attached.path(attached.count);
+            make(&place)?;
+            attached.count += 1;
+            let tree = mount::clone_host_tree(Path::new(layer), false, true)?;
+            mount::set_idmap(&tree, userns, false)?;
+            mount::attach(&tree, Dir::open_host(&place)?.fd())?;
+        }
+        Ok(attached)
+    }
+
+    fn path(&self, number: usize) -> PathBuf {
+        self.base.join(number.to_string())
+    }
+
+    fn paths(&self, range: std::ops::Range<usize>) -> Vec<String> {
+        range.map(|number| self.path(number).to_string_lossy().into_owned()).collect()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let gone = |path: &Path| unmount(path).and_then(|()| Ok(rustix::fs::rmdir(path).map_err(std::io::Error::from).context("rmdir")?));
+        for path in (0..self.count).map(|number| self.path(number)).chain([self.base.clone()]) {
+            if let Err(error) = gone(&path) {
+                tracing::warn!("{} stays behind: {error}", path.display());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! What containerd's mount says, sorted by who it is for.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use brig::error::{Error, ErrorKind, Result};
+use brig::plan::idmap::{IdMap, IdRange};
+use brig::plan::mounts::options;
+use brig::sys::mount::Filesystem;
+use containerd_shim_protos::types::mount::Mount;
+
+/// A mount that can be made.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// Its place in containerd's list.
+    pub index: usize,
+    pub kind: Kind,
+    pub source: OsString,
+    /// Below the root file system; empty for itself.
+    pub target: PathBuf,
+    /// MS_ flags that are set.
+    pub flags: u64,
+    /// MS_ flags that are cleared by name.
+    pub cleared: u64,
+    pub propagation: Vec<u64>,
+    /// The file system's own options.
+    pub data: Vec<(String, Option<String>)>,
+    pub idmap: Option<IdMaps>,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Bind { recursive: bool },
+    Overlay(Layers),
+    Other(String),
+}
+
+/// The ids of an idmapped mount: inside the user namespace, and outside.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct IdMaps {
+    pub uid: IdMap,
+    pub gid: IdMap,
+}
+
+/// The directories of an overlay (Documentation/filesystems/overlayfs.rst).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Layers {
+    /// The topmost first.
+    pub lower: Vec<String>,
+    /// Layers that only file contents come from.
+    pub data: Vec<String>,
+    pub upper: Option<String>,
+    pub work: Option<String>,
+}
+
+impl Request {
+    pub(super) fn new(index: usize, mount: &Mount) -> Result<Request> {
+        let invalid = |what: String| Error::new(ErrorKind::InvalidConfig, format!("rootfs[{index}]: {what}"));
+        let is_ours = |option: &&String| options::meaning(option).is_some();
+        let ours: Vec<&String> = mount.options.iter().filter(is_ours).collect();
+        let parsed = options::parse(&ours);
+        let mut request = Request {
+            index,
+            kind: Kind::Other(mount.type_.clone()),
+            source: OsString::from(&mount.source),
+            target: PathBuf::from(mount.target.trim_start_matches('/')),
+            flags: parsed.flags,
+            cleared: parsed.cleared,
+            propagation: parsed.propagation,
+            data: Vec::new(),
+            idmap: None,
+        };
+        if parsed.copy_up || parsed.copy_symlink || parsed.source_nofollow || parsed.target_nofollow || parsed.recursive {
+            return Err(invalid(format!("{:?}: an option of these cannot be honoured for a root file system", mount.options)));
+        }
+        if parsed.flags & libc::MS_REMOUNT != 0 {
+            return Err(invalid("remount: a root file system is mounted anew".to_owned()));
+        }
+        let (mut uid, mut gid) = (None, None);
+        // Each is one option, commas included, as containerd writes them: no list of several.
+        for option in mount.options.iter().filter(|option| !is_ours(option) && !option.is_empty()) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option.as_str(), None),
+            };
+            match (name, value) {
+                ("uidmap", Some(value)) => uid = Some(id_map(value).map_err(|what| invalid(format!("{option:?}: {what}")))?),
+                ("gidmap", Some(value)) => gid = Some(id_map(value).map_err(|what| invalid(format!("{option:?}: {what}")))?),
+                ("loop", _) => {
+                    let advice = "loop devices are not set up here; let the snapshotter attach one, or mount a file-backed type without loop";
+                    return Err(invalid(format!("{option:?}: {advice}")));
+                }
+                _ => request.data.push((name.to_owned(), value.map(str::to_owned))),
+            }
+        }
+        request.idmap = match (uid, gid) {
+            (Some(uid), Some(gid)) => Some(IdMaps { uid, gid }),
+            (None, None) => None,
+            _ => return Err(invalid("uidmap and gidmap are wanted together".to_owned())),
+        };
+        request.kind = match mount.type_.as_str() {
+            // A bind mount is one by its type or by its options.
+            "bind" | "rbind" => Kind::Bind { recursive: mount.type_ == "rbind" || parsed.flags & libc::MS_REC != 0 },
+            _ if parsed.flags & libc::MS_BIND != 0 => Kind::Bind { recursive: parsed.flags & libc::MS_REC != 0 },
+            "overlay" => Kind::Overlay(Layers::take(&mut request.data)),
+            "" => return Err(invalid("type is empty: expected bind, overlay or a file system".to_owned())),
+            kind => Kind::Other(kind.to_owned()),
+        };
+        if matches!(request.kind, Kind::Bind { .. }) && !request.data.is_empty() {
+            let names: Vec<&str> = request.data.iter().map(|(name, _)| name.as_str()).collect();
+            tracing::warn!("rootfs[{index}]: a bind mount has no options of its own, these do nothing: {names:?}");
+        }
+        Ok(request)
+    }
+
+    /// What errors begin with.
+    pub(super) fn describe(&self, rootfs: &Path) -> String {
+        let kind = match &self.kind {
+            Kind::Bind { .. } => "bind",
+            Kind::Overlay(_) => "overlay",
+            Kind::Other(kind) => kind,
+        };
+        let target = if self.target.as_os_str().is_empty() { rootfs.to_owned() } else { rootfs.join(&self.target) };
+        format!("rootfs[{}]: cannot mount {kind} {:?} on {}", self.index, self.source, target.display())
+    }
+}
+
+/// `INSIDE:OUTSIDE:SIZE`, several of them with commas between.
+fn id_map(text: &str) -> std::result::Result<IdMap, String> {
+    let range = |text: &str| {
+        let numbers: Option<Vec<u32>> = text.split(':').map(|number| number.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some([container, host, size]) if *size > 0 => {
+                Ok(IdRange { container: *container, host: *host, size: *size })
+            }
+            _ => Err(format!("{text:?} is no mapping: expected INSIDE:OUTSIDE:SIZE, such as 0:100000:65536")),
+        }
+    };
+    Ok(IdMap { ranges: text.split(',').map(range).collect::<std::result::Result<_, _>>()? })
+}
+
+impl Layers {
+    /// Takes the layers out of overlay's options. The last of one name counts, as in the kernel.
+    fn take(data: &mut Vec<(String, Option<String>)>) -> Layers {
+        let mut layers = Layers::default();
+        data.retain(|(name, value)| {
+            let Some(value) = value else { return true };
+            match name.as_str() {
+                "lowerdir" => (layers.lower, layers.data) = split(value),
+                "upperdir" => layers.upper = Some(value.clone()),
+                "workdir" => layers.work = Some(value.clone()),
+                _ => return true,
+            }
+            false
+        });
+        layers
+    }
+
+    /// All layers below as one option's value.
+    pub(super) fn in_one(&self) -> String {
+        let escaped = |path: &String| path.replace('\\', "\\\\").replace(':', "\\:");
+        let lower: Vec<String> = self.lower.iter().map(escaped).collect();
+        let data: String = self.data.iter().map(|path| format!("::{}", escaped(path))).collect();
+        lower.join(":") + &data
+    }
+
+    /// How many bytes these options take.
+    pub(super) fn length(&self) -> usize {
+        let option = |name: &str, value: usize| name.len() + value + 2;
+        option("lowerdir", self.in_one().len())
+            + option("upperdir", self.upper.as_deref().unwrap_or("").len())
+            + option("workdir", self.work.as_deref().unwrap_or("").len())
+    }
+
+    /// Adds the directories that are written to.
+    pub(super) fn writable<'a>(&'a self, fs: Filesystem<'a>) -> Filesystem<'a> {
+        let named = [("upperdir", &self.upper), ("workdir", &self.work)];
+        named.into_iter().fold(fs, |fs, (name, path)| match path {
+            Some(path) => fs.parameter(name, Some(Cow::from(path))),
+            None => fs,
+        })
+    }
+}
+
+/// `a:b::c`: lower layers, and data layers behind double colons. A backslash takes a colon's meaning away.
+fn split(text: &str) -> (Vec<String>, Vec<String>) {
+    let mut parts = vec![String::new()];
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        let last = parts.len() - 1;
+        match letter {
+            '\\' => parts[last].extend(letters.next()),
+            ':' => parts.push(String::new()),
+            letter => parts[last].push(letter),
+        }
+    }
+    let (mut lower, mut data) = (Vec::new(), Vec::new());
+    let mut is_data = false;
+    for part in parts {
+        match (part.is_empty(), is_data) {
+            (true, _) => is_data = !lower.is_empty(),
+            (false, false) => lower.push(part),
+            (false, true) => data.push(part),
+        }
+    }
+    (lower, data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(kind: &str, options: &[&str]) -> Mount {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Mount { type_: kind.into(), source: "src".into(), options, ..Mount::default() }
+    }
+
+    #[test]
+    fn an_overlay_as_containerd_writes_it() {
+        let options = ["index=off", "userxattr", "volatile", "workdir=/w", "upperdir=/u", "lowerdir=/b:/a", "ro"];
+        let request = Request::new(0, &mount("overlay", &options)).unwrap();
+        let Kind::Overlay(layers) = &request.kind else { panic!("{request:?}") };
+        assert_eq!((layers.lower.as_slice(), layers.upper.as_deref()), (["/b".to_owned(), "/a".to_owned()].as_slice(), Some("/u")));
+        assert_eq!(layers.work.as_deref(), Some("/w"));
+        assert_eq!(request.flags, libc::MS_RDONLY);
+        let names: Vec<&str> = request.data.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["index", "userxattr", "volatile"]);
+    }
+
+    #[test]
+    fn layers_are_split_and_joined_the_kernels_way() {
+        let owned = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        assert_eq!(split("/a:/b"), (owned(&["/a", "/b"]), vec![]));
+        assert_eq!(split(r"/a\:1:/b\\2"), (owned(&["/a:1", r"/b\2"]), vec![]));
+        assert_eq!(split("/a:/b::/c::/d"), (owned(&["/a", "/b"]), owned(&["/c", "/d"])));
+        let layers = Layers { lower: owned(&["/a:1", r"/b\2"]), data: owned(&["/c"]), ..Layers::default() };
+        assert_eq!(layers.in_one(), r"/a\:1:/b\\2::/c");
+        assert_eq!(split(&layers.in_one()), (layers.lower.clone(), layers.data.clone()));
+    }
+
+    #[test]
+    fn a_bind_is_one_by_type_or_option() {
+        let recursive = |kind: &str, options: &[&str]| match Request::new(0, &mount(kind, options)).unwrap().kind {
+            Kind::Bind { recursive } => Some(recursive),
+            _ => None,
+        };
+        assert_eq!(recursive("bind", &["rbind", "ro"]), Some(true));
+        assert_eq!(recursive("bind", &["ro"]), Some(false));
+        assert_eq!(recursive("none", &["bind"]), Some(false));
+        assert_eq!(recursive("ext4", &["ro"]), None);
+    }
+
+    #[test]
+    fn id_maps_come_in_pairs() {
+        let request = Request::new(0, &mount("bind", &["uidmap=0:1000:10,10:5000:5", "gidmap=0:2000:10"])).unwrap();
+        let maps = request.idmap.unwrap();
+        assert_eq!(maps.uid.ranges[1], IdRange { container: 10, host: 5000, size: 5 });
+        assert_eq!(maps.gid.ranges, [IdRange { container: 0, host: 2000, size: 10 }]);
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_named() {
+        let says = |kind: &str, options: &[&str]| {
+            let error = Request::new(3, &mount(kind, options)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            error.to_string()
+        };
+        assert!(says("erofs", &["loop", "ro"]).starts_with("rootfs[3]: \"loop\": loop devices"));
+        assert!(says("bind", &["uidmap=0:1:1"]).contains("together"));
+        assert!(says("bind", &["uidmap=0:1", "gidmap=0:1:1"]).contains("\"uidmap=0:1\": \"0:1\" is no mapping"));
+        assert!(says("bind", &["remount"]).contains("remount"));
+        assert!(says("", &[]).contains("type is empty"));
+        assert!(says("tmpfs", &["tmpcopyup"]).contains("tmpcopyup"));
+    }
+}
