@@ -10,8 +10,8 @@
 //! | what happens | what is done |
 //! |---|---|
 //! | no connection, or it breaks, or no answer within [`ANSWER`] | the same event again, for ever, on a new connection |
-//! | containerd answers with an error | the same event again, [`REFUSALS`] times in all; then it is given up, with an error in the log |
-//! | more than [`LARGEST`] bytes wait | the oldest event that tells of no end goes (not exit, delete, oom); if there is none, the oldest. Each is counted, and the log says so |
+//! | containerd answers with an error | the same event again, [`REFUSALS`] times in all; then it is given up, and logged |
+//! | more than [`LARGEST`] bytes wait | the oldest event goes that is not exit, delete or oom; else the oldest. Each is logged |
 //!
 //! A container without requests produces one exit event per process, so the last case needs thousands of execs and a
 //! daemon that is away and yet sends requests.
@@ -362,8 +362,8 @@ impl Forwarder {
                 self.client.insert(client).clone()
             }
         };
-        let mut context =
-            ttrpc::context::with_metadata(HashMap::from([(NAMESPACE_HEADER.to_owned(), vec![self.shared.namespace.clone()])]));
+        let namespace = (NAMESPACE_HEADER.to_owned(), vec![self.shared.namespace.clone()]);
+        let mut context = ttrpc::context::with_metadata(HashMap::from([namespace]));
         // An i64 of nanoseconds has room for 292 years.
         context.timeout_nano = ANSWER.as_nanos() as i64;
         let request = ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() };

@@ -15,6 +15,7 @@
 //! | [`stats`] | statistics in containerd's messages |
 //! | [`oom`] | which containers the out-of-memory killer has been in |
 //! | [`setup`] | what the server is: subreaper, OOM score, cgroup, core |
+//! | [`trace`] | a span of each call, to a collector |
 //! | [`log`] | the log FIFO |
 #![forbid(unsafe_code)]
 
@@ -26,3 +27,4 @@ pub mod options;
 pub mod rootfs;
 pub mod setup;
 pub mod stats;
+pub mod trace;

@@ -107,9 +107,7 @@ impl Request {
             Kind::Bind { recursive } => self.bind(*recursive, userns.as_ref(), &place)?,
             Kind::Overlay(layers) => self.overlay(layers, userns.as_ref(), &place)?,
             Kind::Other(kind) => {
-                let fs = self.filesystem(kind);
-                let fs = self.data.iter().fold(fs, |fs, (name, value)| fs.parameter(name, value.as_deref().map(Cow::from)));
-                self.new_instance(&fs, userns.as_ref(), &place)?
+                self.new_instance(&self.with_options(self.filesystem(kind)), userns.as_ref(), &place)?
             }
         };
         for &propagation in &self.propagation {
@@ -203,7 +201,7 @@ impl Request {
         let mut first = None;
         if !NO_SINGLE_LAYERS.load(Ordering::Relaxed) {
             let aliases = Aliases::of(layers, FSCONFIG_VALUE_MAX)?;
-            let fs = self.overlay_options(self.filesystem("overlay"));
+            let fs = self.with_options(self.filesystem("overlay"));
             let fs = aliases.layers.lower.iter().fold(fs, |fs, layer| fs.parameter("lowerdir+", Some(layer.into())));
             let fs = aliases.layers.data.iter().fold(fs, |fs, layer| fs.parameter("datadir+", Some(layer.into())));
             let fs = aliases.layers.writable(fs);
@@ -239,17 +237,18 @@ impl Request {
     /// All layers in one option, as every kernel takes them.
     fn overlay_in_one(&self, layers: &Layers, place: &Place<'_>) -> Result<OwnedFd> {
         let mut aliases = Aliases::of(layers, usize::MAX)?;
-        let options: usize = self.data.iter().map(|(name, value)| name.len() + value.as_deref().unwrap_or("").len() + 2).sum();
+        let length = |(name, value): &(String, Option<String>)| name.len() + value.as_ref().map_or(0, String::len) + 2;
+        let options: usize = self.data.iter().map(length).sum();
         if options + aliases.layers.length() >= PAGE {
             aliases = Aliases::of(layers, 0)?;
         }
         let one = aliases.layers.in_one();
-        let fs = self.overlay_options(self.filesystem("overlay"));
+        let fs = self.with_options(self.filesystem("overlay"));
         let fs = if one.is_empty() { fs } else { fs.parameter("lowerdir", Some(one.into())) };
         self.new_instance(&aliases.layers.writable(fs), None, place)
     }
 
-    fn overlay_options<'a>(&'a self, fs: Filesystem<'a>) -> Filesystem<'a> {
+    fn with_options<'a>(&'a self, fs: Filesystem<'a>) -> Filesystem<'a> {
         self.data.iter().fold(fs, |fs, (name, value)| fs.parameter(name, value.as_deref().map(Cow::from)))
     }
 }
@@ -349,7 +348,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let gone = |path: &Path| unmount(path).and_then(|()| Ok(rustix::fs::rmdir(path).map_err(std::io::Error::from).context("rmdir")?));
+        let gone = |path: &Path| unmount(path).and_then(|()| std::fs::remove_dir(path).context("rmdir"));
         for path in (0..self.count).map(|number| self.path(number)).chain([self.base.clone()]) {
             if let Err(error) = gone(&path) {
                 tracing::warn!("{} stays behind: {error}", path.display());

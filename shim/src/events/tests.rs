@@ -79,7 +79,8 @@ fn an_event_arrives_as_containerd_wants_it() {
     let taken = daemon.taken.lock().unwrap();
     let (namespace, envelope) = &taken[0];
     assert_eq!((taken.len(), namespace.as_str(), envelope.namespace.as_str()), (1, "k8s.io", "k8s.io"));
-    assert_eq!((envelope.topic.as_str(), envelope.event.type_url.as_str()), ("/tasks/oom", "containerd.events.TaskOOM"));
+    assert_eq!(envelope.topic, "/tasks/oom");
+    assert_eq!(envelope.event.type_url, "containerd.events.TaskOOM");
     assert_eq!(task::TaskOOM::parse_from_bytes(&envelope.event.value).unwrap().container_id, "box");
     assert!(envelope.timestamp.seconds > 1_700_000_000);
 }

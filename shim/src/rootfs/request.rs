@@ -72,8 +72,10 @@ impl Request {
             data: Vec::new(),
             idmap: None,
         };
-        if parsed.copy_up || parsed.copy_symlink || parsed.source_nofollow || parsed.target_nofollow || parsed.recursive {
-            return Err(invalid(format!("{:?}: an option of these cannot be honoured for a root file system", mount.options)));
+        let links = parsed.copy_symlink || parsed.source_nofollow || parsed.target_nofollow;
+        if parsed.copy_up || parsed.recursive || links {
+            let what = "one of these is for a container's own mounts, not for its root";
+            return Err(invalid(format!("options {:?}: {what}", mount.options)));
         }
         if parsed.flags & libc::MS_REMOUNT != 0 {
             return Err(invalid("remount: a root file system is mounted anew".to_owned()));
@@ -85,12 +87,13 @@ impl Request {
                 Some((name, value)) => (name, Some(value)),
                 None => (option.as_str(), None),
             };
+            let wrong = |what: String| invalid(format!("{option:?}: {what}"));
             match (name, value) {
-                ("uidmap", Some(value)) => uid = Some(id_map(value).map_err(|what| invalid(format!("{option:?}: {what}")))?),
-                ("gidmap", Some(value)) => gid = Some(id_map(value).map_err(|what| invalid(format!("{option:?}: {what}")))?),
+                ("uidmap", Some(value)) => uid = Some(id_map(value).map_err(wrong)?),
+                ("gidmap", Some(value)) => gid = Some(id_map(value).map_err(wrong)?),
                 ("loop", _) => {
-                    let advice = "loop devices are not set up here; let the snapshotter attach one, or mount a file-backed type without loop";
-                    return Err(invalid(format!("{option:?}: {advice}")));
+                    let advice = "loop devices are not set up here: expected a block device, or a file without loop";
+                    return Err(wrong(advice.to_owned()));
                 }
                 _ => request.data.push((name.to_owned(), value.map(str::to_owned))),
             }
@@ -222,8 +225,8 @@ mod tests {
         let options = ["index=off", "userxattr", "volatile", "workdir=/w", "upperdir=/u", "lowerdir=/b:/a", "ro"];
         let request = Request::new(0, &mount("overlay", &options)).unwrap();
         let Kind::Overlay(layers) = &request.kind else { panic!("{request:?}") };
-        assert_eq!((layers.lower.as_slice(), layers.upper.as_deref()), (["/b".to_owned(), "/a".to_owned()].as_slice(), Some("/u")));
-        assert_eq!(layers.work.as_deref(), Some("/w"));
+        assert_eq!(layers.lower, ["/b", "/a"]);
+        assert_eq!((layers.upper.as_deref(), layers.work.as_deref()), (Some("/u"), Some("/w")));
         assert_eq!(request.flags, libc::MS_RDONLY);
         let names: Vec<&str> = request.data.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["index", "userxattr", "volatile"]);

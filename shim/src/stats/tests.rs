@@ -139,7 +139,8 @@ fn the_kernels_files_are_readable() {
     let found = match root.join("memory/memory.stat").exists() {
         true => {
             let names = ["memory", "cpu", "cpuacct", "pids", "blkio", "hugetlb", "rdma"];
-            let paths: Vec<_> = names.iter().map(|name| (*name, root.join(name))).filter(|(_, path)| path.exists()).collect();
+            let paths = names.iter().map(|name| (*name, root.join(name)));
+            let paths: Vec<_> = paths.filter(|(_, path)| path.exists()).collect();
             let stats = cgroup(CgroupKind::Legacy, &paths).stats().unwrap();
             let found = legacy(&stats);
             assert!(found.cpu.usage.total > 0 && found.memory_oom_control.is_some());
