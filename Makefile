@@ -4,7 +4,7 @@ HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 BUILT := target/$(HOST)/release/brig
 SOURCES := $(shell find runtime/src -name '*.rs') Cargo.toml Cargo.lock runtime/Cargo.toml
 
-.PHONY: build demo test check bench install clean
+.PHONY: build demo test check matrix bench install clean
 
 ## build: the static binary, at ./brig
 # It is linked to a fixed address: relocating it would cost each of a container's two starts a millisecond. Its stack,
@@ -29,6 +29,12 @@ check:
 	cargo clippy --locked --workspace --all-targets --features brig/faults -- -D warnings
 	cargo test --locked --workspace --lib
 	spec-tests/rules
+
+## matrix: every case on every bed, against runc, crun and youki; the report is target/report/index.html
+matrix: brig
+	spec-tests/beds/install
+	spec-tests/beds/youki
+	spec-tests/matrix --run --youki
 
 ## bench: brig, runc and crun on the same bundle, interleaved
 bench: brig
