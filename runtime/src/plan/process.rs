@@ -135,8 +135,7 @@ pub fn dedup_env(env: &[String]) -> Vec<String> {
     kept
 }
 
-/// The five sets. A capability that the host cannot give is an error, except where a new user namespace, which is
-/// born with all of them, will give it.
+/// The five sets, without what the caller does not have; a new user namespace is born with all of them.
 fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mut Findings) -> CapabilitySets {
     let Some(wanted) = process.capabilities() else { return CapabilitySets::default() };
     let mut set = |name: &str, capabilities: &Option<Capabilities>| {
@@ -146,11 +145,9 @@ fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mu
             if number > host.last_capability {
                 findings.warn(format!("process.capabilities.{name}: this kernel has no CAP_{capability}; ignored"));
             } else if !own_user_ns && host.effective_capabilities & 1 << number == 0 {
-                findings.deny(
-                    format!("process.capabilities.{name}"),
-                    format!("CAP_{capability} cannot be given: the caller does not have it"),
-                    "take it out of the list, or give it to the caller",
-                );
+                // config.md, Linux Process: what cannot be granted is a warning, and no reason to fail.
+                let reason = format!("CAP_{capability} cannot be given: the caller does not have it; ignored");
+                findings.warn(format!("process.capabilities.{name}: {reason}"));
             } else {
                 bits |= 1 << number;
             }

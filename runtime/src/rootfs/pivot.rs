@@ -145,7 +145,11 @@ pub(super) fn change_root(root: &Root) -> Result<()> {
 
 /// Propagation of the new root, then what becomes read-only.
 pub(super) fn finish_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
-    if let (Some(flags), true) = (plan.root_propagation, plan.pivot != Pivot::Chroot) {
+    // The whole tree was made private or slave before anything was mounted in it: again, it would undo what a mount's
+    // own options have asked for since.
+    let done = |flags: u64| flags & libc::MS_REC != 0 && flags & (libc::MS_PRIVATE | libc::MS_SLAVE) != 0;
+    let left = plan.root_propagation.filter(|&flags| !done(flags));
+    if let (Some(flags), true) = (left, plan.pivot != Pivot::Chroot) {
         // Only now is / the new root: set before, it would have changed the mount that the root lies on.
         mount::mount_raw(None, Path::new("/"), None, flags, None).context("error setting rootfsPropagation")?;
     }
