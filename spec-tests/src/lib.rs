@@ -9,6 +9,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`facts`] | what the probe tells from inside a container; shared by both programs |
+//! | [`record`] | what the probe tells when it is a hook |
 //! | [`harness`] | the runtime under test as a path, bundles, containers, deadlines, leaks, verdicts |
 //! | [`cases`] | the cases, by chapter of the specification; each names the section that it judges by |
 //!
@@ -18,3 +19,4 @@
 pub mod cases;
 pub mod facts;
 pub mod harness;
+pub mod record;

@@ -6,7 +6,23 @@ pub mod config;
 use crate::harness::Case;
 
 /// All of them, in the order of the chapters.
-pub const ALL: &[&[Case]] = &[config::root::CASES, config::mounts::CASES];
+pub const ALL: &[&[Case]] = &[
+    config::version::CASES,
+    config::root::CASES,
+    config::mounts::CASES,
+    config::mount_options::CASES,
+    config::mount_trees::CASES,
+    config::idmap::CASES,
+    config::process::CASES,
+    config::terminal::CASES,
+    config::rlimits::CASES,
+    config::capabilities::CASES,
+    config::linux_process::CASES,
+    config::scheduler::CASES,
+    config::user::CASES,
+    config::names::CASES,
+    config::properties::CASES,
+];
 
 #[cfg(test)]
 mod tests {

@@ -39,6 +39,8 @@ pub enum Need {
     Systemd,
     /// CAP_SYS_RESOURCE, which not every test machine gives to root.
     SysResource,
+    /// As many CPUs that we may run on.
+    Cpus(usize),
     /// This program is in PATH.
     Program(&'static str),
 }

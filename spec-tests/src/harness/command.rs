@@ -58,7 +58,8 @@ impl Done {
     /// Its stderr, when it ended with any code but 0: a refusal, which has to say why.
     pub fn refused(self) -> anyhow::Result<String> {
         if self.code == 0 {
-            bail!("{}: expected an error, but it succeeded\n{}{}", self.what, self.stdout, self.stderr);
+            let printed: String = self.stdout.chars().take(300).collect();
+            bail!("{}: expected an error, but it succeeded\n{printed}{}", self.what, self.stderr);
         }
         if self.stderr.trim().is_empty() {
             bail!("{}: it failed with {} without a word on stderr", self.what, self.code);

@@ -111,6 +111,15 @@ impl Ground {
         command::run(self.command(words), Some(stdin))
     }
 
+    /// The same from a shell that has done `prelude` before it becomes the runtime: for what a process inherits.
+    pub fn call_after(&self, prelude: &str, words: &[&str]) -> anyhow::Result<Done> {
+        let runtime = self.command(words);
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("{prelude}\nexec \"$@\"")).arg("sh").arg(runtime.get_program());
+        command.args(runtime.get_args()).current_dir(self.directory());
+        command::run(command, None)
+    }
+
     /// Runs any other program.
     pub fn tool(&self, program: &str, words: &[&str]) -> anyhow::Result<Done> {
         let mut command = Command::new(program);
@@ -123,6 +132,12 @@ impl Ground {
         bundle.write()?;
         let id = self.id();
         self.call(&["run", "--bundle", &bundle.path().to_string_lossy(), &id])
+    }
+
+    /// Runs the bundle with the probe's `try` and these words; a line for each operation, as the probe printed it.
+    pub fn tries(&self, bundle: &mut Bundle, words: &[&str]) -> anyhow::Result<Vec<String>> {
+        bundle.args(&[&["/probe", "try"], words].concat());
+        Ok(self.run(bundle)?.ok()?.stdout.lines().map(|line| line.trim_end().to_owned()).collect())
     }
 
     /// Runs the bundle, whose program has to be the probe's `facts`, and reads what it prints.
@@ -138,6 +153,14 @@ impl Ground {
     /// The same with more flags for `create`.
     pub fn create_with(&self, bundle: &Bundle, flags: &[&str]) -> anyhow::Result<Container<'_>> {
         Container::create(self, bundle, flags)
+    }
+
+    /// The same from a shell that has done `prelude` before it becomes the runtime.
+    pub fn facts_after(&self, prelude: &str, bundle: &Bundle) -> anyhow::Result<Facts> {
+        bundle.write()?;
+        let id = self.id();
+        let done = self.call_after(prelude, &["run", "--bundle", &bundle.path().to_string_lossy(), &id])?;
+        Facts::parse(&done.ok()?.stdout)
     }
 
     /// Creates and starts a container whose program is the probe's `wait`; for execs, signals and looks from outside.

@@ -46,6 +46,7 @@ impl Host {
             Need::Selinux => Path::new("/sys/fs/selinux/enforce").exists(),
             Need::Systemd => Path::new("/run/systemd/system").is_dir(),
             Need::SysResource => self.capabilities & (1 << 24) != 0,
+            Need::Cpus(count) => std::thread::available_parallelism().is_ok_and(|found| found.get() >= count),
             Need::Program(name) => super::command::program(name).is_some(),
         }
     }

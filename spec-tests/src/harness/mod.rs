@@ -12,7 +12,9 @@ mod container;
 mod ground;
 mod host;
 mod leaks;
+mod mount;
 mod run;
+mod terminal;
 
 pub use bundle::Bundle;
 pub use case::{Case, Level, Need, Report, Verdict};
@@ -20,4 +22,6 @@ pub use command::{Done, set_deadline, wait_until};
 pub use container::Container;
 pub use ground::Ground;
 pub use host::Host;
+pub use mount::HostMount;
 pub use run::{Options, run, tell_as_json};
+pub use terminal::{ConsoleSocket, Terminal};

@@ -2,10 +2,12 @@
 //!
 //! It is linked statically and needs no other file, so it can be all that an image holds:
 //! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | crowd N | spin | wait |
-//! burst BYTES | serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME`.
+//! burst BYTES | serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME | record FILE ... |
+//! signals LAST`.
 #![forbid(unsafe_code)]
 
 mod attempt;
+mod record;
 
 use std::io::{Read, Write};
 use std::process::{Command, exit};
@@ -36,6 +38,8 @@ fn main() {
         "reach" => exit(i32::from(std::net::TcpStream::connect(&args[2]).is_err())),
         "env" => println!("{}", std::env::var(&args[2]).unwrap_or_default()),
         "exit" => exit(number() as i32),
+        "record" => record::record(&args),
+        "signals" => record::signals(args.get(2).map_or("", String::as_str)),
         other => {
             eprintln!("probe: unknown verb {other}");
             exit(2);

@@ -10,6 +10,8 @@ pub const CASES: &[Case] = &[
     Case::new("root.path is the container's root", "config.md#root", Level::Must, path),
     Case::new("root.path may be absolute", "config.md#root", Level::Must, absolute_path),
     Case::new("a root.path that is not there is refused", "config.md#root", Level::Must, missing_path),
+    Case::new("a root.path that is no directory is refused", "config.md#root", Level::Must, file_path),
+    Case::new("a configuration without root is refused", "config.md#root", Level::Must, without_root),
     Case::new("root.readonly makes it read-only", "config.md#root", Level::Must, readonly),
     Case::new("without root.readonly it can be written", "config.md#root", Level::Must, writable),
 ];
@@ -35,6 +37,15 @@ fn absolute_path(ground: &Ground) -> anyhow::Result<()> {
 fn missing_path(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = ground.bundle()?;
     ground.refused(bundle.set("/root/path", json!("nowhere"))).map(drop)
+}
+
+fn file_path(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    ground.refused(bundle.set("/root/path", json!("rootfs/probe"))).map(drop)
+}
+
+fn without_root(ground: &Ground) -> anyhow::Result<()> {
+    ground.refused(ground.bundle()?.remove("/root")).map(drop)
 }
 
 fn readonly(ground: &Ground) -> anyhow::Result<()> {
