@@ -107,6 +107,11 @@ impl InitEnd {
         InitEnd(fd)
     }
 
+    /// Another handle on the same end.
+    pub fn try_clone(&self) -> Result<InitEnd> {
+        self.0.try_clone().map(InitEnd).context("unable to copy an fd")
+    }
+
     /// The fd's number, to be inherited.
     pub fn number(&self) -> RawFd {
         self.0.as_raw_fd()

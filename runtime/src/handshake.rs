@@ -10,12 +10,16 @@
 //!   id maps, cgroup, oom score ── Go ─────► executes the sealed image, reads the plan
 //!                      ◄── Sibling {pid} ── only where a user or pid namespace is joined: stage 1 made
 //!   reaps stage 1        ── () ───────────► the real init, and ended
+//!                      ◄── Devices ──────── only with network devices to move
+//!   moves them           ── their addresses ►  sets those, and brings the devices up
 //!                      ◄── Mounted ──────── only with prestart or createRuntime hooks
 //!   runs those hooks     ── () ───────────►
 //!                      ◄── Limits ───────── only where init may not raise its own limits
 //!   prlimit              ── () ───────────►
 //!                      ◄── Ready ────────── all is set up and looked up
 //!   writes the record    ── Program ──────► waits at the gate; hooks; seccomp; exec
+//!                      ◄── Listening ────── only with a seccomp filter that has a listener: the fd
+//!   hands it to the agent
 //!                      ◄── end of file ──── the exec closed the socket: the program runs
 //! ```
 //!
@@ -41,12 +45,16 @@ pub trait Request: Serialize + DeserializeOwned {
 pub enum Step {
     /// [`Sibling`]
     Sibling,
+    /// [`Devices`]
+    Devices,
     /// [`Mounted`]
     Mounted,
     /// [`Limits`]
     Limits,
     /// [`Ready`]
     Ready,
+    /// [`Listening`]
+    Listening,
 }
 
 /// Stage 1 has made the process that becomes the container's. Its pidfd travels with the packet. The reply goes
@@ -55,6 +63,22 @@ pub enum Step {
 pub struct Sibling {
     /// Its pid, in the parent's pid namespace.
     pub pid: i32,
+}
+
+/// The network namespace is there, and can take the devices of the plan.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Devices {
+    /// Numbers of devices that are in use there.
+    pub taken: Vec<i32>,
+}
+
+/// One network device, in answer to [`Devices`]; they are in the plan's order.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Device {
+    /// Its number in the container's network namespace.
+    pub index: i32,
+    /// The addresses that it is to get back.
+    pub addresses: Vec<crate::sys::netlink::Address>,
 }
 
 /// The mounts stand and pivot_root has not been called: the moment of the prestart and createRuntime hooks.
@@ -71,6 +95,11 @@ pub struct Limits {
 /// Everything is set up; what is left is the gate, seccomp and the exec.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ready;
+
+/// The seccomp filter is installed; the listener travels with the packet. Nobody waits for a reply: init is under the
+/// filter by now, and may not be able to read one.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Listening;
 
 /// A seccomp filter.
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,6 +121,10 @@ impl Request for Sibling {
     const STEP: Step = Step::Sibling;
     type Reply = ();
 }
+impl Request for Devices {
+    const STEP: Step = Step::Devices;
+    type Reply = Vec<Device>;
+}
 impl Request for Mounted {
     const STEP: Step = Step::Mounted;
     type Reply = ();
@@ -103,6 +136,11 @@ impl Request for Limits {
 impl Request for Ready {
     const STEP: Step = Step::Ready;
     type Reply = Recorded;
+}
+
+impl Request for Listening {
+    const STEP: Step = Step::Listening;
+    type Reply = ();
 }
 
 /// What init sends.

@@ -217,11 +217,11 @@ fn violations() -> (Value, Vec<&'static str>) {
             ]},
             "intelRdt": {"closID": "a"},
             "memoryPolicy": {"mode": "MPOL_BIND"},
-            "netDevices": {"eth0": {}}
+            "netDevices": {"a b": {"name": "x"}}
         }
     });
     let paths = vec![
-        "ociVersion: ", "root.path: ", "hostname: ", "domainname: ", "mounts[0].destination: ", "mounts[1].options[0]: ",
+        "ociVersion: ", "root.path: ", "hostname: ", "domainname: ", "mounts[0].destination: ", "mounts[1].options: ",
         "process.args[0]: ", "process.cwd: ", "process.env[0]: ", "process.env[1]: ", "process.env[2]: ",
         "process.rlimits[0]: ", "process.rlimits[1]: ", "process.oomScoreAdj: ", "process.scheduler.nice: ",
         "process.scheduler.priority: ", "process.scheduler.runtime: ", "process.ioPriority.priority: ",
@@ -232,7 +232,7 @@ fn violations() -> (Value, Vec<&'static str>) {
         "linux.devices[0].path: ", "linux.devices[0].major: ", "linux.resources.devices[0].access: ",
         "linux.resources.hugepageLimits[0].limit: ", "linux.resources.memory.swap: ", "linux.sysctl[\"kernel.panic\"]: ",
         "linux.sysctl[\"kernel.msgmax\"]: ", "linux.rootfsPropagation: ", "linux.seccomp.syscalls[0].args[0].index: ",
-        "linux.intelRdt: ", "linux.memoryPolicy: ", "linux.netDevices: ",
+        "linux.intelRdt: ", "linux.memoryPolicy.nodes: ", "linux.netDevices[\"a b\"]: ",
     ];
     (config, paths)
 }
@@ -263,17 +263,12 @@ fn every_violation_is_in_the_one_error() {
 fn what_this_build_does_not_honour_is_refused_by_name() {
     let fields: [(&str, Value, &str); 7] = [
         ("/linux/intelRdt", json!({"closID": "a"}), "linux.intelRdt: not supported"),
-        ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}), "linux.memoryPolicy: not supported"),
-        ("/linux/netDevices", json!({"eth0": {"name": "eth0"}}), "linux.netDevices: not supported"),
-        ("/mounts/0/uidMappings", json!([{"containerID": 0, "hostID": 1, "size": 1}]), "mounts[0].uidMappings: not supported"),
-        ("/mounts/0/gidMappings", json!([{"containerID": 0, "hostID": 1, "size": 1}]), "mounts[0].gidMappings: not supported"),
-        ("/mounts/0/options", json!(["ridmap=uids=0-1-10"]), "mounts[0].options[0]: not supported"),
-        (
-            "/linux/seccomp",
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent.sock",
-                "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}),
-            "linux.seccomp",
-        ),
+        ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy.nodes: MPOL_BIND takes at least one"),
+        ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "1000"}), "unable to set linux.memoryPolicy"),
+        ("/linux/memoryPolicy", json!({"mode": "MPOL_SOMETHING"}), "linux.memoryPolicy.mode: unknown value"),
+        ("/linux/netDevices", json!({"brig-none": {}}), "linux.netDevices[\\\"brig-none\\\"]: there is no such network device"),
+        ("/mounts/0/uidMappings", json!([{"containerID": 0, "hostID": 1, "size": 1}]), "mounts[0].options: id-mapped"),
+        ("/mounts/0/options", json!(["ridmap=uids=0-1-10"]), "mounts[0].options: id-mapped"),
     ];
     for (pointer, value, expected) in fields {
         let mut bundle = Bundle::new(&["true"]);
@@ -287,7 +282,7 @@ fn what_this_build_does_not_honour_is_refused_by_name() {
 #[test]
 fn the_full_example_is_refused_for_nothing_else() {
     let unsupported = [
-        "linux.intelRdt", "linux.memoryPolicy", "linux.netDevices", "mounts[2].uidMappings", "mounts[2].gidMappings",
+        "linux.intelRdt",
     ];
     // Some resources go with one kind of cgroup alone.
     let of_the_layout: [(CgroupLayout, &[&str]); 2] = [

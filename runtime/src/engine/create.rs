@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
+use super::listener::Listener;
 use super::{notify, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -148,8 +149,19 @@ impl Engine {
             gate,
             console,
         };
-        let mut making =
-            Making { entry, record, cgroup, hooks: &hooks, hook_state, oom_score_adj, attaches, must_wait, options, hooks_began: false };
+        let mut making = Making {
+            listener: Listener::of(spec, &record.id, &record.bundle),
+            entry,
+            record,
+            cgroup,
+            hooks: &hooks,
+            hook_state,
+            oom_score_adj,
+            attaches,
+            must_wait,
+            options,
+            hooks_began: false,
+        };
         let launched = launch(request, &mut making);
         let child = match launched {
             Ok(child) => child,
@@ -223,6 +235,7 @@ struct Making<'a> {
     must_wait: bool,
     options: &'a CreateOptions,
     hooks_began: bool,
+    listener: Option<Listener>,
 }
 
 impl Moments for Making<'_> {
@@ -260,6 +273,13 @@ impl Moments for Making<'_> {
         self.record.cgroup_paths = self.record.cgroup.paths.clone();
         self.entry.write_record(&self.record)?;
         announce(child, self.options.pidfd_socket.as_deref(), self.options.pid_file.as_deref())
+    }
+
+    fn listening(&mut self, child: &Child, fd: OwnedFd) -> Result<()> {
+        match &self.listener {
+            Some(listener) => listener.send(fd, child.pid, "creating", child.pid),
+            None => Ok(()),
+        }
     }
 
     fn died(&self) -> String {

@@ -1,8 +1,9 @@
 //! exec: a further process in a running container. A smaller plan, walked by the same steps.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use super::listener::Listener;
 use super::create::{check_console, open_console, prepare_proxied, receive_terminal, set_oom_score};
 use super::{Engine, ExecOptions, Launched, Stdio, announce};
 use crate::cgroup::ExecTarget;
@@ -61,6 +62,8 @@ impl Engine {
             target,
             oom_score_adj: process.oom_score_adj(),
             options: &options,
+            listener: Listener::of(&spec, id, &container.record.bundle),
+            init: container.record.init_process_pid,
         };
         let stdio = match &options.stdio {
             Stdio::Inherit => None,
@@ -113,6 +116,9 @@ struct Joining<'a> {
     target: ExecTarget,
     oom_score_adj: Option<i32>,
     options: &'a ExecOptions,
+    listener: Option<Listener>,
+    /// The container's init.
+    init: i32,
 }
 
 impl Moments for Joining<'_> {
@@ -136,6 +142,13 @@ impl Moments for Joining<'_> {
 
     fn ready(&mut self, child: &Child) -> Result<()> {
         announce(child, self.options.pidfd_socket.as_deref(), self.options.pid_file.as_deref())
+    }
+
+    fn listening(&mut self, child: &Child, fd: OwnedFd) -> Result<()> {
+        match &self.listener {
+            Some(listener) => listener.send(fd, child.pid, "running", self.init),
+            None => Ok(()),
+        }
     }
 
     fn died(&self) -> String {

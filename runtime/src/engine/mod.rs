@@ -16,6 +16,7 @@ mod create;
 mod delete;
 mod exec;
 mod inspect;
+mod listener;
 mod notify;
 mod options;
 mod signal;

@@ -11,6 +11,7 @@ pub(crate) mod faults;
 pub mod gate;
 pub mod init;
 pub mod parent;
+mod network;
 mod program;
 mod steps;
 mod terminal;

@@ -9,14 +9,15 @@ use oci_spec::runtime::LinuxSeccomp;
 
 use crate::channel::{self, Event, ParentEnd};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::handshake::{Filter, Limits, Mounted, Ready, Recorded, Sibling, Step};
+use crate::handshake::{Devices, Filter, Limits, Mounted, Ready, Recorded, Sibling, Step};
 use crate::plan::idmap::IdMap;
 use crate::plan::init::InitPlan;
-use crate::plan::process::Rlimit;
+use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::process::{self, Child, Exit, Spawn};
 use crate::sys::procfs::Proc;
 use crate::sys::{SysError, seal};
 
+use super::network::HandedOver;
 use super::{INIT_NAME, PLAN_VERSION, faults};
 
 /// User and group maps of a new user namespace.
@@ -67,6 +68,8 @@ pub trait Moments {
     fn mounted(&mut self, pid: i32) -> Result<()>;
     /// All is set up: it goes on record.
     fn ready(&mut self, child: &Child) -> Result<()>;
+    /// A seccomp filter is in force, and this is its listener, for the agent that the configuration names.
+    fn listening(&mut self, child: &Child, listener: OwnedFd) -> Result<()>;
     /// Why the process may have died: the out-of-memory killer, say. Empty when nothing is known.
     fn died(&self) -> String;
 }
@@ -118,7 +121,7 @@ pub fn launch(launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
 
 fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
     let gated = launch.gate.is_some();
-    let steps = expected(&launch);
+    let mut steps = expected(&launch);
     let maps_now = launch.id_maps.is_some() && launch.plan.sibling.is_none();
     let waits = moments.must_wait() || maps_now;
     let (parent, guard) = clone(&mut launch, waits, maps_now)?;
@@ -141,15 +144,22 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
             if !compiled.unknown.is_empty() {
                 tracing::debug!("linux.seccomp: unknown syscalls, ignored: {}", compiled.unknown.join(" "));
             }
+            if compiled.program.flags & NEW_LISTENER != 0 {
+                steps.push(Step::Listening);
+            }
             Some(Filter { instructions: compiled.program.instructions, flags: compiled.program.flags })
         }
         None => None,
     };
-    let mut server = Server { parent, guard, moments, steps, limits: &launch.plan.process.rlimits, seccomp, sibling_maps };
+    let mut server =
+        Server { devices: None, parent, guard, moments, steps, plan: &launch.plan, seccomp, sibling_maps };
     server.serve()?;
     faults::parent("answered");
     if !gated {
         server.await_exec()?;
+    }
+    if let Some(devices) = server.devices {
+        devices.keep();
     }
     Ok(server.guard.keep())
 }
@@ -159,6 +169,9 @@ fn expected(launch: &Launch) -> Vec<Step> {
     let mut steps = Vec::with_capacity(4);
     if launch.plan.sibling.is_some() {
         steps.push(Step::Sibling);
+    }
+    if !launch.plan.net_devices.is_empty() {
+        steps.push(Step::Devices);
     }
     if launch.plan.runtime_hooks {
         steps.push(Step::Mounted);
@@ -248,11 +261,13 @@ fn during_init(error: Error) -> Error {
 
 /// Serves one init until its program runs.
 struct Server<'a> {
+    /// Before the guard, because they come back from a process that still lives.
+    devices: Option<HandedOver>,
     parent: ParentEnd,
     guard: Guard,
     moments: &'a mut dyn Moments,
     steps: Vec<Step>,
-    limits: &'a [Rlimit],
+    plan: &'a InitPlan,
     seccomp: Option<Filter>,
     sibling_maps: Option<IdMaps>,
 }
@@ -281,6 +296,13 @@ impl Server<'_> {
             steps.next();
             match step {
                 Step::Sibling => self.adopt(&body, fd)?,
+                Step::Devices => {
+                    let Devices { taken } = self.parent.read(&body)?;
+                    let devices = HandedOver::new(&self.plan.net_devices, self.guard.child().pid, &taken)?;
+                    let told = devices.told();
+                    self.devices = Some(devices);
+                    self.parent.answer::<Devices>(&told)?;
+                }
                 Step::Mounted => {
                     self.moments.mounted(self.guard.child().pid)?;
                     self.parent.answer::<Mounted>(&())?;
@@ -289,6 +311,10 @@ impl Server<'_> {
                     self.moments.ready(self.guard.child())?;
                     let recorded = Recorded { seccomp: self.seccomp.take() };
                     self.parent.answer::<Ready>(&recorded)?;
+                }
+                Step::Listening => {
+                    let listener = fd.ok_or_else(|| Error::other("the seccomp listener did not come"))?;
+                    self.moments.listening(self.guard.child(), listener)?;
                 }
                 Step::Limits => {}
             }
@@ -311,7 +337,7 @@ impl Server<'_> {
     fn limit(&self, body: &[u8]) -> Result<()> {
         let Limits { failed } = self.parent.read(body)?;
         for index in failed {
-            let limit = self.limits.get(index).ok_or_else(|| Error::other("no such resource limit"))?;
+            let limit = self.plan.process.rlimits.get(index).ok_or_else(|| Error::other("no such resource limit"))?;
             process::set_rlimit(self.guard.child().pid, limit.resource, limit.soft, limit.hard).with_context(|| {
                 format!(
                     "error setting rlimit process.rlimits[{index}] (a hard limit above the caller's own takes \

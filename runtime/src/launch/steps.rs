@@ -4,17 +4,19 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use crate::error::{Context, Error, Result};
-use crate::handshake::{Limits, Mounted, Ready, Sibling};
+use crate::handshake::{Limits, Listening, Mounted, Ready, Sibling};
 use crate::plan::passwd;
+use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::path::{Dir, Links};
 use crate::sys::{SysError, SysResult, cred, keyring, ns, process, seccomp};
 use crate::{hooks, rootfs};
 
 use super::init::{Init, onto_stdio, take};
+use super::network::network_devices;
 use super::{gate, program, terminal};
 
 /// One step: its name, what it must come before, and why.
@@ -45,6 +47,8 @@ steps! {
     time_namespace,
     /// With CAP_NET_ADMIN over the new network namespace, which the user of the container may not have.
     loopback,
+    /// As `loopback`; and before the hooks, which may go on with them.
+    network_devices,
     /// With CAP_SYS_ADMIN over the new UTS namespace.
     names,
     /// After every namespace that a mounted file system shows: pid, network, ipc, cgroup.
@@ -79,6 +83,9 @@ steps! {
     lookup,
     /// Last of what can fail for the configuration's sake: the parent puts the container on record.
     ready,
+    /// After `ready`, which brings the filter, and before the gate: while the parent still listens, since an agent that
+    /// cannot be told is an error of create. What follows runs under the agent's eyes, as with runc.
+    listener,
     /// After `ready`: from here on nobody hears what goes wrong.
     wait_at_gate,
     /// After the gate, in the order of the specification.
@@ -365,6 +372,15 @@ fn scheduling(init: &mut Init) -> Result<()> {
     if let Some(persona) = process.personality {
         cred::set_personality(persona).context("unable to set linux.personality")?;
     }
+    if let Some(policy) = &process.memory_policy {
+        cred::set_memory_policy(policy.mode, &policy.nodes).with_context(|| {
+            format!(
+                "unable to set linux.memoryPolicy (are the nodes {:?} there and in linux.resources.cpu.mems, and does \
+                 this kernel know the mode and its flags?)",
+                policy.nodes
+            )
+        })?;
+    }
     if !process.final_affinity.is_empty() {
         cred::set_affinity(&process.final_affinity).context("unable to set process.execCPUAffinity.final")?;
     }
@@ -455,6 +471,16 @@ fn preserve(init: &mut Init) -> Result<()> {
         process::keep_over_exec(number).with_context(|| format!("fd {number} of --preserve-fds is not open"))?;
     }
     Ok(())
+}
+
+fn listener(init: &mut Init) -> Result<()> {
+    let Some(filter) = init.seccomp.take_if(|filter| filter.flags & NEW_LISTENER != 0) else { return Ok(()) };
+    let channel = init.channel()?.try_clone()?;
+    let deliver = move |listener: OwnedFd| channel.tell(&Listening, &[listener.as_fd()]).is_ok();
+    let installed = seccomp::install_with_listener(&filter.instructions, filter.flags, deliver);
+    // No memory is given back under the filter, which may forbid the call for it.
+    std::mem::forget(filter);
+    Ok(installed.context("unable to install the seccomp filter (SCMP_ACT_NOTIFY takes a kernel since 5.0)")?)
 }
 
 fn filter(init: &mut Init) -> Result<()> {

@@ -12,7 +12,7 @@ use super::idmap::IdMap;
 use super::init::{HookState, InitPlan};
 use super::mounts::MountOptions;
 use super::namespaces::{NamespaceKind, NamespacePlan};
-use super::{Findings, Host, checks, cgroup, hooks, mounts, passwd, process, seccomp};
+use super::{Findings, Host, checks, cgroup, hooks, memory_policy, mounts, network, passwd, process, seccomp};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the caller of create decides.
@@ -83,6 +83,7 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
             user_namespace: namespaces.is_private(NamespaceKind::User),
             keyring: (!choices.no_new_keyring).then(|| keyring(id)),
             loopback_up: is_new(NamespaceKind::Network),
+            net_devices: network::build(linux, &namespaces, host, &mut findings),
             hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
             domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
             rootfs: Some(rootfs),
@@ -139,7 +140,8 @@ fn process_plan(
     plan.initial_affinity.clear();
     plan.final_affinity.clear();
     let personality = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
-    plan.personality = personality.map(|personality| process::personality(personality, findings));
+    plan.personality = personality.map(process::personality);
+    plan.memory_policy = memory_policy::build(spec.linux().as_ref(), findings);
     if choices.listen_fds > 0 {
         plan.env.push(format!("LISTEN_FDS={}", choices.listen_fds));
         plan.env.push("LISTEN_PID=1".to_owned());
@@ -270,7 +272,8 @@ pub fn build_exec(
     }
     let linux = spec.linux().as_ref();
     let personality = linux.and_then(|linux| linux.personality().as_ref());
-    plan.personality = personality.map(|personality| process::personality(personality, &mut findings));
+    plan.personality = personality.map(process::personality);
+    plan.memory_policy = memory_policy::build(linux, &mut findings);
     let private = |kind: &NamespaceKind| namespaces.is_private(*kind);
     let join = NamespaceKind::ALL.into_iter().filter(private).fold(0, |flags, kind| flags | kind.clone_flag());
     let init = InitPlan {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hooks::Hook;
 use super::mounts::RootfsPlan;
+use super::network::NetDevice;
 use super::process::ProcessPlan;
 
 /// A file descriptor that the child inherits; it takes ownership of each one once.
@@ -35,6 +36,8 @@ pub struct InitPlan {
     pub keyring: Option<String>,
     /// A new network namespace's loopback device comes up.
     pub loopback_up: bool,
+    /// Network devices that the parent moves into this process's network namespace.
+    pub net_devices: Vec<NetDevice>,
     /// Host name to set.
     pub hostname: Option<String>,
     /// NIS domain name to set.
@@ -61,8 +64,6 @@ pub struct InitPlan {
     pub gate: Option<Inherited>,
     /// This many fds from 3 on stay open in the program.
     pub preserve_fds: u32,
-
-
     /// The parent sends a seccomp filter at the end.
     pub seccomp: bool,
     /// Test builds only: the step at which the process stops for ever.

@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::devices::{self, DeviceOp};
 use super::{Findings, Host};
 
+mod idmap;
 pub mod options;
+
+pub use idmap::{MappedBy, MountMap};
 
 /// What the caller of create decides about the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +87,8 @@ pub struct MountOp {
     pub copy_up: bool,
     /// Copy the source if it is a symlink.
     pub copy_symlink: bool,
+    /// The ids of its source are mapped.
+    pub map: Option<MountMap>,
     /// Do not follow the source's last symlink.
     pub source_nofollow: bool,
     /// Do not follow the target's last symlink.
@@ -220,12 +225,13 @@ pub fn build(
             PathBuf::from("/")
         }
     };
+    let container = idmap::of_container(linux);
     let mounts: Vec<MountOp> = spec
         .mounts()
         .iter()
         .flatten()
         .enumerate()
-        .filter_map(|(index, mount)| one(index, mount, bundle, options, findings))
+        .filter_map(|(index, mount)| one(index, mount, bundle, options, (container.as_ref(), host), findings))
         .collect();
     let bound_dev = |op: &MountOp| matches!(op.kind, MountKind::Bind { .. }) && op.target == Path::new("/dev");
     let setup_dev = !mounts.iter().any(bound_dev);
@@ -307,6 +313,7 @@ fn one(
     mount: &Mount,
     bundle: &Path,
     options: &MountOptions,
+    maps: (Option<&MappedBy>, &Host),
     findings: &mut Findings,
 ) -> Option<MountOp> {
     let at = |field: &str| format!("mounts[{index}].{field}");
@@ -340,6 +347,7 @@ fn one(
     if parsed.copy_up && kind != MountKind::Tmpfs {
         findings.deny(at("options"), "tmpcopyup is for tmpfs alone", "drop it");
     }
+    let map = idmap::build(index, mount, &kind, &parsed, maps, findings);
     check_proc(&at("destination"), &kind, &target, findings);
     if kind == MountKind::Cgroup && !options.cgroup_namespace && parsed.flags & libc::MS_RDONLY == 0 {
         findings.warn(format!("{}: read-only, since the container has no cgroup namespace of its own", at("options")));
@@ -357,6 +365,7 @@ fn one(
         data: parsed.data,
         copy_up: parsed.copy_up,
         copy_symlink: parsed.copy_symlink,
+        map,
         source_nofollow: parsed.source_nofollow,
         target_nofollow: parsed.target_nofollow,
     })

@@ -9,6 +9,7 @@ use oci_spec::runtime::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::memory_policy::MemoryPolicy;
 use super::{Findings, Host};
 use crate::sys::cred::{CapabilitySets, SchedulerAttributes};
 
@@ -64,6 +65,8 @@ pub struct ProcessPlan {
     pub scheduler: Option<SchedulerAttributes>,
     /// personality(2).
     pub personality: Option<u64>,
+    /// set_mempolicy(2).
+    pub memory_policy: Option<MemoryPolicy>,
     /// CPUs before the cgroup is entered; exec only.
     pub initial_affinity: Vec<u32>,
     /// CPUs after; exec only.
@@ -108,6 +111,7 @@ pub fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut F
         }),
         scheduler: process.scheduler().as_ref().map(scheduler),
         personality: None,
+        memory_policy: None,
         initial_affinity: cpus(affinity.and_then(|affinity| affinity.initial().as_ref())),
         final_affinity: cpus(affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref())),
     }
@@ -280,11 +284,8 @@ fn scheduler(scheduler: &Scheduler) -> SchedulerAttributes {
     }
 }
 
-/// The persona of linux.personality. The specification defines no flags yet.
-pub fn personality(personality: &LinuxPersonality, findings: &mut Findings) -> u64 {
-    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
-        findings.deny("linux.personality.flags", "no flag is defined by the specification", "leave it out");
-    }
+/// The persona of linux.personality. The specification defines no flags yet; a check warns of some.
+pub fn personality(personality: &LinuxPersonality) -> u64 {
     match personality.domain() {
         LinuxPersonalityDomain::PerLinux => 0,
         LinuxPersonalityDomain::PerLinux32 => 8,

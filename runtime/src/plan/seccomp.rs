@@ -130,6 +130,10 @@ pub mod flag {
     pub const LOG: u32 = 1 << 1;
     /// Leave the mitigation of speculative store bypass off.
     pub const SPEC_ALLOW: u32 = 1 << 2;
+    /// The installation gives a listener: a descriptor on which the calls with the action NOTIFY are answered.
+    pub const NEW_LISTENER: u32 = 1 << 3;
+    /// Once the listener's holder has received a call, only a deadly signal interrupts it (since 5.19).
+    pub const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 }
 
 /// `SECCOMP_RET_*` of linux/seccomp.h.
@@ -158,14 +162,16 @@ pub fn read<'a>(spec: &'a LinuxSeccomp, native: Abi, findings: &mut Findings) ->
     let default = read_action(
         spec.default_action(),
         spec.default_errno_ret(),
-        ["linux.seccomp.defaultAction", "linux.seccomp.defaultErrnoRet"],
+        "linux.seccomp.defaultErrnoRet",
         findings,
     );
+    let notifies = notifies(spec);
+    check_listener(spec, notifies, findings);
     let rules = spec.syscalls().iter().flatten().enumerate();
     Profile {
         default,
         abis: read_architectures(spec, native, findings),
-        flags: read_flags(spec, findings),
+        flags: read_flags(spec, notifies, findings) | if notifies { flag::NEW_LISTENER } else { 0 },
         rules: rules
             .map(|(i, rule)| {
                 let path = |field: &str| format!("linux.seccomp.syscalls[{i}].{field}");
@@ -178,7 +184,7 @@ pub fn read<'a>(spec: &'a LinuxSeccomp, native: Abi, findings: &mut Findings) ->
                 let args = rule.args().as_deref().unwrap_or_default();
                 Rule {
                     names: rule.names(),
-                    action: read_action(rule.action(), rule.errno_ret(), [&path("action"), &path("errnoRet")], findings),
+                    action: read_action(rule.action(), rule.errno_ret(), &path("errnoRet"), findings),
                     matches: read_args(args, &path("args"), findings),
                 }
             })
@@ -186,8 +192,39 @@ pub fn read<'a>(spec: &'a LinuxSeccomp, native: Abi, findings: &mut Findings) ->
     }
 }
 
-/// An action and its errno. `paths` are those of the action and of the errno.
-fn read_action(action: LinuxSeccompAction, errno: Option<u32>, paths: [&str; 2], findings: &mut Findings) -> Return {
+/// Some call of the profile is answered by the holder of a listener.
+pub fn notifies(spec: &LinuxSeccomp) -> bool {
+    let notify = LinuxSeccompAction::ScmpActNotify;
+    spec.default_action() == notify || spec.syscalls().iter().flatten().any(|rule| rule.action() == notify)
+}
+
+/// config-linux.md, Seccomp: where the listener goes, and what goes with it.
+fn check_listener(spec: &LinuxSeccomp, notifies: bool, findings: &mut Findings) {
+    let path = spec.listener_path().as_deref().filter(|path| !path.as_os_str().is_empty());
+    let metadata = spec.listener_metadata().as_deref().filter(|text| !text.is_empty());
+    match path {
+        None if notifies => findings.deny(
+            "linux.seccomp.listenerPath",
+            "seccomp listenerPath is not set, and SCMP_ACT_NOTIFY is used",
+            "name the unix socket of the agent that answers, or use another action",
+        ),
+        None if metadata.is_some() => findings.deny(
+            "linux.seccomp.listenerMetadata",
+            "it is set, and listenerPath is not",
+            "set both, or leave it out",
+        ),
+        Some(path) if notifies && !path.is_absolute() => {
+            findings.deny("linux.seccomp.listenerPath", format!("{path:?} is not absolute"), "");
+        }
+        Some(_) if !notifies => {
+            findings.warn("linux.seccomp.listenerPath: ignored, since nothing in the profile has the action SCMP_ACT_NOTIFY");
+        }
+        _ => {}
+    }
+}
+
+/// An action and its errno, whose place is `path`.
+fn read_action(action: LinuxSeccompAction, errno: Option<u32>, path: &str, findings: &mut Findings) -> Return {
     use LinuxSeccompAction as A;
     let (base, limit) = match action {
         A::ScmpActKill | A::ScmpActKillThread => (ret::KILL_THREAD, 0),
@@ -198,21 +235,18 @@ fn read_action(action: LinuxSeccompAction, errno: Option<u32>, paths: [&str; 2],
         A::ScmpActTrace => (ret::TRACE, 0xffff),
         A::ScmpActLog => (ret::LOG, 0),
         A::ScmpActAllow => (ret::ALLOW, 0),
-        A::ScmpActNotify => {
-            findings.deny(paths[0], "SCMP_ACT_NOTIFY is not supported yet", "use another action");
-            (ret::USER_NOTIF, 0)
-        }
+        A::ScmpActNotify => (ret::USER_NOTIF, 0),
     };
     match errno {
         None if limit > 0 => base | libc::EPERM as u32,
         None => base,
         Some(_) if limit == 0 => {
             let reason = format!("{action} has no errno to return");
-            findings.deny(paths[1], reason, "remove it, or use SCMP_ACT_ERRNO or SCMP_ACT_TRACE");
+            findings.deny(path, reason, "remove it, or use SCMP_ACT_ERRNO or SCMP_ACT_TRACE");
             base
         }
         Some(errno) if errno > limit => {
-            findings.deny(paths[1], format!("{errno} is above {limit}, the most that {action} can carry"), "");
+            findings.deny(path, format!("{errno} is above {limit}, the most that {action} can carry"), "");
             base
         }
         Some(errno) => base | errno,
@@ -236,7 +270,7 @@ fn read_architectures(spec: &LinuxSeccomp, native: Abi, findings: &mut Findings)
     abis
 }
 
-fn read_flags(spec: &LinuxSeccomp, findings: &mut Findings) -> u32 {
+fn read_flags(spec: &LinuxSeccomp, notifies: bool, findings: &mut Findings) -> u32 {
     // As runc since 1.2: with no list at all, not even an empty one, the mitigation of speculative store bypass, which
     // seccomp brought along on old kernels, stays off.
     let Some(list) = spec.flags() else { return flag::SPEC_ALLOW };
@@ -247,6 +281,7 @@ fn read_flags(spec: &LinuxSeccomp, findings: &mut Findings) -> u32 {
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => flag::SPEC_ALLOW,
             // The filter is installed by a process with one thread: there is nothing to synchronise.
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if notifies => flag::WAIT_KILLABLE_RECV,
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
                 findings.warn(format!("linux.seccomp.flags[{i}]: {name} has no effect without SCMP_ACT_NOTIFY"));
                 0

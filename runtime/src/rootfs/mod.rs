@@ -29,6 +29,7 @@ use crate::sys::{SysError, SysResult};
 mod cgroup;
 mod copy;
 mod dev;
+mod idmap;
 mod mask;
 mod mounts;
 mod pivot;
@@ -63,16 +64,19 @@ impl Root {
 /// [`MountOp::source_fd`].
 pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
     let mut sources = Vec::new();
+    let mut maps = idmap::Maps::default();
     for (place, op) in plan.mounts.iter().enumerate() {
         let MountKind::Bind { recursive } = op.kind else { continue };
-        if op.copy_symlink {
+        if op.copy_symlink && is_symlink(&op.source) {
             continue;
         }
         let tree = match mount::clone_host_tree(&op.source, recursive, !op.source_nofollow) {
             Ok(tree) => tree,
-            Err(error) if matches!(error.errno(), Errno::EPERM | Errno::ENOSYS) => continue,
+            Err(error) if op.map.is_none() && matches!(error.errno(), Errno::EPERM | Errno::ENOSYS) => continue,
             Err(error) => return Err(mounts::source_error(op, error)),
         };
+        // While it is detached: what can be reached already cannot be mapped any more.
+        maps.apply(op, &tree)?;
         // The copy is a peer of the host's mount. As a mount of the child's own namespace it would have become what
         // the root's propagation says; unless that is shared, nothing of the container may spread to the host.
         let spread = plan.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC);
@@ -83,6 +87,10 @@ pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
         sources.push((place, tree));
     }
     Ok(sources)
+}
+
+fn is_symlink(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
 /// Builds the root and everything mounted in it. Runs in the child. The umask is 0 until [`Root::finish`].

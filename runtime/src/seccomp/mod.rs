@@ -88,6 +88,7 @@ pub const ACTIONS: &[&str] = &[
     "SCMP_ACT_KILL_PROCESS",
     "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
@@ -114,11 +115,15 @@ pub const ARCHITECTURES: &[&str] = &[
 ];
 
 /// The flags that a profile may use, for `features`.
-pub const KNOWN_FLAGS: &[&str] =
-    &["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"];
+pub const KNOWN_FLAGS: &[&str] = &[
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
 
 /// Those of [`KNOWN_FLAGS`] that the running kernel takes, for `features`.
 pub fn supported_flags() -> Vec<&'static str> {
-    let bits = [0, flag::SPEC_ALLOW, flag::LOG];
+    let bits = [0, flag::SPEC_ALLOW, flag::LOG, flag::NEW_LISTENER | flag::WAIT_KILLABLE_RECV];
     KNOWN_FLAGS.iter().zip(bits).filter(|(_, bits)| flags_available(*bits)).map(|(name, _)| *name).collect()
 }

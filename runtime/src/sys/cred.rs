@@ -169,6 +169,25 @@ pub fn set_scheduler(attributes: &SchedulerAttributes) -> SysResult<()> {
     check(result, "sched_setattr", || format!("{attributes:?}"))
 }
 
+/// set_mempolicy(2) of this thread: MPOL_* with its MPOL_F_* flags, and numbers of memory nodes. It stays over execve.
+///
+/// # Errors
+/// EINVAL for a mode that this kernel does not know, and for nodes that are not there or not in the cpuset; ENOSYS on a
+/// kernel without NUMA.
+pub fn set_memory_policy(mode: u32, nodes: &[u32]) -> SysResult<()> {
+    let words = nodes.iter().max().map_or(0, |last| *last as usize / 64 + 1);
+    let mut mask = vec![0u64; words];
+    for node in nodes {
+        mask[*node as usize / 64] |= 1 << (node % 64);
+    }
+    // The kernel takes one bit less than it is told of (mm/mempolicy.c, get_nodes).
+    let bits = if words == 0 { 0 } else { words * 64 + 1 };
+    let pointer = if words == 0 { std::ptr::null() } else { mask.as_ptr() };
+    // SAFETY: the pointer is null, or to a mask of at least `bits` - 1 bits that outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) };
+    check(result, "set_mempolicy", || format!("{mode:#x}, {nodes:?}"))
+}
+
 /// sched_setaffinity(2) of this thread to these CPU numbers.
 ///
 /// # Errors

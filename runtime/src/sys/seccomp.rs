@@ -1,5 +1,9 @@
 //! seccomp(2): installing a filter, and asking what filters this kernel takes.
 
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use libc::{c_uint, c_void};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -49,6 +53,66 @@ pub fn install(program: &[Instruction], flags: u32) -> SysResult<()> {
     match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, pointer, 0, 0) } {
         0 => Ok(()),
         _ => Err(SysError::last("prctl", format!("PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {{len={}}}", program.len()))),
+    }
+}
+
+/// Installs `program` with a listener (SECCOMP_FILTER_FLAG_NEW_LISTENER, since 5.0), and hands that to `deliver`.
+///
+/// From the installation on, any system call of this thread may be refused, or may wait for an agent that has no
+/// listener yet. So `deliver` runs on a thread of its own, which the filter does not bind, and this one makes no
+/// system call until it has ended: it waits on a word in memory. The other thread may still exist after the return,
+/// with nothing left to do; an execve(2) ends it.
+///
+/// # Errors
+/// As for [`install`]; EINVAL too on a kernel without listeners, EBUSY where a filter with a listener is installed
+/// already; EPIPE when `deliver` gives false; EAGAIN when there can be no second thread.
+pub fn install_with_listener(
+    program: &[Instruction],
+    flags: u32,
+    deliver: impl FnOnce(OwnedFd) -> bool + Send + 'static,
+) -> SysResult<()> {
+    const NEW_LISTENER: u32 = 1 << 3;
+    // What is in the word beside a descriptor: none yet; none will come; it was delivered; it could not be.
+    const WAITING: i32 = -1;
+    const NONE: i32 = -2;
+    const DONE: i32 = -3;
+    const FAILED: i32 = -4;
+    let args = || format!("SECCOMP_SET_MODE_FILTER, {:#x}, {{len={}}}", flags | NEW_LISTENER, program.len());
+    let len = u16::try_from(program.len()).map_err(|_| SysError::new("seccomp", args(), Errno::EINVAL))?;
+    let word = Arc::new(AtomicI32::new(WAITING));
+    let theirs = word.clone();
+    let thread = std::thread::Builder::new().stack_size(128 * 1024).spawn(move || {
+        let number = loop {
+            match theirs.load(Ordering::Acquire) {
+                WAITING => std::thread::yield_now(),
+                NONE => return,
+                number => break number,
+            }
+        };
+        // SAFETY: the kernel has just made this descriptor for the other thread, which leaves it to this one.
+        let listener = unsafe { OwnedFd::from_raw_fd(number) };
+        theirs.store(if deliver(listener) { DONE } else { FAILED }, Ordering::Release);
+    });
+    let thread = thread.map_err(|error| {
+        SysError::new("clone3", "a thread", error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
+    })?;
+    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>() };
+    // SAFETY: as in `install`.
+    let number = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags | NEW_LISTENER, &raw const fprog) };
+    if number < 0 {
+        let error = SysError::last("seccomp", args());
+        word.store(NONE, Ordering::Release);
+        // Without a filter, this thread may wait as it likes; a thread that only returns cannot panic.
+        let _ = thread.join();
+        return Err(error);
+    }
+    word.store(number as i32, Ordering::Release);
+    loop {
+        match word.load(Ordering::Acquire) {
+            DONE => return Ok(()),
+            FAILED => return Err(SysError::new("sendmsg", "the listener", Errno::EPIPE)),
+            _ => std::hint::spin_loop(),
+        }
     }
 }
 

@@ -26,6 +26,10 @@ pub fn packet_pair() -> SysResult<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// EPIPE when the peer is gone (no SIGPIPE is raised), EMSGSIZE for a packet over the send buffer.
 pub fn send(socket: BorrowedFd, packet: &[u8], fds: &[BorrowedFd]) -> SysResult<()> {
+    send_once(socket, packet, fds).map(drop)
+}
+
+fn send_once(socket: BorrowedFd, packet: &[u8], fds: &[BorrowedFd]) -> SysResult<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -33,13 +37,25 @@ pub fn send(socket: BorrowedFd, packet: &[u8], fds: &[BorrowedFd]) -> SysResult<
     }
     loop {
         match sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL) {
-            Ok(_) => return Ok(()),
+            Ok(sent) => return Ok(sent),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 return Err(SysError::from_rustix("sendmsg", format!("{} bytes", packet.len()), error));
             }
         }
     }
+}
+
+/// Sends all of `bytes` over a stream, the fds with the first of them.
+///
+/// # Errors
+/// EPIPE when the peer is gone (no SIGPIPE is raised).
+pub fn send_stream(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> SysResult<()> {
+    let mut sent = send_once(socket, bytes, fds)?;
+    while sent < bytes.len() {
+        sent += send_once(socket, &bytes[sent..], &[])?;
+    }
+    Ok(())
 }
 
 /// Receives one packet, and the fds that came with it, close-on-exec. An empty packet is the end of file.

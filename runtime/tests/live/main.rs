@@ -6,11 +6,14 @@
 mod support;
 
 mod against_runc;
+mod devices;
 mod helpers;
 mod hooks;
+mod idmapped;
 mod lifecycle;
 mod namespaces;
 mod process;
 mod seccomp_live;
+mod seccomp_notify;
 mod security;
 mod terminal;

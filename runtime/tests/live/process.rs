@@ -311,6 +311,30 @@ fn names_of_users_are_looked_up_in_the_container() {
 }
 
 #[test]
+fn memory_comes_from_where_the_policy_says() {
+    // Each mapping shows the policy that its memory comes by (proc(5), numa_maps).
+    if !std::path::Path::new("/proc/self/numa_maps").exists() {
+        return;
+    }
+    let policy = |text: &str| text.split_whitespace().nth(1).unwrap_or_default().to_owned();
+    let mut bundle = Bundle::new(&["sleep", "1000"]);
+    for (value, shown) in [
+        (json!({"mode": "MPOL_BIND", "nodes": "0"}), "bind:0"),
+        (json!({"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}), "interleave=static:0"),
+        (json!({"mode": "MPOL_LOCAL"}), "local"),
+        (json!({"mode": "MPOL_DEFAULT"}), "default"),
+    ] {
+        bundle.config["linux"]["memoryPolicy"] = value;
+        bundle.start();
+        let pid = bundle.state()["pid"].as_i64().unwrap();
+        let init = fs::read_to_string(format!("/proc/{pid}/numa_maps")).unwrap();
+        assert_eq!(policy(&init), shown, "init");
+        assert_eq!(policy(&bundle.exec("head -n 1 /proc/self/numa_maps")), shown, "exec");
+        bundle.ok(&["delete", "-f", &bundle.id]);
+    }
+}
+
+#[test]
 fn a_closed_standard_stream_stays_closed_to_the_host() {
     let mut bundle = script("echo $(readlink /proc/self/fd/0) >/seen");
     bundle.write();

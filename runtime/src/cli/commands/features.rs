@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Args, Count, Global, Order, Verb};
 use crate::cli::{SPEC_VERSION, output};
 use crate::error::Result;
+use crate::plan::memory_policy;
 use crate::plan::mounts::options;
 use crate::plan::namespaces::NamespaceKind;
 use crate::seccomp;
@@ -40,6 +41,10 @@ fn run(_: &Global, _: &Args) -> Result<i32> {
     Ok(0)
 }
 
+fn names(table: &[(&'static str, u32)]) -> Vec<&'static str> {
+    table.iter().map(|(name, _)| *name).collect()
+}
+
 fn document() -> Value {
     let mut namespaces = NamespaceKind::ALL.map(NamespaceKind::as_str);
     namespaces.sort_unstable();
@@ -63,9 +68,9 @@ fn document() -> Value {
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
             "intelRdt": { "enabled": false },
-            "memoryPolicy": { "modes": [], "flags": [] },
-            "mountExtensions": { "idmap": { "enabled": false } },
-            "netDevices": { "enabled": false },
+            "memoryPolicy": { "modes": names(&memory_policy::MODES), "flags": names(&memory_policy::FLAGS) },
+            "mountExtensions": { "idmap": { "enabled": true } },
+            "netDevices": { "enabled": true },
         },
         "annotations": {
             "org.opencontainers.runc.checkpoint.enabled": "false",

@@ -195,11 +195,6 @@ fn a_separator_is_known_by_its_first_place() {
 #[test]
 fn what_is_not_honoured_is_refused_by_name() {
     denies("/linux/intelRdt", json!({"closID": "a"}), "linux.intelRdt: not supported yet by this build");
-    denies("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy: not supported yet");
-    denies("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices: not supported yet");
-    let mapped = json!({"destination": "/a", "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}]});
-    denies("/mounts/0", mapped, "mounts[0].uidMappings: not supported yet");
-    denies("/mounts/0", json!({"destination": "/a", "options": ["bind", "idmap=x"]}), "mounts[0].options[1]: not supported");
 }
 
 #[test]

@@ -16,17 +16,6 @@ pub(super) fn nothing_is_set_that_is_not_honoured(spec: &Spec, _: &Host, finding
     };
     if let Some(linux) = linux(spec) {
         refuse("linux.intelRdt".into(), linux.intel_rdt().is_some());
-        refuse("linux.memoryPolicy".into(), linux.memory_policy().is_some());
-        refuse("linux.netDevices".into(), linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()));
-    }
-    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        let given = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
-        refuse(format!("mounts[{index}].uidMappings"), given(mount.uid_mappings()));
-        refuse(format!("mounts[{index}].gidMappings"), given(mount.gid_mappings()));
-        for (option, text) in mount.options().iter().flatten().enumerate() {
-            let idmap = ["idmap", "ridmap"].contains(&text.split('=').next().unwrap_or_default());
-            refuse(format!("mounts[{index}].options[{option}]"), idmap);
-        }
     }
 }
 

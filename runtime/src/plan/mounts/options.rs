@@ -30,8 +30,8 @@ pub enum Meaning {
     SourceNoFollow,
     /// Mount over the target itself, if it is a symlink.
     TargetNoFollow,
-    /// An idmapped mount.
-    IdMap,
+    /// An idmapped mount: this one, or with true those below it too.
+    IdMap(bool),
 }
 
 use Meaning::{Clear, ClearAll, Propagation, Set, SetAll};
@@ -48,7 +48,7 @@ pub const OPTIONS: &[(&str, Meaning)] = &[
     ("diratime", Clear(libc::MS_NODIRATIME)),
     ("dirsync", Set(libc::MS_DIRSYNC)),
     ("exec", Clear(libc::MS_NOEXEC)),
-    ("idmap", Meaning::IdMap),
+    ("idmap", Meaning::IdMap(false)),
     ("iversion", Set(libc::MS_I_VERSION)),
     ("lazytime", Set(MS_LAZYTIME)),
     ("loud", Clear(libc::MS_SILENT)),
@@ -72,7 +72,7 @@ pub const OPTIONS: &[(&str, Meaning)] = &[
     ("relatime", Set(libc::MS_RELATIME)),
     ("remount", Set(libc::MS_REMOUNT)),
     ("rexec", ClearAll(ATTR_NOEXEC)),
-    ("ridmap", Meaning::IdMap),
+    ("ridmap", Meaning::IdMap(true)),
     ("rnoatime", SetAll(ATTR_NOATIME)),
     ("rnodev", SetAll(ATTR_NODEV)),
     ("rnodiratime", SetAll(ATTR_NODIRATIME)),
@@ -115,7 +115,7 @@ pub fn meaning(name: &str) -> Option<Meaning> {
 
 /// The names that `features` prints as mountOptions: what is supported, sorted.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    OPTIONS.iter().filter(|(_, meaning)| *meaning != Meaning::IdMap).map(|(name, _)| *name)
+    OPTIONS.iter().map(|(name, _)| *name)
 }
 
 /// A propagation type by its name (`rootfsPropagation`), as MS_ flags.
@@ -149,6 +149,8 @@ pub struct Parsed {
     pub source_nofollow: bool,
     /// See [`Meaning::TargetNoFollow`].
     pub target_nofollow: bool,
+    /// See [`Meaning::IdMap`]; and what stood after a `=`.
+    pub idmap: Option<(bool, Option<String>)>,
     /// The file system's own options: name, and value if there was a `=`.
     pub data: Vec<(String, Option<String>)>,
 }
@@ -173,11 +175,12 @@ pub fn parse<S: AsRef<str>>(options: &[S]) -> Parsed {
             Some(Meaning::CopySymlink) => parsed.copy_symlink = true,
             Some(Meaning::SourceNoFollow) => parsed.source_nofollow = true,
             Some(Meaning::TargetNoFollow) => parsed.target_nofollow = true,
-            // Refused by plan::checks, with its place.
-            Some(Meaning::IdMap) => {}
-            None if option.starts_with("idmap=") || option.starts_with("ridmap=") => {}
-            // Several of the file system's options may come as one string, as in fstab.
-            None => parsed.data.extend(split_data(option)),
+            Some(Meaning::IdMap(recursive)) => parsed.idmap = Some((recursive, None)),
+            None => match option.split_once('=').map(|(name, value)| (meaning(name), value)) {
+                Some((Some(Meaning::IdMap(recursive)), maps)) => parsed.idmap = Some((recursive, Some(maps.to_owned()))),
+                // Several of the file system's options may come as one string, as in fstab.
+                _ => parsed.data.extend(split_data(option)),
+            },
         }
     }
     parsed

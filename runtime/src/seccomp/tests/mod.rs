@@ -106,13 +106,37 @@ fn every_violation_is_reported_with_its_place() {
     let error = compile(&spec(profile)).unwrap_err().to_string();
     for place in [
         "linux.seccomp.defaultErrnoRet: ",
-        "linux.seccomp.syscalls[1].action: SCMP_ACT_NOTIFY is not supported yet",
+        "linux.seccomp.listenerPath: seccomp listenerPath is not set",
         "linux.seccomp.syscalls[1].names[1]: ",
         "linux.seccomp.syscalls[2].names: ",
         "linux.seccomp.syscalls[2].errnoRet: ",
         "linux.seccomp.syscalls[3].errnoRet: ",
         "linux.seccomp.syscalls[3].args[0].index: ",
     ] {
+        assert!(error.contains(place), "{place} is not in: {error}");
+    }
+}
+
+#[test]
+fn a_listener_goes_with_the_action_that_it_is_for() {
+    let profile = |action: &str, more: &str| {
+        format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["mkdir"], "action": "{action}"}}]{more}}}"#)
+    };
+    let compiled = |text: &str| compile(&spec(text)).map_err(|error| error.to_string());
+    let path = r#", "listenerPath": "/run/agent", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#;
+    let notified = compiled(&profile("SCMP_ACT_NOTIFY", path)).unwrap();
+    assert_eq!(notified.program.flags, flag::NEW_LISTENER | flag::WAIT_KILLABLE_RECV);
+    assert_eq!(notified.warnings, [""; 0]);
+    let run = machine::run(&notified.program.instructions, &x86_64(83, [0; 6])).outcome;
+    assert_eq!(run, ret::USER_NOTIF);
+    let ignored = compiled(&profile("SCMP_ACT_ERRNO", path)).unwrap();
+    assert_eq!((ignored.program.flags, ignored.warnings.len()), (0, 2), "{:?}", ignored.warnings);
+    for (action, more, place) in [
+        ("SCMP_ACT_NOTIFY", "", "linux.seccomp.listenerPath: seccomp listenerPath is not set"),
+        ("SCMP_ACT_NOTIFY", r#", "listenerPath": "agent""#, "linux.seccomp.listenerPath: \"agent\" is not absolute"),
+        ("SCMP_ACT_ERRNO", r#", "listenerMetadata": "x""#, "linux.seccomp.listenerMetadata: "),
+    ] {
+        let error = compiled(&profile(action, more)).unwrap_err();
         assert!(error.contains(place), "{place} is not in: {error}");
     }
 }

@@ -1,0 +1,273 @@
+//! rtnetlink(7): network devices and their addresses, as far as moving one into a container asks for.
+//!
+//! A request is one datagram; the answer is any number of messages in any number of datagrams, ended by an
+//! acknowledgement or by NLMSG_DONE. Numbers are in the machine's byte order, and everything starts at a multiple of
+//! four bytes (netlink(7)).
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use super::{SysError, SysResult};
+
+/// Message types (linux/rtnetlink.h) and flags (linux/netlink.h).
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const REQUEST: u16 = 1;
+const ACKNOWLEDGE: u16 = 4;
+const DUMP: u16 = 0x300;
+const CREATE_NEW: u16 = 0x600;
+
+/// Attributes of a device (linux/if_link.h) and of an address (linux/if_addr.h).
+const IFLA_IFNAME: u16 = 3;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NEW_IFINDEX: u16 = 49;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+
+/// nlmsghdr, ifinfomsg, ifaddrmsg: their sizes.
+const HEADER: usize = 16;
+const LINK_HEADER: usize = 16;
+const ADDRESS_HEADER: usize = 8;
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its network namespace.
+    pub index: i32,
+    /// Its name there.
+    pub name: String,
+    /// It is up.
+    pub is_up: bool,
+}
+
+/// An address of a device, as it is set.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Address {
+    /// AF_INET or AF_INET6.
+    pub family: u8,
+    /// Length of the network's prefix in bits.
+    pub prefix: u8,
+    /// IFA_F_* bits.
+    pub flags: u32,
+    /// RT_SCOPE_*: 0 is the whole world.
+    pub scope: u8,
+    /// IFA_LOCAL, IFA_ADDRESS and IFA_BROADCAST, as far as they are there: kind, and bytes in network order.
+    pub parts: Vec<(u16, Vec<u8>)>,
+}
+
+/// A socket to the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Route {
+    socket: OwnedFd,
+}
+
+impl Route {
+    /// To the calling thread's network namespace.
+    pub fn open() -> SysResult<Route> {
+        let error = |error| SysError::from_rustix("socket", "AF_NETLINK, NETLINK_ROUTE", error);
+        // Protocol 0 is NETLINK_ROUTE.
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None);
+        Ok(Route { socket: socket.map_err(error)? })
+    }
+
+    /// Every device.
+    pub fn links(&self) -> SysResult<Vec<Link>> {
+        let found = self.ask(RTM_GETLINK, DUMP, &[0; LINK_HEADER], "RTM_GETLINK")?;
+        Ok(found.iter().filter_map(|message| link(message)).collect())
+    }
+
+    /// The addresses of the device `index`, of every family.
+    pub fn addresses(&self, index: i32) -> SysResult<Vec<Address>> {
+        let found = self.ask(RTM_GETADDR, DUMP, &[0; ADDRESS_HEADER], "RTM_GETADDR")?;
+        Ok(found.iter().filter_map(|message| address(message, index)).collect())
+    }
+
+    /// Moves the device `index` into the network namespace `namespace`, where it gets this name (which may end in `%d`
+    /// for a number that is free), and the number `new_index` if one is given (since 5.13). It is down afterwards, and
+    /// has no addresses.
+    ///
+    /// # Errors
+    /// EEXIST when the name is taken there, EINVAL for a device that is bound to its namespace, such as `lo`.
+    pub fn move_link(&self, index: i32, namespace: BorrowedFd<'_>, name: &str, new_index: Option<i32>) -> SysResult<()> {
+        let mut body = link_header(index, 0, 0);
+        attribute(&mut body, IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
+        attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+        if let Some(new) = new_index {
+            attribute(&mut body, IFLA_NEW_IFINDEX, &new.to_ne_bytes());
+        }
+        let shown = format!("RTM_NEWLINK, device {index}, IFLA_IFNAME={name:?}, IFLA_NET_NS_FD");
+        self.ask(RTM_NEWLINK, ACKNOWLEDGE, &body, &shown).map(drop)
+    }
+
+    /// Brings the device `index` up.
+    pub fn set_up(&self, index: i32) -> SysResult<()> {
+        let up = libc::IFF_UP as u32;
+        let shown = format!("RTM_NEWLINK, device {index}, IFF_UP");
+        self.ask(RTM_NEWLINK, ACKNOWLEDGE, &link_header(index, up, up), &shown).map(drop)
+    }
+
+    /// Gives the device `index` an address.
+    pub fn add_address(&self, index: i32, address: &Address) -> SysResult<()> {
+        let mut body = vec![address.family, address.prefix, address.flags as u8, address.scope];
+        body.extend(index.to_ne_bytes());
+        for (kind, bytes) in &address.parts {
+            attribute(&mut body, *kind, bytes);
+        }
+        attribute(&mut body, IFA_FLAGS, &address.flags.to_ne_bytes());
+        let shown = format!("RTM_NEWADDR, device {index}, {address:?}");
+        self.ask(RTM_NEWADDR, ACKNOWLEDGE | CREATE_NEW, &body, &shown).map(drop)
+    }
+
+    /// Sends one request and gives the bodies of the answers. `shown` is for errors.
+    fn ask(&self, kind: u16, flags: u16, body: &[u8], shown: &str) -> SysResult<Vec<Vec<u8>>> {
+        let mut request = Vec::with_capacity(HEADER + body.len());
+        request.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+        request.extend(kind.to_ne_bytes());
+        request.extend((flags | REQUEST).to_ne_bytes());
+        // The sequence and the sender: each socket has one request at a time, so nothing has to be told apart.
+        request.extend([0; 8]);
+        request.extend(body);
+        let kernel = SocketAddrNetlink::new(0, 0);
+        rustix::net::sendto(&self.socket, &request, SendFlags::empty(), &kernel)
+            .map_err(|error| SysError::from_rustix("sendto", shown, error))?;
+        let mut answers = Vec::new();
+        // The kernel fills at most this much for a dump (net/netlink/af_netlink.c).
+        let mut buffer = vec![0; 32 * 1024];
+        loop {
+            let (_, length) = match rustix::net::recv(&self.socket, buffer.as_mut_slice(), RecvFlags::TRUNC) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(SysError::from_rustix("recv", shown, error)),
+                Ok(received) => received,
+            };
+            let datagram = buffer.get(..length).ok_or_else(|| SysError::new("recv", shown, Errno::EMSGSIZE))?;
+            for (kind, body) in messages(datagram) {
+                match kind {
+                    NLMSG_DONE => return Ok(answers),
+                    NLMSG_ERROR => {
+                        return match number(body, 0) {
+                            Some(0) => Ok(answers),
+                            code => Err(SysError::new("rtnetlink", shown, Errno::from_raw(-code.unwrap_or(-libc::EIO)))),
+                        };
+                    }
+                    _ => answers.push(body.to_vec()),
+                }
+            }
+        }
+    }
+}
+
+fn link_header(index: i32, flags: u32, change: u32) -> Vec<u8> {
+    let mut header = vec![0; 4];
+    header.extend(index.to_ne_bytes());
+    header.extend(flags.to_ne_bytes());
+    header.extend(change.to_ne_bytes());
+    header
+}
+
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    body.extend((value.len() as u16 + 4).to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<i32> {
+    Some(i32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// The messages of a datagram: kind and body.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = number(rest, 0)? as usize;
+        let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
+        let body = rest.get(HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, body))
+    })
+}
+
+/// The attributes behind a header: kind and value.
+fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = body.get(header..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        // The two highest bits say of what form the value is.
+        Some((kind & 0x3fff, value))
+    })
+}
+
+fn link(message: &[u8]) -> Option<Link> {
+    let (_, name) = attributes(message, LINK_HEADER).find(|(kind, _)| *kind == IFLA_IFNAME)?;
+    let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
+    Some(Link { index: number(message, 4)?, name, is_up: number(message, 8)? & libc::IFF_UP != 0 })
+}
+
+/// The address in a message, if it is one of the device `index`.
+fn address(message: &[u8], index: i32) -> Option<Address> {
+    let &[family, prefix, few_flags, scope, ..] = message else { return None };
+    if number(message, 4)? != index {
+        return None;
+    }
+    let mut flags = u32::from(few_flags);
+    let mut parts = Vec::new();
+    for (kind, value) in attributes(message, ADDRESS_HEADER) {
+        match kind {
+            // Flags have outgrown the header's one byte.
+            IFA_FLAGS => flags = number(value, 0)? as u32,
+            IFA_ADDRESS | IFA_LOCAL | IFA_BROADCAST => parts.push((kind, value.to_vec())),
+            _ => {}
+        }
+    }
+    Some(Address { family, prefix, flags, scope, parts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_namespace_has_a_loopback_device() {
+        let route = Route::open().unwrap();
+        let links = route.links().unwrap();
+        let lo = links.iter().find(|link| link.name == "lo").unwrap();
+        assert_eq!(lo.index, 1);
+        let error = route.set_up(0x7fff_fff0).unwrap_err();
+        assert_eq!(error.errno(), Errno::ENODEV, "{error}");
+    }
+
+    #[test]
+    fn an_address_is_read_with_all_of_its_flags() {
+        let mut message = vec![libc::AF_INET as u8, 24, 0x80, 0];
+        message.extend(7i32.to_ne_bytes());
+        attribute(&mut message, IFA_LOCAL, &[10, 0, 0, 1]);
+        attribute(&mut message, 3, b"eth0\0");
+        attribute(&mut message, IFA_FLAGS, &0x280u32.to_ne_bytes());
+        let found = address(&message, 7).unwrap();
+        assert_eq!((found.prefix, found.flags, found.scope), (24, 0x280, 0));
+        assert_eq!(found.parts, [(IFA_LOCAL, vec![10, 0, 0, 1])]);
+        assert_eq!(address(&message, 8), None);
+    }
+
+    #[test]
+    fn what_is_cut_short_ends_the_list() {
+        assert_eq!(messages(&[20, 0, 0, 0, 1]).count(), 0);
+        let mut body = Vec::new();
+        attribute(&mut body, 1, b"abc");
+        attribute(&mut body, 2, b"");
+        assert_eq!(attributes(&body, 0).collect::<Vec<_>>(), [(1, b"abc".as_slice()), (2, b"")]);
+        assert_eq!(attributes(&body[..6], 0).count(), 0);
+    }
+}
