@@ -25,7 +25,7 @@ use brig::error::{Context, Error, ErrorKind, Result};
 use brig::sys::mount::{self, Filesystem};
 use brig::sys::path::Dir;
 use brig::sys::procfs::{fd_path, mount_id};
-use brig::sys::{SysResult, ns};
+use brig::sys::{SysError, SysResult, ns};
 use containerd_shim_protos::types::mount::Mount;
 use nix::errno::Errno;
 use request::{IdMaps, Kind, Layers, Request};
@@ -126,7 +126,7 @@ impl Request {
             match fs.mount(mount::attributes(self.flags)) {
                 Ok(mounted) => {
                     if let Some(userns) = userns {
-                        mount::set_idmap(&mounted, userns, false)?;
+                        map_owners(&mounted, userns, false)?;
                     }
                     mount::attach(&mounted, &place.target)?;
                     return Ok(mounted);
@@ -157,7 +157,7 @@ impl Request {
             }
         }
         if let Some(userns) = userns {
-            mount::set_idmap(&tree, userns, recursive)?;
+            map_owners(&tree, userns, recursive)?;
         }
         mount::attach(&tree, &place.target)?;
         if late {
@@ -224,11 +224,9 @@ impl Request {
                 }
                 Ok(mounted)
             }
-            // The kernel says more about the first attempt, unless that failed for being new.
+            // The kernel may have said more about the first attempt, unless that failed for being new.
             Err(error) => match first {
-                Some(first) if !mount::is_missing(&first) && !first.to_string().contains("lowerdir+") => {
-                    Err(first.into())
-                }
+                Some(first) if says_why(&first) => Err(first.into()),
                 _ => Err(error),
             },
         }
@@ -253,6 +251,26 @@ impl Request {
     }
 }
 
+/// The kernel gave words to an error, and not about an option that is too new for it.
+fn says_why(error: &SysError) -> bool {
+    let text = error.to_string();
+    text.contains("kernel: ") && !text.contains("lowerdir+")
+}
+
+/// Maps the owners of a detached mount.
+fn map_owners(tree: &OwnedFd, userns: &OwnedFd, recursive: bool) -> Result<()> {
+    let advice = "uidmap and gidmap: this file system has no idmapped mounts on this kernel, or is idmapped already";
+    match mount::set_idmap(tree, userns, recursive) {
+        Err(error) if error.errno() == Errno::ENOSYS => Err(no_idmap()),
+        Err(error) if error.errno() == Errno::EINVAL => Err(error).context(advice).map_err(unsupported),
+        other => Ok(other?),
+    }
+}
+
+fn unsupported(error: Error) -> Error {
+    error.with_kind(ErrorKind::Unsupported)
+}
+
 fn no_idmap() -> Error {
     Error::new(ErrorKind::Unsupported, "uidmap and gidmap need idmapped mounts (Linux 5.12)")
 }
@@ -272,7 +290,7 @@ impl Place<'_> {
         match (mount_id(&mounted), mount_id(&self.target)) {
             (Some(new), Some(old)) if new == old => {
                 let what = format!("{:?} was changed while it was mounted on", self.below);
-                Err(brig::sys::SysError::new("mount", what, Errno::ESTALE))
+                Err(SysError::new("mount", what, Errno::ESTALE))
             }
             _ => Ok(mounted),
         }
@@ -331,7 +349,7 @@ impl Attached {
             make(&place)?;
             attached.count += 1;
             let tree = mount::clone_host_tree(Path::new(layer), false, true)?;
-            mount::set_idmap(&tree, userns, false)?;
+            map_owners(&tree, userns, false)?;
             mount::attach(&tree, Dir::open_host(&place)?.fd())?;
         }
         Ok(attached)

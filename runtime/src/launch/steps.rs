@@ -480,7 +480,7 @@ fn listener(init: &mut Init) -> Result<()> {
     let installed = seccomp::install_with_listener(&filter.instructions, filter.flags, deliver);
     // No memory is given back under the filter, which may forbid the call for it.
     std::mem::forget(filter);
-    Ok(installed.context("unable to install the seccomp filter (SCMP_ACT_NOTIFY takes a kernel since 5.0)")?)
+    installed.context("unable to install the seccomp filter (SCMP_ACT_NOTIFY takes a kernel since 5.0)")
 }
 
 fn filter(init: &mut Init) -> Result<()> {

@@ -299,7 +299,12 @@ impl<'a> Filesystem<'a> {
             }
             .map_err(|e| say(name, value.as_deref().unwrap_or(""), e))?;
         }
-        rustix::mount::fsconfig_create(&context).map_err(|e| say("create", "", e))?;
+        rustix::mount::fsconfig_create(&context).map_err(|e| {
+            // File systems that keep to mount(2)'s ways have no words here: which option it is has to be guessed.
+            let said = Some(messages(&context)).filter(|said| !said.is_empty());
+            let given = || format!("; given: {:?}", self.data());
+            SysError::from_rustix("fsconfig", format!("{}, \"create\"{}", self.kind, said.unwrap_or_else(given)), e)
+        })?;
         rustix::mount::fsmount(
             &context,
             FsMountFlags::FSMOUNT_CLOEXEC,
@@ -308,8 +313,8 @@ impl<'a> Filesystem<'a> {
         .map_err(|e| SysError::from_rustix("fsmount", format!("{}{}", self.kind, messages(&context)), e))
     }
 
-    /// Mounts it on `target` by mount(2), whose `flags` are all used.
-    pub fn mount_legacy(&self, target: &Path, flags: u64) -> SysResult<()> {
+    /// The parameters as mount(2) takes them.
+    fn data(&self) -> String {
         let mut data = String::new();
         for (name, value) in &self.parameters {
             if !data.is_empty() {
@@ -323,6 +328,12 @@ impl<'a> Filesystem<'a> {
                 data.extend([quote, value, quote]);
             }
         }
+        data
+    }
+
+    /// Mounts it on `target` by mount(2), whose `flags` are all used.
+    pub fn mount_legacy(&self, target: &Path, flags: u64) -> SysResult<()> {
+        let data = self.data();
         let data = (!data.is_empty()).then_some(data);
         mount_raw(self.source, target, Some(self.kind), flags | self.flags, data.as_deref())
     }
