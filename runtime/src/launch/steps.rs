@@ -12,7 +12,7 @@ use crate::handshake::{Limits, Listening, Mounted, Ready, Sibling};
 use crate::plan::passwd;
 use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::path::{Dir, Links};
-use crate::sys::{SysError, SysResult, cred, keyring, ns, process, seccomp};
+use crate::sys::{SysError, SysResult, cred, keyring, memory, ns, process, seccomp};
 use crate::{hooks, rootfs};
 
 use super::init::{Init, onto_stdio, take};
@@ -458,6 +458,8 @@ fn wait_at_gate(init: &mut Init) -> Result<()> {
     let Some(number) = init.plan.gate else { return Ok(()) };
     // The parent has gone, or goes now: it does not wait for the program.
     init.channel = None;
+    // A created container may wait for long, and there may be a thousand of them.
+    memory::release_program()?;
     init.gate = Some(gate::wait(take(number)?)?);
     Ok(())
 }

@@ -6,6 +6,7 @@ pub use error::{SysError, SysResult};
 pub mod bpf;
 pub mod cred;
 pub mod keyring;
+pub mod memory;
 pub mod mount;
 pub mod netlink;
 pub mod ns;

@@ -1,0 +1,118 @@
+"""Who takes part: OCI runtimes by their command line, and the limit."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+CACHE = TOP / "target" / "benches"
+
+
+class Runtime:
+    """An OCI runtime. Each method gives the words of one command."""
+
+    def __init__(self, name, program, place):
+        self.name, self.program = name, str(program)
+        self.root = place / f"root-{name}"
+
+    def _verb(self, verb, *words):
+        return [self.program, "--root", str(self.root), verb, *map(str, words)]
+
+    def run(self, bundle, ident):
+        return self._verb("run", "--bundle", bundle.path, ident)
+
+    def create(self, bundle, ident):
+        return self._verb("create", "--bundle", bundle.path, ident)
+
+    def start(self, ident):
+        return self._verb("start", ident)
+
+    def state(self, ident):
+        return self._verb("state", ident)
+
+    def exec(self, bundle, ident):
+        return self._verb("exec", ident, *bundle.short)
+
+    def kill(self, ident):
+        return self._verb("kill", ident, "KILL")
+
+    def delete(self, ident):
+        return self._verb("delete", ident)
+
+    def list(self):
+        return self._verb("list", "-q")
+
+    def pid(self, ident):
+        """The pid of init."""
+        import json
+        return json.loads(subprocess.run(self.state(ident), stdout=subprocess.PIPE, check=True).stdout)["pid"]
+
+    def version(self):
+        """The first line of --version."""
+        done = subprocess.run([self.program, "--version"], stdout=subprocess.PIPE, text=True, check=True)
+        return done.stdout.splitlines()[0]
+
+
+class Limit(Runtime):
+    """The system calls alone; see limit.c."""
+
+    def __init__(self, place):
+        super().__init__("limit", limit_program(), place)
+        self.root.mkdir(exist_ok=True)
+
+    def _verb(self, verb, *words):
+        return [self.program, verb, *map(str, words)]
+
+    def _state(self, ident):
+        return self.root / f"limit-{ident}"
+
+    def run(self, bundle, ident):
+        return self._verb("run", self._state(ident), bundle.rootfs, bundle.filter, *bundle.args)
+
+    def create(self, bundle, ident):
+        return self._verb("create", self._state(ident), bundle.rootfs, bundle.filter, *bundle.args)
+
+    def start(self, ident):
+        return self._verb("start", self._state(ident))
+
+    def state(self, ident):
+        return self._verb("state", self._state(ident))
+
+    def exec(self, bundle, ident):
+        return self._verb("exec", self._state(ident), bundle.filter, *bundle.short)
+
+    def kill(self, ident):
+        return self._verb("kill", self._state(ident), 9)
+
+    def delete(self, ident):
+        return self._verb("delete", self._state(ident))
+
+    def pid(self, ident):
+        return int((self._state(ident) / "pid").read_text())
+
+    def version(self):
+        return "raw system calls (benches/limit.c)"
+
+
+def limit_program():
+    """The limit, compiled when its source is newer."""
+    source, program = TOP / "benches" / "limit.c", CACHE / "limit"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-static", "-o", program, source], check=True)
+    return program
+
+
+def find(names, place):
+    """The contenders of these names: `brig` is the one in this checkout, `limit` the system calls; a path is a runtime."""
+    found = []
+    for name in names:
+        if name == "limit":
+            found.append(Limit(place))
+            continue
+        program = TOP / "brig" if name == "brig" else shutil.which(name)
+        if program is None or not Path(program).exists():
+            sys.exit(f"bench: {name} is not there; spec-tests/beds/install installs the peers, `make build` builds brig")
+        found.append(Runtime(Path(name).name, program, place))
+    return found
