@@ -1,19 +1,24 @@
 # make demo and make test do all of their own set-up on a Debian machine that has Rust; both want root.
 PREFIX ?= /usr/local
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
-BUILT := target/$(HOST)/release/brig
-SOURCES := $(shell find runtime/src -name '*.rs') Cargo.toml Cargo.lock runtime/Cargo.toml
+BUILT := target/$(HOST)/release
+SHIM := containerd-shim-brig-v2
+SOURCES := $(shell find runtime/src shim/src -name '*.rs') Cargo.toml Cargo.lock runtime/Cargo.toml shim/Cargo.toml
 
-.PHONY: build demo test check matrix bench install clean
+.PHONY: build shim demo test check matrix bench install clean
 
-## build: the static binary, at ./brig
+## build: the static binaries, ./brig and ./containerd-shim-brig-v2
 # It is linked to a fixed address: relocating it would cost each of a container's two starts a millisecond. Its stack,
 # heap and mappings are randomised all the same.
-build: brig
+build: brig $(SHIM)
 
-brig: $(SOURCES)
-	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" cargo build --release --locked --package brig --bin brig --target $(HOST)
-	cp $(BUILT) $@
+## shim: the same, for those who look for it under this name
+shim: $(SHIM)
+
+brig $(SHIM) &: $(SOURCES)
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" cargo build --release --locked --target $(HOST) \
+		--package brig --bin brig --package brig-shim --bin $(SHIM)
+	cp $(BUILT)/brig $(BUILT)/$(SHIM) .
 
 ## demo: builds brig and runs a container in front of your eyes
 demo: brig
@@ -41,10 +46,11 @@ bench: brig
 	spec-tests/beds/install
 	benches/bench
 
-## install: brig into DESTDIR/PREFIX/sbin
-install: brig
+## install: brig into DESTDIR/PREFIX/sbin, the shim into DESTDIR/PREFIX/bin, where containerd finds it by PATH
+install: brig $(SHIM)
 	install -D -m 755 brig $(DESTDIR)$(PREFIX)/sbin/brig
+	install -D -m 755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(SHIM)
 
 clean:
 	cargo clean
-	rm -f brig
+	rm -f brig $(SHIM)

@@ -26,6 +26,8 @@ pub enum ErrorKind {
     NoSuchProcess,
     /// The container's program could not be found or executed.
     Executable,
+    /// It did not happen within the time that it may take.
+    TimedOut,
     /// Anything else.
     Other,
 }

@@ -9,6 +9,13 @@
 //! | module | what |
 //! |---|---|
 //! | [`bootstrap`] | containerd's commands, the socket, and the start of the server |
+//! | [`server`] | the server's life: its thread, its pool, its signals |
+//! | [`service`], [`rpc_error`] | ttrpc calls in, answers and status codes out |
+//! | [`tasks`], [`task`], [`process`] | all containers, one container, one process of it |
+//! | [`runtime`] | the engine, or another runtime's command |
+//! | [`reaper`] | the end of every child |
+//! | [`io`] | standard streams and terminals |
+//! | [`bundle`] | the files in the bundle that concern the shim |
 //! | [`options`] | what containerd's runtime options say, from either message |
 //! | [`events`] | the queue of events, and its way to containerd |
 //! | [`rootfs`] | the mounts of a container's root, and their end |
@@ -20,11 +27,21 @@
 #![forbid(unsafe_code)]
 
 pub mod bootstrap;
+pub mod bundle;
 pub mod events;
+pub mod io;
 pub mod log;
 pub mod oom;
 pub mod options;
+pub mod process;
+pub mod reaper;
 pub mod rootfs;
+pub mod rpc_error;
+pub mod runtime;
+pub mod server;
+pub mod service;
 pub mod setup;
 pub mod stats;
+pub mod task;
+pub mod tasks;
 pub mod trace;

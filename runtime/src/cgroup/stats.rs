@@ -308,9 +308,9 @@ pub struct Hugetlb {
     pub limit: u64,
 }
 
-/// Reads what the directories of `paths` have to say. On a hybrid host v1's numbers count, and cgroup2's where a
+/// Reads what the directories of `paths`, by controller, have to say. On a hybrid host v1's numbers count, and cgroup2's where a
 /// controller is there.
-pub(super) fn read(paths: &BTreeMap<String, PathBuf>) -> Result<Stats> {
+pub fn read(paths: &BTreeMap<String, PathBuf>) -> Result<Stats> {
     let mut stats = Stats::default();
     if let Some(path) = paths.get("") {
         stats.unified = paths.len() == 1;

@@ -10,6 +10,8 @@ pub mod log;
 mod output;
 mod proxy;
 
+pub use commands::features;
+
 use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -83,7 +83,8 @@ impl Container {
             }
             if !process::wait_ended(init.as_fd(), Some(PATIENCE))? {
                 let pid = self.record.init_process_pid;
-                return Err(Error::other(format!("init (pid {pid}) did not die of SIGKILL within {PATIENCE:?}")));
+                let message = format!("init (pid {pid}) did not die of SIGKILL within {PATIENCE:?}");
+                return Err(Error::new(ErrorKind::TimedOut, message));
             }
         }
         // Those that a shared pid namespace, or an interrupted create, left behind.

@@ -3,9 +3,11 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use oci_spec::runtime::Process;
+
 use super::listener::Listener;
 use super::create::{check_console, open_console, prepare_proxied, receive_terminal, set_oom_score};
-use super::{Engine, ExecOptions, Launched, Stdio, announce};
+use super::{Engine, ExecOptions, Launched, ProcessSource, Stdio, announce};
 use crate::cgroup::ExecTarget;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, Moments, launch};
@@ -30,12 +32,7 @@ impl Engine {
         let spec = container.spec()?;
         let host = probe::host()?;
         let process = match &options.process {
-            Some(path) => {
-                let bytes = std::fs::read(path).with_context(|| format!("unable to read {}", path.display()))?;
-                let (process, warnings) = config::parse_process(&bytes).with_context(|| path.display().to_string())?;
-                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                process
-            }
+            Some(source) => read_process(source)?,
             None => spec
                 .process()
                 .clone()
@@ -86,6 +83,19 @@ impl Engine {
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
         Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, notify: None })
     }
+}
+
+fn read_process(source: &ProcessSource) -> Result<Process> {
+    let (parsed, origin) = match source {
+        ProcessSource::File(path) => {
+            let bytes = std::fs::read(path).with_context(|| format!("unable to read {}", path.display()))?;
+            (config::parse_process(&bytes), path.display().to_string())
+        }
+        ProcessSource::Json(bytes) => (config::parse_process(bytes), "the process".to_owned()),
+    };
+    let (process, warnings) = parsed.context(origin)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(process)
 }
 
 fn duplicate(fds: &[std::os::fd::OwnedFd; 3]) -> Result<[std::os::fd::OwnedFd; 3]> {

@@ -63,11 +63,20 @@ pub struct CreateOptions {
     pub detach: bool,
 }
 
+/// Where an OCI `process` object, as JSON, comes from.
+#[derive(Clone, Debug)]
+pub enum ProcessSource {
+    /// This file.
+    File(PathBuf),
+    /// These bytes.
+    Json(Vec<u8>),
+}
+
 /// Options of exec. What is `None` or empty comes from config.json's process.
 #[derive(Debug, Default)]
 pub struct ExecOptions {
-    /// A process.json (an OCI `process` object) that replaces config.json's process.
-    pub process: Option<PathBuf>,
+    /// An OCI `process` object that replaces config.json's process.
+    pub process: Option<ProcessSource>,
     /// The command line; empty with `process`.
     pub args: Vec<String>,
     /// Working directory in the container.

@@ -260,19 +260,43 @@ pub fn try_wait(pidfd: BorrowedFd) -> SysResult<Option<Exit>> {
 }
 
 fn wait_id(pidfd: BorrowedFd, options: libc::c_int) -> SysResult<Option<Exit>> {
+    let ended = waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, options)?;
+    Ok(ended.map(|(_, exit)| exit))
+}
+
+/// Looks for a child that has ended, and leaves it a zombie: its pid means this process and no other until it is
+/// [reaped](reap). `None` when there is none, or no child at all.
+pub fn peek_ended() -> SysResult<Option<(i32, Exit)>> {
+    match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
+        Err(error) if error.errno() == Errno::ECHILD => Ok(None),
+        other => other,
+    }
+}
+
+/// Reaps the child of this pid if it has ended; `None` while it runs.
+///
+/// # Errors
+/// ECHILD when this process has no such child.
+pub fn reap(pid: i32) -> SysResult<Option<Exit>> {
+    let id = libc::id_t::try_from(pid).map_err(|_| SysError::new("waitid", pid.to_string(), Errno::EINVAL))?;
+    Ok(waitid(libc::P_PID, id, libc::WEXITED | libc::WNOHANG)?.map(|(_, exit)| exit))
+}
+
+/// waitid(2): the pid of the child that ended, and how it did.
+fn waitid(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> SysResult<Option<(i32, Exit)>> {
     // SAFETY: an all-zero siginfo_t is valid, and is what the kernel leaves when nothing is to report.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: info is valid for writes for the whole call.
-    let result = unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, &raw mut info, options) };
+    let result = unsafe { libc::waitid(kind, id, &raw mut info, options) };
     if result != 0 {
-        return Err(SysError::last("waitid", format!("P_PIDFD, {}", pidfd.as_raw_fd())));
+        return Err(SysError::last("waitid", format!("{kind}, {id}")));
     }
     // SAFETY: waitid filled in the SIGCHLD members, or left the zeroes.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
     Ok(match (pid, info.si_code) {
         (0, _) => None,
-        (_, libc::CLD_EXITED) => Some(Exit::Code(status)),
-        _ => Some(Exit::Signal(status)),
+        (_, libc::CLD_EXITED) => Some((pid, Exit::Code(status))),
+        _ => Some((pid, Exit::Signal(status))),
     })
 }
 

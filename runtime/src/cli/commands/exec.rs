@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 
 use super::{Args, Count, Flag, Global, Order, Verb, create};
 use crate::cli::{foreground, inherited};
-use crate::engine::{ExecOptions, Stdio};
+use crate::engine::{ExecOptions, ProcessSource, Stdio};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sys::signal::Hold;
 
@@ -70,7 +70,7 @@ fn options(args: &Args) -> Result<ExecOptions> {
         crate::cli::args::number(&text).with_context(|| format!("invalid value {text:?} for flag -additional-gids"))
     };
     Ok(ExecOptions {
-        process: args.path("process"),
+        process: args.path("process").map(ProcessSource::File),
         args: args.rest[1..].iter().map(|argument| text(argument)).collect::<Result<_>>()?,
         cwd: args.path("cwd"),
         env: args.texts("env")?,

@@ -45,7 +45,8 @@ fn names(table: &[(&'static str, u32)]) -> Vec<&'static str> {
     table.iter().map(|(name, _)| *name).collect()
 }
 
-fn document() -> Value {
+/// What this build can do: the document of features.md.
+pub fn document() -> Value {
     let mut namespaces = NamespaceKind::ALL.map(NamespaceKind::as_str);
     namespaces.sort_unstable();
     json!({

@@ -11,6 +11,8 @@ mod spec;
 mod state;
 mod update;
 
+pub use features::document as features;
+
 use super::Global;
 use super::args::{Args, Flag, Order};
 use crate::error::{Error, ErrorKind, Result};

@@ -1,0 +1,49 @@
+//! `delete`: what a container left whose server is gone is removed. It runs whenever a connection to a server ends,
+//! also after a clean end, so it is quick, and there may be nothing to do.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use brig::error::{Context, Error, Result};
+use containerd_shim_protos::api::DeleteResponse;
+use protobuf::Message;
+
+use super::args::Args;
+use crate::bundle::Kept;
+use crate::events::timestamp;
+use crate::rootfs;
+use crate::runtime::Runtime;
+
+/// The status of a process that SIGKILL ended.
+const KILLED: u32 = 128 + libc::SIGKILL.cast_unsigned();
+
+/// Removes the container, and answers on standard output.
+///
+/// # Errors
+/// Something is left; the answer is not given then, so that containerd keeps the bundle.
+pub fn run(args: &Args) -> Result<()> {
+    let bundle = match &args.bundle {
+        Some(bundle) => bundle.clone(),
+        None => std::env::current_dir().context("unable to find the bundle")?,
+    };
+    if let Some(kept) = Kept::read(&bundle)? {
+        Runtime::new(&kept).delete_own(&args.id, &bundle)?;
+    }
+    rootfs::unmount(&bundle.join("rootfs"))?;
+    let response = DeleteResponse {
+        pid: init_pid(&bundle),
+        exit_status: KILLED,
+        exited_at: timestamp(SystemTime::now()),
+        ..Default::default()
+    };
+    let bytes = response.write_to_bytes().map_err(|error| Error::other(error.to_string()))?;
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("unable to answer")
+}
+
+/// Init's pid as it was; 0 when it is not known.
+fn init_pid(bundle: &Path) -> u32 {
+    let path: PathBuf = bundle.join("init.pid");
+    std::fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,114 @@
+//! The server's socket: where it is, whether a server listens there, and making it.
+
+use std::fs::DirBuilder;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use brig::error::{Context, Error, ErrorKind, Result};
+use rustix::fs::FlockOperation;
+use sha2::{Digest, Sha256};
+
+/// Where sockets go when containerd names no place.
+const DIRECTORY: &str = "/run/containerd/s";
+/// The longest path of a socket that every containerd can dial, in bytes: its own limit (pkg/shim, socketPathLimit).
+const LONGEST: usize = 106;
+
+/// The socket's path for a group of containers of one containerd's namespace.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`] when `directory` makes it too long.
+pub fn path(directory: Option<&str>, address: &str, namespace: &str, group: &str) -> Result<PathBuf> {
+    let directory = directory.filter(|directory| !directory.is_empty()).unwrap_or(DIRECTORY);
+    let key = Path::new(address).join(namespace).join(group);
+    let digest = Sha256::digest(key.as_os_str().as_encoded_bytes());
+    let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = Path::new(directory).join(name);
+    if path.as_os_str().len() > LONGEST {
+        let message = format!("the socket directory {directory:?} is too long: {LONGEST} bytes are left for a path");
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
+    }
+    Ok(path)
+}
+
+/// A server's socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// A server listens already.
+    Served,
+    /// It was made just now, and is to be handed to a new server.
+    New(UnixListener, Lock),
+}
+
+/// Of two that would make one socket at once, one waits for the other.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: OwnedFd,
+}
+
+/// Finds out whether a server listens at `path`, and makes the socket if not.
+pub fn claim(path: &Path) -> Result<Socket> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let lock = lock(directory)?;
+    if UnixStream::connect(path).is_ok() {
+        return Ok(Socket::Served);
+    }
+    // What a server that was killed has left.
+    remove(path)?;
+    let unable = || format!("unable to make the socket {}", path.display());
+    let listener = UnixListener::bind(path).with_context(unable)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(unable)?;
+    Ok(Socket::New(listener, lock))
+}
+
+fn lock(directory: &Path) -> Result<Lock> {
+    let unable = || format!("unable to use the socket directory {}", directory.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(unable)?;
+    let file = std::fs::File::open(directory).with_context(unable)?;
+    loop {
+        match rustix::fs::flock(file.as_fd(), FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(Lock { _directory: file.into() }),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(std::io::Error::from(error)).with_context(unable),
+        }
+    }
+}
+
+/// Removes a socket that nobody listens at. One that is gone is fine.
+pub fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("unable to remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_is_the_digest_of_address_namespace_and_group() {
+        let path = |group| super::path(None, "/run/containerd/containerd.sock", "default", group).unwrap();
+        // printf %s /run/containerd/containerd.sock/default/a | sha256sum
+        let digest = "/run/containerd/s/82795ca4b9b166c1139546afbf9dfd59d74776e0b49c8edfbb195f9d8b9e94a6";
+        assert_eq!(path("a"), Path::new(digest));
+        assert_ne!(path("a"), path("b"));
+        assert_eq!(path("a").file_name().unwrap().len(), 64);
+        assert!(super::path(Some(&"/x".repeat(30)), "a", "b", "c").is_err());
+    }
+
+    #[test]
+    fn of_two_claims_the_second_finds_the_first_and_a_dead_socket_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let Socket::New(listener, lock) = claim(&path).unwrap() else { panic!("not new") };
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop(lock);
+        assert!(matches!(claim(&path).unwrap(), Socket::Served));
+        drop(listener);
+        assert!(matches!(claim(&path).unwrap(), Socket::New(..)));
+    }
+}

@@ -1,0 +1,177 @@
+//! `start`: the address of the server for a container; the server is started if there is none.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use brig::error::{Context, Error, Result};
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult, LogLevel};
+use protobuf::Message;
+use protobuf::well_known_types::any::Any;
+
+use super::args::Args;
+use super::socket::{self, Socket};
+use super::version;
+use crate::bundle::Facts;
+use crate::options::{self, Options};
+use crate::setup;
+
+/// What came by standard input. containerd up to 2.2 gives the runtime options or nothing, 2.3 and later a message of
+/// its own, which has the options among its extensions.
+#[derive(Debug, Default)]
+struct Input {
+    options: Option<Any>,
+    params: Option<BootstrapParams>,
+}
+
+impl Input {
+    /// An Any decodes as BootstrapParams too (its type would be the id): only what names this very container is one.
+    fn parse(bytes: &[u8], args: &Args) -> Result<Input> {
+        if let Ok(params) = BootstrapParams::parse_from_bytes(bytes)
+            && params.instance_id == args.id
+            && params.namespace == args.namespace
+        {
+            let values = params.extensions.iter().filter_map(|extension| extension.value.as_ref());
+            let options = values.into_iter().find(|any| any.type_url.ends_with("Options")).cloned();
+            return Ok(Input { options, params: Some(params) });
+        }
+        if bytes.is_empty() {
+            return Ok(Input::default());
+        }
+        let any = Any::parse_from_bytes(bytes)
+            .map_err(|error| Error::other(format!("standard input is neither parameters nor options: {error}")))?;
+        Ok(Input { options: Some(any), params: None })
+    }
+
+    fn debug(&self, args: &Args) -> bool {
+        // More verbose levels are negative.
+        args.debug || self.params.as_ref().is_some_and(|params| params.log_level.value() <= LogLevel::LOG_LEVEL_DEBUG as i32)
+    }
+}
+
+/// Answers on standard output. Nothing else is printed, for containerd reads all of it.
+///
+/// # Errors
+/// The bundle, which is the working directory, cannot be read; the socket or the server cannot be made.
+pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).context("unable to read standard input")?;
+    let input = Input::parse(&bytes, args)?;
+    let options = options::parse(input.options.as_ref())?;
+    let facts = Facts::read(Path::new("."))?;
+    let group = facts.group().unwrap_or(&args.id);
+    let params = input.params.as_ref();
+    let directory = params.and_then(|params| params.socket_dir.as_deref());
+    let path = socket::path(directory, &args.address, &args.namespace, group)?;
+    let mut served = version::Version::V3;
+    match socket::claim(&path)? {
+        Socket::Served => served = version::of_server(&path)?,
+        Socket::New(listener, _lock) => {
+            let started = prepare(&options).and_then(|()| {
+                let ttrpc = params.map(|params| params.containerd_ttrpc_address.as_str());
+                server(args, name, group, listener.into(), input.debug(args), ttrpc)
+            });
+            if let Err(error) = started {
+                socket::remove(&path)?;
+                return Err(error);
+            }
+        }
+    }
+    let address = format!("unix://{}", path.display());
+    brig::store::replace(Path::new("address"), address.as_bytes(), 0o600)?;
+    let answer = match params {
+        Some(_) => {
+            let result = BootstrapResult {
+                version: served.number(),
+                address,
+                protocol: "ttrpc".to_owned(),
+                ..Default::default()
+            };
+            result.write_to_bytes().map_err(|error| Error::other(error.to_string()))?
+        }
+        None => address.into_bytes(),
+    };
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(&answer).and_then(|()| stdout.flush()).context("unable to answer")
+}
+
+/// Makes of this process what the server is to be, which inherits it.
+fn prepare(options: &Options) -> Result<()> {
+    let own = rustix::process::getpid().as_raw_pid();
+    let parent = rustix::process::getppid().map_or(0, |parent| parent.as_raw_pid());
+    setup::adjust_oom_score(own, parent);
+    setup::join_cgroup(&options.shim_cgroup, own)?;
+    setup::share_core()
+}
+
+/// Starts the server: this binary, without an action, with the socket as its standard input.
+fn server(
+    args: &Args,
+    name: &std::ffi::OsStr,
+    group: &str,
+    listener: OwnedFd,
+    debug: bool,
+    ttrpc_address: Option<&str>,
+) -> Result<()> {
+    let binary = std::env::current_exe().context("unable to find this program's own binary")?;
+    let mut command = Command::new(binary);
+    command
+        .arg0(name)
+        .args(["-namespace", &args.namespace, "-id", group, "-address", &args.address])
+        .stdin(Stdio::from(listener))
+        // containerd reads until nobody has these any more.
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    if debug {
+        command.arg("-debug");
+    }
+    if let Some(address) = ttrpc_address.filter(|address| !address.is_empty()) {
+        command.env("TTRPC_ADDRESS", address);
+    }
+    // It is not waited for: it outlives this process.
+    command.spawn().map(drop).context("unable to start the server")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use containerd_shim_protos::bootstrap_api::Extension;
+    use protobuf::MessageField;
+
+    fn args() -> Args {
+        let line = "-namespace n -id a start";
+        Args::parse(line.split(' ').map(Into::into)).unwrap()
+    }
+
+    #[test]
+    fn options_are_not_taken_for_parameters() {
+        let any = Any { type_url: "containerd.runc.v1.Options".into(), value: b"n".to_vec(), ..Any::default() };
+        let input = Input::parse(&any.write_to_bytes().unwrap(), &args()).unwrap();
+        assert!(input.params.is_none());
+        assert_eq!(input.options.unwrap().type_url, any.type_url);
+        let nothing = Input::parse(b"", &args()).unwrap();
+        assert!(nothing.params.is_none() && nothing.options.is_none());
+    }
+
+    #[test]
+    fn parameters_carry_the_options_among_their_extensions() {
+        let any = Any { type_url: "containerd.runc.v1.Options".into(), ..Any::default() };
+        let params = BootstrapParams {
+            instance_id: "a".into(),
+            namespace: "n".into(),
+            extensions: vec![Extension { value: MessageField::some(any.clone()), ..Extension::default() }],
+            log_level: LogLevel::LOG_LEVEL_DEBUG.into(),
+            ..BootstrapParams::default()
+        };
+        let input = Input::parse(&params.write_to_bytes().unwrap(), &args()).unwrap();
+        assert!(input.debug(&args()));
+        assert_eq!(input.options.unwrap(), any);
+        assert!(input.params.is_some());
+        // Those of another container are not believed.
+        let other = BootstrapParams { instance_id: "b".into(), ..params };
+        assert!(Input::parse(&other.write_to_bytes().unwrap(), &args()).map_or(true, |input| input.params.is_none()));
+    }
+}

@@ -1,0 +1,129 @@
+//! What the shim itself has to know of a bundle, and what it keeps there.
+//!
+//! ```text
+//! BUNDLE/config.json  the container, as containerd wrote it
+//! BUNDLE/address      the server's address, for containerd up to 1.7
+//! BUNDLE/init.pid     init's pid; EXEC.pid those of execs
+//! BUNDLE/shim.json    which runtime has the container, for `delete`
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use brig::error::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// The few parts of config.json that decide something here.
+#[derive(Debug, Default, Deserialize)]
+pub struct Facts {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    linux: Option<Linux>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Linux {
+    #[serde(default)]
+    namespaces: Option<Vec<Namespace>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    path: String,
+}
+
+/// Containers of one value share a server; the first that is there counts.
+const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+
+impl Facts {
+    /// Reads config.json of the bundle.
+    ///
+    /// # Errors
+    /// It is missing, or no JSON of that shape.
+    pub fn read(bundle: &Path) -> Result<Facts> {
+        let path = bundle.join("config.json");
+        let bytes = std::fs::read(&path).with_context(|| format!("unable to read {}", path.display()))?;
+        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+    }
+
+    /// The group of containers that this one belongs to.
+    pub fn group(&self) -> Option<&str> {
+        GROUPS.iter().find_map(|name| self.annotations.get(*name)).map(String::as_str).filter(|group| !group.is_empty())
+    }
+
+    /// Its processes end with init: the pid namespace is the container's own.
+    pub fn own_pids(&self) -> bool {
+        let namespaces = self.linux.iter().filter_map(|linux| linux.namespaces.as_ref()).flatten();
+        namespaces.into_iter().any(|namespace| namespace.kind == "pid" && namespace.path.is_empty())
+    }
+}
+
+/// Which runtime has a container, and where: BUNDLE/shim.json.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The directory of the runtime's records.
+    pub root: String,
+    /// Another runtime's binary; empty for the engine.
+    pub binary: String,
+    /// Its cgroups are systemd's.
+    pub systemd_cgroup: bool,
+}
+
+impl Kept {
+    /// Reads it; `None` when Create has not come so far.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn read(bundle: &Path) -> Result<Option<Kept>> {
+        let path = bundle.join("shim.json");
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| path.display().to_string()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("unable to read {}", path.display())),
+        }
+    }
+
+    /// Writes it.
+    pub fn write(&self, bundle: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec(self).context("unable to write shim.json")?;
+        brig::store::replace(&bundle.join("shim.json"), &bytes, 0o600)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(json: &str) -> Facts {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn the_first_annotation_names_the_group() {
+        let both = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod", "io.containerd.runc.v2.group": "g"}}"#;
+        assert_eq!(facts(both).group(), Some("g"));
+        assert_eq!(facts(r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}"#).group(), Some("pod"));
+        assert_eq!(facts(r#"{"process": {}}"#).group(), None);
+    }
+
+    #[test]
+    fn a_joined_pid_namespace_is_not_the_container_s_own() {
+        assert!(facts(r#"{"linux": {"namespaces": [{"type": "pid"}]}}"#).own_pids());
+        assert!(!facts(r#"{"linux": {"namespaces": [{"type": "pid", "path": "/proc/1/ns/pid"}]}}"#).own_pids());
+        assert!(!facts(r#"{"linux": {"namespaces": null}}"#).own_pids());
+        assert!(!facts("{}").own_pids());
+    }
+
+    #[test]
+    fn what_is_kept_comes_back() {
+        let bundle = tempfile::tempdir().unwrap();
+        assert_eq!(Kept::read(bundle.path()).unwrap(), None);
+        let kept = Kept { root: "/run/r".into(), binary: "/usr/bin/runc".into(), systemd_cgroup: true };
+        kept.write(bundle.path()).unwrap();
+        assert_eq!(Kept::read(bundle.path()).unwrap(), Some(kept));
+    }
+}

@@ -1,0 +1,363 @@
+//! Standard streams of containers' processes: from the addresses in a request to file descriptors, and what is copied
+//! between them.
+//!
+//! | address | standard input | standard output and error |
+//! |---|---|---|
+//! | empty | /dev/null | /dev/null |
+//! | a path, `fifo://` | copied from the FIFO, of which a writer is held open until CloseIO | copied to the FIFO, which is held open at both ends: a reader may go and come again |
+//! | `file://` | the file | copied to the file's end |
+//! | `binary://`, `binary-v2://` | | the logger reads the pipes itself |
+//!
+//! A process never gets a FIFO or a file of the host's itself, always a pipe or a terminal: it could reopen, truncate
+//! or misconfigure what it holds.
+
+mod logger;
+mod pump;
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use brig::error::{Context, Error, ErrorKind, Result};
+use brig::sys::SysError;
+use rustix::pipe::PipeFlags;
+use tokio::task::JoinSet;
+
+use crate::reaper::Reaper;
+use crate::runtime::Streams;
+use logger::{Logger, Spawned};
+use pump::Sink;
+
+/// The addresses of a process's standard streams, as the request has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Standard input.
+    pub stdin: String,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error; not used with a terminal.
+    pub stderr: String,
+    /// The process has a terminal.
+    pub terminal: bool,
+}
+
+/// Whose streams they are, which loggers are told.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The container's id.
+    pub container: String,
+    /// Owner and group of the pipes.
+    pub ids: (u32, u32),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    Null,
+    Path(PathBuf),
+    File(PathBuf),
+    Binary(logger::Command),
+}
+
+impl Address {
+    fn parse(address: &str) -> Result<Address> {
+        let Some((scheme, rest)) = address.split_once("://") else {
+            return Ok(if address.is_empty() { Address::Null } else { Address::Path(address.into()) });
+        };
+        match scheme {
+            "fifo" => Ok(Address::Path(path(rest)?)),
+            "file" => Ok(Address::File(path(rest)?)),
+            "binary" | "binary-v2" => Ok(Address::Binary(logger::Command::parse(rest)?)),
+            _ => {
+                let message = format!("unknown scheme in {address:?}: fifo, file, binary or binary-v2 was expected");
+                Err(Error::new(ErrorKind::InvalidConfig, message))
+            }
+        }
+    }
+}
+
+/// The path of an address, without its query.
+fn path(rest: &str) -> Result<PathBuf> {
+    let path = logger::unescape(rest.split_once('?').map_or(rest, |(path, _)| path))?;
+    if !path.starts_with('/') {
+        return Err(Error::new(ErrorKind::InvalidConfig, format!("{path:?} in a stream's address is not absolute")));
+    }
+    Ok(path.into())
+}
+
+/// What one output goes to.
+#[derive(Debug)]
+enum Output {
+    Null,
+    Fifo(OwnedFd),
+    File(std::fs::File),
+    /// The read end of the pipe is with the logger; this is the end to write to.
+    Logger(OwnedFd),
+}
+
+/// What standard input comes from.
+#[derive(Debug)]
+enum Input {
+    Null,
+    Fifo { reader: OwnedFd, writer: OwnedFd },
+    File(std::fs::File),
+}
+
+/// Streams that are open, before there is a process.
+#[derive(Debug)]
+pub struct Opened {
+    input: Input,
+    outputs: [Output; 2],
+    logger: Option<Spawned>,
+    terminal: bool,
+    ids: (u32, u32),
+}
+
+/// What is copied once there is a process.
+#[derive(Debug)]
+pub struct Prepared {
+    stdin: Option<(OwnedFd, OwnedFd)>,
+    writer: Option<OwnedFd>,
+    outputs: Vec<(OwnedFd, Output)>,
+    /// With a terminal: where its output goes.
+    terminal: Option<Output>,
+    logger: Option<Spawned>,
+}
+
+impl Opened {
+    /// Opens what the addresses name. Blocks until a logger says that it is ready, so not for the server's thread; a
+    /// logger is a child, so under a hold of the reaper.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] for an address that is none, else what failed, with the address.
+    pub fn open(addresses: &Addresses, owner: &Owner) -> Result<Opened> {
+        let input = open_input(Address::parse(&addresses.stdin)?)
+            .with_context(|| format!("unable to open standard input {:?}", addresses.stdin))?;
+        let stdout = Address::parse(&addresses.stdout)?;
+        let stderr = if addresses.terminal { Address::Null } else { Address::parse(&addresses.stderr)? };
+        let unable = |what: &str, address: &str| format!("unable to open standard {what} {address:?}");
+        let (outputs, logger) = match (stdout, stderr) {
+            (Address::Binary(command), _) => {
+                let (logger, stdout, stderr) = Spawned::start(&command, owner)?;
+                ([Output::Logger(stdout), Output::Logger(stderr)], Some(logger))
+            }
+            (_, Address::Binary(_)) => {
+                let message = "standard error has a logger, and standard output has none: one logger takes both";
+                return Err(Error::new(ErrorKind::InvalidConfig, message));
+            }
+            (stdout, stderr) => {
+                let stdout = open_output(stdout).with_context(|| unable("output", &addresses.stdout))?;
+                let stderr = open_output(stderr).with_context(|| unable("error", &addresses.stderr))?;
+                ([stdout, stderr], None)
+            }
+        };
+        Ok(Opened { input, outputs, logger, terminal: addresses.terminal, ids: owner.ids })
+    }
+
+    /// The process's ends, and what is to be copied from ours.
+    pub fn split(self) -> Result<(Streams, Prepared)> {
+        let mut prepared =
+            Prepared { stdin: None, writer: None, outputs: Vec::new(), terminal: None, logger: self.logger };
+        let [stdout, stderr] = self.outputs;
+        if self.terminal {
+            match self.input {
+                Input::Fifo { reader, writer } => {
+                    // The terminal takes the pipe's place when it comes.
+                    prepared.stdin = Some((reader.try_clone().context("unable to copy an fd")?, reader));
+                    prepared.writer = Some(writer);
+                }
+                Input::Null | Input::File(_) => {}
+            }
+            prepared.terminal = Some(stdout);
+            return Ok((Streams::Terminal, prepared));
+        }
+        let stdin = match self.input {
+            Input::Null => null()?,
+            Input::File(file) => file.into(),
+            Input::Fifo { reader, writer } => {
+                let (theirs, ours) = pipe(self.ids)?;
+                set_nonblocking(&ours)?;
+                prepared.stdin = Some((reader, ours));
+                prepared.writer = Some(writer);
+                theirs
+            }
+        };
+        let mut output = |output: Output| -> Result<OwnedFd> {
+            match output {
+                Output::Null => null(),
+                Output::Logger(writer) => Ok(writer),
+                output => {
+                    let (ours, theirs) = pipe(self.ids)?;
+                    set_nonblocking(&ours)?;
+                    prepared.outputs.push((ours, output));
+                    Ok(theirs)
+                }
+            }
+        };
+        let fds = [stdin, output(stdout)?, output(stderr)?];
+        Ok((Streams::Fds(fds), prepared))
+    }
+}
+
+impl Prepared {
+    /// Starts copying. `terminal` is the master of a process that has one.
+    ///
+    /// # Errors
+    /// A descriptor cannot be polled.
+    pub fn start(self, terminal: Option<OwnedFd>, reaper: &Arc<Reaper>) -> Result<Copying> {
+        let mut copying = Copying {
+            stdin: JoinSet::new(),
+            outputs: JoinSet::new(),
+            writer: self.writer,
+            logger: self.logger.map(|logger| Logger::watch(logger, reaper)),
+            terminal: None,
+        };
+        if let Some(master) = terminal {
+            set_nonblocking(&master)?;
+            let copy = || master.try_clone().context("unable to copy an fd");
+            if let Some((reader, _)) = self.stdin {
+                copying.stdin.spawn(pump::bytes(pump::polled(reader)?, Sink::fd(copy()?)?));
+            }
+            let sink = match self.terminal {
+                Some(output) => sink(output)?,
+                None => Sink::Null,
+            };
+            copying.outputs.spawn(pump::bytes(pump::polled(copy()?)?, sink));
+            copying.terminal = Some(master);
+            return Ok(copying);
+        }
+        if let Some((reader, ours)) = self.stdin {
+            copying.stdin.spawn(pump::pipe(pump::polled(reader)?, pump::polled(ours)?));
+        }
+        for (ours, output) in self.outputs {
+            match output {
+                Output::Fifo(fifo) => {
+                    copying.outputs.spawn(pump::pipe(pump::polled(ours)?, pump::polled(fifo)?));
+                }
+                output => {
+                    copying.outputs.spawn(pump::bytes(pump::polled(ours)?, sink(output)?));
+                }
+            }
+        }
+        Ok(copying)
+    }
+}
+
+fn sink(output: Output) -> Result<Sink> {
+    match output {
+        Output::Null => Ok(Sink::Null),
+        Output::Fifo(fd) => Sink::fd(fd),
+        Output::Logger(fd) => {
+            set_nonblocking(&fd)?;
+            Sink::fd(fd)
+        }
+        Output::File(file) => Ok(Sink::File(Arc::new(file))),
+    }
+}
+
+/// A process's streams while it lives, and until what it wrote has been copied. Dropping it ends all copying.
+#[derive(Debug)]
+pub struct Copying {
+    stdin: JoinSet<()>,
+    outputs: JoinSet<()>,
+    /// Our own writer of the FIFO of standard input: without it the FIFO would end with its first writer.
+    writer: Option<OwnedFd>,
+    logger: Option<Logger>,
+    terminal: Option<OwnedFd>,
+}
+
+impl Copying {
+    /// Standard input ends once its writers are gone.
+    pub fn close_stdin(&mut self) {
+        self.writer = None;
+    }
+
+    /// Sets the terminal's size in character cells. Without a terminal nothing is done.
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
+        match &self.terminal {
+            Some(master) => Ok(brig::sys::tty::set_size(master.as_fd(), rows, columns)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until all output is copied, at most for `limit`, and closes everything. False when something was left.
+    pub async fn drain(mut self, limit: Duration) -> bool {
+        let outputs = &mut self.outputs;
+        let all = async { while outputs.join_next().await.is_some() {} };
+        let complete = tokio::time::timeout(limit, all).await.is_ok();
+        self.outputs.abort_all();
+        self.stdin.abort_all();
+        if let Some(logger) = self.logger.take() {
+            logger.end().await;
+        }
+        complete
+    }
+}
+
+fn null() -> Result<OwnedFd> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").context("unable to open /dev/null")?;
+    Ok(null.into())
+}
+
+/// A pipe of which the process's end belongs to `ids`: (read end, write end).
+fn pipe(ids: (u32, u32)) -> Result<(OwnedFd, OwnedFd)> {
+    let error = |call: &'static str| move |error| SysError::from_rustix(call, "", error);
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(error("pipe2"))?;
+    if ids != (0, 0) {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(ids.0), rustix::fs::Gid::from_raw(ids.1));
+        // Both ends are one inode.
+        rustix::fs::fchown(&reader, Some(uid), Some(gid)).map_err(error("fchown"))?;
+    }
+    Ok((reader, writer))
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
+    let error = |error| SysError::from_rustix("fcntl", "O_NONBLOCK", error);
+    let flags = rustix::fs::fcntl_getfl(fd).map_err(error)?;
+    Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(error)?)
+}
+
+fn is_fifo(path: &Path) -> std::io::Result<bool> {
+    Ok(std::fs::metadata(path)?.file_type().is_fifo())
+}
+
+fn open_fifo(path: &Path, read: bool, write: bool) -> std::io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    Ok(OpenOptions::new().read(read).write(write).custom_flags(flags).open(path)?.into())
+}
+
+fn open_input(address: Address) -> std::io::Result<Input> {
+    match address {
+        Address::Null | Address::Binary(_) => Ok(Input::Null),
+        Address::Path(path) | Address::File(path) => {
+            if !is_fifo(&path)? {
+                return Ok(Input::File(std::fs::File::open(&path)?));
+            }
+            // The reader first: without one a writer that does not block is refused (fifo(7)).
+            let reader = open_fifo(&path, true, false)?;
+            let writer = open_fifo(&path, false, true)?;
+            Ok(Input::Fifo { reader, writer })
+        }
+    }
+}
+
+fn open_output(address: Address) -> std::io::Result<Output> {
+    match address {
+        Address::Null | Address::Binary(_) => Ok(Output::Null),
+        Address::Path(path) if is_fifo(&path)? => Ok(Output::Fifo(open_fifo(&path, true, true)?)),
+        Address::Path(path) => Ok(Output::File(OpenOptions::new().append(true).open(path)?)),
+        Address::File(path) => {
+            if let Some(directory) = path.parent() {
+                DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+            }
+            Ok(Output::File(OpenOptions::new().append(true).create(true).mode(0o644).open(path)?))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! `binary://` loggers: a program that reads a process's output from pipes, in the manner of containerd's logging
+//! package: descriptor 3 is standard output, 4 is standard error, and closing 5 (or writing to it) says that it is
+//! ready. The environment has CONTAINER_ID and CONTAINER_NAMESPACE, the arguments are the address's query.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use brig::error::{Context, Error, ErrorKind, Result};
+use brig::sys::process;
+use command_fds::{CommandFdExt, FdMapping};
+
+use super::{Owner, pipe};
+use crate::reaper::Reaper;
+
+/// How long a logger may take until it is ready.
+const READY: Duration = Duration::from_secs(10);
+/// How long it may take to end when its pipes have ended.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to end after SIGTERM.
+const TERMINATION: Duration = Duration::from_secs(12);
+
+/// What an address says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Command {
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Command {
+    /// Parses an address behind its `//`: the program's path, then each key of the query with its value, in order.
+    pub(super) fn parse(rest: &str) -> Result<Command> {
+        let (_, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut arguments = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            arguments.push(unescape(key)?);
+            if !value.is_empty() {
+                arguments.push(unescape(value)?);
+            }
+        }
+        Ok(Command { program: super::path(rest)?, arguments })
+    }
+}
+
+/// Percent-decoding (RFC 3986, section 2.1).
+pub(super) fn unescape(text: &str) -> Result<String> {
+    let wrong = || Error::new(ErrorKind::InvalidConfig, format!("{text:?} in a stream's address is badly escaped"));
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+        let (Some(high), Some(low)) = (digit(), digit()) else { return Err(wrong()) };
+        bytes.push((high * 16 + low) as u8);
+    }
+    String::from_utf8(bytes).map_err(|_| wrong())
+}
+
+/// A logger that is ready. It is killed when this is dropped before somebody [watches](Logger::watch) it.
+#[derive(Debug)]
+pub(super) struct Spawned(Option<(i32, OwnedFd)>);
+
+impl Spawned {
+    /// Starts the logger, and waits until it is ready: also the write ends of its two pipes.
+    pub(super) fn start(command: &Command, owner: &Owner) -> Result<(Spawned, OwnedFd, OwnedFd)> {
+        let unable = || format!("unable to start the logger {}", command.program.display());
+        let (stdout, to_stdout) = pipe(owner.ids)?;
+        let (stderr, to_stderr) = pipe(owner.ids)?;
+        let (ready, is_ready) = pipe((0, 0))?;
+        let mut spawned = std::process::Command::new(&command.program);
+        spawned
+            .args(&command.arguments)
+            .env("CONTAINER_ID", &owner.container)
+            .env("CONTAINER_NAMESPACE", &owner.namespace)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .fd_mappings(vec![
+                FdMapping { parent_fd: stdout, child_fd: 3 },
+                FdMapping { parent_fd: stderr, child_fd: 4 },
+                FdMapping { parent_fd: is_ready, child_fd: 5 },
+            ])
+            .map_err(|error| Error::other(error.to_string()).context(unable()))?;
+        let child = spawned.spawn().with_context(unable)?;
+        // The logger alone holds its ends now: its end is seen on all three.
+        drop(spawned);
+        let pid = i32::try_from(child.id()).map_err(|_| Error::other("a pid out of range"))?;
+        // The caller holds the reaper, so the pid is still the child's.
+        let logger = Spawned(Some((pid, process::pidfd_open(pid)?)));
+        if !process::poll_readable(ready.as_fd(), Some(READY))? {
+            let message = format!("it was not ready within {READY:?}");
+            return Err(Error::new(ErrorKind::TimedOut, message).context(unable()));
+        }
+        Ok((logger, to_stdout, to_stderr))
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if let Some((_, pidfd)) = self.0.take() {
+            signal(&pidfd, libc::SIGKILL);
+        }
+    }
+}
+
+fn signal(pidfd: &OwnedFd, signal: i32) {
+    match process::pidfd_send_signal(pidfd.as_fd(), signal) {
+        Err(error) if error.errno() != nix::errno::Errno::ESRCH => tracing::warn!("unable to end a logger: {error}"),
+        _ => {}
+    }
+}
+
+/// A logger that is watched: it ends with the streams.
+#[derive(Debug)]
+pub(super) struct Logger {
+    pidfd: Option<OwnedFd>,
+    ended: Option<tokio::sync::oneshot::Receiver<crate::reaper::Ended>>,
+}
+
+impl Logger {
+    pub(super) fn watch(mut spawned: Spawned, reaper: &Arc<Reaper>) -> Logger {
+        let Some((pid, pidfd)) = spawned.0.take() else { return Logger { pidfd: None, ended: None } };
+        let hold = reaper.hold();
+        let ended = reaper.watch(&hold, pid);
+        Logger { pidfd: Some(pidfd), ended: Some(ended) }
+    }
+
+    /// Its pipes are closed, which ends most loggers: it gets some time for what it has still to write. One that goes
+    /// on is asked to end, and killed if it does not; nobody waits for that.
+    pub(super) async fn end(mut self) {
+        if let Some(ended) = &mut self.ended
+            && tokio::time::timeout(PATIENCE, ended).await.is_ok()
+        {
+            self.ended = None;
+        }
+    }
+
+    fn dismiss(&mut self) {
+        let (Some(pidfd), Some(ended)) = (self.pidfd.take(), self.ended.take()) else { return };
+        tokio::spawn(async move {
+            signal(&pidfd, libc::SIGTERM);
+            if tokio::time::timeout(TERMINATION, ended).await.is_err() {
+                tracing::warn!("a logger did not end within {TERMINATION:?} of SIGTERM, and is killed");
+                signal(&pidfd, libc::SIGKILL);
+            }
+        });
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        self.dismiss();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_becomes_arguments_in_order() {
+        let command = Command::parse("/usr/bin/log%20ger?--file=%2Fvar%2Flog&flag&b=1").unwrap();
+        assert_eq!(command.program, PathBuf::from("/usr/bin/log ger"));
+        assert_eq!(command.arguments, ["--file", "/var/log", "flag", "b", "1"]);
+        for wrong in ["relative", "/a%2", "/a%zz", "/a?b=%ff"] {
+            assert_eq!(Command::parse(wrong).unwrap_err().kind(), ErrorKind::InvalidConfig, "{wrong}");
+        }
+    }
+}

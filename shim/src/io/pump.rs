@@ -1,0 +1,133 @@
+//! Copying between descriptors on the server's one thread: by splice(2) between pipes, without a buffer of our own; by
+//! a small buffer where a terminal or a file is at an end.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use brig::error::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::pipe::SpliceFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The most that one splice moves, in bytes: a pipe's usual size.
+const SPLICE: usize = 64 << 10;
+/// The buffer where one is needed, in bytes.
+const BUFFER: usize = 8 << 10;
+
+/// A descriptor that the runtime polls. It does not block.
+pub(super) type Polled = AsyncFd<OwnedFd>;
+
+/// Registers a descriptor, in the directions that it is open for.
+#[allow(deprecated, reason = "sound for an OwnedFd, which stays the same descriptor as long as it lives; the other way is unsafe")]
+pub(super) fn polled(fd: OwnedFd) -> Result<Polled> {
+    let unable = "unable to poll a stream";
+    let flags = rustix::fs::fcntl_getfl(&fd).map_err(std::io::Error::from).context(unable)?;
+    let interest = match flags & rustix::fs::OFlags::ACCMODE {
+        rustix::fs::OFlags::RDONLY => Interest::READABLE,
+        rustix::fs::OFlags::WRONLY => Interest::WRITABLE,
+        _ => Interest::READABLE | Interest::WRITABLE,
+    };
+    AsyncFd::with_interest(fd, interest).context(unable)
+}
+
+/// Where bytes go.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// Nowhere.
+    Null,
+    /// A FIFO, pipe or terminal.
+    Fd(Polled),
+    /// A file, which may block.
+    File(Arc<std::fs::File>),
+}
+
+impl Sink {
+    pub(super) fn fd(fd: OwnedFd) -> Result<Sink> {
+        polled(fd).map(Sink::Fd)
+    }
+
+    async fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Sink::Null => Ok(()),
+            Sink::Fd(fd) => {
+                let mut left = bytes;
+                while !left.is_empty() {
+                    let written = fd.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, left)?)).await?;
+                    left = &left[written..];
+                }
+                Ok(())
+            }
+            Sink::File(file) => {
+                let (file, bytes) = (Arc::clone(file), bytes.to_vec());
+                let write = move || std::io::Write::write_all(&mut &*file, &bytes);
+                tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other)?
+            }
+        }
+    }
+}
+
+/// Copies until the end, through a buffer.
+pub(super) async fn bytes(source: Polled, sink: Sink) {
+    loop {
+        match source.readable().await {
+            Ok(guard) => drop(guard),
+            Err(error) => return ended(&error),
+        }
+        // Made anew each time: nothing is kept while nothing comes.
+        let mut buffer = vec![0; BUFFER];
+        let read = source.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut buffer[..])?)).await;
+        match read {
+            // EIO: the last user of a terminal's other side is gone.
+            Ok(0) => return,
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return,
+            Ok(read) => {
+                if let Err(error) = sink.write(&buffer[..read]).await {
+                    return ended(&error);
+                }
+            }
+            Err(error) => return ended(&error),
+        }
+    }
+}
+
+/// Copies from a pipe to a pipe until the end.
+pub(super) async fn pipe(source: Polled, sink: Polled) {
+    loop {
+        let (mut from, mut to) = match both(&source, &sink).await {
+            Ok(guards) => guards,
+            Err(error) => return ended(&error),
+        };
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        match rustix::pipe::splice(source.get_ref(), None, sink.get_ref(), None, SPLICE, flags) {
+            Ok(0) => return,
+            Ok(_) | Err(Errno::INTR) => {}
+            // Which of the two made it stop is not told.
+            Err(Errno::AGAIN) if is_readable(source.get_ref()) => to.clear_ready(),
+            Err(Errno::AGAIN) => from.clear_ready(),
+            Err(error) => return ended(&error.into()),
+        }
+    }
+}
+
+type Guard<'a> = tokio::io::unix::AsyncFdReadyGuard<'a, OwnedFd>;
+
+async fn both<'a>(source: &'a Polled, sink: &'a Polled) -> std::io::Result<(Guard<'a>, Guard<'a>)> {
+    Ok((source.readable().await?, sink.writable().await?))
+}
+
+fn is_readable(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+fn ended(error: &std::io::Error) {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        // The process closed its input, or the logger died: its own affair.
+        tracing::debug!("a stream's other side is closed");
+    } else {
+        tracing::warn!("a stream is no longer copied: {error}");
+    }
+}

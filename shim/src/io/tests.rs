@@ -1,0 +1,163 @@
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use super::*;
+
+fn addresses(stdin: &str, stdout: &str, stderr: &str) -> Addresses {
+    Addresses { stdin: stdin.into(), stdout: stdout.into(), stderr: stderr.into(), terminal: false }
+}
+
+fn owner() -> Owner {
+    Owner { namespace: "n".into(), container: "c".into(), ids: (0, 0) }
+}
+
+fn make_fifo(path: &Path) {
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn addresses_have_their_schemes() {
+    assert_eq!(Address::parse("").unwrap(), Address::Null);
+    assert_eq!(Address::parse("/run/a").unwrap(), Address::Path("/run/a".into()));
+    assert_eq!(Address::parse("fifo:///run/a%20b").unwrap(), Address::Path("/run/a b".into()));
+    assert_eq!(Address::parse("file:///l?x=y").unwrap(), Address::File("/l".into()));
+    assert!(matches!(Address::parse("binary-v2:///b?a=b").unwrap(), Address::Binary(_)));
+    for wrong in ["http://x", "file://relative", "npipe:////./pipe"] {
+        assert_eq!(Address::parse(wrong).unwrap_err().kind(), ErrorKind::InvalidConfig, "{wrong}");
+    }
+}
+
+#[test]
+fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out");
+    make_fifo(&path);
+    run(async {
+        let opened = Opened::open(&addresses("", path.to_str().unwrap(), ""), &owner()).unwrap();
+        let (streams, prepared) = opened.split().unwrap();
+        let copying = prepared.start(None, &Arc::default()).unwrap();
+        let Streams::Fds([_, stdout, _]) = streams else { panic!("no fds") };
+        let mut stdout = std::fs::File::from(stdout);
+        stdout.write_all(b"first\n").unwrap();
+        // A reader that comes and goes: the FIFO stays.
+        for line in ["first\n", "second\n"] {
+            let reader = path.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let mut bytes = [0; 32];
+                let count = std::fs::File::open(reader).unwrap().read(&mut bytes).unwrap();
+                String::from_utf8_lossy(&bytes[..count]).into_owned()
+            });
+            assert_eq!(read.await.unwrap(), line);
+            stdout.write_all(b"second\n").unwrap();
+        }
+        drop(stdout);
+        assert!(copying.drain(Duration::from_secs(5)).await);
+    });
+}
+
+#[test]
+fn standard_input_ends_with_close_io_and_not_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in");
+    make_fifo(&path);
+    run(async {
+        let opened = Opened::open(&addresses(path.to_str().unwrap(), "", ""), &owner()).unwrap();
+        let (streams, prepared) = opened.split().unwrap();
+        let mut copying = prepared.start(None, &Arc::default()).unwrap();
+        let Streams::Fds([stdin, _, _]) = streams else { panic!("no fds") };
+        for text in ["one", "two"] {
+            // Each writer closes the FIFO again.
+            std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        }
+        let read = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            std::fs::File::from(stdin).read_to_string(&mut text).unwrap();
+            text
+        });
+        tokio::task::yield_now().await;
+        assert!(!read.is_finished());
+        copying.close_stdin();
+        assert_eq!(tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap(), "onetwo");
+    });
+}
+
+#[test]
+fn a_file_is_appended_to_by_both_outputs() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("deep/log");
+    std::fs::create_dir(directory.path().join("deep")).unwrap();
+    std::fs::write(&path, "old ").unwrap();
+    let address = format!("file://{}", path.display());
+    run(async {
+        let opened = Opened::open(&addresses("", &address, &address), &owner()).unwrap();
+        let (streams, prepared) = opened.split().unwrap();
+        let copying = prepared.start(None, &Arc::default()).unwrap();
+        let Streams::Fds([_, stdout, stderr]) = streams else { panic!("no fds") };
+        std::fs::File::from(stdout).write_all(&[b'o'; 100_000][..60_000]).unwrap();
+        std::fs::File::from(stderr).write_all(b"e").unwrap();
+        assert!(copying.drain(Duration::from_secs(5)).await);
+    });
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("old ") && text.len() == 60_005 && text.contains('e'), "{}", text.len());
+}
+
+#[test]
+fn draining_ends_though_somebody_keeps_the_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out");
+    make_fifo(&path);
+    run(async {
+        let opened = Opened::open(&addresses("", path.to_str().unwrap(), ""), &owner()).unwrap();
+        let (streams, prepared) = opened.split().unwrap();
+        let copying = prepared.start(None, &Arc::default()).unwrap();
+        let start = Instant::now();
+        assert!(!copying.drain(Duration::from_millis(50)).await);
+        assert!(start.elapsed() < Duration::from_secs(5));
+        drop(streams);
+    });
+}
+
+#[test]
+fn a_terminal_s_master_is_copied_both_ways() {
+    let directory = tempfile::tempdir().unwrap();
+    let (input, output) = (directory.path().join("in"), directory.path().join("out"));
+    make_fifo(&input);
+    make_fifo(&output);
+    run(async {
+        let mut addresses = addresses(input.to_str().unwrap(), output.to_str().unwrap(), "");
+        addresses.terminal = true;
+        let (streams, prepared) = Opened::open(&addresses, &owner()).unwrap().split().unwrap();
+        assert!(matches!(streams, Streams::Terminal));
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let copying = prepared.start(Some(pty.master), &Arc::default()).unwrap();
+        copying.resize(7, 33).unwrap();
+        assert_eq!(brig::sys::tty::size(pty.slave.as_fd()).unwrap(), (7, 33));
+        std::fs::OpenOptions::new().write(true).open(&input).unwrap().write_all(b"typed\n").unwrap();
+        let mut slave = std::fs::File::from(pty.slave);
+        assert!(slave.as_raw_fd() > 2);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut bytes = [0; 32];
+            let count = slave.read(&mut bytes).unwrap();
+            slave.write_all(b"answer").unwrap();
+            String::from_utf8_lossy(&bytes[..count]).into_owned()
+        });
+        assert_eq!(read.await.unwrap(), "typed\n");
+        let text = tokio::task::spawn_blocking(move || {
+            let (mut text, mut bytes) = (String::new(), [0; 64]);
+            let mut fifo = std::fs::File::open(output).unwrap();
+            while !text.contains("answer") {
+                let count = fifo.read(&mut bytes).unwrap();
+                text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+            text
+        });
+        // The echo comes first, with its newline translated.
+        assert_eq!(tokio::time::timeout(Duration::from_secs(5), text).await.unwrap().unwrap(), "typed\r\nanswer");
+        assert!(copying.drain(Duration::from_secs(5)).await);
+    });
+}

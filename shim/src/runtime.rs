@@ -1,0 +1,285 @@
+//! The runtime of a container: brig's engine, or another OCI runtime that BinaryName names.
+//!
+//! Calls block, so they run on a small pool of threads, and each holds the reaper: a call may make processes of its own.
+
+mod foreign;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use brig::cgroup::Stats;
+use brig::engine::{
+    CgroupManager, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource, Status, Stdio,
+};
+use brig::error::{Error, ErrorKind, Result};
+use oci_spec::runtime::LinuxResources;
+use tokio::sync::oneshot;
+
+use crate::bundle::Kept;
+use crate::reaper::{Ended, Reaper};
+use foreign::Foreign;
+
+/// Where records go when the options name no root; the namespace is added to either.
+const DEFAULT_ROOT: &str = "/run/containerd/brig";
+
+/// Standard streams of a process that is made.
+#[derive(Debug)]
+pub enum Streams {
+    /// A terminal, whose master comes back in [`Launched::terminal`].
+    Terminal,
+    /// These.
+    Fds([OwnedFd; 3]),
+}
+
+/// What a container is made from.
+#[derive(Debug)]
+pub struct Creation {
+    /// Its id.
+    pub id: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// Standard streams of init.
+    pub streams: Streams,
+    /// Do not use pivot_root.
+    pub no_pivot: bool,
+    /// Keep the session keyring.
+    pub no_new_keyring: bool,
+}
+
+/// What an exec is made from.
+#[derive(Debug)]
+pub struct Execution {
+    /// The container's id.
+    pub id: String,
+    /// The OCI process object, as JSON.
+    pub process: Vec<u8>,
+    /// Its standard streams.
+    pub streams: Streams,
+    /// Gets its pid.
+    pub pid_file: PathBuf,
+}
+
+/// The runtime that has a container.
+#[derive(Debug)]
+pub enum Runtime {
+    /// brig's engine, in this process.
+    Engine(Engine),
+    /// Another runtime's command.
+    Foreign(Foreign),
+}
+
+impl Runtime {
+    /// The runtime for new containers of `namespace`, and what `delete` needs to find it again. `root` and `binary`
+    /// are those of the options, or empty.
+    pub fn choose(namespace: &str, root: &str, binary: &str, systemd_cgroup: bool) -> Kept {
+        let root = if root.is_empty() { DEFAULT_ROOT } else { root };
+        let ours = binary.is_empty() || Path::new(binary).file_name().is_some_and(|name| name == "brig");
+        Kept {
+            root: Path::new(root).join(namespace).to_string_lossy().into_owned(),
+            binary: if ours { String::new() } else { binary.to_owned() },
+            systemd_cgroup,
+        }
+    }
+
+    /// The runtime of a container.
+    pub fn new(kept: &Kept) -> Runtime {
+        let root = PathBuf::from(&kept.root);
+        if kept.binary.is_empty() {
+            let manager = if kept.systemd_cgroup { CgroupManager::Systemd } else { CgroupManager::default() };
+            Runtime::Engine(Engine::new(root, manager))
+        } else {
+            Runtime::Foreign(Foreign { binary: kept.binary.clone().into(), root, systemd_cgroup: kept.systemd_cgroup })
+        }
+    }
+
+    /// The engine, for what no other runtime's command can do.
+    pub fn engine(&self) -> Option<&Engine> {
+        match self {
+            Runtime::Engine(engine) => Some(engine),
+            Runtime::Foreign(_) => None,
+        }
+    }
+
+    /// Makes a container that waits for [`Runtime::start`].
+    pub fn create(&self, creation: Creation) -> Result<Launched> {
+        match self {
+            Runtime::Engine(engine) => {
+                let (console, stdio) = console(creation.streams);
+                let pid_file = Some(creation.bundle.join("init.pid"));
+                let Creation { id, bundle, no_pivot, no_new_keyring, .. } = creation;
+                let options = CreateOptions {
+                    bundle, console, stdio, pid_file, no_pivot, no_new_keyring, detach: true,
+                    ..CreateOptions::default()
+                };
+                engine.create(&id, options)
+            }
+            Runtime::Foreign(foreign) => foreign.create(creation),
+        }
+    }
+
+    /// Runs its program.
+    pub fn start(&self, id: &str) -> Result<()> {
+        match self {
+            Runtime::Engine(engine) => engine.start(id),
+            Runtime::Foreign(foreign) => foreign.simple(&["start", id]),
+        }
+    }
+
+    /// Runs a further process in it.
+    pub fn exec(&self, execution: Execution) -> Result<Launched> {
+        match self {
+            Runtime::Engine(engine) => {
+                let (console, stdio) = console(execution.streams);
+                let options = ExecOptions {
+                    process: Some(ProcessSource::Json(execution.process)),
+                    console,
+                    stdio,
+                    pid_file: Some(execution.pid_file),
+                    detach: true,
+                    ..ExecOptions::default()
+                };
+                engine.exec(&execution.id, options)
+            }
+            Runtime::Foreign(foreign) => foreign.exec(execution),
+        }
+    }
+
+    /// Sends a signal to init, or to all.
+    pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
+        match self {
+            Runtime::Engine(engine) => engine.kill(id, signal, all),
+            Runtime::Foreign(foreign) => foreign.kill(id, signal, all),
+        }
+    }
+
+    /// Removes what is left of it; with `force` kills it first. One that is gone is a success.
+    pub fn delete(&self, id: &str, force: bool) -> Result<()> {
+        let result = match self {
+            Runtime::Engine(engine) => engine.delete(id, force),
+            Runtime::Foreign(foreign) => foreign.delete(id, force),
+        };
+        match result {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Kills and removes the container of this id, if it is this bundle's: another daemon may have one of the same id.
+    pub fn delete_own(&self, id: &str, bundle: &Path) -> Result<()> {
+        match self.status(id) {
+            Ok((_, of)) if of != bundle => {
+                tracing::warn!(id, "left alone: the container of this id is of the bundle {}", of.display());
+                Ok(())
+            }
+            // Half made ones have no state; whoever makes one now holds its lock.
+            _ => self.delete(id, true),
+        }
+    }
+
+    /// Freezes it.
+    pub fn pause(&self, id: &str) -> Result<()> {
+        match self {
+            Runtime::Engine(engine) => engine.pause(id),
+            Runtime::Foreign(foreign) => foreign.simple(&["pause", id]),
+        }
+    }
+
+    /// Thaws it.
+    pub fn resume(&self, id: &str) -> Result<()> {
+        match self {
+            Runtime::Engine(engine) => engine.resume(id),
+            Runtime::Foreign(foreign) => foreign.simple(&["resume", id]),
+        }
+    }
+
+    /// Its status and bundle at this moment.
+    pub fn status(&self, id: &str) -> Result<(Status, PathBuf)> {
+        match self {
+            Runtime::Engine(engine) => engine.state(id).map(|state| (state.status, state.bundle)),
+            Runtime::Foreign(foreign) => foreign.status(id),
+        }
+    }
+
+    /// The pids of all its processes.
+    pub fn pids(&self, id: &str) -> Result<Vec<i32>> {
+        match self {
+            Runtime::Engine(engine) => engine.ps(id),
+            Runtime::Foreign(foreign) => foreign.pids(id),
+        }
+    }
+
+    /// Statistics of its cgroup.
+    pub fn stats(&self, id: &str) -> Result<Stats> {
+        match self {
+            Runtime::Engine(engine) => engine.stats(id),
+            Runtime::Foreign(foreign) => foreign.stats(id),
+        }
+    }
+
+    /// Changes its limits; `resources` is LinuxResources as JSON.
+    pub fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
+        match self {
+            Runtime::Engine(engine) => {
+                let resources: LinuxResources = serde_json::from_slice(resources)
+                    .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("resources: {error}")))?;
+                engine.update(id, &resources)
+            }
+            Runtime::Foreign(foreign) => foreign.update(id, resources),
+        }
+    }
+}
+
+fn console(streams: Streams) -> (Console, Stdio) {
+    match streams {
+        Streams::Terminal => (Console::Caller, Stdio::Inherit),
+        Streams::Fds(fds) => (Console::None, Stdio::Fds(fds)),
+    }
+}
+
+/// Runs a blocking call on the pool, holding the reaper meanwhile.
+///
+/// # Errors
+/// Those of `call`.
+pub async fn blocking<T: Send + 'static>(
+    reaper: &Arc<Reaper>,
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let _hold = reaper.hold();
+    on_pool(call).await
+}
+
+/// Like [`blocking`] for a call that makes a process: its end is watched from its birth.
+pub async fn launching<T: Send + 'static>(
+    reaper: &Arc<Reaper>,
+    call: impl FnOnce() -> Result<(Launched, T)> + Send + 'static,
+) -> Result<(Launched, T, oneshot::Receiver<Ended>)> {
+    let hold = reaper.hold();
+    let (launched, more) = on_pool(call).await?;
+    let ended = reaper.watch(&hold, launched.pid);
+    Ok((launched, more, ended))
+}
+
+async fn on_pool<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::other(format!("the call did not end: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_name_of_brig_s_own_is_the_engine() {
+        for ours in ["", "brig", "/usr/local/sbin/brig"] {
+            let kept = Runtime::choose("default", "", ours, false);
+            assert_eq!(kept.root, "/run/containerd/brig/default");
+            assert!(Runtime::new(&kept).engine().is_some(), "{ours}");
+        }
+        let kept = Runtime::choose("moby", "/run/r", "/usr/sbin/runc", true);
+        assert_eq!((kept.root.as_str(), kept.binary.as_str()), ("/run/r/moby", "/usr/sbin/runc"));
+        assert!(Runtime::new(&kept).engine().is_none());
+    }
+}

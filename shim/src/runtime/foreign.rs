@@ -1,0 +1,243 @@
+//! Another OCI runtime, by its command: the one that BinaryName names (runc's command line).
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{ErrorKind as IoErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use brig::cgroup::stats::{self, Stats};
+use brig::engine::{Launched, Status};
+use brig::error::{Context, Error, ErrorKind, Result};
+use brig::sys::{process, socket};
+use serde::Deserialize;
+
+use super::{Creation, Execution, Streams};
+
+/// A runtime's command.
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    /// The binary, a path or a name on PATH.
+    pub binary: PathBuf,
+    /// Its `--root`.
+    pub root: PathBuf,
+    /// Its `--systemd-cgroup`.
+    pub systemd_cgroup: bool,
+}
+
+/// What `state` prints, as far as it matters here.
+#[derive(Deserialize)]
+struct State {
+    status: String,
+    bundle: PathBuf,
+}
+
+impl Foreign {
+    fn command(&self, log: Option<&Path>) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.arg("--root").arg(&self.root);
+        if self.systemd_cgroup {
+            command.arg("--systemd-cgroup");
+        }
+        if let Some(log) = log {
+            command.arg("--log").arg(log).args(["--log-format", "json"]);
+        }
+        command
+    }
+
+    /// Runs a verb, and gives what it printed.
+    fn output(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+        let unable = || format!("unable to execute {}", self.binary.display());
+        let mut command = self.command(None);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(unable)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            match stdin.write_all(input) {
+                // It did not read what it was not interested in.
+                Err(error) if error.kind() != IoErrorKind::BrokenPipe => return Err(error).with_context(unable),
+                _ => {}
+            }
+        }
+        let output = child.wait_with_output().with_context(unable)?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(adapt(String::from_utf8_lossy(&output.stderr).trim()))
+    }
+
+    pub(super) fn simple(&self, arguments: &[&str]) -> Result<()> {
+        self.output(arguments, b"").map(|_| ())
+    }
+
+    pub(super) fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
+        let signal = signal.to_string();
+        if all { self.simple(&["kill", "--all", id, &signal]) } else { self.simple(&["kill", id, &signal]) }
+    }
+
+    pub(super) fn delete(&self, id: &str, force: bool) -> Result<()> {
+        if force { self.simple(&["delete", "--force", id]) } else { self.simple(&["delete", id]) }
+    }
+
+    pub(super) fn status(&self, id: &str) -> Result<(Status, PathBuf)> {
+        let state: State = serde_json::from_slice(&self.output(&["state", id], b"")?).context("state printed no JSON")?;
+        let all = [Status::Creating, Status::Created, Status::Running, Status::Paused, Status::Stopped];
+        let status = all.into_iter().find(|status| status.as_str() == state.status);
+        let status = status.ok_or_else(|| Error::other(format!("state printed an unknown status {:?}", state.status)))?;
+        Ok((status, state.bundle))
+    }
+
+    pub(super) fn pids(&self, id: &str) -> Result<Vec<i32>> {
+        let printed = self.output(&["ps", "--format", "json", id], b"")?;
+        let pids: Option<Vec<i32>> = serde_json::from_slice(&printed).context("ps printed no JSON")?;
+        Ok(pids.unwrap_or_default())
+    }
+
+    pub(super) fn stats(&self, id: &str) -> Result<Stats> {
+        /// runc's record, as far as it matters here.
+        #[derive(Deserialize)]
+        struct Record {
+            cgroup_paths: BTreeMap<String, PathBuf>,
+        }
+        let path = self.root.join(id).join("state.json");
+        let bytes = std::fs::read(&path).with_context(|| format!("unable to read {}", path.display()))?;
+        let record: Record = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
+        stats::read(&record.cgroup_paths)
+    }
+
+    pub(super) fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
+        self.output(&["update", "--resources", "-", id], resources).map(|_| ())
+    }
+
+    pub(super) fn create(&self, creation: Creation) -> Result<Launched> {
+        let pid_file = creation.bundle.join("init.pid");
+        self.launch(&creation.bundle, &pid_file, creation.streams, |command| {
+            command.arg("create").arg("--bundle").arg(&creation.bundle);
+            if creation.no_pivot {
+                command.arg("--no-pivot");
+            }
+            if creation.no_new_keyring {
+                command.arg("--no-new-keyring");
+            }
+            &creation.id
+        })
+    }
+
+    pub(super) fn exec(&self, execution: Execution) -> Result<Launched> {
+        let file = execution.pid_file.with_extension("json");
+        std::fs::write(&file, &execution.process).with_context(|| format!("unable to write {}", file.display()))?;
+        let bundle = execution.pid_file.parent().unwrap_or(Path::new("."));
+        let launched = self.launch(bundle, &execution.pid_file, execution.streams, |command| {
+            command.args(["exec", "--detach", "--process"]).arg(&file);
+            &execution.id
+        });
+        let removed = std::fs::remove_file(&file).with_context(|| format!("unable to remove {}", file.display()));
+        launched.and_then(|launched| removed.map(|()| launched))
+    }
+
+    /// Runs create or exec, and finds the process by its pid file. It becomes this process's child when the command
+    /// ends, and its pid is safe then: whoever called holds the reaper.
+    fn launch<'a>(
+        &self,
+        bundle: &Path,
+        pid_file: &Path,
+        streams: Streams,
+        verb: impl FnOnce(&mut Command) -> &'a str,
+    ) -> Result<Launched> {
+        let log = bundle.join("log.json");
+        let mut command = self.command(Some(&log));
+        let id = verb(&mut command);
+        command.arg("--pid-file").arg(pid_file);
+        let console = match streams {
+            Streams::Terminal => {
+                let console = ConsoleSocket::new()?;
+                command.arg("--console-socket").arg(&console.path);
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                Some(console)
+            }
+            Streams::Fds([stdin, stdout, stderr]) => {
+                command.stdin(stdin).stdout(stdout).stderr(stderr);
+                None
+            }
+        };
+        command.arg::<&OsStr>(id.as_ref());
+        let status = command.status().with_context(|| format!("unable to execute {}", self.binary.display()))?;
+        // The copies of the streams in it would keep their pipes open.
+        drop(command);
+        if !status.success() {
+            return Err(adapt(&last_error(&log).unwrap_or_else(|| status.to_string())));
+        }
+        let pid = std::fs::read_to_string(pid_file).with_context(|| format!("unable to read {}", pid_file.display()))?;
+        let pid: i32 = pid.trim().parse().map_err(|_| Error::other(format!("{} holds no pid", pid_file.display())))?;
+        let pidfd = process::pidfd_open(pid)?;
+        let terminal = console.map(ConsoleSocket::receive).transpose()?;
+        Ok(Launched { pid, pidfd, terminal, notify: None })
+    }
+}
+
+/// The last error of a JSON log of runc's form.
+fn last_error(log: &Path) -> Option<String> {
+    let mut text = String::new();
+    std::fs::File::open(log).ok()?.read_to_string(&mut text).ok()?;
+    text.lines().rev().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        (line.get("level")? == "error").then(|| line.get("msg")?.as_str().map(str::to_owned)).flatten()
+    })
+}
+
+/// Another runtime's words for what the engine has kinds for: the one place where texts are matched.
+fn adapt(text: &str) -> Error {
+    let known = [
+        ("does not exist", ErrorKind::NotFound),
+        ("already exists", ErrorKind::AlreadyExists),
+        ("container not running", ErrorKind::NotRunning),
+        ("process already finished", ErrorKind::NotRunning),
+        ("no such process", ErrorKind::NotRunning),
+        ("executable file not found", ErrorKind::Executable),
+        ("paused", ErrorKind::InvalidState),
+        ("stopped", ErrorKind::InvalidState),
+    ];
+    let kind = known.iter().find(|(words, _)| text.contains(words)).map_or(ErrorKind::Other, |(_, kind)| *kind);
+    Error::new(kind, text)
+}
+
+/// A socket at which the runtime delivers a terminal's master; removed when it is dropped.
+struct ConsoleSocket {
+    directory: PathBuf,
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl ConsoleSocket {
+    fn new() -> Result<ConsoleSocket> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // A short path: that of the bundle may be longer than a socket's address can be.
+        let directory = std::env::temp_dir().join(format!("brig-console-{}-{number}", std::process::id()));
+        let unable = || format!("unable to make a console socket in {}", directory.display());
+        std::fs::DirBuilder::new().mode(0o700).create(&directory).with_context(unable)?;
+        let path = directory.join("console.sock");
+        let listener = UnixListener::bind(&path).with_context(unable)?;
+        listener.set_nonblocking(true).with_context(unable)?;
+        Ok(ConsoleSocket { directory, path, listener })
+    }
+
+    /// The master. The runtime has sent it before its command ended.
+    fn receive(self) -> Result<OwnedFd> {
+        let (connection, _) = self.listener.accept().context("the runtime sent no terminal")?;
+        connection.set_nonblocking(false).context("the runtime sent no terminal")?;
+        let (_, fds) = socket::receive(connection.as_fd(), 4096).context("the runtime sent no terminal")?;
+        fds.into_iter().next().ok_or_else(|| Error::other("the runtime sent no terminal"))
+    }
+}
+
+impl Drop for ConsoleSocket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+            tracing::warn!("unable to remove {}: {error}", self.directory.display());
+        }
+    }
+}

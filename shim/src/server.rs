@@ -1,0 +1,154 @@
+//! The server: one process for a group of containers, on one thread and a small pool for calls that block.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use brig::error::{Context, Error, ErrorKind, Result};
+use brig::sys::process;
+use futures_util::stream::{self, Stream};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use ttrpc::asynchronous::transport::Listener;
+use ttrpc::r#async::Server;
+
+use crate::bootstrap::args::Args;
+use crate::events::Publisher;
+use crate::reaper::Reaper;
+use crate::service;
+use crate::setup;
+use crate::tasks::Shim;
+use crate::trace::Tracer;
+
+/// Calls that block at one time; more wait.
+const POOL: usize = 16;
+/// How long a thread of the pool stays without work.
+const IDLE: Duration = Duration::from_millis(500);
+/// How long containerd has to take the last events.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+/// How long answers that are on their way may take.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long containers may take to end when the server is told to.
+const LAST_CONTAINERS: Duration = Duration::from_secs(10);
+
+/// Serves until there is nothing left to serve. Standard input is the listening socket that `start` made, the working
+/// directory the bundle of the first container.
+///
+/// # Errors
+/// There is no socket, or the server cannot be set up.
+pub fn run(args: &Args) -> Result<()> {
+    let listener = inherited_listener()?;
+    crate::log::init(Path::new("log"), args.debug, &[("ns", &args.namespace), ("shim", &args.id)])?;
+    setup::become_subreaper()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(POOL)
+        .thread_keep_alive(IDLE)
+        .build()
+        .context("unable to set up the server")?;
+    let result = runtime.block_on(serve(args, listener));
+    // A call that hangs, say in a hook, must not keep this process.
+    runtime.shutdown_timeout(LAST_ANSWERS);
+    result
+}
+
+/// Takes the socket from standard input, which becomes /dev/null.
+fn inherited_listener() -> Result<StdListener> {
+    let stdin = std::io::stdin();
+    let is_socket = std::fs::File::from(stdin.as_fd().try_clone_to_owned().context("standard input is closed")?)
+        .metadata()
+        .is_ok_and(|metadata| metadata.file_type().is_socket());
+    if !is_socket {
+        let message = "containerd starts this program, with the action start or delete; by hand, try -v or -info";
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
+    }
+    let socket: OwnedFd = stdin.as_fd().try_clone_to_owned().context("unable to take the socket")?;
+    let null = std::fs::File::open("/dev/null").context("unable to open /dev/null")?;
+    process::dup_onto(null.as_fd(), 0)?;
+    let listener = StdListener::from(socket);
+    listener.set_nonblocking(true).context("unable to take the socket")?;
+    Ok(listener)
+}
+
+async fn serve(args: &Args, listener: StdListener) -> Result<()> {
+    let unable = "unable to set up the server";
+    let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+    let mut terminate = signal(SignalKind::terminate()).context(unable)?;
+    let mut dump = signal(SignalKind::user_defined1()).context(unable)?;
+    let reaper = Arc::new(Reaper::default());
+    let reaping = tokio::spawn(Arc::clone(&reaper).run());
+    let publisher = Publisher::start(std::env::var("TTRPC_ADDRESS").ok().as_deref(), &args.namespace);
+    let tracer = Tracer::from_environment();
+    let shim = Shim::new(args.namespace.clone(), reaper, publisher, tracer)?;
+    let listener = UnixListener::from_std(listener).context(unable)?;
+    let mut server = Server::new()
+        .add_listener(Listener::new(connections(listener)))
+        .register_service(service::methods(&shim));
+    server.start().await.map_err(|error| Error::other(error.to_string()).context(unable))?;
+    tracing::debug!("the server runs");
+    loop {
+        tokio::select! {
+            () = shim.ending.notified() => break,
+            _ = terminate.recv() => {
+                tracing::info!("SIGTERM: the containers are ended, and then the server");
+                end_all(&shim).await;
+                break;
+            }
+            _ = dump.recv() => shim.describe().iter().for_each(|line| tracing::info!("{line}")),
+        }
+    }
+    // First of all: whoever starts a container of this group from here on makes a server of its own.
+    if let Some(path) = path {
+        remove_socket(&path);
+    }
+    shim.publisher.close(LAST_EVENTS).await;
+    shim.tracer.close(LAST_ANSWERS).await;
+    if tokio::time::timeout(LAST_ANSWERS, server.shutdown()).await.is_err() {
+        tracing::debug!("calls were still being answered");
+    }
+    reaping.abort();
+    Ok(())
+}
+
+/// Connections of this user's processes; others are closed (the socket's mode keeps them away already).
+fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<UnixStream>> + Send {
+    stream::unfold(listener, |listener| async {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => return Some((Err(error), listener)),
+            };
+            let ours = rustix::process::geteuid().as_raw();
+            match stream.peer_cred() {
+                Ok(peer) if peer.uid() == ours || peer.uid() == 0 => return Some((Ok(stream), listener)),
+                Ok(peer) => tracing::warn!("a connection of user {} was refused", peer.uid()),
+                Err(error) => tracing::warn!("a connection of an unknown user was refused: {error}"),
+            }
+        }
+    })
+}
+
+async fn end_all(shim: &Arc<Shim>) {
+    shim.close();
+    let ends = shim.all().into_iter().map(|task| async move {
+        if let Err(error) = task.end().await {
+            tracing::error!(id = task.id, "unable to end the container: {error}");
+        }
+    });
+    let all = futures_util::future::join_all(ends);
+    if tokio::time::timeout(LAST_CONTAINERS, all).await.is_err() {
+        tracing::error!("some containers did not end within {LAST_CONTAINERS:?}");
+    }
+}
+
+fn remove_socket(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("unable to remove {}: {error}", path.display());
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,267 @@
+//! ttrpc: the calls of containerd.task.v2.Task and containerd.task.v3.Task, which differ in their names only.
+//!
+//! A call goes on when its caller goes away or stops waiting: half a verb would leave the container in between. Each is
+//! therefore a task of its own, and the answer is what the caller waits for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use brig::engine::Status;
+use brig::error::{Error, ErrorKind, Result};
+use containerd_shim_protos::api;
+use containerd_shim_protos::shim::oci::ProcessDetails;
+use containerd_shim_protos::shim_async::{Task as TaskService, create_task};
+use containerd_shim_protos::types::task::{ProcessInfo, Status as ApiStatus};
+use protobuf::well_known_types::any::Any;
+use protobuf::{Message, MessageField};
+use ttrpc::r#async::{Service as Methods, TtrpcContext};
+
+use crate::events::timestamp;
+use crate::io::Addresses;
+use crate::rpc_error::status;
+use crate::tasks::Shim;
+
+/// The names under which the one service is found.
+const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
+/// See the module.
+#[derive(Debug)]
+pub struct Service {
+    shim: Arc<Shim>,
+}
+
+/// The methods of `shim`, under both names.
+pub fn methods(shim: &Arc<Shim>) -> HashMap<String, Methods> {
+    let service = Arc::new(Service { shim: Arc::clone(shim) });
+    let named = NAMES.iter().flat_map(|name| {
+        create_task(service.clone()).into_values().map(|methods| ((*name).to_owned(), methods))
+    });
+    named.collect()
+}
+
+impl Service {
+    /// Runs a call to its end, whatever becomes of its caller.
+    async fn run<T, F>(
+        &self,
+        context: &TtrpcContext,
+        name: &'static str,
+        id: &str,
+        call: impl FnOnce(Arc<Shim>) -> F,
+    ) -> ttrpc::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        tracing::debug!(id, "{name}");
+        let mut span = self.shim.tracer.call(NAMES[1], name, &context.metadata);
+        span.attribute("container.id", id);
+        let result = match tokio::spawn(call(Arc::clone(&self.shim))).await {
+            Ok(result) => result,
+            Err(error) => Err(Error::other(format!("{name} did not end: {error}"))),
+        };
+        result.map_err(|error| {
+            tracing::debug!(id, "{name}: {error}");
+            span.fail(&error.to_string());
+            status(&error)
+        })
+    }
+}
+
+fn pid(pid: i32) -> u32 {
+    pid.cast_unsigned()
+}
+
+fn api_status(status: Status) -> ApiStatus {
+    match status {
+        Status::Creating | Status::Created => ApiStatus::CREATED,
+        Status::Running => ApiStatus::RUNNING,
+        Status::Paused => ApiStatus::PAUSED,
+        Status::Stopped => ApiStatus::STOPPED,
+    }
+}
+
+fn invalid(message: &str) -> Error {
+    Error::new(ErrorKind::InvalidConfig, message)
+}
+
+fn cells(number: u32) -> Result<u16> {
+    u16::try_from(number).map_err(|_| invalid("a terminal's size is at most 65535 by 65535"))
+}
+
+#[async_trait]
+impl TaskService for Service {
+    async fn create(&self, c: &TtrpcContext, r: api::CreateTaskRequest) -> ttrpc::Result<api::CreateTaskResponse> {
+        let id = r.id.clone();
+        let init = self.run(c, "Create", &id, |shim| async move { shim.create(&r).await }).await?;
+        Ok(api::CreateTaskResponse { pid: pid(init), ..Default::default() })
+    }
+
+    async fn start(&self, c: &TtrpcContext, r: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
+        let id = r.id.clone();
+        let started = self.run(c, "Start", &id, |shim| async move {
+            let task = shim.task(&r.id)?;
+            if r.exec_id.is_empty() { task.start().await } else { task.start_exec(&r.exec_id).await }
+        });
+        Ok(api::StartResponse { pid: pid(started.await?), ..Default::default() })
+    }
+
+    async fn delete(&self, c: &TtrpcContext, r: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
+        let id = r.id.clone();
+        let deleted = self.run(c, "Delete", &id, |shim| async move {
+            let task = shim.task(&r.id)?;
+            if r.exec_id.is_empty() { task.delete().await } else { task.delete_exec(&r.exec_id).await }
+        });
+        let (of, ended) = deleted.await?;
+        Ok(api::DeleteResponse {
+            pid: pid(of),
+            exit_status: ended.status,
+            exited_at: timestamp(ended.at),
+            ..Default::default()
+        })
+    }
+
+    async fn exec(&self, c: &TtrpcContext, r: api::ExecProcessRequest) -> ttrpc::Result<api::Empty> {
+        let id = r.id.clone();
+        let added = self.run(c, "Exec", &id, |shim| async move {
+            let task = shim.task(&r.id)?;
+            let spec = r.spec.as_ref().ok_or_else(|| invalid("an exec without a process"))?;
+            let addresses =
+                Addresses { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr, terminal: r.terminal };
+            task.add_exec(&r.exec_id, addresses, &spec.value)
+        });
+        added.await.map(|()| api::Empty::default())
+    }
+
+    async fn state(&self, c: &TtrpcContext, r: api::StateRequest) -> ttrpc::Result<api::StateResponse> {
+        let id = r.id.clone();
+        let looked = self.run(c, "State", &id, |shim| async move {
+            let task = shim.task(&r.id)?;
+            let status = task.status(&r.exec_id).await?;
+            let own = if r.exec_id.is_empty() { &r.id } else { &r.exec_id };
+            task.look(&r.exec_id, |process| {
+                let Addresses { stdin, stdout, stderr, terminal } = process.addresses.clone();
+                let ended = process.ended();
+                api::StateResponse {
+                    id: own.clone(),
+                    bundle: task.bundle.to_string_lossy().into_owned(),
+                    pid: pid(process.pid()),
+                    status: api_status(status).into(),
+                    stdin,
+                    stdout,
+                    stderr,
+                    terminal,
+                    exit_status: ended.map_or(0, |ended| ended.status),
+                    exited_at: ended.map_or_else(MessageField::none, |ended| timestamp(ended.at)),
+                    exec_id: r.exec_id.clone(),
+                    ..Default::default()
+                }
+            })
+        });
+        looked.await
+    }
+
+    async fn wait(&self, c: &TtrpcContext, r: api::WaitRequest) -> ttrpc::Result<api::WaitResponse> {
+        let id = r.id.clone();
+        let ended = self.run(c, "Wait", &id, |shim| async move { shim.task(&r.id)?.wait(&r.exec_id).await }).await?;
+        Ok(api::WaitResponse { exit_status: ended.status, exited_at: timestamp(ended.at), ..Default::default() })
+    }
+
+    async fn kill(&self, c: &TtrpcContext, r: api::KillRequest) -> ttrpc::Result<api::Empty> {
+        let id = r.id.clone();
+        let killed = self.run(c, "Kill", &id, |shim| async move {
+            let signal = i32::try_from(r.signal).map_err(|_| invalid("no such signal"))?;
+            shim.task(&r.id)?.kill(&r.exec_id, signal, r.all).await
+        });
+        killed.await.map(|()| api::Empty::default())
+    }
+
+    async fn pids(&self, c: &TtrpcContext, r: api::PidsRequest) -> ttrpc::Result<api::PidsResponse> {
+        let id = r.id.clone();
+        let pids = self.run(c, "Pids", &id, |shim| async move { shim.task(&r.id)?.pids().await }).await?;
+        let process = |(of, exec): (i32, Option<String>)| {
+            Ok(ProcessInfo { pid: pid(of), info: exec.map(details).transpose()?.into(), ..Default::default() })
+        };
+        let processes: Result<Vec<ProcessInfo>> = pids.into_iter().map(process).collect();
+        Ok(api::PidsResponse { processes: processes.map_err(|error| status(&error))?, ..Default::default() })
+    }
+
+    async fn pause(&self, c: &TtrpcContext, r: api::PauseRequest) -> ttrpc::Result<api::Empty> {
+        let id = r.id.clone();
+        let paused = self.run(c, "Pause", &id, |shim| async move { shim.task(&r.id)?.pause().await });
+        paused.await.map(|()| api::Empty::default())
+    }
+
+    async fn resume(&self, c: &TtrpcContext, r: api::ResumeRequest) -> ttrpc::Result<api::Empty> {
+        let id = r.id.clone();
+        let resumed = self.run(c, "Resume", &id, |shim| async move { shim.task(&r.id)?.resume().await });
+        resumed.await.map(|()| api::Empty::default())
+    }
+
+    async fn update(&self, c: &TtrpcContext, r: api::UpdateTaskRequest) -> ttrpc::Result<api::Empty> {
+        let id = r.id.clone();
+        let updated = self.run(c, "Update", &id, |shim| async move {
+            let resources = r.resources.into_option().ok_or_else(|| invalid("an update without resources"))?;
+            shim.task(&r.id)?.update(resources.value).await
+        });
+        updated.await.map(|()| api::Empty::default())
+    }
+
+    async fn resize_pty(&self, c: &TtrpcContext, r: api::ResizePtyRequest) -> ttrpc::Result<api::Empty> {
+        let id = r.id.clone();
+        let resized = self.run(c, "ResizePty", &id, |shim| async move {
+            let (rows, columns) = (cells(r.height)?, cells(r.width)?);
+            shim.task(&r.id)?.look(&r.exec_id, |process| process.resize(rows, columns))?
+        });
+        resized.await.map(|()| api::Empty::default())
+    }
+
+    async fn close_io(&self, c: &TtrpcContext, r: api::CloseIORequest) -> ttrpc::Result<api::Empty> {
+        let id = r.id.clone();
+        let closed = self.run(c, "CloseIO", &id, |shim| async move {
+            let task = shim.task(&r.id)?;
+            task.look(&r.exec_id, |process| if r.stdin { process.close_stdin() })
+        });
+        closed.await.map(|()| api::Empty::default())
+    }
+
+    async fn checkpoint(&self, c: &TtrpcContext, r: api::CheckpointTaskRequest) -> ttrpc::Result<api::Empty> {
+        let id = r.id.clone();
+        let saved = self.run(c, "Checkpoint", &id, |shim| async move {
+            shim.task(&r.id)?;
+            let message = "checkpoint is not supported by this build yet";
+            Err::<(), _>(Error::new(ErrorKind::Unsupported, message))
+        });
+        saved.await.map(|()| api::Empty::default())
+    }
+
+    async fn stats(&self, c: &TtrpcContext, r: api::StatsRequest) -> ttrpc::Result<api::StatsResponse> {
+        let id = r.id.clone();
+        let stats = self.run(c, "Stats", &id, |shim| async move { shim.task(&r.id)?.stats().await }).await?;
+        Ok(api::StatsResponse { stats: MessageField::some(stats), ..Default::default() })
+    }
+
+    async fn connect(&self, _: &TtrpcContext, r: api::ConnectRequest) -> ttrpc::Result<api::ConnectResponse> {
+        // A container that is not there has no pid, and the shim still answers: that is what containerd asks.
+        let init = self.shim.task(&r.id).map_or(0, |task| task.init.pid());
+        Ok(api::ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: pid(init),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, r: api::ShutdownRequest) -> ttrpc::Result<api::Empty> {
+        let ends = self.shim.end_if_empty();
+        tracing::debug!(id = r.id, ends, "Shutdown");
+        Ok(api::Empty::default())
+    }
+}
+
+/// What containerd is told of a process that is an exec's.
+fn details(exec_id: String) -> Result<Any> {
+    let details = ProcessDetails { exec_id, ..Default::default() };
+    let value = details.write_to_bytes().map_err(|error| Error::other(error.to_string()))?;
+    Ok(Any { type_url: "containerd.runc.v1.ProcessDetails".to_owned(), value, ..Default::default() })
+}

@@ -1,0 +1,388 @@
+//! One container of the shim: its verbs, and the order of what is told about it.
+//!
+//! No lock is held across a slow call but where two calls must not overlap:
+//!
+//! | lock | who takes it | so that |
+//! |---|---|---|
+//! | `lifecycle` | start, pause, resume, update, checkpoint and delete of init | they come one after the other |
+//! | `freezing` | pause for itself; starts of execs together | an exec is not caught half made by the freezer |
+//!
+//! kill, state, pids, stats, wait, exec and resize take neither.
+//!
+//! The exit of a process is published after its start, and init's after those of all execs, by [`Task::settle`].
+
+mod exec;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use brig::engine::{Launched, Status};
+use brig::error::{Context, Error, ErrorKind, Result};
+use containerd_shim_protos::events::task as events;
+use tokio::sync::oneshot;
+
+use crate::events::timestamp;
+use crate::io::{Addresses, Copying, Opened, Owner};
+use crate::process::{Phase, Process};
+use crate::reaper::Ended;
+use crate::rpc_error::not_found;
+use crate::runtime::{self, Creation, Runtime, Streams, blocking};
+use crate::tasks::Shim;
+use exec::Exec;
+
+/// How long init may take to end when a container is deleted that was never started.
+const END: Duration = Duration::from_secs(10);
+
+/// What decides whether an exit may be published.
+#[derive(Debug, Default)]
+struct Unsettled {
+    /// Init's start is under way.
+    starting: bool,
+    /// Execs that are being started, or run.
+    execs: usize,
+    /// Init has ended, and nobody was told.
+    init: Option<Ended>,
+    /// Init has ended.
+    init_ended: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Task {
+    /// The container's id.
+    pub id: String,
+    /// The bundle, as the request named it.
+    pub bundle: PathBuf,
+    /// The runtime that has it.
+    pub runtime: Arc<Runtime>,
+    /// Its init.
+    pub init: Arc<Process>,
+    shim: Arc<Shim>,
+    /// All processes end with init.
+    own_pids: bool,
+    /// Owner and group of pipes.
+    ids: (u32, u32),
+    execs: Mutex<HashMap<String, Arc<Exec>>>,
+    unsettled: Mutex<Unsettled>,
+    lifecycle: tokio::sync::Mutex<()>,
+    freezing: tokio::sync::RwLock<()>,
+}
+
+/// A process that was launched, whose streams are copied and whose end is watched.
+type Started = (Launched, Copying, oneshot::Receiver<Ended>);
+
+/// Opens the streams, makes the process by `make`, and starts copying. The reaper is held from first to last.
+async fn launch(
+    shim: &Arc<Shim>,
+    addresses: &Addresses,
+    owner: Owner,
+    make: impl FnOnce(Streams) -> Result<Launched> + Send + 'static,
+) -> Result<Started> {
+    let addresses = addresses.clone();
+    let (mut launched, prepared, ended) = runtime::launching(&shim.reaper, move || {
+        let (streams, prepared) = Opened::open(&addresses, &owner)?.split()?;
+        Ok((make(streams)?, prepared))
+    })
+    .await?;
+    match prepared.start(launched.terminal.take(), &shim.reaper) {
+        Ok(copying) => Ok((launched, copying, ended)),
+        Err(error) => {
+            use std::os::fd::AsFd;
+            brig::sys::process::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL)?;
+            Err(error)
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No method leaves half a change behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What [`Task::create`] needs besides the request.
+pub struct Plan {
+    /// The runtime.
+    pub runtime: Arc<Runtime>,
+    /// All processes end with init.
+    pub own_pids: bool,
+    /// Owner and group of pipes.
+    pub ids: (u32, u32),
+    /// What the runtime makes; its streams are filled in here.
+    pub creation: Creation,
+}
+
+impl Task {
+    /// Makes the container; nobody is told so far. [`Task::watch`] comes next.
+    ///
+    /// # Errors
+    /// Nothing of the container is left; its mounts are the caller's.
+    pub async fn create(
+        shim: &Arc<Shim>,
+        plan: Plan,
+        addresses: Addresses,
+    ) -> Result<(Arc<Task>, oneshot::Receiver<Ended>)> {
+        let Plan { runtime, own_pids, ids, creation } = plan;
+        let (id, bundle) = (creation.id.clone(), creation.bundle.clone());
+        let owner = Owner { namespace: shim.namespace.clone(), container: id.clone(), ids };
+        let maker = Arc::clone(&runtime);
+        let make = move |streams| maker.create(Creation { streams, ..creation });
+        let (launched, copying, ended) =
+            launch(shim, &addresses, owner, make).await.context("OCI runtime create failed")?;
+        let init = Process::new(String::new(), addresses);
+        init.launched(Phase::Created, launched, copying);
+        let task = Task {
+            id,
+            bundle,
+            runtime,
+            init: Arc::new(init),
+            shim: Arc::clone(shim),
+            own_pids,
+            ids,
+            execs: Mutex::default(),
+            unsettled: Mutex::default(),
+            lifecycle: tokio::sync::Mutex::default(),
+            freezing: tokio::sync::RwLock::default(),
+        };
+        Ok((Arc::new(task), ended))
+    }
+
+    /// Waits for init's end in the background. To be called when its creation has been published.
+    pub fn watch(self: &Arc<Self>, ended: oneshot::Receiver<Ended>) {
+        let task = Arc::clone(self);
+        tokio::spawn(async move {
+            let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
+            lock(&task.unsettled).init_ended = true;
+            if !task.own_pids
+                && let Err(error) = task.call(|runtime, id| runtime.kill(id, libc::SIGKILL, true)).await
+                && !matches!(error.kind(), ErrorKind::NotRunning | ErrorKind::NotFound)
+            {
+                tracing::warn!(id = task.id, "processes may be left after init's end: {error}");
+            }
+            lock(&task.unsettled).init = Some(ended);
+            task.settle();
+        });
+    }
+
+    /// Runs a verb of the runtime's on the pool.
+    async fn call<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (runtime, id) = (Arc::clone(&self.runtime), self.id.clone());
+        blocking(&self.shim.reaper, move || verb(&runtime, &id)).await
+    }
+
+    /// Publishes init's exit, once nothing comes before it any more.
+    fn settle(&self) {
+        let ended = {
+            let mut unsettled = lock(&self.unsettled);
+            if unsettled.starting || unsettled.execs > 0 {
+                return;
+            }
+            unsettled.init.take()
+        };
+        if let Some(ended) = ended {
+            self.publish_exit(&self.id, &self.init, ended);
+        }
+    }
+
+    fn publish_exit(&self, id: &str, process: &Process, ended: Ended) {
+        self.shim.tell_oom(&self.id);
+        self.shim.publisher.publish(events::TaskExit {
+            container_id: self.id.clone(),
+            id: id.to_owned(),
+            pid: process.pid().cast_unsigned(),
+            exit_status: ended.status,
+            exited_at: timestamp(ended.at),
+            ..Default::default()
+        });
+        process.end(ended);
+    }
+
+    /// Starts init.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] unless it was created and has not been started.
+    pub async fn start(&self) -> Result<i32> {
+        let _lifecycle = self.lifecycle.lock().await;
+        self.init.begin(Phase::Created)?;
+        lock(&self.unsettled).starting = true;
+        let result = self.call(Runtime::start).await.context("OCI runtime start failed");
+        let pid = self.init.pid();
+        match &result {
+            Ok(()) => {
+                self.init.set_phase(Phase::Running);
+                self.shim.publisher.publish(events::TaskStart {
+                    container_id: self.id.clone(),
+                    pid: pid.cast_unsigned(),
+                    ..Default::default()
+                });
+            }
+            Err(_) => self.init.set_phase(Phase::Created),
+        }
+        lock(&self.unsettled).starting = false;
+        self.settle();
+        result.map(|()| pid)
+    }
+
+    /// The process of this exec, or init.
+    fn with_process<T>(&self, exec_id: &str, f: impl FnOnce(&Process) -> T) -> Result<T> {
+        if exec_id.is_empty() {
+            return Ok(f(&self.init));
+        }
+        let exec = self.exec(exec_id)?;
+        Ok(f(&exec.process))
+    }
+
+    /// Sends a signal to a process, or with `all` to every process of the container.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::NoSuchProcess`] when it has ended.
+    pub async fn kill(&self, exec_id: &str, signal: i32, all: bool) -> Result<()> {
+        if !exec_id.is_empty() {
+            return self.exec(exec_id)?.process.signal(signal);
+        }
+        let gone = |error: Error| match error.kind() {
+            ErrorKind::NotRunning => Error::new(ErrorKind::NoSuchProcess, "process already finished"),
+            _ => error,
+        };
+        if !all && self.init.phase() == Phase::Stopped {
+            return Err(Error::new(ErrorKind::NoSuchProcess, "process already finished"));
+        }
+        self.call(move |runtime, id| runtime.kill(id, signal, all)).await.map_err(gone)
+    }
+
+    /// Removes the container, whose init has ended or was never started. What has been done stays done when a part
+    /// fails, and a second try goes on from there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] while it runs.
+    pub async fn delete(self: &Arc<Self>) -> Result<(i32, Ended)> {
+        let _lifecycle = self.lifecycle.lock().await;
+        if !self.shim.has(self) {
+            return Err(not_found("container", &self.id));
+        }
+        if matches!(self.init.phase(), Phase::Starting | Phase::Running) {
+            return Err(Error::new(ErrorKind::InvalidState, format!("container {} is running", self.id)));
+        }
+        self.call(|runtime, id| runtime.delete(id, false)).await.context("OCI runtime delete failed")?;
+        let late = |_| Error::new(ErrorKind::TimedOut, format!("init did not end within {END:?}"));
+        let ended = tokio::time::timeout(END, self.init.wait()).await.map_err(late)?;
+        self.init.drain().await;
+        let rootfs = self.bundle.join("rootfs");
+        blocking(&self.shim.reaper, move || crate::rootfs::unmount(&rootfs)).await?;
+        let pid = self.init.pid();
+        self.shim.forget(self);
+        self.shim.publisher.publish(events::TaskDelete {
+            container_id: self.id.clone(),
+            pid: pid.cast_unsigned(),
+            exit_status: ended.status,
+            exited_at: timestamp(ended.at),
+            ..Default::default()
+        });
+        Ok((pid, ended))
+    }
+
+    /// Freezes it.
+    pub async fn pause(&self) -> Result<()> {
+        let _lifecycle = self.lifecycle.lock().await;
+        let _freezing = self.freezing.write().await;
+        self.call(Runtime::pause).await.context("OCI runtime pause failed")?;
+        self.shim.publisher.publish(events::TaskPaused { container_id: self.id.clone(), ..Default::default() });
+        Ok(())
+    }
+
+    /// Thaws it.
+    pub async fn resume(&self) -> Result<()> {
+        let _lifecycle = self.lifecycle.lock().await;
+        self.call(Runtime::resume).await.context("OCI runtime resume failed")?;
+        self.shim.publisher.publish(events::TaskResumed { container_id: self.id.clone(), ..Default::default() });
+        Ok(())
+    }
+
+    /// Changes its limits: LinuxResources, as JSON.
+    pub async fn update(&self, resources: Vec<u8>) -> Result<()> {
+        let _lifecycle = self.lifecycle.lock().await;
+        self.call(move |runtime, id| runtime.update(id, &resources)).await.context("OCI runtime update failed")
+    }
+
+    /// The status of a process at this moment.
+    pub async fn status(&self, exec_id: &str) -> Result<Status> {
+        let phase = self.with_process(exec_id, Process::phase)?;
+        match phase {
+            Phase::Added | Phase::Starting | Phase::Created => Ok(Status::Created),
+            Phase::Stopped => Ok(Status::Stopped),
+            Phase::Running if !exec_id.is_empty() => Ok(Status::Running),
+            Phase::Running => match self.call(Runtime::status).await {
+                Ok((Status::Paused, _)) => Ok(Status::Paused),
+                // What has ended is told by its exit alone, which may be on its way.
+                _ if self.init.phase() == Phase::Stopped => Ok(Status::Stopped),
+                Ok(_) => Ok(Status::Running),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// The pids of all its processes, and the exec that each is the first process of.
+    pub async fn pids(&self) -> Result<Vec<(i32, Option<String>)>> {
+        let pids = match self.call(Runtime::pids).await {
+            // It has stopped and was half deleted.
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            other => other?,
+        };
+        let execs = lock(&self.execs);
+        let running = execs.values().filter(|exec| exec.process.phase() == Phase::Running);
+        let by_pid: HashMap<i32, &str> =
+            running.map(|exec| (exec.process.pid(), exec.process.exec_id.as_str())).collect();
+        Ok(pids.into_iter().map(|pid| (pid, by_pid.get(&pid).map(|id| (*id).to_owned()))).collect())
+    }
+
+    /// Its statistics, in containerd's message.
+    pub async fn stats(&self) -> Result<protobuf::well_known_types::any::Any> {
+        self.call(|runtime, id| crate::stats::metrics(&runtime.stats(id)?)).await
+    }
+
+    /// Waits for the end of a process, also while it is deleted.
+    pub async fn wait(&self, exec_id: &str) -> Result<Ended> {
+        if exec_id.is_empty() {
+            let init = Arc::clone(&self.init);
+            return Ok(init.wait().await);
+        }
+        let exec = self.exec(exec_id)?;
+        Ok(exec.process.wait().await)
+    }
+
+    /// Looks at a process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub fn look<T>(&self, exec_id: &str, f: impl FnOnce(&Process) -> T) -> Result<T> {
+        self.with_process(exec_id, f)
+    }
+
+    /// Kills everything, for the end of the shim.
+    pub async fn end(self: &Arc<Self>) -> Result<()> {
+        match self.kill("", libc::SIGKILL, true).await {
+            Err(error) if !matches!(error.kind(), ErrorKind::NoSuchProcess | ErrorKind::NotFound) => return Err(error),
+            _ => {}
+        }
+        self.init.wait().await;
+        self.delete().await.map(|_| ())
+    }
+
+    /// For the log.
+    pub fn describe(&self) -> String {
+        use std::fmt::Write;
+        let unsettled = lock(&self.unsettled);
+        let mut text = format!("container {}: init {} {:?}, {:?}", self.id, self.init.pid(), self.init.phase(), unsettled);
+        drop(unsettled);
+        for exec in lock(&self.execs).values() {
+            let process = &exec.process;
+            // Writing to a string cannot fail.
+            let _ = write!(text, "; exec {} {} {:?}", process.exec_id, process.pid(), process.phase());
+        }
+        text
+    }
+}

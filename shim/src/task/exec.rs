@@ -1,0 +1,151 @@
+//! Execs: registered first, then started as processes of the container, then deleted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use brig::error::{Context, Error, ErrorKind, Result};
+use containerd_shim_protos::events::task as events;
+
+use super::{Task, launch, lock};
+use crate::io::{Addresses, Owner};
+use crate::process::{Phase, Process};
+use crate::reaper::Ended;
+use crate::rpc_error::not_found;
+use crate::runtime::Execution;
+
+/// A further process of a container.
+#[derive(Debug)]
+pub(super) struct Exec {
+    pub(super) process: Process,
+    /// The OCI process object, as JSON.
+    spec: Vec<u8>,
+}
+
+impl Task {
+    pub(super) fn exec(&self, exec_id: &str) -> Result<Arc<Exec>> {
+        lock(&self.execs).get(exec_id).cloned().ok_or_else(|| not_found("process", exec_id))
+    }
+
+    /// Registers an exec. `spec` is the OCI process object, as JSON.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`]; [`ErrorKind::InvalidState`] after init's end; [`ErrorKind::InvalidConfig`] for an
+    /// id that is no file name, or no JSON.
+    pub fn add_exec(&self, exec_id: &str, addresses: Addresses, spec: &[u8]) -> Result<()> {
+        let invalid = |message: String| Error::new(ErrorKind::InvalidConfig, message);
+        if exec_id.is_empty() || exec_id.contains('/') || exec_id == "." || exec_id == ".." {
+            return Err(invalid(format!("{exec_id:?} is no exec id")));
+        }
+        if lock(&self.unsettled).init_ended {
+            return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
+        }
+        let mut spec: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(spec).map_err(|error| invalid(format!("the process is no JSON object: {error}")))?;
+        spec.insert("terminal".to_owned(), addresses.terminal.into());
+        let spec = serde_json::to_vec(&spec).context("unable to write the process")?;
+        let mut execs = lock(&self.execs);
+        if execs.contains_key(exec_id) {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("process {exec_id} exists already")));
+        }
+        let exec = Exec { process: Process::new(exec_id.to_owned(), addresses), spec };
+        execs.insert(exec_id.to_owned(), Arc::new(exec));
+        drop(execs);
+        self.shim.publisher.publish(events::TaskExecAdded {
+            container_id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            ..Default::default()
+        });
+        Ok(())
+    }
+
+    /// Starts an exec.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidState`] when it was started, or the container is paused or has
+    /// stopped. What cannot be started has ended.
+    pub async fn start_exec(self: &Arc<Self>, exec_id: &str) -> Result<i32> {
+        let exec = self.exec(exec_id)?;
+        let _freezing = self.freezing.read().await;
+        exec.process.begin(Phase::Added)?;
+        let counted = {
+            let mut unsettled = lock(&self.unsettled);
+            unsettled.execs += usize::from(!unsettled.init_ended);
+            !unsettled.init_ended
+        };
+        if !counted {
+            exec.process.end(Ended::now(255));
+            return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
+        }
+        let owner = Owner { namespace: self.shim.namespace.clone(), container: self.id.clone(), ids: self.ids };
+        let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), exec.spec.clone());
+        let pid_file = self.pid_file(exec_id);
+        let make = move |streams| runtime.exec(Execution { id, process, streams, pid_file });
+        match launch(&self.shim, &exec.process.addresses, owner, make).await.context("OCI runtime exec failed") {
+            Ok((launched, copying, ended)) => {
+                let pid = launched.pid;
+                exec.process.launched(Phase::Running, launched, copying);
+                self.shim.publisher.publish(events::TaskExecStarted {
+                    container_id: self.id.clone(),
+                    exec_id: exec_id.to_owned(),
+                    pid: pid.cast_unsigned(),
+                    ..Default::default()
+                });
+                let task = Arc::clone(self);
+                tokio::spawn(async move {
+                    let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
+                    task.publish_exit(&exec.process.exec_id, &exec.process, ended);
+                    task.exec_is_done();
+                });
+                Ok(pid)
+            }
+            Err(error) => {
+                exec.process.end(Ended::now(255));
+                self.exec_is_done();
+                Err(error)
+            }
+        }
+    }
+
+    fn exec_is_done(&self) {
+        lock(&self.unsettled).execs -= 1;
+        self.settle();
+    }
+
+    fn pid_file(&self, exec_id: &str) -> PathBuf {
+        self.bundle.join(format!("{exec_id}.pid"))
+    }
+
+    /// Removes an exec that does not run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] while it runs.
+    pub async fn delete_exec(&self, exec_id: &str) -> Result<(i32, Ended)> {
+        let exec = self.exec(exec_id)?;
+        let ended = match exec.process.phase() {
+            Phase::Starting | Phase::Running | Phase::Created => {
+                return Err(Error::new(ErrorKind::InvalidState, format!("process {exec_id} is running")));
+            }
+            // Nobody can start it from here on.
+            Phase::Added => {
+                exec.process.begin(Phase::Added)?;
+                let ended = Ended::now(0);
+                exec.process.end(ended);
+                ended
+            }
+            Phase::Stopped => exec.process.wait().await,
+        };
+        exec.process.drain().await;
+        lock(&self.execs).remove(exec_id);
+        remove_if_there(self.pid_file(exec_id))?;
+        Ok((exec.process.pid(), ended))
+    }
+}
+
+fn remove_if_there(path: PathBuf) -> Result<()> {
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("unable to remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,339 @@
+//! A place for the shim to work in: bundles, a socket directory, and a listener for events in containerd's place.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api::{
+    ConnectRequest, CreateTaskRequest, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+    ShutdownRequest, StartRequest, StateRequest, StateResponse, WaitRequest,
+};
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use containerd_shim_protos::events::task::{TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit};
+use containerd_shim_protos::shim::events::ForwardRequest;
+use containerd_shim_protos::{Events, TaskClient, create_events};
+use protobuf::well_known_types::any::Any;
+use protobuf::{Message, MessageField};
+use serde_json::{Value, json};
+use ttrpc::context::{self, Context};
+use ttrpc::{Client, Code};
+
+pub const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-brig-v2");
+pub const NAMESPACE: &str = "brig-shim-test";
+/// How long anything may take here.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// What happened, in a word: `exit web`, `exec-added web e1`.
+#[derive(Default)]
+struct Story {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+struct Listener(Arc<Story>);
+
+impl Events for Listener {
+    fn forward(&self, _: &ttrpc::TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+        let envelope = request.envelope.unwrap_or_default();
+        let bytes = &envelope.event.value;
+        let verb = envelope.topic.strip_prefix("/tasks/").unwrap_or(&envelope.topic).to_owned();
+        let line = match verb.as_str() {
+            "exit" => {
+                let exit = TaskExit::parse_from_bytes(bytes).unwrap();
+                format!("exit {} {}", exit.id, exit.exit_status)
+            }
+            "exec-added" => format!("exec-added {}", TaskExecAdded::parse_from_bytes(bytes).unwrap().exec_id),
+            "exec-started" => format!("exec-started {}", TaskExecStarted::parse_from_bytes(bytes).unwrap().exec_id),
+            "delete" => format!("delete {}", TaskDelete::parse_from_bytes(bytes).unwrap().exit_status),
+            _ => verb,
+        };
+        self.0.lines.lock().unwrap().push(line);
+        self.0.more.notify_all();
+        Ok(Empty::new())
+    }
+}
+
+/// See the module. Dropped, it ends every server that it started, and removes what they left.
+pub struct Bed {
+    directory: tempfile::TempDir,
+    story: Arc<Story>,
+    events: Option<ttrpc::Server>,
+    made: Mutex<Vec<(String, PathBuf, u32)>>,
+}
+
+/// A bundle.
+pub struct Bundle {
+    pub id: String,
+    pub path: PathBuf,
+    pub config: Value,
+}
+
+impl Bed {
+    pub fn new() -> Bed {
+        assert!(rustix::process::geteuid().is_root(), "these tests want root");
+        let directory = tempfile::Builder::new().prefix("bs-").tempdir().unwrap();
+        let story = Arc::new(Story::default());
+        let address = format!("unix://{}/e", directory.path().display());
+        let mut events = ttrpc::Server::new()
+            .bind(&address)
+            .unwrap()
+            .register_service(create_events(Arc::new(Listener(Arc::clone(&story)))));
+        events.start().unwrap();
+        Bed { directory, story, events: Some(events), made: Mutex::default() }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A bundle of busybox that runs `args`.
+    pub fn bundle(&self, args: &[&str]) -> Bundle {
+        let id = format!("bs-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = self.path().join(&id);
+        let bin = path.join("rootfs/bin");
+        fs::create_dir_all(&bin).unwrap();
+        for directory in ["proc", "dev", "tmp"] {
+            fs::create_dir(path.join("rootfs").join(directory)).unwrap();
+        }
+        // By another process: a file that this one has had open for writing may still be so in a child of its own.
+        assert!(Command::new("cp").arg("/bin/busybox").arg(bin.join("busybox")).status().unwrap().success());
+        for name in ["sh", "sleep", "true", "false", "cat", "echo", "stty", "kill"] {
+            symlink("busybox", bin.join(name)).unwrap();
+        }
+        let namespaces: Vec<Value> =
+            ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({"type": kind})).to_vec();
+        let config = json!({
+            "ociVersion": "1.0.2",
+            "process": process(args),
+            "root": {"path": "rootfs"},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+                {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                 "options": ["newinstance", "ptmxmode=0666", "mode=0620"]},
+            ],
+            "linux": {"namespaces": namespaces, "cgroupsPath": format!("/{id}")},
+        });
+        Bundle { id, path, config }
+    }
+
+    /// Runs the shim's binary in the bundle.
+    pub fn shim(&self, bundle: &Bundle, action: &str, input: &[u8]) -> Output {
+        let mut child = Command::new(SHIM)
+            .args(["-namespace", NAMESPACE, "-address", self.path().to_str().unwrap(), "-publish-binary", "/bin/true"])
+            .args(["-id", &bundle.id, "-debug", action])
+            .current_dir(&bundle.path)
+            .env("TTRPC_ADDRESS", self.path().join("e"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// Parameters as containerd 2.3 gives them, with a socket directory of this bed's own.
+    pub fn params(&self, bundle: &Bundle) -> Vec<u8> {
+        let params = BootstrapParams {
+            instance_id: bundle.id.clone(),
+            namespace: NAMESPACE.to_owned(),
+            containerd_ttrpc_address: self.path().join("e").to_str().unwrap().to_owned(),
+            socket_dir: Some(self.path().join("s").to_str().unwrap().to_owned()),
+            ..BootstrapParams::default()
+        };
+        params.write_to_bytes().unwrap()
+    }
+
+    /// Writes the configuration, starts a server or joins one, and connects.
+    pub fn start(&self, bundle: &Bundle) -> Shim {
+        fs::write(bundle.path.join("config.json"), bundle.config.to_string()).unwrap();
+        let output = self.shim(bundle, "start", &self.params(bundle));
+        assert!(output.status.success(), "{output:?}");
+        let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
+        assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
+        let shim = Shim::connect(&result.address, &bundle.id);
+        self.made.lock().unwrap().push((bundle.id.clone(), bundle.path.clone(), shim.pid));
+        shim
+    }
+
+    /// Starts a container to the end of `start`, without streams.
+    pub fn run(&self, bundle: &Bundle) -> Shim {
+        let shim = self.start(bundle);
+        shim.create(bundle, |_| {}).unwrap();
+        shim.start("").unwrap();
+        shim
+    }
+
+    /// Waits until the story ends so.
+    pub fn expect(&self, wanted: &[&str]) {
+        let deadline = Instant::now() + DEADLINE;
+        let mut lines = self.story.lines.lock().unwrap();
+        while lines.len() < wanted.len() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (more, late) = self.story.more.wait_timeout(lines, left).unwrap();
+            lines = more;
+            assert!(!late.timed_out(), "{lines:?} is not {wanted:?}");
+        }
+        assert_eq!(*lines, wanted);
+    }
+
+    pub fn story(&self) -> Vec<String> {
+        self.story.lines.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let made = std::mem::take(&mut *self.made.lock().unwrap());
+        for (id, path, pid) in &made {
+            // A server that has ended is not there any more, and its pid may be another's.
+            let name = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&name).contains(NAMESPACE) {
+                let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                wait(|| !Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists());
+            }
+            let bundle = Bundle { id: id.clone(), path: path.clone(), config: Value::Null };
+            self.shim(&bundle, "delete", b"");
+        }
+        if let Some(events) = self.events.take() {
+            events.shutdown();
+        }
+    }
+}
+
+/// Waits until `condition` holds.
+pub fn wait(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "it did not come about within {DEADLINE:?}");
+        std::thread::yield_now();
+    }
+}
+
+pub fn process(args: &[&str]) -> Value {
+    json!({"args": args, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}})
+}
+
+/// A server, and the container that the calls are about.
+pub struct Shim {
+    pub client: TaskClient,
+    pub raw: Client,
+    pub address: String,
+    pub id: String,
+    pub pid: u32,
+}
+
+fn limit() -> Context {
+    context::with_timeout(i64::try_from(DEADLINE.as_nanos()).unwrap())
+}
+
+/// The code of a call that failed.
+pub fn code<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> Code {
+    match result.unwrap_err() {
+        ttrpc::Error::RpcStatus(status) => status.code(),
+        other => panic!("{other}"),
+    }
+}
+
+impl Shim {
+    pub fn connect(address: &str, id: &str) -> Shim {
+        let raw = Client::connect(address).unwrap();
+        let client = TaskClient::new(raw.clone());
+        let connected = client.connect(limit(), &ConnectRequest { id: id.to_owned(), ..Default::default() }).unwrap();
+        Shim { client, raw, address: address.to_owned(), id: id.to_owned(), pid: connected.shim_pid }
+    }
+
+    pub fn create(&self, bundle: &Bundle, change: impl FnOnce(&mut CreateTaskRequest)) -> ttrpc::Result<u32> {
+        let mut request = CreateTaskRequest {
+            id: bundle.id.clone(),
+            bundle: bundle.path.to_str().unwrap().to_owned(),
+            ..Default::default()
+        };
+        change(&mut request);
+        self.client.create(limit(), &request).map(|response| response.pid)
+    }
+
+    pub fn start(&self, exec_id: &str) -> ttrpc::Result<u32> {
+        let request = StartRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), ..Default::default() };
+        self.client.start(limit(), &request).map(|response| response.pid)
+    }
+
+    pub fn exec(&self, exec_id: &str, args: &[&str], change: impl FnOnce(&mut ExecProcessRequest)) -> ttrpc::Result<()> {
+        let spec = Any { value: process(args).to_string().into_bytes(), ..Any::default() };
+        let mut request = ExecProcessRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            spec: MessageField::some(spec),
+            ..Default::default()
+        };
+        change(&mut request);
+        self.client.exec(limit(), &request).map(|_| ())
+    }
+
+    pub fn kill(&self, exec_id: &str, signal: i32, all: bool) -> ttrpc::Result<()> {
+        let signal = u32::try_from(signal).unwrap();
+        let request = KillRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), signal, all, ..Default::default() };
+        self.client.kill(limit(), &request).map(|_| ())
+    }
+
+    pub fn wait(&self, exec_id: &str) -> ttrpc::Result<u32> {
+        let request = WaitRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), ..Default::default() };
+        self.client.wait(limit(), &request).map(|response| response.exit_status)
+    }
+
+    pub fn delete(&self, exec_id: &str) -> ttrpc::Result<DeleteResponse> {
+        let request = DeleteRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), ..Default::default() };
+        self.client.delete(limit(), &request)
+    }
+
+    pub fn state(&self, exec_id: &str) -> ttrpc::Result<StateResponse> {
+        let request = StateRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), ..Default::default() };
+        self.client.state(limit(), &request)
+    }
+
+    /// Asks the server to end.
+    pub fn shutdown(&self) {
+        let request = ShutdownRequest { id: self.id.clone(), ..Default::default() };
+        self.client.shutdown(limit(), &request).unwrap();
+    }
+
+    pub fn is_gone(&self) -> bool {
+        // Its parent has ended, so whoever adopted it reaps it.
+        fs::read_to_string(format!("/proc/{}/stat", self.pid)).map_or(true, |stat| stat.contains(") Z "))
+    }
+
+    /// A call by its names: service, method, payload.
+    pub fn call(&self, service: &str, method: &str, payload: Vec<u8>) -> ttrpc::Result<Vec<u8>> {
+        let request = ttrpc::Request {
+            service: service.to_owned(),
+            method: method.to_owned(),
+            payload,
+            timeout_nano: i64::try_from(DEADLINE.as_nanos()).unwrap(),
+            ..Default::default()
+        };
+        self.raw.request(request).map(|response| response.payload)
+    }
+}
+
+/// The limit of a call, for those that are made directly.
+pub fn call_limit() -> Context {
+    limit()
+}
+
+/// How often each of `lines` comes.
+pub fn count(lines: &[String]) -> HashMap<&str, usize> {
+    lines.iter().fold(HashMap::new(), |mut counts, line| {
+        *counts.entry(line.as_str()).or_default() += 1;
+        counts
+    })
+}
