@@ -135,6 +135,8 @@ fn a_terminal_s_master_is_copied_both_ways() {
         assert!(matches!(streams, Streams::Terminal));
         let pty = nix::pty::openpty(None, None).unwrap();
         let copying = prepared.start(Some(pty.master), &Arc::default()).unwrap();
+        // Before the copying ends, and with it the FIFO.
+        let mut fifo = std::fs::File::open(output).unwrap();
         copying.resize(7, 33).unwrap();
         assert_eq!(brig::sys::tty::size(pty.slave.as_fd()).unwrap(), (7, 33));
         std::fs::OpenOptions::new().write(true).open(&input).unwrap().write_all(b"typed\n").unwrap();
@@ -149,7 +151,6 @@ fn a_terminal_s_master_is_copied_both_ways() {
         assert_eq!(read.await.unwrap(), "typed\n");
         let text = tokio::task::spawn_blocking(move || {
             let (mut text, mut bytes) = (String::new(), [0; 64]);
-            let mut fifo = std::fs::File::open(output).unwrap();
             while !text.contains("answer") {
                 let count = fifo.read(&mut bytes).unwrap();
                 text.push_str(&String::from_utf8_lossy(&bytes[..count]));

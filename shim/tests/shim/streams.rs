@@ -137,8 +137,9 @@ fn an_orphan_that_keeps_the_output_does_not_keep_an_exec() {
     let shim = bed.run(&bundle);
     let (out, stdout) = fifo(&bed, "out");
     shim.exec("e", &["/bin/sh", "-c", "sleep 1000 & echo out"], |request| request.stdout = stdout).unwrap();
-    let out = reader(&out);
     shim.start("e").unwrap();
+    // The orphan keeps the FIFO's writer, until the delete closes it.
+    let out = reader(&out);
     assert_eq!(shim.wait("e").unwrap(), 0);
     shim.delete("e").unwrap();
     assert_eq!(out.join().unwrap(), "out\n");
