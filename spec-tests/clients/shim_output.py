@@ -56,6 +56,25 @@ def fifos(shim):
     one.shutdown()
 
 
+@scenario("CloseIO ends standard input though the writer stays, after what was written before", deadline=60)
+def close_io(shim):
+    one = shim.container()
+    one.run()
+    for number in range(5):
+        out = Reader(one.bundle / f"out{number}")
+        os.mkfifo(one.bundle / f"in{number}")
+        writer = os.open(one.bundle / f"in{number}", os.O_RDWR)
+        one.exec(f"e{number}", ["cat"], stdin=str(one.bundle / f"in{number}"), stdout=str(out.path), stderr=str(out.path))
+        os.write(writer, b"x" * 5000)
+        one.call("CloseIO", exec_id=f"e{number}", stdin=1)
+        equal(one.wait(f"e{number}", timeout=5), 0, "status")
+        one.delete(f"e{number}")
+        wait_until(out.ended.is_set, "the end of the output")
+        equal(len(out.text), 5000, "bytes of the output")
+        os.close(writer)
+    one.finish()
+
+
 @scenario("a reader that never reads: the container can be killed and deleted, and Create did not wait", deadline=60)
 def never_reads(shim):
     one = shim.container(args=["sh", "-c", "exec cat /dev/zero"])

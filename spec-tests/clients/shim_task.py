@@ -48,7 +48,7 @@ def life(shim):
 @scenario("what is not there is NotFound, in every call", deadline=60)
 def not_found(shim):
     one = shim.container().launch()
-    for method in ("State", "Start", "Delete", "Pids", "Pause", "Resume", "Kill", "Exec", "Wait", "Stats", "Update",
+    for method in ("State", "Start", "Delete", "Pids", "Pause", "Resume", "Kill", "Exec", "Wait", "Stats",
                    "Checkpoint", "ResizePty", "CloseIO"):
         refused(lambda: one.call(method), ttrpc.NOT_FOUND)
     one.call("Connect")  # never NotFound: the daemon asks before it knows

@@ -97,8 +97,8 @@ class Containerd:
         """The words of a client's command."""
         return [self._program("ctr"), "-a", self.socket, "-n", self.namespace, *args]
 
-    def __call__(self, *args, **options):
-        return run(*self.command(*args), **options)
+    def __call__(self, *args, timeout=30, **options):
+        return run(*self.command(*args), timeout=timeout, **options)
 
     def load(self, name, tar):
         """Makes an image of one layer."""
@@ -241,6 +241,14 @@ class Containerd2(Containerd):
     """The same with a current release, and Debian's to go back to."""
 
     generations = ("2", "1.6")
+
+
+class ContainerdInBed(Containerd):
+    """The same in a machine of its own, where the suite is in no cgroup yet."""
+
+    def __init__(self, place, shim):
+        isolate.enter_cgroup("suite")
+        super().__init__(place, shim)
 
 
 class Events:

@@ -18,7 +18,7 @@ class Docker:
 
     name = "docker"
 
-    def __init__(self, place, runtime, *daemon_options, label="d"):
+    def __init__(self, place, runtime, *daemon_options, label="d", programs=None):
         self.place, self.runtime = place, runtime
         self.base = place / label
         self.base.mkdir(mode=0o711)
@@ -27,10 +27,12 @@ class Docker:
         self.parent = isolate.cgroup_parent(place)
         config = self.base / "daemon.json"
         config.write_text(json.dumps({"runtimes": {"tested": {"path": str(runtime)}}, "default-runtime": "tested"}))
+        # What lies in `programs` is found before the system's programs of that name.
+        path = ":".join(str(part) for part in (programs, os.environ["PATH"]) if part)
         self.daemon = subprocess.Popen(
             ["dockerd", "--config-file", config, "--data-root", self.base / "data", "--exec-root", self.base / "exec",
              "-H", self.socket, "--pidfile", self.base / "docker.pid", "--cgroup-parent", f"/{self.parent}",
-             *daemon_options], stdout=self.log, stderr=self.log)
+             *daemon_options], stdout=self.log, stderr=self.log, env={**os.environ, "PATH": path})
         wait_until(self._answers, "dockerd to answer", 60)
         self.load(BUSYBOX, images.busybox_tar(self.base / "busybox.tar"), 'CMD ["sh"]')
 
@@ -128,6 +130,16 @@ class Docker:
         for point in sorted(isolate.mounts_below(self.base), reverse=True):
             run("umount", point)
         check(not os.path.exists(self.base / "docker.pid"), "dockerd left its pid file")
+
+
+class DockerWithShim(Docker):
+    """A daemon whose containerd finds the shim under test where it looks for Go's; the runtime's name is brig's."""
+
+    def __init__(self, place, shim):
+        programs = place / "bin"
+        programs.mkdir()
+        (programs / "containerd-shim-runc-v2").symlink_to(shim)
+        super().__init__(place, host.TOP / "brig", programs=programs)
 
 
 class DockerWithoutNetwork(Docker):

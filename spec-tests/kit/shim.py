@@ -291,6 +291,14 @@ class Shim:
         """Nothing outlives the scenarios."""
 
 
+class ShimInBed(Shim):
+    """The same in a machine of its own, where the suite is in no cgroup yet."""
+
+    def __init__(self, place, program):
+        isolate.enter_cgroup("suite")
+        super().__init__(place, program)
+
+
 class Reader:
     """A FIFO that a thread reads; `text` is what came so far."""
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from kit.bundle import Runtime, SystemdRuntime
-from kit.containerd import Containerd, Containerd2
-from kit.docker import Docker, DockerWithoutNetwork, DockerWithUserns
+from kit.containerd import Containerd, Containerd2, ContainerdInBed
+from kit.docker import Docker, DockerWithoutNetwork, DockerWithShim, DockerWithUserns
 from kit.podman import Podman
-from kit.shim import Shim
+from kit.shim import Shim, ShimInBed
 
 
 @dataclass
@@ -28,6 +28,11 @@ _CONTAINERD = ["run", "exec", "events", "daemon"]
 
 SUITES = {
     "containerd-1.6": Suite(Containerd, [f"clients.containerd_{part}" for part in _CONTAINERD], subject=_SHIM),
+    "containerd-uml": Suite(ContainerdInBed, ["clients.containerd_run", "clients.containerd_events"], bed=["uml"],
+                            subject=_SHIM),
+    "shim-uml": Suite(ShimInBed, ["clients.shim_task", "clients.shim_output"], bed=["uml"], subject=_SHIM),
+    "docker-shim": Suite(DockerWithShim, [f"clients.docker_{part}" for part in (*_DOCKER, "compose", "build", "swarm")],
+                         needs={"debian"}, subject=_SHIM),
     "shim": Suite(Shim, [f"clients.shim_{part}" for part in ("start", "task", "output", "faults")], subject=_SHIM),
     "containerd-2": Suite(Containerd2, [f"clients.containerd_{part}" for part in (*_CONTAINERD, "generations")],
                           needs={"containerd2"}, subject=_SHIM),
