@@ -34,14 +34,18 @@ def comes_back(containerd, ways):
         wait_until(lambda: len(containerd.output(lives)) > written, "output while no daemon is there")
         containerd.run_daemon(generation)
         where = f"after {sent}, below {generation or containerd.generation}"
-        containerd.until(ends, "STOPPED")
+        # A current daemon that finds no process of a task takes its shim for leaked, and deletes the task itself.
+        ended = ("STOPPED",) if containerd.generation == "1.6" else ("STOPPED", None)
+        wait_until(lambda: containerd.status(ends) in ended, f"the end of {ends}: {containerd.tasks()}")
         equal(containerd.status(lives), "RUNNING", f"status {where}")
         equal(containerd.status(frozen), "PAUSED", f"status {where}")
         for name in pids:
             equal((containerd.pid(name), containerd.shim_of(name)), (pids[name], shims[name]), f"pid and shim {where}")
         equal(containerd.exec(lives, ["sh", "-c", "echo in; exit 3"], code=3).out, "in\n", f"exec {where}")
-        containerd.delete_task(ends, 137)
+        if containerd.status(ends):
+            containerd.delete_task(ends, 137)
         containerd("containers", "delete", ends)
+        wait_until(lambda: len(containerd.shims()) == len(pids), f"the shim of {ends} to end {where}")
     with Events(containerd) as events:
         containerd("tasks", "resume", frozen)
         containerd.kill_and_delete(frozen, 137)
