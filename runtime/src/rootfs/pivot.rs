@@ -47,6 +47,9 @@ pub(super) fn attach_root(plan: &RootfsPlan) -> Result<Dir> {
     if spread & libc::MS_SHARED != 0 {
         // The copy is a peer of the image's mount on the host: what is mounted in it would appear there.
         mount::set_propagation(&tree, libc::MS_PRIVATE).with_context(context)?;
+    } else if spread & libc::MS_REC == 0 {
+        // Only the mount of / was changed above; pivot_root(2) refuses a root that is still a peer of the host's.
+        mount::set_propagation(&tree, spread).with_context(context)?;
     }
     Ok(Dir::from_fd(tree))
 }

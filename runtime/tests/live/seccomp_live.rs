@@ -18,7 +18,7 @@ fn probe() -> &'static PathBuf {
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(std::process::id().to_string());
         std::fs::create_dir_all(&directory).unwrap();
         let (source, program) = (directory.join("syscalls.c"), directory.join("syscalls"));
-        std::fs::write(&source, include_str!("syscalls.c")).unwrap();
+        std::fs::write(&source, include_str!("../../../spec-tests/src/probe/syscalls.c")).unwrap();
         let mut compiler = Command::new("cc");
         compiler.args(["-static", "-O1", "-Wall", "-Werror", "-o"]).args([&program, &source]);
         let made = compiler.output().expect("a C compiler is installed");

@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod linux;
+pub mod runtime_linux;
+pub mod security;
 
 use crate::harness::Case;
 
@@ -22,6 +25,29 @@ pub const ALL: &[&[Case]] = &[
     config::user::CASES,
     config::names::CASES,
     config::properties::CASES,
+    linux::filesystems::CASES,
+    linux::namespaces::CASES,
+    linux::user_namespace::CASES,
+    linux::devices::CASES,
+    linux::net_devices::CASES,
+    linux::cgroups::CASES,
+    linux::device_list::CASES,
+    linux::memory::CASES,
+    linux::cpu::CASES,
+    linux::io::CASES,
+    linux::limits::CASES,
+    linux::sysctl::CASES,
+    linux::seccomp::CASES,
+    linux::seccomp_profile::CASES,
+    linux::seccomp_notify::CASES,
+    linux::paths::CASES,
+    linux::personality::CASES,
+    runtime_linux::CASES,
+    security::links::CASES,
+    security::proc::CASES,
+    security::descriptors::CASES,
+    security::process::CASES,
+    security::cgroup::CASES,
 ];
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub enum Need {
     CgroupV2,
     /// The controllers (at least `memory`, `cpu`, `pids`) are on v1.
     CgroupV1,
-    /// This controller, on v1 or v2.
+    /// This controller, on v1 or v2, by its name on v2.
     Controller(&'static str),
     /// This kind of namespace, by its name in /proc/self/ns.
     Namespace(&'static str),
@@ -43,6 +43,16 @@ pub enum Need {
     Cpus(usize),
     /// This program is in PATH.
     Program(&'static str),
+    /// This file is there.
+    File(&'static str),
+    /// This file is not there.
+    NoFile(&'static str),
+    /// A block device, whose numbers can stand in limits.
+    BlockDevice,
+    /// One of these files, in a new cgroup of this controller.
+    CgroupFile(&'static str, &'static [&'static str]),
+    /// Pairs of network devices (veth) can be made.
+    Links,
 }
 
 /// One rule and its judge.

@@ -66,6 +66,11 @@ impl<'a> Container<'a> {
         self.ground.call(&[&[verb, &self.id], words].concat())
     }
 
+    /// The same with flags before the id.
+    pub fn call_with_flags(&self, verb: &str, flags: &[&str]) -> anyhow::Result<Done> {
+        self.ground.call(&[&[verb], flags, &[&self.id]].concat())
+    }
+
     /// The verb `start`.
     pub fn start(&self) -> anyhow::Result<()> {
         self.call("start", &[])?.ok().map(drop)
@@ -99,6 +104,12 @@ impl<'a> Container<'a> {
     /// The same with flags before the id.
     pub fn exec_with(&self, flags: &[&str], words: &[&str]) -> anyhow::Result<Done> {
         self.ground.call(&[&["exec"], flags, &[&self.id], words].concat())
+    }
+
+    /// What becomes of each operation when an exec tries them in turn; see [`Ground::attempts`].
+    pub fn attempts(&self, operations: &[&str]) -> anyhow::Result<Vec<String>> {
+        let done = self.exec(&super::ground::attempt_words(operations))?.ok()?;
+        super::ground::attempt_lines(&done, operations)
     }
 
     /// What the probe finds in an exec with these flags.

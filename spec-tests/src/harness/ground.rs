@@ -171,6 +171,25 @@ impl Ground {
         Ok(container)
     }
 
+    /// What becomes of each operation (`write /etc/x text`; see the probe) when the bundle's program tries them in turn:
+    /// `ok TEXT` or the name of an error.
+    pub fn attempts(&self, bundle: &mut Bundle, operations: &[&str]) -> anyhow::Result<Vec<String>> {
+        let done = self.run(bundle.args(&attempt_words(operations)))?.ok()?;
+        attempt_lines(&done, operations)
+    }
+
+    /// Copies a program that stands beside the probe (`syscalls`) to the top of the bundle's root file system.
+    pub fn install(&self, bundle: &Bundle, program: &str) -> anyhow::Result<()> {
+        let source = self.beside_probe(program);
+        fs::copy(&source, bundle.rootfs(program)).with_context(|| format!("{}", source.display()))?;
+        Ok(())
+    }
+
+    /// Where a program stands that is built together with the probe.
+    pub fn beside_probe(&self, program: &str) -> PathBuf {
+        self.options.probe.with_file_name(program)
+    }
+
     /// What a runtime says that does not want this bundle. It has to leave nothing behind.
     ///
     /// # Errors
@@ -206,4 +225,22 @@ impl Ground {
         fs::remove_dir_all(self.directory()).context("the case's directory")?;
         Ok(fs::create_dir_all(self.directory())?)
     }
+}
+
+/// The probe's command line that tries these operations.
+pub(super) fn attempt_words<'a>(operations: &[&'a str]) -> Vec<&'a str> {
+    let mut words = vec!["/probe", "try"];
+    for (place, operation) in operations.iter().enumerate() {
+        words.extend((place > 0).then_some(","));
+        words.extend(operation.split(' '));
+    }
+    words
+}
+
+/// The probe's answer to each of these operations.
+pub(super) fn attempt_lines(done: &Done, operations: &[&str]) -> anyhow::Result<Vec<String>> {
+    let lines: Vec<String> = done.stdout.lines().map(|line| line.trim_end().to_owned()).collect();
+    let (expected, found) = (operations.len(), lines.len());
+    anyhow::ensure!(expected == found, "expected {expected} answers, found {found}: {}{}", done.stdout, done.stderr);
+    Ok(lines)
 }

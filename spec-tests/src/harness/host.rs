@@ -38,7 +38,7 @@ impl Host {
             Need::CgroupV1 => !self.is_v2() && ["memory", "cpu", "pids"].iter().all(|name| self.v1(name).is_some()),
             Need::Controller(name) => match &self.v2 {
                 Some(names) => names.iter().any(|one| one == name),
-                None => self.v1(name).is_some(),
+                None => self.v1(on_v1(name)).is_some(),
             },
             Need::Namespace(kind) => fs::symlink_metadata(format!("/proc/self/ns/{kind}")).is_ok(),
             Need::Kernel(major, minor) => self.kernel >= (major, minor),
@@ -48,6 +48,11 @@ impl Host {
             Need::SysResource => self.capabilities & (1 << 24) != 0,
             Need::Cpus(count) => std::thread::available_parallelism().is_ok_and(|found| found.get() >= count),
             Need::Program(name) => super::command::program(name).is_some(),
+            Need::File(path) => Path::new(path).exists(),
+            Need::NoFile(path) => !Path::new(path).exists(),
+            Need::BlockDevice => fs::read_dir("/sys/block").is_ok_and(|mut entries| entries.next().is_some()),
+            Need::CgroupFile(controller, files) => self.child_has(controller, files).unwrap_or(false),
+            Need::Links => makes_links(),
         }
     }
 
@@ -59,6 +64,23 @@ impl Host {
     /// Where a controller's v1 hierarchy is mounted.
     pub fn v1(&self, controller: &str) -> Option<&Path> {
         self.v1.iter().find(|(name, _)| name == controller).map(|(_, path)| path.as_path())
+    }
+
+    /// Whether a new cgroup of this controller has one of the files; one is made to see.
+    fn child_has(&self, controller: &str, files: &[&str]) -> std::io::Result<bool> {
+        let root = match self.is_v2() {
+            true => {
+                let root = PathBuf::from("/sys/fs/cgroup");
+                fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"))?;
+                root
+            }
+            false => self.v1(on_v1(controller)).map(Path::to_owned).ok_or(std::io::ErrorKind::NotFound)?,
+        };
+        let child = root.join(format!("spec-look-{}", std::process::id()));
+        fs::create_dir(&child)?;
+        let found = files.iter().any(|file| child.join(file).exists());
+        fs::remove_dir(&child)?;
+        Ok(found)
     }
 
     /// All directories that a cgroup named `path` (absolute, in cgroup terms) can have on this host.
@@ -76,7 +98,9 @@ impl Host {
 fn v1_mounts() -> anyhow::Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
         let mut fields = right.split(' ');
         if fields.next() != Some("cgroup") {
             continue;
@@ -85,4 +109,20 @@ fn v1_mounts() -> anyhow::Result<Vec<(String, PathBuf)>> {
         found.extend(options.split(',').map(|name| (name.to_owned(), PathBuf::from(point))));
     }
     Ok(found)
+}
+
+/// The name on v1 of a controller of v2.
+fn on_v1(controller: &str) -> &str {
+    if controller == "io" { "blkio" } else { controller }
+}
+
+/// Tries to make a pair of network devices, and takes it away again.
+fn makes_links() -> bool {
+    let name = format!("l{}", std::process::id());
+    let ip = |words: &[&str]| {
+        let mut command = std::process::Command::new("ip");
+        let done = command.args(words).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+    };
+    ip(&["link", "add", &name, "type", "veth", "peer", "name", &format!("{name}p")]) && ip(&["link", "delete", &name])
 }

@@ -1,0 +1,166 @@
+//! config-linux.md: huge pages, network, PIDs, RDMA, and what is written to cgroup v2 as it stands.
+
+use std::fs;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use super::{expect_file, limited};
+use crate::harness::{Case, Ground, Level, Need};
+
+const HUGE: &str = "config-linux.md#huge-page-limits";
+const NETWORK: &str = "config-linux.md#network";
+const PIDS: &str = "config-linux.md#pids";
+const RDMA: &str = "config-linux.md#rdma";
+const UNIFIED: &str = "config-linux.md#unified";
+const V2: &[Need] = &[Need::CgroupV2];
+const V2_MEMORY: &[Need] = &[Need::CgroupV2, Need::Controller("memory")];
+const HUGETLB: &[Need] = &[Need::CgroupV2, Need::Controller("hugetlb")];
+const PID: &[Need] = &[Need::Controller("pids")];
+
+/// In the order of the text.
+pub const CASES: &[Case] = &[
+    Case::new("hugepageLimits are written to the cgroup, as reservation first", HUGE, Level::Must, huge_pages)
+        .on(HUGETLB),
+    Case::new("a limit of a page size that the host does not have is refused", HUGE, Level::Must, no_such_page)
+        .on(HUGETLB),
+    Case::new("a network classID on a host without its controller starts or is refused", NETWORK, Level::Runc, network),
+    Case::new("pids.limit is written to the cgroup", PIDS, Level::Must, pids).on(PID),
+    Case::new("a pids.limit of -1 is none", PIDS, Level::Must, unlimited_pids).on(PID),
+    Case::new("a pids.limit of 0 lets nothing be started", PIDS, Level::Should, zero_pids).on(PID),
+    Case::new("no more processes than pids.limit", PIDS, Level::Must, fork_bomb).on(PID),
+    Case::new("limits of an RDMA device are written to the cgroup", RDMA, Level::Must, rdma).on(&[
+        Need::CgroupV2,
+        Need::Controller("rdma"),
+        Need::Program("rdma"),
+    ]),
+    Case::new("a key of unified is written to its file", UNIFIED, Level::Must, unified).on(V2_MEMORY),
+    Case::new("a key of unified that no runtime knows is written to its file", UNIFIED, Level::Must, unknown_key)
+        .on(V2),
+    Case::new("unified enables the controller that its key needs", UNIFIED, Level::Must, enabled).on(V2_MEMORY),
+    Case::new("a key of unified of a controller that is not there is refused", UNIFIED, Level::Must, no_controller)
+        .on(V2),
+    Case::new("a key of unified without a file is refused", UNIFIED, Level::Must, no_file).on(V2),
+    Case::new("a value of unified that the kernel refuses is refused", UNIFIED, Level::Must, bad_value).on(V2),
+    Case::new("a key of unified that is a path is refused", UNIFIED, Level::Security, path).on(V2),
+    Case::new("what v1 had and v2 cannot express is refused", UNIFIED, Level::Must, not_expressed).on(V2_MEMORY),
+];
+
+fn huge_pages(ground: &Ground) -> anyhow::Result<()> {
+    let container = limited(ground, json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }] }))?;
+    for file in ["hugetlb.2MB.rsvd.max", "hugetlb.2MB.max"] {
+        let found = container.cgroup_file("hugetlb", file)?;
+        ensure!(found == "4194304", "{file}: expected 4194304, found {found}");
+    }
+    Ok(())
+}
+
+fn refused(ground: &Ground, resources: Value) -> anyhow::Result<String> {
+    let mut bundle = ground.bundle()?;
+    ground.refused(bundle.set("/linux/resources", resources))
+}
+
+fn no_such_page(ground: &Ground) -> anyhow::Result<()> {
+    refused(ground, json!({ "hugepageLimits": [{ "pageSize": "3MB", "limit": 4_194_304 }] })).map(drop)
+}
+
+/// None of these hosts has net_cls. Docker never asks for it; who does must not be left with half a container.
+fn network(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.set("/linux/resources/network", json!({ "classID": 1_048_577 }));
+    let done = ground.run(&bundle)?;
+    if done.code != 0 {
+        done.refused()?;
+    }
+    Ok(())
+}
+
+fn pids(ground: &Ground) -> anyhow::Result<()> {
+    let container = limited(ground, json!({ "pids": { "limit": 77 } }))?;
+    expect_file(ground, &container, "pids", ["pids.max", "pids.max"], "77")
+}
+
+fn unlimited_pids(ground: &Ground) -> anyhow::Result<()> {
+    let container = limited(ground, json!({ "pids": { "limit": -1 } }))?;
+    expect_file(ground, &container, "pids", ["pids.max", "pids.max"], "max")
+}
+
+fn zero_pids(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.set("/linux/resources/pids", json!({ "limit": 0 })).args(&["/probe", "fork", "3"]);
+    let done = ground.run(&bundle)?.ok()?;
+    ensure!(done.stdout.contains("started 0\n"), "expected that nothing can be started, found {}", done.stdout);
+    Ok(())
+}
+
+fn fork_bomb(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.set("/linux/resources/pids", json!({ "limit": 10 })).args(&["/probe", "fork", "20"]);
+    let done = ground.run(&bundle)?.ok()?;
+    ensure!(done.stdout.contains("started 9\n"), "expected 9 children besides init, found {}", done.stdout);
+    Ok(())
+}
+
+/// The software device of the kernel stands in for hardware.
+fn rdma(ground: &Ground) -> anyhow::Result<()> {
+    ground.tool("modprobe", &["-a", "siw"])?.ok()?;
+    ground.tool("rdma", &["link", "add", "spec0", "type", "siw", "netdev", "lo"])?.ok()?;
+    let outcome = (|| {
+        let container = limited(ground, json!({ "rdma": { "spec0": { "hcaHandles": 3, "hcaObjects": 10_000 } } }))?;
+        let found = container.cgroup_file("rdma", "rdma.max")?;
+        let expected = "spec0 hca_handle=3 hca_object=10000";
+        ensure!(found.lines().any(|line| line == expected), "rdma.max: expected {expected}, found {found:?}");
+        container.call("delete", &["--force"])?.ok().map(drop)
+    })();
+    ground.tool("rdma", &["link", "delete", "spec0"])?.ok()?;
+    outcome
+}
+
+fn unified(ground: &Ground) -> anyhow::Result<()> {
+    let container = limited(ground, json!({ "unified": { "memory.high": "50331648" } }))?;
+    expect_file(ground, &container, "memory", ["", "memory.high"], "50331648")
+}
+
+fn unknown_key(ground: &Ground) -> anyhow::Result<()> {
+    let container = limited(ground, json!({ "unified": { "cgroup.max.descendants": "5", "cgroup.max.depth": "3" } }))?;
+    expect_file(ground, &container, "", ["", "cgroup.max.descendants"], "5")?;
+    expect_file(ground, &container, "", ["", "cgroup.max.depth"], "3")
+}
+
+fn enabled(ground: &Ground) -> anyhow::Result<()> {
+    let container = limited(ground, json!({ "unified": { "memory.low": "4096" } }))?;
+    let place = container.cgroup("memory")?;
+    let parent = place.parent().context("a cgroup has a parent")?;
+    let found = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
+    let is_enabled = found.split_whitespace().any(|name| name == "memory");
+    ensure!(is_enabled, "the parent's cgroup.subtree_control: expected memory in it, found {found:?}");
+    expect_file(ground, &container, "memory", ["", "memory.low"], "4096")
+}
+
+fn no_controller(ground: &Ground) -> anyhow::Result<()> {
+    refused(ground, json!({ "unified": { "nosuch.max": "1" } })).map(drop)
+}
+
+fn no_file(ground: &Ground) -> anyhow::Result<()> {
+    refused(ground, json!({ "unified": { "cgroup.max.nothing": "1" } })).map(drop)
+}
+
+fn bad_value(ground: &Ground) -> anyhow::Result<()> {
+    refused(ground, json!({ "unified": { "cgroup.max.depth": "deep" } })).map(drop)
+}
+
+fn path(ground: &Ground) -> anyhow::Result<()> {
+    let place = ground.directory().join("victim");
+    fs::write(&place, "before")?;
+    let key = format!("../../../../../../../../..{}", place.display());
+    let mut unified = json!({});
+    unified[key.as_str()] = json!("after");
+    refused(ground, json!({ "unified": unified }))?;
+    let found = fs::read_to_string(&place)?;
+    ensure!(found == "before", "a file of the host was written: {found:?}");
+    Ok(())
+}
+
+fn not_expressed(ground: &Ground) -> anyhow::Result<()> {
+    refused(ground, json!({ "memory": { "limit": 67_108_864, "swappiness": 17 } })).map(drop)
+}

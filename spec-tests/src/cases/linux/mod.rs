@@ -1,0 +1,44 @@
+//! config-linux.md: the part of the configuration that is Linux's.
+
+pub mod cgroups;
+pub mod cpu;
+pub mod device_list;
+pub mod devices;
+pub mod filesystems;
+pub mod io;
+pub mod limits;
+pub mod memory;
+pub mod namespaces;
+pub mod net_devices;
+pub mod paths;
+pub mod personality;
+pub mod seccomp;
+pub mod seccomp_notify;
+pub mod seccomp_profile;
+pub mod sysctl;
+pub mod user_namespace;
+
+use anyhow::ensure;
+use serde_json::Value;
+
+use crate::harness::{Container, Ground};
+
+/// A running container with these linux.resources.
+fn limited(ground: &Ground, resources: Value) -> anyhow::Result<Container<'_>> {
+    let mut bundle = ground.bundle()?;
+    ground.start(bundle.set("/linux/resources", resources))
+}
+
+/// What a file of the container's cgroup has to hold; `files` is its name on v1 and on v2.
+fn expect_file(
+    ground: &Ground,
+    container: &Container<'_>,
+    controller: &str,
+    files: [&str; 2],
+    expected: &str,
+) -> anyhow::Result<()> {
+    let file = files[usize::from(ground.host().is_v2())];
+    let found = container.cgroup_file(controller, file)?;
+    ensure!(found == expected, "{file}: expected {expected}, found {found}");
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! config-linux.md, Personality; and the label of mounts.
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use crate::facts::Facts;
+use crate::harness::{Case, Ground, Level};
+
+const SECTION: &str = "config-linux.md#personality";
+
+/// In the order of the text.
+pub const CASES: &[Case] = &[
+    Case::new("personality LINUX32 shows a machine of 32 bits", SECTION, Level::Must, linux32),
+    Case::new("personality LINUX is that of the host", SECTION, Level::Must, linux),
+    Case::new("exec has the container's personality", SECTION, Level::Must, exec),
+    Case::new("a personality that is not known is refused", SECTION, Level::Must, unknown),
+    Case::new("a flag of personality is refused, as none is known", SECTION, Level::Must, flag),
+];
+
+fn personality(facts: &Facts) -> anyhow::Result<&str> {
+    Ok(facts.files.get("/proc/self/personality").context("/proc/self/personality was not read")?.trim())
+}
+
+fn linux32(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let facts = ground.facts(bundle.set("/linux/personality", json!({ "domain": "LINUX32" })))?;
+    let found = personality(&facts)?;
+    ensure!(found == "00000008", "personality: expected 00000008 (PER_LINUX32), found {found}");
+    ensure!(facts.machine != "x86_64", "uname's machine: expected one of 32 bits, found {}", facts.machine);
+    Ok(())
+}
+
+fn linux(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let facts = ground.facts(bundle.set("/linux/personality", json!({ "domain": "LINUX" })))?;
+    let found = personality(&facts)?;
+    ensure!(found == "00000000", "personality: expected 00000000 (PER_LINUX), found {found}");
+    let (host, found) = (rustix::system::uname(), facts.machine.as_str());
+    let expected = host.machine().to_string_lossy();
+    ensure!(found == expected, "uname's machine: expected {expected}, found {found}");
+    Ok(())
+}
+
+fn exec(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let container = ground.start(bundle.set("/linux/personality", json!({ "domain": "LINUX32" })))?;
+    let facts = container.exec_facts(&[])?;
+    let found = personality(&facts)?;
+    ensure!(found == "00000008", "personality in exec: expected 00000008 (PER_LINUX32), found {found}");
+    Ok(())
+}
+
+fn unknown(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    ground.refused(bundle.set("/linux/personality", json!({ "domain": "XENIX" }))).map(drop)
+}
+
+fn flag(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let value = json!({ "domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"] });
+    ground.refused(bundle.set("/linux/personality", value)).map(drop)
+}

@@ -1,0 +1,134 @@
+//! Cgroups of the host cannot be changed from inside.
+
+use std::fs;
+
+use anyhow::ensure;
+use serde_json::json;
+
+use super::{Outside, unless_refused};
+use crate::facts::Facts;
+use crate::harness::{Bundle, Case, Container, Ground, Level, Need};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Security, run)
+}
+
+/// By the year of the attack.
+pub const CASES: &[Case] = &[
+    case("a read-only mount of cgroups cannot be written", "CVE-2022-0492", readonly),
+    case("a release_agent cannot be written", "CVE-2022-0492", release_agent).on(&[Need::CgroupV1]),
+    case("a mount of cgroups shows no more than the container's own", "CVE-2023-25809", own_only),
+    case(
+        "no mount of cgroups can be written from a user namespace without a cgroup namespace",
+        "CVE-2023-25809",
+        in_user,
+    )
+    .on(&[Need::CgroupV2]),
+    case("a limit cannot be raised from inside a delegated cgroup", "CVE-2023-25809", own_limits)
+        .on(&[Need::CgroupV2, Need::Controller("pids")]),
+    case("a cgroupsPath with dots stays among the cgroups", "CVE-2023-25809", dots),
+];
+
+fn with_mount<'a>(ground: &'a Ground, bundle: &mut Bundle, options: &[&str]) -> anyhow::Result<Container<'a>> {
+    bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", options);
+    ground.start(bundle)
+}
+
+const FLAGS: [&str; 3] = ["nosuid", "noexec", "nodev"];
+const READONLY: [&str; 4] = ["ro", "nosuid", "noexec", "nodev"];
+
+/// All mounts of cgroups, and which of them can be written.
+fn mounts(facts: &Facts) -> Vec<(String, bool)> {
+    let is_cgroup = |kind: &str| kind == "cgroup" || kind == "cgroup2";
+    let of = facts.mounts.iter().filter(|mount| is_cgroup(&mount.kind));
+    of.map(|mount| (mount.point.clone(), mount.options.iter().any(|option| option == "rw"))).collect()
+}
+
+fn readonly(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let container = with_mount(ground, &mut bundle, &READONLY)?;
+    let found = mounts(&container.exec_facts(&[])?);
+    ensure!(!found.is_empty(), "there is no mount of cgroups");
+    for (point, writable) in found {
+        let tried = container.attempts(&[&format!("mkdir {point}/spec"), &format!("write {point}/cgroup.procs 0")])?;
+        let is_refused = tried.iter().all(|line| !line.starts_with("ok"));
+        ensure!(!writable && is_refused, "{point}: expected it read-only, found {tried:?}");
+    }
+    Ok(())
+}
+
+fn release_agent(ground: &Ground) -> anyhow::Result<()> {
+    for (namespace, options) in [(false, &READONLY[..]), (true, &READONLY), (true, &FLAGS)] {
+        let mut bundle = ground.bundle()?;
+        if namespace {
+            bundle.namespace("cgroup", None);
+        }
+        let container = with_mount(ground, &mut bundle, options)?;
+        for (point, _) in mounts(&container.exec_facts(&[])?) {
+            // An empty word: should it be taken, it names no program.
+            let found = container.attempts(&[&format!("write {point}/release_agent \n")])?;
+            ensure!(!found[0].starts_with("ok"), "{point}/release_agent: expected an error, found {found:?}");
+        }
+    }
+    Ok(())
+}
+
+fn own_only(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let container = with_mount(ground, bundle.namespace("cgroup", None), &READONLY)?;
+    let facts = container.exec_facts(&[])?;
+    for (point, _) in mounts(&facts) {
+        let mount = facts.mount(&point)?;
+        ensure!(mount.root == "/", "{point}: expected the root of the container's own cgroup, found {}", mount.root);
+        let members = container.attempts(&[&format!("read {point}/cgroup.procs")])?;
+        ensure!(members[0].starts_with("ok 1\\n"), "{point}/cgroup.procs: expected init first, found {members:?}");
+    }
+    Ok(())
+}
+
+fn in_user(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.user_namespace(100_000, 65536)?.mount("/sys/fs/cgroup", "cgroup", "cgroup", &FLAGS);
+    bundle.args(&["/probe", "try", "mkdir", "/sys/fs/cgroup/spec", ",", "write", "/sys/fs/cgroup/cgroup.procs", "0"]);
+    if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+        let is_refused = done.stdout.lines().all(|line| !line.starts_with("ok"));
+        ensure!(is_refused, "mkdir, write cgroup.procs: expected errors, found {}", done.stdout);
+    }
+    Ok(())
+}
+
+fn own_limits(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.user_namespace(100_000, 65536)?.namespace("cgroup", None);
+    bundle.set("/linux/resources/pids", json!({ "limit": 50 }));
+    let container = with_mount(ground, &mut bundle, &FLAGS)?;
+    let found = container.attempts(&["write /sys/fs/cgroup/pids.max max"])?;
+    ensure!(!found[0].starts_with("ok"), "the container's own pids.max: expected an error, found {found:?}");
+    let limit = container.cgroup_file("pids", "pids.max")?;
+    ensure!(limit == "50", "pids.max: expected 50, found {limit}");
+    Ok(())
+}
+
+fn dots(ground: &Ground) -> anyhow::Result<()> {
+    if ground.systemd() {
+        return Ok(());
+    }
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    let path = format!("{}/../../../../../../../..{}/made", ground.cgroups_path("dots"), outside.path().display());
+    bundle.set("/linux/cgroupsPath", json!(path)).write()?;
+    let id = ground.id();
+    let done = ground.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
+    if unless_refused(done)?.is_some() {
+        ground.call(&["delete", "--force", &id])?.ok()?;
+    }
+    outside.is_untouched()?;
+    // What stands for the outside among the cgroups, if it was made there.
+    let mut inside = outside.path().join("made");
+    while inside.pop() && inside != std::path::Path::new("/") {
+        for directory in ground.host().cgroup_directories(&inside.to_string_lossy()) {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+    Ok(())
+}

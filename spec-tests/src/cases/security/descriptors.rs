@@ -1,0 +1,181 @@
+//! What the runtime holds open gives no way out: its own program, its directories, its memory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use super::{Outside, unless_refused};
+use crate::facts::Facts;
+use crate::harness::{Case, Ground, Level};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Security, run)
+}
+
+/// By the year of the attack.
+pub const CASES: &[Case] = &[
+    case("the program that waits in a container is not the runtime's own file", "CVE-2019-5736", overwritten),
+    case("an image whose program is /proc/self/exe changes nothing of the runtime", "CVE-2019-5736", own_exe),
+    case("an init that waits in a user namespace cannot be looked into", "CVE-2016-9962", dumpable),
+    case("an init that waits holds no directory of the host that the container could use", "CVE-2016-9962", held),
+    case("a working directory by a leaked descriptor leads nowhere", "CVE-2024-21626", cwd_by_descriptor),
+    case("a working directory by a link to a leaked descriptor leads nowhere", "CVE-2024-21626", cwd_by_link),
+    case("a working directory of exec by a leaked descriptor leads nowhere", "CVE-2024-21626", exec_cwd),
+    case("a program by a leaked descriptor is not run", "CVE-2024-21626", program_by_descriptor),
+    case("no descriptor of a program leads out of the container", "CVE-2024-21626", nothing_leaks),
+];
+
+/// Opens init's program as its neighbour could, ends init, and writes: a copy of the runtime is what may suffer.
+fn overwritten(ground: &Ground) -> anyhow::Result<()> {
+    let copy = ground.directory().join("runtime");
+    fs::copy(ground.runtime(), &copy)?;
+    let before = fs::read(&copy)?;
+    let mut bundle = ground.bundle()?;
+    bundle.args(&["/probe", "wait"]).write()?;
+    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+    let root = ground.root();
+    let words = [
+        "--root",
+        &*root.to_string_lossy(),
+        "create",
+        "--bundle",
+        &*bundle.path().to_string_lossy(),
+        "--pid-file",
+        &*pid_file.to_string_lossy(),
+        &id,
+    ]
+    .map(str::to_owned);
+    ground.tool(&copy.to_string_lossy(), &words.each_ref().map(String::as_str))?.ok()?;
+    let pid: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
+    let exe = File::open(format!("/proc/{pid}/exe")).context("init's program")?;
+    ground.call(&["delete", "--force", &id])?.ok()?;
+    let written = OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", exe.as_raw_fd()));
+    let written = written.and_then(|mut file| file.write_all(b"overwritten"));
+    let after = fs::read(&copy)?;
+    ensure!(after == before, "the runtime's own file was overwritten through init's /proc/PID/exe");
+    ensure!(written.is_err(), "init's program could be written to, if not the runtime's own file");
+    Ok(())
+}
+
+fn own_exe(ground: &Ground) -> anyhow::Result<()> {
+    let before = fs::metadata(ground.runtime())?;
+    let mut bundle = ground.bundle()?;
+    fs::write(bundle.rootfs("/script"), "#!/proc/self/exe\n")?;
+    fs::set_permissions(bundle.rootfs("/script"), fs::Permissions::from_mode(0o755))?;
+    // What the runtime says when it is called like that is its own affair; that it ends is not.
+    ground.run(bundle.args(&["/proc/self/exe", "--version"]))?;
+    ground.run(bundle.args(&["/script"]))?;
+    let container = ground.start(&mut bundle)?;
+    container.exec(&["/proc/self/exe", "--version"])?;
+    let after = fs::metadata(ground.runtime())?;
+    let is_same = (before.mtime_nsec(), before.len(), before.ino()) == (after.mtime_nsec(), after.len(), after.ino());
+    ensure!(is_same, "the runtime's file has changed");
+    Ok(())
+}
+
+fn dumpable(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.user_namespace(100_000, 65536)?.args(&["/probe", "wait"]);
+    let container = ground.create(&bundle)?;
+    let tried = "link /proc/1/exe , link /proc/1/cwd , link /proc/1/fd/3 , link /proc/1/fd/5 , link /proc/1/fd/10 , read /proc/1/environ , read /proc/1/maps";
+    let words: Vec<&str> = ["/probe", "try"].into_iter().chain(tried.split(' ')).collect();
+    if let Some(done) = unless_refused(container.exec(&words)?)? {
+        let seen = done.stdout.lines().any(|line| line.starts_with("ok") && line.trim_end() != "ok");
+        ensure!(!seen, "{tried}: expected errors or nothing, found {}", done.stdout);
+    }
+    Ok(())
+}
+
+fn held(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.args(&["/probe", "wait"]);
+    let container = ground.create(&bundle)?;
+    let root = fs::metadata(container.proc("root"))?.dev();
+    for entry in fs::read_dir(container.proc("fd"))? {
+        let path = entry?.path();
+        let (link, meta) = (fs::read_link(&path)?, fs::metadata(&path)?);
+        // What shows the container's own processes is no way out.
+        let is_proc = nix::sys::statfs::statfs(&path)?.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC;
+        ensure!(is_proc || !meta.is_dir(), "init holds the directory {} of device {}", link.display(), meta.dev());
+    }
+    let cwd = fs::read_link(container.proc("cwd"))?;
+    let (cwd_is, root_is) = (fs::metadata(container.proc("cwd"))?, fs::metadata(container.proc("root"))?);
+    ensure!(cwd_is.ino() == root_is.ino() && cwd_is.dev() == root, "init waits in {}", cwd.display());
+    Ok(())
+}
+
+/// The working directory is inside, seen from inside: it has a path, and above it is the container's root.
+fn is_inside(done: crate::harness::Done, what: &str) -> anyhow::Result<()> {
+    let Some(done) = unless_refused(done)? else {
+        return Ok(());
+    };
+    let facts = Facts::parse(&done.stdout)?;
+    ensure!(facts.cwd.starts_with('/'), "{what}: expected a refusal or a directory inside, found {}", facts.cwd);
+    Ok(())
+}
+
+fn cwd_by_descriptor(ground: &Ground) -> anyhow::Result<()> {
+    for number in 3..14 {
+        let mut bundle = ground.bundle()?;
+        let cwd = format!("/proc/self/fd/{number}");
+        is_inside(ground.run(bundle.set("/process/cwd", json!(cwd)))?, &cwd)?;
+    }
+    Ok(())
+}
+
+fn cwd_by_link(ground: &Ground) -> anyhow::Result<()> {
+    for number in 5..10 {
+        let mut bundle = ground.bundle()?;
+        symlink(format!("/proc/self/fd/{number}"), bundle.rootfs("/work"))?;
+        is_inside(ground.run(bundle.set("/process/cwd", json!("/work")))?, &format!("a link to descriptor {number}"))?;
+        is_inside(
+            ground.run(bundle.set("/process/cwd", json!("/work/../..")))?,
+            &format!("above descriptor {number}"),
+        )?;
+    }
+    Ok(())
+}
+
+fn exec_cwd(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let container = ground.start(&mut bundle)?;
+    for number in 3..14 {
+        let cwd = format!("/proc/self/fd/{number}");
+        is_inside(container.exec_with(&["--cwd", &cwd], &["/probe", "facts"])?, &cwd)?;
+    }
+    Ok(())
+}
+
+fn program_by_descriptor(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let program = outside.path().join("mark");
+    fs::copy(ground.beside_probe("probe"), &program)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let mut bundle = ground.bundle()?;
+    for number in 3..12 {
+        let path = format!("/proc/self/fd/{number}/../../../../../../../..{}", program.display());
+        let done = ground.run(bundle.args(&[&path, "facts"]))?;
+        ensure!(done.code != 0, "a program of the host was run by descriptor {number}");
+    }
+    Ok(())
+}
+
+fn nothing_leaks(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let links = |text: &str| text.lines().map(str::trim_end).filter(|line| *line != "ENOENT").count();
+    let operations: Vec<String> = (3..40).map(|number| format!("link /proc/1/fd/{number}")).collect();
+    let operations: Vec<&str> = operations.iter().map(String::as_str).collect();
+    let found = ground.attempts(&mut bundle, &operations)?;
+    // One is the probe's own while it looks.
+    ensure!(links(&found.join("\n")) == 0, "descriptors of init from 3 on: expected none, found {found:?}");
+    let container = ground.start(&mut bundle)?;
+    let own: Vec<String> = (3..40).map(|number| format!("link /proc/self/fd/{number}")).collect();
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    let found = container.attempts(&own)?;
+    ensure!(links(&found.join("\n")) == 0, "descriptors of an exec from 3 on: expected none, found {found:?}");
+    Ok(())
+}

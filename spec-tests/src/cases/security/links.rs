@@ -1,0 +1,258 @@
+//! Links in the image, and links that change while a container is made, lead nowhere but into the container.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::ensure;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde_json::json;
+
+use super::{Outside, link, unless_refused, without_mounts};
+use crate::harness::{Bundle, Case, Ground, Level};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Security, run)
+}
+
+/// By the year of the attack.
+pub const CASES: &[Case] = &[
+    case("a mount onto a link of the image stays in the container", "CVE-2021-30465", mount_target),
+    case("a bind mount of a file onto a link of the image stays in the container", "CVE-2021-30465", file_target),
+    case("a mount below a link with many dots stays in the container", "CVE-2021-30465", dots),
+    case("a link that is swapped in while mounts are made stays in the container", "CVE-2021-30465", swapped),
+    case("a mount point that has to be made is not made through a link", "CVE-2024-45310", made_target),
+    case("a /dev of the image that is a link stays in the container", "CVE-2024-45310", dev),
+    case("a /dev of the image that is a link stays in the container without a mount there", "CVE-2024-45310", bare_dev),
+    case("a device below a link of the image stays in the container", "CVE-2024-45310", device),
+    case("a working directory below a link is made in the container", "CVE-2024-45310", cwd),
+    case("files of /dev in the image that are links stay in the container", "CVE-2024-45310", dev_files),
+    case("a masked path that is a link of the image masks inside", "CVE-2025-31133", masked),
+    case("a mask is the null device, whatever the image has at /dev/null", "CVE-2025-31133", null_device),
+    case("a null device of the image that is another device is no mask", "CVE-2025-31133", other_null_device),
+    case("a read-only path that is a link of the image changes nothing outside", "CVE-2025-31133", readonly),
+    case("a /etc/passwd of the image that is a link is read inside", "CVE-2026-47766", passwd),
+    case("a /etc/passwd of the image that is a fifo holds nobody up", "CVE-2026-47766", passwd_fifo),
+    case("a program that is a link of the image is one of the container's", "CVE-2024-45310", program),
+];
+
+fn mount_target(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    link(&bundle, "/there", outside.path())?;
+    bundle.mount("/there", "tmpfs", "tmpfs", &["size=1m"]).args(&["/probe", "try", "list", "/there"]);
+    if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+        ensure!(done.stdout == "ok \n", "expected an empty mount inside, found {:?}", done.stdout);
+    }
+    outside.is_untouched()
+}
+
+fn file_target(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    link(&bundle, "/there", &outside.path().join("mark"))?;
+    let source = ground.directory().join("source");
+    fs::write(&source, "bound")?;
+    bundle.mount("/there", "bind", &source.to_string_lossy(), &["bind", "rw"]);
+    bundle.args(&["/probe", "try", "read", "/there"]);
+    if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+        ensure!(done.stdout == "ok bound\n", "expected the bound file, found {:?}", done.stdout);
+    }
+    outside.is_untouched()
+}
+
+fn dots(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    let up = format!("../../../../../../../../../../..{}", outside.path().display());
+    symlink(&up, bundle.rootfs("/there"))?;
+    bundle.mount("/there/new/deep", "tmpfs", "tmpfs", &[]).mount(&up, "tmpfs", "tmpfs", &[]);
+    unless_refused(ground.run(&bundle)?)?;
+    outside.is_untouched()
+}
+
+/// A neighbour that shares a volume swaps a directory with a link to the host's, again and again.
+fn swapped(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    fs::create_dir_all(bundle.rootfs("/volume/a"))?;
+    link(&bundle, "/volume/b", outside.path())?;
+    bundle.mount("/volume/a/new", "tmpfs", "tmpfs", &["size=1m"]).mount("/volume/a/other", "tmpfs", "tmpfs", &[]);
+    let (one, other) = (bundle.rootfs("/volume/a"), bundle.rootfs("/volume/b"));
+    let stop = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        let swapper = scope.spawn(|| -> rustix::io::Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE)?;
+            }
+            Ok(())
+        });
+        let runs = (0..10).try_for_each(|_| unless_refused(ground.run(&bundle)?).map(drop));
+        stop.store(true, Ordering::Relaxed);
+        let swapped = swapper.join().map_err(|_| anyhow::anyhow!("the swapping thread panicked"));
+        swapped.and_then(|result| Ok(result?)).and(runs)
+    });
+    outcome?;
+    outside.is_untouched()
+}
+
+fn made_target(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    link(&bundle, "/there", outside.path())?;
+    let source = ground.directory().join("source");
+    fs::write(&source, "bound")?;
+    bundle.mount("/there/directory", "tmpfs", "tmpfs", &[]);
+    bundle.mount("/there/file", "bind", &source.to_string_lossy(), &["bind"]);
+    unless_refused(ground.run(&bundle)?)?;
+    outside.is_untouched()
+}
+
+fn replace_dev(bundle: &Bundle, outside: &Outside) -> anyhow::Result<()> {
+    fs::remove_dir(bundle.rootfs("/dev"))?;
+    link(bundle, "/dev", outside.path())
+}
+
+fn dev(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let bundle = ground.bundle()?;
+    replace_dev(&bundle, &outside)?;
+    unless_refused(ground.run(&bundle)?)?;
+    outside.is_untouched()
+}
+
+fn bare_dev(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    replace_dev(&bundle, &outside)?;
+    without_mounts(&mut bundle, "/dev");
+    unless_refused(ground.run(&bundle)?)?;
+    outside.is_untouched()
+}
+
+fn device(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    link(&bundle, "/there", outside.path())?;
+    link(&bundle, "/node", &outside.path().join("node"))?;
+    for path in ["/there/zero", "/node"] {
+        bundle.push("/linux/devices", json!({ "path": path, "type": "c", "major": 61, "minor": 5 }));
+    }
+    unless_refused(ground.run(&bundle)?)?;
+    outside.is_untouched()
+}
+
+fn cwd(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    link(&bundle, "/there", outside.path())?;
+    bundle.set("/process/cwd", json!("/there/new/deep"));
+    unless_refused(ground.run(&bundle)?)?;
+    outside.is_untouched()
+}
+
+fn dev_files(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    without_mounts(&mut bundle, "/dev");
+    for name in ["null", "zero", "tty", "ptmx", "fd", "stdin", "console"] {
+        link(&bundle, &format!("/dev/{name}"), &outside.path().join(name))?;
+    }
+    link(&bundle, "/dev/pts", outside.path())?;
+    link(&bundle, "/dev/random", &outside.path().join("mark"))?;
+    unless_refused(ground.run(&bundle)?)?;
+    outside.is_untouched()
+}
+
+fn masked(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    fs::write(bundle.rootfs("/secret"), "of the image")?;
+    symlink("/secret", bundle.rootfs("/there"))?;
+    link(&bundle, "/out", &outside.path().join("mark"))?;
+    bundle.set("/linux/maskedPaths", json!(["/there", "/out"])).args(&["/probe", "try", "read", "/there"]);
+    if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+        ensure!(done.stdout != "ok of the image\n", "a masked link: what it leads to can be read");
+    }
+    outside.is_untouched()
+}
+
+/// What lies at /masked in a container whose mask it is, seen from outside: its standard descriptors may be anything.
+fn is_masked(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<()> {
+    fs::write(bundle.rootfs("/masked"), "of the image")?;
+    bundle.set("/linux/maskedPaths", json!(["/masked"])).args(&["/probe", "wait"]).write()?;
+    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+    let (path, pid_path) = (bundle.path().to_string_lossy().into_owned(), pid_file.to_string_lossy().into_owned());
+    let done = ground.call(&["create", "--bundle", &path, "--pid-file", &pid_path, &id])?;
+    if unless_refused(done)?.is_none() {
+        return Ok(());
+    }
+    let pid: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
+    let meta = fs::metadata(format!("/proc/{pid}/root/masked"))?;
+    let found = (meta.file_type().is_char_device(), meta.rdev());
+    ensure!(found == (true, nix::sys::stat::makedev(1, 3)), "the mask: expected the null device, found {meta:?}");
+    Ok(())
+}
+
+/// The image's /dev/null is a link to what it wants to write: a mask that binds it gives it away.
+fn null_device(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    without_mounts(&mut bundle, "/dev");
+    symlink("/proc/sys/kernel/domainname", bundle.rootfs("/dev/null"))?;
+    is_masked(ground, &mut bundle)
+}
+
+fn other_null_device(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    without_mounts(&mut bundle, "/dev");
+    fs::write(bundle.rootfs("/dev/null"), "a file of the image")?;
+    is_masked(ground, &mut bundle)
+}
+
+fn readonly(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    link(&bundle, "/there", outside.path())?;
+    unless_refused(ground.run(bundle.set("/linux/readonlyPaths", json!(["/there"])))?)?;
+    fs::write(outside.path().join("mark"), "of the host")?;
+    outside.is_untouched()
+}
+
+fn passwd(ground: &Ground) -> anyhow::Result<()> {
+    let outside = ground.directory().join("passwd");
+    fs::write(&outside, "spec:x:4242:4242::/:/bin/sh\n")?;
+    let mut bundle = ground.bundle()?;
+    link(&bundle, "/etc/passwd", &outside)?;
+    let container = ground.start(&mut bundle)?;
+    // A name that only the host's file has.
+    let done = container.exec_with(&["--user", "spec"], &["/probe", "facts"])?;
+    ensure!(done.code != 0, "a user of a file of the host was taken: {}", done.stdout);
+    Ok(())
+}
+
+/// A runtime that reads it waits for a writer who never comes, or until the limit.
+fn passwd_fifo(ground: &Ground) -> anyhow::Result<()> {
+    let bundle = ground.bundle()?;
+    for name in ["/etc/passwd", "/etc/group"] {
+        nix::unistd::mkfifo(&bundle.rootfs(name), nix::sys::stat::Mode::from_bits_truncate(0o666))?;
+    }
+    bundle.write()?;
+    let command = ground.command(&["run", "--bundle", &bundle.path().to_string_lossy(), &ground.id()]);
+    let mut words =
+        vec!["-k".to_owned(), "5".into(), "20".into(), command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = ground.tool("timeout", &words)?;
+    ensure!(!matches!(done.code, 124 | 137), "the runtime still waited after 20 s");
+    unless_refused(done).map(drop)
+}
+
+fn program(ground: &Ground) -> anyhow::Result<()> {
+    let outside = ground.directory().join("program");
+    fs::copy(ground.beside_probe("probe"), &outside)?;
+    let mut bundle = ground.bundle()?;
+    link(&bundle, "/there", &outside)?;
+    let done = ground.run(bundle.args(&["/there", "facts"]))?;
+    ensure!(done.code != 0, "a program of the host was run: {}", done.stdout);
+    Ok(())
+}

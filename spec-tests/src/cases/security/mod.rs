@@ -1,0 +1,69 @@
+//! Attacks that worked on real runtimes, each as any runtime can be judged by: from outside, by what became of it.
+//!
+//! An attack that a runtime refuses has failed as much as one that it contains; both are right.
+
+pub mod cgroup;
+pub mod descriptors;
+pub mod links;
+pub mod proc;
+pub mod process;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+
+use crate::harness::{Bundle, Done, Ground};
+
+/// A directory of the host that nothing may be made, mounted or changed in.
+struct Outside(PathBuf);
+
+impl Outside {
+    fn make(ground: &Ground) -> anyhow::Result<Outside> {
+        let path = ground.directory().join("outside");
+        fs::create_dir(&path)?;
+        fs::write(path.join("mark"), "of the host")?;
+        Ok(Outside(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// That it is as it was.
+    fn is_untouched(&self) -> anyhow::Result<()> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        ensure!(names == ["mark"], "in a directory of the host: expected mark alone, found {names:?}");
+        let text = fs::read_to_string(self.0.join("mark"))?;
+        ensure!(text == "of the host", "a file of the host was changed: {text:?}");
+        Ok(())
+    }
+}
+
+/// Makes a link in the image that leads out of it, if it were followed by the host's root.
+fn link(bundle: &Bundle, inside: &str, target: &Path) -> anyhow::Result<()> {
+    std::os::unix::fs::symlink(target, bundle.rootfs(inside)).with_context(|| inside.to_owned())
+}
+
+/// Without the mounts at and below this path.
+fn without_mounts(bundle: &mut Bundle, path: &str) {
+    let is_below = |mount: &serde_json::Value| {
+        let point = mount["destination"].as_str().unwrap_or_default();
+        point == path || point.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
+    };
+    if let Some(mounts) = bundle.config["mounts"].as_array_mut() {
+        mounts.retain(|mount| !is_below(mount));
+    }
+}
+
+/// What a run said that did not refuse the attack.
+fn unless_refused(done: Done) -> anyhow::Result<Option<Done>> {
+    match done.code {
+        0 => Ok(Some(done)),
+        _ => done.refused().map(|_| None),
+    }
+}

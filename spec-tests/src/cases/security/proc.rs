@@ -1,0 +1,220 @@
+//! A false /proc, or one whose files lead elsewhere, swallows nothing and is written through nowhere.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use anyhow::ensure;
+use serde_json::json;
+
+use super::{Outside, unless_refused, without_mounts};
+use crate::harness::{Bundle, Case, Ground, Level, Need};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Security, run)
+}
+
+/// By the year of the attack.
+pub const CASES: &[Case] = &[
+    case("a directory in the place of /proc does not swallow sysctls", "CVE-2019-16884", false_proc),
+    case("a mount onto a file of /proc is refused", "CVE-2019-19921", below_proc),
+    case("a mount of proc onto a link is refused", "CVE-2023-27561", |ground| onto_link(ground, "/proc")),
+    case("a mount of sysfs onto a link is refused", "CVE-2023-27561", |ground| onto_link(ground, "/sys")),
+    case("a sysctl is written to the kernel, whatever lies at /proc/sys", "CVE-2025-52881", over_sys),
+    case("a sysctl's name that leads elsewhere is refused", "CVE-2025-52881", sysctl_name),
+    case("exec trusts no /proc that the container has covered", "CVE-2019-16884", covered_proc),
+    case("an AppArmor profile is applied, whatever lies at /proc", "CVE-2023-28642", apparmor).on(&[Need::AppArmor]),
+    case(
+        "exec applies an AppArmor profile, whatever the container has laid over /proc",
+        "CVE-2025-52881",
+        apparmor_exec,
+    )
+    .on(&[Need::AppArmor]),
+    case("nothing below /proc/sys or /sys can be written by default", "CVE-2025-52881", default_is_readonly),
+];
+
+/// A bundle whose /proc is a plain directory of the image's choice.
+fn with_false_proc(ground: &Ground) -> anyhow::Result<(Bundle, std::path::PathBuf)> {
+    let place = ground.directory().join("false-proc");
+    fs::create_dir_all(place.join("self/attr"))?;
+    fs::create_dir_all(place.join("sys/kernel"))?;
+    fs::create_dir_all(place.join("self/fd"))?;
+    fs::write(place.join("sys/kernel/msgmax"), "")?;
+    fs::write(place.join("self/attr/exec"), "")?;
+    let mut bundle = ground.bundle()?;
+    without_mounts(&mut bundle, "/proc");
+    bundle.mount("/proc", "bind", &place.to_string_lossy(), &["rbind", "rw"]);
+    Ok((bundle, place))
+}
+
+/// Taken or refused: no write may land in the false file.
+fn false_proc(ground: &Ground) -> anyhow::Result<()> {
+    let (mut bundle, place) = with_false_proc(ground)?;
+    bundle.set("/linux/sysctl", json!({ "kernel.msgmax": "4321" })).args(&["/probe", "exit", "0"]);
+    unless_refused(ground.run(&bundle)?)?;
+    let found = fs::read_to_string(place.join("sys/kernel/msgmax"))?;
+    ensure!(found.is_empty(), "the sysctl went to a file that is none: {found:?}");
+    Ok(())
+}
+
+fn below_proc(ground: &Ground) -> anyhow::Result<()> {
+    for (point, kind) in [("/proc/self/attr", "tmpfs"), ("/proc/sys", "tmpfs"), ("/proc/sysrq-trigger", "bind")] {
+        let mut bundle = ground.bundle()?;
+        let source = ground.directory().join("source");
+        fs::write(&source, "")?;
+        match kind {
+            "bind" => bundle.mount(point, "bind", &source.to_string_lossy(), &["bind"]),
+            _ => bundle.mount(point, "tmpfs", "tmpfs", &[]),
+        };
+        ground.refused(&bundle).map_err(|error| error.context(format!("a mount at {point}")))?;
+    }
+    Ok(())
+}
+
+fn onto_link(ground: &Ground, path: &str) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    fs::remove_dir(bundle.rootfs(path))?;
+    fs::create_dir(bundle.rootfs("/other"))?;
+    symlink("other", bundle.rootfs(path))?;
+    ground.refused(bundle.set("/linux/maskedPaths", json!([]))).map(drop)
+}
+
+fn over_sys(ground: &Ground) -> anyhow::Result<()> {
+    let place = ground.directory().join("false-sys");
+    fs::create_dir_all(place.join("kernel"))?;
+    fs::write(place.join("kernel/msgmax"), "")?;
+    let mut bundle = ground.bundle()?;
+    bundle.mount("/proc/sys", "bind", &place.to_string_lossy(), &["bind", "rw"]);
+    bundle.set("/linux/sysctl", json!({ "kernel.msgmax": "4321" }));
+    unless_refused(ground.run(&bundle)?)?;
+    let found = fs::read_to_string(place.join("kernel/msgmax"))?;
+    ensure!(found.is_empty(), "the sysctl went to a file that is none: {found:?}");
+    Ok(())
+}
+
+fn sysctl_name(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    let mut bundle = ground.bundle()?;
+    for name in [
+        format!("net/../../..{}", outside.path().join("mark").display()),
+        "net/../kernel/domainname".to_owned(),
+        "kernel/shm_rmid_forced/../msgmax".to_owned(),
+    ] {
+        let mut sysctl = json!({});
+        sysctl[name.as_str()] = json!("changed");
+        ground.refused(bundle.set("/linux/sysctl", sysctl)).map_err(|error| error.context(name))?;
+    }
+    outside.is_untouched()
+}
+
+fn add_capability(bundle: &mut Bundle, name: &str) {
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.push(&format!("/process/capabilities/{set}"), json!(name));
+    }
+}
+
+/// A container that may mount covers its own /proc; who enters it then still gets no more than it has.
+fn covered_proc(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    add_capability(&mut bundle, "CAP_SYS_ADMIN");
+    bundle.set(
+        "/linux/seccomp",
+        json!({ "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO" }] }),
+    );
+    let container = ground.start(&mut bundle)?;
+    let before = container.exec_facts(&[])?;
+    let made = container.attempts(&["mount tmpfs /proc", "mkdir /proc/self", "create /proc/self/status"])?;
+    ensure!(made[0] == "ok", "covering /proc: expected success, found {made:?}");
+    // It may be refused. Where it is not, what it runs has the container's limits: shown by a look from outside.
+    let mut child = ground.command(&["exec", container.id(), "/probe", "wait"]);
+    let mut child = child.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+    let found = (|| -> anyhow::Result<()> {
+        let place = container.cgroup("pids")?.join("cgroup.procs");
+        let status = crate::harness::wait_until("a second process of the container, or a refusal", || {
+            let pids = fs::read_to_string(&place)?;
+            let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let others = pids.lines().filter(|pid| *pid != container.pid().to_string());
+            let running = others.map(of).find(|status| status.starts_with("Name:\tprobe"));
+            Ok(match child.try_wait()? {
+                Some(_) => Some(String::new()),
+                None => running,
+            })
+        })?;
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        for name in ["Seccomp", "NoNewPrivs", "CapEff", "CapBnd", "CapInh"] {
+            let (expected, found) = (before.status(name)?, value(name));
+            ensure!(status.is_empty() || found == expected, "{name}: expected {expected} as before, found {found}");
+        }
+        Ok(())
+    })();
+    container.kill("KILL")?;
+    child.wait()?;
+    found
+}
+
+/// The profile that every process may enter: AppArmor's own word for a process without one.
+const PROFILE: &str = "spec-tests-deny";
+
+/// A profile that denies one file, loaded while the case runs.
+fn with_profile(ground: &Ground, judge: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let file = ground.directory().join("profile");
+    let rules = "  file,\n  capability,\n  network,\n  mount,\n  signal,\n  deny /denied rw,\n";
+    fs::write(&file, format!("profile {PROFILE} flags=(attach_disconnected,mediate_deleted) {{\n{rules}}}\n"))?;
+    let file = file.to_string_lossy().into_owned();
+    ground.tool("apparmor_parser", &["--replace", &file])?.ok()?;
+    let outcome = judge();
+    ground.tool("apparmor_parser", &["--remove", &file])?.ok()?;
+    outcome
+}
+
+fn apparmor(ground: &Ground) -> anyhow::Result<()> {
+    with_profile(ground, || {
+        let (mut bundle, place) = with_false_proc(ground)?;
+        fs::write(bundle.rootfs("/denied"), "of the image")?;
+        bundle.set("/process/apparmorProfile", json!(PROFILE)).args(&["/probe", "try", "read", "/denied"]);
+        if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+            ensure!(done.stdout.trim() == "EACCES", "under the profile: expected EACCES, found {}", done.stdout);
+        }
+        let found = fs::read_to_string(place.join("self/attr/exec"))?;
+        ensure!(found.is_empty(), "the profile's name went to a file that is none: {found:?}");
+        fs::remove_dir_all(&place)?;
+        Ok(())
+    })
+}
+
+fn apparmor_exec(ground: &Ground) -> anyhow::Result<()> {
+    with_profile(ground, || {
+        let mut bundle = ground.bundle()?;
+        fs::write(bundle.rootfs("/denied"), "of the image")?;
+        add_capability(&mut bundle, "CAP_SYS_ADMIN");
+        let container = ground.start(bundle.set("/process/apparmorProfile", json!(PROFILE)))?;
+        let covered = container.attempts(&["mount tmpfs /proc", "read /denied"])?;
+        ensure!(covered == ["ok", "EACCES"], "mount, read: expected ok and EACCES, found {covered:?}");
+        if let Some(done) = unless_refused(container.exec(&["/probe", "try", "read", "/denied"])?)? {
+            ensure!(done.stdout.trim() == "EACCES", "in exec: expected EACCES, found {}", done.stdout);
+        }
+        container.call("delete", &["--force"])?.ok().map(drop)
+    })
+}
+
+/// What `runc spec` gives its callers.
+fn default_is_readonly(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle
+        .set("/linux/readonlyPaths", json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]));
+    add_capability(&mut bundle, "CAP_DAC_OVERRIDE");
+    let tried = [
+        "write /proc/sys/kernel/domainname x",
+        "write /proc/sys/kernel/msgmax 8192",
+        "write /sys/kernel/profiling x",
+        "mount proc /tmp",
+        "remount /proc/sys",
+        "umount /proc/sys",
+    ];
+    let found = ground.attempts(&mut bundle, &tried)?;
+    ensure!(found.iter().all(|line| !line.starts_with("ok")), "{tried:?}: expected errors only, found {found:?}");
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! What a process is given: no more capabilities than were asked for, and in exec no less confinement than init has.
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use crate::harness::{Case, Ground, Level};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Security, run)
+}
+
+/// By the year of the attack.
+pub const CASES: &[Case] = &[
+    case("inheritable capabilities are those that were asked for", "CVE-2022-29162", inheritable),
+    case("exec --cap adds no inheritable capability", "CVE-2022-29162", exec_inheritable),
+    case("ambient capabilities are those that were asked for", "CVE-2022-27650", ambient),
+    case("exec has the container's filter, bounding set and noNewPrivileges", "CVE-2016-3697", exec_confinement),
+    case("exec is in every namespace of its container", "CVE-2016-9962", exec_namespaces),
+    case("a user by a number that is none is refused", "CVE-2016-3697", numeric_user),
+    case("an id that is a path is refused", "CVE-2026-30892", ids),
+    case("a container of another runtime's root is not found by a path", "CVE-2026-30892", foreign_ids),
+    case("root of a user namespace is nobody outside", "CVE-2022-0492", user_namespace),
+    case("a program gets no more privileges by a set-user-id bit", "CVE-2019-5736", no_new_privileges),
+    case("the caller's environment stays outside", "CVE-2016-9962", environment),
+];
+
+fn inheritable(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let facts = ground.facts(&bundle)?;
+    ensure!(facts.capabilities("CapInh")? == 0, "CapInh: expected none, found {}", facts.status("CapInh")?);
+    let facts = ground.facts(bundle.set("/process/capabilities/inheritable", json!(["CAP_KILL"])))?;
+    ensure!(facts.capabilities("CapInh")? == 1 << 5, "CapInh: expected CAP_KILL, found {}", facts.status("CapInh")?);
+    Ok(())
+}
+
+fn exec_inheritable(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let container = ground.start(&mut bundle)?;
+    let plain = container.exec_facts(&[])?;
+    ensure!(plain.capabilities("CapInh")? == 0, "CapInh of exec: expected none, found {}", plain.status("CapInh")?);
+    let facts = container.exec_facts(&["--cap", "CAP_CHOWN"])?;
+    ensure!(
+        facts.capabilities("CapEff")? & 1 == 1,
+        "CapEff of exec --cap CAP_CHOWN: found {}",
+        facts.status("CapEff")?
+    );
+    let found = facts.capabilities("CapInh")?;
+    ensure!(found == 0, "CapInh of exec --cap CAP_CHOWN: expected none, found {found:x}");
+    Ok(())
+}
+
+fn ambient(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    let facts = ground.facts(&bundle)?;
+    let found = (facts.capabilities("CapAmb")?, facts.capabilities("CapEff")?, facts.capabilities("CapPrm")?);
+    ensure!(found.0 == 0, "ambient of user 1000: expected none, found {found:x?}");
+    Ok(())
+}
+
+fn exec_confinement(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let limits = json!([{ "type": "RLIMIT_NOFILE", "soft": 123, "hard": 321 }]);
+    bundle.set("/process/rlimits", limits).set("/process/user", json!({ "uid": 12, "gid": 34, "umask": 0o27 }));
+    bundle.set(
+        "/linux/seccomp",
+        json!({ "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO" }] }),
+    );
+    let expected = ground.facts(&bundle)?;
+    let found = ground.start(&mut bundle)?.exec_facts(&[])?;
+    for name in ["Seccomp", "NoNewPrivs", "CapBnd", "CapEff", "CapPrm", "CapInh", "CapAmb", "Uid", "Gid"] {
+        let (expected, found) = (expected.status(name)?, found.status(name)?);
+        ensure!(found == expected, "{name} of exec: expected {expected} as init has it, found {found}");
+    }
+    let (expected, found) = (expected.rlimits.get("RLIMIT_NOFILE"), found.rlimits.get("RLIMIT_NOFILE"));
+    ensure!(found == expected, "RLIMIT_NOFILE of exec: expected {expected:?} as init has it, found {found:?}");
+    Ok(())
+}
+
+fn exec_namespaces(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.user_namespace(100_000, 65536)?.namespace("cgroup", None);
+    let container = ground.start(&mut bundle)?;
+    let facts = container.exec_facts(&[])?;
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+        let expected = std::fs::read_link(container.proc(&format!("ns/{kind}")))?.display().to_string();
+        let found = facts.namespaces.get(kind).context("a namespace without a file")?;
+        ensure!(*found == expected, "{kind} of exec: expected {expected}, found {found}");
+    }
+    Ok(())
+}
+
+fn numeric_user(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let container = ground.start(&mut bundle)?;
+    for user in ["0x0", "+0", "-1", "4294967296", "18446744073709551616", "1 000", "0:0x0", "1:+0"] {
+        let done = container.exec_with(&["--user", user], &["/probe", "facts"])?;
+        ensure!(done.code != 0, "exec --user {user:?}: expected a refusal, found it taken");
+    }
+    let facts = container.exec_facts(&["--user", "12:34"])?;
+    ensure!(facts.status("Uid")?.starts_with("12\t"), "exec --user 12:34: found {}", facts.status("Uid")?);
+    Ok(())
+}
+
+fn ids(ground: &Ground) -> anyhow::Result<()> {
+    let bundle = ground.bundle()?;
+    bundle.write()?;
+    let path = bundle.path().to_string_lossy().into_owned();
+    for id in ["..", ".", "../spec", "a/b", "/spec", "", "a b", "a\nb", "ü", "a%00", "a;b"] {
+        let done = ground.call(&["create", "--bundle", &path, id])?;
+        if done.code == 0 {
+            ground.call(&["delete", "--force", id])?;
+        }
+        ensure!(done.code != 0, "create with the id {id:?}: expected a refusal, found it taken");
+    }
+    let escaped = ground.root().join("../spec");
+    ensure!(!escaped.exists(), "{} was made", escaped.display());
+    Ok(())
+}
+
+fn foreign_ids(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let container = ground.start(&mut bundle)?;
+    let by_path = format!("../{}/{}", ground.root().file_name().context("root")?.to_string_lossy(), container.id());
+    for (verb, words) in [("state", &[][..]), ("kill", &["KILL"]), ("delete", &["--force"])] {
+        let done = ground.call(&[&[verb, &by_path], words].concat())?;
+        let is_harmless = done.code != 0 || (verb == "delete" && container.status()? == "running");
+        ensure!(is_harmless, "{verb} {by_path}: expected a refusal, found {}", done.stdout);
+    }
+    let status = container.status()?;
+    ensure!(status == "running", "the container after that: expected running, found {status}");
+    Ok(())
+}
+
+fn user_namespace(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let capabilities = json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_MKNOD", "CAP_SYS_CHROOT"]);
+    bundle.set(
+        "/process/capabilities",
+        json!({
+            "bounding": capabilities, "effective": capabilities, "permitted": capabilities
+        }),
+    );
+    std::fs::write(bundle.rootfs("/of-root"), "of the host's root")?;
+    std::fs::set_permissions(bundle.rootfs("/of-root"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    bundle.user_namespace(100_000, 65536)?;
+    std::os::unix::fs::chown(bundle.rootfs("/of-root"), Some(0), Some(0))?;
+    let tried = [
+        "read /of-root",
+        "chown /of-root 0 0",
+        "mknod /tmp/node c 1 3",
+        "write /proc/sys/kernel/core_uses_pid 0",
+        "write /proc/sysrq-trigger h",
+        "mount cgroup /tmp",
+    ];
+    let found = ground.attempts(&mut bundle, &tried)?;
+    ensure!(found.iter().all(|line| !line.starts_with("ok")), "{tried:?}: expected errors only, found {found:?}");
+    Ok(())
+}
+
+fn no_new_privileges(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let path = bundle.rootfs("/suid");
+    std::fs::copy(bundle.rootfs("/probe"), &path)?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o4755))?;
+    bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })).args(&["/suid", "facts"]);
+    let facts = ground.facts(&bundle)?;
+    let found = facts.status("Uid")?;
+    ensure!(found == "1000\t1000\t1000\t1000", "under noNewPrivileges: expected the ids 1000, found {found}");
+    ensure!(facts.capabilities("CapEff")? == 0, "CapEff: expected none, found {}", facts.status("CapEff")?);
+    Ok(())
+}
+
+fn environment(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.args(&["/probe", "wait"]).write()?;
+    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+    let mut command = ground.command(&[
+        "create",
+        "--bundle",
+        &bundle.path().to_string_lossy(),
+        "--pid-file",
+        &pid_file.to_string_lossy(),
+        &id,
+    ]);
+    command.env("SPEC_SECRET", "of-the-caller").stdin(std::process::Stdio::null());
+    let status = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status()?;
+    ensure!(status.success(), "create: {status}");
+    ground.call(&["start", &id])?.ok()?;
+    let pid: i32 = std::fs::read_to_string(&pid_file)?.trim().parse()?;
+    crate::harness::wait_until("the program to run", || {
+        let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+        Ok(words.starts_with("/probe\0").then_some(()))
+    })?;
+    let found = std::fs::read_to_string(format!("/proc/{pid}/environ"))?;
+    ensure!(!found.contains("SPEC_SECRET"), "the program's environment has what the caller has: {found:?}");
+    Ok(())
+}
