@@ -130,10 +130,10 @@ fn cwd_by_descriptor(ground: &Ground) -> anyhow::Result<()> {
 fn cwd_by_link(ground: &Ground) -> anyhow::Result<()> {
     for number in 5..10 {
         let mut bundle = ground.bundle()?;
-        symlink(format!("/proc/self/fd/{number}"), bundle.rootfs("/work"))?;
-        is_inside(ground.run(bundle.set("/process/cwd", json!("/work")))?, &format!("a link to descriptor {number}"))?;
+        symlink(format!("/proc/self/fd/{number}"), bundle.rootfs("/there"))?;
+        is_inside(ground.run(bundle.set("/process/cwd", json!("/there")))?, &format!("a link to descriptor {number}"))?;
         is_inside(
-            ground.run(bundle.set("/process/cwd", json!("/work/../..")))?,
+            ground.run(bundle.set("/process/cwd", json!("/there/../..")))?,
             &format!("above descriptor {number}"),
         )?;
     }
