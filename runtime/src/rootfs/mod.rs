@@ -56,9 +56,12 @@ impl Root {
     }
 }
 
-/// Opens the sources of the plan's bind mounts as detached copies, so that a child in a user namespace needs no access
-/// to the host's paths. Gives pairs of a place in `plan.mounts` and its descriptor; what may not be opened here (EPERM)
-/// is left to the child. A missing source is an error that names it.
+/// Opens the sources of bind mounts as detached copies where a child could not: one in a user namespace may not reach the
+/// host's paths, and only a copy that is nowhere yet can be mapped. Gives pairs of a place in `plan.mounts` and its
+/// descriptor; what may not be opened here (EPERM) is left to the child. A missing source is an error that names it.
+///
+/// Every other source is copied by the child when its turn has come: from Linux 6.8 on, /proc/PID/mountinfo lists mounts
+/// in the order in which they came to be, and that is where the configuration's order is looked for.
 ///
 /// Runs in the parent, before the clone. The caller passes the descriptors on and notes their numbers in
 /// [`MountOp::source_fd`].
@@ -67,6 +70,9 @@ pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
     let mut maps = idmap::Maps::default();
     for (place, op) in plan.mounts.iter().enumerate() {
         let MountKind::Bind { recursive } = op.kind else { continue };
+        if !plan.user_namespace && op.map.is_none() {
+            continue;
+        }
         if op.copy_symlink && is_symlink(&op.source) {
             continue;
         }
