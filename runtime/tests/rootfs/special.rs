@@ -39,7 +39,11 @@ fn sources_opened_by_the_parent() {
             ]),
             json!({}),
         );
+        let none = rootfs::open_sources(&plan).expect("open_sources");
+        assert!(none.is_empty(), "without a user namespace each is the child's, in its turn: {none:?}");
+        plan.user_namespace = true;
         let sources = rootfs::open_sources(&plan).expect("open_sources");
+        plan.user_namespace = false;
         assert_eq!(sources.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1, 2]);
         for (place, fd) in sources {
             plan.mounts[place].source_fd = Some(fd.into_raw_fd());
@@ -54,7 +58,8 @@ fn sources_opened_by_the_parent() {
             std::fs::write(target.join("below/mine"), "").expect("write");
         });
         assert!(!below.join("mine").exists(), "a mount in the container came to the host");
-        let missing = bed.plan(json!([{"destination": "/x", "source": "/no/such", "options": ["bind"]}]), json!({}));
+        let mut missing = bed.plan(json!([{"destination": "/x", "source": "/no/such", "options": ["bind"]}]), json!({}));
+        missing.user_namespace = true;
         let text = rootfs::open_sources(&missing).expect_err("missing").to_string();
         assert!(text.contains("mounts[0].source") && text.contains("no such file or directory"), "{text}");
     });

@@ -51,6 +51,9 @@ pub const ALL: &[&[Case]] = &[
 ];
 
 #[cfg(test)]
+mod tables;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 

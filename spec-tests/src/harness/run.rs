@@ -9,8 +9,9 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use super::leaks::Baseline;
 use super::{Case, Ground, Report, Verdict, command};
@@ -130,11 +131,14 @@ fn work(options: &Options, number: usize, cases: &[Case], tell: &mut impl FnMut(
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     let directory = tempfile::Builder::new().prefix("brig-spec-").tempdir()?;
     open_to_all(directory.path())?;
+    let devices = own_null(directory.path())?;
     let name = format!("{}-{number}", std::process::id());
     let ground = Ground::new(options.clone(), directory.path().to_owned(), &name)?;
     for case in cases.iter().skip(number).step_by(options.workers) {
         tell(&judge(case, &ground));
     }
+    umount2("/dev/null", MntFlags::MNT_DETACH)?;
+    umount2(&devices, MntFlags::MNT_DETACH)?;
     directory.close().context("the worker's directory")
 }
 
@@ -142,6 +146,19 @@ fn work(options: &Options, number: usize, cases: &[Case], tell: &mut impl FnMut(
 fn open_to_all(path: &std::path::Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))?)
+}
+
+/// Covers /dev/null by a device of our own, and gives back the mount point that holds it: some runtimes hand the owner
+/// of a container's standard streams to its user, and the host's must not become somebody's.
+fn own_null(place: &std::path::Path) -> anyhow::Result<PathBuf> {
+    let devices = place.join("dev");
+    std::fs::create_dir(&devices)?;
+    mount(Some("spec"), &devices, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+    let null = devices.join("null");
+    mknod(&null, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3))?;
+    std::fs::set_permissions(&null, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    mount(Some(&null), "/dev/null", None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(devices)
 }
 
 fn judge(case: &Case, ground: &Ground) -> Report {
