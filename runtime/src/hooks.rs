@@ -1,10 +1,11 @@
 //! Runs hooks: the state on standard input, the timeout enforced, and what a failed one said in the error.
 #![forbid(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::error::{Context, Error, Result};
@@ -41,6 +42,13 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     let env = hook.env.iter().map(|entry| entry.split_once('=').unwrap_or((entry, "")));
     command.env_clear().envs(env).stdin(stdin).stdout(Stdio::null());
     command.stderr(stderr.try_clone().context("unable to copy an fd")?);
+    let [to_stdout, to_stderr] = &hook.outputs;
+    if let Some(path) = to_stdout {
+        command.stdout(append(path)?);
+    }
+    if let Some(path) = to_stderr {
+        command.stderr(append(path)?);
+    }
     let mut child = command.spawn().context("unable to start it")?;
     let pidfd = process::pidfd_open(child.id() as i32)?;
     if !process::wait_ended(pidfd.as_fd(), hook.timeout)? {
@@ -62,6 +70,11 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     Err(Error::other(format!("{how}, stderr: {}", said.trim())))
 }
 
+fn append(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.with_context(|| format!("unable to open {} for what hooks write", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +87,7 @@ mod tests {
             args: ["sh", "-c", script].map(str::to_owned).to_vec(),
             env: vec!["NAME=value".to_owned()],
             timeout: None,
+            outputs: [None, None],
         }
     }
 
@@ -93,6 +107,16 @@ mod tests {
         assert!(!mark.exists());
         assert_eq!(run_all(&hooks, b"").len(), 1);
         assert!(mark.exists());
+    }
+
+    #[test]
+    fn what_hooks_write_is_appended_where_that_is_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let outputs = ["out", "err"].map(|name| Some(directory.path().join(name)));
+        let hook = Hook { outputs: outputs.clone(), ..hook("echo said; echo complained >&2") };
+        run(&[hook.clone(), hook], b"").unwrap();
+        let read = |place: usize| std::fs::read_to_string(outputs[place].as_ref().unwrap()).unwrap();
+        assert_eq!([read(0), read(1)], ["said\nsaid\n", "complained\ncomplained\n"]);
     }
 
     #[test]

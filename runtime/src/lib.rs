@@ -14,7 +14,7 @@
 //! | 0 the kernel | [`sys`] | the only `unsafe` code and raw system calls; knows nothing of OCI |
 //! | 0 | [`error`] | the one error type of every layer above |
 //! | 1 pure | [`plan`], [`handshake`], [`state`] | no I/O; tested without root |
-//! | 2 effects | [`probe`], [`store`], [`channel`], [`hooks`], [`cgroup`], [`rootfs`], [`seccomp`] | each executes one part of a plan; they do not know each other |
+//! | 2 effects | [`probe`], [`store`], [`channel`], [`hooks`], [`criu`], [`cgroup`], [`resctrl`], [`rootfs`], [`seccomp`] | each executes one part of a plan; they do not know each other |
 //! | 3 launch | [`launch`] | who runs where: parent, child, gate, terminal |
 //! | 4 API | [`engine`] | one function a verb |
 //! | 5 command | [`cli`] | flags in, texts and JSON out |
@@ -28,8 +28,10 @@ pub mod state;
 
 pub mod cgroup;
 pub mod channel;
+pub mod criu;
 pub mod hooks;
 pub mod probe;
+pub mod resctrl;
 pub mod rootfs;
 pub mod seccomp;
 pub mod store;

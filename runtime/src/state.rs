@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::cgroup::record::CgroupRecord;
+use crate::plan::intel_rdt::Group;
 
 /// What was made, in the names that tools which read runc's state.json expect. It says nothing of the status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +44,9 @@ pub struct Record {
     pub namespace_paths: BTreeMap<String, PathBuf>,
     /// What the cgroup manager needs to go on.
     pub cgroup: CgroupRecord,
+    /// Its group of the resctrl file system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<Group>,
 }
 
 /// See [`Record::config`].
@@ -129,6 +133,8 @@ pub enum Verb {
     Events,
     /// update
     Update,
+    /// checkpoint
+    Checkpoint,
 }
 
 /// Whether a container of this status allows the verb.
@@ -163,6 +169,8 @@ pub fn allow(verb: Verb, status: Status, id: &str) -> Result<()> {
             Err(Error::new(ErrorKind::NotRunning, format!("container with id {id} is not running")))
         }
         (Verb::Update, Status::Stopped | Status::Creating) => not_running(),
+        (Verb::Checkpoint, Status::Running | Status::Paused) => Ok(()),
+        (Verb::Checkpoint, _) => state(format!("Container cannot be checkpointed in {} state", status.as_str())),
         (Verb::Kill | Verb::Events | Verb::Update, _) => Ok(()),
     }
 }

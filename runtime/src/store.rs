@@ -4,6 +4,7 @@
 //! ROOT/ID/state.json    the record, replaced by rename
 //! ROOT/ID/config.json   the configuration as create read it
 //! ROOT/ID/exec.fifo     the gate, until start opens it
+//! ROOT/ID/criu-root/   while restore is at work: the container's root, bound
 //! ROOT/ID/notify/       with NOTIFY_SOCKET: the socket that the container sees
 //! ```
 #![forbid(unsafe_code)]
@@ -18,11 +19,12 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::state::{Record, check_id};
-use crate::sys::SysError;
+use crate::sys::{SysError, mount};
 
 const RECORD: &str = "state.json";
 const CONFIG: &str = "config.json";
 const GATE: &str = "exec.fifo";
+const RESTORE_ROOT: &str = "criu-root";
 
 /// A container's directory.
 #[derive(Debug)]
@@ -232,8 +234,24 @@ impl Entry {
         replace(&self.path.join(name), bytes, 0o600)
     }
 
+    /// Where a restore binds the container's root meanwhile.
+    pub fn restore_root(&self) -> PathBuf {
+        self.path.join(RESTORE_ROOT)
+    }
+
     /// Removes the directory and what brig put into it.
+    ///
+    /// # Errors
+    /// When the root of an interrupted restore cannot be unmounted: nothing is removed then, least of all in there.
     pub fn remove(&self) -> Result<()> {
+        let root = self.restore_root();
+        while root.exists() {
+            match mount::detach(&root) {
+                // Nothing is mounted there, or not any more.
+                Err(error) if error.errno() == nix::errno::Errno::EINVAL => break,
+                other => other.context("unable to unmount the root of an interrupted restore")?,
+            }
+        }
         fs::remove_dir_all(&self.path).with_context(|| format!("unable to remove {}", self.path.display()))
     }
 }

@@ -1,13 +1,13 @@
 //! create and run: from a bundle to a process, with everything unwound when a part fails.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
 use super::listener::Listener;
+use super::record::{GroupGuard, cgroup_mounts, first_record, put_init};
 use super::{notify, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -17,10 +17,8 @@ use crate::launch::{faults, gate};
 use crate::plan::container::{self, ContainerPlan, CreateChoices};
 use crate::plan::hooks::{Hook, HooksPlan};
 use crate::plan::init::{HookState, InitPlan};
-use crate::plan::mounts::{CgroupHierarchy, CgroupMounts};
-use crate::plan::namespaces::NamespaceKind;
-use crate::plan::{Findings, Host, config};
-use crate::state::{Record, RecordConfig, check_id};
+use crate::plan::{Findings, Host, annotations, config};
+use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
 use crate::sys::process::Child;
 use crate::sys::procfs::Proc;
@@ -51,6 +49,7 @@ impl Engine {
         let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
         let bytes = read_config(&bundle, &path)?;
         let (mut spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
+        annotations::settle(&mut spec);
         if options.notify_socket.is_some() {
             notify::add_to(&mut spec, &absolute(&self.root)?.join(id));
         }
@@ -105,7 +104,7 @@ impl Engine {
         options: &mut CreateOptions,
         gated: bool,
     ) -> Result<Child> {
-        let ContainerPlan { mut init, namespaces, clone_flags, id_maps, cgroup: cgroup_plan, hooks } = plan;
+        let ContainerPlan { mut init, namespaces, clone_flags, id_maps, cgroup: cgroup_plan, hooks, intel_rdt } = plan;
         // On record before it is made: whatever kills us, delete finds what to remove.
         record.cgroup = Cgroup::planned_record(&cgroup_plan)?;
         entry.write_record(&record)?;
@@ -114,6 +113,7 @@ impl Engine {
         faults::parent("cgroup");
         let made = cgroup.cgroup()?;
         record.cgroup = made.record();
+        let group = GroupGuard::new(intel_rdt.as_ref(), &mut record, entry)?;
         let clone_target = made.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
         let enter = made.self_entry()?;
         let mut inherit = join_fds(&namespaces, &mut init)?;
@@ -141,6 +141,7 @@ impl Engine {
             namespaces: clone_flags,
             id_maps,
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
+            refuse_unknown_syscalls: annotations::refuses_unknown_syscalls(spec),
             seal_beside: entry.path(),
             inherit,
             cgroup: clone_target,
@@ -149,18 +150,10 @@ impl Engine {
             gate,
             console,
         };
+        let (hooks, listener) = (&hooks, Listener::of(spec, &record.id, &record.bundle));
+        let hooks_began = false;
         let mut making = Making {
-            listener: Listener::of(spec, &record.id, &record.bundle),
-            entry,
-            record,
-            cgroup,
-            hooks: &hooks,
-            hook_state,
-            oom_score_adj,
-            attaches,
-            must_wait,
-            options,
-            hooks_began: false,
+            listener, entry, record, cgroup, hooks, hook_state, oom_score_adj, attaches, must_wait, options, hooks_began,
         };
         let launched = launch(request, &mut making);
         let child = match launched {
@@ -172,6 +165,7 @@ impl Engine {
         };
         let Making { cgroup, record, .. } = making;
         cgroup.keep();
+        group.keep();
         if let (false, Some(hooks)) = (gated, Poststart::of(spec, &record)) {
             hooks.run();
         }
@@ -188,7 +182,7 @@ pub(super) struct Poststart {
 
 impl Poststart {
     pub(super) fn of(spec: &Spec, record: &Record) -> Option<Poststart> {
-        let hooks = crate::plan::hooks::build(spec.hooks().as_ref(), &mut Findings::default()).poststart;
+        let hooks = crate::plan::hooks::build(spec, &mut Findings::default()).poststart;
         let state = || container::hook_state(spec, &record.id, &record.bundle);
         (!hooks.is_empty()).then(|| Poststart { hooks, state: state(), pid: record.init_process_pid })
     }
@@ -201,14 +195,14 @@ impl Poststart {
 }
 
 /// A cgroup that is removed when it is dropped before [`CgroupGuard::keep`].
-struct CgroupGuard(Option<Cgroup>);
+pub(super) struct CgroupGuard(pub(super) Option<Cgroup>);
 
 impl CgroupGuard {
-    fn cgroup(&self) -> Result<&Cgroup> {
+    pub(super) fn cgroup(&self) -> Result<&Cgroup> {
         self.0.as_ref().ok_or_else(|| Error::other("the cgroup is gone already"))
     }
 
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.0 = None;
     }
 }
@@ -244,10 +238,13 @@ impl Moments for Making<'_> {
             cgroup.attach(pid).context("unable to apply cgroup configuration")?;
             self.record.cgroup = cgroup.record();
         }
-        if let Some(score) = self.oom_score_adj {
-            set_oom_score(pid, score)?;
+        if let Some(group) = &self.record.intel_rdt {
+            group.enter(pid)?;
         }
-        Ok(())
+        match self.oom_score_adj {
+            Some(score) => set_oom_score(pid, score),
+            None => Ok(()),
+        }
     }
 
     fn must_wait(&self) -> bool {
@@ -262,15 +259,7 @@ impl Moments for Making<'_> {
     }
 
     fn ready(&mut self, child: &Child) -> Result<()> {
-        let stat = Proc::open()?.pid_stat(child.pid)?;
-        let stat = stat.ok_or_else(|| Error::other("init ended while it was put on record"))?;
-        self.record.init_process_pid = child.pid;
-        self.record.init_process_start = stat.start_time;
-        for kind in NamespaceKind::ALL {
-            let path = PathBuf::from(format!("/proc/{}/ns/{}", child.pid, kind.proc_name()));
-            self.record.namespace_paths.insert(runc_name(kind).to_owned(), path);
-        }
-        self.record.cgroup_paths = self.record.cgroup.paths.clone();
+        put_init(&mut self.record, child.pid)?;
         self.entry.write_record(&self.record)?;
         announce(child, self.options.pidfd_socket.as_deref(), self.options.pid_file.as_deref())
     }
@@ -318,7 +307,7 @@ pub(super) fn set_oom_score(pid: i32, score: i32) -> Result<()> {
 }
 
 /// A bundle that is no directory is the better answer than the missing file in it. The words are runc's.
-fn read_config(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read_config(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
     match std::fs::read(path) {
         Err(_) if !bundle.exists() => {
             let message = format!("chdir {}: no such file or directory", bundle.display());
@@ -393,80 +382,4 @@ fn join_fds(
         fds.push(fd);
     }
     Ok(fds)
-}
-
-fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &ContainerPlan, owner: u32) -> Result<Record> {
-    let rootfs = plan.init.rootfs.as_ref().map(|rootfs| rootfs.root.clone()).unwrap_or_default();
-    let annotations = container::annotations(spec);
-    let mut labels: Vec<String> = annotations.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    labels.push(format!("bundle={}", bundle.display()));
-    Ok(Record {
-        id: id.to_owned(),
-        init_process_pid: 0,
-        init_process_start: 0,
-        created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
-        bundle: bundle.to_owned(),
-        oci_version: spec.version().clone(),
-        owner,
-        annotations,
-        own_pids: plan.namespaces.is_new(NamespaceKind::Pid),
-        poststart: !plan.hooks.poststart.is_empty(),
-        poststop: !plan.hooks.poststop.is_empty(),
-        config: RecordConfig { rootfs, labels },
-        cgroup_paths: BTreeMap::new(),
-        namespace_paths: BTreeMap::new(),
-        cgroup: Default::default(),
-    })
-}
-
-/// runc's name of a namespace in state.json.
-fn runc_name(kind: NamespaceKind) -> &'static str {
-    match kind {
-        NamespaceKind::User => "NEWUSER",
-        NamespaceKind::Cgroup => "NEWCGROUP",
-        NamespaceKind::Ipc => "NEWIPC",
-        NamespaceKind::Uts => "NEWUTS",
-        NamespaceKind::Network => "NEWNET",
-        NamespaceKind::Pid => "NEWPID",
-        NamespaceKind::Mount => "NEWNS",
-        NamespaceKind::Time => "NEWTIME",
-    }
-}
-
-/// What a mount of type cgroup shows: the container's own place in each hierarchy.
-fn cgroup_mounts(record: &Record) -> CgroupMounts {
-    let paths = &record.cgroup.paths;
-    match record.cgroup.kind {
-        CgroupKind::None => CgroupMounts::None,
-        CgroupKind::Unified | CgroupKind::Systemd => match paths.get("") {
-            Some(own) => CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: own.clone() },
-            None => CgroupMounts::None,
-        },
-        CgroupKind::Legacy | CgroupKind::Hybrid => {
-            let hierarchy = |(controller, own): (&String, &PathBuf)| CgroupHierarchy {
-                name: hierarchy_name(controller, own),
-                options: match controller.strip_prefix("name=") {
-                    Some(_) => format!("none,{controller}"),
-                    None => controller.clone(),
-                },
-                own: own.clone(),
-                unified: controller.is_empty(),
-            };
-            let mut list: Vec<CgroupHierarchy> = paths.iter().map(hierarchy).collect();
-            // Controllers that share a hierarchy have one directory.
-            list.sort_by(|a, b| a.own.cmp(&b.own));
-            list.dedup_by(|a, b| a.own == b.own);
-            CgroupMounts::Hierarchies(list)
-        }
-    }
-}
-
-/// The directory's name below /sys/fs/cgroup, of `own` = /sys/fs/cgroup/NAME/...
-fn hierarchy_name(controller: &str, own: &Path) -> String {
-    let below = own.strip_prefix("/sys/fs/cgroup").ok().and_then(|below| below.components().next());
-    match below {
-        Some(name) => name.as_os_str().to_string_lossy().into_owned(),
-        None if controller.is_empty() => "unified".to_owned(),
-        None => controller.trim_start_matches("name=").to_owned(),
-    }
 }

@@ -72,7 +72,7 @@ fn kill_unfinished(entry: &Entry) -> Result<()> {
 
 impl Container {
     /// Kills every process, and waits for the end of init.
-    fn end(&self, status: Status) -> Result<()> {
+    pub(super) fn end(&self, status: Status) -> Result<()> {
         if let Some(init) = self.init()? {
             match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
                 Err(error) if error.errno() != nix::errno::Errno::ESRCH => return Err(error.into()),
@@ -93,8 +93,11 @@ impl Container {
 
     /// Removes the cgroup, runs the poststop hooks, and removes the record: the last, so that a delete that was
     /// interrupted can be repeated.
-    fn forget(&self) -> Result<()> {
+    pub(super) fn forget(&self) -> Result<()> {
         self.cgroup().destroy()?;
+        if let Some(group) = &self.record.intel_rdt {
+            group.remove()?;
+        }
         if self.record.poststop {
             match self.spec() {
                 Ok(spec) => self.poststop(&spec),
@@ -106,7 +109,7 @@ impl Container {
 
     /// Runs the poststop hooks. Their failures only warn (runtime.md, Lifecycle).
     fn poststop(&self, spec: &oci_spec::runtime::Spec) {
-        let hooks = crate::plan::hooks::build(spec.hooks().as_ref(), &mut Findings::default());
+        let hooks = crate::plan::hooks::build(spec, &mut Findings::default());
         let state = container::hook_state(spec, &self.id, &self.record.bundle).json("stopped", 0);
         hooks::run_all(&hooks.poststop, &state).iter().for_each(|error| tracing::warn!("{error}"));
     }

@@ -11,7 +11,8 @@ use super::{Engine, ExecOptions, Launched, ProcessSource, Stdio, announce};
 use crate::cgroup::ExecTarget;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, Moments, launch};
-use crate::plan::config;
+use crate::plan::intel_rdt::Group;
+use crate::plan::{annotations, config};
 use crate::plan::container::{self, ExecChoices};
 use crate::probe;
 use crate::state::{Verb, allow};
@@ -29,7 +30,8 @@ impl Engine {
         allow(Verb::Exec { ignore_paused: options.ignore_paused }, container.status()?, id)?;
         let init = container.init()?;
         let init = init.ok_or_else(|| Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"))?;
-        let spec = container.spec()?;
+        let mut spec = container.spec()?;
+        annotations::settle(&mut spec);
         let host = probe::host()?;
         let process = match &options.process {
             Some(source) => read_process(source)?,
@@ -55,12 +57,14 @@ impl Engine {
         let attaches = cgroup.is_none() && enter.is_empty();
         let mut moments = Joining {
             attaches,
-            must_wait: attaches || plan.sibling.is_some() && process.oom_score_adj().is_some(),
+            must_wait: attaches
+                || plan.sibling.is_some() && (process.oom_score_adj().is_some() || container.record.intel_rdt.is_some()),
             target,
             oom_score_adj: process.oom_score_adj(),
             options: &options,
             listener: Listener::of(&spec, id, &container.record.bundle),
             init: container.record.init_process_pid,
+            group: container.record.intel_rdt.clone(),
         };
         let stdio = match &options.stdio {
             Stdio::Inherit => None,
@@ -71,6 +75,7 @@ impl Engine {
             namespaces: 0,
             id_maps: None,
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
+            refuse_unknown_syscalls: annotations::refuses_unknown_syscalls(&spec),
             seal_beside: container.entry.path(),
             inherit: vec![init],
             cgroup,
@@ -127,6 +132,7 @@ struct Joining<'a> {
     oom_score_adj: Option<i32>,
     options: &'a ExecOptions,
     listener: Option<Listener>,
+    group: Option<Group>,
     /// The container's init.
     init: i32,
 }
@@ -135,6 +141,9 @@ impl Moments for Joining<'_> {
     fn born(&mut self, pid: i32) -> Result<()> {
         if self.attaches {
             self.target.attach(pid).context("unable to enter the container's cgroup")?;
+        }
+        if let Some(group) = &self.group {
+            group.enter(pid)?;
         }
         match self.oom_score_adj {
             Some(score) => set_oom_score(pid, score),

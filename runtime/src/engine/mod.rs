@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 mod create;
 mod delete;
 mod exec;
@@ -19,6 +20,8 @@ mod inspect;
 mod listener;
 mod notify;
 mod options;
+mod record;
+mod restore;
 mod signal;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -142,6 +145,21 @@ impl Engine {
             entry.write_record(record)
         })?;
         Ok(())
+    }
+}
+
+impl Engine {
+    /// Changes lines of the schemata of the container's resctrl group (`L3:...`, `MB:...`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] for a container without one.
+    pub fn update_schemata(&self, id: &str, lines: &[String]) -> Result<()> {
+        let container = self.load_locked(id)?;
+        allow(Verb::Update, container.status()?, id)?;
+        match &container.record.intel_rdt {
+            Some(group) => group.update(lines),
+            None => Err(Error::new(ErrorKind::InvalidState, "the container was made without linux.intelRdt")),
+        }
     }
 }
 

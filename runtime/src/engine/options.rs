@@ -115,6 +115,87 @@ pub struct ExecOptions {
     pub detach: bool,
 }
 
+/// What of a container's cgroups is saved or brought back (criu(8), --manage-cgroups). The numbers are CRIU's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupsMode {
+    /// Nothing.
+    Ignore = 0,
+    /// Cgroups that are not there are made, and get their limits.
+    #[default]
+    Soft = 3,
+    /// Cgroups are made, and all get their limits.
+    Full = 4,
+    /// As full, and none may be there before.
+    Strict = 5,
+}
+
+/// Options of checkpoint. Paths are against the working directory.
+#[derive(Clone, Debug, Default)]
+pub struct CheckpointOptions {
+    /// Where the images go; made where it is missing. Empty means `checkpoint`.
+    pub images: PathBuf,
+    /// Where CRIU's log goes; empty means to the images.
+    pub work: PathBuf,
+    /// An earlier image that this one adds to, relative to `images`.
+    pub parent: Option<PathBuf>,
+    /// The container goes on.
+    pub leave_running: bool,
+    /// Memory alone is saved, and the container goes on.
+    pub pre_dump: bool,
+    /// TCP connections in the making are left out.
+    pub tcp_skip_in_flight: bool,
+    /// Files that are open and unlinked are saved by a link.
+    pub link_remap: bool,
+    /// Where a NUL byte says that lazy pages can be asked for: a descriptor of the caller's.
+    pub status_fd: Option<i32>,
+    /// A server that takes the pages: address and port.
+    pub page_server: Option<(String, u16)>,
+    /// What restore takes too.
+    pub common: CriuOptions,
+}
+
+/// What checkpoint and restore are told alike.
+#[derive(Clone, Debug, Default)]
+pub struct CriuOptions {
+    /// Open TCP connections.
+    pub tcp_established: bool,
+    /// Unix sockets to the outside.
+    pub external_unix: bool,
+    /// A job of a shell: its terminal and session are others'.
+    pub shell_job: bool,
+    /// File locks.
+    pub file_locks: bool,
+    /// Pages are served, or fetched, on demand.
+    pub lazy_pages: bool,
+    /// Pages that a later image holds too are dropped.
+    pub auto_dedup: bool,
+    /// See [`CgroupsMode`].
+    pub cgroups: CgroupsMode,
+}
+
+/// Options of restore. Paths are against the working directory.
+#[derive(Debug, Default)]
+pub struct RestoreOptions {
+    /// See [`CreateOptions::bundle`].
+    pub bundle: PathBuf,
+    /// See [`CheckpointOptions::images`].
+    pub images: PathBuf,
+    /// See [`CheckpointOptions::work`].
+    pub work: PathBuf,
+    /// Terminal hand-over.
+    pub console: Console,
+    /// See [`CreateOptions::pid_file`].
+    pub pid_file: Option<PathBuf>,
+    /// Standard streams, for those that were pipes.
+    pub stdio: Stdio,
+    /// `TYPE:NAME` of a security profile instead of the saved one.
+    pub lsm_profile: Option<String>,
+    /// A security context for mounts.
+    pub lsm_mount_context: Option<String>,
+    /// What checkpoint takes too.
+    pub common: CriuOptions,
+}
+
 /// A process that was launched, still a child of the caller.
 #[derive(Debug)]
 pub struct Launched {

@@ -42,6 +42,8 @@ pub struct Launch<'a> {
     pub id_maps: Option<IdMaps>,
     /// A filter to compile while init is at work.
     pub seccomp: Option<&'a LinuxSeccomp>,
+    /// A system call in `seccomp` that nobody knows is an error.
+    pub refuse_unknown_syscalls: bool,
     /// An empty directory on a file system that overlay accepts, such as the container's own below the root.
     pub seal_beside: &'a Path,
     /// Fds whose numbers the plan names; they are closed here after the clone.
@@ -142,7 +144,11 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
             let compiled = crate::seccomp::compile(profile)?;
             compiled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             if !compiled.unknown.is_empty() {
-                tracing::debug!("linux.seccomp: unknown syscalls, ignored: {}", compiled.unknown.join(" "));
+                let unknown = format!("linux.seccomp: unknown syscalls: {}", compiled.unknown.join(" "));
+                if launch.refuse_unknown_syscalls {
+                    return Err(Error::new(ErrorKind::InvalidConfig, unknown));
+                }
+                tracing::debug!("{unknown}, ignored");
             }
             if compiled.program.flags & NEW_LISTENER != 0 {
                 steps.push(Step::Listening);

@@ -403,6 +403,9 @@ fn standard_streams(init: &mut Init) -> Result<()> {
         onto_stdio(slave.as_fd())?;
         crate::sys::tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
     }
+    if init.plan.rootfs.is_some() {
+        terminal::reopen_null(init)?;
+    }
     let uid = init.plan.process.uid;
     if uid == 0 && !init.plan.user_namespace {
         return Ok(());
@@ -416,7 +419,7 @@ fn credentials(init: &mut Init) -> Result<()> {
     let wanted = process.capabilities;
     cred::limit_bounding(wanted.bounding).context("unable to limit the bounding set")?;
     cred::keep_capabilities()?;
-    match cred::set_groups(&process.groups) {
+    match if process.keep_groups { Ok(()) } else { cred::set_groups(&process.groups) } {
         Err(error) if process.groups.is_empty() && error.errno() == nix::errno::Errno::EPERM => {}
         other => other.context("unable to set process.user.additionalGids")?,
     }

@@ -1,14 +1,15 @@
 //! The container's terminal: made in its own devpts, its master handed out, its slave kept.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{FileType, Gid, Uid};
 
 use crate::error::{Context, Error, Result};
 use crate::rootfs;
-use crate::sys::path::Dir;
-use crate::sys::{SysError, socket, tty};
+use crate::sys::path::{Dir, Links};
+use crate::sys::{SysError, process, socket, tty};
 
 use super::init::{Init, take};
 
@@ -29,6 +30,34 @@ pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
     let name = format!("/dev/pts/{}", tty::number(master.as_fd())?);
     socket::send(console.as_fd(), name.as_bytes(), &[master.as_fd()]).context("unable to send the terminal")?;
     Ok(slave)
+}
+
+/// Opens /dev/null anew where it is a standard stream: the caller's is on a mount of the host's, which the container
+/// holds on to otherwise, and which CRIU cannot save. An image without one, or with another device, keeps the caller's.
+pub(super) fn reopen_null(init: &Init) -> Result<()> {
+    let null = rustix::fs::makedev(1, 3);
+    let is_null = |fd: BorrowedFd<'_>| {
+        let kind = |stat: &rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_rdev == null && kind(&stat))
+    };
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    if !streams.into_iter().any(is_null) {
+        return Ok(());
+    }
+    let Some(found) = Dir::open_host(Path::new("/"))?.try_find(Path::new("/dev/null"), Links::Follow)? else {
+        return Ok(());
+    };
+    if !is_null(found.as_fd()) {
+        return Ok(());
+    }
+    let own = init.proc.reopen(&found, rustix::fs::OFlags::RDWR)?;
+    for (number, stream) in (0..).zip(streams) {
+        if is_null(stream) {
+            process::dup_onto(own.as_fd(), number)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives the standard streams to the container's user, who must be able to open /proc/self/fd/1 again. What it

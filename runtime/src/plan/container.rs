@@ -10,9 +10,10 @@ use super::cgroup::{CgroupManager, CgroupPlan};
 use super::hooks::HooksPlan;
 use super::idmap::IdMap;
 use super::init::{HookState, InitPlan};
+use super::intel_rdt::IntelRdtPlan;
 use super::mounts::MountOptions;
 use super::namespaces::{NamespaceKind, NamespacePlan};
-use super::{Findings, Host, checks, cgroup, hooks, memory_policy, mounts, network, passwd, process, seccomp};
+use super::{Findings, Host, annotations, checks, cgroup, hooks, intel_rdt, memory_policy, mounts, network, passwd, process, seccomp};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the caller of create decides.
@@ -45,6 +46,8 @@ pub struct ContainerPlan {
     pub cgroup: CgroupPlan,
     /// Its hooks.
     pub hooks: HooksPlan,
+    /// Its group of resctrl.
+    pub intel_rdt: Option<IntelRdtPlan>,
 }
 
 /// Builds the plan of a container, and gives the warnings.
@@ -65,7 +68,7 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
     };
     let rootfs = mounts::build(spec, bundle, &mount_options, host, &mut findings);
     let cgroup = cgroup::build(spec, id, choices.manager, host, &mut findings);
-    let hooks = hooks::build(spec.hooks().as_ref(), &mut findings);
+    let hooks = hooks::build(spec, &mut findings);
     let process = process_plan(spec, &namespaces, choices, host, &mut findings);
     let is_new = |kind| namespaces.is_new(kind);
     let id_maps = is_new(NamespaceKind::User).then(|| {
@@ -101,6 +104,7 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
         id_maps,
         cgroup,
         hooks,
+        intel_rdt: intel_rdt::build(linux, id, &mut findings),
     };
     Ok((plan, findings.into_result()?))
 }
@@ -142,6 +146,7 @@ fn process_plan(
     let personality = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
     plan.personality = personality.map(process::personality);
     plan.memory_policy = memory_policy::build(spec.linux().as_ref(), findings);
+    plan.keep_groups = annotations::keeps_groups(spec);
     if choices.listen_fds > 0 {
         plan.env.push(format!("LISTEN_FDS={}", choices.listen_fds));
         plan.env.push("LISTEN_PID=1".to_owned());
@@ -274,6 +279,7 @@ pub fn build_exec(
     let personality = linux.and_then(|linux| linux.personality().as_ref());
     plan.personality = personality.map(process::personality);
     plan.memory_policy = memory_policy::build(linux, &mut findings);
+    plan.keep_groups = annotations::keeps_groups(spec);
     let private = |kind: &NamespaceKind| namespaces.is_private(*kind);
     let join = NamespaceKind::ALL.into_iter().filter(private).fold(0, |flags, kind| flags | kind.clone_flag());
     let init = InitPlan {

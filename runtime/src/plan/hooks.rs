@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oci_spec::runtime::{Hook as SpecHook, Hooks as SpecHooks};
+use oci_spec::runtime::{Hook as SpecHook, Spec};
 use serde::{Deserialize, Serialize};
 
-use super::Findings;
+use super::{Findings, annotations};
 
 /// One program to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct Hook {
     pub env: Vec<String>,
     /// It is killed after this time, and counts as failed.
     pub timeout: Option<Duration>,
+    /// Files to which its standard output and standard error are appended; nowhere, and into the error, without.
+    pub outputs: [Option<PathBuf>; 2],
 }
 
 /// The six lists.
@@ -42,21 +44,29 @@ pub struct HooksPlan {
 }
 
 /// Reads the configuration's hooks.
-pub fn build(hooks: Option<&SpecHooks>, findings: &mut Findings) -> HooksPlan {
-    let Some(hooks) = hooks else { return HooksPlan::default() };
+pub fn build(spec: &Spec, findings: &mut Findings) -> HooksPlan {
+    let Some(hooks) = spec.hooks() else { return HooksPlan::default() };
+    let outputs = annotations::hook_outputs(spec, findings);
+    let list = |name, hooks, findings: &mut Findings| list(name, hooks, &outputs, findings);
     #[allow(deprecated, reason = "the specification deprecates prestart, and still asks for it")]
     let prestart = hooks.prestart();
     HooksPlan {
         prestart: list("prestart", prestart.as_deref(), findings),
         create_runtime: list("createRuntime", hooks.create_runtime().as_deref(), findings),
         create_container: list("createContainer", hooks.create_container().as_deref(), findings),
-        start_container: list("startContainer", hooks.start_container().as_deref(), findings),
+        // Theirs are other paths: the files are the host's.
+        start_container: self::list("startContainer", hooks.start_container().as_deref(), &[None, None], findings),
         poststart: list("poststart", hooks.poststart().as_deref(), findings),
         poststop: list("poststop", hooks.poststop().as_deref(), findings),
     }
 }
 
-fn list(name: &str, hooks: Option<&[SpecHook]>, findings: &mut Findings) -> Vec<Hook> {
+fn list(
+    name: &str,
+    hooks: Option<&[SpecHook]>,
+    outputs: &[Option<PathBuf>; 2],
+    findings: &mut Findings,
+) -> Vec<Hook> {
     let read = |(index, hook): (usize, &SpecHook)| {
         let place = format!("hooks.{name}[{index}]");
         let timeout = hook.timeout().and_then(|seconds| match u64::try_from(seconds) {
@@ -71,7 +81,7 @@ fn list(name: &str, hooks: Option<&[SpecHook]>, findings: &mut Findings) -> Vec<
             Some(args) if !args.is_empty() => args.clone(),
             _ => vec![path.to_string_lossy().into_owned()],
         };
-        Hook { place, path, args, env: hook.env().clone().unwrap_or_default(), timeout }
+        Hook { place, path, args, env: hook.env().clone().unwrap_or_default(), timeout, outputs: outputs.clone() }
     };
     hooks.unwrap_or_default().iter().enumerate().map(read).collect()
 }

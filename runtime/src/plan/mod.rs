@@ -1,6 +1,7 @@
 //! Layer 1: from a spec to a plan. No I/O; every function is tested without root.
 #![forbid(unsafe_code)]
 
+pub mod annotations;
 pub mod cgroup;
 pub mod checks;
 pub mod config;
@@ -10,10 +11,12 @@ pub mod hooks;
 pub mod host;
 pub mod idmap;
 pub mod init;
+pub mod intel_rdt;
 pub mod memory_policy;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
+pub mod outside;
 pub mod passwd;
 pub mod process;
 pub mod seccomp;

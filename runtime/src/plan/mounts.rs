@@ -408,4 +408,4 @@ fn check_proc(at: &str, kind: &MountKind, target: &Path, findings: &mut Findings
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::plan) mod tests;

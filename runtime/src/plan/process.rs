@@ -39,6 +39,8 @@ pub struct ProcessPlan {
     pub user: Option<String>,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// The caller's groups stay instead.
+    pub keep_groups: bool,
     /// umask(2).
     pub umask: u32,
     /// Working directory, absolute inside the container.
@@ -91,6 +93,7 @@ pub fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut F
         gid: user.gid(),
         user: None,
         groups: user.additional_gids().clone().unwrap_or_default(),
+        keep_groups: false,
         umask: user.umask().unwrap_or(0o022),
         cwd: process.cwd().clone(),
         args: process.args().clone().unwrap_or_default(),

@@ -311,6 +311,18 @@ fn names_of_users_are_looked_up_in_the_container() {
 }
 
 #[test]
+fn the_callers_groups_stay_when_that_is_asked_for() {
+    let own = |text: String| text.lines().find(|line| line.starts_with("Groups:")).map(str::to_owned);
+    let mut bundle = script("cat /proc/self/status");
+    bundle.config["process"]["user"]["additionalGids"] = json!([7]);
+    assert_eq!(own(bundle.run_ok()).unwrap().split_whitespace().nth(1), Some("7"));
+    bundle.config["annotations"] = json!({"run.oci.keep_original_groups": "1"});
+    let ours = fs::read_to_string("/proc/self/status").unwrap();
+    let words = |line: Option<String>| line.unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(own(bundle.run_ok())), words(own(ours)));
+}
+
+#[test]
 fn memory_comes_from_where_the_policy_says() {
     // Each mapping shows the policy that its memory comes by (proc(5), numa_maps).
     if !std::path::Path::new("/proc/self/numa_maps").exists() {

@@ -151,3 +151,17 @@ fn the_agent_of_an_exec_must_be_there_too() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("listenerPath"));
     assert_eq!(bundle.state()["status"], "running");
 }
+
+#[test]
+fn an_annotation_names_the_agent_and_another_refuses_what_nobody_knows() {
+    let (mut bundle, mut agent) = notified("mkdir /made && test ! -e /made && echo pretended", MKDIR);
+    let profile = bundle.config["linux"]["seccomp"].as_object_mut().unwrap();
+    let path = profile.remove("listenerPath").unwrap();
+    profile["syscalls"].as_array_mut().unwrap().push(json!({"names": ["no_such_call"], "action": "SCMP_ACT_ERRNO"}));
+    bundle.config["annotations"] = json!({"run.oci.seccomp.receiver": path});
+    assert_eq!(bundle.run_ok(), "pretended\n");
+    agent.state();
+    bundle.config["annotations"]["run.oci.seccomp_fail_unknown_syscall"] = json!("1");
+    let error = bundle.run_fails();
+    assert!(error.contains("linux.seccomp: unknown syscalls: no_such_call"), "{error}");
+}

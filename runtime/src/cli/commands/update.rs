@@ -35,8 +35,8 @@ pub const VERB: Verb = Verb {
         Flag::value("memory-reservation", "", "SIZE", "soft limit of memory"),
         Flag::value("memory-swap", "", "SIZE", "limit of memory and swap together; -1 for no limit"),
         Flag::value("pids-limit", "", "N", "largest number of processes"),
-        Flag::value("l3-cache-schema", "", "SCHEMA", "Intel RDT cache allocation (not supported by this build)"),
-        Flag::value("mem-bw-schema", "", "SCHEMA", "Intel RDT memory bandwidth (not supported by this build)"),
+        Flag::value("l3-cache-schema", "", "SCHEMA", "Intel RDT cache allocation, such as L3:0=7f0;1=1f"),
+        Flag::value("mem-bw-schema", "", "SCHEMA", "Intel RDT memory bandwidth, such as MB:0=20;1=70"),
         Flag::value("kernel-memory", "", "SIZE", ""),
         Flag::value("kernel-memory-tcp", "", "SIZE", ""),
     ],
@@ -57,6 +57,11 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
         }
     };
     engine.update(id, &resources)?;
+    let schemata = [args.text("l3-cache-schema")?, args.text("mem-bw-schema")?];
+    let schemata: Vec<String> = schemata.into_iter().flatten().collect();
+    if !schemata.is_empty() {
+        engine.update_schemata(id, &schemata)?;
+    }
     Ok(0)
 }
 
@@ -84,12 +89,6 @@ fn resources(args: &Args) -> Result<LinuxResources> {
 
 /// The flags as `linux.resources`, so that both ways go through the same checks.
 fn from_flags(args: &Args) -> Result<Value> {
-    for name in ["l3-cache-schema", "mem-bw-schema"] {
-        if args.value(name).is_some() {
-            let message = format!("--{name}: Intel RDT is not supported by this build yet");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-    }
     for name in ["kernel-memory", "kernel-memory-tcp"] {
         if args.value(name).is_some() {
             tracing::warn!("--{name} is ignored: kernels since 5.16 have no such limit");
@@ -206,7 +205,6 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_said() {
         let fault = |line: &[&str]| resources(&given(line)).unwrap_err().to_string();
-        assert_eq!(fault(&["--l3-cache-schema", "a"]), "--l3-cache-schema: Intel RDT is not supported by this build yet");
         assert!(fault(&["--cpu-quota", "x"]).starts_with("invalid value for cpu-quota: "));
         assert!(fault(&["--resources", "/nonexistent"]).starts_with("open /nonexistent: "));
     }

@@ -4,10 +4,10 @@
 #![forbid(unsafe_code)]
 
 mod linux;
+mod platforms;
 mod process;
 mod root;
 mod sysctl;
-mod unsupported;
 
 use oci_spec::runtime::{Linux, Process, Spec};
 
@@ -38,14 +38,13 @@ const DENIALS: &[Check] = &[
     linux::device_rules_are_readable,
     linux::limits_are_no_less_than_nothing,
     sysctl::sysctls_are_namespaced,
-    unsupported::nothing_is_set_that_is_not_honoured,
 ];
 
 /// What is worth a line in the log.
 const WARNINGS: &[Check] = &[
     root::mount_destinations_are_absolute,
     linux::personality_flags_are_ignored,
-    unsupported::what_runc_ignores_too,
+    platforms::what_runc_ignores_too,
     process_is_odd,
 ];
 

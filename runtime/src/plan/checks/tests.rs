@@ -193,11 +193,6 @@ fn a_separator_is_known_by_its_first_place() {
 }
 
 #[test]
-fn what_is_not_honoured_is_refused_by_name() {
-    denies("/linux/intelRdt", json!({"closID": "a"}), "linux.intelRdt: not supported yet by this build");
-}
-
-#[test]
 fn oddities_warn() {
     let old = Host { last_capability: 37, ..host() };
     let changes = [

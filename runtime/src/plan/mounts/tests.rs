@@ -4,7 +4,7 @@ use super::*;
 use crate::plan::host::CgroupLayout;
 use proptest::prelude::*;
 
-pub(super) fn host() -> Host {
+pub(in crate::plan) fn host() -> Host {
     Host {
         euid: 0,
         effective_capabilities: u64::MAX,
@@ -17,7 +17,7 @@ pub(super) fn host() -> Host {
     }
 }
 
-pub(super) fn build_json(json: &str, options: &MountOptions, host: &Host) -> (RootfsPlan, Findings) {
+pub(in crate::plan) fn build_json(json: &str, options: &MountOptions, host: &Host) -> (RootfsPlan, Findings) {
     let spec: Spec = serde_json::from_str(json).expect("a spec");
     let mut findings = Findings::default();
     let plan = build(&spec, Path::new("/bundle"), options, host, &mut findings);
@@ -32,7 +32,7 @@ fn with_mounts(mounts: &str) -> (RootfsPlan, Findings) {
     build_json(&json, &MountOptions::default(), &host())
 }
 
-pub(super) fn denied(findings: &Findings) -> Vec<&str> {
+pub(in crate::plan) fn denied(findings: &Findings) -> Vec<&str> {
     findings.violations.iter().map(|violation| violation.path.as_str()).collect()
 }
 
