@@ -12,7 +12,7 @@
 //! | layer | modules | rule |
 //! |---|---|---|
 //! | 0 the kernel | [`sys`] | the only `unsafe` code and raw system calls; knows nothing of OCI |
-//! | 0 | [`error`] | the one error type of every layer above |
+//! | 0 | [`error`], [`trace`] | the one error type of every layer above; where the time goes |
 //! | 1 pure | [`plan`], [`handshake`], [`state`] | no I/O; tested without root |
 //! | 2 effects | [`probe`], [`store`], [`channel`], [`hooks`], [`criu`], [`cgroup`], [`resctrl`], [`rootfs`], [`seccomp`] | each executes one part of a plan; they do not know each other |
 //! | 3 launch | [`launch`] | who runs where: parent, child, gate, terminal |
@@ -21,6 +21,7 @@
 
 pub mod error;
 pub mod sys;
+pub mod trace;
 
 pub mod handshake;
 pub mod plan;

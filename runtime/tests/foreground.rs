@@ -127,6 +127,28 @@ fn the_exit_code_is_the_programs() {
 }
 
 #[test]
+fn a_trace_has_the_phases_of_both_processes() {
+    let bundle = Bundle::new(false, "readlink /proc/self/fd/3; exit 0");
+    let run = bundle.output(&["--trace", "trace.json", "run", &id("trace")]);
+    assert_eq!((run.status.code(), text(&run.stdout)), (Some(0), String::new()), "{}", text(&run.stderr));
+    let trace = std::fs::read_to_string(bundle.path().join("trace.json")).unwrap();
+    // The closing bracket may be missing in this format; with one, it is plain JSON.
+    let events: Vec<Value> = serde_json::from_str(&format!("{}]", trace.trim_end().trim_end_matches(','))).unwrap();
+    let phases = |lane: u64| -> Vec<&str> {
+        let of_lane = events.iter().filter(|event| event["ph"] == "X" && event["pid"] == lane);
+        of_lane.filter_map(|event| event["name"].as_str()).collect()
+    };
+    for (lane, name) in [(1, "read the configuration"), (1, "clone"), (1, "run"), (2, "root"), (2, "ready")] {
+        assert!(phases(lane).contains(&name), "{name} of {lane} is not in {trace}");
+    }
+    let chart = text(&run.stderr);
+    assert!(chart.contains("init root ") && chart.contains("brig clone "), "{chart}");
+    // Without the flag there is no file, and no chart.
+    let plain = bundle.output(&["run", &id("untraced")]);
+    assert_eq!((plain.status.code(), text(&plain.stderr)), (Some(0), String::new()));
+}
+
+#[test]
 fn standard_input_reaches_the_program_and_may_be_closed() {
     let bundle = Bundle::new(false, "cat; echo end");
     let mut run = bundle.brig(&["run", &id("stdin")]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -37,6 +37,7 @@ pub(crate) static GLOBAL_FLAGS: &[Flag] = &[
     Flag::value("root", "", "DIR", "where containers are recorded (default: /run/brig, or $XDG_RUNTIME_DIR/brig)"),
     Flag::switch("systemd-cgroup", "", "let systemd make the cgroups; cgroupsPath is then slice:prefix:name"),
     Flag::value("cgroup-manager", "", "NAME", "cgroupfs (the default), systemd or disabled"),
+    Flag::value("trace", "", "FILE", "write where the time goes to FILE, for Perfetto, and as a chart to standard error"),
     Flag::value("rootless", "", "BOOL", "true, false or auto (the default); accepted for compatibility"),
     Flag::value("criu", "", "FILE", ""),
     Flag::switch("version", "v", "print the version"),
@@ -84,7 +85,14 @@ fn dispatch(global: &Args) -> Result<i32> {
             Some(topic) => with_verb(&topic.to_string_lossy(), |verb| output::print(&help::verb(verb)).map(|()| 0)),
         };
     }
-    with_verb(&name, |verb| run_verb(verb, global, rest))
+    let Some(trace) = global.path("trace") else { return with_verb(&name, |verb| run_verb(verb, global, rest)) };
+    crate::trace::start(&trace)?;
+    let outcome = with_verb(&name, |verb| {
+        let _phase = crate::trace::phase(verb.name);
+        run_verb(verb, global, rest)
+    });
+    eprint!("{}", crate::trace::chart(&trace, output::columns())?);
+    outcome
 }
 
 fn with_verb(name: &str, run: impl FnOnce(&Verb) -> Result<i32>) -> Result<i32> {

@@ -14,6 +14,14 @@ pub fn print(text: &str) -> Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to standard output")
 }
 
+/// Columns of the terminal at standard error; 100 when it is none.
+pub fn columns() -> usize {
+    use std::os::fd::AsFd;
+    const UNKNOWN: usize = 100;
+    let size = crate::sys::tty::size(std::io::stderr().as_fd());
+    size.map_or(UNKNOWN, |(_, columns)| usize::from(columns).max(UNKNOWN / 2))
+}
+
 /// JSON on one line.
 pub fn json_line(value: &impl Serialize) -> Result<String> {
     let mut text = serde_json::to_string(value).context("encode JSON")?;

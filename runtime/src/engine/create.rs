@@ -23,7 +23,7 @@ use crate::store::{self, Entry};
 use crate::sys::process::Child;
 use crate::sys::procfs::Proc;
 use crate::sys::{socket, tty};
-use crate::{probe, rootfs};
+use crate::{probe, rootfs, trace};
 
 impl Engine {
     /// Makes a container that waits at its gate for [`Engine::start`].
@@ -47,12 +47,15 @@ impl Engine {
         check_id(id)?;
         let bundle = absolute(&options.bundle)?;
         let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
+        let phase = trace::phase("read the configuration");
         let bytes = read_config(&bundle, &path)?;
         let (mut spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
         annotations::settle(&mut spec);
+        drop(phase);
         if options.notify_socket.is_some() {
             notify::add_to(&mut spec, &absolute(&self.root)?.join(id));
         }
+        let phase = trace::phase("plan");
         let host = probe::host()?;
         let choices = CreateChoices {
             no_pivot: options.no_pivot,
@@ -62,15 +65,18 @@ impl Engine {
             manager: self.manager,
         };
         let (mut plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
+        drop(phase);
         warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));
         check_console(plan.init.process.terminal, &options.console)?;
         let (console, terminal) = open_console(plan.init.process.terminal, &options.console)?;
         prepare_proxied(&mut plan.init, &options.console);
 
+        let phase = trace::phase("reserve the id");
         let reservation = store::reserve(&self.root, id)?;
         faults::parent("reserved");
         reservation.entry().write_config(&bytes)?;
         let record = first_record(id, &spec, &bundle, &plan, host.euid)?;
+        drop(phase);
         if options.notify_socket.is_some() {
             notify::make_directory(reservation.entry().path())?;
         }
@@ -106,6 +112,7 @@ impl Engine {
     ) -> Result<Child> {
         let ContainerPlan { mut init, namespaces, clone_flags, id_maps, cgroup: cgroup_plan, hooks, intel_rdt } = plan;
         // On record before it is made: whatever kills us, delete finds what to remove.
+        let phase = trace::phase("make the cgroup");
         record.cgroup = Cgroup::planned_record(&cgroup_plan)?;
         entry.write_record(&record)?;
         faults::parent("recorded");
@@ -116,6 +123,8 @@ impl Engine {
         let group = GroupGuard::new(intel_rdt.as_ref(), &mut record, entry)?;
         let clone_target = made.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
         let enter = made.self_entry()?;
+        drop(phase);
+        let phase = trace::phase("open what is inherited");
         let mut inherit = join_fds(&namespaces, &mut init)?;
         if let Some(rootfs) = &mut init.rootfs {
             rootfs.cgroup = cgroup_mounts(&record);
@@ -125,6 +134,7 @@ impl Engine {
             }
         }
         let gate = if gated { Some(gate::make(&entry.gate_path())?) } else { None };
+        drop(phase);
         let privileged = host.euid == 0 && !host.in_user_namespace;
         let id_maps = id_maps.map(|(uids, gids)| IdMaps { uids, gids, deny_setgroups: !privileged });
         let hook_state = init.hook_state.clone();

@@ -17,6 +17,7 @@ use crate::plan::container::{self, ExecChoices};
 use crate::probe;
 use crate::state::{Verb, allow};
 use crate::sys::process::Child;
+use crate::trace;
 
 impl Engine {
     /// Runs a process in every namespace, in the cgroup, and under the seccomp filter, labels and limits of a
@@ -26,6 +27,7 @@ impl Engine {
     /// [`ErrorKind::InvalidState`] unless the container is created or running (or paused, when the options allow it);
     /// [`ErrorKind::Executable`] when the program cannot be executed.
     pub fn exec(&self, id: &str, options: ExecOptions) -> Result<Launched> {
+        let phase = trace::phase("plan");
         let container = self.load(id)?;
         allow(Verb::Exec { ignore_paused: options.ignore_paused }, container.status()?, id)?;
         let init = container.init()?;
@@ -44,6 +46,7 @@ impl Engine {
         let (mut plan, join, warnings) = container::build_exec(&spec, id, &process, &choices, &host)?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         check_console(plan.process.terminal, &options.console)?;
+        drop(phase);
         let (console, terminal) = open_console(plan.process.terminal, &options.console)?;
         prepare_proxied(&mut plan, &options.console);
         let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;

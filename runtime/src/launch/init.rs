@@ -82,6 +82,9 @@ fn receive() -> Result<(InitPlan, InitEnd)> {
     if version != super::PLAN_VERSION {
         return Err(Error::other(format!("the plan is of brig {version}, and this is {}", super::PLAN_VERSION)));
     }
+    if let Some(number) = plan.trace {
+        crate::trace::continue_in(process::take_inherited(number)?);
+    }
     let channel = InitEnd::from_fd(process::take_inherited(plan.channel)?);
     Ok((plan, channel))
 }

@@ -16,6 +16,7 @@ use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::process::{self, Child, Exit, Spawn};
 use crate::sys::procfs::Proc;
 use crate::sys::{SysError, seal};
+use crate::trace;
 
 use super::network::HandedOver;
 use super::{INIT_NAME, PLAN_VERSION, faults};
@@ -126,10 +127,16 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
     let mut steps = expected(&launch);
     let maps_now = launch.id_maps.is_some() && launch.plan.sibling.is_none();
     let waits = moments.must_wait() || maps_now;
-    let (parent, guard) = clone(&mut launch, waits, maps_now)?;
+    let (parent, guard) = {
+        let _phase = trace::phase("clone");
+        clone(&mut launch, waits, maps_now)?
+    };
     faults::parent("cloned");
     let child = guard.child();
-    moments.born(child.pid)?;
+    {
+        let _phase = trace::phase("limits");
+        moments.born(child.pid)?;
+    }
     // With a sibling the user namespace is the sibling's, and so is the wait for its maps.
     let sibling_maps = if launch.plan.sibling.is_some() { launch.id_maps.take() } else { None };
     if let Some(maps) = &launch.id_maps {
@@ -141,6 +148,7 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
     faults::parent("went");
     let seccomp = match launch.seccomp {
         Some(profile) => {
+            let _phase = trace::phase("compile seccomp");
             let compiled = crate::seccomp::compile(profile)?;
             compiled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             if !compiled.unknown.is_empty() {
@@ -162,6 +170,7 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
     server.serve()?;
     faults::parent("answered");
     if !gated {
+        let _phase = trace::phase("wait for the program");
         server.await_exec()?;
     }
     if let Some(devices) = server.devices {
@@ -189,17 +198,22 @@ fn expected(launch: &Launch) -> Vec<Step> {
 /// Seals, writes the plan, clones, and closes what was the child's alone: its death is then seen as an end of file.
 fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentEnd, Guard)> {
     let (parent, init) = channel::pair()?;
-    let image = image(launch.seal_beside)?;
+    let image = {
+        let _phase = trace::phase("seal");
+        image(launch.seal_beside)?
+    };
     launch.plan.channel = init.number();
     launch.plan.gate = launch.gate.as_ref().map(AsRawFd::as_raw_fd);
     launch.plan.console = launch.console.as_ref().map(AsRawFd::as_raw_fd);
     launch.plan.seccomp = launch.seccomp.is_some();
     launch.plan.stop_at = faults::wanted();
+    launch.plan.trace = trace::fd();
     let bytes = postcard::to_stdvec(&(PLAN_VERSION, &launch.plan))
         .map_err(|error| Error::other(format!("unable to write the plan: {error}")))?;
     let plan = seal::memory_file(c"plan", &bytes)?;
     let mut inherit: Vec<_> = launch.inherit.iter().map(AsRawFd::as_raw_fd).collect();
     inherit.extend([init.number(), plan.as_raw_fd()]);
+    inherit.extend(launch.plan.trace);
     inherit.extend(launch.gate.iter().chain(&launch.console).map(AsRawFd::as_raw_fd));
     let number = CString::new(plan.as_raw_fd().to_string()).map_err(|_| Error::other("a number with a NUL byte"))?;
     let enter: Vec<_> = launch.enter.iter().map(AsFd::as_fd).collect();
@@ -280,6 +294,7 @@ struct Server<'a> {
 
 impl Server<'_> {
     fn next(&self) -> Result<Event> {
+        let _phase = trace::phase("wait for init");
         self.parent.next(|warning, line| if warning { tracing::warn!("{line}") } else { tracing::debug!("{line}") })
     }
 
@@ -314,6 +329,7 @@ impl Server<'_> {
                     self.parent.answer::<Mounted>(&())?;
                 }
                 Step::Ready => {
+                    let _phase = trace::phase("put on record");
                     self.moments.ready(self.guard.child())?;
                     let recorded = Recorded { seccomp: self.seccomp.take() };
                     self.parent.answer::<Ready>(&recorded)?;

@@ -13,6 +13,7 @@ use crate::plan::passwd;
 use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::path::{Dir, Links};
 use crate::sys::{SysError, SysResult, cred, keyring, memory, ns, process, seccomp};
+use crate::trace;
 use crate::{hooks, rootfs};
 
 use super::init::{Init, onto_stdio, take};
@@ -103,6 +104,7 @@ steps! {
 pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
     for step in STEPS {
         super::faults::reached(init.plan.stop_at.as_deref(), step.name);
+        let _phase = trace::phase(step.name);
         (step.run)(init)?;
     }
     super::faults::reached(init.plan.stop_at.as_deref(), "exec");

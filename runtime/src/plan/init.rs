@@ -68,6 +68,8 @@ pub struct InitPlan {
     pub seccomp: bool,
     /// Test builds only: the step at which the process stops for ever.
     pub stop_at: Option<String>,
+    /// The file that the process's phases are appended to.
+    pub trace: Option<Inherited>,
 }
 
 /// The container state that hooks read (runtime.md, State).
