@@ -21,17 +21,24 @@ pub struct Flag {
     pub value: &'static str,
     /// The help text; empty for a flag that is not shown.
     pub help: &'static str,
+    /// Its value is a whole number: another one is a wrong command line, whatever the verb would say to it.
+    pub number: bool,
 }
 
 impl Flag {
     /// A boolean flag.
     pub const fn switch(name: &'static str, short: &'static str, help: &'static str) -> Flag {
-        Flag { name, short, value: "", help }
+        Flag { name, short, value: "", help, number: false }
     }
 
     /// A flag with a value.
     pub const fn value(name: &'static str, short: &'static str, value: &'static str, help: &'static str) -> Flag {
-        Flag { name, short, value, help }
+        Flag { name, short, value, help, number: false }
+    }
+
+    /// A flag whose value is a whole number.
+    pub const fn number(name: &'static str, short: &'static str, value: &'static str, help: &'static str) -> Flag {
+        Flag { name, short, value, help, number: true }
     }
 }
 
@@ -93,6 +100,9 @@ pub fn parse(known: &'static [Flag], order: Order, args: impl IntoIterator<Item 
         };
         if flag.value.is_empty() && boolean(&value).is_none() {
             return Err(usage(format!("invalid boolean value {value:?} for -{shown}: parse error")));
+        }
+        if flag.number && value.to_str().is_none_or(|text| text.parse::<i64>().is_err()) {
+            return Err(usage(format!("invalid value {value:?} for flag -{shown}: parse error")));
         }
         parsed.flags.push((flag.name, value));
     }
@@ -176,6 +186,7 @@ mod tests {
         Flag::value("bundle", "b", "DIR", ""),
         Flag::switch("no-pivot", "", ""),
         Flag::value("env", "e", "NAME=VALUE", ""),
+        Flag::number("fds", "", "N", ""),
     ];
 
     fn args(order: Order, args: &[&str]) -> Result<Args> {
@@ -211,6 +222,7 @@ mod tests {
     fn mistakes_read_as_runcs_do() {
         let fault = |line: &[&str]| args(Order::Anywhere, line).unwrap_err().to_string();
         assert_eq!(fault(&["--bogus"]), "flag provided but not defined: -bogus");
+        assert_eq!(fault(&["--fds", "many"]), "invalid value \"many\" for flag -fds: parse error");
         assert_eq!(fault(&["id", "--bundle"]), "flag needs an argument: -bundle");
         assert_eq!(fault(&["--no-pivot=maybe"]), "invalid boolean value \"maybe\" for -no-pivot: parse error");
         let args = args(Order::Anywhere, &["-b", "x"]).unwrap();

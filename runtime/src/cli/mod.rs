@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::{CgroupManager, Engine};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::plan::mounts::clean;
 use args::{Args, Flag, Order};
 use commands::{VERBS, Verb};
 
@@ -140,6 +141,7 @@ fn root(global: &Args) -> Result<(PathBuf, bool)> {
     };
     let absolute = std::path::absolute(&root)
         .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("invalid --root {root:?}: {error}")))?;
+    let absolute = clean(&absolute);
     if absolute.parent().is_none() {
         return Err(Error::new(ErrorKind::InvalidConfig, "invalid --root \"/\": give a directory of its own"));
     }
@@ -199,6 +201,7 @@ mod tests {
         assert!(root(&global(&["--root", "here"])).unwrap().0.ends_with("here"));
         assert!(root(&global(&["--root", "/"])).is_err());
         assert!(root(&global(&["--root", "//"])).is_err());
+        assert!(root(&global(&["--root", "/../a/.."])).is_err());
     }
 
     #[test]

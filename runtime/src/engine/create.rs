@@ -161,9 +161,10 @@ impl Engine {
             console,
         };
         let (hooks, listener) = (&hooks, Listener::of(spec, &record.id, &record.bundle));
-        let hooks_began = false;
+        let (hooks_began, announced) = (false, false);
         let mut making = Making {
             listener, entry, record, cgroup, hooks, hook_state, oom_score_adj, attaches, must_wait, options, hooks_began,
+            announced,
         };
         let launched = launch(request, &mut making);
         let child = match launched {
@@ -240,6 +241,7 @@ struct Making<'a> {
     options: &'a CreateOptions,
     hooks_began: bool,
     listener: Option<Listener>,
+    announced: bool,
 }
 
 impl Moments for Making<'_> {
@@ -271,7 +273,9 @@ impl Moments for Making<'_> {
     fn ready(&mut self, child: &Child) -> Result<()> {
         put_init(&mut self.record, child.pid)?;
         self.entry.write_record(&self.record)?;
-        announce(child, self.options.pidfd_socket.as_deref(), self.options.pid_file.as_deref())
+        announce(child, self.options.pidfd_socket.as_deref(), self.options.pid_file.as_deref())?;
+        self.announced = true;
+        Ok(())
     }
 
     fn listening(&mut self, child: &Child, fd: OwnedFd) -> Result<()> {
@@ -297,7 +301,8 @@ impl Making<'_> {
             let failed = hooks::run_all(&self.hooks.poststop, &self.hook_state.json("stopped", 0));
             failed.iter().for_each(|error| tracing::warn!("{error}"));
         }
-        if let Some(path) = self.options.pid_file.as_ref().filter(|_| self.record.init_process_pid != 0)
+        // Only what was written here: a file that stood in the way is the caller's.
+        if let Some(path) = self.options.pid_file.as_ref().filter(|_| self.announced)
             && let Err(error) = std::fs::remove_file(path)
             && error.kind() != std::io::ErrorKind::NotFound
         {

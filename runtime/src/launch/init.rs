@@ -128,9 +128,9 @@ fn prepare() -> Result<Proc> {
 }
 
 fn say(channel: &InitEnd, error: &Error) {
-    if let Err(unheard) = channel.failed(error) {
-        eprintln!("brig: {error} ({unheard})");
-    }
+    // A parent that is gone has told what failed on its side, which is why this failed too; or it was killed, and has
+    // nobody to tell.
+    let _ = channel.failed(error);
 }
 
 /// Takes an fd that the plan names. Each is taken by one step, once.

@@ -235,6 +235,7 @@ pub fn build_exec(
     let own_user_namespace = namespaces.is_private(NamespaceKind::User);
     let mut plan = process::build(process, own_user_namespace, host, &mut findings);
     checks::check_process(process, "process", host, &mut findings);
+    checks::check_labels(choices.apparmor.as_deref(), choices.selinux.as_deref(), host, &mut findings);
     if !choices.args.is_empty() {
         plan.args.clone_from(&choices.args);
     }

@@ -321,12 +321,6 @@ fn one(
     let parsed = options::parse(mount.options().as_deref().unwrap_or_default());
     if mount.destination().as_os_str().is_empty() {
         findings.deny(at("destination"), "it is empty", "give an absolute path");
-    } else if !mount.destination().is_absolute() {
-        findings.warn(format!(
-            "{}: {:?} is relative, which is deprecated; it is taken as relative to /",
-            at("destination"),
-            mount.destination()
-        ));
     }
     let target = clean(mount.destination());
     let kind = kind(mount.typ().as_deref().unwrap_or(""), &parsed);

@@ -19,7 +19,7 @@ const PID_FILE: Flag = Flag::value("pid-file", "", "FILE", "write init's pid the
 const NO_PIVOT: Flag = Flag::switch("no-pivot", "", "do not use pivot_root: for a root on a ramdisk; weaker");
 const NO_NEW_KEYRING: Flag = Flag::switch("no-new-keyring", "", "keep the caller's session keyring");
 const PRESERVE_FDS: Flag =
-    Flag::value("preserve-fds", "", "N", "keep N more descriptors open, after 0, 1, 2 and $LISTEN_FDS ones");
+    Flag::number("preserve-fds", "", "N", "keep N more descriptors open, after 0, 1, 2 and $LISTEN_FDS ones");
 
 pub const CREATE: Verb = Verb {
     name: "create",

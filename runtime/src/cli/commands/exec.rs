@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 
 use super::{Args, Count, Flag, Global, Order, Verb, create};
 use crate::cli::{foreground, inherited};
-use crate::engine::{ExecOptions, ProcessSource, Stdio};
+use crate::engine::{ExecOptions, ProcessSource, Status, Stdio};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sys::signal::Hold;
 
@@ -13,7 +13,8 @@ pub const VERB: Verb = Verb {
     name: "exec",
     usage: "CONTAINER COMMAND [ARGUMENT...]  |  --process FILE CONTAINER",
     about: "run another process in a running container",
-    details: "What no flag says is taken from process in the container's config.json.\n\
+    details: "What no flag says is taken from process in the container's config.json. A file of --process says it\n\
+        all: a command, and flags that describe the process, are then left out.\n\
         Flags stand before CONTAINER: what follows it is the command's own.",
     example: "brig exec --tty box1 sh",
     flags: &[
@@ -23,7 +24,7 @@ pub const VERB: Verb = Verb {
         Flag::value("env", "e", "NAME=VALUE", "set in the environment; may be repeated"),
         Flag::switch("tty", "t", "give the process a terminal"),
         Flag::value("user", "u", "UID[:GID]", "run as this user"),
-        Flag::value("additional-gids", "g", "GID", "add a group; may be repeated"),
+        Flag::number("additional-gids", "g", "GID", "add a group; may be repeated"),
         Flag::value("process", "p", "FILE", "a process.json that says it all"),
         Flag::switch("detach", "d", "do not wait for the process"),
         Flag::value("pid-file", "", "FILE", "write the pid there"),
@@ -31,7 +32,7 @@ pub const VERB: Verb = Verb {
         Flag::value("apparmor", "", "PROFILE", "AppArmor profile"),
         Flag::switch("no-new-privs", "", "set no_new_privs"),
         Flag::value("cap", "c", "NAME", "add a capability; may be repeated"),
-        Flag::value("preserve-fds", "", "N", "keep N more descriptors open, after 0, 1 and 2"),
+        Flag::number("preserve-fds", "", "N", "keep N more descriptors open, after 0, 1 and 2"),
         Flag::value("cgroup", "", "[CTRL:]PATH", "a sub-cgroup of the container's to run in; may be repeated"),
         Flag::switch("ignore-paused", "", "allow it in a paused container; it runs once that is resumed"),
     ],
@@ -40,13 +41,19 @@ pub const VERB: Verb = Verb {
     run,
 };
 
+/// Flags that a file of `--process` makes void. A caller may say `--tty` beside it: the file has to agree.
+const DESCRIBING: &[&str] =
+    &["cwd", "env", "user", "additional-gids", "process-label", "apparmor", "no-new-privs", "cap"];
+
 fn run(global: &Global, args: &Args) -> Result<i32> {
     let id = args.argument(0)?;
     let options = options(args)?;
     let engine = global.engine();
     if options.args.is_empty() && options.process.is_none() {
-        // A wrong id is the better answer to both mistakes.
-        engine.state(id)?;
+        // A wrong id or state is the better answer to both mistakes.
+        if engine.state(id)?.status == Status::Stopped {
+            return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
+        }
         return Err(Error::new(ErrorKind::InvalidConfig, "process args cannot be empty"));
     }
     if options.detach {
@@ -69,19 +76,8 @@ fn options(args: &Args) -> Result<ExecOptions> {
     let gid = |text: String| {
         crate::cli::args::number(&text).with_context(|| format!("invalid value {text:?} for flag -additional-gids"))
     };
-    Ok(ExecOptions {
-        process: args.path("process").map(ProcessSource::File),
-        args: args.rest[1..].iter().map(|argument| text(argument)).collect::<Result<_>>()?,
-        cwd: args.path("cwd"),
-        env: args.texts("env")?,
-        // A process.json says it itself; config.json's terminal is init's alone.
-        tty: args.path("process").is_none().then(|| args.is_on("tty")),
-        user: args.text("user")?,
-        additional_gids: args.texts("additional-gids")?.into_iter().map(gid).collect::<Result<_>>()?,
-        process_label: args.text("process-label")?,
-        apparmor: args.text("apparmor")?,
-        no_new_privs: args.value("no-new-privs").map(|_| args.is_on("no-new-privs")),
-        capabilities: args.texts("cap")?,
+    let process = args.path("process").map(ProcessSource::File);
+    let own = ExecOptions {
         cgroups: args.texts("cgroup")?,
         ignore_paused: args.is_on("ignore-paused"),
         console: create::console(args, detach)?,
@@ -90,5 +86,29 @@ fn options(args: &Args) -> Result<ExecOptions> {
         preserve_fds,
         stdio: Stdio::Inherit,
         detach,
+        process,
+        ..ExecOptions::default()
+    };
+    if own.process.is_some() {
+        // It tells of a terminal itself too.
+        let beside = DESCRIBING.iter().any(|name| args.value(name).is_some());
+        if beside || args.rest.len() > 1 {
+            tracing::warn!("--process says it all: what else describes the process is left out");
+        }
+        return Ok(own);
+    }
+    Ok(ExecOptions {
+        args: args.rest[1..].iter().map(|argument| text(argument)).collect::<Result<_>>()?,
+        cwd: args.path("cwd"),
+        env: args.texts("env")?,
+        // config.json's terminal is init's alone.
+        tty: Some(args.is_on("tty")),
+        user: args.text("user")?,
+        additional_gids: args.texts("additional-gids")?.into_iter().map(gid).collect::<Result<_>>()?,
+        process_label: args.text("process-label")?,
+        apparmor: args.text("apparmor")?,
+        no_new_privs: args.value("no-new-privs").map(|_| args.is_on("no-new-privs")),
+        capabilities: args.texts("cap")?,
+        ..own
     })
 }

@@ -83,8 +83,8 @@ fn kill(global: &Global, args: &Args) -> Result<i32> {
     let id = args.argument(0)?;
     let engine = global.engine();
     let name = match args.rest.get(1) {
-        Some(name) => name.to_string_lossy(),
-        None => "TERM".into(),
+        Some(name) if !name.is_empty() => name.to_string_lossy(),
+        _ => "TERM".into(),
     };
     let Some(signal) = signal(&name) else {
         // A wrong id is the better answer to both mistakes.

@@ -56,7 +56,8 @@ impl Verb {
         let (right, wanted) = match self.count {
             Count::Exactly(count) => (given == count, format!("exactly {count}")),
             Count::AtLeast(count) => (given >= count, format!("a minimum of {count}")),
-            Count::Between(low, high) => (low <= given && given <= high, format!("between {low} and {high}")),
+            Count::Between(low, _) if given < low => (false, format!("a minimum of {low}")),
+            Count::Between(_, high) => (given <= high, format!("a maximum of {high}")),
         };
         if right {
             return Ok(());

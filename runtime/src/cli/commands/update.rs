@@ -21,7 +21,7 @@ pub const VERB: Verb = Verb {
     example: "brig update --memory 512m --pids-limit 100 box1",
     flags: &[
         Flag::value("resources", "r", "FILE", "take the limits from a JSON file, or from standard input for -"),
-        Flag::value("blkio-weight", "", "WEIGHT", "share of block I/O, 10 to 1000"),
+        Flag::number("blkio-weight", "", "WEIGHT", "share of block I/O, 10 to 1000"),
         Flag::value("cpu-period", "", "USEC", "period of the CPU quota"),
         Flag::value("cpu-quota", "", "USEC", "CPU time in each period; -1 for no limit"),
         Flag::value("cpu-burst", "", "USEC", "CPU time that may be saved up for a burst"),
@@ -34,7 +34,7 @@ pub const VERB: Verb = Verb {
         Flag::value("memory", "", "SIZE", "limit of memory"),
         Flag::value("memory-reservation", "", "SIZE", "soft limit of memory"),
         Flag::value("memory-swap", "", "SIZE", "limit of memory and swap together; -1 for no limit"),
-        Flag::value("pids-limit", "", "N", "largest number of processes"),
+        Flag::number("pids-limit", "", "N", "largest number of processes"),
         Flag::value("l3-cache-schema", "", "SCHEMA", "Intel RDT cache allocation, such as L3:0=7f0;1=1f"),
         Flag::value("mem-bw-schema", "", "SCHEMA", "Intel RDT memory bandwidth, such as MB:0=20;1=70"),
         Flag::value("kernel-memory", "", "SIZE", ""),

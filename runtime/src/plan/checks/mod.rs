@@ -63,6 +63,12 @@ pub fn check_process(process: &Process, path: &str, host: &Host, findings: &mut 
     }
 }
 
+/// Runs the check of an AppArmor profile and an SELinux label that exec was given by flags.
+pub fn check_labels(apparmor: Option<&str>, selinux: Option<&str>, host: &Host, findings: &mut Findings) {
+    let (profile, label) = ((apparmor, "--apparmor".to_owned()), (selinux, "--process-label".to_owned()));
+    process::labels_have_their_module_at(profile, label, host, findings);
+}
+
 fn process_is_valid(spec: &Spec, host: &Host, findings: &mut Findings) {
     match spec.process() {
         Some(process) => process::DENIALS.iter().for_each(|check| check(process, process::Place("process"), host, findings)),

@@ -198,13 +198,23 @@ fn capabilities_are_known_to_the_kernel(process: &Process, place: Place<'_>, hos
 
 /// A label that no module of the kernel enforces would be a promise without a keeper.
 fn labels_have_their_module(process: &Process, place: Place<'_>, host: &Host, findings: &mut Findings) {
-    let profile = process.apparmor_profile().as_deref().unwrap_or_default();
-    if !host.apparmor && !profile.is_empty() && profile != "unconfined" {
+    let (profile, label) = (process.apparmor_profile().as_deref(), process.selinux_label().as_deref());
+    labels_have_their_module_at((profile, place.of("apparmorProfile")), (label, place.of("selinuxLabel")), host, findings);
+}
+
+/// The same for an AppArmor profile and an SELinux label by themselves, each with its place.
+pub(super) fn labels_have_their_module_at(
+    (profile, profile_place): (Option<&str>, String),
+    (label, label_place): (Option<&str>, String),
+    host: &Host,
+    findings: &mut Findings,
+) {
+    if !host.apparmor && profile.is_some_and(|profile| !profile.is_empty() && profile != "unconfined") {
         let reason = "apparmor: config provided but apparmor not supported";
-        findings.deny(place.of("apparmorProfile"), reason, "enable AppArmor on the host, or leave it out");
+        findings.deny(profile_place, reason, "enable AppArmor on the host, or leave it out");
     }
-    if !host.selinux && process.selinux_label().as_deref().is_some_and(|label| !label.is_empty()) {
+    if !host.selinux && label.is_some_and(|label| !label.is_empty()) {
         let reason = "selinux label is specified in config, but selinux is disabled or not supported";
-        findings.deny(place.of("selinuxLabel"), reason, "enable SELinux on the host, or leave it out");
+        findings.deny(label_place, reason, "enable SELinux on the host, or leave it out");
     }
 }
