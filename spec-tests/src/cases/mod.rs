@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod linux;
+pub mod runc;
 pub mod runtime_linux;
 pub mod security;
 
@@ -48,6 +49,18 @@ pub const ALL: &[&[Case]] = &[
     security::descriptors::CASES,
     security::process::CASES,
     security::cgroup::CASES,
+    runc::usage::CASES,
+    runc::bundles::CASES,
+    runc::create::CASES,
+    runc::run::CASES,
+    runc::exec::CASES,
+    runc::kill::CASES,
+    runc::freeze::CASES,
+    runc::look::CASES,
+    runc::limits::CASES,
+    runc::spec::CASES,
+    runc::inherited::CASES,
+    runc::crun::CASES,
 ];
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -80,6 +81,24 @@ pub(super) fn run(mut command: Command, stdin: Option<Stdio>) -> anyhow::Result<
         Ok(status) => Ok(Done { what, code: code_of(status), stdout, stderr }),
         Err(error) => Err(error.context(format!("it wrote: {stdout}{stderr}"))),
     }
+}
+
+/// The same, while every other child that ends is waited for too: the end of a container's first process waits for those
+/// that were started in its pid namespace from outside, and those are ours.
+pub(super) fn run_and_reap(mut command: Command) -> anyhow::Result<Done> {
+    let what = words(&command);
+    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?);
+    let child = command.spawn().with_context(|| format!("unable to run {what}"))?;
+    let child = i32::try_from(child.id())?;
+    let code = wait_until(&what, || {
+        Ok(match waitpid(None, Some(WaitPidFlag::WNOHANG))? {
+            WaitStatus::Exited(pid, code) if pid.as_raw() == child => Some(code),
+            WaitStatus::Signaled(pid, signal, _) if pid.as_raw() == child => Some(128 + signal as i32),
+            _ => None,
+        })
+    })?;
+    Ok(Done { what, code, stdout: read_all(&mut out)?, stderr: read_all(&mut err)? })
 }
 
 /// Waits for a child until the deadline, and kills it then.

@@ -152,17 +152,7 @@ impl<'a> Container<'a> {
 
     /// The container's cgroup in the hierarchy of a v1 controller, or on v2 (where `controller` does not matter).
     pub fn cgroup(&self, controller: &str) -> anyhow::Result<std::path::PathBuf> {
-        let text = fs::read_to_string(self.proc("cgroup"))?;
-        let of = |name: &str| {
-            let lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
-            lines.filter(|(names, _)| names.split(',').any(|one| one == name)).map(|(_, path)| path.to_owned()).next()
-        };
-        let (root, path) = match self.ground.host().v1(controller) {
-            Some(root) if !self.ground.host().is_v2() => (root.to_owned(), of(controller)),
-            _ => ("/sys/fs/cgroup".into(), of("")),
-        };
-        let path = path.with_context(|| format!("init is in no cgroup of {controller}: {text}"))?;
-        Ok(root.join(path.trim_start_matches('/')))
+        self.ground.host().cgroup_of(self.pid, controller)
     }
 
     /// A file of the container's cgroup, trimmed.

@@ -1,13 +1,13 @@
 //! What a case is given: the runtime under test, and a place of its own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
-use super::{Bundle, Container, Done, Host, Options, command};
+use super::{Bundle, Container, Done, Host, Options, Twins, command};
 use crate::facts::Facts;
 
 /// The runtime under test, and where it does its work for one worker.
@@ -19,6 +19,15 @@ pub struct Ground {
     cgroup_parent: String,
     next: Cell<u32>,
     made: RefCell<Vec<String>>,
+    peer: OnceCell<Box<Peer>>,
+}
+
+/// The same for a runtime to compare with.
+#[derive(Debug)]
+struct Peer {
+    ground: Ground,
+    // Removed with the ground.
+    _place: tempfile::TempDir,
 }
 
 impl Ground {
@@ -33,7 +42,38 @@ impl Ground {
             cgroup_parent: format!("spec-{name}"),
             next: Cell::new(0),
             made: RefCell::default(),
+            peer: OnceCell::new(),
         })
+    }
+
+    /// The same with another runtime, for a comparison; what it makes is cleaned up and looked after too. Its paths and
+    /// ids are as long as ours, so that tables are too.
+    pub fn peer(&self, runtime: &Path) -> anyhow::Result<&Ground> {
+        let peer = match self.peer.get() {
+            Some(peer) => peer,
+            None => {
+                let place = super::run::place("peer-spec-")?;
+                let options = Options { runtime: runtime.to_owned(), ..self.options.clone() };
+                let name = self.cgroup_parent.replacen("spec", "peer", 1);
+                let mut ground = Ground::new(options, place.path().to_owned(), "")?;
+                ground.cgroup_parent = name;
+                self.peer.get_or_init(|| Box::new(Peer { ground, _place: place }))
+            }
+        };
+        peer.ground.next.set(self.next.get());
+        Ok(&peer.ground)
+    }
+
+    /// The runtime under test beside runc.
+    pub fn twins(&self) -> anyhow::Result<Twins<'_>> {
+        let runc = command::program("runc").context("runc is not in PATH")?;
+        let runc = fs::canonicalize(runc)?;
+        Twins::new(self, self.peer(&runc)?)
+    }
+
+    /// Itself, and the peer's where a case asked for one.
+    pub(super) fn all(&self) -> Vec<&Ground> {
+        std::iter::once(self).chain(self.peer.get().map(|peer| &peer.ground)).collect()
     }
 
     /// What this host has.
@@ -67,6 +107,11 @@ impl Ground {
         let id = format!("{}-{}", self.cgroup_parent, self.next.get());
         self.made.borrow_mut().push(id.clone());
         id
+    }
+
+    /// Takes note of an id of the case's own choice, so that what has it is deleted after the case.
+    pub fn claim(&self, id: &str) {
+        self.made.borrow_mut().push(id.to_owned());
     }
 
     /// The linux.cgroupsPath for a container of this name, for the cgroup driver in use.
@@ -212,18 +257,24 @@ impl Ground {
             if !self.root().join(&id).exists() {
                 continue;
             }
-            let done = self.call(&["delete", "--force", &id])?;
+            let done = command::run_and_reap(self.command(&["delete", "--force", &id]))?;
             if done.code != 0 {
                 faults.push(format!("delete --force {id}: {}", done.stderr.trim()));
             }
+        }
+        if let Some(peer) = self.peer.get() {
+            faults.extend(peer.ground.clean_up()?);
         }
         Ok(faults)
     }
 
     /// Empties the case's directory.
     pub(super) fn sweep(&self) -> anyhow::Result<()> {
-        fs::remove_dir_all(self.directory()).context("the case's directory")?;
-        Ok(fs::create_dir_all(self.directory())?)
+        for ground in self.all() {
+            fs::remove_dir_all(ground.directory()).context("the case's directory")?;
+            fs::create_dir_all(ground.directory())?;
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+
 use super::Need;
 
 /// The host's facts, found once a run.
@@ -81,6 +83,21 @@ impl Host {
         let found = files.iter().any(|file| child.join(file).exists());
         fs::remove_dir(&child)?;
         Ok(found)
+    }
+
+    /// A process's cgroup in the hierarchy of a v1 controller, or on v2 (where `controller` does not matter).
+    pub fn cgroup_of(&self, pid: i32, controller: &str) -> anyhow::Result<PathBuf> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let of = |name: &str| {
+            let lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+            lines.filter(|(names, _)| names.split(',').any(|one| one == name)).map(|(_, path)| path.to_owned()).next()
+        };
+        let (root, path) = match self.v1(controller) {
+            Some(root) if !self.is_v2() => (root.to_owned(), of(controller)),
+            _ => ("/sys/fs/cgroup".into(), of("")),
+        };
+        let path = path.with_context(|| format!("{pid} is in no cgroup of {controller}: {text}"))?;
+        Ok(root.join(path.trim_start_matches('/')))
     }
 
     /// All directories that a cgroup named `path` (absolute, in cgroup terms) can have on this host.

@@ -18,37 +18,45 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What there was before a case.
 #[derive(Debug)]
 pub(super) struct Baseline {
-    mounts: BTreeSet<String>,
+    mounts: BTreeSet<u64>,
 }
 
 impl Baseline {
     pub(super) fn take() -> anyhow::Result<Baseline> {
-        Ok(Baseline { mounts: mounts()? })
+        Ok(Baseline { mounts: mounts()?.into_iter().map(|(id, _)| id).collect() })
     }
 
     /// What is there now that was not: one line each. All of it is removed, so that the next case is not blamed.
     pub(super) fn leaks(&self, ground: &Ground) -> anyhow::Result<Vec<String>> {
         let mut found = processes()?;
         let now = mounts()?;
-        let new: Vec<&String> = now.difference(&self.mounts).collect();
-        // What is mounted below another comes first.
-        for point in new.into_iter().rev() {
+        // By their ids: a directory above one may be renamed meanwhile. What is mounted below another comes first.
+        for (_, point) in now.iter().rev().filter(|(id, _)| !self.mounts.contains(id)) {
             found.push(format!("a mount at {point}"));
             nix::mount::umount2(point.as_str(), nix::mount::MntFlags::MNT_DETACH)?;
         }
-        if ground.root().exists() {
-            for entry in fs::read_dir(ground.root())? {
-                let path = entry?.path();
-                // A lock file of the runtime's own may stay; a record may not.
-                if path.is_dir() && !is_hidden(&path) {
-                    found.push(format!("a record at {}", path.display()));
-                    fs::remove_dir_all(&path)?;
-                }
-            }
+        for ground in ground.all() {
+            found.extend(records(ground)?);
+            found.extend(cgroups(ground)?);
         }
-        found.extend(cgroups(ground)?);
         Ok(found)
     }
+}
+
+/// Removes and names every container on record.
+fn records(ground: &Ground) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    if ground.root().exists() {
+        for entry in fs::read_dir(ground.root())? {
+            let path = entry?.path();
+            // A lock file of the runtime's own may stay; a record may not.
+            if path.is_dir() && !is_hidden(&path) {
+                found.push(format!("a record at {}", path.display()));
+                fs::remove_dir_all(&path)?;
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn is_hidden(path: &std::path::Path) -> bool {
@@ -96,9 +104,14 @@ fn children() -> anyhow::Result<Vec<i32>> {
     Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
 }
 
-fn mounts() -> anyhow::Result<BTreeSet<String>> {
+/// Ids of mounts, and where they are, in the order of /proc/self/mountinfo.
+fn mounts() -> anyhow::Result<Vec<(u64, String)>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect())
+    let one = |line: &str| {
+        let mut words = line.split(' ');
+        Some((words.next()?.parse().ok()?, words.nth(3)?.to_owned()))
+    };
+    Ok(text.lines().filter_map(one).collect())
 }
 
 /// Cgroups below the worker's parent, in every hierarchy; the parents go too.

@@ -129,8 +129,7 @@ fn work(options: &Options, number: usize, cases: &[Case], tell: &mut impl FnMut(
     nix::sys::prctl::set_child_subreaper(true)?;
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-    let directory = tempfile::Builder::new().prefix("brig-spec-").tempdir()?;
-    open_to_all(directory.path())?;
+    let directory = place("brig-spec-")?;
     let devices = own_null(directory.path())?;
     let name = format!("{}-{number}", std::process::id());
     let ground = Ground::new(options.clone(), directory.path().to_owned(), &name)?;
@@ -142,10 +141,12 @@ fn work(options: &Options, number: usize, cases: &[Case], tell: &mut impl FnMut(
     directory.close().context("the worker's directory")
 }
 
-/// Users of a container's user namespace have to get through to its root file system.
-fn open_to_all(path: &std::path::Path) -> anyhow::Result<()> {
+/// A new directory. Users of a container's user namespace have to get through it to their root file system.
+pub(super) fn place(prefix: &str) -> anyhow::Result<tempfile::TempDir> {
     use std::os::unix::fs::PermissionsExt;
-    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))?)
+    let directory = tempfile::Builder::new().prefix(prefix).tempdir()?;
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o711))?;
+    Ok(directory)
 }
 
 /// Covers /dev/null by a device of our own, and gives back the mount point that holds it: some runtimes hand the owner

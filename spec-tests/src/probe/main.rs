@@ -3,7 +3,7 @@
 //! It is linked statically and needs no other file, so it can be all that an image holds:
 //! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | crowd N | spin | wait |
 //! burst BYTES | serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME | record FILE ... |
-//! signals LAST`.
+//! signals LAST | notify LINE... | raise N`.
 #![forbid(unsafe_code)]
 
 mod attempt;
@@ -37,6 +37,8 @@ fn main() {
         "fetch" => fetch(&args[2]),
         "reach" => exit(i32::from(std::net::TcpStream::connect(&args[2]).is_err())),
         "env" => println!("{}", std::env::var(&args[2]).unwrap_or_default()),
+        "notify" => notify(&args[2..]),
+        "raise" => raise(number()),
         "exit" => exit(number() as i32),
         "record" => record::record(&args),
         "signals" => record::signals(args.get(2).map_or("", String::as_str)),
@@ -150,4 +152,27 @@ fn echo(port: usize) {
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
     }
+}
+
+/// Sends the lines to the service manager (sd_notify(3)), and then waits.
+fn notify(lines: &[String]) {
+    let place = std::env::var("NOTIFY_SOCKET").unwrap_or_default();
+    let socket = std::os::unix::net::UnixDatagram::unbound();
+    if let Err(error) = socket.and_then(|socket| socket.send_to(lines.join("\n").as_bytes(), &place)) {
+        eprintln!("probe: {place:?}: {error}");
+        exit(1);
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Ends by this signal, unless it is ignored.
+fn raise(number: usize) {
+    let signal = i32::try_from(number).ok().and_then(|number| nix::sys::signal::Signal::try_from(number).ok());
+    let Some(signal) = signal else { exit(2) };
+    if let Err(error) = nix::sys::signal::raise(signal) {
+        eprintln!("probe: raise: {error}");
+    }
+    exit(1);
 }

@@ -1,0 +1,222 @@
+//! exec: each flag, and its exit statuses.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::{RUNC, facts};
+use crate::harness::{Case, Ground, Level, wait_until};
+
+const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, "runc: exec", Level::Runc, run).on(RUNC)
+}
+
+/// Another process in a container.
+pub const CASES: &[Case] = &[
+    case("exec ends with its program's status", statuses),
+    case("exec shows its program what runc shows it", sight),
+    case("exec takes the environment from its flags", environment),
+    case("exec takes a user and groups", users),
+    case("exec takes a working directory", directories),
+    case("exec takes capabilities and no_new_privs", privileges),
+    case("exec takes a whole process from a file", process_file),
+    case("a process file that is wrong is refused", bad_process_file),
+    case("a program that cannot be run ends exec as runc's", no_program),
+    case("exec in each state ends as runc's", states),
+    case("exec leaves its program's own flags alone", order),
+    case("exec --detach returns at once and writes the pid file", detach),
+    case("exec's cgroup flag is checked", cgroups),
+    case("exec takes labels only where the host has them", labels),
+];
+
+fn statuses(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?;
+    for code in ["0", "1", "3", "126", "127", "128", "254", "255"] {
+        twins.line(&format!("exec {{id}} /probe exit {code}"))?;
+    }
+    for signal in ["1", "6", "9", "15"] {
+        twins.line(&format!("exec {{id}} /probe raise {signal}"))?;
+    }
+    twins.equal()
+}
+
+fn sight(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        bundle.set("/process/rlimits", json!([{ "type": "RLIMIT_NOFILE", "soft": 200, "hard": 200 }]));
+        bundle.set("/process/user", json!({ "uid": 5, "gid": 6, "umask": 63, "additionalGids": [7, 8] }));
+        bundle.set("/process/cwd", json!("/tmp")).push("/process/env", json!("MORE=1"));
+    })?;
+    twins.started()?;
+    facts(&twins, "exec {id} /probe facts")?;
+    twins.equal()
+}
+
+fn environment(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?;
+    for flags in ["-e A=1", "--env A=1 --env A=2", "-e TERM=dumb", "-e PATH=/nowhere", "-e A=1=2", "-e A=", "-e =x", "-e A", "-e HOME=/x"] {
+        facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
+    }
+    twins.call(&["exec", "-e", "A=a b\nc", "{id}", "/probe", "env", "A"])?.equal()
+}
+
+fn users(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?;
+    for flags in ["-u 1", "--user 1:2", "--user=65534:65534", "-u 0", "-u 0:5", "-g 7 -g 8", "-u 1:2 --additional-gids 9"] {
+        facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
+    }
+    for flags in ["-u x", "-u 1:x", "-u :1", "-u 1:", "-u -1", "-u 1:2:3", "-u 99999999999", "-g x"] {
+        twins.line(&format!("exec {flags} {{id}} /probe exit 3"))?;
+    }
+    twins.equal()
+}
+
+fn directories(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?;
+    for flags in ["--cwd /tmp", "--cwd /made/on/the/way", "--cwd="] {
+        facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
+    }
+    twins.lines(&["exec --cwd relative {id} /probe exit 3", "exec --cwd /probe {id} /probe exit 3"])?.equal()
+}
+
+fn privileges(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        bundle.set("/process/noNewPrivileges", json!(false));
+    })?;
+    twins.started()?;
+    for flags in [
+        "--cap CAP_NET_RAW", "-c CAP_NET_RAW -c CAP_CHOWN", "--no-new-privs", "--no-new-privs=false", "-u 1 -c CAP_NET_RAW",
+        "-c CAP_KILL", "-c CAP_BOGUS", "-c net_raw",
+    ] {
+        facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
+    }
+    twins.equal()
+}
+
+fn process() -> Value {
+    json!({
+        "user": { "uid": 3, "gid": 4, "additionalGids": [5] }, "args": ["/probe", "facts"],
+        "env": ["PATH=/", "FROM=file"], "cwd": "/tmp", "noNewPrivileges": true,
+        "capabilities": { "bounding": ["CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"] },
+        "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": 60, "hard": 60 }]
+    })
+}
+
+fn process_file(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?.each(|twin| Ok(fs::write(twin.directory().join("process.json"), process().to_string())?))?;
+    for line in [
+        "exec -p {dir}/process.json {id}", "exec --process={dir}/process.json {id}", "exec -p process.json {id}",
+        "exec -p {dir}/process.json {id} /probe exit 9", "exec -p {dir}/process.json -e MORE=1 -u 9 --cwd / {id}",
+    ] {
+        facts(&twins, line)?;
+    }
+    twins.equal()
+}
+
+fn bad_process_file(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?.line("exec -p {dir}/none {id}")?;
+    let with = |pointer: &str, value: Value| {
+        let mut process = process();
+        process[pointer] = value;
+        process.to_string()
+    };
+    let texts = [
+        ("empty", String::new()),
+        ("half", "{".to_owned()),
+        ("a list", "[]".to_owned()),
+        ("no args", with("args", json!([]))),
+        ("null args", with("args", Value::Null)),
+        ("relative cwd", with("cwd", json!("tmp"))),
+        ("no cwd", with("cwd", json!(""))),
+        ("user of the wrong type", with("user", json!("root"))),
+        ("env of the wrong type", with("env", json!([1]))),
+        ("terminal of the wrong type", with("terminal", json!("yes"))),
+        ("no such program", with("args", json!(["/none"]))),
+    ];
+    for (name, text) in texts {
+        twins.each(|twin| Ok(fs::write(twin.directory().join("process.json"), &text)?))?;
+        let name = format!("exec -p FILE {{id}} with {name}");
+        twins.done(&name, |twin| twin.call(&["exec", "-p", "{dir}/process.json", "{id}"]))?;
+    }
+    twins.line("state {id}")?.equal()
+}
+
+fn no_program(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        // Neither program nor script.
+        let _ = fs::write(bundle.rootfs("/plain"), "text");
+        let _ = fs::write(bundle.rootfs("/noise"), "\x01\x02");
+        use std::os::unix::fs::PermissionsExt;
+        let _ = fs::set_permissions(bundle.rootfs("/noise"), fs::Permissions::from_mode(0o755));
+    })?;
+    twins.started()?;
+    for program in ["none", "/none", "/none/below", "/tmp", "./none", "plain", "/plain", "/noise", "/probe/below", "tmp/none"] {
+        twins.line(&format!("exec {{id}} {program}"))?;
+    }
+    twins.lines(&["exec -d {id} none", "exec -d {id} /none", "exec -d {id} /plain"])?;
+    twins.call(&["exec", "{id}", ""])?.line("exec {id}")?.line("state {id}")?.equal()
+}
+
+fn states(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        bundle.args(&["/probe", "wait"]);
+    })?;
+    twins.create()?.lines(&["exec {id} /probe exit 3", "state {id}", "start {id}"])?;
+    twins.stopped()?.lines(&["exec {id} /probe exit 3", "exec -d {id} /probe", "exec -p none {id}", "exec {id}"])?.equal()
+}
+
+fn order(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?;
+    facts(&twins, "exec {id} /probe facts --tty -e A=1 --help -- -d")?;
+    facts(&twins, "exec -- {id} /probe facts -d")?;
+    facts(&twins, "exec {id} -- /probe facts")?;
+    twins.lines(&["exec -tty=false {id} /probe exit 4", "exec --bogus {id} /probe", "exec -d=false {id} /probe exit 4"])?.equal()
+}
+
+fn detach(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?.line("exec --detach --pid-file {dir}/pid2 {id} /probe wait")?;
+    twins.see("the second process", |twin| {
+        let pid: i32 = fs::read_to_string(twin.directory().join("pid2"))?.parse()?;
+        // runc does not wait until it runs its program.
+        wait_until("the second process", || {
+            let words = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+            Ok(words.starts_with("/probe").then_some(words))
+        })
+    })?;
+    twins.see("how many pids ps lists", |twin| {
+        let pids: Value = serde_json::from_str(&twin.call(&["ps", "-f", "json", "{id}"])?.ok()?.stdout)?;
+        Ok(pids.as_array().map_or(0, Vec::len).to_string())
+    })?;
+    twins.lines(&["exec -d --pid-file {dir}/no/such {id} /probe wait", "exec -d {id} /none", "state {id}"])?;
+    twins.line("kill --all {id} KILL")?;
+    twins.see("the second process's end", |twin| Ok(twin.wait_for("pid2")?.to_string()))?.wait()?.equal()
+}
+
+fn cgroups(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?;
+    for flags in ["--cgroup ../x", "--cgroup /", "--cgroup bogus:/", "--cgroup=:", "--cgroup a:b:c"] {
+        twins.line(&format!("exec {flags} {{id}} /probe exit 3"))?;
+    }
+    twins.equal()
+}
+
+fn labels(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?;
+    for flags in ["--apparmor bogus-profile", "--process-label bogus:label", "--apparmor=", "--process-label="] {
+        twins.line(&format!("exec {flags} {{id}} /probe exit 3"))?;
+    }
+    twins.equal()
+}

@@ -1,0 +1,187 @@
+//! What a caller hands over: descriptors, sockets of a service manager, the socket for a terminal.
+
+use std::fs::File;
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde_json::json;
+
+use super::RUNC;
+use crate::harness::{Case, Done, Ground, Level, Twin, wait_until};
+
+const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, "runc: what a caller hands over", Level::Runc, run).on(RUNC)
+}
+
+/// Beyond the command line.
+pub const CASES: &[Case] = &[
+    case("preserved descriptors reach the program", preserved),
+    case("sockets of a service manager come before preserved descriptors", listening),
+    case("descriptors that are not open are refused as by runc", closed),
+    case("a descriptor that nobody asked for stays outside", stray),
+    case("a terminal goes over the console socket of create", console),
+    case("a terminal goes over the console socket of exec", exec_console),
+    case("a service manager hears that the program is ready", notify),
+];
+
+/// The runtime below a shell that opens descriptors 3 to 5 as files a to c, with these variables.
+fn shell(twin: &Twin, variables: &str, line: &str) -> anyhow::Result<Done> {
+    for name in ["a", "b", "c"] {
+        std::fs::write(twin.directory().join(name), format!("file {name}"))?;
+    }
+    let runtime = twin.command(&line.split_whitespace().collect::<Vec<_>>());
+    let words: Vec<String> =
+        runtime.get_args().map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    let program = runtime.get_program().to_string_lossy().into_owned();
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(format!("{variables} exec {program} {} 3<a 4<b 5<c", words.join(" ")));
+    command.current_dir(twin.directory());
+    twin.run(command, None)
+}
+
+const LOOK: &[&str] = &[
+    "/probe", "try", "read", "/proc/self/fd/3", ",", "read", "/proc/self/fd/4", ",", "read", "/proc/self/fd/5", ",", "read",
+    "/proc/self/environ",
+];
+
+fn each(ground: &Ground, variants: &[(&str, &str)]) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        bundle.args(LOOK);
+    })?;
+    for (variables, flags) in variants {
+        let line = format!("run {flags} -b {{bundle}} {{id}}");
+        twins.done(&format!("{variables} {line}"), |twin| shell(twin, variables, &line))?;
+    }
+    twins.started()?;
+    for (variables, flags) in variants {
+        let line = format!("exec {flags} {{id}} {}", LOOK.join(" "));
+        twins.done(&format!("{variables} {line}"), |twin| shell(twin, variables, &line))?;
+    }
+    twins.equal()
+}
+
+fn preserved(ground: &Ground) -> anyhow::Result<()> {
+    each(ground, &[("", "--preserve-fds 1"), ("", "--preserve-fds=2"), ("", "--preserve-fds 3"), ("", "--preserve-fds 0")])
+}
+
+fn listening(ground: &Ground) -> anyhow::Result<()> {
+    each(ground, &[
+        ("LISTEN_FDS=1", ""), ("LISTEN_FDS=1 LISTEN_PID=$$", ""), ("LISTEN_FDS=1 LISTEN_PID=$$", "--preserve-fds 1"),
+        ("LISTEN_FDS=2 LISTEN_PID=$$", "--preserve-fds 1"), ("LISTEN_FDS=x LISTEN_PID=$$", ""), ("LISTEN_FDS=0 LISTEN_PID=$$", ""),
+    ])
+}
+
+fn closed(ground: &Ground) -> anyhow::Result<()> {
+    each(ground, &[("", "--preserve-fds 9")])
+}
+
+fn stray(ground: &Ground) -> anyhow::Result<()> {
+    each(ground, &[("", "")])
+}
+
+/// What comes over the socket: the message, the kinds of what is handed over, and the first of it.
+fn receive(stream: impl AsFd) -> anyhow::Result<(String, Vec<OwnedFd>)> {
+    let mut bytes = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fds = Vec::new();
+    for one in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = one {
+            fds.extend(sent);
+        }
+    }
+    Ok((String::from_utf8_lossy(&bytes[..message.bytes]).into_owned(), fds))
+}
+
+/// Reads from a terminal until its program has gone.
+fn read_all(terminal: &mut File) -> anyhow::Result<String> {
+    let mut text = Vec::new();
+    let mut bytes = [0; 4096];
+    loop {
+        match terminal.read(&mut bytes) {
+            Ok(0) => break,
+            // The other side is closed.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => break,
+            Ok(count) => text.extend_from_slice(&bytes[..count]),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn told(listener: &UnixListener, act: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<String> {
+    listener.set_nonblocking(true)?;
+    let (stream, _) = listener.accept().context("nobody came to the console socket")?;
+    stream.set_nonblocking(false)?;
+    let (message, mut fds) = receive(&stream)?;
+    let count = fds.len();
+    let mut terminal = File::from(fds.pop().context("no descriptor came over the console socket")?);
+    act()?;
+    terminal.flush()?;
+    Ok(format!("{count} descriptor, {message:?}, then {:?}", read_all(&mut terminal)?))
+}
+
+fn console(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        bundle.set("/process/terminal", json!(true)).set("/process/consoleSize", json!({ "height": 31, "width": 97 }));
+        bundle.args(&["/probe", "try", "link", "/proc/self/fd/0", ",", "stat", "/dev/console", ",", "stat", "/dev/pts/0"]);
+    })?;
+    twins.see("create --console-socket", |twin| {
+        let listener = UnixListener::bind(twin.directory().join("desk"))?;
+        let words = ["create", "--console-socket", "{dir}/desk", "--pid-file", "{dir}/pid", "-b", "{bundle}", "{id}"];
+        twin.call(&words)?.ok()?;
+        told(&listener, || twin.call(&["start", "{id}"])?.ok().map(drop))
+    })?;
+    twins.wait()?.line("state {id}")?.equal()
+}
+
+fn exec_console(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?;
+    twins.see("exec --console-socket", |twin| {
+        let listener = UnixListener::bind(twin.directory().join("desk"))?;
+        let words = ["exec", "-d", "-t", "--console-socket", "{dir}/desk", "--pid-file", "{dir}/pid2", "{id}", "/probe", "try", "link", "/proc/self/fd/0"];
+        twin.call(&words)?.ok()?;
+        told(&listener, || Ok(()))
+    })?;
+    twins.equal()
+}
+
+fn notify(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        bundle.args(&["/probe", "notify", "READY=1", "STATUS=up"]);
+    })?;
+    twins.see("what the service manager hears", |twin| {
+        let socket = UnixDatagram::bind(twin.directory().join("notify"))?;
+        let call = |words: &[&str]| {
+            let mut command = twin.command(words);
+            command.env("NOTIFY_SOCKET", twin.directory().join("notify"));
+            twin.run(command, None)?.ok()
+        };
+        call(&["create", "--pid-file", "{dir}/pid", "-b", "{bundle}", "{id}"])?;
+        let mut start = twin.command(&["start", "{id}"]);
+        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut start = start.env("NOTIFY_SOCKET", twin.directory().join("notify")).spawn()?;
+        socket.set_nonblocking(true)?;
+        let mut heard = Vec::new();
+        wait_until("the end of start", || {
+            let ended = start.try_wait()?;
+            // A barrier holds a descriptor, and its sender waits until that is closed.
+            while let Ok((message, _)) = receive(&socket) {
+                heard.push(message);
+            }
+            Ok(ended)
+        })?;
+        Ok(heard.join(" | "))
+    })?;
+    twins.line("state {id}")?.stopped()?.equal()
+}

@@ -1,0 +1,174 @@
+//! state, list, ps and events: what they print.
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::RUNC;
+use crate::harness::{Case, Done, Ground, Level, Twin};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Runc, run).on(RUNC)
+}
+
+/// What callers parse.
+pub const CASES: &[Case] = &[
+    case("state is runc's JSON in each state", "runc: state", states),
+    case("state shows annotations and an absolute root", "runc: state", annotations),
+    case("state's created is a time in UTC", "runc: state", times),
+    case("list is a table, JSON, or names", "runc: list", list),
+    case("list's columns are as wide as runc's", "runc: list", columns),
+    case("list passes over what is no container", "runc: list", strangers),
+    case("ps is ps's table or JSON", "runc: ps", ps),
+    case("ps hands its options to ps", "runc: ps", ps_options),
+    case("ps in each state ends as runc's", "runc: ps", ps_states),
+    case("events --stats has runc's shape", "runc: events", stats),
+    case("events of a container in the wrong state end as runc's", "runc: events", events_states),
+];
+
+fn states(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        bundle.args(&["/probe", "wait"]);
+    })?;
+    twins.create()?.lines(&["state {id}", "start {id}", "state {id}", "pause {id}", "state {id}", "resume {id}"])?;
+    twins.stopped()?.lines(&["state {id}", "delete {id}", "state {id}"])?.equal()
+}
+
+fn annotations(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        bundle.set("/annotations", json!({ "org.example.b": "two", "a": "", "c": "é<>&\"\\\n\u{2028}" }));
+    })?;
+    twins.create()?;
+    for name in ["state {id}", "list -f json"] {
+        let words: Vec<&str> = name.split(' ').collect();
+        // Parsed, for there is more than one way to write a sign in JSON.
+        twins.done(name, |twin| {
+            let done = twin.call(&words)?;
+            Ok(Done { stdout: format!("{:#}\n", serde_json::from_str::<Value>(&done.stdout)?), ..done })
+        })?;
+    }
+    twins.equal()
+}
+
+fn times(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|_| ())?.create()?;
+    twins.see("the form of created", |twin| {
+        let state: Value = serde_json::from_str(&twin.call(&["state", "{id}"])?.ok()?.stdout)?;
+        let time = state["created"].as_str().context("no created")?.to_owned();
+        let (before, fraction) = time.split_once('.').context("no fraction")?;
+        Ok(format!("{} {} {}", before.len(), &before[10..11], fraction.trim_start_matches(|sign: char| sign.is_ascii_digit())))
+    })?;
+    twins.equal()
+}
+
+fn list(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    let empty = ["list", "list -q", "list -f json", "list --format table", "list -f xml", "list -f JSON", "list -q -f xml"];
+    twins.lines(&empty)?;
+    twins.started()?;
+    twins.bundle(|bundle| {
+        let path = format!("{}-2", bundle.config["linux"]["cgroupsPath"].as_str().unwrap_or_default());
+        bundle.set("/linux/cgroupsPath", json!(path)).args(&["/probe", "exit", "0"]);
+    })?;
+    twins.lines(&["create -b {bundle} --pid-file {dir}/pid2 {id2}", "list -q", "list -f json", "list -q -f json", "list -q -f xml"])?.table("list")?;
+    twins.line("delete -f {id2}")?.stopped()?.lines(&["list -q", "list -f json"])?.table("list")?.equal()
+}
+
+/// Up to the column of times, whose length varies.
+fn columns(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?.see("list up to CREATED", |twin| {
+        let text = twin.call(&["list"])?.ok()?.stdout;
+        let at = text.find("CREATED").context("list has no CREATED")?;
+        Ok(text.lines().map(|line| line.chars().take(at).collect::<String>() + "\n").collect())
+    })?;
+    twins.equal()
+}
+
+fn strangers(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|_| ())?.create()?.each(|twin| {
+        std::fs::create_dir_all(twin.ground.root().join(twin.expand("{id2}")))?;
+        Ok(std::fs::write(twin.ground.root().join("file"), "")?)
+    })?;
+    twins.lines(&["list -q", "state {id2}", "delete {id2}", "list -f json"])?.table("list")?;
+    twins.each(|twin| Ok(std::fs::remove_file(twin.ground.root().join("file"))?))?.line("delete -f {id2}")?.equal()
+}
+
+fn ps(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?.lines(&["ps -f json {id}", "ps --format=json {id}", "ps -f xml {id}"])?;
+    twins.done("ps {id}", |twin| titles(twin, &["ps", "{id}"]))?;
+    twins.done("ps --format table {id}", |twin| titles(twin, &["ps", "--format", "table", "{id}"]))?.equal()
+}
+
+/// The title line, and how many lines follow.
+fn titles(twin: &Twin, words: &[&str]) -> anyhow::Result<Done> {
+    let done = twin.call(words)?;
+    let title: Vec<&str> = done.stdout.lines().next().unwrap_or_default().split_whitespace().collect();
+    Ok(Done { stdout: format!("{} {}", title.join(" "), done.stdout.lines().count()), ..done })
+}
+
+fn ps_options(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?.table("ps {id} -eo pid,args")?.table("ps {id} -e -o pid,comm")?;
+    twins.lines(&["ps {id} -eo args", "ps {id} --bogus", "ps {id} -f json", "ps -f json {id} -eo pid"])?.equal()
+}
+
+fn ps_states(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|bundle| {
+        bundle.args(&["/probe", "wait"]);
+    })?;
+    twins.create()?.lines(&["ps -f json {id}", "start {id}", "pause {id}", "ps -f json {id}", "resume {id}"])?;
+    twins.stopped()?.lines(&["ps -f json {id}", "ps {id}"])?.equal()
+}
+
+/// Every key, with the type of its value.
+fn shape(value: &Value) -> Value {
+    match value {
+        // Newer kernels and runtimes tell of pressure too, and newer ones leave out what holds nothing.
+        Value::Object(fields) => {
+            let shown = fields.iter().filter(|(key, value)| *key != "psi" && **value != json!({}));
+            shown.map(|(key, value)| (key.clone(), shape(value))).collect()
+        }
+        Value::Array(items) => items.first().map_or(json!("empty list"), |first| json!([shape(first)])),
+        Value::Number(_) => json!("number"),
+        Value::String(_) => json!("text"),
+        Value::Bool(_) => json!("boolean"),
+        Value::Null => json!("null"),
+    }
+}
+
+fn stats(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?;
+    for name in ["events --stats {id}", "events {id} --stats --interval 1s"] {
+        let words: Vec<&str> = name.split(' ').collect();
+        twins.done(name, |twin| {
+            let done = twin.call(&words)?;
+            let event: Value = serde_json::from_str(&done.stdout).with_context(|| format!("stats: {:?}", done.stdout))?;
+            let top = [&event["type"], &event["id"]].map(Value::to_string).join(" ");
+            let known = ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"];
+            let data = known.iter().map(|name| {
+                let shape = match *name {
+                    // Their contents are the kernel's, and vary with what the container did.
+                    "blkio" | "hugetlb" => shape(&event["data"][name]).is_object().to_string(),
+                    _ => shape(&event["data"][name]).to_string(),
+                };
+                format!("{name}: {shape}\n")
+            });
+            let stdout = format!("{top}\n{}", data.collect::<String>());
+            Ok(Done { stdout, ..done })
+        })?;
+    }
+    twins.equal()
+}
+
+fn events_states(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?.lines(&["events --interval 0s {id}", "events --interval -1s {id}", "events --stats --interval 0 {id}"])?;
+    twins.stopped()?.lines(&["events --stats {id}", "events {id}", "events --interval 0s {id}"])?.equal()
+}

@@ -1,0 +1,65 @@
+//! What runc's callers rely on beyond the specification: the same command to the runtime under test and to runc, and
+//! the same answer from both, but for data/differences.json.
+
+pub mod bundles;
+pub mod create;
+pub mod crun;
+pub mod exec;
+pub mod freeze;
+pub mod inherited;
+pub mod kill;
+pub mod limits;
+pub mod look;
+pub mod run;
+pub mod spec;
+pub mod usage;
+
+use serde_json::{Value, json};
+
+use crate::facts::Facts;
+use crate::harness::{Done, Need, Twins};
+
+/// All of these cases need the runtime that they compare with.
+const RUNC: &[Need] = &[Need::Program("runc")];
+
+/// A command whose program is the probe's `facts`: compared by what a program can see and rely on.
+fn facts(twins: &Twins, line: &str) -> anyhow::Result<()> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    twins.done(line, |twin| {
+        let done = twin.call(&words)?;
+        Ok(Done { stdout: digest(&done.stdout), ..done })
+    })?;
+    Ok(())
+}
+
+/// The facts that are the same in every run; other output as it is.
+fn digest(printed: &str) -> String {
+    let Ok(facts) = Facts::parse(printed) else { return printed.to_owned() };
+    let words = ["Uid", "Gid", "Groups", "Umask", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
+        "SigBlk", "SigIgn", "SigCgt"];
+    let value = |name: &str| {
+        let value = facts.status.get(name)?;
+        // The C library of runc's init ignores a signal of its own (32).
+        let mask = u64::from_str_radix(value, 16).ok().filter(|_| name == "SigIgn");
+        Some(mask.map_or_else(|| value.clone(), |mask| format!("{:x}", mask & !(1 << 31))))
+    };
+    let status: serde_json::Map<_, _> = words.iter().map(|name| ((*name).to_owned(), json!(value(name)))).collect();
+    let mounts: Vec<Value> = facts
+        .mounts
+        .iter()
+        // Cases of config-linux.md look at these.
+        .filter(|mount| !mount.point.starts_with("/sys/fs/cgroup") && !mount.point.starts_with("/proc/"))
+        .map(|mount| {
+            let mut options = mount.options.clone();
+            options.sort();
+            json!([mount.point, mount.kind, options.join(",")])
+        })
+        .collect();
+    json!({
+        "args": facts.args, "env": facts.env, "cwd": facts.cwd, "status": status, "rlimits": facts.rlimits,
+        "fds": facts.fds.keys().collect::<Vec<_>>(), "hostname": facts.hostname, "mounts": mounts,
+        "oom_score_adj": facts.files.get("/proc/self/oom_score_adj"), "terminal": facts.terminal,
+        "devices": facts.devices.keys().collect::<Vec<_>>(),
+    })
+    .to_string()
+}

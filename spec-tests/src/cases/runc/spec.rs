@@ -1,0 +1,121 @@
+//! spec, features, checkpoint and restore.
+
+use std::fs;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::RUNC;
+use crate::harness::{Case, Done, Ground, Level, Twins};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Runc, run).on(RUNC)
+}
+
+/// Verbs that need no container.
+pub const CASES: &[Case] = &[
+    case("spec writes runc's configuration", "runc: spec", writes),
+    case("spec --rootless writes runc's configuration", "runc: spec", rootless),
+    case("spec writes into a bundle, and over nothing", "runc: spec", places),
+    case("what spec writes runs", "runc: spec", runs),
+    case("features has runc's properties", "runc: features", features),
+    case("checkpoint refuses what it must as runc does", "runc: checkpoint and restore", checkpoint),
+    case("restore refuses what it must as runc does", "runc: checkpoint and restore", restore),
+];
+
+fn written(twins: &Twins, name: &str, file: &str) -> anyhow::Result<()> {
+    twins.see(name, |twin| {
+        let text = fs::read_to_string(twin.directory().join(file))?;
+        let mut config: Value = serde_json::from_str(&text)?;
+        config["ociVersion"].take();
+        config["hostname"].take();
+        let indent: String = text.lines().nth(1).unwrap_or_default().chars().take_while(|sign| sign.is_whitespace()).collect();
+        Ok(format!("{indent:?} {} {config}", text.ends_with('\n')))
+    })?;
+    Ok(())
+}
+
+fn writes(ground: &Ground) -> anyhow::Result<()> {
+    let twins = ground.twins()?;
+    twins.line("spec")?;
+    written(&twins, "config.json of spec", "config.json")?;
+    twins.see("its mode", |twin| {
+        use std::os::unix::fs::PermissionsExt;
+        Ok(format!("{:o}", fs::metadata(twin.directory().join("config.json"))?.permissions().mode()))
+    })?;
+    twins.equal()
+}
+
+fn rootless(ground: &Ground) -> anyhow::Result<()> {
+    let twins = ground.twins()?;
+    twins.line("spec --rootless")?;
+    written(&twins, "config.json of spec --rootless", "config.json")?;
+    twins.equal()
+}
+
+fn places(ground: &Ground) -> anyhow::Result<()> {
+    let twins = ground.twins()?;
+    twins.each(|twin| Ok(fs::create_dir(twin.directory().join("box"))?))?;
+    twins.lines(&["spec --bundle box", "spec -b {dir}/box", "spec -b none", "spec", "spec", "spec --rootless"])?;
+    written(&twins, "config.json of spec --bundle", "box/config.json")?;
+    twins.equal()
+}
+
+fn runs(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|_| ())?;
+    twins.each(|twin| Ok(fs::remove_file(twin.bundle.path().join("config.json"))?))?.line("spec -b {bundle}")?;
+    twins.each(|twin| {
+        let path = twin.bundle.path().join("config.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+        config["process"]["terminal"] = json!(false);
+        config["process"]["args"] = json!(["/probe", "facts"]);
+        config["linux"]["cgroupsPath"] = twin.bundle.config["linux"]["cgroupsPath"].clone();
+        Ok(fs::write(path, config.to_string())?)
+    })?;
+    // As root, some machines let nobody raise limits: the answer is the same then.
+    super::facts(&twins, "run -b {bundle} {id}")?;
+    twins.equal()
+}
+
+/// Paths of every property, lists and values left out.
+fn properties(value: &Value, path: &str, found: &mut Vec<String>) {
+    if let Value::Object(fields) = value {
+        for (name, value) in fields {
+            let path = format!("{path}/{name}");
+            found.push(path.clone());
+            if path != "/annotations" {
+                properties(value, &path, found);
+            }
+        }
+    }
+}
+
+fn features(ground: &Ground) -> anyhow::Result<()> {
+    let twins = ground.twins()?;
+    twins.done("features", |twin| {
+        let done = twin.call(&["features"])?;
+        let value: Value = serde_json::from_str(&done.stdout).context("features")?;
+        let mut found = Vec::new();
+        properties(&value, "", &mut found);
+        let indent: String = done.stdout.lines().nth(1).unwrap_or_default().chars().take_while(|sign| *sign == ' ').collect();
+        // Those that this release of runc has.
+        let newer = ["rdma", "memoryPolicy", "mountExtensions", "netDevices", "intelRdt", "potentiallyUnsafe", "knownFlags", "supportedFlags"];
+        found.retain(|path| !newer.iter().any(|name| path.contains(name)));
+        Ok(Done { stdout: format!("{} {}\n{}", indent.len(), done.stdout.ends_with("}\n"), found.join("\n")), ..done })
+    })?;
+    twins.equal()
+}
+
+fn checkpoint(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.lines(&["checkpoint x", "checkpoint --image-path {dir}/image --leave-running x", "checkpoint a/b"])?;
+    twins.bundle(|_| ())?.create()?.line("checkpoint --image-path {dir}/image {id}")?;
+    twins.line("start {id}")?.wait()?.line("checkpoint --image-path {dir}/image {id}")?.line("state {id}")?.equal()
+}
+
+fn restore(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.bundle(|_| ())?;
+    twins.lines(&["restore x", "restore -b {dir}/none x", "restore --image-path {dir}/none -b {bundle} {id}", "state {id}"])?.equal()
+}

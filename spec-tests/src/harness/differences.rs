@@ -1,0 +1,101 @@
+//! data/differences.json: where a runtime that takes runc's place may say something else than runc does, and why.
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+use super::normal::fits;
+
+/// One difference. In every pattern `*` stands for anything.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Difference {
+    /// The command lines, as a case has them: `create *`. One without `*` has to differ, else it is out of date.
+    pub commands: Vec<String>,
+    /// What differs: `stdout`, `stderr`, `code`, or what a case calls it.
+    pub field: String,
+    /// Whether `runc` and `here` are but pieces: runc's is replaced by ours wherever it stands (a `*` is a letter then,
+    /// and `{verb}` in ours the first word of the command),
+    /// and all the rest has to be equal. Else they are patterns for all that is said.
+    #[serde(default)]
+    pub part: bool,
+    /// What runc says there, normalised.
+    pub runc: String,
+    /// What may be said instead.
+    pub here: String,
+    /// Why that is right.
+    pub why: String,
+}
+
+/// All of them.
+///
+/// # Errors
+/// When the file is wrong; says where.
+pub(super) fn all() -> anyhow::Result<Vec<Difference>> {
+    let all: Vec<Difference> =
+        serde_json::from_str(include_str!("../../data/differences.json")).context("data/differences.json")?;
+    for one in &all {
+        let reason = !one.why.trim().is_empty() && !one.commands.is_empty();
+        ensure!(reason, "data/differences.json: an entry for {:?} gives no reason or no command", one.commands);
+        ensure!(!one.part || !one.runc.is_empty(), "data/differences.json: {:?}: a part of nothing", one.commands);
+        ensure!(one.runc != "*" || one.here != "*", "data/differences.json: {:?} says nothing", one.commands);
+    }
+    Ok(all)
+}
+
+impl Difference {
+    /// Whether it speaks of this part of this command's outcome.
+    pub fn concerns(&self, command: &str, field: &str) -> bool {
+        self.field == field && self.commands.iter().any(|pattern| fits(pattern, command))
+    }
+
+    /// What runc would say in our words, where this is but a piece.
+    pub fn rewrite(&self, command: &str, field: &str, runc: String) -> String {
+        if !(self.part && self.concerns(command, field)) {
+            return runc;
+        }
+        let verb = command.split_whitespace().find(|word| !word.starts_with('-')).unwrap_or_default();
+        runc.replace(&self.runc, &self.here.replace("{verb}", verb))
+    }
+
+    /// Whether it is the reason why runc says the one and the runtime under test the other.
+    pub fn explains(&self, command: &str, field: &str, runc: &str, here: &str) -> bool {
+        !self.part && self.concerns(command, field) && fits(&self.runc, runc) && fits(&self.here, here)
+    }
+
+    /// Whether it claims that this command differs wherever it is run.
+    pub fn promises(&self, command: &str, field: &str) -> bool {
+        !self.part && self.field == field && self.commands.iter().any(|one| one == command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_read() {
+        for one in all().unwrap() {
+            assert!(one.why.ends_with('.'), "a reason is a sentence: {:?}", one.why);
+        }
+    }
+
+    #[test]
+    fn a_difference_covers_what_it_names() {
+        let one = Difference {
+            commands: vec!["--version".into(), "kill *".into()],
+            field: "stdout".into(),
+            part: false,
+            runc: "RUNTIME version 1.*".into(),
+            here: "RUNTIME version *".into(),
+            why: "Each has its own.".into(),
+        };
+        assert!(one.explains("--version", "stdout", "RUNTIME version 1.1", "RUNTIME version 0"));
+        assert!(!one.explains("--version", "stderr", "RUNTIME version 1.1", "RUNTIME version 0"));
+        assert!(!one.explains("--version", "stdout", "RUNTIME version 1.1", ""));
+        let part = Difference { part: true, runc: "1.1".into(), here: "0.1".into(), ..one.clone() };
+        assert_eq!(part.rewrite("kill x", "stdout", "version 1.1".into()), "version 0.1");
+        assert_eq!(part.rewrite("list", "stdout", "version 1.1".into()), "version 1.1");
+        assert!(!part.explains("--version", "stdout", "1.1", "0.1"));
+        assert!(one.promises("--version", "stdout") && !one.promises("kill a", "stdout"));
+    }
+}
