@@ -12,7 +12,7 @@
 //!   reaps stage 1        ── () ───────────► the real init, and ended
 //!                      ◄── Devices ──────── only with network devices to move
 //!   moves them           ── their addresses ►  sets those, and brings the devices up
-//!                      ◄── Mounted ──────── only with prestart or createRuntime hooks
+//!                      ◄── Mounted ──────── only with hooks of create
 //!   runs those hooks     ── () ───────────►
 //!                      ◄── Limits ───────── only where init may not raise its own limits
 //!   prlimit              ── () ───────────►

@@ -25,8 +25,7 @@ pub fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
     })
 }
 
-/// Runs every hook, and gives what failed: for poststart and poststop, whose failures only warn
-/// (runtime.md, Lifecycle).
+/// Runs every hook, and gives what failed: for poststop, whose failures only warn (runtime.md, Lifecycle).
 pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<Error> {
     hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), state).err()).collect()
 }

@@ -32,6 +32,9 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// It has a pid namespace of its own, whose processes end with init.
     pub own_pids: bool,
+    /// There are startContainer hooks, whose failure is an error of its start.
+    #[serde(default)]
+    pub start_container: bool,
     /// There are poststart hooks to run after its start.
     pub poststart: bool,
     /// There are poststop hooks to run at its end.

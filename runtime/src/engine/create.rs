@@ -20,7 +20,7 @@ use crate::plan::init::{HookState, InitPlan};
 use crate::plan::{Findings, Host, annotations, config};
 use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
-use crate::sys::process::Child;
+use crate::sys::process::{self, Child};
 use crate::sys::procfs::Proc;
 use crate::sys::{socket, tty};
 use crate::{probe, rootfs, trace};
@@ -174,14 +174,24 @@ impl Engine {
                 return Err(error);
             }
         };
-        let Making { cgroup, record, .. } = making;
-        cgroup.keep();
-        group.keep();
-        if let (false, Some(hooks)) = (gated, Poststart::of(spec, &record)) {
-            hooks.run();
+        let poststart = if gated { None } else { Poststart::of(spec, &making.record) };
+        if let Some(Err(error)) = poststart.map(|hooks| hooks.run()) {
+            end(&child, making.cgroup.cgroup()?)?;
+            making.hooks_began = true;
+            making.unwind();
+            return Err(error);
         }
+        making.cgroup.keep();
+        group.keep();
         Ok(child)
     }
+}
+
+/// Ends a container that has begun to run, and reaps its init.
+fn end(child: &Child, cgroup: &Cgroup) -> Result<()> {
+    process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL).context("unable to stop the container")?;
+    process::wait(child.pidfd.as_fd()).context("unable to stop the container")?;
+    cgroup.kill_all(libc::SIGKILL)
 }
 
 /// The poststart hooks of a container that has some.
@@ -198,10 +208,12 @@ impl Poststart {
         (!hooks.is_empty()).then(|| Poststart { hooks, state: state(), pid: record.init_process_pid })
     }
 
-    /// Runs them, which comes after the program's start. Their failures only warn (runtime.md, Lifecycle).
-    pub(super) fn run(&self) {
-        let failed = hooks::run_all(&self.hooks, &self.state.json("running", self.pid));
-        failed.iter().for_each(|error| tracing::warn!("{error}"));
+    /// Runs them, which comes after the program's start.
+    ///
+    /// # Errors
+    /// The first that fails: the container is to be stopped and destroyed (runtime.md, Lifecycle).
+    pub(super) fn run(&self) -> Result<()> {
+        hooks::run(&self.hooks, &self.state.json("running", self.pid))
     }
 }
 

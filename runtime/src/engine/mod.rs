@@ -113,9 +113,12 @@ impl Engine {
             false => None,
         };
         let opened = crate::launch::gate::open(&container.entry.gate_path())?;
-        if let Some(hooks) = poststart {
-            opened.wait_executed()?;
-            hooks.run();
+        if container.record.start_container || poststart.is_some() {
+            let started = opened.wait_executed().and_then(|()| poststart.map_or(Ok(()), |hooks| hooks.run()));
+            if let Err(error) = started {
+                container.destroy();
+                return Err(error);
+            }
         }
         Ok((container, result))
     }
@@ -172,6 +175,14 @@ fn read(id: &str, entry: Entry) -> Result<Container> {
 }
 
 impl Container {
+    /// Stops and deletes it, with its poststop hooks, after a hook of its start has failed (runtime.md, Lifecycle).
+    /// That hook is what the caller hears of; what goes wrong here is a warning, and delete can be called again.
+    fn destroy(&self) {
+        if let Err(error) = self.end(Status::Running).and_then(|()| self.forget()) {
+            tracing::warn!("unable to clean up: {error}");
+        }
+    }
+
     fn cgroup(&self) -> Cgroup {
         Cgroup::from_record(&self.record.cgroup)
     }

@@ -74,6 +74,7 @@ pub(super) fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &Containe
         owner,
         annotations,
         own_pids: plan.namespaces.is_new(NamespaceKind::Pid),
+        start_container: !plan.hooks.start_container.is_empty(),
         poststart: !plan.hooks.poststart.is_empty(),
         poststop: !plan.hooks.poststop.is_empty(),
         config: RecordConfig { rootfs, labels },

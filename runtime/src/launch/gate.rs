@@ -3,7 +3,8 @@
 //! Both ends are opened without waiting for each other. Init inherits an end that reads and writes, so its read
 //! never sees an end of file; it blocks on one byte. `start` opens the other end for writing, which fails with
 //! ENXIO when no init waits any more, writes the byte, and removes the fifo: with it, the status `created` is gone.
-//! Init keeps its end until the program's exec closes it, which is how `start` sees that the program runs.
+//! Init keeps its end until the program's exec closes it, which is how `start` sees that the program runs. What fails
+//! before that, such as a hook, init writes into the fifo: to whoever waits at its other end.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -33,21 +34,44 @@ pub fn wait(gate: OwnedFd) -> Result<OwnedFd> {
     Ok(gate.into())
 }
 
-/// The gate once it is open, from the side of `start`.
+/// Init's side: why the program will not run, for a `start` that waits. Nobody has to; the fifo holds it for them.
+///
+/// # Errors
+/// The kernel's.
+pub fn tell(gate: OwnedFd, error: &Error) -> Result<()> {
+    let text = error.to_string();
+    // As much as a fifo takes at once, whoever reads it: a byte of it is free once the gate was opened.
+    let whole = &text.as_bytes()[..text.len().min(WORDS_LIMIT)];
+    File::from(gate).write_all(whole).context("unable to tell start")
+}
+
+/// The most that init says; far below what a fifo holds (pipe(7), 16 pages).
+const WORDS_LIMIT: usize = 4096;
+
+/// The gate once it is open, from the side of `start`: the reading end, on which init is the only writer.
 pub struct Opened(File);
 
 impl Opened {
     /// Waits until the program was executed, or init has ended before.
-    pub fn wait_executed(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// What init said of why the program does not run.
+    pub fn wait_executed(mut self) -> Result<()> {
         use rustix::event::{PollFd, PollFlags, poll};
-        // The writing end of a fifo that nobody can read from is in error (poll(2)), which needs no asking for.
+        // The reading end of a fifo that nobody can write to is hung up (poll(2)), which needs no asking for.
         let mut gate = [PollFd::new(&self.0, PollFlags::empty())];
         while let Err(error) = poll(&mut gate, None) {
             if error != rustix::io::Errno::INTR {
                 return Err(SysError::from_rustix("poll", "the gate", error).into());
             }
         }
-        Ok(())
+        let mut words = Vec::new();
+        self.0.read_to_end(&mut words).context("unable to read what init said at the gate")?;
+        // The byte that opens the gate is still there when init was killed before it read it.
+        match String::from_utf8_lossy(&words).trim_start_matches('\0') {
+            "" => Ok(()),
+            said => Err(Error::other(said)),
+        }
     }
 }
 
@@ -64,9 +88,10 @@ pub fn open(path: &Path) -> Result<Opened> {
         }
         other => other.with_context(unable)?,
     };
+    let words = std::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).with_context(unable)?;
     gate.write_all(&[0]).with_context(unable)?;
     std::fs::remove_file(path).with_context(|| format!("unable to remove the gate {}", path.display()))?;
-    Ok(Opened(gate))
+    Ok(Opened(words))
 }
 
 #[cfg(test)]
@@ -88,5 +113,25 @@ mod tests {
         assert!(!path.exists());
         drop(make(&path).unwrap());
         assert_eq!(open(&path).err().map(|error| error.kind()), Some(ErrorKind::InvalidState));
+    }
+
+    #[test]
+    fn what_init_says_reaches_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("exec.fifo");
+        let end = make(&path).unwrap();
+        let opened = open(&path).unwrap();
+        tell(wait(end).unwrap(), &Error::other("no luck")).unwrap();
+        assert_eq!(opened.wait_executed().unwrap_err().to_string(), "no luck");
+    }
+
+    #[test]
+    fn an_init_that_was_killed_at_the_gate_says_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("exec.fifo");
+        let end = make(&path).unwrap();
+        let opened = open(&path).unwrap();
+        drop(end);
+        opened.wait_executed().unwrap();
     }
 }

@@ -17,7 +17,7 @@ use crate::rootfs::Root;
 use crate::sys::procfs::Proc;
 use crate::sys::{SysError, process};
 
-use super::steps;
+use super::{gate, steps};
 
 /// What the steps share.
 pub(super) struct Init {
@@ -114,8 +114,14 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
     };
     match &init.channel {
         Some(channel) => say(channel, &error),
-        // The gate is open and the parent gone: standard error is all that is left, as for runc.
-        None => eprintln!("brig: {error}"),
+        // The gate is open and the parent gone. A start that waits hears it there; else standard error is all that is
+        // left, as for runc.
+        None => {
+            eprintln!("brig: {error}");
+            if let Some(Err(unheard)) = init.gate.take().map(|gate| gate::tell(gate, &error)) {
+                eprintln!("brig: {unheard}");
+            }
+        }
     }
     Err(())
 }

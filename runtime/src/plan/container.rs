@@ -91,7 +91,10 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
             domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
             rootfs: Some(rootfs),
             sysctl: sysctl(linux),
-            runtime_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
+            // Of createContainer hooks the parent has to know too: poststop hooks follow when one of them fails.
+            runtime_hooks: [&hooks.prestart, &hooks.create_runtime, &hooks.create_container]
+                .iter()
+                .any(|list| !list.is_empty()),
             create_container: hooks.create_container.clone(),
             start_container: hooks.start_container.clone(),
             hook_state: hook_state(spec, id, bundle),

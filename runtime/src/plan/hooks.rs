@@ -37,7 +37,7 @@ pub struct HooksPlan {
     pub create_container: Vec<Hook>,
     /// Container namespace, in start, before the program.
     pub start_container: Vec<Hook>,
-    /// Runtime namespace, in start, after the program was started. A failure only warns.
+    /// Runtime namespace, in start, after the program was started. A failure ends the container.
     pub poststart: Vec<Hook>,
     /// Runtime namespace, in delete. A failure only warns.
     pub poststop: Vec<Hook>,

@@ -118,10 +118,10 @@ fn a_failure_in_start_stops_the_container() {
     let mut bundle = bundle();
     bundle.config["hooks"]["startContainer"] = json!([hook(&bundle, "startContainer", "exit 7")]);
     bundle.create();
-    bundle.brig(&["start", &bundle.id]);
-    bundle.wait_for("stopped");
+    let error = bundle.fails(&["start", &bundle.id]);
+    assert!(error.contains("hooks.startContainer[0]") && error.contains("exit status 7"), "{error}");
+    bundle.assert_nothing_left();
     assert!(!moments(&bundle).contains(&"program".to_owned()));
-    bundle.ok(&["delete", &bundle.id]);
     assert_eq!(moments(&bundle).last().unwrap(), "poststop");
     // In the foreground nobody calls delete.
     let _ = fs::remove_file(bundle.rootfs("log"));
@@ -135,16 +135,30 @@ fn a_failure_in_start_stops_the_container() {
 #[test]
 fn a_failure_after_the_program_only_warns() {
     let mut bundle = script("exec true");
-    for moment in ["poststart", "poststop"] {
-        let (bad, good) = (hook(&bundle, moment, "exit 7"), hook(&bundle, moment, ""));
-        bundle.config["hooks"][moment] = json!([bad, good]);
-    }
+    let (bad, good) = (hook(&bundle, "poststop", "exit 7"), hook(&bundle, "poststop", ""));
+    bundle.config["hooks"]["poststop"] = json!([bad, good]);
     let run = bundle.run();
     assert_eq!(run.status.code(), Some(0), "{}", show(&run));
-    assert_eq!(moments(&bundle), ["poststart", "poststart", "poststop", "poststop"]);
+    assert_eq!(moments(&bundle), ["poststop", "poststop"]);
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
-    assert!(said.contains("hooks.poststart[0]") && said.contains("hooks.poststop[0]"), "{said}");
-    assert!(said.contains("level=warning"), "{said}");
+    assert!(said.contains("hooks.poststop[0]") && said.contains("level=warning"), "{said}");
+}
+
+#[test]
+fn a_failure_beside_the_program_ends_the_container() {
+    let mut bundle = script("exec sleep 1000");
+    let (bad, good) = (hook(&bundle, "poststart", "exit 7"), hook(&bundle, "poststart", ""));
+    bundle.config["hooks"] = json!({ "poststart": [bad, good], "poststop": [hook(&bundle, "poststop", "")] });
+    bundle.create();
+    let error = bundle.fails(&["start", &bundle.id]);
+    assert!(error.contains("hooks.poststart[0]"), "{error}");
+    bundle.assert_nothing_left();
+    assert_eq!(moments(&bundle), ["poststart", "poststop"]);
+    fs::remove_file(bundle.rootfs("log")).unwrap();
+    let error = bundle.run_fails();
+    assert!(error.contains("hooks.poststart[0]"), "{error}");
+    bundle.assert_nothing_left();
+    assert_eq!(moments(&bundle), ["poststart", "poststop"]);
 }
 
 #[test]
