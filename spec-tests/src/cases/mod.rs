@@ -4,6 +4,7 @@
 pub mod config;
 pub mod linux;
 pub mod runc;
+pub mod runtime;
 pub mod runtime_linux;
 pub mod security;
 
@@ -25,6 +26,9 @@ pub const ALL: &[&[Case]] = &[
     config::scheduler::CASES,
     config::user::CASES,
     config::names::CASES,
+    config::hooks::entries::CASES,
+    config::hooks::moments::CASES,
+    config::hooks::places::CASES,
     config::properties::CASES,
     linux::filesystems::CASES,
     linux::namespaces::CASES,
@@ -43,6 +47,12 @@ pub const ALL: &[&[Case]] = &[
     linux::seccomp_notify::CASES,
     linux::paths::CASES,
     linux::personality::CASES,
+    runtime::state::CASES,
+    runtime::lifecycle::CASES,
+    runtime::failing_hooks::CASES,
+    runtime::errors::CASES,
+    runtime::operations::CASES,
+    runtime::signals::CASES,
     runtime_linux::CASES,
     security::links::CASES,
     security::proc::CASES,

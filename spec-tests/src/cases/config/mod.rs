@@ -1,6 +1,7 @@
 //! config.md: the parts of the configuration that every platform has.
 
 pub mod capabilities;
+pub mod hooks;
 pub mod idmap;
 pub mod linux_process;
 pub mod mount_options;

@@ -27,12 +27,6 @@ pub const CASES: &[Case] = &[
     }),
     Case::new("empty process.args are refused", SECTION, Level::Must, empty_args),
     Case::new("process without args is refused", SECTION, Level::Must, without_args),
-    Case::new(
-        "without a terminal a program has stdin, stdout and stderr alone",
-        "runtime-linux.md#file-descriptors",
-        Level::Must,
-        streams,
-    ),
 ];
 
 fn cwd(ground: &Ground) -> anyhow::Result<()> {
@@ -107,11 +101,4 @@ fn empty_args(ground: &Ground) -> anyhow::Result<()> {
 
 fn without_args(ground: &Ground) -> anyhow::Result<()> {
     ground.run(ground.bundle()?.remove("/process/args"))?.refused().map(drop)
-}
-
-fn streams(ground: &Ground) -> anyhow::Result<()> {
-    let facts = ground.facts(&ground.bundle()?)?;
-    let numbers: Vec<_> = facts.fds.keys().copied().collect();
-    ensure!(numbers == [0, 1, 2], "open descriptors: expected 0, 1 and 2, found {:?}", facts.fds);
-    Ok(())
 }

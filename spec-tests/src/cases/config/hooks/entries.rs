@@ -1,0 +1,265 @@
+//! What an entry of a list of hooks says: path, args, env, timeout; and what every hook is given.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Case, Ground, KINDS, Level};
+
+const SECTION: &str = "config.md#posix-platform-hooks";
+const VALID: &str = "config.md#valid-values";
+
+/// In the order of the text.
+pub const CASES: &[Case] = &[
+    Case::new("a hook's path that is not absolute is refused", SECTION, Level::Must, relative_path),
+    Case::new("a hook's path that is not there is an error", SECTION, Level::Must, missing_path),
+    Case::new("a hook's args are its whole argv", SECTION, Level::Must, args),
+    Case::new("a hook's env is its whole environment", SECTION, Level::Must, env),
+    Case::new("a hook that ends before its timeout succeeds", SECTION, Level::Must, in_time),
+    Case::new("a hook is aborted at its timeout, and has failed", SECTION, Level::Must, timeout),
+    Case::new("a hook's timeout that is not above zero is refused", SECTION, Level::Must, no_timeout),
+    Case::new("a hook that is no object is refused", VALID, Level::Must, no_object),
+    Case::new("hooks may be left out, or be empty", SECTION, Level::Must, none),
+    Case::new("hooks of a list are called in the listed order", SECTION, Level::Must, order),
+    Case::new("every hook is given the state on stdin", SECTION, Level::Must, state),
+    Case::new("the state that a hook is given has the annotations", SECTION, Level::Must, annotations),
+    Case::new("the state that a hook is given has the status of its moment", "runtime.md#state", Level::Must, status),
+    Case::new(
+        "a hook of the runtime namespace is given the pid as the caller sees it",
+        "runtime.md#state",
+        Level::Must,
+        pids,
+    ),
+    Case::new(
+        "a hook of the container namespace is given the pid as the container sees it",
+        "runtime.md#state",
+        Level::Must,
+        inner_pids,
+    ),
+    Case::new("a hook that does not read its stdin is no failure", "runc: hooks", Level::Runc, deaf),
+];
+
+/// Creates, starts, waits for the end and deletes; the hooks have written their log then.
+pub(super) fn life(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<()> {
+    bundle.args(&["/probe", "exit", "0"]);
+    let container = ground.create(bundle)?;
+    container.start()?;
+    container.wait()?;
+    container.wait_status("stopped")?;
+    container.delete()
+}
+
+fn relative_path(ground: &Ground) -> anyhow::Result<()> {
+    for kind in KINDS {
+        let mut bundle = ground.bundle()?;
+        let mut entry = bundle.hook_entry(kind, kind, &[]);
+        entry["path"] = json!("probe");
+        bundle.push(&format!("/hooks/{kind}"), entry).args(&["/probe", "wait"]);
+        let path = bundle.path().to_string_lossy().into_owned();
+        bundle.write()?;
+        let id = ground.id();
+        let created = ground.call(&["create", "--bundle", &path, &id])?;
+        let refused = created.code != 0 || ground.call(&["start", &id])?.code != 0;
+        ensure!(refused, "{kind} with the path \"probe\": expected an error from create or start, found none");
+    }
+    Ok(())
+}
+
+fn missing_path(ground: &Ground) -> anyhow::Result<()> {
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        let mut bundle = ground.bundle()?;
+        bundle.push(&format!("/hooks/{kind}"), json!({ "path": "/nowhere/at/all" }));
+        ground.refused(&bundle).context(kind)?;
+    }
+    Ok(())
+}
+
+fn args(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let mut wanted = BTreeMap::new();
+    for kind in KINDS {
+        // What is looked for is of no matter: any words will do.
+        let words = [kind, "record", "LOG", "look", "two words", "look", ""];
+        bundle.hook(kind, kind, &words[3..]);
+        let log = if kind == "startContainer" { "/log".to_owned() } else { bundle.log().display().to_string() };
+        wanted.insert(kind, words.map(|word| word.replace("LOG", &log)));
+    }
+    life(ground, &mut bundle)?;
+    for (kind, wanted) in wanted {
+        let found = bundle.record(kind)?.args;
+        ensure!(found == wanted, "argv of {kind}: expected {wanted:?}, found {found:?}");
+    }
+    Ok(())
+}
+
+fn env(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    for kind in KINDS {
+        let mut entry = bundle.hook_entry(kind, kind, &[]);
+        entry["env"] = json!(["KIND=hook", "EMPTY=", "SIGN=a=b"]);
+        bundle.push(&format!("/hooks/{kind}"), entry);
+    }
+    life(ground, &mut bundle)?;
+    let wanted = [("KIND", "hook"), ("EMPTY", ""), ("SIGN", "a=b")];
+    let wanted: BTreeMap<_, _> = wanted.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    for kind in KINDS {
+        let found = bundle.record(kind)?.env;
+        ensure!(found == wanted, "the environment of {kind}: expected {wanted:?}, found {found:?}");
+    }
+    Ok(())
+}
+
+fn in_time(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    for kind in KINDS {
+        let mut entry = bundle.hook_entry(kind, kind, &[]);
+        entry["timeout"] = json!(50);
+        bundle.push(&format!("/hooks/{kind}"), entry);
+    }
+    life(ground, &mut bundle)?;
+    let found = bundle.called()?;
+    ensure!(found.len() == KINDS.len(), "expected a call of every hook, found {found:?}");
+    Ok(())
+}
+
+fn timeout(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let program = bundle.rootfs("/probe");
+    bundle.push("/hooks/createRuntime", json!({ "path": program, "args": ["hook", "wait"], "timeout": 1 }));
+    bundle.hook("createContainer", "later", &[]);
+    ground.refused(&bundle)?;
+    let found = bundle.called()?;
+    ensure!(found.is_empty(), "expected no hook after the one that failed, found {found:?}");
+    Ok(())
+}
+
+fn no_timeout(ground: &Ground) -> anyhow::Result<()> {
+    for timeout in [0, -1] {
+        let mut bundle = ground.bundle()?;
+        let mut entry = bundle.hook_entry("createRuntime", "hook", &[]);
+        entry["timeout"] = json!(timeout);
+        ground.refused(bundle.push("/hooks/createRuntime", entry)).with_context(|| format!("timeout {timeout}"))?;
+    }
+    Ok(())
+}
+
+fn no_object(ground: &Ground) -> anyhow::Result<()> {
+    for value in [json!(["/bin/true"]), json!({ "path": "/bin/true" }), json!([{ "path": 5 }])] {
+        let mut bundle = ground.bundle()?;
+        ground.refused(bundle.set("/hooks/createRuntime", value.clone())).with_context(|| value.to_string())?;
+    }
+    Ok(())
+}
+
+fn none(ground: &Ground) -> anyhow::Result<()> {
+    for value in [json!({}), json!({ "prestart": [], "createRuntime": [], "poststop": [] })] {
+        let mut bundle = ground.bundle()?;
+        life(ground, bundle.set("/hooks", value))?;
+    }
+    Ok(())
+}
+
+fn order(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    for kind in KINDS {
+        for number in 1..=3 {
+            bundle.hook(kind, &format!("{kind}{number}"), &[]);
+        }
+    }
+    life(ground, &mut bundle)?;
+    let called = bundle.called()?;
+    for kind in KINDS {
+        let found: Vec<_> = called.iter().filter(|name| name.trim_end_matches(['1', '2', '3']) == kind).collect();
+        let wanted: Vec<_> = (1..=3).map(|number| format!("{kind}{number}")).collect();
+        ensure!(found.iter().copied().eq(&wanted), "expected {wanted:?}, found {found:?}");
+    }
+    Ok(())
+}
+
+fn state(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.hook_of_every_kind().args(&["/probe", "exit", "0"]);
+    let container = ground.create(&bundle)?;
+    container.start()?;
+    container.wait()?;
+    container.wait_status("stopped")?;
+    container.delete()?;
+    for kind in KINDS {
+        let state = bundle.record(kind)?.state()?;
+        let text = |name: &str| state[name].as_str().unwrap_or_default().to_owned();
+        ensure!(text("id") == container.id(), "id for {kind}: expected {}, found {state}", container.id());
+        let path = bundle.path().to_string_lossy();
+        ensure!(text("bundle") == path, "bundle for {kind}: expected {path}, found {state}");
+        ensure!(text("ociVersion").starts_with("1."), "ociVersion for {kind}: expected 1.x.y, found {state}");
+        ensure!(!text("status").is_empty(), "status for {kind}: expected one, found {state}");
+    }
+    Ok(())
+}
+
+fn annotations(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let wanted = json!({ "org.example.key": "value", "org.example.empty": "" });
+    bundle.hook_of_every_kind().set("/annotations", wanted.clone());
+    life(ground, &mut bundle)?;
+    for kind in KINDS {
+        let found = bundle.record(kind)?.state()?["annotations"].clone();
+        ensure!(found == wanted, "annotations for {kind}: expected {wanted}, found {found}");
+    }
+    Ok(())
+}
+
+fn status(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.hook_of_every_kind().args(&["/probe", "wait"]);
+    let container = ground.create(&bundle)?;
+    container.start()?;
+    container.kill("KILL")?;
+    container.wait()?;
+    container.wait_status("stopped")?;
+    container.delete()?;
+    for (kind, wanted) in KINDS.into_iter().zip(["creating", "creating", "creating", "created", "running", "stopped"]) {
+        let found = bundle.record(kind)?.state()?["status"].clone();
+        ensure!(found == wanted, "status for {kind}: expected {wanted}, found {found}");
+    }
+    Ok(())
+}
+
+/// The pid that each kind of hook is given, and init's own.
+fn given_pids(ground: &Ground) -> anyhow::Result<(BTreeMap<&'static str, Value>, i32)> {
+    let mut bundle = ground.bundle()?;
+    bundle.hook_of_every_kind().args(&["/probe", "wait"]);
+    let container = ground.create(&bundle)?;
+    container.start()?;
+    let pid = container.pid();
+    let mut found = BTreeMap::new();
+    for kind in &KINDS[..5] {
+        found.insert(*kind, bundle.record(kind)?.state()?["pid"].clone());
+    }
+    Ok((found, pid))
+}
+
+fn pids(ground: &Ground) -> anyhow::Result<()> {
+    let (found, pid) = given_pids(ground)?;
+    for kind in ["prestart", "createRuntime", "poststart"] {
+        ensure!(found[kind] == pid, "pid for {kind}: expected {pid}, found {}", found[kind]);
+    }
+    Ok(())
+}
+
+fn inner_pids(ground: &Ground) -> anyhow::Result<()> {
+    let (found, _) = given_pids(ground)?;
+    for kind in ["createContainer", "startContainer"] {
+        ensure!(found[kind] == 1, "pid for {kind}, in a new pid namespace: expected 1, found {}", found[kind]);
+    }
+    Ok(())
+}
+
+fn deaf(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let program = bundle.rootfs("/probe");
+    // More than a pipe holds.
+    bundle.set("/annotations", json!({ "org.example.long": "x".repeat(100_000) }));
+    bundle.push("/hooks/createRuntime", json!({ "path": program, "args": ["deaf", "exit", "0"] }));
+    life(ground, &mut bundle)
+}

@@ -1,0 +1,5 @@
+//! config.md, POSIX-platform Hooks.
+
+pub mod entries;
+pub mod moments;
+pub mod places;

@@ -1,0 +1,105 @@
+//! runtime.md, Operations: kill.
+
+use anyhow::ensure;
+
+use crate::harness::{Case, Ground, Level, wait_until};
+
+const SECTION: &str = "runtime.md#kill";
+
+/// In the order of the text.
+pub const CASES: &[Case] = &[
+    Case::new("kill without an id is an error", SECTION, Level::Must, |ground| {
+        ground.call(&["kill"])?.refused().map(drop)
+    }),
+    Case::new("kill of a container that is not there is an error", SECTION, Level::Must, |ground| {
+        ground.call(&["kill", "of-nobody", "KILL"])?.refused().map(drop)
+    }),
+    Case::new("kill of a stopped container is an error, and it stays stopped", SECTION, Level::Must, stopped),
+    Case::new("kill of a created container sends the signal", SECTION, Level::Must, created),
+    Case::new("kill sends the signal that it is given", SECTION, Level::Must, given),
+    Case::new("kill sends the signal to the container's process alone", SECTION, Level::Must, alone),
+    Case::new("kill with a signal that there is not is an error, and sends none", SECTION, Level::Must, unknown),
+    Case::new("kill sends TERM unless told otherwise", "runc: kill", Level::Runc, default),
+];
+
+fn stopped(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.args(&["/probe", "exit", "0"]);
+    let container = ground.create(&bundle)?;
+    container.start()?;
+    container.wait()?;
+    container.wait_status("stopped")?;
+    container.call("kill", &["KILL"])?.refused()?;
+    let status = container.status()?;
+    ensure!(status == "stopped", "the status: expected stopped, found {status}");
+    Ok(())
+}
+
+fn created(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.args(&["/probe", "wait"]);
+    let container = ground.create(&bundle)?;
+    container.kill("KILL")?;
+    let code = container.wait()?;
+    ensure!(code == 128 + 9, "the end of the container's process: expected signal 9, found {code}");
+    Ok(())
+}
+
+/// Sends these signals by `kill`, one after the other, to a program that says what it receives; the last one ends it.
+fn received(ground: &Ground, signals: &[&[&str]], names: &[&str]) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.args(&["/probe", "signals", names[names.len() - 1]]);
+    let container = ground.create(&bundle)?;
+    container.start()?;
+    wait_until("the program to be ready", || Ok(container.output()?.contains("ready").then_some(())))?;
+    for (words, name) in signals.iter().zip(names) {
+        container.call("kill", words)?.ok()?;
+        wait_until(&format!("the program to receive {name}"), || {
+            Ok(container.output()?.lines().any(|line| line == *name).then_some(()))
+        })?;
+    }
+    container.wait()?;
+    let output = container.output()?;
+    let found: Vec<_> = output.lines().skip(1).collect();
+    ensure!(found == names, "received: expected {names:?}, found {found:?}");
+    Ok(())
+}
+
+fn given(ground: &Ground) -> anyhow::Result<()> {
+    let words: [&[&str]; 6] = [&["USR1"], &["SIGUSR2"], &["1"], &["INT"], &["WINCH"], &["TERM"]];
+    received(ground, &words, &["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT", "SIGWINCH", "SIGTERM"])
+}
+
+fn default(ground: &Ground) -> anyhow::Result<()> {
+    received(ground, &[&[]], &["SIGTERM"])
+}
+
+fn alone(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    // The other process ends at any signal; the first one, being 1 of its pid namespace, at KILL alone.
+    let container = ground.start(&mut bundle)?;
+    let pid_file = ground.directory().join("exec.pid");
+    container.exec_with(&["--detach", "--pid-file", &pid_file.to_string_lossy()], &["/probe", "wait"])?.ok()?;
+    let pid: i32 = std::fs::read_to_string(&pid_file)?.trim().parse()?;
+    container.kill("USR1")?;
+    let status = container.status()?;
+    let status_of_other = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let state = status_of_other.lines().find(|line| line.starts_with("State:")).unwrap_or("").to_owned();
+    container.kill("KILL")?;
+    // Nobody else reaps it, and its pid namespace lasts as long as it does.
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)?;
+    ensure!(status == "running", "the status after USR1: expected running, found {status}");
+    ensure!(!state.contains('Z'), "another process of the container after USR1: expected it alive, found {state:?}");
+    Ok(())
+}
+
+fn unknown(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let container = ground.start(&mut bundle)?;
+    for signal in ["NOSUCH", "SIGNOSUCH", "1000", "-9x"] {
+        container.call("kill", &[signal])?.refused()?;
+    }
+    let status = container.status()?;
+    ensure!(status == "running", "the status: expected running, found {status}");
+    Ok(())
+}
