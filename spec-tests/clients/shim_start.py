@@ -151,6 +151,7 @@ def never_created(shim):
     one.shutdown()
     wait_until(lambda: not shim.shims(), "the shim to end")
     two = shim.container("term").launch()
+    two.call("Connect")  # the socket is there before the server, and a signal may come before either
     os.kill(shim.shims()[0], 15)
     wait_until(lambda: not shim.shims(), "the shim to end")
     wait_until(lambda: not two.socket.exists(), "the socket to go")

@@ -244,7 +244,9 @@ class Containerd2(Containerd):
 
 
 class ContainerdInBed(Containerd):
-    """The same in a machine of its own, where the suite is in no cgroup yet."""
+    """The same in a machine of its own, where the suite is in no cgroup yet, and all takes longer."""
+
+    patience = 4
 
     def __init__(self, place, shim):
         isolate.enter_cgroup("suite")

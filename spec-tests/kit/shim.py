@@ -292,7 +292,9 @@ class Shim:
 
 
 class ShimInBed(Shim):
-    """The same in a machine of its own, where the suite is in no cgroup yet."""
+    """The same in a machine of its own, where the suite is in no cgroup yet, and all takes longer."""
+
+    patience = 4
 
     def __init__(self, place, program):
         isolate.enter_cgroup("suite")

@@ -26,7 +26,7 @@ def run_all(name, client, modules, only):
     passed = failed = 0
     for title, function in chosen:
         begin = time.monotonic()
-        problem = _attempt(function, client, function.deadline)
+        problem = _attempt(function, client, function.deadline * getattr(client, "patience", 1))
         tidy_problem = _attempt(lambda one: one.tidy(), client, 300)
         problem = problem or tidy_problem
         took = time.monotonic() - begin

@@ -30,7 +30,7 @@ SUITES = {
     "containerd-1.6": Suite(Containerd, [f"clients.containerd_{part}" for part in _CONTAINERD], subject=_SHIM),
     "containerd-uml": Suite(ContainerdInBed, ["clients.containerd_run", "clients.containerd_events"], bed=["uml"],
                             subject=_SHIM),
-    "shim-uml": Suite(ShimInBed, ["clients.shim_task", "clients.shim_output"], bed=["uml"], subject=_SHIM),
+    "shim-uml": Suite(ShimInBed, ["clients.shim_task"], bed=["uml"], subject=_SHIM),
     "docker-shim": Suite(DockerWithShim, [f"clients.docker_{part}" for part in (*_DOCKER, "compose", "build", "swarm")],
                          needs={"debian"}, subject=_SHIM),
     "shim": Suite(Shim, [f"clients.shim_{part}" for part in ("start", "task", "output", "faults")], subject=_SHIM),
