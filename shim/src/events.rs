@@ -38,8 +38,9 @@ const LARGEST: usize = 8 << 20;
 const OVERHEAD: usize = 256;
 /// How often containerd may answer with an error before an event is given up.
 const REFUSALS: u32 = 5;
-/// How long containerd may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+/// How long containerd may take to answer. One that is slow has the event all the same, and would get it twice; one
+/// that has ended, or is stopped for good, closes the connection, which is noticed at once.
+const ANSWER: Duration = Duration::from_secs(120);
 /// Between two attempts to connect: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// The ttrpc metadata by which containerd knows the namespace of a request (its pkg/namespaces/ttrpc.go).

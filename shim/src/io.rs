@@ -24,6 +24,7 @@ use std::time::Duration;
 use brig::error::{Context, Error, ErrorKind, Result};
 use brig::sys::SysError;
 use rustix::pipe::PipeFlags;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::reaper::Reaper;
@@ -213,6 +214,7 @@ impl Prepared {
             stdin: JoinSet::new(),
             outputs: JoinSet::new(),
             writer: self.writer,
+            close_stdin: None,
             logger: self.logger.map(|logger| Logger::watch(logger, reaper)),
             terminal: None,
         };
@@ -231,7 +233,11 @@ impl Prepared {
             return Ok(copying);
         }
         if let Some((reader, ours)) = self.stdin {
-            copying.stdin.spawn(pump::pipe(pump::polled(reader)?, pump::polled(ours)?));
+            let (close, closed) = oneshot::channel();
+            copying.close_stdin = Some(close);
+            // The sender is gone without a word when all copying ends, and then this task is ended too.
+            let closed = async { if closed.await.is_err() { std::future::pending().await } };
+            copying.stdin.spawn(pump::pipe_until(pump::polled(reader)?, pump::polled(ours)?, closed));
         }
         for (ours, output) in self.outputs {
             match output {
@@ -266,14 +272,21 @@ pub struct Copying {
     outputs: JoinSet<()>,
     /// Our own writer of the FIFO of standard input: without it the FIFO would end with its first writer.
     writer: Option<OwnedFd>,
+    /// Tells the copying of standard input that no more is to come.
+    close_stdin: Option<oneshot::Sender<()>>,
     logger: Option<Logger>,
     terminal: Option<OwnedFd>,
 }
 
 impl Copying {
-    /// Standard input ends once its writers are gone.
+    /// Standard input ends after what was written so far: a client may keep its end of the FIFO open until the process
+    /// has ended (ctr does). A terminal's input has no end.
     pub fn close_stdin(&mut self) {
         self.writer = None;
+        if let Some(close) = self.close_stdin.take() {
+            // Nobody listens when the process has closed its input, or it has ended already.
+            let _ = close.send(());
+        }
     }
 
     /// Sets the terminal's size in character cells. Without a terminal nothing is done.

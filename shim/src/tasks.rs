@@ -204,7 +204,7 @@ impl Shim {
             return Err(Error::new(ErrorKind::InvalidState, "the shim ends"));
         }
         if tasks.by_id.contains_key(id) {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("container {id} exists already")));
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("container {id}: already exists")));
         }
         tasks.by_id.insert(id.to_owned(), Slot::Making);
         Ok(Reservation { shim: self, id })

@@ -94,13 +94,26 @@ pub(super) async fn bytes(source: Polled, sink: Sink) {
 
 /// Copies from a pipe to a pipe until the end.
 pub(super) async fn pipe(source: Polled, sink: Polled) {
+    copy(&source, &sink).await;
+}
+
+/// Copies from a pipe to a pipe until the end, or until `closed`; and then what was written before, although the
+/// source may have a writer still.
+pub(super) async fn pipe_until(source: Polled, sink: Polled, closed: impl Future<Output = ()>) {
+    // A splice is whole or not begun: nothing is lost between the two.
+    tokio::select! {
+        () = copy(&source, &sink) => {}
+        () = closed => rest(&source, &sink).await,
+    }
+}
+
+async fn copy(source: &Polled, sink: &Polled) {
     loop {
-        let (mut from, mut to) = match both(&source, &sink).await {
+        let (mut from, mut to) = match both(source, sink).await {
             Ok(guards) => guards,
             Err(error) => return ended(&error),
         };
-        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        match rustix::pipe::splice(source.get_ref(), None, sink.get_ref(), None, SPLICE, flags) {
+        match splice(source, sink) {
             Ok(0) => return,
             Ok(_) | Err(Errno::INTR) => {}
             // Which of the two made it stop is not told.
@@ -109,6 +122,27 @@ pub(super) async fn pipe(source: Polled, sink: Polled) {
             Err(error) => return ended(&error.into()),
         }
     }
+}
+
+async fn rest(source: &Polled, sink: &Polled) {
+    loop {
+        let mut to = match sink.writable().await {
+            Ok(guard) => guard,
+            Err(error) => return ended(&error),
+        };
+        match splice(source, sink) {
+            Ok(0) => return,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if is_readable(source.get_ref()) => to.clear_ready(),
+            Err(Errno::AGAIN) => return,
+            Err(error) => return ended(&error.into()),
+        }
+    }
+}
+
+fn splice(source: &Polled, sink: &Polled) -> rustix::io::Result<usize> {
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    rustix::pipe::splice(source.get_ref(), None, sink.get_ref(), None, SPLICE, flags)
 }
 
 type Guard<'a> = tokio::io::unix::AsyncFdReadyGuard<'a, OwnedFd>;

@@ -87,6 +87,30 @@ fn standard_input_ends_with_close_io_and_not_before() {
 }
 
 #[test]
+fn standard_input_ends_with_close_io_though_a_writer_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in");
+    make_fifo(&path);
+    run(async {
+        let opened = Opened::open(&addresses(path.to_str().unwrap(), "", ""), &owner()).unwrap();
+        let (streams, prepared) = opened.split().unwrap();
+        let mut copying = prepared.start(None, &Arc::default()).unwrap();
+        let Streams::Fds([stdin, _, _]) = streams else { panic!("no fds") };
+        let mut stays = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        stays.write_all(&[b'x'; 50_000]).unwrap();
+        copying.close_stdin();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            std::fs::File::from(stdin).read_to_string(&mut text).unwrap();
+            text
+        });
+        let text = tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap();
+        assert_eq!(text.len(), 50_000);
+        drop(stays);
+    });
+}
+
+#[test]
 fn a_file_is_appended_to_by_both_outputs() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("deep/log");

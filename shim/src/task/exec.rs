@@ -45,7 +45,7 @@ impl Task {
         let spec = serde_json::to_vec(&spec).context("unable to write the process")?;
         let mut execs = lock(&self.execs);
         if execs.contains_key(exec_id) {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("process {exec_id} exists already")));
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("process {exec_id}: already exists")));
         }
         let exec = Exec { process: Process::new(exec_id.to_owned(), addresses), spec };
         execs.insert(exec_id.to_owned(), Arc::new(exec));
