@@ -174,6 +174,9 @@ static void serve(int peer, int error) {
             return;
         }
         if (both[0].revents != 0 && !receive(peer, &so_far)) {
+            for (char *at = so_far.text; (at = strchr(at, '\n')) != NULL;) {
+                *at = ' ';
+            }
             printf("state %d %d %s\n", so_far.first, so_far.later, so_far.text);
             fflush(stdout);
             close(peer);

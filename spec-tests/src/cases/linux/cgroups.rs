@@ -103,7 +103,7 @@ fn absolute(ground: &Ground) -> anyhow::Result<()> {
 fn same_twice(ground: &Ground, bundle: &Bundle) -> anyhow::Result<PathBuf> {
     let place = |container: Container<'_>| -> anyhow::Result<PathBuf> {
         let place = container.cgroup(ANY)?;
-        container.call("delete", &["--force"])?.ok()?;
+        container.call_with_flags("delete", &["--force"])?.ok()?;
         Ok(place)
     };
     let first = place(ground.create(bundle)?)?;
@@ -154,7 +154,7 @@ fn deep(ground: &Ground) -> anyhow::Result<()> {
     let container = ground.create(bundle.set("/linux/cgroupsPath", json!(path)))?;
     let expected = expected_place(ground, &path);
     expect_place(&container, &expected)?;
-    container.call("delete", &["--force"])?.ok()?;
+    container.call_with_flags("delete", &["--force"])?.ok()?;
     if !ground.systemd() {
         // What was above it may be others' by then: a runtime need not take it away.
         for directory in ground.host().cgroup_directories(&ground.cgroups_path("one/two")) {
@@ -202,7 +202,7 @@ fn removed(ground: &Ground) -> anyhow::Result<()> {
     let container = ground.create(&ground.bundle()?)?;
     let place = container.cgroup(ANY)?;
     ensure!(place.is_dir(), "{} is no directory", place.display());
-    container.call("delete", &["--force"])?.ok()?;
+    container.call_with_flags("delete", &["--force"])?.ok()?;
     ensure!(!place.exists(), "{} is still there after delete", place.display());
     Ok(())
 }

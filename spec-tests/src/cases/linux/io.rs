@@ -99,7 +99,7 @@ fn weight_device(ground: &Ground) -> anyhow::Result<()> {
         let container = limited(ground, json!({ "blockIO": { "weight": 200, "weightDevice": entry } }))?;
         let found = weights(ground, &container)?;
         ensure!(found.lines().any(|line| line == "7:7 300"), "expected 7:7 300, found {found:?}");
-        container.call("delete", &["--force"])?.ok().map(drop)
+        container.call_with_flags("delete", &["--force"])?.ok().map(drop)
     })();
     fs::write(&scheduler, before)?;
     outcome

@@ -110,7 +110,7 @@ fn rdma(ground: &Ground) -> anyhow::Result<()> {
         let found = container.cgroup_file("rdma", "rdma.max")?;
         let expected = "spec0 hca_handle=3 hca_object=10000";
         ensure!(found.lines().any(|line| line == expected), "rdma.max: expected {expected}, found {found:?}");
-        container.call("delete", &["--force"])?.ok().map(drop)
+        container.call_with_flags("delete", &["--force"])?.ok().map(drop)
     })();
     ground.tool("rdma", &["link", "delete", "spec0"])?.ok()?;
     outcome

@@ -162,7 +162,7 @@ fn gone(ground: &Ground) -> anyhow::Result<()> {
     let link = Link::make(ground)?;
     let mut bundle = link.bundle(Some("inside0"))?;
     let container = ground.start(&mut bundle)?;
-    container.call("delete", &["--force"])?.ok()?;
+    container.call_with_flags("delete", &["--force"])?.ok()?;
     ensure!(!link.is_on_host(), "{} came back to the host", link.name);
     let inside = fs::symlink_metadata("/sys/class/net/inside0").is_ok();
     ensure!(!inside, "the renamed device came to the host");

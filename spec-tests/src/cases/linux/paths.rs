@@ -108,7 +108,7 @@ fn receives(ground: &Ground, propagation: &str) -> anyhow::Result<bool> {
     let found = container.attempts(&["list /late"]);
     umount2(&place, MntFlags::MNT_DETACH)?;
     marked?;
-    container.call("delete", &["--force"])?.ok()?;
+    container.call_with_flags("delete", &["--force"])?.ok()?;
     Ok(found? == ["ok mark"])
 }
 
@@ -131,7 +131,7 @@ fn slave_sends_nothing(ground: &Ground) -> anyhow::Result<()> {
     let made = container.attempts(&["mount tmpfs /late", "create /late/mark"])?;
     ensure!(made == ["ok", "ok"], "mounting in the container: expected success, found {made:?}");
     let seen = shared.0.rootfs("/late/mark").exists();
-    container.call("delete", &["--force"])?.ok()?;
+    container.call_with_flags("delete", &["--force"])?.ok()?;
     ensure!(!seen, "a mount of the container is seen on the host");
     Ok(())
 }

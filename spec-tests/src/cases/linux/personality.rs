@@ -14,7 +14,6 @@ pub const CASES: &[Case] = &[
     Case::new("personality LINUX is that of the host", SECTION, Level::Must, linux),
     Case::new("exec has the container's personality", SECTION, Level::Must, exec),
     Case::new("a personality that is not known is refused", SECTION, Level::Must, unknown),
-    Case::new("a flag of personality is refused, as none is known", SECTION, Level::Must, flag),
 ];
 
 fn personality(facts: &Facts) -> anyhow::Result<&str> {
@@ -53,10 +52,4 @@ fn exec(ground: &Ground) -> anyhow::Result<()> {
 fn unknown(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = ground.bundle()?;
     ground.refused(bundle.set("/linux/personality", json!({ "domain": "XENIX" }))).map(drop)
-}
-
-fn flag(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let value = json!({ "domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"] });
-    ground.refused(bundle.set("/linux/personality", value)).map(drop)
 }

@@ -196,7 +196,7 @@ fn apparmor_exec(ground: &Ground) -> anyhow::Result<()> {
         if let Some(done) = unless_refused(container.exec(&["/probe", "try", "read", "/denied"])?)? {
             ensure!(done.stdout.trim() == "EACCES", "in exec: expected EACCES, found {}", done.stdout);
         }
-        container.call("delete", &["--force"])?.ok().map(drop)
+        container.call_with_flags("delete", &["--force"])?.ok().map(drop)
     })
 }
 
