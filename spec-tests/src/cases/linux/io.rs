@@ -1,7 +1,6 @@
 //! config-linux.md, Block IO.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -13,9 +12,6 @@ const SECTION: &str = "config-linux.md#block-io";
 const IO: &[Need] = &[Need::BlockDevice, Need::Controller("io")];
 const WEIGHTS: &[&str] = &["io.bfq.weight", "io.weight", "blkio.bfq.weight", "blkio.weight"];
 const WEIGHT: &[Need] = &[Need::BlockDevice, Need::CgroupFile("io", WEIGHTS)];
-// Where it is a machine of our own: the host's disks stay as they are.
-const WEIGHT_DEVICE: &[Need] = &[Need::CgroupV2, Need::Controller("io"), Need::Program("modprobe")];
-
 const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
     Case::new(name, SECTION, Level::Must, run).on(IO)
 }
@@ -23,7 +19,6 @@ const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Cas
 /// In the order of the text.
 pub const CASES: &[Case] = &[
     case("blockIO.weight is written to the cgroup", weight).on(WEIGHT),
-    case("blockIO.weightDevice is written to the cgroup", weight_device).on(WEIGHT_DEVICE),
     case("throttleReadBpsDevice is written to the cgroup", |ground| {
         throttle(ground, "throttleReadBpsDevice", "read_bps_device", "rbps")
     }),
@@ -84,25 +79,6 @@ fn weight(ground: &Ground) -> anyhow::Result<()> {
         || found.lines().any(|line| line.starts_with("default ") && line != host_default);
     ensure!(is_written, "the weight of 200: found {found:?}");
     Ok(())
-}
-
-/// BFQ is a scheduler that a disk has to be under: a loop device without a file is put there for a while.
-fn weight_device(ground: &Ground) -> anyhow::Result<()> {
-    ground.tool("modprobe", &["-a", "loop", "bfq"])?.ok()?;
-    let queue = Path::new("/sys/block/loop7");
-    let scheduler = queue.join("queue/scheduler");
-    let before = fs::read_to_string(&scheduler)?;
-    let before = before.split(['[', ']']).nth(1).context("a disk has a scheduler")?;
-    fs::write(&scheduler, "bfq")?;
-    let outcome = (|| {
-        let entry = json!([{ "major": 7, "minor": 7, "weight": 300 }]);
-        let container = limited(ground, json!({ "blockIO": { "weight": 200, "weightDevice": entry } }))?;
-        let found = weights(ground, &container)?;
-        ensure!(found.lines().any(|line| line == "7:7 300"), "expected 7:7 300, found {found:?}");
-        container.call_with_flags("delete", &["--force"])?.ok().map(drop)
-    })();
-    fs::write(&scheduler, before)?;
-    outcome
 }
 
 fn refused(ground: &Ground, block_io: Value) -> anyhow::Result<()> {

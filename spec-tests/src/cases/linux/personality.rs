@@ -4,13 +4,14 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use crate::facts::Facts;
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Ground, Level, Need};
 
 const SECTION: &str = "config-linux.md#personality";
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("personality LINUX32 shows a machine of 32 bits", SECTION, Level::Must, linux32),
+    Case::new("personality LINUX32 shows a machine of 32 bits", SECTION, Level::Must, linux32)
+        .on(&[Need::File("/proc/sys/abi/vsyscall32")]),
     Case::new("personality LINUX is that of the host", SECTION, Level::Must, linux),
     Case::new("exec has the container's personality", SECTION, Level::Must, exec),
     Case::new("a personality that is not known is refused", SECTION, Level::Must, unknown),
