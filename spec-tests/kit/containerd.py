@@ -237,6 +237,25 @@ class Containerd:
             run("umount", point)
 
 
+class ContainerdOverRunc(Containerd):
+    """Debian's daemon with runc's shim, which calls the runtime under test by the option BinaryName."""
+
+    name = "ctr"
+
+    def __init__(self, place, runtime):
+        self.runtime = runtime
+        super().__init__(place, Path("/usr/bin/containerd-shim-runc-v2"))
+
+    def run_words(self, *args, binary=None, **_):
+        """The same over runc's shim."""
+        *flags, name, command = args
+        return super().run_words("--runc-binary", binary or self.runtime, *flags, name, command, runtime=DROP_IN)
+
+    def run(self, *args, binary=None, **options):
+        """`ctr run --rm OPTIONS NAME COMMAND` to its end."""
+        return self(*self.run_words("--rm", *args, binary=binary), **options)
+
+
 class Containerd2(Containerd):
     """The same with a current release, and Debian's to go back to."""
 

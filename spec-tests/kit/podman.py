@@ -10,7 +10,7 @@ BUSYBOX = "localhost/busybox"
 # The cgroup of podman's own monitors, which podman never removes.
 CONMON = "conmon"
 # Podman asks for as many open files and processes as it can name, which takes CAP_SYS_RESOURCE.
-_HOST_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+HOST_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 
 
 class Podman:
@@ -23,7 +23,7 @@ class Podman:
         self.parent = isolate.cgroup_parent(place)
         self.base = place / "podman"
         self.base.mkdir()
-        self.limits = () if _may_raise_limits() else _HOST_LIMITS
+        self.limits = () if may_raise_limits() else HOST_LIMITS
         self("import", images.busybox_tar(self.base / "busybox.tar"), BUSYBOX)
 
     def command(self, *args):
@@ -80,7 +80,7 @@ class Podman:
             run("umount", mount, code=None)
 
 
-def _may_raise_limits():
+def may_raise_limits():
     """Whether this host has CAP_SYS_RESOURCE (bit 24)."""
     status = host.parse_status(Path("/proc/self/status").read_text())
     return bool(int(status["CapEff"], 16) >> 24 & 1)

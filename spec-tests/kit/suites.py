@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from kit.buildah import Buildah
 from kit.bundle import Runtime, SystemdRuntime
-from kit.containerd import Containerd, Containerd2, ContainerdInBed
+from kit.containerd import Containerd, Containerd2, ContainerdInBed, ContainerdOverRunc
 from kit.docker import Docker, DockerWithoutNetwork, DockerWithShim, DockerWithUserns
 from kit.podman import Podman
 from kit.shim import Shim, ShimInBed
@@ -43,6 +44,8 @@ SUITES = {
     "podman": Suite(Podman, ["clients.podman", "clients.podman_network"]),
     "podman-v2": Suite(Podman, ["clients.podman", "clients.podman_v2"], bed=["uml"]),
     "apparmor": Suite(DockerWithoutNetwork, ["clients.docker_apparmor", "clients.docker_cpuset"], bed=["qemu"]),
+    "buildah": Suite(Buildah, ["clients.buildah"]),
+    "ctr": Suite(ContainerdOverRunc, ["clients.ctr"]),
     "bundles": Suite(Runtime, ["bundles.static", "bundles.debian"], needs={"debian"}),
     "limits": Suite(Runtime, ["limits.v2"], bed=["uml"]),
     "limits-systemd": Suite(SystemdRuntime, ["limits.systemd"], bed=["uml", "--systemd"]),
