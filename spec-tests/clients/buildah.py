@@ -29,7 +29,7 @@ def build_failure(buildah):
     contains(failed.err, "42", "the step's status")
 
 
-@scenario("build: a RUN step may use a cache, a tmpfs and a bind of the context")
+@scenario("build: a RUN step may use a tmpfs and a bind of the context")
 def build_mounts(buildah):
     (buildah.base / "context").mkdir(exist_ok=True)
     (buildah.base / "context" / "given").write_text("from the context\n")

@@ -1,5 +1,8 @@
 """ctr on Debian's containerd: runc's own shim, whose option BinaryName is the runtime under test."""
 
+import base64
+import json
+
 from kit.commands import check, contains, equal, wait_until
 from kit.suite import scenario
 
@@ -7,15 +10,16 @@ from kit.suite import scenario
 @scenario("the shim calls the binary of its options, and no other")
 def binary(ctr):
     ctr.start("named", ["probe", "wait"])
-    contains(ctr("containers", "info", "named").out, str(ctr.runtime), "the container's runtime options")
+    options = json.loads(ctr("containers", "info", "named").out)["Runtime"]["Options"]
+    check(str(ctr.runtime).encode() in base64.b64decode(options["value"]), f"the container's options: {options}")
     failed = ctr.run("other", ["true"], binary="/no/such/runtime", code=None)
     check(failed.code != 0 and "/no/such/runtime" in failed.err, f"a missing binary: {failed}")
 
 
-@scenario("run: output, environment, directory, user, status")
+@scenario("run: output, environment, directory, status")
 def run_plain(ctr):
-    equal(ctr.run("--env", "A=1", "--cwd", "/srv", "--user", "1000", "plain",
-                  ["sh", "-c", "echo $A $(pwd) $(id -u)"]).text, "1 /srv 1000", "inside")
+    out = ctr.run("--env", "A=1", "--cwd", "/srv", "plain", ["sh", "-c", "echo $A $(pwd) $(id -u)"])
+    equal(out.text, "1 /srv 0", "inside")
     ctr.run("status", ["probe", "exit", "7"], code=7)
 
 
@@ -35,11 +39,13 @@ def run_limits(ctr):
     contains(ctr("tasks", "metrics", "limited").out, str(64 << 20), "the limit in the metrics")
 
 
-@scenario("exec: output, status, user; and what cannot run")
+@scenario("exec: status, user, directory; and what cannot run")
 def exec_plain(ctr):
     ctr.start("host", ["probe", "wait"])
-    equal(ctr.exec("host", ["echo", "hello"]).text, "hello", "output")
-    equal(ctr.exec("host", "--user", "1000", ["id", "-u"]).text, "1000", "user")
+    # By their status alone: this ctr may end before it has read what a short program wrote.
+    ctr.exec("host", ["sh", "-c", "test $(id -u) = 0"])
+    ctr.exec("host", "--user", "1000", ["sh", "-c", "test $(id -u) = 1000"])
+    ctr.exec("host", "--cwd", "/srv", ["sh", "-c", "test $(pwd) = /srv"])
     ctr.exec("host", ["probe", "exit", "9"], code=9)
     check(ctr.exec("host", ["no-such"], code=None).code != 0, "a missing program ran")
 
