@@ -24,7 +24,8 @@ fn seen(bundle: &Bundle, output: &Output) -> Seen {
     };
     // This warning of runc's tells of a moment (the cgroup was busy at its first try), not of the outcome.
     let stderr = plain(&output.stderr);
-    let stderr: String = stderr.split_inclusive('\n').filter(|line| !line.contains("Failed to remove cgroup (will retry)")).collect();
+    let lasting = |line: &&str| !line.contains("Failed to remove cgroup (will retry)");
+    let stderr: String = stderr.split_inclusive('\n').filter(lasting).collect();
     let mut errors = stderr.lines().filter_map(|line| line.split_once("level=error msg=")).map(|(_, text)| text);
     let message = errors.next_back().map_or(stderr.clone(), |text| {
         let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
