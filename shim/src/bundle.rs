@@ -40,14 +40,17 @@ struct Namespace {
 const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
 impl Facts {
-    /// Reads config.json of the bundle.
+    /// Reads config.json of the bundle. A sandbox's bundle has none, and there are no facts then.
     ///
     /// # Errors
-    /// It is missing, or no JSON of that shape.
+    /// It cannot be read, or is no JSON of that shape.
     pub fn read(bundle: &Path) -> Result<Facts> {
         let path = bundle.join("config.json");
-        let bytes = std::fs::read(&path).with_context(|| format!("unable to read {}", path.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.display().to_string()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Facts::default()),
+            Err(error) => Err(error).with_context(|| format!("unable to read {}", path.display())),
+        }
     }
 
     /// The group of containers that this one belongs to.

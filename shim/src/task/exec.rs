@@ -1,7 +1,7 @@
 //! Execs: registered first, then started as processes of the container, then deleted.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use brig::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::events::task as events;
@@ -17,8 +17,8 @@ use crate::runtime::Execution;
 #[derive(Debug)]
 pub(super) struct Exec {
     pub(super) process: Process,
-    /// The OCI process object, as JSON.
-    spec: Vec<u8>,
+    /// The OCI process object, as JSON, until it is started.
+    spec: Mutex<Vec<u8>>,
 }
 
 impl Task {
@@ -47,7 +47,7 @@ impl Task {
         if execs.contains_key(exec_id) {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("process {exec_id}: already exists")));
         }
-        let exec = Exec { process: Process::new(exec_id.to_owned(), addresses), spec };
+        let exec = Exec { process: Process::new(exec_id.to_owned(), addresses), spec: Mutex::new(spec) };
         execs.insert(exec_id.to_owned(), Arc::new(exec));
         drop(execs);
         self.shim.publisher.publish(events::TaskExecAdded {
@@ -77,7 +77,7 @@ impl Task {
             return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
         }
         let owner = Owner { namespace: self.shim.namespace.clone(), container: self.id.clone(), ids: self.ids };
-        let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), exec.spec.clone());
+        let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
         let pid_file = self.pid_file(exec_id);
         let make = move |streams| runtime.exec(Execution { id, process, streams, pid_file });
         match launch(&self.shim, &exec.process.addresses, owner, make).await.context("OCI runtime exec failed") {

@@ -3,5 +3,6 @@
 mod bed;
 mod bootstrap;
 mod execs;
+mod foreign;
 mod lifecycle;
 mod streams;

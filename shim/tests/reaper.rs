@@ -1,0 +1,58 @@
+//! The reaper, in a process of its own: it reaps every child of the process that it is in.
+
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::Duration;
+
+use brig_shim::reaper::Reaper;
+
+fn spawn(script: &str) -> (Child, i32) {
+    let child = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    (child, pid)
+}
+
+fn exists(pid: i32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Lets the reaper work until `condition` holds.
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
+}
+
+/// One test, for another one's children would be reaped here too.
+#[test]
+fn watchers_are_told_calls_keep_their_own_and_orphans_are_reaped() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let reaper = Arc::new(Reaper::default());
+        let task = tokio::spawn(Arc::clone(&reaper).run());
+        tokio::task::yield_now().await;
+
+        // A child that ends before it is watched, and one behind it that ends meanwhile.
+        let hold = reaper.hold();
+        let (mut own, own_pid) = spawn("exit 4");
+        let (_, first) = spawn("exit 7");
+        let (_, second) = spawn("kill -KILL $$");
+        let second = reaper.watch(&hold, second);
+        // The call's own child is the first that a look finds, and hides no other.
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), second).await.unwrap().unwrap().status, 137);
+        assert!(exists(own_pid) && exists(first));
+        let first = reaper.watch(&hold, first);
+        assert_eq!(own.wait().unwrap().code(), Some(4));
+        drop(hold);
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), first).await.unwrap().unwrap().status, 7);
+        assert_eq!(reaper.watched(), 0);
+
+        // Nobody's child.
+        let (_, orphan) = spawn("exit 0");
+        until(|| !exists(orphan)).await;
+        task.abort();
+    });
+}
