@@ -10,6 +10,7 @@ use std::time::Duration;
 use brig::error::{Context, Error, ErrorKind, Result};
 use brig::sys::process;
 use futures_util::stream::{self, Stream};
+use nix::sys::signal::{SigSet, Signal};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use ttrpc::asynchronous::transport::Listener;
@@ -33,6 +34,11 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long containers may take to end when the server is told to.
 const LAST_CONTAINERS: Duration = Duration::from_secs(10);
+
+/// The signals that the server takes, and that would end it before it can.
+pub fn held_signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect()
+}
 
 /// Serves until there is nothing left to serve. Standard input is the listening socket that `start` made, the working
 /// directory the bundle of the first container.
@@ -78,6 +84,8 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
     let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
     let mut terminate = signal(SignalKind::terminate()).context(unable)?;
     let mut dump = signal(SignalKind::user_defined1()).context(unable)?;
+    // `start` has held them back until here; children are not to inherit that.
+    held_signals().thread_unblock().context(unable)?;
     let reaper = Arc::new(Reaper::default());
     let reaping = tokio::spawn(Arc::clone(&reaper).run());
     let publisher = Publisher::start(std::env::var("TTRPC_ADDRESS").ok().as_deref(), &args.namespace);

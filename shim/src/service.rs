@@ -201,8 +201,9 @@ impl TaskService for Service {
     async fn update(&self, c: &TtrpcContext, r: api::UpdateTaskRequest) -> ttrpc::Result<api::Empty> {
         let id = r.id.clone();
         let updated = self.run(c, "Update", &id, |shim| async move {
+            let task = shim.task(&r.id)?;
             let resources = r.resources.into_option().ok_or_else(|| invalid("an update without resources"))?;
-            shim.task(&r.id)?.update(resources.value).await
+            task.update(resources.value).await
         });
         updated.await.map(|()| api::Empty::default())
     }
@@ -210,8 +211,9 @@ impl TaskService for Service {
     async fn resize_pty(&self, c: &TtrpcContext, r: api::ResizePtyRequest) -> ttrpc::Result<api::Empty> {
         let id = r.id.clone();
         let resized = self.run(c, "ResizePty", &id, |shim| async move {
+            let task = shim.task(&r.id)?;
             let (rows, columns) = (cells(r.height)?, cells(r.width)?);
-            shim.task(&r.id)?.look(&r.exec_id, |process| process.resize(rows, columns))?
+            task.look(&r.exec_id, |process| process.resize(rows, columns))?
         });
         resized.await.map(|()| api::Empty::default())
     }

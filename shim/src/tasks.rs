@@ -53,6 +53,8 @@ struct Tasks {
     by_id: HashMap<String, Slot>,
     /// The server ends: no container is made any more.
     closed: bool,
+    /// Shutdown came while a container was being made: if that fails, the server ends.
+    unwanted: bool,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,10 @@ impl Drop for Reservation<'_> {
         let mut tasks = self.shim.tasks();
         if matches!(tasks.by_id.get(self.id), Some(Slot::Making)) {
             tasks.by_id.remove(self.id);
+            if tasks.unwanted && tasks.by_id.is_empty() {
+                tasks.closed = true;
+                self.shim.ending.notify_one();
+            }
         }
     }
 }
@@ -184,6 +190,7 @@ impl Shim {
     pub fn end_if_empty(&self) -> bool {
         let mut tasks = self.tasks();
         if !tasks.by_id.is_empty() {
+            tasks.unwanted = tasks.by_id.values().all(|slot| matches!(slot, Slot::Making));
             return false;
         }
         tasks.closed = true;
@@ -207,6 +214,7 @@ impl Shim {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("container {id}: already exists")));
         }
         tasks.by_id.insert(id.to_owned(), Slot::Making);
+        tasks.unwanted = false;
         Ok(Reservation { shim: self, id })
     }
 

@@ -41,6 +41,8 @@ pub struct PidStat {
     pub parent: i32,
     /// Field 6: the session.
     pub session: i32,
+    /// Field 9: the task's flags (PF_*, include/linux/sched.h).
+    pub flags: u64,
     /// Field 22: when the process started, in clock ticks after boot.
     pub start_time: u64,
 }
@@ -51,14 +53,22 @@ impl PidStat {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
 
+    /// The process has ended, or is about to: it has let go of its namespaces, or does so now.
+    pub fn is_ending(&self) -> bool {
+        /// PF_EXITING (include/linux/sched.h).
+        const EXITING: u64 = 0x4;
+        self.has_ended() || self.flags & EXITING != 0
+    }
+
     /// From the file's text. The second field, the command's name, may hold spaces and parentheses.
     fn parse(text: &str) -> Option<PidStat> {
         let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
         let parent = fields.next()?.parse().ok()?;
         let session = fields.nth(1)?.parse().ok()?;
-        let start_time = fields.nth(15)?.parse().ok()?;
-        Some(PidStat { state, parent, session, start_time })
+        let flags = fields.nth(2)?.parse().ok()?;
+        let start_time = fields.nth(12)?.parse().ok()?;
+        Some(PidStat { state, parent, session, flags, start_time })
     }
 }
 

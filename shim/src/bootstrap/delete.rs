@@ -10,6 +10,7 @@ use containerd_shim_protos::api::DeleteResponse;
 use protobuf::Message;
 
 use super::args::Args;
+use super::socket;
 use crate::bundle::Kept;
 use crate::events::timestamp;
 use crate::rootfs;
@@ -31,6 +32,13 @@ pub fn run(args: &Args) -> Result<()> {
         Runtime::new(&kept).delete_own(&args.id, &bundle)?;
     }
     rootfs::unmount(&bundle.join("rootfs"))?;
+    // A server that was killed has left its socket.
+    if let Ok(address) = std::fs::read_to_string(bundle.join("address"))
+        && let Some(path) = address.strip_prefix("unix://").map(Path::new)
+        && path.is_absolute()
+    {
+        socket::remove_dead(path)?;
+    }
     let response = DeleteResponse {
         pid: init_pid(&bundle),
         exit_status: KILLED,

@@ -62,6 +62,15 @@ pub fn claim(path: &Path) -> Result<Socket> {
     Ok(Socket::New(listener, lock))
 }
 
+/// Removes the socket if its server is gone.
+pub fn remove_dead(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
+    if UnixStream::connect(path).is_ok() { Ok(()) } else { remove(path) }
+}
+
 fn lock(directory: &Path) -> Result<Lock> {
     let unable = || format!("unable to use the socket directory {}", directory.display());
     DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(unable)?;
@@ -108,7 +117,12 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(lock);
         assert!(matches!(claim(&path).unwrap(), Socket::Served));
+        remove_dead(&path).unwrap();
+        assert!(path.exists());
         drop(listener);
         assert!(matches!(claim(&path).unwrap(), Socket::New(..)));
+        remove_dead(&path).unwrap();
+        assert!(!path.exists());
+        remove_dead(&path).unwrap();
     }
 }

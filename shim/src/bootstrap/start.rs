@@ -16,6 +16,7 @@ use super::socket::{self, Socket};
 use super::version;
 use crate::bundle::Facts;
 use crate::options::{self, Options};
+use crate::server;
 use crate::setup;
 
 /// What came by standard input. containerd up to 2.2 gives the runtime options or nothing, 2.3 and later a message of
@@ -71,7 +72,7 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
         Socket::New(listener, _lock) => {
             let started = prepare(&options).and_then(|()| {
                 let ttrpc = params.map(|params| params.containerd_ttrpc_address.as_str());
-                server(args, name, group, listener.into(), input.debug(args), ttrpc)
+                start_server(args, name, group, listener.into(), input.debug(args), ttrpc)
             });
             if let Err(error) = started {
                 socket::remove(&path)?;
@@ -107,7 +108,7 @@ fn prepare(options: &Options) -> Result<()> {
 }
 
 /// Starts the server: this binary, without an action, with the socket as its standard input.
-fn server(
+fn start_server(
     args: &Args,
     name: &std::ffi::OsStr,
     group: &str,
@@ -131,6 +132,8 @@ fn server(
     if let Some(address) = ttrpc_address.filter(|address| !address.is_empty()) {
         command.env("TTRPC_ADDRESS", address);
     }
+    // Signals that come before the server can take them wait until it does (execve(2) keeps the mask).
+    server::held_signals().thread_block().context("unable to hold signals")?;
     // It is not waited for: it outlives this process.
     command.spawn().map(drop).context("unable to start the server")
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use brig::error::{Context, Error, ErrorKind, Result};
+use brig::sys::procfs::Proc;
 use containerd_shim_protos::events::task as events;
 
 use super::{Task, launch, lock};
@@ -12,6 +13,9 @@ use crate::process::{Phase, Process};
 use crate::reaper::Ended;
 use crate::rpc_error::not_found;
 use crate::runtime::Execution;
+
+/// What an exec is told once init has ended.
+const STOPPED: &str = "cannot exec in a stopped container";
 
 /// A further process of a container.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl Task {
             return Err(invalid(format!("{exec_id:?} is no exec id")));
         }
         if lock(&self.unsettled).init_ended {
-            return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
+            return Err(Error::new(ErrorKind::InvalidState, STOPPED));
         }
         let mut spec: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(spec).map_err(|error| invalid(format!("the process is no JSON object: {error}")))?;
@@ -74,7 +78,7 @@ impl Task {
         };
         if !counted {
             exec.process.end(Ended::now(255));
-            return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
+            return Err(Error::new(ErrorKind::InvalidState, STOPPED));
         }
         let owner = Owner { namespace: self.shim.namespace.clone(), container: self.id.clone(), ids: self.ids };
         let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
@@ -99,11 +103,19 @@ impl Task {
                 Ok(pid)
             }
             Err(error) => {
+                // The namespaces that it was to join went away under it, wherever it had come to.
+                let stopped = error.kind() == ErrorKind::Other && self.init_is_ending();
                 exec.process.end(Ended::now(255));
                 self.exec_is_done();
-                Err(error)
+                Err(if stopped { error.with_kind(ErrorKind::InvalidState).context(STOPPED) } else { error })
             }
         }
+    }
+
+    fn init_is_ending(&self) -> bool {
+        let stat = || Proc::open()?.pid_stat(self.init.pid());
+        // Its pid is its own until it is reaped, which `init_ended` tells.
+        lock(&self.unsettled).init_ended || stat().is_ok_and(|stat| stat.is_none_or(|stat| stat.is_ending()))
     }
 
     fn exec_is_done(&self) {

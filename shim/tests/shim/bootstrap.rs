@@ -61,6 +61,34 @@ fn old_containerd_gets_the_plain_address_and_its_file() {
 }
 
 #[test]
+fn a_server_without_a_container_ends_by_shutdown_and_by_sigterm() {
+    let bed = Bed::new();
+    let bundle = bed.bundle(&["/bin/true"]);
+    fs::write(bundle.path.join("config.json"), bundle.config.to_string()).unwrap();
+    let output = bed.shim(&bundle, "start", &bed.params(&bundle));
+    let address = BootstrapResult::parse_from_bytes(&output.stdout).unwrap().address;
+    let socket = Path::new(address.strip_prefix("unix://").unwrap());
+    // At once: it may not have got far enough to take the signal.
+    let server = server_of(&bundle.id);
+    rustix::process::kill_process(server, rustix::process::Signal::TERM).unwrap();
+    wait(|| !socket.exists());
+    let shim = bed.start(&bundle);
+    shim.shutdown();
+    wait(|| shim.is_gone() && !socket.exists());
+}
+
+/// The server whose command line names this group.
+fn server_of(group: &str) -> rustix::process::Pid {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let named = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        words.contains(&group.as_bytes()) && !words.contains(&b"start".as_slice())
+    };
+    rustix::process::Pid::from_raw(pids.into_iter().find(named).unwrap()).unwrap()
+}
+
+#[test]
 fn a_group_shares_one_server() {
     let bed = Bed::new();
     let mut pod = bed.bundle(&["/bin/sleep", "1000"]);
@@ -101,6 +129,7 @@ fn a_dead_server_is_replaced_and_its_container_deleted() {
         assert_eq!((deleted.pid, deleted.exit_status), (init, 137));
     }
     wait(|| !Path::new(&format!("/proc/{init}")).exists());
+    assert!(!Path::new(shim.address.strip_prefix("unix://").unwrap()).exists());
     assert!(!Path::new("/run/containerd/brig").join(crate::bed::NAMESPACE).join(&bundle.id).exists());
     let output = bed.shim(&bundle, "start", &bed.params(&bundle));
     let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
