@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use brig::cgroup::Stats;
 use brig::engine::{
-    CgroupManager, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource, Status, Stdio,
+    CgroupManager, CheckpointOptions, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource, Status, Stdio,
 };
 use brig::error::{Error, ErrorKind, Result};
 use oci_spec::runtime::LinuxResources;
@@ -206,6 +206,14 @@ impl Runtime {
         match self {
             Runtime::Engine(engine) => engine.ps(id),
             Runtime::Foreign(foreign) => foreign.pids(id),
+        }
+    }
+
+    /// Saves it to a directory. It is gone then, unless the options leave it running.
+    pub fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<()> {
+        match self {
+            Runtime::Engine(engine) => engine.checkpoint(id, options),
+            Runtime::Foreign(foreign) => foreign.checkpoint(id, options),
         }
     }
 

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use brig::engine::Status;
+use brig::engine::{CheckpointOptions, CriuOptions, Status};
 use brig::error::{Error, ErrorKind, Result};
 use containerd_shim_protos::api;
-use containerd_shim_protos::shim::oci::ProcessDetails;
+use containerd_shim_protos::shim::oci::{self, ProcessDetails};
 use containerd_shim_protos::shim_async::{Task as TaskService, create_task};
 use containerd_shim_protos::types::task::{ProcessInfo, Status as ApiStatus};
 use protobuf::well_known_types::any::Any;
@@ -230,9 +230,8 @@ impl TaskService for Service {
     async fn checkpoint(&self, c: &TtrpcContext, r: api::CheckpointTaskRequest) -> ttrpc::Result<api::Empty> {
         let id = r.id.clone();
         let saved = self.run(c, "Checkpoint", &id, |shim| async move {
-            shim.task(&r.id)?;
-            let message = "checkpoint is not supported by this build yet";
-            Err::<(), _>(Error::new(ErrorKind::Unsupported, message))
+            let task = shim.task(&r.id)?;
+            task.checkpoint(checkpoint_options(&r)?).await
         });
         saved.await.map(|()| api::Empty::default())
     }
@@ -259,6 +258,27 @@ impl TaskService for Service {
         tracing::debug!(id = r.id, ends, "Shutdown");
         Ok(api::Empty::default())
     }
+}
+
+/// The options of runc's shim, which are those of every client.
+fn checkpoint_options(request: &api::CheckpointTaskRequest) -> Result<CheckpointOptions> {
+    let wrong = |error: protobuf::Error| invalid(&format!("options of the checkpoint: {error}"));
+    let bytes = request.options.as_ref().map_or(&[][..], |any| &any.value);
+    let options = oci::CheckpointOptions::parse_from_bytes(bytes).map_err(wrong)?;
+    let common = CriuOptions {
+        tcp_established: options.open_tcp,
+        external_unix: options.external_unix_sockets,
+        shell_job: options.terminal,
+        file_locks: options.file_locks,
+        ..CriuOptions::default()
+    };
+    Ok(CheckpointOptions {
+        images: request.path.clone().into(),
+        work: options.work_path.into(),
+        leave_running: !options.exit,
+        common,
+        ..CheckpointOptions::default()
+    })
 }
 
 /// What containerd is told of a process that is an exec's.

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use brig::engine::{Launched, Status};
+use brig::engine::{CheckpointOptions, Launched, Status};
 use brig::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::events::task as events;
 use tokio::sync::oneshot;
@@ -306,6 +306,18 @@ impl Task {
     pub async fn update(&self, resources: Vec<u8>) -> Result<()> {
         let _lifecycle = self.lifecycle.lock().await;
         self.call(move |runtime, id| runtime.update(id, &resources)).await.context("OCI runtime update failed")
+    }
+
+    /// Saves it.
+    pub async fn checkpoint(&self, options: CheckpointOptions) -> Result<()> {
+        let _lifecycle = self.lifecycle.lock().await;
+        let _freezing = self.freezing.write().await;
+        let checkpoint = options.images.to_string_lossy().into_owned();
+        let saved = self.call(move |runtime, id| runtime.checkpoint(id, &options));
+        saved.await.context("OCI runtime checkpoint failed")?;
+        let container_id = self.id.clone();
+        self.shim.publisher.publish(events::TaskCheckpointed { container_id, checkpoint, ..Default::default() });
+        Ok(())
     }
 
     /// The status of a process at this moment.

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use brig::cgroup::stats::{self, Stats};
-use brig::engine::{Launched, Status};
+use brig::engine::{CheckpointOptions, Launched, Status};
 use brig::error::{Context, Error, ErrorKind, Result};
 use brig::sys::{process, socket};
 use serde::Deserialize;
@@ -94,6 +94,24 @@ impl Foreign {
         let printed = self.output(&["ps", "--format", "json", id], b"")?;
         let pids: Option<Vec<i32>> = serde_json::from_slice(&printed).context("ps printed no JSON")?;
         Ok(pids.unwrap_or_default())
+    }
+
+    pub(super) fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<()> {
+        let mut command = self.command(None);
+        command.arg("checkpoint").arg("--image-path").arg(&options.images);
+        if options.work != Path::new("") {
+            command.arg("--work-path").arg(&options.work);
+        }
+        let flags = [
+            (options.leave_running, "--leave-running"),
+            (options.common.tcp_established, "--tcp-established"),
+            (options.common.external_unix, "--ext-unix-sk"),
+            (options.common.shell_job, "--shell-job"),
+            (options.common.file_locks, "--file-locks"),
+        ];
+        command.args(flags.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag)).arg(id);
+        let output = command.output().with_context(|| format!("unable to execute {}", self.binary.display()))?;
+        if output.status.success() { Ok(()) } else { Err(adapt(String::from_utf8_lossy(&output.stderr).trim())) }
     }
 
     pub(super) fn stats(&self, id: &str) -> Result<Stats> {
