@@ -7,7 +7,7 @@ use crate::facts::Facts;
 use crate::harness::{Case, Ground, Level};
 
 const DESCRIPTORS: &str = "runtime-linux.md#file-descriptors";
-const LINKS: &str = "runtime-linux.md#dev-symbolic-links";
+const LINKS: &str = "runtime-linux.md#-dev-symbolic-links";
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
