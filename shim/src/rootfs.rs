@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use brig::error::{Context, Error, ErrorKind, Result};
+use brig::sys::loopdev::LoopDevice;
 use brig::sys::mount::{self, Filesystem};
 use brig::sys::path::Dir;
 use brig::sys::procfs::{fd_path, mount_id};
@@ -106,6 +107,12 @@ impl Request {
         let mounted = match &self.kind {
             Kind::Bind { recursive } => self.bind(*recursive, userns.as_ref(), &place)?,
             Kind::Overlay(layers) => self.overlay(layers, userns.as_ref(), &place)?,
+            Kind::Other(kind) if self.loop_device => {
+                let device = LoopDevice::new(Path::new(&self.source), self.flags & libc::MS_RDONLY != 0)?;
+                let of = Request { source: device.path().into(), ..self.clone() };
+                // The device stays with its mount from here on.
+                of.new_instance(&of.with_options(of.filesystem(kind)), userns.as_ref(), &place)?
+            }
             Kind::Other(kind) => {
                 self.new_instance(&self.with_options(self.filesystem(kind)), userns.as_ref(), &place)?
             }

@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod cred;
 pub mod keyring;
 pub mod memory;
+pub mod loopdev;
 pub mod mount;
 pub mod netlink;
 pub mod ns;

@@ -12,7 +12,7 @@ use brig::sys::mount::Filesystem;
 use containerd_shim_protos::types::mount::Mount;
 
 /// A mount that can be made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Request {
     /// Its place in containerd's list.
     pub index: usize,
@@ -28,9 +28,11 @@ pub(super) struct Request {
     /// The file system's own options.
     pub data: Vec<(String, Option<String>)>,
     pub idmap: Option<IdMaps>,
+    /// The source is a file that is to be a block device.
+    pub loop_device: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Kind {
     Bind { recursive: bool },
     Overlay(Layers),
@@ -38,7 +40,7 @@ pub(super) enum Kind {
 }
 
 /// The ids of an idmapped mount: inside the user namespace, and outside.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct IdMaps {
     pub uid: IdMap,
     pub gid: IdMap,
@@ -71,6 +73,7 @@ impl Request {
             propagation: parsed.propagation,
             data: Vec::new(),
             idmap: None,
+            loop_device: false,
         };
         let links = parsed.copy_symlink || parsed.source_nofollow || parsed.target_nofollow;
         if parsed.copy_up || parsed.recursive || links {
@@ -91,10 +94,8 @@ impl Request {
             match (name, value) {
                 ("uidmap", Some(value)) => uid = Some(id_map(value).map_err(wrong)?),
                 ("gidmap", Some(value)) => gid = Some(id_map(value).map_err(wrong)?),
-                ("loop", _) => {
-                    let advice = "loop devices are not set up here: expected a block device, or a file without loop";
-                    return Err(wrong(advice.to_owned()));
-                }
+                ("loop", None) => request.loop_device = true,
+                ("loop", Some(_)) => return Err(wrong("expected no device: a free one is found".to_owned())),
                 _ => request.data.push((name.to_owned(), value.map(str::to_owned))),
             }
         }
@@ -111,6 +112,9 @@ impl Request {
             "" => return Err(invalid("type is empty: expected bind, overlay or a file system".to_owned())),
             kind => Kind::Other(kind.to_owned()),
         };
+        if request.loop_device && !matches!(request.kind, Kind::Other(_)) {
+            return Err(invalid(format!("\"loop\": a {} mount has no block device", mount.type_)));
+        }
         if matches!(request.kind, Kind::Bind { .. }) && !request.data.is_empty() {
             let names: Vec<&str> = request.data.iter().map(|(name, _)| name.as_str()).collect();
             tracing::warn!("rootfs[{index}]: a bind mount has no options of its own, these do nothing: {names:?}");
@@ -270,7 +274,8 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidConfig);
             error.to_string()
         };
-        assert!(says("erofs", &["loop", "ro"]).starts_with("rootfs[3]: \"loop\": loop devices"));
+        assert!(says("bind", &["loop"]).starts_with("rootfs[3]: \"loop\": a bind mount has no block device"));
+        assert!(says("ext4", &["loop=/dev/loop7"]).contains("\"loop=/dev/loop7\": expected no device"));
         assert!(says("bind", &["uidmap=0:1:1"]).contains("together"));
         assert!(says("bind", &["uidmap=0:1", "gidmap=0:1:1"]).contains("\"uidmap=0:1\": \"0:1\" is no mapping"));
         assert!(says("bind", &["remount"]).contains("remount"));

@@ -246,3 +246,37 @@ fn idmapped_mounts_show_other_owners() {
         unmount(&rootfs).unwrap();
     });
 }
+
+#[test]
+fn a_file_is_mounted_through_a_loop_device_that_goes_with_it() {
+    if !Path::new("/dev/loop-control").exists() || !Path::new("/sbin/mkfs.ext4").exists() {
+        return;
+    }
+    isolated(|base| {
+        let (rootfs, image) = (base.join("rootfs"), base.join("image"));
+        fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
+        let made = std::process::Command::new("/sbin/mkfs.ext4").args(["-q", "-F"]).arg(&image).status().unwrap();
+        assert!(made.success());
+        let options = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        mount(&[request("ext4", &image, &options(&["loop"]))], &rootfs).unwrap();
+        fs::write(rootfs.join("file"), "kept").unwrap();
+        unmount(&rootfs).unwrap();
+        mount(&[request("ext4", &image, &options(&["ro", "loop"]))], &rootfs).unwrap();
+        assert_eq!(fs::read_to_string(rootfs.join("file")).unwrap(), "kept");
+        assert_eq!(fs::write(rootfs.join("x"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+        unmount(&rootfs).unwrap();
+        let text = mount(&[request("ext4", &base.join("nowhere"), &options(&["loop"]))], &rootfs).unwrap_err().to_string();
+        assert!(text.contains("nowhere"), "{text}");
+        // Freed by a work queue of the kernel's.
+        let used = || {
+            let devices = fs::read_dir("/sys/block").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+            let files = devices.filter_map(|device| fs::read_to_string(device.join("loop/backing_file")).ok());
+            files.filter(|file| file.contains(base.to_str().unwrap())).count()
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while used() > 0 {
+            assert!(std::time::Instant::now() < deadline, "a loop device stays");
+            std::thread::yield_now();
+        }
+    });
+}
