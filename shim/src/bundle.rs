@@ -5,6 +5,7 @@
 //! BUNDLE/address      the server's address, for containerd up to 1.7
 //! BUNDLE/init.pid     init's pid; EXEC.pid those of execs
 //! BUNDLE/shim.json    which runtime has the container, for `delete`
+//! BUNDLE/options.pb   the runtime options that `start` was given for a sandbox, whose Create brings others
 //! ```
 
 use std::collections::BTreeMap;
@@ -45,10 +46,18 @@ impl Facts {
     /// # Errors
     /// It cannot be read, or is no JSON of that shape.
     pub fn read(bundle: &Path) -> Result<Facts> {
+        Ok(Facts::read_if_any(bundle)?.unwrap_or_default())
+    }
+
+    /// The same; `None` where there is no config.json: CRI writes none for a sandbox, which this shim makes itself.
+    ///
+    /// # Errors
+    /// It is no JSON of that shape.
+    pub fn read_if_any(bundle: &Path) -> Result<Option<Facts>> {
         let path = bundle.join("config.json");
         match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.display().to_string()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Facts::default()),
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| path.display().to_string()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("unable to read {}", path.display())),
         }
     }
@@ -64,6 +73,9 @@ impl Facts {
         namespaces.into_iter().any(|namespace| namespace.kind == "pid" && namespace.path.is_empty())
     }
 }
+
+/// The name of the file with a sandbox's runtime options, a google.protobuf.Any.
+pub const OPTIONS: &str = "options.pb";
 
 /// Which runtime has a container, and where: BUNDLE/shim.json.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,6 +22,7 @@
 //! | [`stats`] | statistics in containerd's messages |
 //! | [`oom`] | which containers the out-of-memory killer has been in |
 //! | [`setup`] | what the server is: subreaper, OOM score, cgroup, core |
+//! | [`sandbox`] | the sandbox API: pods without a pause image |
 //! | [`trace`] | a span of each call, to a collector |
 //! | [`log`] | the log FIFO |
 #![forbid(unsafe_code)]
@@ -38,6 +39,7 @@ pub mod reaper;
 pub mod rootfs;
 pub mod rpc_error;
 pub mod runtime;
+pub mod sandbox;
 pub mod server;
 pub mod service;
 pub mod setup;

@@ -94,7 +94,8 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
     let listener = UnixListener::from_std(listener).context(unable)?;
     let mut server = Server::new()
         .add_listener(Listener::new(connections(listener)))
-        .register_service(service::methods(&shim));
+        .register_service(service::methods(&shim))
+        .register_service(crate::sandbox::methods(&shim));
     server.start().await.map_err(|error| Error::other(error.to_string()).context(unable))?;
     tracing::debug!("the server runs");
     loop {

@@ -14,7 +14,7 @@ use protobuf::well_known_types::any::Any;
 use super::args::Args;
 use super::socket::{self, Socket};
 use super::version;
-use crate::bundle::Facts;
+use crate::bundle::{Facts, OPTIONS};
 use crate::options::{self, Options};
 use crate::server;
 use crate::setup;
@@ -61,7 +61,11 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
     std::io::stdin().lock().read_to_end(&mut bytes).context("unable to read standard input")?;
     let input = Input::parse(&bytes, args)?;
     let options = options::parse(input.options.as_ref())?;
-    let facts = Facts::read(Path::new("."))?;
+    let facts = Facts::read_if_any(Path::new("."))?;
+    if let (None, Some(options)) = (&facts, &input.options) {
+        keep(options)?;
+    }
+    let facts = facts.unwrap_or_default();
     let group = facts.group().unwrap_or(&args.id);
     let params = input.params.as_ref();
     let directory = params.and_then(|params| params.socket_dir.as_deref());
@@ -96,6 +100,12 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
     };
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(&answer).and_then(|()| stdout.flush()).context("unable to answer")
+}
+
+/// Keeps a sandbox's runtime options in the bundle until it is created.
+fn keep(options: &Any) -> Result<()> {
+    let bytes = options.write_to_bytes().map_err(|error| Error::other(format!("runtime options: {error}")))?;
+    brig::store::replace(Path::new(OPTIONS), &bytes, 0o600)
 }
 
 /// Makes of this process what the server is to be, which inherits it.

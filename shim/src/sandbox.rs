@@ -1,0 +1,345 @@
+//! The sandbox API (containerd.runtime.sandbox.v1.Sandbox), for containerd's `sandboxer = "shim"`: this shim makes the
+//! pod itself, not a container of an image that CRI has pulled for it.
+//!
+//! A sandbox is a container of its own, with all that containers have here; its id is the sandbox's. Its process is
+//! what the bundle's config.json says where containerd wrote one (`ctr sandboxes run`). CRI writes none: then it is
+//! [`pause`], in the namespaces that the pod's configuration asks for, and its pid is where CRI lets the pod's
+//! containers find them.
+#![forbid(unsafe_code)]
+
+mod config;
+pub mod pause;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use brig::error::{Context, Error, ErrorKind, Result};
+use brig::sys::procfs::Proc;
+use containerd_shim_protos::api::CreateTaskRequest;
+use containerd_shim_protos::sandbox_api as api;
+use containerd_shim_protos::sandbox_async::{Sandbox as SandboxService, create_sandbox};
+use containerd_shim_protos::shim::oci;
+use containerd_shim_protos::types::platform::Platform;
+use protobuf::well_known_types::any::Any;
+use protobuf::{Message, MessageField};
+use ttrpc::r#async::{Service as Methods, TtrpcContext};
+
+use crate::bundle::OPTIONS;
+use crate::events::timestamp;
+use crate::process::Phase;
+use crate::rpc_error::{not_found, status};
+use crate::runtime::blocking;
+use crate::task::Task;
+use crate::tasks::Shim;
+use config::Pod;
+
+/// CRI's words for a sandbox's state.
+const READY: &str = "SANDBOX_READY";
+const NOT_READY: &str = "SANDBOX_NOTREADY";
+
+/// The score of pause processes in CRI (containerd's sandbox container).
+const LOW_SCORE: i32 = -998;
+/// As a bit (linux/capability.h).
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+/// The sandbox of this shim; there is one at the most.
+#[derive(Debug)]
+struct Made {
+    id: String,
+    created: SystemTime,
+    task: Arc<Task>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Service {
+    shim: Arc<Shim>,
+    made: Mutex<Option<Arc<Made>>>,
+}
+
+/// The methods of a sandbox in `shim`.
+pub fn methods(shim: &Arc<Shim>) -> HashMap<String, Methods> {
+    create_sandbox(Arc::new(Service { shim: Arc::clone(shim), made: Mutex::default() }))
+}
+
+impl Service {
+    /// Whatever happened to the last holder: the sandbox is there or it is not.
+    fn made(&self) -> MutexGuard<'_, Option<Arc<Made>>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sandbox(&self, id: &str) -> Result<Arc<Made>> {
+        self.made().as_ref().filter(|made| made.id == id).cloned().ok_or_else(|| not_found("sandbox", id))
+    }
+
+    async fn create(&self, request: api::CreateSandboxRequest) -> Result<()> {
+        let id = request.sandbox_id.clone();
+        if let Some(made) = self.made().as_ref() {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("this shim has the sandbox {} already", made.id)));
+        }
+        let pod = Pod::read(request.options.as_ref())?;
+        let (bundle, netns) = (request.bundle_path.clone(), request.netns_path.clone());
+        let of = id.clone();
+        let prepared = blocking(&self.shim.reaper, move || {
+            prepare(Path::new(&bundle), &of, &netns, &pod)?;
+            options_of(Path::new(&bundle), &pod)
+        });
+        let options = prepared.await?;
+        let create = CreateTaskRequest {
+            id: id.clone(),
+            bundle: request.bundle_path,
+            rootfs: request.rootfs,
+            options: MessageField::some(options),
+            ..CreateTaskRequest::default()
+        };
+        self.shim.create(&create).await.context("unable to create the sandbox")?;
+        let task = self.shim.task(&id)?;
+        *self.made() = Some(Arc::new(Made { id, created: SystemTime::now(), task }));
+        Ok(())
+    }
+
+    async fn stop(&self, id: &str, patience: Duration) -> Result<()> {
+        let task = Arc::clone(&self.sandbox(id)?.task);
+        if task.init.phase() == Phase::Stopped {
+            return Ok(());
+        }
+        if !patience.is_zero() {
+            ended_is_fine(task.kill("", libc::SIGTERM, false).await)?;
+            if tokio::time::timeout(patience, task.init.wait()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        ended_is_fine(task.kill("", libc::SIGKILL, true).await)?;
+        task.init.wait().await;
+        Ok(())
+    }
+
+    async fn shut_down(&self, id: &str) -> Result<()> {
+        // Nothing is made from here on; what is there goes, the sandbox last: others may live in its namespaces.
+        self.shim.close();
+        let is_sandbox = |task: &Arc<Task>| task.id == id;
+        let (sandbox, others): (Vec<_>, Vec<_>) = self.shim.all().into_iter().partition(is_sandbox);
+        for task in others.into_iter().chain(sandbox) {
+            task.end().await.with_context(|| format!("unable to end {}", task.id))?;
+        }
+        *self.made() = None;
+        self.shim.end_if_empty();
+        Ok(())
+    }
+
+    fn status_of(&self, id: &str, verbose: bool) -> Result<api::SandboxStatusResponse> {
+        let made = self.sandbox(id)?;
+        let init = &made.task.init;
+        let state = if init.phase() == Phase::Running { READY } else { NOT_READY };
+        let mut info = HashMap::new();
+        if verbose {
+            info.insert("process".to_owned(), made.task.describe());
+        }
+        Ok(api::SandboxStatusResponse {
+            sandbox_id: id.to_owned(),
+            pid: init.pid().cast_unsigned(),
+            state: state.to_owned(),
+            info,
+            created_at: timestamp(made.created),
+            exited_at: init.ended().map(|ended| timestamp(ended.at)).unwrap_or_default(),
+            ..Default::default()
+        })
+    }
+}
+
+/// What has ended need not be killed.
+fn ended_is_fine(killed: Result<()>) -> Result<()> {
+    match killed {
+        Err(error) if matches!(error.kind(), ErrorKind::NoSuchProcess | ErrorKind::NotFound) => Ok(()),
+        other => other,
+    }
+}
+
+/// The runtime options that `start` has kept. Without any, what the name of the pod's cgroup tells.
+fn options_of(bundle: &Path, pod: &Pod) -> Result<Any> {
+    let unreadable = |error| Error::other(format!("runtime options: {error}"));
+    let path = bundle.join(OPTIONS);
+    match std::fs::read(&path) {
+        Ok(bytes) => return Any::parse_from_bytes(&bytes).map_err(unreadable),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("unable to read {}", path.display())),
+    }
+    let options = oci::Options { systemd_cgroup: pod.has_systemd_cgroup(), ..oci::Options::default() };
+    let value = options.write_to_bytes().map_err(unreadable)?;
+    Ok(Any { type_url: "containerd.runc.v1.Options".to_owned(), value, ..Any::default() })
+}
+
+/// Writes the bundle's config.json, and makes the root that it speaks of, where containerd has written none.
+fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<()> {
+    let path = bundle.join("config.json");
+    if path.exists() {
+        return Ok(());
+    }
+    let rootfs = bundle.join("rootfs");
+    match std::fs::create_dir(&rootfs) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("unable to make {}", rootfs.display()));
+        }
+        _ => {}
+    }
+    // Where mounts go, which a read-only root cannot be given later.
+    for name in ["proc", "dev"] {
+        std::fs::create_dir_all(rootfs.join(name)).with_context(|| format!("unable to make /{name} of a sandbox"))?;
+    }
+    std::fs::write(rootfs.join("pause"), "").context("unable to make /pause of a sandbox")?;
+    let binary = std::env::current_exe().context("unable to find this program")?;
+    let config = pod.config(id, netns, &binary, oom_score()?);
+    brig::store::replace(&path, config.to_string().as_bytes(), 0o600)
+}
+
+/// A pod's pause process is the last that the kernel's killer is to choose, as CRI has it; without the capability to
+/// lower a score, this shim's own is as low as it gets.
+fn oom_score() -> Result<i32> {
+    if brig::sys::cred::effective_capabilities()? & CAP_SYS_RESOURCE != 0 {
+        return Ok(LOW_SCORE);
+    }
+    let text = Proc::open()?.read_to_string("self/oom_score_adj")?;
+    let own: i32 = text.trim().parse().map_err(|_| Error::other(format!("/proc/self/oom_score_adj holds {text:?}")))?;
+    Ok(own.max(LOW_SCORE))
+}
+
+/// Go's names for what this program was built for, which containerd compares with those of images.
+fn platform() -> Platform {
+    let (architecture, variant) = match std::env::consts::ARCH {
+        "x86_64" => ("amd64", ""),
+        "x86" => ("386", ""),
+        "aarch64" => ("arm64", "v8"),
+        "arm" => ("arm", "v7"),
+        "powerpc64" if cfg!(target_endian = "little") => ("ppc64le", ""),
+        other => (other, ""),
+    };
+    Platform { os: "linux".into(), architecture: architecture.into(), variant: variant.into(), ..Platform::default() }
+}
+
+#[async_trait]
+impl SandboxService for Service {
+    async fn create_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: api::CreateSandboxRequest,
+    ) -> ttrpc::Result<api::CreateSandboxResponse> {
+        tracing::debug!(id = request.sandbox_id, "create sandbox");
+        self.create(request).await.map_err(|error| status(&error))?;
+        Ok(api::CreateSandboxResponse::default())
+    }
+
+    async fn start_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: api::StartSandboxRequest,
+    ) -> ttrpc::Result<api::StartSandboxResponse> {
+        tracing::debug!(id = request.sandbox_id, "start sandbox");
+        let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
+        let pid = made.task.start().await.map_err(|error| status(&error))?;
+        Ok(api::StartSandboxResponse {
+            pid: pid.cast_unsigned(),
+            created_at: timestamp(made.created),
+            ..Default::default()
+        })
+    }
+
+    async fn platform(&self, _: &TtrpcContext, _: api::PlatformRequest) -> ttrpc::Result<api::PlatformResponse> {
+        Ok(api::PlatformResponse { platform: MessageField::some(platform()), ..Default::default() })
+    }
+
+    async fn stop_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: api::StopSandboxRequest,
+    ) -> ttrpc::Result<api::StopSandboxResponse> {
+        tracing::debug!(id = request.sandbox_id, "stop sandbox");
+        let patience = Duration::from_secs(request.timeout_secs.into());
+        self.stop(&request.sandbox_id, patience).await.map_err(|error| status(&error))?;
+        Ok(api::StopSandboxResponse::default())
+    }
+
+    async fn wait_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: api::WaitSandboxRequest,
+    ) -> ttrpc::Result<api::WaitSandboxResponse> {
+        let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
+        let ended = made.task.init.wait().await;
+        Ok(api::WaitSandboxResponse {
+            exit_status: ended.status,
+            exited_at: timestamp(ended.at),
+            ..Default::default()
+        })
+    }
+
+    async fn sandbox_status(
+        &self,
+        _: &TtrpcContext,
+        request: api::SandboxStatusRequest,
+    ) -> ttrpc::Result<api::SandboxStatusResponse> {
+        self.status_of(&request.sandbox_id, request.verbose).map_err(|error| status(&error))
+    }
+
+    async fn ping_sandbox(&self, _: &TtrpcContext, request: api::PingRequest) -> ttrpc::Result<api::PingResponse> {
+        let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
+        match made.task.init.phase() {
+            Phase::Stopped => Err(status(&Error::new(ErrorKind::NotRunning, "the sandbox has ended"))),
+            _ => Ok(api::PingResponse::default()),
+        }
+    }
+
+    async fn shutdown_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: api::ShutdownSandboxRequest,
+    ) -> ttrpc::Result<api::ShutdownSandboxResponse> {
+        tracing::debug!(id = request.sandbox_id, "shut down sandbox");
+        self.shut_down(&request.sandbox_id).await.map_err(|error| status(&error))?;
+        Ok(api::ShutdownSandboxResponse::default())
+    }
+
+    async fn sandbox_metrics(
+        &self,
+        _: &TtrpcContext,
+        request: api::SandboxMetricsRequest,
+    ) -> ttrpc::Result<api::SandboxMetricsResponse> {
+        let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
+        let stats = made.task.stats().await.map_err(|error| status(&error))?;
+        let mut response = api::SandboxMetricsResponse::default();
+        let metrics = response.metrics.mut_or_insert_default();
+        metrics.timestamp = timestamp(SystemTime::now());
+        metrics.id = request.sandbox_id;
+        metrics.data = MessageField::some(stats);
+        Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_without_a_configuration_is_given_one_and_another_is_left_alone() {
+        let bundle = tempfile::tempdir().unwrap();
+        let path = bundle.path().join("config.json");
+        prepare(bundle.path(), "box", "", &Pod::default()).unwrap();
+        let first = std::fs::read(&path).unwrap();
+        brig::plan::config::parse(&first).unwrap();
+        for name in ["rootfs/proc", "rootfs/dev", "rootfs/pause"] {
+            assert!(bundle.path().join(name).exists(), "{name}");
+        }
+        std::fs::write(&path, "{}").unwrap();
+        prepare(bundle.path(), "box", "", &Pod::default()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn the_platform_has_gos_names() {
+        let found = platform();
+        assert_eq!(found.os, "linux");
+        assert!(!["x86_64", "aarch64"].contains(&found.architecture.as_str()));
+    }
+}

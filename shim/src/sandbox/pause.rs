@@ -1,0 +1,54 @@
+//! The process that a pod's namespaces live with: it waits, and takes leave of orphans.
+//!
+//! It is this very binary under the name `pause`, bound read-only into an otherwise empty root: there is no image to
+//! pull, and nothing to write to.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use brig::error::Result;
+use brig::sys::signal::{Hold, Signals};
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+/// Whether the process of this name is to be the pause process.
+pub fn is_pause(name: Option<&OsStr>) -> bool {
+    name.is_some_and(|name| Path::new(name) == Path::new("/pause"))
+}
+
+/// The pause process: ends with SIGTERM or SIGINT, 0 then.
+pub fn main() -> i32 {
+    match wait() {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("pause: {error}");
+            1
+        }
+    }
+}
+
+fn wait() -> Result<()> {
+    let hold = Hold::new()?;
+    let mut signals = Signals::open(&hold)?;
+    loop {
+        match signals.read()? {
+            Some(libc::SIGTERM | libc::SIGINT) => return Ok(()),
+            Some(_) => reap(),
+            None => {
+                brig::sys::process::poll_readable(signals.as_fd(), None)?;
+            }
+        }
+    }
+}
+
+/// Takes every child that has ended: with a pid namespace of the pod, orphans become this process's.
+fn reap() {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
