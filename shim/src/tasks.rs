@@ -124,10 +124,9 @@ impl Shim {
     /// Publishes what the OOM killer has done in a container so far: to be called before an exit is told.
     pub fn tell_oom(&self, id: &str) {
         self.oom.check(id);
-        while let Ok(id) = {
-            let next = self.killed().try_recv();
-            next
-        } {
+        // The lock is not held while one is published.
+        let next = || self.killed().try_recv();
+        while let Ok(id) = next() {
             self.publish_oom(id);
         }
     }
