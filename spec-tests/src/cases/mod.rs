@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod features;
 pub mod linux;
 pub mod runc;
 pub mod runtime;
@@ -59,6 +60,7 @@ pub const ALL: &[&[Case]] = &[
     security::descriptors::CASES,
     security::process::CASES,
     security::cgroup::CASES,
+    features::CASES,
     runc::usage::CASES,
     runc::bundles::CASES,
     runc::create::CASES,
