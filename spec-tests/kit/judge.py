@@ -82,5 +82,4 @@ def summary(entry):
         counts[verdict(report)[0]] += 1
     told = f"{entry['label']}: {counts['passed']} cases pass, {counts['failed']} fail, {counts['absent']} need more " \
            f"than this bed has ({entry['seconds']:.0f} s)"
-    told += ", each failure explained" if counts["failed"] and is_peer(entry) else ""
     return told + (", of a version that nobody has judged yet" if is_unknown_peer(entry) else "")
