@@ -29,7 +29,10 @@ unsafe extern "C" fn release_segments(
         let info = &*info;
         (info, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()), &mut *errno.cast::<i32>())
     };
-    let page = rustix::param::page_size() as u64;
+    // Not by rustix, which reads /proc/self/auxv on kernels before 6.4: that file is closed to a process that is not
+    // dumpable and is no longer root.
+    // SAFETY: an integer only; the C library knows the answer since it started.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
     for header in headers {
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
             continue;
