@@ -1,5 +1,6 @@
 """What to make of a bed's result: who failed, whose fault that is, and whether the explanations still hold."""
 
+import fnmatch
 import json
 
 from kit import host
@@ -12,7 +13,8 @@ EXPLAINED = ("runc 1.1.5", "crun 1.8.1", "youki 0.7")
 def explanations():
     """Why peers fail: a list of {case, runtime, bed, why}; `bed` is `*` or names of beds with commas between.
 
-    `sometimes` marks what depends on a race: it may pass too.
+    `sometimes` marks what depends on a race: it may pass too. The case `*` with a `section` (a pattern, `runc: *`) goes
+    for all cases there.
     """
     return json.loads(PEERS.read_text()) if PEERS.exists() else []
 
@@ -27,12 +29,19 @@ def is_unknown_peer(entry):
     return not is_peer(entry) and entry["name"] in {label.split()[0] for label in EXPLAINED}
 
 
-def explained(entry, bed, case, known):
+def explained(entry, bed, report, known):
     """The explanation for this runtime's failure of this case on this bed, or None."""
     for one in known:
-        if (one["case"], one["runtime"]) == (case, entry["label"]) and _goes_for(one, bed):
+        if one["runtime"] == entry["label"] and _goes_for(one, bed) and _speaks_of(one, report):
             return one
     return None
+
+
+def _speaks_of(one, report):
+    """The case `*` stands for all cases of the sections that fit `section`."""
+    if one["case"] == "*":
+        return fnmatch.fnmatchcase(report["section"], one["section"])
+    return one["case"] == report["case"]
 
 
 def _goes_for(one, bed):
@@ -54,7 +63,7 @@ def judge_bed(result, known, whole=True):
         if is_unknown_peer(entry):
             continue
         for report in entry["reports"]:
-            fault = _fault(entry, report, explained(entry, result["bed"], report["case"], known))
+            fault = _fault(entry, report, explained(entry, result["bed"], report, known))
             passed += fault is None and verdict(report)[0] != "absent"
             faults += [fault] if fault else []
         if whole and not is_peer(entry) and not any(verdict(report)[0] == "passed" for report in entry["reports"]):

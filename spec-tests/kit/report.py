@@ -54,7 +54,7 @@ def _cell(entry, bed, report, known):
     cell = {"verdict": kind, "ms": report["milliseconds"]}
     if text:
         cell["text"] = text.strip()
-    why = judge.explained(entry, bed, report["case"], known) if judge.is_peer(entry) else None
+    why = judge.explained(entry, bed, report, known) if judge.is_peer(entry) else None
     if why and kind == "failed":
         cell["why"] = why["why"]
     return cell

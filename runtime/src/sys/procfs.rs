@@ -276,7 +276,7 @@ mod tests {
     fn a_stat_line_with_a_wicked_name() {
         let text = "7 (a) R 1 (b) c) S 3 7 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0\n";
         let stat = PidStat::parse(text).expect("it parses");
-        assert_eq!(stat, PidStat { state: 'S', parent: 3, session: 9, start_time: 12345 });
+        assert_eq!(stat, PidStat { state: 'S', parent: 3, session: 9, flags: 4_194_304, start_time: 12345 });
         assert!(PidStat::parse("").is_none());
         assert!(PidStat::parse("7 (a)").is_none());
     }
