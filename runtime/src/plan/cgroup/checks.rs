@@ -102,7 +102,8 @@ fn memory(memory: &LinuxMemory, legacy: bool, findings: &mut Findings) {
             findings.deny(path("swappiness"), format!("{value} is above 100"), "the range is 0 to 100");
         }
         Some(_) if !legacy => {
-            findings.warn("linux.resources.memory.swappiness is ignored: cgroup v2 has no swappiness");
+            // config-linux.md, Unified: what cannot be converted to v2 is an error.
+            findings.deny(path("swappiness"), "cgroup v2 has no swappiness", "leave it out, or set memory.swap");
         }
         _ => {}
     }
