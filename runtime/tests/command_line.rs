@@ -159,11 +159,11 @@ fn spec_writes_runcs_configuration() {
 #[test]
 fn an_error_goes_to_the_log_and_its_message_to_standard_error() {
     let dir = tempfile::tempdir().unwrap();
-    let args = ["--log", "log", "--log-format", "json", "restore", "box"];
+    let args = ["--log", "log", "--log-format", "json", "state", "box"];
     let output = brig(dir.path(), &args);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(stderr, "restore is not supported by this build yet\n");
+    assert_eq!(stderr, "container does not exist\n");
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
     let line: Value = serde_json::from_str(&log).unwrap();
     assert_eq!((&line["level"], line["msg"].as_str()), (&Value::from("error"), Some(stderr.trim_end())));

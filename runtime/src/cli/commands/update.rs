@@ -56,12 +56,13 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
             return Err(error);
         }
     };
-    engine.update(id, &resources)?;
+    // Before the limits: a container without such a group is refused while nothing has changed.
     let schemata = [args.text("l3-cache-schema")?, args.text("mem-bw-schema")?];
     let schemata: Vec<String> = schemata.into_iter().flatten().collect();
     if !schemata.is_empty() {
         engine.update_schemata(id, &schemata)?;
     }
+    engine.update(id, &resources)?;
     Ok(0)
 }
 
