@@ -285,7 +285,10 @@ fn what_this_build_does_not_honour_is_refused_by_name() {
 fn the_full_example_is_refused_for_nothing_else() {
     // Some resources go with one kind of cgroup alone.
     let of_the_layout: [(CgroupLayout, &[&str]); 2] = [
-        (CgroupLayout::Unified, &["linux.resources.cpu.realtimePeriod", "mounts[2].options"]),
+        (
+            CgroupLayout::Unified,
+            &["linux.resources.cpu.realtimePeriod", "linux.resources.memory.swappiness", "mounts[2].options"],
+        ),
         (CgroupLayout::Hybrid, &["linux.resources.unified", "mounts[2].options"]),
     ];
     for (layout, others) in of_the_layout {
