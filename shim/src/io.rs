@@ -30,6 +30,8 @@ use tokio::task::JoinSet;
 use crate::reaper::Reaper;
 use crate::runtime::Streams;
 use logger::{Logger, Spawned};
+
+pub use logger::READY;
 use pump::Sink;
 
 /// The addresses of a process's standard streams, as the request has them.
@@ -54,6 +56,8 @@ pub struct Owner {
     pub container: String,
     /// Owner and group of the pipes.
     pub ids: (u32, u32),
+    /// How long a logger may take until it is ready: no longer than the call waits that wants it.
+    pub patience: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -95,7 +95,7 @@ impl Service {
             options: MessageField::some(options),
             ..CreateTaskRequest::default()
         };
-        self.shim.create(&create).await.context("unable to create the sandbox")?;
+        self.shim.create(&create, crate::io::READY).await.context("unable to create the sandbox")?;
         let task = self.shim.task(&id)?;
         *self.made() = Some(Arc::new(Made { id, created: SystemTime::now(), task }));
         Ok(())

@@ -53,12 +53,21 @@ pub fn run(args: &Args) -> Result<()> {
         .enable_all()
         .max_blocking_threads(POOL)
         .thread_keep_alive(IDLE)
+        // A thread that goes has had no work for a while: nor has the server, which may wait for days now.
+        .on_thread_stop(release_program)
         .build()
         .context("unable to set up the server")?;
     let result = runtime.block_on(serve(args, listener));
     // A call that hangs, say in a hook, must not keep this process.
     runtime.shutdown_timeout(LAST_ANSWERS);
     result
+}
+
+/// Lets go of the pages of this program, of which the next call needs few.
+fn release_program() {
+    if let Err(error) = brig::sys::memory::release_program() {
+        tracing::debug!("{error}");
+    }
 }
 
 /// Takes the socket from standard input, which becomes /dev/null.

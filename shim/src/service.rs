@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use brig::engine::{CheckpointOptions, CriuOptions, Status};
@@ -38,6 +39,14 @@ pub fn methods(shim: &Arc<Shim>) -> HashMap<String, Methods> {
         create_task(service.clone()).into_values().map(|methods| ((*name).to_owned(), methods))
     });
     named.collect()
+}
+
+/// How long a call may wait for a logger: its caller must not find that something goes on after it has given up.
+fn patience(context: &TtrpcContext) -> Duration {
+    match u64::try_from(context.timeout_nano) {
+        Ok(nanoseconds) if nanoseconds > 0 => crate::io::READY.min(Duration::from_nanos(nanoseconds)),
+        _ => crate::io::READY,
+    }
 }
 
 impl Service {
@@ -93,15 +102,16 @@ fn cells(number: u32) -> Result<u16> {
 impl TaskService for Service {
     async fn create(&self, c: &TtrpcContext, r: api::CreateTaskRequest) -> ttrpc::Result<api::CreateTaskResponse> {
         let id = r.id.clone();
-        let init = self.run(c, "Create", &id, |shim| async move { shim.create(&r).await }).await?;
+        let patience = patience(c);
+        let init = self.run(c, "Create", &id, |shim| async move { shim.create(&r, patience).await }).await?;
         Ok(api::CreateTaskResponse { pid: pid(init), ..Default::default() })
     }
 
     async fn start(&self, c: &TtrpcContext, r: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
-        let id = r.id.clone();
+        let (id, patience) = (r.id.clone(), patience(c));
         let started = self.run(c, "Start", &id, |shim| async move {
             let task = shim.task(&r.id)?;
-            if r.exec_id.is_empty() { task.start().await } else { task.start_exec(&r.exec_id).await }
+            if r.exec_id.is_empty() { task.start().await } else { task.start_exec(&r.exec_id, patience).await }
         });
         Ok(api::StartResponse { pid: pid(started.await?), ..Default::default() })
     }

@@ -109,6 +109,8 @@ pub struct Plan {
     pub own_pids: bool,
     /// Owner and group of pipes.
     pub ids: (u32, u32),
+    /// How long a logger may take until it is ready.
+    pub patience: Duration,
     /// What the runtime makes; its streams are filled in here.
     pub creation: Creation,
 }
@@ -123,9 +125,9 @@ impl Task {
         plan: Plan,
         addresses: Addresses,
     ) -> Result<(Arc<Task>, oneshot::Receiver<Ended>)> {
-        let Plan { runtime, own_pids, ids, creation } = plan;
+        let Plan { runtime, own_pids, ids, patience, creation } = plan;
         let (id, bundle) = (creation.id.clone(), creation.bundle.clone());
-        let owner = Owner { namespace: shim.namespace.clone(), container: id.clone(), ids };
+        let owner = Owner { namespace: shim.namespace.clone(), container: id.clone(), ids, patience };
         let maker = Arc::clone(&runtime);
         let make = move |streams| maker.create(Creation { streams, ..creation });
         let (launched, copying, ended) =

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use brig::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::api::CreateTaskRequest;
@@ -221,10 +222,10 @@ impl Shim {
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`], [`ErrorKind::InvalidConfig`], or what failed. Nothing is left then.
-    pub async fn create(self: &Arc<Self>, request: &CreateTaskRequest) -> Result<i32> {
+    pub async fn create(self: &Arc<Self>, request: &CreateTaskRequest, patience: Duration) -> Result<i32> {
         let reservation = self.reserve(&request.id)?;
         let bundle = PathBuf::from(&request.bundle);
-        let plan = self.plan(request, &bundle)?;
+        let plan = self.plan(request, &bundle, patience)?;
         let (target, mounts) = (bundle.join("rootfs"), request.rootfs.clone());
         blocking(&self.reaper, move || crate::rootfs::mount(&mounts, &target)).await?;
         let addresses = Addresses {
@@ -250,7 +251,7 @@ impl Shim {
         Ok(pid)
     }
 
-    fn plan(&self, request: &CreateTaskRequest, bundle: &Path) -> Result<Plan> {
+    fn plan(&self, request: &CreateTaskRequest, bundle: &Path, patience: Duration) -> Result<Plan> {
         if !bundle.is_absolute() {
             return Err(Error::new(ErrorKind::InvalidConfig, format!("the bundle {:?} is not absolute", request.bundle)));
         }
@@ -266,6 +267,7 @@ impl Shim {
             runtime: Arc::new(runtime),
             own_pids: facts.own_pids(),
             ids: (options.io_uid, options.io_gid),
+            patience,
             creation: Creation {
                 id: request.id.clone(),
                 bundle: bundle.to_owned(),

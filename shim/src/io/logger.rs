@@ -15,8 +15,8 @@ use command_fds::{CommandFdExt, FdMapping};
 use super::{Owner, pipe};
 use crate::reaper::Reaper;
 
-/// How long a logger may take until it is ready.
-const READY: Duration = Duration::from_secs(10);
+/// How long a logger may take until it is ready, for a call that waits longer.
+pub const READY: Duration = Duration::from_secs(10);
 /// How long it may take to end when its pipes have ended.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it may take to end after SIGTERM.
@@ -93,8 +93,8 @@ impl Spawned {
         let pid = i32::try_from(child.id()).map_err(|_| Error::other("a pid out of range"))?;
         // The caller holds the reaper, so the pid is still the child's.
         let logger = Spawned(Some((pid, process::pidfd_open(pid)?)));
-        if !process::poll_readable(ready.as_fd(), Some(READY))? {
-            let message = format!("it was not ready within {READY:?}");
+        if !process::poll_readable(ready.as_fd(), Some(owner.patience))? {
+            let message = format!("it was not ready within {:?}", owner.patience);
             return Err(Error::new(ErrorKind::TimedOut, message).context(unable()));
         }
         Ok((logger, to_stdout, to_stderr))

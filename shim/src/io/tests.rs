@@ -9,7 +9,7 @@ fn addresses(stdin: &str, stdout: &str, stderr: &str) -> Addresses {
 }
 
 fn owner() -> Owner {
-    Owner { namespace: "n".into(), container: "c".into(), ids: (0, 0) }
+    Owner { namespace: "n".into(), container: "c".into(), ids: (0, 0), patience: READY }
 }
 
 fn make_fifo(path: &Path) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use brig::error::{Context, Error, ErrorKind, Result};
 use brig::sys::procfs::Proc;
@@ -67,7 +68,7 @@ impl Task {
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidState`] when it was started, or the container is paused or has
     /// stopped. What cannot be started has ended.
-    pub async fn start_exec(self: &Arc<Self>, exec_id: &str) -> Result<i32> {
+    pub async fn start_exec(self: &Arc<Self>, exec_id: &str, patience: Duration) -> Result<i32> {
         let exec = self.exec(exec_id)?;
         let _freezing = self.freezing.read().await;
         exec.process.begin(Phase::Added)?;
@@ -80,7 +81,8 @@ impl Task {
             exec.process.end(Ended::now(255));
             return Err(Error::new(ErrorKind::InvalidState, STOPPED));
         }
-        let owner = Owner { namespace: self.shim.namespace.clone(), container: self.id.clone(), ids: self.ids };
+        let (namespace, container) = (self.shim.namespace.clone(), self.id.clone());
+        let owner = Owner { namespace, container, ids: self.ids, patience };
         let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
         let pid_file = self.pid_file(exec_id);
         let make = move |streams| runtime.exec(Execution { id, process, streams, pid_file });
