@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use rustix::fs::{FileType, Gid, Uid};
 
 use crate::error::{Context, Error, Result};
@@ -51,7 +52,13 @@ pub(super) fn reopen_null(init: &Init) -> Result<()> {
     if !is_null(found.as_fd()) {
         return Ok(());
     }
-    let own = init.proc.reopen(&found, rustix::fs::OFlags::RDWR)?;
+    let own = match init.proc.reopen(&found, rustix::fs::OFlags::RDWR) {
+        // The configuration's device rules or the node's mode are against it: the caller's works as well.
+        Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EACCES) => {
+            return init.channel()?.log(false, format!("the caller's /dev/null stays: {error}"));
+        }
+        other => other?,
+    };
     for (number, stream) in (0..).zip(streams) {
         if is_null(stream) {
             process::dup_onto(own.as_fd(), number)?;
