@@ -27,6 +27,8 @@ pub enum Need {
     CgroupV1,
     /// This controller, on v1 or v2, by its name on v2.
     Controller(&'static str),
+    /// Not this controller, on v1 or v2: it would hold back what the case looks at.
+    NoController(&'static str),
     /// This kind of namespace, by its name in /proc/self/ns.
     Namespace(&'static str),
     /// A kernel of at least this version.

@@ -42,6 +42,7 @@ impl Host {
                 Some(names) => names.iter().any(|one| one == name),
                 None => self.v1(on_v1(name)).is_some(),
             },
+            Need::NoController(name) => !self.has(Need::Controller(name)),
             Need::Namespace(kind) => fs::symlink_metadata(format!("/proc/self/ns/{kind}")).is_ok(),
             Need::Kernel(major, minor) => self.kernel >= (major, minor),
             Need::AppArmor => fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|it| it == "Y\n"),

@@ -38,8 +38,8 @@ pub const CASES: &[Case] = &[
             Found { policy: 1, nice: None, priority: 11 },
         )
     })
-    // A cgroup of v1 has no realtime until all above it were given some.
-    .on(&[Need::CgroupV2]),
+    // A cgroup has no realtime until all above it were given some, where the kernel shares it out by group.
+    .on(&[Need::NoController("cpu")]),
     must("the scheduling policy SCHED_RR is set with its priority", |ground| {
         scheduled(
             ground,
@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
             Found { policy: 2, nice: None, priority: 12 },
         )
     })
-    .on(&[Need::CgroupV2]),
+    .on(&[Need::NoController("cpu")]),
     must("the scheduling policy SCHED_DEADLINE is set with its times", deadline),
     must("the scheduling flag RESET_ON_FORK is set", reset_on_fork),
     Case::new("a scheduler that the kernel does not have is refused", "config.md#valid-values", Level::Must, bad),
