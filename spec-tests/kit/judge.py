@@ -71,6 +71,11 @@ def judge_bed(result, known, whole=True):
     return passed, faults
 
 
+def is_of_a_peer(fault, result):
+    """Whether a sentence of judge_bed's speaks of a runtime that is not ours."""
+    return any(is_peer(entry) and fault.startswith(f"{entry['name']}: ") for entry in result["runtimes"])
+
+
 def _fault(entry, report, why):
     kind, text = verdict(report)
     case = f"{entry['name']}: {report['case']} [{report['section']}]"
