@@ -123,7 +123,7 @@ fn debug(ground: &Ground) -> anyhow::Result<()> {
     twins.see("the last error of a debug log", |twin| {
         let text = std::fs::read_to_string(twin.directory().join("debug"))?;
         let errors = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        Ok(errors.filter(|line| line["level"] == "error").map(|line| line["msg"].to_string()).last().unwrap_or_default())
+        Ok(errors.filter(|line| line["level"] == "error").map(|line| line["msg"].to_string()).next_back().unwrap_or_default())
     })?;
     twins.equal()
 }
