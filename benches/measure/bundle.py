@@ -49,5 +49,5 @@ def dump_filter(contender, bundle, path):
     with open(path, "wb") as out:
         subprocess.run([limit_program(), "filter", str(pid)], stdout=out, check=True)
     subprocess.run(contender.kill(ident), check=True)
-    subprocess.run([*contender.delete(ident)[:-1], "--force", ident], check=True)
+    subprocess.run(contender.delete_by_force(ident), check=True)
     return path

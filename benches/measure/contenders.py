@@ -1,5 +1,6 @@
 """Who takes part: OCI runtimes by their command line, and the limit."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ class Runtime:
     """An OCI runtime. Each method gives the words of one command."""
 
     def __init__(self, name, program, place):
-        self.name, self.program = name, str(program)
+        self.name, self.program = name, str(Path(program).absolute())
         self.root = place / f"root-{name}"
 
     def _verb(self, verb, *words):
@@ -40,12 +41,19 @@ class Runtime:
     def delete(self, ident):
         return self._verb("delete", ident)
 
+    def delete_by_force(self, ident):
+        """Kills and removes it, in whatever state it is."""
+        return self._verb("delete", "--force", ident)
+
+    def end(self, ident):
+        """The commands that end a running container and remove it."""
+        return [self.delete_by_force(ident)]
+
     def list(self):
         return self._verb("list", "-q")
 
     def pid(self, ident):
         """The pid of init."""
-        import json
         return json.loads(subprocess.run(self.state(ident), stdout=subprocess.PIPE, check=True).stdout)["pid"]
 
     def version(self):
@@ -88,6 +96,12 @@ class Limit(Runtime):
     def delete(self, ident):
         return self._verb("delete", self._state(ident))
 
+    def delete_by_force(self, ident):
+        raise NotImplementedError("the limit's delete waits for the end, and kills nobody")
+
+    def end(self, ident):
+        return [self.kill(ident), self.delete(ident)]
+
     def pid(self, ident):
         return int((self._state(ident) / "pid").read_text())
 
@@ -95,13 +109,18 @@ class Limit(Runtime):
         return "raw system calls (benches/limit.c)"
 
 
-def limit_program():
-    """The limit, compiled when its source is newer."""
-    source, program = TOP / "benches" / "limit.c", CACHE / "limit"
+def compiled(name):
+    """A C program of this directory, compiled statically when its source is newer."""
+    source, program = TOP / "benches" / f"{name}.c", CACHE / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         CACHE.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-static", "-o", program, source], check=True)
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", program, source], check=True)
     return program
+
+
+def limit_program():
+    """The limit."""
+    return compiled("limit")
 
 
 def find(names, place):

@@ -37,7 +37,7 @@ def _starts(place, one, limit, number):
     bundle = Bundle(path, ["/bin/true"], change, seccomp=False)
     ident = f"memory-{number}"
     done = subprocess.run(one.run(bundle, ident), stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    subprocess.run([*one.delete(ident)[:-1], "--force", ident], capture_output=True, check=False)
+    subprocess.run(one.delete_by_force(ident), capture_output=True, check=False)
     subprocess.run(["rm", "-rf", path], check=True)
     return done.returncode == 0
 
@@ -52,4 +52,4 @@ def waiting(place, one):
         return {name.lower(): int(line.split()[1]) for line in lines for name in ("Rss", "Pss")
                 if line.startswith(f"{name}:")}
     finally:
-        subprocess.run([*one.delete(ident)[:-1], "--force", ident], check=True)
+        subprocess.run(one.delete_by_force(ident), check=True)

@@ -1,12 +1,7 @@
 """Many containers: made and started sixteen at a time, held all at once, looked at, and removed."""
 
-import json
-import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor
-
 from measure.bundle import Bundle
-from measure.timing import seconds
+from measure.timing import seconds, seconds_at_once
 
 AT_ONCE = 16
 
@@ -22,42 +17,20 @@ def _hold(one, bundle, count):
     names = [f"held-{number}" for number in range(count)]
     free = _available()
     facts = {"containers": count}
-    facts["made and started, a second"] = round(count / _all(lambda name: _begin(one, bundle, name), names), 1)
+    facts["made and started, a second"] = _rate([[one.create(bundle, name), one.start(name)] for name in names])
     facts["KiB of the machine, each"] = round((free - _available()) / count)
     sample = [_memory(one.pid(name)) for name in names[:: max(1, count // 20)]]
     facts["KiB resident in a started program"] = sorted(sample)[len(sample) // 2]
     facts["state, ms"] = round(min(seconds(one.state(names[count // 2])) for _ in range(5)) * 1000, 2)
     if one.name != "limit":
         facts["list, ms"] = round(min(seconds(one.list()) for _ in range(3)) * 1000, 2)
-    facts["removed, a second"] = round(count / _all(lambda name: _end(one, name), names), 1)
+    facts["removed, a second"] = _rate([one.end(name) for name in names])
     return facts
 
 
-def _all(work, names):
-    """Seconds for all of them, sixteen at a time."""
-    begin = time.perf_counter()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(work, names))
-    return time.perf_counter() - begin
-
-
-def _begin(one, bundle, name):
-    seconds(one.create(bundle, name))
-    seconds(one.start(name))
-
-
-def _end(one, name):
-    seconds(one.kill(name))
-    while json_status(one, name) not in ("stopped", None):
-        pass
-    seconds(one.delete(name))
-
-
-def json_status(one, name):
-    """The status; None of the limit, whose delete waits by itself."""
-    if one.name == "limit":
-        return None
-    return json.loads(subprocess.run(one.state(name), stdout=subprocess.PIPE, check=True).stdout)["status"]
+def _rate(chains):
+    """How many a second, sixteen at a time."""
+    return round(len(chains) / seconds_at_once(chains, AT_ONCE), 1)
 
 
 def _available():

@@ -1,31 +1,32 @@
-"""Time, taken so that it means something: contenders in turn, with pauses, medians and spread."""
+"""Time, taken so that it means something: by a launcher that weighs nothing, contenders in turn, with pauses, medians
+and spread."""
 
-import os
 import statistics
+import subprocess
 import sys
 import time
 
+from measure.contenders import compiled
+
 PAUSE = 0.02  # seconds; an idle machine pays for grace periods of RCU that a tight loop hides
-_NULL = os.open("/dev/null", os.O_RDWR)
-_STDIO = [(os.POSIX_SPAWN_DUP2, _NULL, 0), (os.POSIX_SPAWN_DUP2, _NULL, 1)]
 
 
 def seconds(command):
-    """From spawn to exit of one command, which has to succeed."""
-    program = command[0]
-    begin = time.perf_counter()
-    pid = os.posix_spawnp(program, command, os.environ, file_actions=_STDIO)
-    _, status = os.waitpid(pid, 0)
-    took = time.perf_counter() - begin
-    if status:
-        sys.exit(f"bench: {' '.join(command)}: ended with {os.waitstatus_to_exitcode(status)}")
-    return took
+    """From vfork to the reaping of one command, which has to succeed; launcher.c says what that includes."""
+    return _launch(command, command)
 
 
-def quietly(command):
-    """The same, not timed; a pause comes before the next."""
-    seconds(command)
-    time.sleep(PAUSE)
+def seconds_at_once(chains, at_once):
+    """All of `chains`, each a list of as many commands that follow one another; `at_once` of them at a time."""
+    words = "".join(f"{word}\0" for chain in chains for command in chain for word in [*command, ""])
+    return _launch(["--at-once", str(at_once), str(len(chains[0]))], chains[0][0], words.encode())
+
+
+def _launch(words, example, given=None):
+    done = subprocess.run([compiled("launcher"), *words], input=given, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        sys.exit(f"bench: {' '.join(example)}: ended with {done.returncode}")
+    return int(done.stdout) / 1e9
 
 
 class Series:

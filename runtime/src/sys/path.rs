@@ -325,10 +325,5 @@ fn reopen_found(fd: OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
     }
 }
 
-/// True when `name` names an entry of `dir` (a symlink counts itself).
-pub fn exists_at(dir: impl AsFd, name: &OsStr) -> bool {
-    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-}
-
 #[cfg(test)]
 mod tests;
