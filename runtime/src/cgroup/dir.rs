@@ -107,6 +107,12 @@ pub(super) fn read_from_start(file: BorrowedFd<'_>) -> Result<String, Errno> {
     String::from_utf8(bytes).map_err(|_| Errno::EILSEQ)
 }
 
+/// Whether an error says that the cgroup has been removed: a name that is not there any more, or a file that was open
+/// (or about to be) when its directory went.
+pub(super) fn is_gone(error: &SysError) -> bool {
+    matches!(error.errno(), Errno::ENOENT | Errno::ENODEV)
+}
+
 /// The value behind `key` in a file of `key value` lines.
 pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())

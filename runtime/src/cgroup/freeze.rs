@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use super::dir::{Dir, keyed};
+use super::dir::{Dir, is_gone, keyed};
 use super::wait::{self, PATIENCE};
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -38,7 +38,7 @@ pub(super) fn unified(dir: &Dir, freeze: bool) -> Result<()> {
 pub(super) fn unified_is_frozen(dir: &Dir) -> Result<bool> {
     match dir.read("cgroup.events") {
         Ok(text) => Ok(keyed(&text, "frozen") == Some(1)),
-        Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENODEV) => Ok(false),
+        Err(error) if is_gone(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -88,7 +88,7 @@ pub(super) fn legacy_is_frozen(dir: &Dir) -> Result<bool> {
     // FREEZING counts as well: tasks that have not stopped yet are about to.
     match dir.read("freezer.self_freezing") {
         Ok(text) => Ok(text.trim() == "1"),
-        Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENODEV) => Ok(false),
+        Err(error) if is_gone(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -161,6 +161,14 @@ impl Cgroup {
             .map(PathBuf::as_path)
     }
 
+    /// The container's own cgroup2 directory; before [`Cgroup::attach`] starts a unit, where it will be.
+    pub fn own(&self) -> Result<Option<PathBuf>> {
+        match (&self.pending, self.unified()) {
+            (Some(pending), None) => pending.expected().map(Some),
+            (_, path) => Ok(path.map(Path::to_owned)),
+        }
+    }
+
     fn unified(&self) -> Option<&Path> {
         self.record.paths.get("").map(PathBuf::as_path)
     }
@@ -250,7 +258,9 @@ impl Cgroup {
         let Some(path) = self.unified() else { return Ok(false) };
         match Dir::open(path).and_then(|dir| dir.write("cgroup.kill", "1")) {
             Ok(()) => {}
-            // Gone, and its processes with it; or an older kernel, where the directory is there.
+            // Gone, and its processes with it: systemd removes a scope as soon as it is empty.
+            Err(error) if error.errno() == Errno::ENODEV => return Ok(true),
+            // The same; or an older kernel, where the directory is there.
             Err(error) if error.errno() == Errno::ENOENT => return Ok(!path.exists()),
             Err(error) => return Err(error.into()),
         }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fs::OFlags;
 
-use super::dir::{Dir, keyed, read_from_start};
+use super::dir::{Dir, is_gone, keyed, read_from_start};
 use crate::error::{Context, Result};
 use crate::sys::SysError;
 
@@ -19,7 +19,7 @@ pub(super) fn kills(path: &Path, unified: bool) -> Result<u64> {
     let file = if unified { "memory.events" } else { "memory.oom_control" };
     match Dir::open(path).and_then(|dir| dir.read(file)) {
         Ok(text) => Ok(keyed(&text, "oom_kill").unwrap_or(0)),
-        Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENODEV) => Ok(0),
+        Err(error) if is_gone(&error) => Ok(0),
         Err(error) => Err(error.into()),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use super::dir::{CGROUP2_MAGIC, Dir, magic};
+use super::dir::{CGROUP2_MAGIC, Dir, is_gone, magic};
 use super::wait::{self, PATIENCE};
 use super::tasks;
 use crate::error::{Context, Error, Result};
@@ -48,10 +48,9 @@ fn rmdir(path: &Path) -> SysResult<bool> {
 }
 
 fn children(path: &Path) -> SysResult<Vec<String>> {
-    match Dir::open(path) {
-        Ok(dir) => dir.children(),
-        Err(error) if error.errno() == Errno::ENOENT => Ok(Vec::new()),
-        Err(error) => Err(error),
+    match Dir::open(path).and_then(|dir| dir.children()) {
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        names => names,
     }
 }
 

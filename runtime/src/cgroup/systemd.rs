@@ -31,6 +31,18 @@ impl Pending {
         Ok(Some(Pending { plan: plan.clone(), whole: Box::new(whole.clone()) }))
     }
 
+    /// Where the container's directory will be once the unit is started, as far as systemd's rules tell.
+    pub(super) fn expected(&self) -> Result<PathBuf> {
+        let mut path = PathBuf::from(ROOT);
+        if self.plan.user {
+            // The system's own systemd has the root of all cgroups; a user's has what the system gave it.
+            let group = Bus::connect(true)?.property("", "", "ControlGroup")?;
+            path.push(group.trim_start_matches('/'));
+        }
+        path.push(self.plan.place());
+        Ok(path)
+    }
+
     /// Starts the unit with `pid` in it, and puts everything in force. Returns the container's directory.
     ///
     /// # Errors

@@ -8,15 +8,14 @@ use std::time::Instant;
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags};
 
-use super::dir::Dir;
+use super::dir::{Dir, is_gone};
 use super::wait;
 use crate::error::{Context, Result};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
-use crate::sys::{SysError, SysResult};
+use crate::sys::SysResult;
 
 /// Appends the pids of `dir` and of all cgroups below it. A cgroup that vanishes meanwhile has none.
 pub(super) fn list(dir: &Dir, pids: &mut Vec<i32>) -> SysResult<()> {
-    let gone = |error: &SysError| matches!(error.errno(), Errno::ENOENT | Errno::ENODEV);
     let text = match dir.read("cgroup.procs") {
         // A threaded cgroup lists threads only.
         Err(error) if error.errno() == Errno::EOPNOTSUPP => dir.read("cgroup.threads"),
@@ -25,13 +24,17 @@ pub(super) fn list(dir: &Dir, pids: &mut Vec<i32>) -> SysResult<()> {
     match text {
         // A pid of 0 is a process outside this pid namespace, which no one here can name.
         Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse().ok()).filter(|&pid: &i32| pid > 0)),
-        Err(error) if gone(&error) => return Ok(()),
+        Err(error) if is_gone(&error) => return Ok(()),
         Err(error) => return Err(error),
     }
-    for name in dir.children()? {
+    let names = match dir.children() {
+        Err(error) if is_gone(&error) => return Ok(()),
+        names => names?,
+    };
+    for name in names {
         match Dir::open(&dir.path().join(name)) {
             Ok(child) => list(&child, pids)?,
-            Err(error) if gone(&error) => {}
+            Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
         }
     }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-use super::dir::{Dir, keyed, read_from_start};
+use super::dir::{Dir, is_gone, keyed, read_from_start};
 use crate::sys::{SysError, SysResult};
 
 /// How long a cgroup may take to freeze, to thaw or to become empty before that counts as an error.
@@ -19,7 +19,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn event(dir: &Dir, key: &str, value: u64, deadline: Instant) -> SysResult<bool> {
     let file = match dir.file("cgroup.events", OFlags::RDONLY) {
         Ok(file) => file,
-        Err(error) if error.errno() == Errno::ENOENT => return Ok(true),
+        Err(error) if is_gone(&error) => return Ok(true),
         Err(error) => return Err(error),
     };
     loop {

@@ -10,6 +10,7 @@ use oci_spec::runtime::Spec;
 
 use super::record::cgroup_mounts;
 use super::{CheckpointOptions, Container, CriuOptions, Engine, Status, absolute};
+use crate::cgroup::Cgroup;
 use crate::criu::{Criu, Kind, Mapped, Options, Place};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::container::{self, CreateChoices};
@@ -165,7 +166,7 @@ impl Container {
         let choices = CreateChoices { manager: engine.manager, ..CreateChoices::default() };
         let (plan, _) = container::build(spec, &self.id, &self.record.bundle, choices, &probe::host()?)?;
         let mut rootfs = plan.init.rootfs.ok_or_else(|| Error::other("the container has no root"))?;
-        rootfs.cgroup = cgroup_mounts(&self.record);
+        rootfs.cgroup = cgroup_mounts(&Cgroup::from_record(&self.record.cgroup))?;
         Ok(rootfs)
     }
 

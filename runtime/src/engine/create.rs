@@ -127,7 +127,7 @@ impl Engine {
         let phase = trace::phase("open what is inherited");
         let mut inherit = join_fds(&namespaces, &mut init)?;
         if let Some(rootfs) = &mut init.rootfs {
-            rootfs.cgroup = cgroup_mounts(&record);
+            rootfs.cgroup = cgroup_mounts(made)?;
             for (place, tree) in rootfs::open_sources(rootfs)? {
                 rootfs.mounts[place].source_fd = Some(tree.as_raw_fd());
                 inherit.push(tree);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use crate::cgroup::CgroupKind;
+use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Error, Result};
 use crate::plan::container::{self, ContainerPlan};
 use crate::plan::intel_rdt::{Group, IntelRdtPlan};
@@ -100,12 +100,13 @@ fn runc_name(kind: NamespaceKind) -> &'static str {
 }
 
 /// What a mount of type cgroup shows: the container's own place in each hierarchy.
-pub(super) fn cgroup_mounts(record: &Record) -> CgroupMounts {
-    let paths = &record.cgroup.paths;
-    match record.cgroup.kind {
+pub(super) fn cgroup_mounts(cgroup: &Cgroup) -> Result<CgroupMounts> {
+    let record = cgroup.record();
+    let paths = &record.paths;
+    Ok(match record.kind {
         CgroupKind::None => CgroupMounts::None,
-        CgroupKind::Unified | CgroupKind::Systemd => match paths.get("") {
-            Some(own) => CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: own.clone() },
+        CgroupKind::Unified | CgroupKind::Systemd => match cgroup.own()? {
+            Some(own) => CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own },
             None => CgroupMounts::None,
         },
         CgroupKind::Legacy | CgroupKind::Hybrid => {
@@ -124,7 +125,7 @@ pub(super) fn cgroup_mounts(record: &Record) -> CgroupMounts {
             list.dedup_by(|a, b| a.own == b.own);
             CgroupMounts::Hierarchies(list)
         }
-    }
+    })
 }
 
 /// The directory's name below /sys/fs/cgroup, of `own` = /sys/fs/cgroup/NAME/...

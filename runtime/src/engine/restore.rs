@@ -80,7 +80,7 @@ impl Restoring<'_> {
         images: &Directory,
     ) -> Result<(Child, Option<OwnedFd>)> {
         let mut rootfs = self.plan.init.rootfs.clone().ok_or_else(|| Error::other("the container has no root"))?;
-        rootfs.cgroup = cgroup_mounts(&self.record);
+        rootfs.cgroup = cgroup_mounts(cgroup.cgroup()?)?;
         let mounts = outside::mounts(&rootfs);
         make_targets(&rootfs, &mounts)?;
         let root = BoundRoot::new(self.entry.restore_root(), &rootfs.root)?;

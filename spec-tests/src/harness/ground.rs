@@ -117,8 +117,16 @@ impl Ground {
     /// The linux.cgroupsPath for a container of this name, for the cgroup driver in use.
     pub fn cgroups_path(&self, name: &str) -> String {
         match self.options.systemd {
-            true => format!("system.slice:spec:{name}"),
+            true => format!("system.slice:{}:{name}", self.cgroup_parent),
             false => format!("/{}/{name}", self.cgroup_parent),
+        }
+    }
+
+    /// Where that cgroup is below the top of a hierarchy.
+    pub(super) fn cgroup_place(&self, name: &str) -> String {
+        match self.options.systemd {
+            true => format!("system.slice/{}-{name}.scope", self.cgroup_parent),
+            false => format!("{}/{name}", self.cgroup_parent),
         }
     }
 

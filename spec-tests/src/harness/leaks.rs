@@ -145,7 +145,7 @@ fn scopes(ground: &Ground) -> anyhow::Result<Vec<PathBuf>> {
         for entry in fs::read_dir(slice)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with("spec-") && name.contains(ground.cgroup_parent()) {
+            if name.strip_prefix(ground.cgroup_parent()).is_some_and(|rest| rest.starts_with('-')) {
                 found.push(path);
             }
         }

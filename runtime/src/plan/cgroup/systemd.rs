@@ -1,7 +1,7 @@
 //! A scope of systemd: its name, its slice, and its properties (org.freedesktop.systemd1(5)).
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
 
@@ -56,6 +56,24 @@ pub struct UnitPlan {
     pub subgroup: String,
     /// The unit's properties but for PIDs, devices and limits.
     pub properties: Vec<Property>,
+}
+
+impl UnitPlan {
+    /// The container's cgroup below that of the systemd that serves it: a slice `a-b.slice` is one in `a.slice`, and
+    /// `-.slice` is the top (systemd.slice(5)).
+    pub fn place(&self) -> PathBuf {
+        let stem = self.slice.strip_suffix(".slice").unwrap_or(&self.slice);
+        let mut place = PathBuf::new();
+        if stem != "-" {
+            let ends = stem.match_indices('-').map(|(end, _)| end).chain([stem.len()]);
+            place.extend(ends.map(|end| format!("{}.slice", &stem[..end])));
+        }
+        place.push(&self.unit);
+        if !self.subgroup.is_empty() {
+            place.push(&self.subgroup);
+        }
+        place
+    }
 }
 
 /// Reads `slice:prefix:name` and the annotations.
@@ -279,19 +297,25 @@ pub fn device_properties(rules: &[DeviceRule]) -> Vec<Property> {
         Ok(policy) if policy.mode == Mode::DenyUnlisted => policy,
         _ => return vec![clear, Property::new("DevicePolicy", Value::text("auto"))],
     };
-    let entries = policy.exceptions.iter().map(|rule| {
+    // systemd keeps one entry for a path, the last one: what several rules give it is one set.
+    let mut entries: Vec<(String, DeviceRule)> = Vec::new();
+    for rule in &policy.exceptions {
         let kind = if rule.kind == DeviceKind::Block { "block" } else { "char" };
         let path = match (rule.major, rule.minor) {
             (None, _) => format!("{kind}-*"),
             (Some(major), None) => format!("{kind}-{major}"),
             (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
         };
-        Value::Struct(vec![Value::Str(path), Value::Str(rule.access_text())])
-    });
+        match entries.iter_mut().find(|(known, _)| *known == path) {
+            Some((_, entry)) => entry.access |= rule.access,
+            None => entries.push((path, *rule)),
+        }
+    }
+    let pair = |(path, rule): (String, DeviceRule)| Value::Struct(vec![Value::Str(path), Value::Str(rule.access_text())]);
     vec![
         clear,
         Property::new("DevicePolicy", Value::text("strict")),
-        Property::new("DeviceAllow", Value::Array("(ss)".into(), entries.collect())),
+        Property::new("DeviceAllow", Value::Array("(ss)".into(), entries.into_iter().map(pair).collect())),
     ]
 }
 

@@ -77,6 +77,20 @@ fn annotations_become_properties_and_win() {
 }
 
 #[test]
+fn a_unit_has_its_place_below_its_slice() {
+    let place = |path: &str, annotations: Json| {
+        let (unit, violations) = unit_of(path, annotations);
+        assert_eq!(violations, Vec::<String>::new());
+        unit.expect("a unit").place()
+    };
+    assert_eq!(place("system.slice:p:n", json!({})).as_os_str(), "system.slice/p-n.scope");
+    assert_eq!(place("a-b-c.slice:p:n", json!({})).as_os_str(), "a.slice/a-b.slice/a-b-c.slice/p-n.scope");
+    assert_eq!(place("-.slice:p:n", json!({})).as_os_str(), "p-n.scope");
+    let below = json!({"run.oci.systemd.subgroup": "container"});
+    assert_eq!(place("a.slice:p:n", below).as_os_str(), "a.slice/p-n.scope/container");
+}
+
+#[test]
 fn limits_as_properties() {
     let all = limits_of(json!({
         "memory": {"limit": 1000, "swap": 3000, "reservation": 500},
@@ -122,6 +136,10 @@ fn device_properties_are_never_narrower_than_the_rules() {
     ];
     let expected = vec![pair("/dev/char/1:3"), pair("block-8"), pair("char-*")];
     assert_eq!(policy(&rules), (Value::text("strict"), Value::Array("(ss)".into(), expected)));
+    // The default rules end with `c *:* m`: it must not take away what one of the configuration gave.
+    let made = DeviceRule { access: crate::plan::cgroup::devices::MKNOD, ..rule(true, DeviceKind::Char, None, None) };
+    let wide = [deny, rule(true, DeviceKind::Char, None, Some(5)), made];
+    assert_eq!(policy(&wide).1, Value::Array("(ss)".into(), vec![pair("char-*")]));
     let all_but_one = [rule(true, DeviceKind::All, None, None), rule(false, DeviceKind::Char, Some(1), Some(3))];
     assert_eq!(policy(&all_but_one).0, Value::text("auto"));
 }
