@@ -90,10 +90,6 @@ impl Case {
 
     /// The first thing that this host lacks for it.
     pub fn lacks(&self, host: &Host) -> Option<String> {
-        // What runc prints and does on cgroup v2 is not on record yet; its surface is compared where it is.
-        if self.section.starts_with("runc: ") && !host.has(Need::CgroupV1) {
-            return Some(format!("{:?}", Need::CgroupV1));
-        }
         self.needs.iter().find(|need| !host.has(**need)).map(|need| format!("{need:?}"))
     }
 }

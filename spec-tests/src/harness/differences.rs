@@ -22,16 +22,29 @@ pub(super) struct Difference {
     pub runc: String,
     /// What may be said instead.
     pub here: String,
+    /// Where it is so; everywhere unless told.
+    #[serde(default)]
+    pub on: Option<Layout>,
     /// Why that is right.
     pub why: String,
 }
 
-/// All of them.
+/// A layout of cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Layout {
+    /// v1, alone or beside v2.
+    V1,
+    /// v2 alone.
+    V2,
+}
+
+/// All that are for this layout.
 ///
 /// # Errors
 /// When the file is wrong; says where.
-pub(super) fn all() -> anyhow::Result<Vec<Difference>> {
-    let all: Vec<Difference> =
+pub(super) fn all(layout: Layout) -> anyhow::Result<Vec<Difference>> {
+    let mut all: Vec<Difference> =
         serde_json::from_str(include_str!("../../data/differences.json")).context("data/differences.json")?;
     for one in &all {
         let reason = !one.why.trim().is_empty() && !one.commands.is_empty();
@@ -39,6 +52,7 @@ pub(super) fn all() -> anyhow::Result<Vec<Difference>> {
         ensure!(!one.part || !one.runc.is_empty(), "data/differences.json: {:?}: a part of nothing", one.commands);
         ensure!(one.runc != "*" || one.here != "*", "data/differences.json: {:?} says nothing", one.commands);
     }
+    all.retain(|one| one.on.is_none_or(|on| on == layout));
     Ok(all)
 }
 
@@ -74,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_file_is_read() {
-        for one in all().unwrap() {
+        for one in [Layout::V1, Layout::V2].into_iter().flat_map(|layout| all(layout).unwrap()) {
             assert!(one.why.ends_with('.'), "a reason is a sentence: {:?}", one.why);
         }
     }
@@ -87,6 +101,7 @@ mod tests {
             part: false,
             runc: "RUNTIME version 1.*".into(),
             here: "RUNTIME version *".into(),
+            on: None,
             why: "Each has its own.".into(),
         };
         assert!(one.explains("--version", "stdout", "RUNTIME version 1.1", "RUNTIME version 0"));

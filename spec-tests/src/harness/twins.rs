@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use nix::sys::wait::waitpid;
 
 use super::command;
-use super::differences::{self, Difference};
+use super::differences::{self, Difference, Layout};
 use super::normal::{Known, loose};
 use super::{Bundle, Done, Ground, wait_until};
 
@@ -123,17 +123,20 @@ impl<'a> Twin<'a> {
     /// The text with names in place of what is this twin's own.
     pub fn normal(&self, text: &str) -> String {
         let pair = |known: &Path, name: &str| (known.to_string_lossy().into_owned(), name.to_owned());
+        let bundle = self.bundle.path().file_name().unwrap_or_default().to_string_lossy();
         let mut texts = vec![
             pair(&self.directory, "DIR"),
             pair(self.bundle.path(), "BUNDLE"),
             pair(&self.ground.directory(), "CASE"),
             pair(&self.ground.root(), "ROOT"),
             pair(self.ground.runtime(), "RUNTIME"),
+            (self.ground.cgroup_place(&bundle), "CGROUP".to_owned()),
             (format!("{}/", self.ground.cgroup_parent()), "CGROUPS/".to_owned()),
         ];
+        let before_ids = texts.len();
         // One id may begin another.
         texts.extend([(self.ids[1].clone(), "ID2".to_owned()), (self.ids[0].clone(), "ID".to_owned())]);
-        texts[6..].sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
+        texts[before_ids..].sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
         let name = self.ground.runtime().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut words = vec![(name, "RUNTIME".to_owned()), ("runc".to_owned(), "RUNTIME".to_owned())];
         for (file, name) in [("pid", "PID"), ("pid2", "PID2")] {
@@ -145,10 +148,11 @@ impl<'a> Twin<'a> {
 
 impl<'a> Twins<'a> {
     pub(super) fn new(ground: &'a Ground, peer: &'a Ground) -> anyhow::Result<Twins<'a>> {
+        let layout = if ground.host().is_v2() { Layout::V2 } else { Layout::V1 };
         Ok(Twins {
             twins: [Twin::new(ground)?, Twin::new(peer)?],
             same_program: ground.runtime() == peer.runtime(),
-            differences: differences::all()?,
+            differences: differences::all(layout)?,
             faults: RefCell::default(),
         })
     }

@@ -126,12 +126,17 @@ fn ps_states(ground: &Ground) -> anyhow::Result<()> {
     twins.stopped()?.lines(&["ps -f json {id}", "ps {id}"])?.equal()
 }
 
+/// An object without fields, or whose fields are all zero.
+fn is_nothing(value: &Value) -> bool {
+    value.as_object().is_some_and(|fields| fields.values().all(|value| *value == json!(0)))
+}
+
 /// Every key, with the type of its value.
 fn shape(value: &Value) -> Value {
     match value {
-        // Newer kernels and runtimes tell of pressure too, and newer ones leave out what holds nothing.
+        // Newer kernels and runtimes tell of pressure too, and newer ones leave out what holds nothing but zeros.
         Value::Object(fields) => {
-            let shown = fields.iter().filter(|(key, value)| *key != "psi" && **value != json!({}));
+            let shown = fields.iter().filter(|(key, value)| *key != "psi" && !is_nothing(value));
             shown.map(|(key, value)| (key.clone(), shape(value))).collect()
         }
         Value::Array(items) => items.first().map_or(json!("empty list"), |first| json!([shape(first)])),
