@@ -57,6 +57,7 @@ pub struct ContainerPlan {
 pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host: &Host) -> Result<(ContainerPlan, Vec<String>)> {
     let mut findings = Findings::default();
     checks::check(spec, host, &mut findings);
+    let checked = findings.violations.len();
     let linux = spec.linux().as_ref();
     check_seccomp(linux, &mut findings);
     let namespaces = NamespacePlan::new(spec);
@@ -109,6 +110,7 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
         hooks,
         intel_rdt: intel_rdt::build(linux, id, &mut findings),
     };
+    findings.tell_once(checked);
     Ok((plan, findings.into_result()?))
 }
 
@@ -238,6 +240,7 @@ pub fn build_exec(
     let own_user_namespace = namespaces.is_private(NamespaceKind::User);
     let mut plan = process::build(process, own_user_namespace, host, &mut findings);
     checks::check_process(process, "process", host, &mut findings);
+    let checked = findings.violations.len();
     checks::check_labels(choices.apparmor.as_deref(), choices.selinux.as_deref(), host, &mut findings);
     if !choices.args.is_empty() {
         plan.args.clone_from(&choices.args);
@@ -295,6 +298,7 @@ pub fn build_exec(
         preserve_fds: choices.preserve_fds,
         ..InitPlan::default()
     };
+    findings.tell_once(checked);
     let warnings = findings.into_result().map_err(|error: Error| error.with_kind(ErrorKind::InvalidConfig))?;
     Ok((init, join, warnings))
 }
@@ -306,5 +310,52 @@ fn set_user(plan: &mut process::ProcessPlan, user: &str) {
         (Some(uid), None) => plan.uid = uid,
         (Some(uid), Some(Some(gid))) => (plan.uid, plan.gid) = (uid, gid),
         _ => plan.user = Some(user.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plan::host::CgroupLayout;
+
+    /// Each refused place of a configuration that is sound but for this change.
+    fn refused(change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let mut config = json!({
+            "ociVersion": "1.3.0", "root": { "path": "rootfs" },
+            "process": { "user": {}, "args": ["sh"], "cwd": "/" },
+            "linux": { "namespaces": [{ "type": "mount" }] },
+        });
+        change(&mut config);
+        let spec: Spec = serde_json::from_value(config).unwrap();
+        let host = Host {
+            euid: 0,
+            effective_capabilities: u64::MAX,
+            last_capability: 40,
+            cgroup: CgroupLayout::Unified,
+            apparmor: false,
+            selinux: false,
+            in_user_namespace: false,
+            kernel: (6, 12),
+        };
+        let error = build(&spec, "box", Path::new("/bundle"), CreateChoices::default(), &host).err();
+        let text = error.map_or_else(String::new, |error| error.to_string());
+        let list = text.trim_start_matches("invalid config.json: ").split("; ");
+        list.filter_map(|one| Some(one.split_once(": ")?.0.to_owned())).collect()
+    }
+
+    #[test]
+    fn a_fault_is_told_once() {
+        assert_eq!(refused(|_| ()), Vec::<String>::new());
+        let root = |config: &mut Value| drop(config["root"].take());
+        assert_eq!(refused(root), ["root"]);
+        let propagation = |config: &mut Value| config["linux"]["rootfsPropagation"] = json!("public");
+        assert_eq!(refused(propagation), ["linux.rootfsPropagation"]);
+        assert_eq!(refused(|config| config["process"]["args"] = json!([])), ["process.args"]);
+        let hook = |config: &mut Value| config["hooks"] = json!({ "poststop": [{ "path": "/x", "timeout": -1 }] });
+        assert_eq!(refused(hook), ["hooks.poststop[0].timeout"]);
+        let device = |config: &mut Value| config["linux"]["devices"] = json!([{ "path": "/dev/x", "type": "a" }]);
+        assert_eq!(refused(device), ["linux.devices[0].type"]);
     }
 }

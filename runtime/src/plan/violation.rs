@@ -40,6 +40,14 @@ impl Findings {
         self.violations.push(Violation { path: path.into(), reason: reason.into(), mend: mend.into() });
     }
 
+    /// Takes back what was denied after the first `checked` violations at a place that one of those names: what plans a
+    /// field meets the fault that its check has told already.
+    pub fn tell_once(&mut self, checked: usize) {
+        let (told, again) = self.violations.split_at(checked.min(self.violations.len()));
+        let new = again.iter().filter(|one| !told.iter().any(|other| other.path == one.path)).cloned();
+        self.violations = told.iter().cloned().chain(new).collect();
+    }
+
     /// Notes a warning.
     pub fn warn(&mut self, message: impl Into<String>) {
         self.warnings.push(message.into());

@@ -29,5 +29,5 @@ pub use hooks::KINDS;
 pub use host::Host;
 pub use mount::HostMount;
 pub use run::{Options, run, tell_as_json};
-pub use terminal::{ConsoleSocket, Terminal};
+pub use terminal::{ConsoleSocket, Terminal, receive};
 pub use twins::{Twin, Twins};

@@ -26,6 +26,7 @@ pub struct ConsoleSocket {
 #[derive(Debug)]
 pub struct Terminal {
     ptmx: OwnedFd,
+    message: String,
 }
 
 impl ConsoleSocket {
@@ -51,22 +52,36 @@ impl ConsoleSocket {
         readable(&self.listener, "a connection to the console socket")?;
         let (stream, _) = self.listener.accept()?;
         readable(&stream, "a message on the console socket")?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut bytes = [0; 4096];
-        recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-        let mut fds = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(sent) = message {
-                fds.extend(sent);
-            }
-        }
+        let (message, mut fds) = receive(&stream)?;
         ensure!(fds.len() == 1, "the console socket: expected one descriptor, found {}", fds.len());
-        Ok(Terminal { ptmx: fds.remove(0) })
+        Ok(Terminal { ptmx: fds.remove(0), message })
     }
 }
 
+/// The text of one message, and the descriptors that came with it, at most four.
+///
+/// # Errors
+/// The kernel's; EAGAIN where a socket that does not block has none.
+pub fn receive(socket: impl AsFd) -> anyhow::Result<(String, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; 4096];
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = message {
+            fds.extend(sent);
+        }
+    }
+    Ok((String::from_utf8_lossy(&bytes[..received.bytes]).into_owned(), fds))
+}
+
 impl Terminal {
+    /// What the runtime wrote beside the descriptor: the terminal's name, for those who care.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Rows and columns.
     ///
     /// # Errors

@@ -87,8 +87,11 @@ fn memory(memory: &LinuxMemory, legacy: bool, findings: &mut Findings) {
             "swap counts memory and swap together",
         );
     }
-    if memory.kernel().is_some() || memory.kernel_tcp().is_some() {
-        findings.warn("linux.resources.memory.kernel and kernelTCP are ignored: kernels have dropped these limits");
+    if memory.kernel().is_some() {
+        findings.warn("linux.resources.memory.kernel is ignored: Linux takes no such limit since 5.16");
+    }
+    if memory.kernel_tcp().is_some() && !legacy {
+        findings.warn("linux.resources.memory.kernelTCP is ignored: cgroup v2 counts it as memory");
     }
     if memory.disable_oom_killer() == Some(true) && !legacy {
         findings.deny(

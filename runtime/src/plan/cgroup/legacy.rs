@@ -75,6 +75,9 @@ fn memory(memory: &LinuxMemory, list: &mut Vec<Setting>) {
     if let Some(low) = memory.reservation().filter(|&low| low != 0) {
         list.push(Setting::new("memory", "memory.soft_limit_in_bytes", low, "linux.resources.memory.reservation"));
     }
+    if let Some(tcp) = memory.kernel_tcp().filter(|&tcp| tcp != 0) {
+        list.push(Setting::new("memory", "memory.kmem.tcp.limit_in_bytes", tcp, "linux.resources.memory.kernelTCP"));
+    }
     if memory.disable_oom_killer() == Some(true) {
         list.push(Setting::new("memory", "memory.oom_control", 1, "linux.resources.memory.disableOOMKiller"));
     }

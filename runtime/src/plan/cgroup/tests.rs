@@ -89,6 +89,7 @@ fn files_of_cgroup2() {
 fn files_of_v1() {
     let mut wishes = everything();
     wishes["memory"]["swappiness"] = json!(0);
+    wishes["memory"]["kernelTCP"] = json!(4096);
     wishes["memory"]["disableOOMKiller"] = json!(true);
     wishes["cpu"]["realtimeRuntime"] = json!(9000);
     wishes["network"] = json!({"classID": 5, "priorities": [{"name": "lo", "priority": 3}]});
@@ -106,6 +107,7 @@ fn files_of_v1() {
             ("memory.limit_in_bytes", "1000"),
             ("memory.memsw.limit_in_bytes", "3000"),
             ("memory.soft_limit_in_bytes", "500"),
+            ("memory.kmem.tcp.limit_in_bytes", "4096"),
             ("memory.oom_control", "1"),
             ("memory.swappiness", "0"),
             ("pids.max", "7"),

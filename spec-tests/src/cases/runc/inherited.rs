@@ -1,18 +1,12 @@
 //! What a caller hands over: descriptors, sockets of a service manager, the socket for a terminal.
 
-use std::fs::File;
-use std::io::{IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
-use anyhow::Context;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::json;
 
 use super::RUNC;
-use crate::harness::{Case, Done, Ground, Level, Twin, wait_until};
+use crate::harness::{Case, ConsoleSocket, Done, Ground, Level, Twin, receive, wait_until};
 
 const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
     Case::new(name, "runc: what a caller hands over", Level::Runc, run).on(RUNC)
@@ -85,47 +79,11 @@ fn stray(ground: &Ground) -> anyhow::Result<()> {
     each(ground, &[("", "")])
 }
 
-/// What comes over the socket: the message, the kinds of what is handed over, and the first of it.
-fn receive(stream: impl AsFd) -> anyhow::Result<(String, Vec<OwnedFd>)> {
-    let mut bytes = [0; 4096];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut fds = Vec::new();
-    for one in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(sent) = one {
-            fds.extend(sent);
-        }
-    }
-    Ok((String::from_utf8_lossy(&bytes[..message.bytes]).into_owned(), fds))
-}
-
-/// Reads from a terminal until its program has gone.
-fn read_all(terminal: &mut File) -> anyhow::Result<String> {
-    let mut text = Vec::new();
-    let mut bytes = [0; 4096];
-    loop {
-        match terminal.read(&mut bytes) {
-            Ok(0) => break,
-            // The other side is closed.
-            Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => break,
-            Ok(count) => text.extend_from_slice(&bytes[..count]),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(String::from_utf8_lossy(&text).into_owned())
-}
-
-fn told(listener: &UnixListener, act: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<String> {
-    listener.set_nonblocking(true)?;
-    let (stream, _) = listener.accept().context("nobody came to the console socket")?;
-    stream.set_nonblocking(false)?;
-    let (message, mut fds) = receive(&stream)?;
-    let count = fds.len();
-    let mut terminal = File::from(fds.pop().context("no descriptor came over the console socket")?);
+/// The message that came with the terminal, and what was printed there until its program had gone.
+fn told(socket: &ConsoleSocket, act: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<String> {
+    let terminal = socket.terminal()?;
     act()?;
-    terminal.flush()?;
-    Ok(format!("{count} descriptor, {message:?}, then {:?}", read_all(&mut terminal)?))
+    Ok(format!("{:?}, then {:?}", terminal.message(), terminal.read_to_end()?))
 }
 
 fn console(ground: &Ground) -> anyhow::Result<()> {
@@ -135,10 +93,11 @@ fn console(ground: &Ground) -> anyhow::Result<()> {
         bundle.args(&["/probe", "try", "link", "/proc/self/fd/0", ",", "stat", "/dev/console", ",", "stat", "/dev/pts/0"]);
     })?;
     twins.see("create --console-socket", |twin| {
-        let listener = UnixListener::bind(twin.directory().join("desk"))?;
-        let words = ["create", "--console-socket", "{dir}/desk", "--pid-file", "{dir}/pid", "-b", "{bundle}", "{id}"];
+        let socket = ConsoleSocket::listen(twin.ground)?;
+        let path = socket.path().to_string_lossy();
+        let words = ["create", "--console-socket", &*path, "--pid-file", "{dir}/pid", "-b", "{bundle}", "{id}"];
         twin.call(&words)?.ok()?;
-        told(&listener, || twin.call(&["start", "{id}"])?.ok().map(drop))
+        told(&socket, || twin.call(&["start", "{id}"])?.ok().map(drop))
     })?;
     twins.wait()?.line("state {id}")?.equal()
 }
@@ -147,10 +106,11 @@ fn exec_console(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?;
     twins.see("exec --console-socket", |twin| {
-        let listener = UnixListener::bind(twin.directory().join("desk"))?;
-        let words = ["exec", "-d", "-t", "--console-socket", "{dir}/desk", "--pid-file", "{dir}/pid2", "{id}", "/probe", "try", "link", "/proc/self/fd/0"];
+        let socket = ConsoleSocket::listen(twin.ground)?;
+        let path = socket.path().to_string_lossy();
+        let words = ["exec", "-d", "-t", "--console-socket", &*path, "--pid-file", "{dir}/pid2", "{id}", "/probe", "try", "link", "/proc/self/fd/0"];
         twin.call(&words)?.ok()?;
-        told(&listener, || Ok(()))
+        told(&socket, || Ok(()))
     })?;
     twins.equal()
 }
