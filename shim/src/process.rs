@@ -47,12 +47,14 @@ struct State {
     pid: i32,
     pidfd: Option<Arc<OwnedFd>>,
     copying: Option<Copying>,
+    /// Standard input has ended; it may be that the process does not exist yet.
+    stdin_closed: bool,
 }
 
 impl Process {
     /// A process that does not exist yet.
     pub fn new(exec_id: String, addresses: Addresses) -> Process {
-        let state = State { phase: Phase::Added, pid: 0, pidfd: None, copying: None };
+        let state = State { phase: Phase::Added, pid: 0, pidfd: None, copying: None, stdin_closed: false };
         Process { exec_id, addresses, state: Mutex::new(state), ended: watch::Sender::new(None) }
     }
 
@@ -97,8 +99,11 @@ impl Process {
     }
 
     /// It exists.
-    pub fn launched(&self, phase: Phase, launched: Launched, copying: Copying) {
+    pub fn launched(&self, phase: Phase, launched: Launched, mut copying: Copying) {
         let mut state = self.state();
+        if state.stdin_closed {
+            copying.close_stdin();
+        }
         state.phase = phase;
         state.pid = launched.pid;
         state.pidfd = Some(Arc::new(launched.pidfd));
@@ -151,9 +156,12 @@ impl Process {
         }
     }
 
-    /// Standard input ends once its writers are gone.
+    /// Standard input ends after what was written so far. A client that has little to write may say so before the
+    /// process is there.
     pub fn close_stdin(&self) {
-        if let Some(copying) = &mut self.state().copying {
+        let mut state = self.state();
+        state.stdin_closed = true;
+        if let Some(copying) = &mut state.copying {
             copying.close_stdin();
         }
     }

@@ -8,9 +8,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use brig::cgroup::Stats;
+use brig::cgroup::{OomWatch, Stats};
 use brig::engine::{
-    CgroupManager, CheckpointOptions, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource, Status, Stdio,
+    CgroupManager, CheckpointOptions, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource,
+    RestoreOptions, Status, Stdio,
 };
 use brig::error::{Error, ErrorKind, Result};
 use oci_spec::runtime::LinuxResources;
@@ -45,6 +46,28 @@ pub struct Creation {
     pub no_pivot: bool,
     /// Keep the session keyring.
     pub no_new_keyring: bool,
+}
+
+/// A container on disk.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// CRIU's images.
+    pub images: PathBuf,
+    /// Where its log goes; empty means to the images.
+    pub work: PathBuf,
+}
+
+/// What a container is brought back from.
+#[derive(Debug)]
+pub struct Restoration {
+    /// Its id.
+    pub id: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// Where it is.
+    pub saved: Saved,
+    /// Standard streams of init, in the place of those that were pipes.
+    pub streams: Streams,
 }
 
 /// What an exec is made from.
@@ -87,17 +110,9 @@ impl Runtime {
         let root = PathBuf::from(&kept.root);
         if kept.binary.is_empty() {
             let manager = if kept.systemd_cgroup { CgroupManager::Systemd } else { CgroupManager::default() };
-            Runtime::Engine(Engine::new(root, manager))
+            Runtime::Engine(Engine::new(root, manager).watching_oom())
         } else {
             Runtime::Foreign(Foreign { binary: kept.binary.clone().into(), root, systemd_cgroup: kept.systemd_cgroup })
-        }
-    }
-
-    /// The engine, for what no other runtime's command can do.
-    pub fn engine(&self) -> Option<&Engine> {
-        match self {
-            Runtime::Engine(engine) => Some(engine),
-            Runtime::Foreign(_) => None,
         }
     }
 
@@ -115,6 +130,22 @@ impl Runtime {
                 engine.create(&id, options)
             }
             Runtime::Foreign(foreign) => foreign.create(creation),
+        }
+    }
+
+    /// Brings back a container that was saved. It runs on return.
+    pub fn restore(&self, restoration: Restoration) -> Result<Launched> {
+        match self {
+            Runtime::Engine(engine) => {
+                let Restoration { id, bundle, saved, streams } = restoration;
+                let (console, stdio) = console(streams);
+                let pid_file = Some(bundle.join("init.pid"));
+                let Saved { images, work } = saved;
+                let options =
+                    RestoreOptions { bundle, images, work, console, pid_file, stdio, ..RestoreOptions::default() };
+                engine.restore(&id, options)
+            }
+            Runtime::Foreign(foreign) => foreign.restore(restoration),
         }
     }
 
@@ -162,6 +193,15 @@ impl Runtime {
         match result {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
+        }
+    }
+
+    /// Removes a container whose init has ended or was never started, and what an earlier try has left of it.
+    pub fn delete_ended(&self, id: &str, bundle: &Path) -> Result<()> {
+        match self {
+            // Without its record, which goes first, only `force` finds the rest.
+            Runtime::Engine(_) => self.delete_own(id, bundle),
+            Runtime::Foreign(_) => self.delete(id, false),
         }
     }
 
@@ -225,6 +265,14 @@ impl Runtime {
         }
     }
 
+    /// Watches for the out-of-memory killer; `None` without a memory controller.
+    pub fn oom_watch(&self, id: &str) -> Result<Option<OomWatch>> {
+        match self {
+            Runtime::Engine(engine) => engine.oom_watch(id),
+            Runtime::Foreign(foreign) => foreign.oom_watch(id),
+        }
+    }
+
     /// Changes its limits; `resources` is LinuxResources as JSON.
     pub fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
         match self {
@@ -269,7 +317,9 @@ pub async fn launching<T: Send + 'static>(
 }
 
 async fn on_pool<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(call).await {
+    // What the engine logs there is of the container that the call is for.
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(call)).await {
         Ok(result) => result,
         Err(error) => Err(Error::other(format!("the call did not end: {error}"))),
     }
@@ -284,10 +334,10 @@ mod tests {
         for ours in ["", "brig", "/usr/local/sbin/brig"] {
             let kept = Runtime::choose("default", "", ours, false);
             assert_eq!(kept.root, "/run/containerd/brig/default");
-            assert!(Runtime::new(&kept).engine().is_some(), "{ours}");
+            assert!(matches!(Runtime::new(&kept), Runtime::Engine(_)), "{ours}");
         }
         let kept = Runtime::choose("moby", "/run/r", "/usr/sbin/runc", true);
         assert_eq!((kept.root.as_str(), kept.binary.as_str()), ("/run/r/moby", "/usr/sbin/runc"));
-        assert!(Runtime::new(&kept).engine().is_none());
+        assert!(matches!(Runtime::new(&kept), Runtime::Foreign(_)));
     }
 }

@@ -238,7 +238,7 @@ impl SandboxService for Service {
     ) -> ttrpc::Result<api::StartSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "start sandbox");
         let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
-        let pid = made.task.start().await.map_err(|error| status(&error))?;
+        let pid = made.task.start(crate::io::READY).await.map_err(|error| status(&error))?;
         Ok(api::StartSandboxResponse {
             pid: pid.cast_unsigned(),
             created_at: timestamp(made.created),

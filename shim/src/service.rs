@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use brig::engine::{CheckpointOptions, CriuOptions, Status};
+use brig::engine::{CgroupsMode, CheckpointOptions, CriuOptions, Status};
 use brig::error::{Error, ErrorKind, Result};
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim::oci::{self, ProcessDetails};
@@ -16,6 +16,7 @@ use containerd_shim_protos::shim_async::{Task as TaskService, create_task};
 use containerd_shim_protos::types::task::{ProcessInfo, Status as ApiStatus};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
+use tracing::Instrument;
 use ttrpc::r#async::{Service as Methods, TtrpcContext};
 
 use crate::events::timestamp;
@@ -65,7 +66,9 @@ impl Service {
         tracing::debug!(id, "{name}");
         let mut span = self.shim.tracer.call(NAMES[1], name, &context.metadata);
         span.attribute("container.id", id);
-        let result = match tokio::spawn(call(Arc::clone(&self.shim))).await {
+        // On every line that the call and what it starts write into the log, the engine's among them.
+        let story = tracing::info_span!("call", id);
+        let result = match tokio::spawn(call(Arc::clone(&self.shim)).instrument(story)).await {
             Ok(result) => result,
             Err(error) => Err(Error::other(format!("{name} did not end: {error}"))),
         };
@@ -111,7 +114,7 @@ impl TaskService for Service {
         let (id, patience) = (r.id.clone(), patience(c));
         let started = self.run(c, "Start", &id, |shim| async move {
             let task = shim.task(&r.id)?;
-            if r.exec_id.is_empty() { task.start().await } else { task.start_exec(&r.exec_id, patience).await }
+            if r.exec_id.is_empty() { task.start(patience).await } else { task.start_exec(&r.exec_id, patience).await }
         });
         Ok(api::StartResponse { pid: pid(started.await?), ..Default::default() })
     }
@@ -275,15 +278,37 @@ fn checkpoint_options(request: &api::CheckpointTaskRequest) -> Result<Checkpoint
     let wrong = |error: protobuf::Error| invalid(&format!("options of the checkpoint: {error}"));
     let bytes = request.options.as_ref().map_or(&[][..], |any| &any.value);
     let options = oci::CheckpointOptions::parse_from_bytes(bytes).map_err(wrong)?;
+    let cgroups = match options.cgroups_mode.as_str() {
+        "" => CgroupsMode::default(),
+        "ignore" => CgroupsMode::Ignore,
+        "soft" => CgroupsMode::Soft,
+        "full" => CgroupsMode::Full,
+        "strict" => CgroupsMode::Strict,
+        other => {
+            let message = format!("checkpoint: cgroups_mode {other:?}: expected ignore, soft, full or strict");
+            return Err(invalid(&message));
+        }
+    };
+    // The network's is left empty always; the engine has no more to offer.
+    if let Some(other) = options.empty_namespaces.iter().find(|name| *name != "network") {
+        let message = format!("checkpoint: empty_namespaces {other:?}: only that of the network can be saved empty");
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
     let common = CriuOptions {
         tcp_established: options.open_tcp,
         external_unix: options.external_unix_sockets,
         shell_job: options.terminal,
         file_locks: options.file_locks,
+        cgroups,
         ..CriuOptions::default()
     };
+    // Where containerd wants them is what it reads afterwards; a client of the shim's own may leave it to the options.
+    let images = if request.path.is_empty() { options.image_path } else { request.path.clone() };
+    if images.is_empty() {
+        return Err(invalid("checkpoint: the request names no path for its images"));
+    }
     Ok(CheckpointOptions {
-        images: request.path.clone().into(),
+        images: images.into(),
         work: options.work_path.into(),
         leave_running: !options.exit,
         common,

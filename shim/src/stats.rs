@@ -75,10 +75,10 @@ fn unified(stats: &Stats) -> v2::Metrics {
         ..Default::default()
     });
     let hugetlb = stats.hugetlb.iter().map(|(size, entry)| v2::HugeTlbStat {
-        current: entry.usage,
-        max: entry.limit,
+        current: entry.touched.usage,
+        max: entry.touched.limit,
         pagesize: size.clone(),
-        failcnt: entry.failcnt,
+        failcnt: entry.touched.failcnt,
         ..Default::default()
     });
     let rdma = |entries: &BTreeMap<String, RdmaEntry>| {
@@ -189,9 +189,9 @@ fn unified_io(stats: &Stats) -> v2::IOStat {
 
 fn legacy(stats: &Stats) -> v1::Metrics {
     let hugetlb = stats.hugetlb.iter().map(|(size, entry)| v1::HugetlbStat {
-        usage: entry.usage,
-        max: entry.max,
-        failcnt: entry.failcnt,
+        usage: entry.touched.usage,
+        max: entry.touched.max,
+        failcnt: entry.touched.failcnt,
         pagesize: size.clone(),
         ..Default::default()
     });

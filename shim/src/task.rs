@@ -12,6 +12,7 @@
 //! The exit of a process is published after its start, and init's after those of all execs, by [`Task::settle`].
 
 mod exec;
+mod restore;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,13 +23,14 @@ use brig::engine::{CheckpointOptions, Launched, Status};
 use brig::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::events::task as events;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use crate::events::timestamp;
 use crate::io::{Addresses, Copying, Opened, Owner};
 use crate::process::{Phase, Process};
 use crate::reaper::Ended;
 use crate::rpc_error::not_found;
-use crate::runtime::{self, Creation, Runtime, Streams, blocking};
+use crate::runtime::{self, Creation, Runtime, Saved, Streams, blocking};
 use crate::tasks::Shim;
 use exec::Exec;
 
@@ -64,6 +66,8 @@ pub struct Task {
     own_pids: bool,
     /// Owner and group of pipes.
     ids: (u32, u32),
+    /// What the start brings it back from; `None` for one that is new, or is back.
+    saved: Mutex<Option<Saved>>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     unsettled: Mutex<Unsettled>,
     lifecycle: tokio::sync::Mutex<()>,
@@ -111,12 +115,15 @@ pub struct Plan {
     pub ids: (u32, u32),
     /// How long a logger may take until it is ready.
     pub patience: Duration,
+    /// It is made by its start, from this.
+    pub saved: Option<Saved>,
     /// What the runtime makes; its streams are filled in here.
     pub creation: Creation,
 }
 
 impl Task {
-    /// Makes the container; nobody is told so far. [`Task::watch`] comes next.
+    /// Makes the container; nobody is told so far. [`Task::watch`] comes next for what is given besides. One that was
+    /// saved has no process, and that is `None`, until its start.
     ///
     /// # Errors
     /// Nothing of the container is left; its mounts are the caller's.
@@ -124,16 +131,22 @@ impl Task {
         shim: &Arc<Shim>,
         plan: Plan,
         addresses: Addresses,
-    ) -> Result<(Arc<Task>, oneshot::Receiver<Ended>)> {
-        let Plan { runtime, own_pids, ids, patience, creation } = plan;
+    ) -> Result<(Arc<Task>, Option<oneshot::Receiver<Ended>>)> {
+        let Plan { runtime, own_pids, ids, patience, saved, creation } = plan;
         let (id, bundle) = (creation.id.clone(), creation.bundle.clone());
-        let owner = Owner { namespace: shim.namespace.clone(), container: id.clone(), ids, patience };
-        let maker = Arc::clone(&runtime);
-        let make = move |streams| maker.create(Creation { streams, ..creation });
-        let (launched, copying, ended) =
-            launch(shim, &addresses, owner, make).await.context("OCI runtime create failed")?;
         let init = Process::new(String::new(), addresses);
-        init.launched(Phase::Created, launched, copying);
+        let ended = if saved.is_some() {
+            init.set_phase(Phase::Created);
+            None
+        } else {
+            let owner = Owner { namespace: shim.namespace.clone(), container: id.clone(), ids, patience };
+            let maker = Arc::clone(&runtime);
+            let make = move |streams| maker.create(Creation { streams, ..creation });
+            let (launched, copying, ended) =
+                launch(shim, &init.addresses, owner, make).await.context("OCI runtime create failed")?;
+            init.launched(Phase::Created, launched, copying);
+            Some(ended)
+        };
         let task = Task {
             id,
             bundle,
@@ -142,6 +155,7 @@ impl Task {
             shim: Arc::clone(shim),
             own_pids,
             ids,
+            saved: Mutex::new(saved),
             execs: Mutex::default(),
             unsettled: Mutex::default(),
             lifecycle: tokio::sync::Mutex::default(),
@@ -153,7 +167,7 @@ impl Task {
     /// Waits for init's end in the background. To be called when its creation has been published.
     pub fn watch(self: &Arc<Self>, ended: oneshot::Receiver<Ended>) {
         let task = Arc::clone(self);
-        tokio::spawn(async move {
+        let watching = async move {
             let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
             lock(&task.unsettled).init_ended = true;
             if !task.own_pids
@@ -164,7 +178,8 @@ impl Task {
             }
             lock(&task.unsettled).init = Some(ended);
             task.settle();
-        });
+        };
+        tokio::spawn(watching.in_current_span());
     }
 
     /// Runs a verb of the runtime's on the pool.
@@ -207,11 +222,15 @@ impl Task {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidState`] unless it was created and has not been started.
-    pub async fn start(&self) -> Result<i32> {
+    pub async fn start(self: &Arc<Self>, patience: Duration) -> Result<i32> {
         let _lifecycle = self.lifecycle.lock().await;
         self.init.begin(Phase::Created)?;
         lock(&self.unsettled).starting = true;
-        let result = self.call(Runtime::start).await.context("OCI runtime start failed");
+        let saved = lock(&self.saved).clone();
+        let result = match saved {
+            Some(saved) => self.restore(saved, patience).await.context("OCI runtime restore failed"),
+            None => self.call(Runtime::start).await.context("OCI runtime start failed"),
+        };
         let pid = self.init.pid();
         match &result {
             Ok(()) => {
@@ -269,7 +288,14 @@ impl Task {
         if matches!(self.init.phase(), Phase::Starting | Phase::Running) {
             return Err(Error::new(ErrorKind::InvalidState, format!("container {} is running", self.id)));
         }
-        self.call(|runtime, id| runtime.delete(id, false)).await.context("OCI runtime delete failed")?;
+        // Its cgroup goes, and with it the counts.
+        self.shim.tell_oom(&self.id);
+        let bundle = self.bundle.clone();
+        self.call(move |runtime, id| runtime.delete_ended(id, &bundle)).await.context("OCI runtime delete failed")?;
+        if self.init.pid() == 0 {
+            // It was saved, and never brought back.
+            self.init.end(Ended::now(0));
+        }
         let late = |_| Error::new(ErrorKind::TimedOut, format!("init did not end within {END:?}"));
         let ended = tokio::time::timeout(END, self.init.wait()).await.map_err(late)?;
         self.init.drain().await;
@@ -339,13 +365,17 @@ impl Task {
         }
     }
 
-    /// The pids of all its processes, and the exec that each is the first process of.
+    /// The pids of all its processes, and the exec that each is the first process of. Init's is told until Delete: a
+    /// daemon that comes back and hears of no pid takes the task for leaked, and its exit is lost.
     pub async fn pids(&self) -> Result<Vec<(i32, Option<String>)>> {
-        let pids = match self.call(Runtime::pids).await {
+        let mut pids = match self.call(Runtime::pids).await {
             // It has stopped and was half deleted.
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             other => other?,
         };
+        if pids.is_empty() {
+            pids.extend(Some(self.init.pid()).filter(|pid| *pid != 0));
+        }
         let execs = lock(&self.execs);
         let running = execs.values().filter(|exec| exec.process.phase() == Phase::Running);
         let by_pid: HashMap<i32, &str> =

@@ -18,10 +18,10 @@ use crate::bundle::Facts;
 use crate::events::Publisher;
 use crate::io::Addresses;
 use crate::oom::Watcher;
-use crate::options;
+use crate::options::{self, Options};
 use crate::reaper::Reaper;
 use crate::rpc_error::not_found;
-use crate::runtime::{Creation, Runtime, Streams, blocking};
+use crate::runtime::{Creation, Runtime, Saved, Streams, blocking};
 use crate::task::{Plan, Task};
 use crate::trace::Tracer;
 
@@ -133,12 +133,9 @@ impl Shim {
     }
 
     /// Watches for the OOM killer. A host that has no memory controller has nothing to watch.
-    async fn watch_oom(&self, runtime: &Arc<Runtime>, id: &str) {
+    pub async fn watch_oom(&self, runtime: &Arc<Runtime>, id: &str) {
         let (runtime, of) = (Arc::clone(runtime), id.to_owned());
-        let watch = blocking(&self.reaper, move || match runtime.engine() {
-            Some(engine) => engine.oom_watch(&of),
-            None => Ok(None),
-        });
+        let watch = blocking(&self.reaper, move || runtime.oom_watch(&of));
         let added = watch.await.and_then(|watch| watch.map_or(Ok(()), |watch| self.oom.add(id, watch)));
         match added {
             // It has ended already.
@@ -242,12 +239,16 @@ impl Shim {
                 return Err(error);
             }
         };
-        self.watch_oom(&runtime, &request.id).await;
+        if ended.is_some() {
+            self.watch_oom(&runtime, &request.id).await;
+        }
         let pid = task.init.pid();
         self.tasks().by_id.insert(request.id.clone(), Slot::Made(Arc::clone(&task)));
         drop(reservation);
         self.publisher.publish(created(request, pid));
-        task.watch(ended);
+        if let Some(ended) = ended {
+            task.watch(ended);
+        }
         Ok(pid)
     }
 
@@ -258,9 +259,7 @@ impl Shim {
         let options = options::parse(request.options.as_ref())?;
         let kept = Runtime::choose(&self.namespace, &options.root, &options.binary_name, options.systemd_cgroup);
         let runtime = Runtime::new(&kept);
-        if !request.checkpoint.is_empty() {
-            return Err(Error::new(ErrorKind::Unsupported, "restoring a checkpoint is not supported by this build yet"));
-        }
+        let saved = saved(request, &options)?;
         let facts = Facts::read(bundle)?;
         kept.write(bundle).context("unable to prepare the bundle")?;
         Ok(Plan {
@@ -268,6 +267,7 @@ impl Shim {
             own_pids: facts.own_pids(),
             ids: (options.io_uid, options.io_gid),
             patience,
+            saved,
             creation: Creation {
                 id: request.id.clone(),
                 bundle: bundle.to_owned(),
@@ -308,6 +308,20 @@ impl Shim {
         lines.extend(self.all().iter().map(|task| task.describe()));
         lines
     }
+}
+
+/// What the container is to be restored from, if it is. The option `CriuImagePath` is containerd's own affair: what it
+/// names comes as the request's checkpoint.
+fn saved(request: &CreateTaskRequest, options: &Options) -> Result<Option<Saved>> {
+    let images = &request.checkpoint;
+    if images.is_empty() {
+        return Ok(None);
+    }
+    if !Path::new(images).is_dir() {
+        let message = format!("checkpoint: there is no directory {images:?}: expected one with CRIU's images");
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
+    }
+    Ok(Some(Saved { images: images.into(), work: options.criu_work_path.clone().into() }))
 }
 
 fn created(request: &CreateTaskRequest, pid: i32) -> events::TaskCreate {

@@ -34,16 +34,13 @@ def comes_back(containerd, ways):
         wait_until(lambda: len(containerd.output(lives)) > written, "output while no daemon is there")
         containerd.run_daemon(generation)
         where = f"after {sent}, below {generation or containerd.generation}"
-        # A current daemon that finds no process of a task takes its shim for leaked, and deletes the task itself.
-        ended = ("STOPPED",) if containerd.generation == "1.6" else ("STOPPED", None)
-        wait_until(lambda: containerd.status(ends) in ended, f"the end of {ends}: {containerd.tasks()}")
+        containerd.until(ends, "STOPPED")
         equal(containerd.status(lives), "RUNNING", f"status {where}")
         equal(containerd.status(frozen), "PAUSED", f"status {where}")
         for name in pids:
             equal((containerd.pid(name), containerd.shim_of(name)), (pids[name], shims[name]), f"pid and shim {where}")
         equal(containerd.exec(lives, ["sh", "-c", "echo in; exit 3"], code=3).out, "in\n", f"exec {where}")
-        if containerd.status(ends):
-            containerd.delete_task(ends, 137)
+        containerd.delete_task(ends, 137)
         containerd("containers", "delete", ends)
         wait_until(lambda: len(containerd.shims()) == len(pids), f"the shim of {ends} to end {where}")
     with Events(containerd) as events:

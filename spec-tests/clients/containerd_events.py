@@ -1,7 +1,7 @@
 """The daemon's events: each once, in the order in which things happen."""
 
 from kit.commands import check, equal, wait_until
-from kit.containerd import Events
+from kit.containerd import DROP_IN, Events
 from kit.suite import scenario
 
 
@@ -64,6 +64,16 @@ def child_out_of_memory(containerd):
         containerd.exec(name, ["probe", "hog", "100"], code=137)
         events.until(name, "oom", times=2)
         equal(containerd.status(name), "RUNNING", "status")
+
+
+@scenario("out of memory is an event too where another runtime has the container")
+def out_of_memory_elsewhere(containerd):
+    with Events(containerd) as events:
+        containerd.run("--runc-binary", "runc", "--memory-limit", str(24 << 20), "oor", ["probe", "hog", "100"], code=137,
+                       runtime=DROP_IN)
+        events.until("oor", "delete")
+        equal([topic for topic in events.topics("oor") if topic != "oom"], ["create", "start", "exit", "delete"], "topics")
+        check("oom" in events.topics("oor"), f"an oom event: {events.topics('oor')}")
 
 
 @scenario("exits of sixty processes that end at once are all reported, once each, init's last")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from clients.shim_task import refused
 from kit import host, ttrpc
-from kit.commands import Failure, check, equal, wait_until
-from kit.shim import RUNNING, Reader
+from kit.commands import Failure, check, contains, equal, run, wait_until
+from kit.shim import RUNNING, STOPPED, Reader
 from kit.suite import scenario
 from kit.ttrpc import decode
 
@@ -180,6 +180,47 @@ def delete_again(shim):
     one.events_until("delete")
     equal(one.daemon.topics("one"), ["create", "start", "exit", "delete"], "events")
     one.shutdown()
+
+
+@scenario("a Delete that removes all but the record's directory: the task stays, and the next one removes the rest", deadline=60)
+def delete_from_half_way(shim):
+    one = shim.container()
+    one.run()
+    record = next(path for path in Path("/run").glob(f"*/*/{shim.namespace}/{one.name}"))
+    busy = record / "busy"
+    busy.mkdir()
+    run("mount", "-t", "tmpfs", "busy", busy)
+    one.kill()
+    equal(one.wait(), 137, "status")
+    try:
+        for _ in range(2):
+            text = refused(one.delete, ttrpc.UNKNOWN)
+            contains(text, "busy", "why")
+            equal(one.status(), STOPPED, "status after a Delete that failed")
+    finally:
+        run("umount", busy)
+    equal(one.delete(), 137, "the last Delete's status")
+    check(not record.exists(), "the record's directory is gone")
+    one.events_until("delete")
+    equal(one.daemon.topics("one"), ["create", "start", "exit", "delete"], "events")
+    one.shutdown()
+
+
+@scenario("ten containers of one shim take one inotify instance at the most, of which a user has few", deadline=60)
+def inotify_instances(shim):
+    daemon = shim.daemon()
+    annotations = {"io.containerd.runc.v2.group": "c0"}
+    members = [shim.container(f"c{number}", daemon=daemon, annotations=annotations, resources={"memory": {"limit": 1 << 26}})
+               for number in range(10)]
+    server = {shim.shim_of(one.run()) for one in members}
+    equal(len(server), 1, "shims")
+    descriptors = Path(f"/proc/{server.pop()}/fd")
+    kinds = [os.readlink(entry) for entry in descriptors.iterdir()]
+    check(kinds.count("anon_inode:inotify") <= 1, f"open files: {kinds}")
+    for one in members:
+        one.kill()
+        equal(one.wait(), 137, "status")
+        one.delete()
 
 
 @scenario("two daemons with one namespace and one name: neither touches the other's container", deadline=60)

@@ -1,5 +1,6 @@
 """Standard streams: FIFOs with and without readers, files, loggers that work, dawdle, or die; the shim's own log."""
 
+import json
 import os
 import time
 
@@ -71,6 +72,28 @@ def close_io(shim):
         one.delete(f"e{number}")
         wait_until(out.ended.is_set, "the end of the output")
         equal(len(out.text), 5000, "bytes of the output")
+        os.close(writer)
+    one.finish()
+
+
+@scenario("CloseIO before Start, as a client sends it that has little to write: an exec's input ends all the same", deadline=60)
+def close_early(shim):
+    one = shim.container()
+    one.run()
+    path = one.bundle / "in"
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR)
+    try:
+        os.write(writer, b"early")
+        out = Reader(one.bundle / "out")
+        one.exec("ex", ["cat"], start=False, stdin=str(path), stdout=str(out.path))
+        one.call("CloseIO", exec_id="ex", stdin=1)
+        one.call("Start", exec_id="ex")
+        equal(one.wait("ex"), 0, "status")
+        one.delete("ex")
+        wait_until(out.ended.is_set, "the end of the output")
+        equal(out.text, b"early", "the output")
+    finally:
         os.close(writer)
     one.finish()
 
@@ -277,6 +300,34 @@ def log_story(shim):
     except BlockingIOError:
         text = ""
     contains(text, "one", "the log names the container")
+
+
+@scenario("a log of several containers tells whose each line is, the engine's lines too", deadline=60)
+def whose_line(shim):
+    daemon = shim.daemon()
+    first, second = (shim.container(name, daemon=daemon, annotations={"io.containerd.runc.v2.group": "aa"})
+                     for name in ("aa", "bb"))
+    first.launch(debug=True)
+    # Of what it does not know, the engine warns.
+    path = second.bundle / "config.json"
+    config = json.loads(path.read_text())
+    config["process"]["capabilities"]["bounding"].append("CAP_OF_THE_FUTURE")
+    path.write_text(json.dumps(config))
+    second.launch(debug=True)
+    for one in (first, second):
+        one.create()
+        one.call("Start")
+    second.exec("ex", ["true"])
+    second.wait("ex")
+    for one in (second, first):
+        one.finish()
+    wait_until(lambda: not shim.shims(), "the shim to end")
+    lines = os.read(first.log, 1 << 16).decode(errors="replace").splitlines()
+    warned = [line for line in lines if "CAP_OF_THE_FUTURE" in line]
+    check(warned and all(" id=bb " in f"{line} " for line in warned), f"the engine's lines: {warned}")
+    for what in ("event /tasks/exit", "event /tasks/delete"):
+        told = sorted(line.rsplit(" id=", 1)[-1].split()[0] for line in lines if what in line and " id=" in line)
+        check({"aa", "bb"} <= set(told), f"{what} of both: {told}")
 
 
 @scenario("an exec's outputs with a reader each, a hundred at once", deadline=60)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 
 from kit import host, ttrpc
 from kit.commands import Failure, check, contains, equal, run, wait_until
@@ -37,6 +38,8 @@ def life(shim):
     equal(one.status(), STOPPED, "status")
     state = one.call("State")
     equal((state[9], state[3]), ([5], [pid]), "exit status and pid of a stopped one")
+    # A daemon of 2.x that comes back deletes a task of which it is told no pid.
+    equal([decode(entry)[1] for entry in one.call("Pids")[1]], [[pid]], "Pids until Delete")
     equal(one.delete(), 5, "the deleted one's status")
     one.events_until("delete")
     equal(one.daemon.topics("one"), ["create", "start", "exit", "delete"], "events")
@@ -226,6 +229,25 @@ def stats(shim):
     check(usage > 0, f"CPU time: {usage}")
     check(fields.get(4), "memory")
     one.finish()
+
+
+@scenario("out of memory: the event comes before the exit, and Delete does not wait for others to see it", deadline=60)
+def out_of_memory(shim):
+    took = []
+    for number in range(6):
+        one = shim.container(f"oom{number}", args=["probe", "hog", "100"], resources={"memory": {"limit": 24 << 20}})
+        one.run()
+        equal(one.wait(), 137, "status")
+        begin = time.monotonic()
+        one.delete()
+        took.append(time.monotonic() - begin)
+        one.events_until("delete")
+        topics = one.daemon.topics(one.name)
+        check("oom" in topics and topics[-2:] == ["exit", "delete"], f"events: {topics}")
+        one.shutdown()
+        if took[-1] < 0.09:
+            return
+    raise Failure(f"Delete took {', '.join(f'{one * 1000:.0f} ms' for one in took)}")
 
 
 @scenario("Update: LinuxResources as JSON; nonsense is an error that names it", deadline=60)

@@ -32,6 +32,7 @@ SUITES = {
     "containerd-uml": Suite(ContainerdInBed, ["clients.containerd_run", "clients.containerd_events"], bed=["uml"],
                             subject=_SHIM),
     "shim-uml": Suite(ShimInBed, ["clients.shim_task"], bed=["uml"], subject=_SHIM),
+    "shim-qemu": Suite(ShimInBed, ["clients.shim_checkpoint"], bed=["qemu"], subject=_SHIM),
     "docker-shim": Suite(DockerWithShim, [f"clients.docker_{part}" for part in (*_DOCKER, "compose", "build", "swarm")],
                          needs={"debian"}, subject=_SHIM),
     "shim": Suite(Shim, [f"clients.shim_{part}" for part in ("start", "task", "output", "faults", "sandbox")],

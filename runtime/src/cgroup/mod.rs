@@ -104,6 +104,15 @@ impl Cgroup {
         Cgroup { record: record.clone(), dir: None, pending: None }
     }
 
+    /// The cgroup that process `pid` is in: its directories in all hierarchies that are mounted. It is for looking at.
+    ///
+    /// # Errors
+    /// There is no such process, or no hierarchy.
+    pub fn of_process(pid: i32) -> Result<Cgroup> {
+        let paths = place::paths_of(pid)?;
+        Ok(Cgroup { record: CgroupRecord { paths, ..CgroupRecord::default() }, dir: None, pending: None })
+    }
+
     /// What [`Cgroup::from_record`] needs. With a systemd scope it is complete after [`Cgroup::attach`].
     pub fn record(&self) -> CgroupRecord {
         self.record.clone()
@@ -278,12 +287,17 @@ impl Cgroup {
         }
     }
 
-    /// Removes the cgroup with all cgroups below it. Processes that are ending are waited for. A cgroup that is gone
-    /// already is fine.
+    /// [`Cgroup::remove`], after a moment for those who watch it where the OOM killer has been in it.
     pub fn destroy(&self) -> Result<()> {
         if self.oom_kills().is_ok_and(|kills| kills > 0) {
             oom::let_kills_be_seen();
         }
+        self.remove()
+    }
+
+    /// Removes the cgroup with all cgroups below it. Processes that are ending are waited for. A cgroup that is gone
+    /// already is fine.
+    pub fn remove(&self) -> Result<()> {
         let mut first = self.record.unit.as_ref().and_then(|unit| systemd::stop(unit).err());
         let mut done: Vec<&PathBuf> = Vec::new();
         for path in self.record.paths.values() {

@@ -1,6 +1,7 @@
 //! Where the host's hierarchies are mounted, and where the caller is in them.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::dir::{CGROUP_MAGIC, CGROUP2_MAGIC, magic};
@@ -11,14 +12,14 @@ use crate::sys::procfs::Proc;
 /// Where cgroup file systems are, by everyone's convention (file-hierarchy(7)).
 pub(super) const ROOT: &str = "/sys/fs/cgroup";
 
-/// One hierarchy that the caller is in.
+/// One hierarchy that a process is in, the caller mostly.
 #[derive(Debug)]
 pub(super) struct Hierarchy {
     /// Its controllers; `name=systemd` for a named one; a single empty name for cgroup2.
     pub controllers: Vec<String>,
     /// Where it is mounted.
     pub mount: PathBuf,
-    /// The caller's cgroup, relative to the hierarchy's root.
+    /// The process's cgroup, relative to the hierarchy's root.
     pub own: PathBuf,
 }
 
@@ -37,10 +38,13 @@ impl Hierarchy {
     }
 }
 
-/// Lines of /proc/self/cgroup: `ID:controllers:path` (cgroups(7)).
-fn own_cgroups() -> Result<String> {
-    let text = Proc::open().and_then(|proc| proc.read_to_string("self/cgroup"));
-    text.context("cannot read the caller's cgroups")
+/// Lines of /proc/PROCESS/cgroup: `ID:controllers:path` (cgroups(7)). `process` is a pid, or `self`.
+fn cgroups_of(process: &str) -> Result<String> {
+    let text = Proc::open().and_then(|proc| proc.read_to_string(format!("{process}/cgroup")));
+    text.with_context(|| match process {
+        "self" => "cannot read the caller's cgroups".to_owned(),
+        pid => format!("cannot read the cgroups of process {pid}"),
+    })
 }
 
 fn split(line: &str) -> Option<(&str, &Path)> {
@@ -51,9 +55,27 @@ fn split(line: &str) -> Option<(&str, &Path)> {
 
 /// The v1 hierarchies that are mounted, and cgroup2 beside them.
 pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
+    hierarchies_of("self")
+}
+
+/// The directories that process `pid` is in, by controller as in a record.
+pub(super) fn paths_of(pid: i32) -> Result<BTreeMap<String, PathBuf>> {
+    let root = Path::new(ROOT);
+    if magic(root) == Some(CGROUP2_MAGIC) {
+        return Ok(BTreeMap::from([(String::new(), unified_of(pid, root)?)]));
+    }
+    let mut paths = BTreeMap::new();
+    for hierarchy in hierarchies_of(&pid.to_string())? {
+        let directory = hierarchy.mount.join(&hierarchy.own);
+        paths.extend(hierarchy.controllers.into_iter().map(|name| (name, directory.clone())));
+    }
+    Ok(paths)
+}
+
+fn hierarchies_of(process: &str) -> Result<Vec<Hierarchy>> {
     let mut list = Vec::new();
     let mut elsewhere = None;
-    for (controllers, own) in own_cgroups()?.lines().filter_map(split) {
+    for (controllers, own) in cgroups_of(process)?.lines().filter_map(split) {
         let mount = if controllers.is_empty() {
             Some(Path::new(ROOT).join("unified")).filter(|path| magic(path) == Some(CGROUP2_MAGIC))
         } else {
@@ -92,7 +114,7 @@ pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
     match path.base {
         Base::Root => Ok(root.join(&path.path)),
         Base::Own => {
-            let text = own_cgroups()?;
+            let text = cgroups_of("self")?;
             let own = text.lines().filter_map(split).find(|(controllers, _)| controllers.is_empty());
             // Without a line the kernel has no cgroup2; the mkdir that follows says so by name.
             let parent = own.and_then(|(_, own)| own.parent()).unwrap_or(Path::new(""));
@@ -103,9 +125,7 @@ pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
 
 /// The cgroup2 directory that process `pid` is in.
 pub(super) fn unified_of(pid: i32, root: &Path) -> Result<PathBuf> {
-    let file = format!("{pid}/cgroup");
-    let text = Proc::open().and_then(|proc| proc.read_to_string(&file));
-    let text = text.with_context(|| format!("cannot read the cgroups of process {pid}"))?;
+    let text = cgroups_of(&pid.to_string())?;
     let own = text.lines().filter_map(split).find(|(controllers, _)| controllers.is_empty());
     own.map(|(_, path)| root.join(path))
         .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("process {pid} is in no cgroup2 directory")))

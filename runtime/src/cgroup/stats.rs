@@ -292,7 +292,7 @@ pub struct BlkioEntry {
     pub value: u64,
 }
 
-/// Huge pages, in bytes.
+/// Huge pages, in bytes: reserved ones where the kernel counts those (Linux 5.7), as runc prints them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Hugetlb {
     /// In use.
@@ -305,6 +305,19 @@ pub struct Hugetlb {
     pub failcnt: u64,
     /// The limit; 2^64-1 without one. runc does not print it.
     #[serde(skip)]
+    pub limit: u64,
+    /// Pages that were touched, which containerd counts.
+    #[serde(skip)]
+    pub touched: TouchedPages,
+}
+
+/// Huge pages that processes have touched, in bytes, as for [`Hugetlb`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the same as in Hugetlb")]
+pub struct TouchedPages {
+    pub usage: u64,
+    pub max: u64,
+    pub failcnt: u64,
     pub limit: u64,
 }
 

@@ -71,7 +71,7 @@ impl Engine {
             return Ok(());
         }
         container.end(Status::Stopped)?;
-        container.forget()
+        container.forget(self.oom_is_watched)
     }
 }
 

@@ -58,7 +58,7 @@ impl Engine {
             allow(Verb::Delete, status, id)?;
         }
         container.end(status)?;
-        container.forget()
+        container.forget(self.oom_is_watched)
     }
 }
 
@@ -92,9 +92,10 @@ impl Container {
     }
 
     /// Removes the cgroup, runs the poststop hooks, and removes the record: the last, so that a delete that was
-    /// interrupted can be repeated.
-    pub(super) fn forget(&self) -> Result<()> {
-        self.cgroup().destroy()?;
+    /// interrupted can be repeated. Unless the OOM killer's work is `seen`, whoever else watches gets time to see it.
+    pub(super) fn forget(&self, seen: bool) -> Result<()> {
+        let cgroup = self.cgroup();
+        if seen { cgroup.remove() } else { cgroup.destroy() }?;
         if let Some(group) = &self.record.intel_rdt {
             group.remove()?;
         }

@@ -47,6 +47,8 @@ pub use options::*;
 pub struct Engine {
     root: PathBuf,
     manager: CgroupManager,
+    /// Nobody else reads the counts of the OOM killer: a cgroup is removed without time for that.
+    oom_is_watched: bool,
 }
 
 /// A container that is on record.
@@ -60,7 +62,13 @@ impl Engine {
     /// An engine that keeps its records below `root`. `manager` is for containers that it makes; a later verb uses
     /// the one on record.
     pub fn new(root: PathBuf, manager: CgroupManager) -> Engine {
-        Engine { root, manager }
+        Engine { root, manager, oom_is_watched: false }
+    }
+
+    /// The same for a caller that watches its containers itself ([`Engine::oom_watch`]), and has read what there is to
+    /// read before it calls delete: that one then does not wait for others to read it.
+    pub fn watching_oom(self) -> Engine {
+        Engine { oom_is_watched: true, ..self }
     }
 
     fn load(&self, id: &str) -> Result<Container> {
@@ -178,7 +186,7 @@ impl Container {
     /// Stops and deletes it, with its poststop hooks, after a hook of its start has failed (runtime.md, Lifecycle).
     /// That hook is what the caller hears of; what goes wrong here is a warning, and delete can be called again.
     fn destroy(&self) {
-        if let Err(error) = self.end(Status::Running).and_then(|()| self.forget()) {
+        if let Err(error) = self.end(Status::Running).and_then(|()| self.forget(false)) {
             tracing::warn!("unable to clean up: {error}");
         }
     }

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use brig::cgroup::stats::{self, Stats};
+use brig::cgroup::{Cgroup, CgroupRecord, OomWatch, Stats};
 use brig::engine::{CheckpointOptions, Launched, Status};
 use brig::error::{Context, Error, ErrorKind, Result};
 use brig::sys::{process, socket};
 use serde::Deserialize;
 
-use super::{Creation, Execution, Streams};
+use super::{Creation, Execution, Restoration, Streams};
 
 /// A runtime's command.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct Foreign {
 struct State {
     status: String,
     bundle: PathBuf,
+    #[serde(default)]
+    pid: i32,
 }
 
 impl Foreign {
@@ -82,8 +84,12 @@ impl Foreign {
         if force { self.simple(&["delete", "--force", id]) } else { self.simple(&["delete", id]) }
     }
 
+    fn state(&self, id: &str) -> Result<State> {
+        serde_json::from_slice(&self.output(&["state", id], b"")?).context("state printed no JSON")
+    }
+
     pub(super) fn status(&self, id: &str) -> Result<(Status, PathBuf)> {
-        let state: State = serde_json::from_slice(&self.output(&["state", id], b"")?).context("state printed no JSON")?;
+        let state = self.state(id)?;
         let all = [Status::Creating, Status::Created, Status::Running, Status::Paused, Status::Stopped];
         let status = all.into_iter().find(|status| status.as_str() == state.status);
         let status = status.ok_or_else(|| Error::other(format!("state printed an unknown status {:?}", state.status)))?;
@@ -115,15 +121,33 @@ impl Foreign {
     }
 
     pub(super) fn stats(&self, id: &str) -> Result<Stats> {
+        self.cgroup(id)?.stats()
+    }
+
+    pub(super) fn oom_watch(&self, id: &str) -> Result<Option<OomWatch>> {
+        self.cgroup(id)?.oom_watch()
+    }
+
+    /// The container's cgroup: as runc has it on record, else, with a runtime that keeps another record, that of init.
+    fn cgroup(&self, id: &str) -> Result<Cgroup> {
         /// runc's record, as far as it matters here.
         #[derive(Deserialize)]
         struct Record {
             cgroup_paths: BTreeMap<String, PathBuf>,
         }
         let path = self.root.join(id).join("state.json");
-        let bytes = std::fs::read(&path).with_context(|| format!("unable to read {}", path.display()))?;
-        let record: Record = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
-        stats::read(&record.cgroup_paths)
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let Record { cgroup_paths: paths } =
+                    serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
+                Ok(Cgroup::from_record(&CgroupRecord { paths, ..CgroupRecord::default() }))
+            }
+            Err(error) if error.kind() == IoErrorKind::NotFound => match self.state(id)?.pid {
+                0 => Err(Error::new(ErrorKind::NotRunning, "container not running")),
+                pid => Cgroup::of_process(pid),
+            },
+            Err(error) => Err(error).with_context(|| format!("unable to read {}", path.display())),
+        }
     }
 
     pub(super) fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
@@ -141,6 +165,18 @@ impl Foreign {
                 command.arg("--no-new-keyring");
             }
             &creation.id
+        })
+    }
+
+    pub(super) fn restore(&self, restoration: Restoration) -> Result<Launched> {
+        let Restoration { id, bundle, saved, streams } = restoration;
+        self.launch(&bundle, &bundle.join("init.pid"), streams, |command| {
+            command.args(["restore", "--detach", "--no-subreaper", "--bundle"]).arg(&bundle);
+            command.arg("--image-path").arg(&saved.images);
+            if saved.work != Path::new("") {
+                command.arg("--work-path").arg(&saved.work);
+            }
+            &id
         })
     }
 

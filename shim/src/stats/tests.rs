@@ -23,7 +23,12 @@ const PRESSURE: &str = "some avg10=1.50 avg60=0.25 avg300=0.00 total=12\nfull av
 fn every_number_of_cgroup2_is_there() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), &[
-        ("cgroup.controllers", "cpu memory io pids rdma\n"),
+        ("cgroup.controllers", "cpu memory io pids rdma hugetlb\n"),
+        ("hugetlb.2MB.current", "4194304\n"),
+        ("hugetlb.2MB.max", "8388608\n"),
+        ("hugetlb.2MB.events", "max 3\n"),
+        ("hugetlb.2MB.rsvd.current", "6291456\n"),
+        ("hugetlb.2MB.rsvd.max", "max\n"),
         ("pids.current", "3\n"),
         ("pids.max", "max\n"),
         ("cpu.stat", "usage_usec 9\nuser_usec 5\nsystem_usec 4\nnr_periods 8\nnr_throttled 2\nthrottled_usec 77\nnr_bursts 6\nburst_usec 11\n"),
@@ -63,6 +68,8 @@ fn every_number_of_cgroup2_is_there() {
     let entry = |entry: &v2::RdmaEntry| (entry.device.clone(), entry.hca_handles, entry.hca_objects);
     assert_eq!(entry(&found.rdma.current[0]), ("mlx4_0".to_owned(), 2, 3));
     assert_eq!(entry(&found.rdma.limit[0]), ("mlx4_0".to_owned(), 9, u32::MAX));
+    let pages: Vec<_> = found.hugetlb.iter().map(|e| (e.pagesize.as_str(), e.current, e.max, e.failcnt)).collect();
+    assert_eq!(pages, if_host_has_pages_of_2_mb(("2MB", 4 << 20, 8 << 20, 3)));
     for psi in [&cpu.psi, &memory.psi, &found.io.psi] {
         assert_eq!((psi.some.avg10, psi.some.avg60, psi.some.total), (1.5, 0.25, 12));
         assert_eq!((psi.full.avg10, psi.full.total), (0.5, 7));
@@ -108,7 +115,13 @@ fn every_number_of_v1_is_there() {
         ("blkio.throttle.io_serviced", "7:65000 Read 1\nTotal 1\n"),
     ]);
     write(&at("rdma"), &[("rdma.current", "mlx4_0 hca_handle=2 hca_object=3\n")]);
-    let names = ["memory", "cpu", "cpuacct", "pids", "blkio", "rdma"];
+    write(&at("hugetlb"), &[
+        ("hugetlb.2MB.usage_in_bytes", "4194304\n"),
+        ("hugetlb.2MB.max_usage_in_bytes", "6291456\n"),
+        ("hugetlb.2MB.failcnt", "3\n"),
+        ("hugetlb.2MB.rsvd.usage_in_bytes", "0\n"),
+    ]);
+    let names = ["memory", "cpu", "cpuacct", "pids", "blkio", "rdma", "hugetlb"];
     let paths: Vec<_> = names.iter().map(|name| (*name, at(name))).collect();
     let any = metrics(&cgroup(CgroupKind::Legacy, &paths).stats().unwrap()).unwrap();
     assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");
@@ -130,6 +143,14 @@ fn every_number_of_v1_is_there() {
     assert_eq!((bytes[0].major, bytes[0].minor, bytes[0].op.as_str(), bytes[0].value), (7, 65000, "Read", 5));
     assert_eq!((bytes[0].device.as_str(), found.blkio.io_serviced_recursive[0].value), ("", 1));
     assert_eq!(found.rdma.current[0].hca_objects, 3);
+    let pages: Vec<_> = found.hugetlb.iter().map(|e| (e.pagesize.as_str(), e.usage, e.max, e.failcnt)).collect();
+    assert_eq!(pages, if_host_has_pages_of_2_mb(("2MB", 4 << 20, 6 << 20, 3)));
+}
+
+/// Which sizes there are is the host's to say; of those the pages that are in use count, not those that are reserved.
+fn if_host_has_pages_of_2_mb<T>(entry: T) -> Vec<T> {
+    let has = std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists();
+    Vec::from_iter(has.then_some(entry))
 }
 
 /// The kernel's own files, of whatever kind of host this is: none of them is unreadable, and memory is in use.

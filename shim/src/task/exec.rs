@@ -7,6 +7,7 @@ use std::time::Duration;
 use brig::error::{Context, Error, ErrorKind, Result};
 use brig::sys::procfs::Proc;
 use containerd_shim_protos::events::task as events;
+use tracing::Instrument;
 
 use super::{Task, launch, lock};
 use crate::io::{Addresses, Owner};
@@ -97,11 +98,12 @@ impl Task {
                     ..Default::default()
                 });
                 let task = Arc::clone(self);
-                tokio::spawn(async move {
+                let watching = async move {
                     let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
                     task.publish_exit(&exec.process.exec_id, &exec.process, ended);
                     task.exec_is_done();
-                });
+                };
+                tokio::spawn(watching.in_current_span());
                 Ok(pid)
             }
             Err(error) => {

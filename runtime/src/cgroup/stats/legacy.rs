@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::parse::{number, rdma, table, text, unreadable};
-use super::{BlkioEntry, Hugetlb, MemoryEntry, Stats};
+use super::{BlkioEntry, Hugetlb, MemoryEntry, Stats, TouchedPages};
 use crate::cgroup::dir::Dir;
 use crate::error::Result;
 
@@ -165,16 +165,19 @@ fn blkio(dir: &Dir, stats: &mut Stats) -> Result<()> {
 
 fn hugetlb(dir: &Dir, stats: &mut Stats) -> Result<()> {
     for size in libcgroups::stats::supported_page_sizes().unwrap_or_default() {
-        let get = |middle: &str, name: &str| number(dir, &format!("hugetlb.{size}.{middle}{name}"));
-        let middle = if get("rsvd.", "usage_in_bytes")?.is_some() { "rsvd." } else { "" };
-        let Some(usage) = get(middle, "usage_in_bytes")? else { continue };
-        let entry = Hugetlb {
-            usage,
-            max: get(middle, "max_usage_in_bytes")?.unwrap_or(0),
-            failcnt: get(middle, "failcnt")?.unwrap_or(0),
-            limit: get(middle, "limit_in_bytes")?.unwrap_or(u64::MAX),
+        let pages = |middle: &str| -> Result<Option<TouchedPages>> {
+            let get = |name: &str| number(dir, &format!("hugetlb.{size}.{middle}{name}"));
+            let Some(usage) = get("usage_in_bytes")? else { return Ok(None) };
+            Ok(Some(TouchedPages {
+                usage,
+                max: get("max_usage_in_bytes")?.unwrap_or(0),
+                failcnt: get("failcnt")?.unwrap_or(0),
+                limit: get("limit_in_bytes")?.unwrap_or(u64::MAX),
+            }))
         };
-        stats.hugetlb.insert(size, entry);
+        let Some(touched) = pages("")? else { continue };
+        let TouchedPages { usage, max, failcnt, limit } = pages("rsvd.")?.unwrap_or(touched);
+        stats.hugetlb.insert(size, Hugetlb { usage, max, failcnt, limit, touched });
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::parse::{number, pressure, rdma, table, text};
-use super::{Blkio, BlkioEntry, Hugetlb, MemoryEntry, Stats};
+use super::{Blkio, BlkioEntry, Hugetlb, MemoryEntry, Stats, TouchedPages};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::tasks;
 use crate::error::{Context, Result};
@@ -112,17 +112,16 @@ fn hugetlb(dir: &Dir, stats: &mut Stats) -> Result<()> {
         return Ok(());
     }
     for size in libcgroups::stats::supported_page_sizes().unwrap_or_default() {
-        let reserved = number(dir, &format!("hugetlb.{size}.rsvd.current"))?;
-        let usage = match reserved {
-            Some(usage) => Some(usage),
-            None => number(dir, &format!("hugetlb.{size}.current"))?,
-        };
-        let Some(usage) = usage else { continue };
+        let Some(usage) = number(dir, &format!("hugetlb.{size}.current"))? else { continue };
+        let limit = |middle: &str| number(dir, &format!("hugetlb.{size}.{middle}max"));
         let events = table(dir, &format!("hugetlb.{size}.events"))?.unwrap_or_default();
-        let middle = if reserved.is_some() { "rsvd." } else { "" };
-        let limit = number(dir, &format!("hugetlb.{size}.{middle}max"))?.unwrap_or(u64::MAX);
         let failcnt = events.get("max").copied().unwrap_or(0);
-        stats.hugetlb.insert(size, Hugetlb { usage, max: 0, failcnt, limit });
+        let touched = TouchedPages { usage, max: 0, failcnt, limit: limit("")?.unwrap_or(u64::MAX) };
+        let entry = match number(dir, &format!("hugetlb.{size}.rsvd.current"))? {
+            Some(usage) => Hugetlb { usage, max: 0, failcnt, limit: limit("rsvd.")?.unwrap_or(u64::MAX), touched },
+            None => Hugetlb { usage, max: 0, failcnt, limit: touched.limit, touched },
+        };
+        stats.hugetlb.insert(size, entry);
     }
     Ok(())
 }
