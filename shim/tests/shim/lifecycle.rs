@@ -85,8 +85,8 @@ fn a_create_that_fails_leaves_nothing_and_says_why() {
     assert_eq!(status.code(), Code::INVALID_ARGUMENT);
     assert!(status.message().starts_with("OCI runtime create failed: "), "{}", status.message());
     assert!(!Path::new("/run/containerd/brig").join(crate::bed::NAMESPACE).join(&bundle.id).exists());
-    let unsupported = shim.create(&bundle, |request| request.checkpoint = "/nowhere".into());
-    assert_eq!(code(unsupported), Code::UNIMPLEMENTED);
+    let nowhere = shim.create(&bundle, |request| request.checkpoint = "/nowhere".into());
+    assert_eq!(code(nowhere), Code::INVALID_ARGUMENT);
     assert_eq!(code(shim.create(&bundle, |request| request.bundle = "relative".into())), Code::INVALID_ARGUMENT);
     // Its id is free again.
     bundle.config["process"]["args"] = json!(["/bin/true"]);
