@@ -29,11 +29,13 @@ test: brig
 	spec-tests/beds/install
 	spec-tests/all
 
-## check: what is quick and needs no root: formatting is left alone, lints and unit tests are not
+## check: what is quick: lints, unit tests, and brig as a debug build before every case that this host can run, as root
 check:
 	cargo clippy --locked --workspace --all-targets --features brig/faults -- -D warnings
 	cargo test --locked --workspace --lib
 	spec-tests/rules
+	cargo build --locked --package brig --bin brig
+	spec-tests/spec host --runtime target/debug/brig
 
 ## matrix: every case on every bed, against runc, crun and youki; the report is target/report/index.html
 matrix: brig

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use brig_spec_tests::cases::ALL;
-use brig_spec_tests::harness::{Host, Options, Report, Verdict, run, set_deadline, tell_as_json};
+use brig_spec_tests::harness::{Host, Options, Report, Verdict, done, keep, run, set_deadline, tell_as_json};
 use lexopt::{Arg, ValueExt};
 
 const HELP: &str = "\
@@ -31,7 +31,12 @@ fn main() -> anyhow::Result<ExitCode> {
         run(&options, ALL, |report| broken = tell_as_json(report).err())?;
         return broken.map_or(Ok(ExitCode::SUCCESS), Err);
     }
-    let reports = run(&options, ALL, show)?;
+    if let Some(status) = keep()? {
+        return Ok(status);
+    }
+    let outcome = run(&options, ALL, show);
+    let _end = done();
+    let reports = outcome?;
     if let Some(path) = json {
         std::fs::write(&path, serde_json::to_vec_pretty(&reports)?).with_context(|| path.display().to_string())?;
     }

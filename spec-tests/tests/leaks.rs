@@ -1,15 +1,42 @@
-//! What a runtime leaves behind is found, named with the case, removed, and not blamed on the next case. The runtimes
-//! here are shell scripts that misbehave. Needs root, as judging does.
+//! What a runtime leaves behind is found, named with the case, removed, and not blamed on the next case; a run that is
+//! killed in the middle leaves nothing. The runtimes here are shell scripts that misbehave. Needs root, as judging does.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// A case that calls `create` once, and the case after it.
 const FIRST: &str = "a root.path that is not there is refused";
+
+/// A directory that workers see as it is: what lies in /tmp is hidden from them, but for the runtime itself.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+}
+
+/// Shell text that makes a cgroup of this name below the worker's own, and `$made` its path. The parent of the worker's
+/// cgroups is the id without its last number.
+fn makes_cgroup(name: &str) -> String {
+    format!(
+        "for top in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/pids; do [ ! -e $top/cgroup.procs ] || \
+         {{ made=$top/${{id%-*}}/{name}; mkdir -p $made && break; }}; done"
+    )
+}
+
+/// The processes whose command line holds these words.
+fn running(words: &[&str]) -> Vec<String> {
+    let wanted = words.join("\0");
+    let found = fs::read_dir("/proc").expect("/proc").filter_map(|entry| {
+        let found = fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()?;
+        found.contains(&wanted).then_some(found)
+    });
+    found.collect()
+}
 
 /// A runtime whose `create` runs this shell text once, the first time of all, and then says no, as it always does.
 fn misbehaving(directory: &Path, name: &str, text: &str) -> PathBuf {
@@ -48,7 +75,7 @@ fn judge(runtime: &Path, directory: &Path) -> Vec<(String, Option<String>)> {
 /// Runs a misbehaving runtime; the first case must be told apart from the second, and its text hold these words.
 fn check(name: &str, text: &str, words: &[&str]) {
     assert!(nix::unistd::geteuid().is_root(), "this test judges runtimes, which takes root");
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = directory();
     let verdicts = judge(&misbehaving(directory.path(), name, text), directory.path());
     let [(first, failure), (_, next)] = &verdicts[..] else { panic!("two cases were to run: {verdicts:?}") };
     assert_eq!(first, FIRST);
@@ -61,7 +88,7 @@ fn check(name: &str, text: &str, words: &[&str]) {
 
 #[test]
 fn a_runtime_that_only_refuses_leaves_nothing() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = directory();
     let verdicts = judge(&misbehaving(directory.path(), "quiet", ":"), directory.path());
     assert!(verdicts.len() == 2 && verdicts.iter().all(|(_, failure)| failure.is_none()), "{verdicts:?}");
 }
@@ -69,11 +96,7 @@ fn a_runtime_that_only_refuses_leaves_nothing() {
 #[test]
 fn a_process_is_found() {
     check("process", "sleep 4321 </dev/null >/dev/null 2>&1 &", &["left behind: the process", "sleep 4321"]);
-    let left = fs::read_dir("/proc").expect("/proc").filter_map(|entry| {
-        let words = fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()?;
-        words.contains("sleep\x004321").then_some(words)
-    });
-    assert_eq!(left.count(), 0, "it was found, and still runs");
+    assert_eq!(running(&["sleep", "4321"]), [""; 0], "it was found, and still runs");
 }
 
 #[test]
@@ -89,13 +112,71 @@ fn a_record_is_found() {
 
 #[test]
 fn a_cgroup_is_found() {
-    // The parent of the worker's cgroups is the id without its last number.
-    let text = "for top in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/pids; do [ ! -e $top/cgroup.procs ] || \
-                { mkdir -p $top/${id%-*}/left && break; }; done";
-    check("cgroup", text, &["left behind: the cgroup", "/left"]);
+    check("cgroup", &makes_cgroup("left"), &["left behind: the cgroup", "/left"]);
 }
 
 #[test]
 fn a_runtime_that_hangs_is_ended() {
     check("hang", "sleep 5432", &["still ran after 3 s"]);
+}
+
+#[test]
+fn files_are_found() {
+    for place in ["/tmp/left", "/run/left", "/var/tmp/left", "/dev/shm/left"] {
+        check("file", &format!(": >{place}"), &[&format!("left behind: the file {place}")]);
+        assert!(!Path::new(place).exists(), "{place} is this machine's own");
+    }
+    check("tree", "mkdir -p /tmp/left/below; : >/tmp/left/below/file", &["left behind: the file /tmp/left"]);
+}
+
+/// A run is ended by this signal while its runtime has a process in a cgroup, a mount, a file and a record.
+fn end_in_the_middle(signal: Signal, number: &str) {
+    let directory = directory();
+    let mark = directory.path().join("mark");
+    let text = format!(
+        "{}; setsid sleep {number} </dev/null >/dev/null 2>&1 & echo $! >$made/cgroup.procs\n    \
+         mkdir -p \"$root/$id\" /tmp/left-{number}; mount -t tmpfs left /tmp/left-{number}\n    \
+         echo $made >'{mark}.new'; mv '{mark}.new' '{mark}'; sleep {number}",
+        makes_cgroup("left"),
+        mark = mark.display()
+    );
+    let runtime = misbehaving(directory.path(), "endless", &text);
+    let mut run = Command::new(env!("CARGO_BIN_EXE_spec-tests"))
+        .arg("--runtime")
+        .arg(&runtime)
+        .args(["--only", FIRST, "--workers", "1"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the harness runs");
+    wait_until("the case to be in its middle", || mark.exists());
+    let cgroup = PathBuf::from(fs::read_to_string(&mark).expect("the mark").trim());
+    assert!(cgroup.is_dir(), "{}", cgroup.display());
+    assert!(!running(&["sleep", number]).is_empty(), "the runtime's process runs");
+    kill(Pid::from_raw(i32::try_from(run.id()).expect("a pid")), signal).expect("a signal");
+    run.wait().expect("its status");
+    wait_until("its processes to be gone", || running(&["sleep", number]).is_empty());
+    wait_until("the workers to be gone", || running(&[&runtime.to_string_lossy()]).is_empty());
+    let parent = cgroup.parent().expect("the worker's cgroup");
+    wait_until("its cgroups to be gone", || !parent.exists());
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    assert!(!mounts.contains(&format!("left-{number}")), "a mount is left");
+    assert!(!Path::new(&format!("/tmp/left-{number}")).exists(), "a directory is left");
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_nothing() {
+    end_in_the_middle(Signal::SIGKILL, "6543");
+}
+
+#[test]
+fn a_run_that_is_told_to_end_leaves_nothing() {
+    end_in_the_middle(Signal::SIGTERM, "6544");
 }

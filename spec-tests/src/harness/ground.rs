@@ -96,6 +96,11 @@ impl Ground {
         self.place.join("cases")
     }
 
+    /// The worker's directory, which holds all that is the ground's.
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
     /// The runtime's `--root`.
     pub fn root(&self) -> PathBuf {
         self.place.join("root")

@@ -1,8 +1,8 @@
-//! What a case may not leave: processes, mounts, cgroups, records.
+//! What a case may not leave: processes, mounts, cgroups, records, files.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::shelter::Shelter;
 use super::{Ground, wait_until};
 
 /// How long what is on its way out may take.
@@ -17,13 +18,16 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// What there was before a case.
 #[derive(Debug)]
-pub(super) struct Baseline {
+pub(super) struct Baseline<'a> {
     mounts: BTreeSet<u64>,
+    shelter: &'a Shelter,
+    files: BTreeSet<PathBuf>,
 }
 
-impl Baseline {
-    pub(super) fn take() -> anyhow::Result<Baseline> {
-        Ok(Baseline { mounts: mounts()?.into_iter().map(|(id, _)| id).collect() })
+impl<'a> Baseline<'a> {
+    pub(super) fn take(ground: &Ground, shelter: &'a Shelter) -> anyhow::Result<Baseline<'a>> {
+        let mounts = mounts()?.into_iter().map(|(id, _)| id).collect();
+        Ok(Baseline { mounts, shelter, files: shelter.paths(&places(ground))? })
     }
 
     /// What is there now that was not: one line each. All of it is removed, so that the next case is not blamed.
@@ -39,8 +43,30 @@ impl Baseline {
             found.extend(records(ground)?);
             found.extend(cgroups(ground)?);
         }
+        found.extend(self.files(ground)?);
         Ok(found)
     }
+
+    /// Removes and names every file and directory that came into the shelter; of a tree its top.
+    fn files(&self, ground: &Ground) -> anyhow::Result<Vec<String>> {
+        let now = self.shelter.paths(&places(ground))?;
+        let new: BTreeSet<&PathBuf> = now.difference(&self.files).collect();
+        let top = |path: &&&PathBuf| !path.parent().is_some_and(|parent| new.contains(&parent.to_path_buf()));
+        let mut found = Vec::new();
+        for path in new.iter().filter(top) {
+            found.push(format!("the file {}", path.display()));
+            match path.symlink_metadata()?.is_dir() {
+                true => fs::remove_dir_all(path)?,
+                false => fs::remove_file(path)?,
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The directories of the run itself.
+fn places(ground: &Ground) -> Vec<&Path> {
+    ground.all().into_iter().map(Ground::place).collect()
 }
 
 /// Removes and names every container on record.
@@ -154,7 +180,7 @@ fn scopes(ground: &Ground) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// Children before parents.
-fn walk(directory: PathBuf, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+pub(super) fn walk(directory: PathBuf, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other?,

@@ -12,8 +12,10 @@ use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::getppid;
 
 use super::leaks::Baseline;
+use super::shelter::Shelter;
 use super::{Case, Ground, Report, Verdict, command};
 
 /// What to run, and against what.
@@ -129,22 +131,24 @@ fn work(options: &Options, number: usize, cases: &[Case], tell: &mut impl FnMut(
     nix::sys::prctl::set_child_subreaper(true)?;
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    let shelter = Shelter::take(&[&options.runtime, options.probe.parent().context("the probe is in a directory")?])?;
     let directory = place("brig-spec-")?;
     let devices = own_null(directory.path())?;
-    let name = format!("{}-{number}", std::process::id());
+    // The keeper is our parent; it finds our cgroups by this.
+    let name = format!("{}-{number}", getppid());
     let ground = Ground::new(options.clone(), directory.path().to_owned(), &name)?;
     for case in cases.iter().skip(number).step_by(options.workers) {
-        tell(&judge(case, &ground));
+        tell(&judge(case, &ground, &shelter));
     }
     umount2("/dev/null", MntFlags::MNT_DETACH)?;
     umount2(&devices, MntFlags::MNT_DETACH)?;
     directory.close().context("the worker's directory")
 }
 
-/// A new directory. Users of a container's user namespace have to get through it to their root file system.
+/// A new directory in the shelter. Users of a container's user namespace have to get through it to their root file system.
 pub(super) fn place(prefix: &str) -> anyhow::Result<tempfile::TempDir> {
     use std::os::unix::fs::PermissionsExt;
-    let directory = tempfile::Builder::new().prefix(prefix).tempdir()?;
+    let directory = tempfile::Builder::new().prefix(prefix).tempdir_in("/tmp")?;
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o711))?;
     Ok(directory)
 }
@@ -162,11 +166,11 @@ fn own_null(place: &std::path::Path) -> anyhow::Result<PathBuf> {
     Ok(devices)
 }
 
-fn judge(case: &Case, ground: &Ground) -> Report {
+fn judge(case: &Case, ground: &Ground, shelter: &Shelter) -> Report {
     let begin = Instant::now();
     let verdict = match case.lacks(ground.host()) {
         Some(what) => Verdict::Absent(what),
-        None => verdict(case, ground).unwrap_or_else(|error| Verdict::Failed(format!("the harness: {error:#}"))),
+        None => verdict(case, ground, shelter).unwrap_or_else(|error| Verdict::Failed(format!("the harness: {error:#}"))),
     };
     Report {
         case: case.name.to_owned(),
@@ -177,8 +181,8 @@ fn judge(case: &Case, ground: &Ground) -> Report {
     }
 }
 
-fn verdict(case: &Case, ground: &Ground) -> anyhow::Result<Verdict> {
-    let baseline = Baseline::take()?;
+fn verdict(case: &Case, ground: &Ground, shelter: &Shelter) -> anyhow::Result<Verdict> {
+    let baseline = Baseline::take(ground, shelter)?;
     let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(ground)));
     let mut faults = match outcome {
         Ok(Ok(())) => Vec::new(),

@@ -101,10 +101,13 @@ fn fork_bomb(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The software device of the kernel stands in for hardware.
+/// A software device of the kernel stands in for hardware; Debian's kernel has the second.
 fn rdma(ground: &Ground) -> anyhow::Result<()> {
-    ground.tool("modprobe", &["-a", "siw"])?.ok()?;
-    ground.tool("rdma", &["link", "add", "spec0", "type", "siw", "netdev", "lo"])?.ok()?;
+    let kind = match ground.tool("modprobe", &["siw"])?.code {
+        0 => "siw",
+        _ => ground.tool("modprobe", &["rdma_rxe"])?.ok().map(|_| "rxe")?,
+    };
+    ground.tool("rdma", &["link", "add", "spec0", "type", kind, "netdev", "lo"])?.ok()?;
     let outcome = (|| {
         let container = limited(ground, json!({ "rdma": { "spec0": { "hcaHandles": 3, "hcaObjects": 10_000 } } }))?;
         let found = container.cgroup_file("rdma", "rdma.max")?;

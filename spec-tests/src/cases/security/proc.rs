@@ -155,26 +155,25 @@ fn covered_proc(ground: &Ground) -> anyhow::Result<()> {
     found
 }
 
-/// The profile that every process may enter: AppArmor's own word for a process without one.
-const PROFILE: &str = "spec-tests-deny";
-
-/// A profile that denies one file, loaded while the case runs.
-fn with_profile(ground: &Ground, judge: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
+/// A profile that denies one file, loaded while the case runs. Profiles are the whole machine's: another worker must not
+/// remove this one, so that its name is the case's own.
+fn with_profile(ground: &Ground, judge: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let file = ground.directory().join("profile");
+    let profile = format!("deny-{}", ground.id());
     let rules = "  file,\n  capability,\n  network,\n  mount,\n  signal,\n  deny /denied rw,\n";
-    fs::write(&file, format!("profile {PROFILE} flags=(attach_disconnected,mediate_deleted) {{\n{rules}}}\n"))?;
+    fs::write(&file, format!("profile {profile} flags=(attach_disconnected,mediate_deleted) {{\n{rules}}}\n"))?;
     let file = file.to_string_lossy().into_owned();
     ground.tool("apparmor_parser", &["--replace", &file])?.ok()?;
-    let outcome = judge();
+    let outcome = judge(&profile);
     ground.tool("apparmor_parser", &["--remove", &file])?.ok()?;
     outcome
 }
 
 fn apparmor(ground: &Ground) -> anyhow::Result<()> {
-    with_profile(ground, || {
+    with_profile(ground, |profile| {
         let (mut bundle, place) = with_false_proc(ground)?;
         fs::write(bundle.rootfs("/denied"), "of the image")?;
-        bundle.set("/process/apparmorProfile", json!(PROFILE)).args(&["/probe", "try", "read", "/denied"]);
+        bundle.set("/process/apparmorProfile", json!(profile)).args(&["/probe", "try", "read", "/denied"]);
         if let Some(done) = unless_refused(ground.run(&bundle)?)? {
             ensure!(done.stdout.trim() == "EACCES", "under the profile: expected EACCES, found {}", done.stdout);
         }
@@ -186,11 +185,11 @@ fn apparmor(ground: &Ground) -> anyhow::Result<()> {
 }
 
 fn apparmor_exec(ground: &Ground) -> anyhow::Result<()> {
-    with_profile(ground, || {
+    with_profile(ground, |profile| {
         let mut bundle = ground.bundle()?;
         fs::write(bundle.rootfs("/denied"), "of the image")?;
         add_capability(&mut bundle, "CAP_SYS_ADMIN");
-        let container = ground.start(bundle.set("/process/apparmorProfile", json!(PROFILE)))?;
+        let container = ground.start(bundle.set("/process/apparmorProfile", json!(profile)))?;
         let covered = container.attempts(&["mount tmpfs /proc", "read /denied"])?;
         ensure!(covered == ["ok", "EACCES"], "mount, read: expected ok and EACCES, found {covered:?}");
         if let Some(done) = unless_refused(container.exec(&["/probe", "try", "read", "/denied"])?)? {
