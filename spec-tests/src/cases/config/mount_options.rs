@@ -176,7 +176,7 @@ pub(super) fn tree(ground: &Ground, before: MsFlags, options: &[&str]) -> anyhow
     let [_sub, top] = HostMount::tree(ground.directory().join("tree"), before)?;
     let mut bundle = ground.bundle()?;
     // A slave has to have a master: the mounts of a private root have none.
-    bundle.set("/linux/rootfsPropagation", json!("rslave"));
+    bundle.set("/linux/rootfsPropagation", json!("slave"));
     bundle.mount("/tmp", "bind", &top.path().to_string_lossy(), options);
     ground.facts(&bundle).with_context(|| format!("a tree that is bound with {options:?}"))
 }

@@ -126,7 +126,7 @@ fn later(ground: &Ground, option: &str, received: bool) -> anyhow::Result<()> {
     let source = HostMount::tmpfs(ground.directory().join("source"), MsFlags::empty())?;
     source.change(MsFlags::MS_SHARED)?;
     let mut bundle = ground.bundle()?;
-    bundle.set("/linux/rootfsPropagation", serde_json::json!("rslave"));
+    bundle.set("/linux/rootfsPropagation", serde_json::json!("slave"));
     bundle.mount("/tmp", "bind", &source.path().to_string_lossy(), &["rbind", option]);
     let container = ground.start(&mut bundle)?;
     let _late = HostMount::tmpfs(source.path().join("late"), MsFlags::empty())?;
