@@ -40,6 +40,11 @@ use config::Pod;
 const READY: &str = "SANDBOX_READY";
 const NOT_READY: &str = "SANDBOX_NOTREADY";
 
+/// What is in the root of a sandbox without an image.
+const ROOT_DIRECTORIES: [&str; 2] = ["proc", "dev"];
+/// Where this program is bound.
+const ROOT_FILE: &str = "pause";
+
 /// The score of pause processes in CRI (containerd's sandbox container).
 const LOW_SCORE: i32 = -998;
 /// As a bit (linux/capability.h).
@@ -125,7 +130,10 @@ impl Service {
         for task in others.into_iter().chain(sandbox) {
             task.end().await.with_context(|| format!("unable to end {}", task.id))?;
         }
-        *self.made() = None;
+        // containerd removes the bundle next, and a root with something in it stops it.
+        if let Some(made) = self.made().take() {
+            sweep(&made.task.bundle)?;
+        }
         self.shim.end_if_empty();
         Ok(())
     }
@@ -186,13 +194,42 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<()> {
         _ => {}
     }
     // Where mounts go, which a read-only root cannot be given later.
-    for name in ["proc", "dev"] {
+    for name in ROOT_DIRECTORIES {
         std::fs::create_dir_all(rootfs.join(name)).with_context(|| format!("unable to make /{name} of a sandbox"))?;
     }
-    std::fs::write(rootfs.join("pause"), "").context("unable to make /pause of a sandbox")?;
+    std::fs::write(rootfs.join(ROOT_FILE), "").context("unable to make /pause of a sandbox")?;
     let binary = std::env::current_exe().context("unable to find this program")?;
     let config = pod.config(id, netns, &binary, oom_score()?);
     brig::store::replace(&path, config.to_string().as_bytes(), 0o600)
+}
+
+/// Empties the root that [`prepare`] has made, and leaves any other as it is.
+///
+/// # Errors
+/// It cannot be read, or something in it cannot be removed.
+pub fn sweep(bundle: &Path) -> Result<()> {
+    let rootfs = bundle.join("rootfs");
+    let unable = || format!("unable to empty {}", rootfs.display());
+    let mut names = Vec::new();
+    match std::fs::read_dir(&rootfs) {
+        Ok(entries) => {
+            for entry in entries {
+                names.push(entry.with_context(unable)?.file_name());
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(unable),
+    }
+    let ours = |name: &std::ffi::OsString| name == ROOT_FILE || ROOT_DIRECTORIES.iter().any(|one| name == one);
+    if !names.iter().all(ours) || !names.iter().any(|name| name == ROOT_FILE) {
+        return Ok(());
+    }
+    for name in &names {
+        let path = rootfs.join(name);
+        let removed = if name == ROOT_FILE { std::fs::remove_file(&path) } else { std::fs::remove_dir(&path) };
+        removed.with_context(|| format!("unable to remove {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// A pod's pause process is the last that the kernel's killer is to choose, as CRI has it; without the capability to
@@ -334,6 +371,25 @@ mod tests {
         std::fs::write(&path, "{}").unwrap();
         prepare(bundle.path(), "box", "", &Pod::default()).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn the_root_that_was_made_is_emptied_and_another_is_left_alone() {
+        let bundle = tempfile::tempdir().unwrap();
+        let rootfs = bundle.path().join("rootfs");
+        let count = || std::fs::read_dir(&rootfs).unwrap().count();
+        sweep(bundle.path()).unwrap();
+        prepare(bundle.path(), "box", "", &Pod::default()).unwrap();
+        sweep(bundle.path()).unwrap();
+        assert_eq!(count(), 0);
+        sweep(bundle.path()).unwrap();
+        std::fs::create_dir(rootfs.join("proc")).unwrap();
+        sweep(bundle.path()).unwrap();
+        assert_eq!(count(), 1, "an image's empty root");
+        std::fs::write(rootfs.join("pause"), "").unwrap();
+        std::fs::write(rootfs.join("more"), "").unwrap();
+        sweep(bundle.path()).unwrap();
+        assert_eq!(count(), 3, "a root with something else in it");
     }
 
     #[test]

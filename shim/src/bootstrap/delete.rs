@@ -15,6 +15,7 @@ use crate::bundle::Kept;
 use crate::events::timestamp;
 use crate::rootfs;
 use crate::runtime::Runtime;
+use crate::sandbox;
 
 /// The status of a process that SIGKILL ended.
 const KILLED: u32 = 128 + libc::SIGKILL.cast_unsigned();
@@ -32,6 +33,7 @@ pub fn run(args: &Args) -> Result<()> {
         Runtime::new(&kept).delete_own(&args.id, &bundle)?;
     }
     rootfs::unmount(&bundle.join("rootfs"))?;
+    sandbox::sweep(&bundle)?;
     // A server that was killed has left its socket.
     if let Ok(address) = std::fs::read_to_string(bundle.join("address"))
         && let Some(path) = address.strip_prefix("unix://").map(Path::new)
