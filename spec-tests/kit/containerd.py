@@ -38,11 +38,13 @@ class Containerd:
     name = "containerd"
     # Where the programs are; the first is the generation that a suite starts with.
     generations = ("1.6",)
+    namespace = None
 
     def __init__(self, place, shim, label="c"):
         self.place, self.shim = place, Path(shim)
+        self.parent = isolate.cgroup_parent(place)
         # ctr's containers have /NAMESPACE/ID as cgroup, so the suite's parent is the namespace.
-        self.namespace = self.parent = isolate.cgroup_parent(place)
+        self.namespace = self.namespace or self.parent
         self.base = place / label
         self.base.mkdir()
         self.programs = self.base / "bin"
@@ -51,7 +53,7 @@ class Containerd:
             (self.programs / name).symlink_to(shim)
         self.socket = self.base / "containerd.sock"
         self.config = self.base / "config.toml"
-        self.config.write_text(_CONFIG.format(base=self.base))
+        self.config.write_text(self.configuration())
         self.log = open(self.base / "containerd.log", "w+")
         self.generation, self.daemon = None, None
         # A current ctr warns of cgroup v1 on the stream that tests compare.
@@ -59,6 +61,10 @@ class Containerd:
         self.others = []
         self.run_daemon(self.generations[0])
         self.load(BUSYBOX, images.busybox_tar(self.base / "busybox.tar"))
+
+    def configuration(self):
+        """The daemon's config.toml."""
+        return _CONFIG.format(base=self.base)
 
     def run_daemon(self, generation=None):
         """Starts the daemon; on what an earlier one left, whatever generation that was."""
@@ -100,9 +106,9 @@ class Containerd:
     def __call__(self, *args, timeout=30, **options):
         return run(*self.command(*args), timeout=timeout, **options)
 
-    def load(self, name, tar):
-        """Makes an image of one layer."""
-        archive = images.oci_archive(self.base / "image.tar", tar, name)
+    def load(self, name, tar, **config):
+        """Makes an image of one layer; `config` is what the image says of its containers."""
+        archive = images.oci_archive(self.base / "image.tar", tar, name, **config)
         self("images", "import", archive, timeout=120)
         archive.unlink()
         tar.unlink()

@@ -16,8 +16,12 @@ from kit.commands import run
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 DEBIAN_PACKAGES = "nginx-light,python3-minimal,systemd-sysv,dbus,gosu"
-PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
+PASSWD = ("root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
+          "nobody:x:65534:65534:nobody:/:/bin/sh\n")
 GROUP = "root:x:0:\napp:x:1000:\nextra:x:2000:app\n"
+
+# What spec-tests/beds builds from Go modules.
+MODULES = ("buildkit", "containerd2", "cri-tools", "nerdctl")
 
 
 def prepare(needs):
@@ -28,8 +32,8 @@ def prepare(needs):
         probe()
         if "debian" in needs:
             debian()
-    if "containerd2" in needs:
-        containerd2()
+    for name in sorted(needs & set(MODULES)):
+        module(name)
 
 
 def probe():
@@ -60,14 +64,20 @@ def debian():
 
 
 def containerd2():
-    """The directory with the programs of a current containerd; built once, see spec-tests/beds/containerd2."""
-    program = host.TOP / "spec-tests" / "beds" / "containerd2"
+    """The directory with the programs of a current containerd."""
+    return module("containerd2")
+
+
+def module(name):
+    """The directory with a Go module's programs, built once; spec-tests/beds/NAME tells which."""
+    program = host.TOP / "spec-tests" / "beds" / name
     done = subprocess.run([program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
     return Path(done.stdout.strip())
 
 
-def busybox_tar(path):
-    """Writes a tar of a small system: busybox and its links, two users, the probe, and a setuid copy of it."""
+def busybox_tar(path, files=None):
+    """Writes a tar of a small system: busybox and its links, users, the probe, and a setuid copy of it; then `files`,
+    {path: (text, mode)}, in whose directories there is nothing else that is new."""
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
     with tarfile.open(path, "w") as tar:
         for name in ("bin", "sbin", "etc", "root", "home", "home/app", "proc", "sys", "dev", "run", "var", "srv"):
@@ -82,15 +92,19 @@ def busybox_tar(path):
         _file(tar, "etc/passwd", PASSWD.encode(), 0o644)
         _file(tar, "etc/group", GROUP.encode(), 0o644)
         _file(tar, "etc/plain", b"not a program\n", 0o644)
+        for name, (text, mode) in (files or {}).items():
+            _file(tar, name, text.encode(), mode)
     return path
 
 
-def oci_archive(path, layer, name):
-    """Writes an OCI archive: an image of that name with one layer, which is a tar file."""
+def oci_archive(path, layer, name, **config):
+    """Writes an OCI archive: an image of that name with one layer, which is a tar file. `config` is the image's own:
+    Cmd, Entrypoint, User, Env."""
     with open(layer, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-    config = json.dumps({"architecture": machine, "os": "linux", "config": {"Cmd": ["sh"], "Env": ["PATH=/bin:/sbin"]},
+    config = json.dumps({"architecture": machine, "os": "linux",
+                         "config": {"Cmd": ["sh"], "Env": ["PATH=/bin:/sbin"], **config},
                          "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}}).encode()
     media = "application/vnd.oci.image"
 

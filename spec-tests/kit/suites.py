@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from kit.buildah import Buildah
 from kit.bundle import Runtime, SystemdRuntime
 from kit.containerd import Containerd, Containerd2, ContainerdInBed, ContainerdOverRunc
+from kit.cri import Cri, CriBelowSystemd
 from kit.docker import Docker, DockerWithoutNetwork, DockerWithShim, DockerWithUserns
 from kit.podman import Podman
 from kit.shim import Shim, ShimInBed
@@ -40,6 +41,9 @@ SUITES = {
     "containerd-2": Suite(
         Containerd2, [f"clients.containerd_{part}" for part in (*_CONTAINERD, "generations", "sandbox")],
         needs={"containerd2"}, subject=_SHIM),
+    "cri": Suite(Cri, ["clients.cri_pods", "clients.cri_critest"], needs={"containerd2", "cri-tools"}, subject=_SHIM),
+    "cri-systemd": Suite(CriBelowSystemd, ["clients.cri_pods", "clients.cri_critest", "clients.cri_systemd"],
+                         bed=["uml", "--mem=3G", "--systemd"], needs={"containerd2", "cri-tools"}, subject=_SHIM),
     "docker": Suite(Docker, [f"clients.docker_{part}" for part in _DOCKER], needs={"debian"}),
     "docker-userns": Suite(DockerWithUserns, ["clients.docker_userns"]),
     "docker-v2": Suite(DockerWithoutNetwork, [f"clients.docker_{part}" for part in ("limits", "privileged", "v2")],
