@@ -127,6 +127,7 @@ fn pause_pids_stats_and_update_work_and_a_paused_container_can_be_killed() {
     shim.kill("", libc::SIGKILL, false).unwrap();
     assert_eq!(shim.wait("").unwrap(), 137);
     shim.delete("").unwrap();
+    wait(|| bed.story().last().is_some_and(|last| last == "delete 137"));
     let story = bed.story();
     assert_eq!(count(&story)["paused"], 2);
     assert_eq!(count(&story)["resumed"], 1);
@@ -150,6 +151,7 @@ fn processes_of_a_shared_pid_namespace_end_with_init() {
     assert_eq!(shim.wait("").unwrap(), 143);
     wait(|| processes.iter().all(|process| !Path::new(&format!("/proc/{}", process.pid)).exists()));
     shim.delete("").unwrap();
+    wait(|| bed.story().last().is_some_and(|last| last == "delete 143"));
     let story = bed.story();
     let place = |line: &str| story.iter().position(|one| one == line).unwrap();
     assert!(place("exit e 137") < place(&format!("exit {} 143", bundle.id)), "{story:?}");
