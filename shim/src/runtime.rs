@@ -208,7 +208,7 @@ impl Runtime {
     /// Kills and removes the container of this id, if it is this bundle's: another daemon may have one of the same id.
     pub fn delete_own(&self, id: &str, bundle: &Path) -> Result<()> {
         match self.status(id) {
-            Ok((_, of)) if of != bundle => {
+            Ok((_, of)) if !is_same_place(&of, bundle) => {
                 tracing::warn!(id, "left alone: the container of this id is of the bundle {}", of.display());
                 Ok(())
             }
@@ -286,6 +286,11 @@ impl Runtime {
     }
 }
 
+/// Whether two paths lead to one directory; one that is gone is known by its name alone.
+fn is_same_place(one: &Path, other: &Path) -> bool {
+    one == other || std::fs::canonicalize(one).is_ok_and(|one| std::fs::canonicalize(other).is_ok_and(|other| one == other))
+}
+
 fn console(streams: Streams) -> (Console, Stdio) {
     match streams {
         Streams::Terminal => (Console::Caller, Stdio::Inherit),
@@ -328,6 +333,16 @@ async fn on_pool<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 's
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bundle_by_another_name_is_the_same() {
+        let bundle = tempfile::tempdir().unwrap();
+        let name = bundle.path().file_name().unwrap();
+        assert!(is_same_place(&bundle.path().join("..").join(name), bundle.path()));
+        assert!(!is_same_place(Path::new("/"), bundle.path()));
+        assert!(is_same_place(Path::new("/nowhere"), Path::new("/nowhere")));
+        assert!(!is_same_place(Path::new("/nowhere"), Path::new("/nor/here")));
+    }
 
     #[test]
     fn a_binary_name_of_brig_s_own_is_the_engine() {
