@@ -92,7 +92,7 @@ fn end_all() -> anyhow::Result<()> {
 }
 
 /// Children of all threads of this process: each worker has one that attends it.
-fn children() -> anyhow::Result<Vec<Pid>> {
+pub(super) fn children() -> anyhow::Result<Vec<Pid>> {
     let mut found = Vec::new();
     for task in fs::read_dir("/proc/self/task")? {
         // A thread that has ended meanwhile has left its children to the others.

@@ -21,6 +21,7 @@ mod run;
 mod shelter;
 mod terminal;
 mod twins;
+mod watch;
 
 pub use bundle::Bundle;
 pub use case::{Case, Level, Need, Report, Verdict};

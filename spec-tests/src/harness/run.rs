@@ -16,7 +16,7 @@ use nix::unistd::getppid;
 
 use super::leaks::Baseline;
 use super::shelter::Shelter;
-use super::{Case, Ground, Report, Verdict, command};
+use super::{Case, Ground, Report, Verdict, command, watch};
 
 /// What to run, and against what.
 #[derive(Clone, Debug)]
@@ -183,12 +183,15 @@ fn judge(case: &Case, ground: &Ground, shelter: &Shelter) -> Report {
 
 fn verdict(case: &Case, ground: &Ground, shelter: &Shelter) -> anyhow::Result<Verdict> {
     let baseline = Baseline::take(ground, shelter)?;
-    let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(ground)));
+    // A case is a few commands and waits, each with a deadline of its own.
+    let limit = command::deadline() * 5;
+    let (outcome, late) = watch::within(limit, || catch_unwind(AssertUnwindSafe(|| (case.run)(ground))));
     let mut faults = match outcome {
         Ok(Ok(())) => Vec::new(),
         Ok(Err(error)) => vec![format!("{error:#}")],
         Err(_) => vec!["the case panicked".to_owned()],
     };
+    faults.extend(late.then(|| format!("it was not done after {} s: its processes were killed", limit.as_secs())));
     faults.extend(ground.clean_up()?);
     faults.extend(baseline.leaks(ground)?.into_iter().map(|leak| format!("left behind: {leak}")));
     ground.sweep()?;
