@@ -60,6 +60,7 @@ pub const ALL: &[&[Case]] = &[
     security::descriptors::CASES,
     security::process::CASES,
     security::cgroup::CASES,
+    security::console::CASES,
     features::CASES,
     runc::usage::CASES,
     runc::bundles::CASES,

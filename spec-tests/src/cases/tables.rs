@@ -72,7 +72,9 @@ fn requirements_name_cases_or_a_reason() {
         if row.cases.is_empty() != row.none.as_deref().is_some_and(|why| !why.trim().is_empty()) {
             faults.push(format!("{place}: expected either cases or a reason why there is none"));
         }
-        if !matches!(row.level, Level::Must | Level::Should) {
+        // Attacks stand in no chapter of the specification.
+        let is_attack = row.level == Level::Security && !row.section.contains(".md");
+        if !is_attack && !matches!(row.level, Level::Must | Level::Should) {
             faults.push(format!("{place}: {:?} is no level of the specification", row.level));
         }
         let unknown = row.cases.iter().filter(|name| !names.contains(name.as_str()));
@@ -91,6 +93,21 @@ fn each_case_of_the_specification_judges_a_requirement() {
         .map(|case| case.name)
         .collect();
     assert!(lost.is_empty(), "in no table of data/requirements: {lost:#?}");
+}
+
+#[test]
+fn each_attack_is_in_the_table_of_attacks() {
+    let named: BTreeSet<(String, String)> = requirements()
+        .into_iter()
+        .flat_map(|(_, row)| row.cases.into_iter().map(move |case| (row.section.clone(), case)))
+        .collect();
+    let attacks = cases().filter(|case| case.level == Level::Security && !case.section.contains(':'));
+    let lost: Vec<&str> = attacks
+        .filter(|case| !case.section.contains(".md"))
+        .filter(|case| !named.contains(&(case.section.to_owned(), case.name.to_owned())))
+        .map(|case| case.name)
+        .collect();
+    assert!(lost.is_empty(), "in no row of data/requirements/security.json: {lost:#?}");
 }
 
 fn chapter(section: &str) -> String {

@@ -37,7 +37,7 @@ pub const CHECKPOINT: Verb = Verb {
         UNIX,
         SHELL_JOB,
         LAZY_PAGES,
-        Flag::value("status-fd", "", "FD", "gets a NUL byte once lazy pages can be asked for"),
+        Flag::number("status-fd", "", "FD", "gets a NUL byte once lazy pages can be asked for"),
         Flag::value("page-server", "", "ADDRESS:PORT", "send memory pages there"),
         FILE_LOCKS,
         Flag::switch("pre-dump", "", "save memory alone, and let the container go on"),

@@ -1,10 +1,13 @@
 //! state, list, ps and events: what they print.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::RUNC;
-use crate::harness::{Case, Done, Ground, Level, Twin};
+use crate::harness::{Case, Done, Ground, Level, Need, Twin};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Runc, run).on(RUNC)
@@ -23,6 +26,8 @@ pub const CASES: &[Case] = &[
     case("ps in each state ends as runc's", "runc: ps", ps_states),
     case("events --stats has runc's shape", "runc: events", stats),
     case("events of a container in the wrong state end as runc's", "runc: events", events_states),
+    case("events tells the use of resources at each interval, until the container ends", "runc: events", stream)
+        .on(&[Need::Program("runc"), Need::Controller("memory")]),
 ];
 
 fn states(ground: &Ground) -> anyhow::Result<()> {
@@ -176,4 +181,29 @@ fn events_states(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?.lines(&["events --interval 0s {id}", "events --interval -1s {id}", "events --stats --interval 0 {id}"])?;
     twins.stopped()?.lines(&["events --stats {id}", "events {id}", "events --interval 0s {id}"])?.equal()
+}
+
+/// Two looks of the stream, and how it ends when the container does.
+fn stream(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?.see("events --interval 100ms {id}", |twin| {
+        let mut command = twin.command(&["events", "--interval", "100ms", "{id}"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
+        let mut seen = Vec::new();
+        for line in lines {
+            let event: Value = serde_json::from_str(&line?)?;
+            let current = event["data"]["pids"]["current"].as_u64().unwrap_or_default();
+            seen.push(format!("{} {} {current}", event["type"], event["id"]));
+            if seen.len() == 2 {
+                twin.call(&["kill", "{id}", "KILL"])?.ok()?;
+                // It is our child; unless it is waited for, it is not gone. On v1, runc's stream ends with the cgroup.
+                twin.wait()?;
+                twin.call(&["delete", "{id}"])?.ok()?;
+            }
+        }
+        seen.truncate(2);
+        Ok(format!("{} then {}", seen.join(", "), child.wait()?))
+    })?;
+    twins.line("state {id}")?.equal()
 }

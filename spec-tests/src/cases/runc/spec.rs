@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     case("features has runc's properties", "runc: features", features),
     case("checkpoint refuses what it must as runc does", "runc: checkpoint and restore", checkpoint),
     case("restore refuses what it must as runc does", "runc: checkpoint and restore", restore),
+    case("wrong values for flags of checkpoint and restore end as runc's", "runc: checkpoint and restore", values),
 ];
 
 fn written(twins: &Twins, name: &str, file: &str) -> anyhow::Result<()> {
@@ -118,4 +119,20 @@ fn restore(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.bundle(|_| ())?;
     twins.lines(&["restore x", "restore -b {dir}/none x", "restore --image-path {dir}/none -b {bundle} {id}", "state {id}"])?.equal()
+}
+
+fn values(ground: &Ground) -> anyhow::Result<()> {
+    let mut twins = ground.twins()?;
+    twins.started()?.each(|twin| Ok(fs::write(twin.directory().join("file"), "")?))?;
+    for flags in [
+        "--manage-cgroups-mode bogus", "--page-server nowhere", "--page-server nowhere:port", "--empty-ns bogus",
+        "--image-path {dir}/file", "--work-path {dir}/file/below", "--status-fd many", "--leave-running=maybe",
+    ] {
+        twins.line(&format!("checkpoint {flags} {{id}}"))?;
+    }
+    twins.line("state {id}")?.stopped()?.line("delete {id}")?;
+    for flags in ["--manage-cgroups-mode bogus", "--empty-ns bogus", "--image-path {dir}/file", "--detach=maybe"] {
+        twins.line(&format!("restore {flags} -b {{bundle}} {{id}}"))?;
+    }
+    twins.line("state {id}")?.equal()
 }

@@ -3,6 +3,7 @@
 //! An attack that a runtime refuses has failed as much as one that it contains; both are right.
 
 pub mod cgroup;
+pub mod console;
 pub mod descriptors;
 pub mod links;
 pub mod proc;

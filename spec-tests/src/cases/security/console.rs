@@ -1,0 +1,108 @@
+//! The mount at /dev/console is the terminal's own, whatever lies at /dev/pts and /dev/console.
+//!
+//! A runtime that binds the path /dev/pts/N over /dev/console binds what a neighbour has put there meanwhile: a link to
+//! a file of /proc, writable, before masks and read-only paths are made.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, ensure};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde_json::json;
+
+use super::{unless_refused, without_mounts};
+use crate::harness::{Bundle, Case, ConsoleSocket, Ground, Level};
+
+const SECTION: &str = "CVE-2025-52565";
+
+/// A link that stands still, and one that does not.
+pub const CASES: &[Case] = &[
+    Case::new("a /dev/console of the image that is a link is not mounted on", SECTION, Level::Security, link),
+    Case::new("a terminal's name that is swapped for a link is not mounted", SECTION, Level::Security, swapped),
+];
+
+/// What an attacker wants to write to, and nobody is hurt by.
+const WANTED: &str = "/proc/sys/kernel/domainname";
+
+/// Creates the bundle with a terminal. Where that is not refused, no file of /proc may be mounted anywhere, and nothing
+/// may be mounted on one.
+fn judge(ground: &Ground, bundle: &Bundle) -> anyhow::Result<()> {
+    let socket = ConsoleSocket::listen(ground)?;
+    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+    let (path, pid_path) = (bundle.path().to_string_lossy().into_owned(), pid_file.to_string_lossy().into_owned());
+    let console = socket.path().to_string_lossy().into_owned();
+    let words = ["create", "--bundle", &path, "--pid-file", &pid_path, "--console-socket", &console, &id];
+    if unless_refused(ground.call(&words)?)?.is_none() {
+        return Ok(());
+    }
+    let pid = fs::read_to_string(&pid_file)?;
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", pid.trim())).context("init's mounts")?;
+    ground.call(&["delete", "--force", &id])?.ok()?;
+    for line in mounts.lines() {
+        let (place, kind) = line.split_once(" - ").context("a line of mountinfo")?;
+        let mut words = place.split(' ').skip(3);
+        let (root, point) = words.next().zip(words.next()).context("a line of mountinfo")?;
+        let is_file_of_proc = kind.starts_with("proc ") && root != "/";
+        ensure!(!is_file_of_proc && !point.starts_with("/proc/"), "expected no mount of or on a file of /proc: {line}");
+    }
+    Ok(())
+}
+
+fn with_terminal(ground: &Ground) -> anyhow::Result<Bundle> {
+    let mut bundle = ground.bundle()?;
+    bundle.set("/process/terminal", json!(true)).args(&["/probe", "wait"]);
+    without_mounts(&mut bundle, "/dev");
+    Ok(bundle)
+}
+
+fn link(ground: &Ground) -> anyhow::Result<()> {
+    let bundle = with_terminal(ground)?;
+    symlink(WANTED, bundle.rootfs("/dev/console"))?;
+    bundle.write()?;
+    judge(ground, &bundle)?;
+    // And with a devpts of the container's own, as every engine has it.
+    let mut bundle = with_terminal(ground)?;
+    symlink(WANTED, bundle.rootfs("/dev/console"))?;
+    devpts(&mut bundle).write()?;
+    judge(ground, &bundle)
+}
+
+fn devpts(bundle: &mut Bundle) -> &mut Bundle {
+    bundle.mount("/dev/pts", "devpts", "devpts", &["newinstance", "ptmxmode=0666", "mode=0620"])
+}
+
+/// /dev is a volume that a neighbour writes to: it swaps the directory that devpts is mounted on with one of links, and
+/// the file that the terminal is mounted on with a link.
+fn swapped(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = with_terminal(ground)?;
+    let volume = ground.directory().join("volume");
+    for directory in ["pts", "links"] {
+        fs::create_dir_all(volume.join(directory))?;
+    }
+    for name in ["0", "1", "2"] {
+        symlink(WANTED, volume.join("links").join(name))?;
+    }
+    fs::write(volume.join("console"), "")?;
+    symlink(WANTED, volume.join("other"))?;
+    bundle.mount("/dev", "bind", &volume.to_string_lossy(), &["rbind", "rw"]);
+    devpts(&mut bundle).write()?;
+    let (stop, volume) = (AtomicBool::new(false), &volume);
+    std::thread::scope(|scope| {
+        let swap = |one: &str, other: &str| {
+            renameat_with(CWD, volume.join(one), CWD, volume.join(other), RenameFlags::EXCHANGE)
+        };
+        let stop = &stop;
+        let swapper = scope.spawn(move || -> rustix::io::Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                swap("pts", "links")?;
+                swap("console", "other")?;
+            }
+            Ok(())
+        });
+        let runs = (0..10).try_for_each(|_| judge(ground, &bundle));
+        stop.store(true, Ordering::Relaxed);
+        let swapped = swapper.join().map_err(|_| anyhow::anyhow!("the swapping thread panicked"));
+        swapped.and_then(|result| Ok(result?)).and(runs)
+    })
+}
