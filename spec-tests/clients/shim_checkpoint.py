@@ -77,28 +77,6 @@ def goes_on(shim):
     one.finish()
 
 
-@scenario("the same where another runtime's command has the container", deadline=120)
-def elsewhere(shim):
-    images = shim.place / "of-runc"
-    for name in ("one", "back"):
-        options_of = any_of("containerd.runc.v1.Options", {6: "runc", 7: str(shim.place / "records-of-runc")})
-        one = shim.container(name, args=COUNTER, options=options_of).launch()
-        out = Reader(one.bundle / "out")
-        one.create(stdout=out.path, checkpoint=str(images) if name == "back" else "")
-        pid = one.call("Start", 60)[1][0]
-        wait_until(lambda: len(numbers(out)) > 2, "numbers", 20)
-        equal((one.status(), one.call("State")[3]), (RUNNING, [pid]), "status and pid")
-        if name == "one":
-            one.call("Checkpoint", 60, path=str(images), options=options(exit=1))
-            equal(one.wait(), 137, "the exit status of a container that was saved")
-            last = numbers(out)[-1]
-            equal(one.delete(), 137, "the deleted task's exit status")
-            one.shutdown()
-        else:
-            check(numbers(out)[0] in (last, last + 1), f"it goes on: {last}, then {numbers(out)[0]}")
-            one.finish()
-
-
 @scenario("options that say nothing sensible are errors, and so is a checkpoint without a path", deadline=60)
 def wrong_options(shim):
     one = shim.container()
@@ -126,3 +104,25 @@ def no_images(shim):
     one.events_until("delete")
     equal(one.daemon.topics("one"), ["create", "delete"], "events")
     one.shutdown()
+
+
+@scenario("there and back where another runtime's command has the container", deadline=120)
+def elsewhere(shim):
+    images = shim.place / "of-runc"
+    for name in ("one", "back"):
+        options_of = any_of("containerd.runc.v1.Options", {6: "runc", 7: str(shim.place / "records-of-runc")})
+        one = shim.container(name, args=COUNTER, options=options_of).launch()
+        out = Reader(one.bundle / "out")
+        one.create(stdout=out.path, checkpoint=str(images) if name == "back" else "")
+        pid = one.call("Start", 60)[1][0]
+        wait_until(lambda: len(numbers(out)) > 2, "numbers", 20)
+        equal((one.status(), one.call("State")[3]), (RUNNING, [pid]), "status and pid")
+        if name == "one":
+            one.call("Checkpoint", 60, path=str(images), options=options(exit=1))
+            equal(one.wait(), 137, "the exit status of a container that was saved")
+            last = numbers(out)[-1]
+            equal(one.delete(), 137, "the deleted task's exit status")
+            one.shutdown()
+        else:
+            check(numbers(out)[0] in (last, last + 1), f"it goes on: {last}, then {numbers(out)[0]}")
+            one.finish()
