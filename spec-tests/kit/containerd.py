@@ -70,9 +70,15 @@ class Containerd:
         """Starts the daemon; on what an earlier one left, whatever generation that was."""
         self.generation = generation or self.generation
         environment = {**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}"}
-        self.daemon = subprocess.Popen([self._program("containerd"), "--config", self.config], env=environment,
+        # It looks for shims in its own directory before those of PATH.
+        self.daemon = subprocess.Popen([self._program("containerd"), "--config", self.config], env=environment, cwd="/",
                                        stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
-        wait_until(self._answers, "containerd to answer", 30)
+        try:
+            wait_until(self._answers, "containerd to answer", 30)
+        except Failure:
+            self.daemon.kill()
+            self.daemon.wait()
+            raise Failure("containerd does not answer: " + self.log_text())
 
     def _program(self, name):
         if self.generation == "1.6":

@@ -142,6 +142,7 @@ class Cri(Containerd):
         return text
 
     def _answers(self):
+        """Whether crictl gets an answer, of a daemon that runs."""
         # The plugin answers when it has looked at all pods that an earlier daemon has left.
         return super()._answers() and self.crictl("version", code=None).code == 0
 

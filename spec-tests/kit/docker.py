@@ -26,7 +26,7 @@ class Docker:
         self.log = open(self.base / "dockerd.log", "w+")
         self.parent = isolate.cgroup_parent(place)
         config = self.base / "daemon.json"
-        config.write_text(json.dumps({"runtimes": {"tested": {"path": str(runtime)}}, "default-runtime": "tested"}))
+        config.write_text(self.configuration())
         # What lies in `programs` is found before the system's programs of that name.
         path = ":".join(str(part) for part in (programs, os.environ["PATH"]) if part)
         self.daemon = subprocess.Popen(
@@ -35,6 +35,10 @@ class Docker:
              *daemon_options], stdout=self.log, stderr=self.log, env={**os.environ, "PATH": path})
         wait_until(self._answers, "dockerd to answer", 60)
         self.load(BUSYBOX, images.busybox_tar(self.base / "busybox.tar"), 'CMD ["sh"]')
+
+    def configuration(self):
+        """The daemon's daemon.json."""
+        return json.dumps({"runtimes": {"tested": {"path": str(self.runtime)}}, "default-runtime": "tested"})
 
     def _answers(self):
         if self.daemon.poll() is not None:
