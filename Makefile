@@ -44,7 +44,7 @@ matrix: brig
 	spec-tests/matrix --run --youki
 
 ## bench: brig, its peers and what the kernel alone charges, interleaved; ends with 1 when a budget is missed
-bench: brig
+bench: build
 	spec-tests/beds/install
 	benches/bench
 

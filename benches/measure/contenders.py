@@ -8,6 +8,8 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 CACHE = TOP / "target" / "benches"
+# Where spec-tests/beds/youki puts what it builds.
+YOUKI = TOP / "target" / "beds" / "youki" / "bin" / "youki"
 
 
 class Runtime:
@@ -50,7 +52,8 @@ class Runtime:
         return [self.delete_by_force(ident)]
 
     def list(self):
-        return self._verb("list", "-q")
+        # youki knows no -q.
+        return self._verb("list", *([] if self.name == "youki" else ["-q"]))
 
     def pid(self, ident):
         """The pid of init."""
@@ -130,7 +133,7 @@ def find(names, place):
         if name == "limit":
             found.append(Limit(place))
             continue
-        program = TOP / "brig" if name == "brig" else shutil.which(name)
+        program = {"brig": TOP / "brig", "youki": YOUKI}.get(name) or shutil.which(name)
         if program is None or not Path(program).exists():
             sys.exit(f"bench: {name} is not there; spec-tests/beds/install installs the peers, `make build` builds brig")
         found.append(Runtime(Path(name).name, program, place))

@@ -1,7 +1,10 @@
 """What was measured, beside what was promised: rows, a table, Markdown."""
 
+import json
 import os
 import platform
+import re
+import sys
 import tomllib
 from dataclasses import dataclass
 
@@ -74,6 +77,66 @@ def markdown(rows):
     """The same as a table of Markdown."""
     body = ["| " + " | ".join(row.cells()) + " |" for row in rows]
     return "\n".join(["| " + " | ".join(HEAD) + " |", "|---|---:|---|---:|---:|---:|---|", *body])
+
+
+GROUP_TITLES = {
+    "verbs": "Each verb alone, milliseconds", "growth": "What grows: `run` with more of it",
+    "seccomp": "Docker's seccomp profile, three architectures", "scale": "Many containers, 16 at a time",
+    "memory": "Memory (UML bed)", "binary": "The binary"}
+
+
+def write_results(directory):
+    """Puts what results.json and the shim's files in `directory` hold between the marks of RESULTS.md and README.md."""
+    written = directory / "results.json"
+    if not written.exists():
+        sys.exit(f"bench: {written} is not there: --write-results wants a run before it, or with it")
+    facts = json.loads(written.read_text())
+    versions = "; ".join(f"{name}: {version}" for name, version in facts["versions"].items())
+    head = f"{facts['machine']}; {facts['rounds']} rounds, medians; load average before it {facts['load']:.1f}."
+    head += f"\n\n{versions}."
+    parts = [head]
+    for group, title in GROUP_TITLES.items():
+        if group in facts["tables"]:
+            parts.append(f"### {title}\n\n{facts['tables'][group]}")
+    if "verbs" in facts:
+        parts.append("### Spread: median (10th to 90th of a hundred), milliseconds\n\n" + spread(facts["verbs"]))
+    if facts.get("obstacles"):
+        parts.append("### What was missed\n\n" + "\n".join(f"- {line.strip()}" for line in facts["obstacles"]))
+    for shim in sorted(directory.glob("shim-*.json")):
+        found = json.loads(shim.read_text())
+        parts.append(f"### The shim, below containerd {found['generation']}, against the Go shim it ships\n\n"
+                     f"{found['table']}")
+    between_marks(TOP / "benches" / "RESULTS.md", "\n\n".join(parts))
+    if "verbs" in facts:
+        between_marks(TOP / "README.md", f"{short(facts['verbs'])}\n\n{head}")
+
+
+def between_marks(path, text):
+    """Replaces what stands between the marks `<!-- measured -->` and `<!-- end -->` of a file."""
+    whole, count = re.subn(r"(<!-- measured -->\n).*?(<!-- end -->)", lambda found: f"{found[1]}{text}\n{found[2]}",
+                           path.read_text(), flags=re.S)
+    if count != 1:
+        sys.exit(f"bench: {path} lacks the marks for what was measured")
+    path.write_text(whole)
+
+
+def spread(verbs):
+    """A table of {verb: {contender: summary}}."""
+    names = list(next(iter(verbs.values())))
+    lines = ["| verb | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    for verb, series in verbs.items():
+        cells = [f"{one['median']:.2f} ({one['p10']:.2f} to {one['p90']:.2f})" for one in series.values()]
+        lines.append(f"| {verb} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def short(verbs):
+    """The table of the README: medians alone."""
+    names = list(next(iter(verbs.values())))
+    lines = ["| ms | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    lines += [f"| {verb} | " + " | ".join(f"{one['median']:.2f}" for one in series.values()) + " |"
+              for verb, series in verbs.items()]
+    return "\n".join(lines)
 
 
 def machine():
