@@ -70,7 +70,7 @@ impl Engine {
         if options.leave_running || options.pre_dump {
             return Ok(());
         }
-        container.end(Status::Stopped)?;
+        container.end(Status::Stopped, container.init()?)?;
         container.forget(self.oom_is_watched)
     }
 }

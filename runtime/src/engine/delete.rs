@@ -1,7 +1,7 @@
 //! delete: the end of a container, and the mending of one that was only half made.
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::{Container, Engine, Status};
@@ -50,14 +50,14 @@ impl Engine {
         };
         let container = Container { id: id.to_owned(), entry, record };
         // The lock is ours, so nobody is creating.
-        let status = match container.status()? {
-            Status::Creating => Status::Stopped,
-            status => status,
+        let (status, init) = match container.look()? {
+            (Status::Creating, init) => (Status::Stopped, init),
+            other => other,
         };
         if !force {
             allow(Verb::Delete, status, id)?;
         }
-        container.end(status)?;
+        container.end(status, init)?;
         container.forget(self.oom_is_watched)
     }
 }
@@ -71,9 +71,9 @@ fn kill_unfinished(entry: &Entry) -> Result<()> {
 }
 
 impl Container {
-    /// Kills every process, and waits for the end of init.
-    pub(super) fn end(&self, status: Status) -> Result<()> {
-        if let Some(init) = self.init()? {
+    /// Kills every process, and waits for the end of `init`, a pidfd.
+    pub(super) fn end(&self, status: Status, init: Option<OwnedFd>) -> Result<()> {
+        if let Some(init) = init {
             match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
                 Err(error) if error.errno() != nix::errno::Errno::ESRCH => return Err(error.into()),
                 _ => {}

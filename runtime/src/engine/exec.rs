@@ -29,8 +29,8 @@ impl Engine {
     pub fn exec(&self, id: &str, options: ExecOptions) -> Result<Launched> {
         let phase = trace::phase("plan");
         let container = self.load(id)?;
-        allow(Verb::Exec { ignore_paused: options.ignore_paused }, container.status()?, id)?;
-        let init = container.init()?;
+        let (status, init) = container.look()?;
+        allow(Verb::Exec { ignore_paused: options.ignore_paused }, status, id)?;
         let init = init.ok_or_else(|| Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"))?;
         let mut spec = container.spec()?;
         annotations::settle(&mut spec);

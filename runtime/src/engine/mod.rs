@@ -186,7 +186,8 @@ impl Container {
     /// Stops and deletes it, with its poststop hooks, after a hook of its start has failed (runtime.md, Lifecycle).
     /// That hook is what the caller hears of; what goes wrong here is a warning, and delete can be called again.
     fn destroy(&self) {
-        if let Err(error) = self.end(Status::Running).and_then(|()| self.forget(false)) {
+        let ended = self.init().and_then(|init| self.end(Status::Running, init));
+        if let Err(error) = ended.and_then(|()| self.forget(false)) {
             tracing::warn!("unable to clean up: {error}");
         }
     }
@@ -219,11 +220,17 @@ impl Container {
     }
 
     fn status(&self) -> Result<Status> {
-        let alive = self.init()?.is_some();
+        Ok(self.look()?.0)
+    }
+
+    /// The status, and [`Container::init`] of the same moment.
+    fn look(&self) -> Result<(Status, Option<OwnedFd>)> {
+        let init = self.init()?;
+        let alive = init.is_some();
         // While it is being created the pid is not on record yet.
         let creating = !alive && self.record.init_process_pid == 0 && self.entry.is_locked()?;
         let frozen = alive && self.cgroup().is_frozen()?;
-        Ok(Status::derive(Facts { creating, alive, gate: self.entry.has_gate(), frozen }))
+        Ok((Status::derive(Facts { creating, alive, gate: self.entry.has_gate(), frozen }), init))
     }
 }
 

@@ -127,7 +127,7 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
     let mut steps = expected(&launch);
     let maps_now = launch.id_maps.is_some() && launch.plan.sibling.is_none();
     let waits = moments.must_wait() || maps_now;
-    let (parent, guard) = {
+    let (parent, guard, mut image) = {
         let _phase = trace::phase("clone");
         clone(&mut launch, waits, maps_now)?
     };
@@ -165,6 +165,8 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
         }
         None => None,
     };
+    // Both closings of the image wait for a grace period: this one while init is at work, the other in its program's time.
+    image.mount = None;
     let mut server =
         Server { devices: None, parent, guard, moments, steps, plan: &launch.plan, seccomp, sibling_maps };
     server.serve()?;
@@ -196,7 +198,7 @@ fn expected(launch: &Launch) -> Vec<Step> {
 }
 
 /// Seals, writes the plan, clones, and closes what was the child's alone: its death is then seen as an end of file.
-fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentEnd, Guard)> {
+fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentEnd, Guard, seal::Image)> {
     let (parent, init) = channel::pair()?;
     let image = {
         let _phase = trace::phase("seal");
@@ -221,7 +223,7 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
         namespaces: launch.namespaces,
         cgroup: launch.cgroup.as_ref().map(AsFd::as_fd),
         enter: &enter,
-        image: image.as_fd(),
+        image: image.file.as_fd(),
         argv: &[INIT_NAME, &number],
         env: &[],
         stdio: launch.stdio.as_ref().map(|fds| [fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
@@ -236,7 +238,7 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     launch.gate = None;
     launch.console = None;
     launch.stdio = None;
-    Ok((parent, Guard(Some(child))))
+    Ok((parent, Guard(Some(child)), image))
 }
 
 fn no_process(error: SysError) -> Error {
@@ -248,7 +250,7 @@ fn no_process(error: SysError) -> Error {
 }
 
 /// The image that the child executes: through an overlay where the kernel lets us, else a sealed copy in memory.
-fn image(beside: &Path) -> Result<OwnedFd> {
+fn image(beside: &Path) -> Result<seal::Image> {
     let binary = std::env::current_exe().context("unable to find this program's own binary")?;
     match seal::overlay(&binary, beside) {
         Ok(image) => Ok(image),

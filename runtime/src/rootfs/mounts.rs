@@ -173,14 +173,23 @@ fn reopen_mounted(root: &Root, op: &MountOp, below: &OwnedFd) -> Result<OwnedFd>
 
 fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
     let mut fs = labelled(filesystem(op, "tmpfs", op.flags), plan);
+    let mut found = None;
     if !has_option(op, "mode") {
         // Must precede the making of a directory, because only one of the image's has a mode to keep.
         if let Some(existing) = root.dir.try_find(&op.target, links(op))? {
-            let stat = rustix::fs::fstat(existing).map_err(|e| SysError::from_rustix("fstat", "", e))?;
+            let stat = rustix::fs::fstat(&existing).map_err(|e| SysError::from_rustix("fstat", "", e))?;
             fs = fs.parameter("mode", Some(format!("{:04o}", stat.st_mode & 0o7777).into()));
+            found = (FileType::from_raw_mode(stat.st_mode) == FileType::Directory).then_some(existing);
         }
     }
-    let target = directory(root, op)?;
+    let target = match found {
+        Some(found) => {
+            check_target(root, op, &found)?;
+            found
+        }
+        // Also says what is wrong with a target that is no directory.
+        None => directory(root, op)?,
+    };
     if !op.copy_up {
         return place(root, &fs, op, op.flags, target);
     }

@@ -10,6 +10,18 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::{SysError, SysResult};
 
+/// The image of a binary, to be executed by `file`.
+///
+/// The kernel waits for a grace period of RCU when `mount`, and once more when the last user of `file`, is closed: who
+/// has something to wait for anyway closes them then.
+#[derive(Debug)]
+pub struct Image {
+    /// The executable.
+    pub file: OwnedFd,
+    /// The mount that it was opened through, attached nowhere.
+    pub mount: Option<OwnedFd>,
+}
+
 /// Opens `binary` through a read-only overlay mount of its directory that is attached nowhere.
 ///
 /// The file that runs is then of another superblock than the host's: it cannot be opened for writing, and
@@ -18,7 +30,7 @@ use super::{SysError, SysResult};
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN, ENODEV without overlay, EINVAL for file systems that cannot be a lower layer.
-pub fn overlay(binary: &Path, other: &Path) -> SysResult<OwnedFd> {
+pub fn overlay(binary: &Path, other: &Path) -> SysResult<Image> {
     let error = |call: &'static str| move |error| SysError::from_rustix(call, "overlay", error);
     let (Some(directory), Some(name)) = (binary.parent(), binary.file_name()) else {
         return Err(SysError::new("fsopen", binary.display().to_string(), nix::errno::Errno::EINVAL));
@@ -32,8 +44,9 @@ pub fn overlay(binary: &Path, other: &Path) -> SysResult<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mount = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(error("fsmount"))?;
-    rustix::fs::openat(mount, name, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-        .map_err(error("openat"))
+    let file = rustix::fs::openat(&mount, name, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        .map_err(error("openat"))?;
+    Ok(Image { file, mount: Some(mount) })
 }
 
 /// Overlay separates layers by colons; a backslash takes the meaning from one.
@@ -52,7 +65,7 @@ fn escape(path: &Path) -> Vec<u8> {
 ///
 /// # Errors
 /// ENOMEM, EMFILE, or what reading the binary gives.
-pub fn memory_copy(binary: &Path, name: &CStr) -> SysResult<OwnedFd> {
+pub fn memory_copy(binary: &Path, name: &CStr) -> SysResult<Image> {
     /// MFD_EXEC (linux/memfd.h, since 6.3): executable whatever vm.memfd_noexec says.
     const MFD_EXEC: u32 = 0x10;
     let error = |call: &'static str| move |error| SysError::from_rustix(call, binary.display().to_string(), error);
@@ -67,7 +80,7 @@ pub fn memory_copy(binary: &Path, name: &CStr) -> SysResult<OwnedFd> {
     rustix::fs::fchmod(&copy, Mode::from_raw_mode(0o555)).map_err(error("fchmod"))?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&copy, seals).map_err(error("fcntl"))?;
-    Ok(copy)
+    Ok(Image { file: copy, mount: None })
 }
 
 /// A memory file that holds `bytes`, at offset 0, close-on-exec.
@@ -96,7 +109,7 @@ mod tests {
         }
         for image in images {
             use std::os::fd::AsRawFd;
-            let path = format!("/proc/self/fd/{}", image.as_raw_fd());
+            let path = format!("/proc/self/fd/{}", image.file.as_raw_fd());
             let written = std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write(b"x"));
             assert!(written.is_err());
             let mut read = Vec::new();
