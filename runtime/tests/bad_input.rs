@@ -19,19 +19,6 @@ fn full() -> Value {
     serde_json::from_str(FULL).unwrap()
 }
 
-fn host(cgroup: CgroupLayout) -> Host {
-    Host {
-        euid: 0,
-        effective_capabilities: u64::MAX,
-        last_capability: 40,
-        cgroup,
-        apparmor: false,
-        selinux: false,
-        in_user_namespace: false,
-        kernel: (6, 12),
-    }
-}
-
 /// The error that this configuration meets before anything is made.
 fn refusal(config: &Value, cgroup: CgroupLayout) -> Option<String> {
     let bytes = serde_json::to_vec(config).unwrap();
@@ -40,7 +27,7 @@ fn refusal(config: &Value, cgroup: CgroupLayout) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     };
     let choices = CreateChoices::default();
-    container::build(&spec, "box", Path::new("/bundle"), choices, &host(cgroup)).err().map(|error| error.to_string())
+    container::build(&spec, "box", Path::new("/bundle"), choices, &Host::of_root(cgroup)).err().map(|error| error.to_string())
 }
 
 /// Every place of a value: its JSON pointer, and its path as messages spell it.

@@ -84,16 +84,7 @@ mod tests {
     fn read(devices: &str, namespaces: &str, euid: u32) -> (Vec<NetDevice>, Vec<String>) {
         let config = format!(r#"{{"linux":{{"netDevices":{devices},"namespaces":{namespaces}}}}}"#);
         let (spec, _) = crate::plan::config::parse(config.as_bytes()).unwrap();
-        let host = Host {
-            euid,
-            effective_capabilities: u64::MAX,
-            last_capability: 40,
-            cgroup: CgroupLayout::Unified,
-            apparmor: false,
-            selinux: false,
-            in_user_namespace: false,
-            kernel: (6, 1),
-        };
+        let host = Host { euid, ..Host::of_root(CgroupLayout::Unified) };
         let mut findings = Findings::default();
         let devices = build(spec.linux().as_ref(), &NamespacePlan::new(&spec), &host, &mut findings);
         (devices, findings.violations.into_iter().map(|violation| violation.path).collect())

@@ -42,16 +42,7 @@ pub fn layout() -> CgroupLayout {
 
 /// The facts that a plan needs.
 pub fn host() -> Host {
-    Host {
-        euid: 0,
-        effective_capabilities: u64::MAX,
-        last_capability: 40,
-        cgroup: layout(),
-        apparmor: false,
-        selinux: false,
-        in_user_namespace: false,
-        kernel: (6, 1),
-    }
+    Host::of_root(layout())
 }
 
 /// A shell that does nothing until it is told to, so that it can be put into a cgroup first.

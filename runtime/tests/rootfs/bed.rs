@@ -58,16 +58,7 @@ impl Bed {
 }
 
 fn host() -> Host {
-    Host {
-        euid: 0,
-        effective_capabilities: u64::MAX,
-        last_capability: 40,
-        cgroup: CgroupLayout::Unified,
-        apparmor: false,
-        selinux: false,
-        in_user_namespace: false,
-        kernel: (6, 1),
-    }
+    Host::of_root(CgroupLayout::Unified)
 }
 
 /// Runs `body` with a bed, as [`in_namespace`] does. The bed is removed outside, whatever root `body` has entered.

@@ -3,19 +3,6 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 
-fn host(cgroup: CgroupLayout) -> Host {
-    Host {
-        euid: 0,
-        effective_capabilities: u64::MAX,
-        last_capability: 40,
-        cgroup,
-        apparmor: false,
-        selinux: false,
-        in_user_namespace: false,
-        kernel: (6, 1),
-    }
-}
-
 fn plan(path: Option<&str>, resources: Json, layout: CgroupLayout) -> (CgroupPlan, Findings) {
     let mut linux = json!({ "resources": resources });
     if let Some(path) = path {
@@ -23,7 +10,7 @@ fn plan(path: Option<&str>, resources: Json, layout: CgroupLayout) -> (CgroupPla
     }
     let spec = serde_json::from_value(json!({"ociVersion": "1.2.0", "linux": linux})).expect("a configuration");
     let mut findings = Findings::default();
-    let plan = build(&spec, "abc", CgroupManager::Cgroupfs, &host(layout), &mut findings);
+    let plan = build(&spec, "abc", CgroupManager::Cgroupfs, &Host::of_root(layout), &mut findings);
     (plan, findings)
 }
 
@@ -261,7 +248,7 @@ fn a_container_that_may_write_to_its_own_cgroup_owns_it() {
             },
         }))
         .expect("a configuration");
-        build(&spec, "abc", CgroupManager::Cgroupfs, &host(CgroupLayout::Unified), &mut Findings::default()).owner
+        build(&spec, "abc", CgroupManager::Cgroupfs, &Host::of_root(CgroupLayout::Unified), &mut Findings::default()).owner
     };
     let both = json!([{"type": "cgroup"}, {"type": "user"}]);
     assert_eq!(owner_of(both.clone(), json!(["nosuid"]), 0), Some(100_000));

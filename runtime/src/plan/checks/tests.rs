@@ -4,16 +4,7 @@ use crate::plan::host::CgroupLayout;
 use serde_json::{Value, json};
 
 fn host() -> Host {
-    Host {
-        euid: 0,
-        effective_capabilities: u64::MAX,
-        last_capability: 40,
-        cgroup: CgroupLayout::Unified,
-        apparmor: false,
-        selinux: false,
-        in_user_namespace: false,
-        kernel: (6, 12),
-    }
+    Host::of_root(CgroupLayout::Unified)
 }
 
 /// A sound configuration with every namespace, changed at one place (a JSON pointer).

@@ -5,16 +5,7 @@ use crate::plan::host::CgroupLayout;
 use proptest::prelude::*;
 
 pub(in crate::plan) fn host() -> Host {
-    Host {
-        euid: 0,
-        effective_capabilities: u64::MAX,
-        last_capability: 40,
-        cgroup: CgroupLayout::Unified,
-        apparmor: false,
-        selinux: false,
-        in_user_namespace: false,
-        kernel: (6, 1),
-    }
+    Host::of_root(CgroupLayout::Unified)
 }
 
 pub(in crate::plan) fn build_json(json: &str, options: &MountOptions, host: &Host) -> (RootfsPlan, Findings) {

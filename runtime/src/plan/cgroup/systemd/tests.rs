@@ -5,16 +5,7 @@ use super::*;
 use crate::plan::host::CgroupLayout;
 
 fn host() -> Host {
-    Host {
-        euid: 0,
-        effective_capabilities: u64::MAX,
-        last_capability: 40,
-        cgroup: CgroupLayout::Unified,
-        apparmor: false,
-        selinux: false,
-        in_user_namespace: false,
-        kernel: (6, 1),
-    }
+    Host::of_root(CgroupLayout::Unified)
 }
 
 fn unit_of(path: &str, annotations: Json) -> (Option<UnitPlan>, Vec<String>) {
