@@ -329,16 +329,7 @@ mod tests {
         });
         change(&mut config);
         let spec: Spec = serde_json::from_value(config).unwrap();
-        let host = Host {
-            euid: 0,
-            effective_capabilities: u64::MAX,
-            last_capability: 40,
-            cgroup: CgroupLayout::Unified,
-            apparmor: false,
-            selinux: false,
-            in_user_namespace: false,
-            kernel: (6, 12),
-        };
+        let host = Host::of_root(CgroupLayout::Unified);
         let error = build(&spec, "box", Path::new("/bundle"), CreateChoices::default(), &host).err();
         let text = error.map_or_else(String::new, |error| error.to_string());
         let list = text.trim_start_matches("invalid config.json: ").split("; ");
