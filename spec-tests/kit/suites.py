@@ -8,6 +8,7 @@ from kit.containerd import Containerd, Containerd2, ContainerdInBed, ContainerdO
 from kit.cri import Cri, CriBelowSystemd
 from kit.docker import Docker, DockerWithoutNetwork, DockerWithShim, DockerWithUserns
 from kit.installed import Installed
+from kit.nerdctl import Nerdctl
 from kit.podman import Podman
 from kit.shim import Shim, ShimInBed
 
@@ -46,6 +47,7 @@ SUITES = {
     "cri-systemd": Suite(CriBelowSystemd, ["clients.cri_pods", "clients.cri_critest", "clients.cri_systemd"],
                          bed=["uml", "--mem=3G", "--systemd"], needs={"containerd2", "cri-tools"}, subject=_SHIM),
     "install": Suite(Installed, ["clients.install_document"], needs={"containerd2", "cri-tools"}, subject=_SHIM),
+    "nerdctl": Suite(Nerdctl, ["clients.nerdctl_run"], needs={"buildkit", "containerd2", "nerdctl"}, subject=_SHIM),
     "docker": Suite(Docker, [f"clients.docker_{part}" for part in _DOCKER], needs={"debian"}),
     "docker-userns": Suite(DockerWithUserns, ["clients.docker_userns"]),
     "docker-v2": Suite(DockerWithoutNetwork, [f"clients.docker_{part}" for part in ("limits", "privileged", "v2")],
