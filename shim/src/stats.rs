@@ -240,7 +240,8 @@ fn legacy(stats: &Stats) -> v1::Metrics {
         pids: MessageField::some(pids),
         cpu: MessageField::some(cpu),
         memory: legacy_memory(stats).into(),
-        blkio: unless_default(legacy_blkio(stats)),
+        // There also where it says nothing: clients such as nerdctl look into it without asking.
+        blkio: MessageField::some(legacy_blkio(stats)),
         rdma: unless_default(rdma),
         memory_oom_control: oom_control.into(),
         ..Default::default()

@@ -164,7 +164,7 @@ fn the_kernels_files_are_readable() {
             let paths: Vec<_> = paths.filter(|(_, path)| path.exists()).collect();
             let stats = cgroup(CgroupKind::Legacy, &paths).stats().unwrap();
             let found = legacy(&stats);
-            assert!(found.cpu.usage.total > 0 && found.memory_oom_control.is_some());
+            assert!(found.cpu.usage.total > 0 && found.memory_oom_control.is_some() && found.blkio.is_some());
             found.memory.usage.usage
         }
         false => unified(&cgroup(CgroupKind::Unified, &[("", root.to_owned())]).stats().unwrap()).cpu.usage_usec,
