@@ -116,10 +116,14 @@ class Cri(Containerd):
                                                "timeout: 40\n")
         network = self.base / "net.d"
         network.mkdir(exist_ok=True)
-        (network / "10-pods.conflist").write_text(json.dumps(_NETWORK))
+        (network / "10-pods.conflist").write_text(json.dumps(self.network()))
         # Lower than the daemon's own score takes CAP_SYS_RESOURCE, as raising a limit does.
         restrict = str(not may_raise_limits()).lower()
         return _CONFIG.format(base=self.base, pause=PAUSE, restrict=restrict, default=self.default)
+
+    def network(self):
+        """The configuration of the pods' network."""
+        return _NETWORK
 
     def configuration(self):
         """config.toml with one handler for each way to a shim."""
@@ -211,6 +215,11 @@ class CriBelowSystemd(Cri):
     systemd = True
     patience = 6
     slice = "test.slice"
+
+    def network(self):
+        """The machine's kernel has no table of address translation: so without published ports and masquerade."""
+        bridge = {**_NETWORK["plugins"][0], "ipMasq": False}
+        return {**_NETWORK, "plugins": [bridge]}
 
     def _cgroups(self):
         return list(host.CGROUPS.glob("**/cri-containerd-*.scope"))
