@@ -108,7 +108,9 @@ enum Output {
 #[derive(Debug)]
 enum Input {
     Null,
-    Fifo { reader: OwnedFd, writer: OwnedFd },
+    /// Opened once there is a process. A client whose writes get through may have come to their end, and asks for
+    /// CloseIO at once: before that, containerd would not know the task and the request would be lost.
+    Fifo(PathBuf),
     File(std::fs::File),
 }
 
@@ -125,8 +127,10 @@ pub struct Opened {
 /// What is copied once there is a process.
 #[derive(Debug)]
 pub struct Prepared {
-    stdin: Option<(OwnedFd, OwnedFd)>,
-    writer: Option<OwnedFd>,
+    /// The FIFO of standard input.
+    input: Option<PathBuf>,
+    /// Our end of the process's standard input, without a terminal.
+    stdin: Option<OwnedFd>,
     outputs: Vec<(OwnedFd, Output)>,
     /// With a terminal: where its output goes.
     terminal: Option<Output>,
@@ -166,16 +170,11 @@ impl Opened {
     /// The process's ends, and what is to be copied from ours.
     pub fn split(self) -> Result<(Streams, Prepared)> {
         let mut prepared =
-            Prepared { stdin: None, writer: None, outputs: Vec::new(), terminal: None, logger: self.logger };
+            Prepared { input: None, stdin: None, outputs: Vec::new(), terminal: None, logger: self.logger };
         let [stdout, stderr] = self.outputs;
         if self.terminal {
-            match self.input {
-                Input::Fifo { reader, writer } => {
-                    // The terminal takes the pipe's place when it comes.
-                    prepared.stdin = Some((reader.try_clone().context("unable to copy an fd")?, reader));
-                    prepared.writer = Some(writer);
-                }
-                Input::Null | Input::File(_) => {}
+            if let Input::Fifo(path) = self.input {
+                prepared.input = Some(path);
             }
             prepared.terminal = Some(stdout);
             return Ok((Streams::Terminal, prepared));
@@ -183,11 +182,11 @@ impl Opened {
         let stdin = match self.input {
             Input::Null => null()?,
             Input::File(file) => file.into(),
-            Input::Fifo { reader, writer } => {
+            Input::Fifo(path) => {
                 let (theirs, ours) = pipe(self.ids)?;
                 set_nonblocking(&ours)?;
-                prepared.stdin = Some((reader, ours));
-                prepared.writer = Some(writer);
+                prepared.stdin = Some(ours);
+                prepared.input = Some(path);
                 theirs
             }
         };
@@ -212,12 +211,21 @@ impl Prepared {
     /// Starts copying. `terminal` is the master of a process that has one.
     ///
     /// # Errors
-    /// A descriptor cannot be polled.
+    /// The FIFO of standard input cannot be opened, or a descriptor not be polled.
     pub fn start(self, terminal: Option<OwnedFd>, reaper: &Arc<Reaper>) -> Result<Copying> {
+        let (reader, writer) = match &self.input {
+            Some(path) => {
+                let unable = || format!("unable to open standard input {}", path.display());
+                // The reader first: without one a writer that does not block is refused (fifo(7)).
+                let reader = open_fifo(path, true, false).with_context(unable)?;
+                (Some(reader), Some(open_fifo(path, false, true).with_context(unable)?))
+            }
+            None => (None, None),
+        };
         let mut copying = Copying {
             stdin: JoinSet::new(),
             outputs: JoinSet::new(),
-            writer: self.writer,
+            writer,
             close_stdin: None,
             logger: self.logger.map(|logger| Logger::watch(logger, reaper)),
             terminal: None,
@@ -225,7 +233,7 @@ impl Prepared {
         if let Some(master) = terminal {
             set_nonblocking(&master)?;
             let copy = || master.try_clone().context("unable to copy an fd");
-            if let Some((reader, _)) = self.stdin {
+            if let Some(reader) = reader {
                 copying.stdin.spawn(pump::bytes(pump::polled(reader)?, Sink::fd(copy()?)?));
             }
             let sink = match self.terminal {
@@ -236,7 +244,7 @@ impl Prepared {
             copying.terminal = Some(master);
             return Ok(copying);
         }
-        if let Some((reader, ours)) = self.stdin {
+        if let (Some(reader), Some(ours)) = (reader, self.stdin) {
             let (close, closed) = oneshot::channel();
             copying.close_stdin = Some(close);
             // The sender is gone without a word when all copying ends, and then this task is ended too.
@@ -354,10 +362,7 @@ fn open_input(address: Address) -> std::io::Result<Input> {
             if !is_fifo(&path)? {
                 return Ok(Input::File(std::fs::File::open(&path)?));
             }
-            // The reader first: without one a writer that does not block is refused (fifo(7)).
-            let reader = open_fifo(&path, true, false)?;
-            let writer = open_fifo(&path, false, true)?;
-            Ok(Input::Fifo { reader, writer })
+            Ok(Input::Fifo(path))
         }
     }
 }

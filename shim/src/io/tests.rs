@@ -87,6 +87,21 @@ fn standard_input_ends_with_close_io_and_not_before() {
 }
 
 #[test]
+fn standard_input_is_opened_once_there_is_a_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in");
+    make_fifo(&path);
+    run(async {
+        let opened = Opened::open(&addresses(path.to_str().unwrap(), "", ""), &owner()).unwrap();
+        let (_streams, prepared) = opened.split().unwrap();
+        // fifo(7): a writer that does not block needs a reader.
+        assert_eq!(open_fifo(&path, false, true).unwrap_err().raw_os_error(), Some(libc::ENXIO));
+        let _copying = prepared.start(None, &Arc::default()).unwrap();
+        open_fifo(&path, false, true).unwrap();
+    });
+}
+
+#[test]
 fn standard_input_ends_with_close_io_though_a_writer_stays() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("in");
