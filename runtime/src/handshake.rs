@@ -9,7 +9,7 @@
 //!   clone3 ───────────────────────────────► born
 //!   id maps, cgroup, oom score ── Go ─────► executes the sealed image, reads the plan
 //!                      ◄── Sibling {pid} ── only where a user or pid namespace is joined: stage 1 made
-//!   reaps stage 1        ── () ───────────► the real init, and ended
+//!   id maps              ── () ───────────► the real init, and ends; that one waits only where it needs maps
 //!                      ◄── Devices ──────── only with network devices to move
 //!   moves them           ── their addresses ►  sets those, and brings the devices up
 //!                      ◄── Mounted ──────── only with hooks of create
@@ -57,8 +57,8 @@ pub enum Step {
     Listening,
 }
 
-/// Stage 1 has made the process that becomes the container's. Its pidfd travels with the packet. The reply goes
-/// to the new process.
+/// Stage 1 has made the process that becomes the container's. Its pidfd travels with the packet. A reply
+/// goes to the new process where that is in a new user namespace, whose maps the parent writes; else it does not wait.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Sibling {
     /// Its pid, in the parent's pid namespace.

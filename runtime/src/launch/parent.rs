@@ -1,6 +1,7 @@
 //! The parent's side: seals the image, clones, serves init's requests in their order, and unwinds what failed.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -168,7 +169,7 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
     // Both closings of the image wait for a grace period: this one while init is at work, the other in its program's time.
     image.mount = None;
     let mut server =
-        Server { devices: None, parent, guard, moments, steps, plan: &launch.plan, seccomp, sibling_maps };
+        Server { devices: None, parent, guard, stage_1: None, moments, steps, plan: &launch.plan, seccomp, sibling_maps };
     server.serve()?;
     faults::parent("answered");
     if !gated {
@@ -287,6 +288,8 @@ struct Server<'a> {
     devices: Option<HandedOver>,
     parent: ParentEnd,
     guard: Guard,
+    /// Once it has made the sibling, and until it is reaped.
+    stage_1: Option<Guard>,
     moments: &'a mut dyn Moments,
     steps: Vec<Step>,
     plan: &'a InitPlan,
@@ -302,8 +305,13 @@ impl Server<'_> {
 
     fn serve(&mut self) -> Result<()> {
         let mut steps = std::mem::take(&mut self.steps).into_iter().peekable();
+        let mut early = VecDeque::new();
         while let Some(&expected) = steps.peek() {
-            let (step, body, fd) = match self.next()? {
+            let event = match expected {
+                Step::Sibling => self.next_of_stage_1(&mut early)?,
+                _ => early.pop_front().map_or_else(|| self.next(), Ok)?,
+            };
+            let (step, body, fd) = match event {
                 Event::Request(step, body, fd) => (step, body, fd),
                 Event::Failed(error) => return Err(during_init(error)),
                 Event::End => return Err(self.died()),
@@ -335,6 +343,8 @@ impl Server<'_> {
                     self.moments.ready(self.guard.child())?;
                     let recorded = Recorded { seccomp: self.seccomp.take() };
                     self.parent.answer::<Ready>(&recorded)?;
+                    // While init is at work: it has ended by now, and is reaped.
+                    self.stage_1 = None;
                 }
                 Step::Listening => {
                     let listener = fd.ok_or_else(|| Error::other("the seccomp listener did not come"))?;
@@ -346,16 +356,30 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// The sibling takes the place of stage 1, which has ended or does so now.
+    /// What stage 1 has to say. The sibling, which does not wait for it, may be quicker: its words go to `early`, and
+    /// count once stage 1 has told of it or has ended.
+    fn next_of_stage_1(&self, early: &mut VecDeque<Event>) -> Result<Event> {
+        loop {
+            match self.next()? {
+                Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
+                sibling @ Event::Request(Step::Sibling, ..) => return Ok(sibling),
+                other => early.push_back(other),
+            }
+        }
+    }
+
+    /// The sibling takes the place of stage 1, which ends by itself.
     fn adopt(&mut self, body: &[u8], fd: Option<OwnedFd>) -> Result<()> {
         let Sibling { pid } = self.parent.read(body)?;
         let pidfd = fd.ok_or_else(|| Error::other("the new process came without its pidfd"))?;
-        let stage_1 = std::mem::replace(&mut self.guard, Guard(Some(Child { pid, pidfd }))).keep();
-        process::wait(stage_1.pidfd.as_fd())?;
-        if let Some(maps) = &self.sibling_maps {
-            write_maps(pid, maps)?;
+        self.stage_1 = Some(std::mem::replace(&mut self.guard, Guard(Some(Child { pid, pidfd }))));
+        match &self.sibling_maps {
+            Some(maps) => {
+                write_maps(pid, maps)?;
+                self.parent.answer::<Sibling>(&())
+            }
+            None => Ok(()),
         }
-        self.parent.answer::<Sibling>(&())
     }
 
     fn limit(&self, body: &[u8]) -> Result<()> {

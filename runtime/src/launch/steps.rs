@@ -147,15 +147,20 @@ fn sibling(init: &mut Init) -> Result<()> {
     let Some(namespaces) = init.plan.sibling else { return Ok(()) };
     match process::fork_sibling(namespaces).context("unable to make the container's process")? {
         Some(child) => {
-            // Stage 1 ends here, whatever comes: the sibling is the parent's child, and waits for its word.
+            // Stage 1 ends here, whatever comes: the sibling is the parent's child.
             let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
+            if told.is_err() {
+                // Nobody would know of it. It may have ended by itself.
+                let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+            }
             std::process::exit(i32::from(told.is_err()));
         }
-        None => {
+        // The parent writes the maps of a user namespace that is new with the sibling.
+        None if namespaces & libc::CLONE_NEWUSER as u64 != 0 => {
             init.channel()?.hear::<Sibling>()?;
-            // The parent wrote the maps of a user namespace that is new with the sibling.
-            if namespaces & libc::CLONE_NEWUSER as u64 != 0 { become_root() } else { Ok(()) }
+            become_root()
         }
+        None => Ok(()),
     }
 }
 
