@@ -27,9 +27,7 @@ def terminal(containerd):
     words = containerd.command("tasks", "exec", "-t", "--exec-id", "term", name, "sh")
     with Terminal(*words, rows=30, columns=90) as term:
         term.expect("#")
-        term.resize(41, 101)
-        term.send("until [ \"$(stty size)\" = '41 101' ]; do :; done; echo re''sized\n")
-        term.expect("resized")
+        term.resized(41, 101)
         term.send("exit 3\n")
         equal(term.wait(), 3, "exit status")
 

@@ -109,9 +109,7 @@ def terminal(containerd):
         term.send("tty; stty size\n")
         term.expect("/dev/pts/0")
         term.expect("24 80")
-        term.resize(40, 100)
-        term.send("until [ \"$(stty size)\" = '40 100' ]; do :; done; echo re''sized\n")
-        term.expect("resized")
+        term.resized(40, 100)
         term.send("exit 9\n")
         equal(term.wait(), 9, "exit status")
 

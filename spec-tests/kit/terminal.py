@@ -40,8 +40,9 @@ class Terminal:
             self.process.send_signal(28)  # SIGWINCH; the kernel tells only the foreground group
 
     def resized(self, rows, columns):
-        """Drags the window's corner until the shell on the screen sees that size. Docker's client reads the size once
-        as it begins, and listens for changes only after that: a change in between is lost, with every runtime."""
+        """Drags the window's corner until the shell on the screen sees that size. The clients of Docker and containerd
+        read the size once as they begin, and listen for changes only after that: one in between is lost, with every
+        runtime."""
         def seen():
             self.resize(rows, columns)
             return self.size_is(rows, columns)

@@ -1,11 +1,17 @@
 //! Copying between descriptors on the server's one thread: by splice(2) between pipes, without a buffer of our own; by
 //! a small buffer where a terminal or a file is at an end.
+//!
+//! A FIFO loses what is in it when its last end is closed. A client that opens its end in the background, as Docker and
+//! containerd do, may be later than all that a short process has to say: our ends are kept for it then ([`handed_over`]).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use brig::error::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 use tokio::io::Interest;
@@ -16,6 +22,9 @@ const SPLICE: usize = 64 << 10;
 /// The buffer where one is needed, in bytes.
 const BUFFER: usize = 8 << 10;
 
+/// How long what a FIFO holds is kept for a first reader, once nothing more comes.
+const READER: Duration = Duration::from_secs(2);
+
 /// A descriptor that the runtime polls. It does not block.
 pub(super) type Polled = AsyncFd<OwnedFd>;
 
@@ -24,9 +33,9 @@ pub(super) type Polled = AsyncFd<OwnedFd>;
 pub(super) fn polled(fd: OwnedFd) -> Result<Polled> {
     let unable = "unable to poll a stream";
     let flags = rustix::fs::fcntl_getfl(&fd).map_err(std::io::Error::from).context(unable)?;
-    let interest = match flags & rustix::fs::OFlags::ACCMODE {
-        rustix::fs::OFlags::RDONLY => Interest::READABLE,
-        rustix::fs::OFlags::WRONLY => Interest::WRITABLE,
+    let interest = match flags & OFlags::ACCMODE {
+        OFlags::RDONLY => Interest::READABLE,
+        OFlags::WRONLY => Interest::WRITABLE,
         _ => Interest::READABLE | Interest::WRITABLE,
     };
     AsyncFd::with_interest(fd, interest).context(unable)
@@ -70,6 +79,13 @@ impl Sink {
 
 /// Copies until the end, through a buffer.
 pub(super) async fn bytes(source: Polled, sink: Sink) {
+    copy_bytes(&source, &sink).await;
+    if let Sink::Fd(fifo) = sink {
+        handed_over(fifo.into_inner()).await;
+    }
+}
+
+async fn copy_bytes(source: &Polled, sink: &Sink) {
     loop {
         match source.readable().await {
             Ok(guard) => drop(guard),
@@ -95,6 +111,44 @@ pub(super) async fn bytes(source: Polled, sink: Sink) {
 /// Copies from a pipe to a pipe until the end.
 pub(super) async fn pipe(source: Polled, sink: Polled) {
     copy(&source, &sink).await;
+    handed_over(sink.into_inner()).await;
+}
+
+/// Closes a descriptor that was written to. A FIFO that is open here at both ends, with something in it and without
+/// another reader, is closed once there is one, or after [`READER`].
+async fn handed_over(fifo: OwnedFd) {
+    match tokio::time::timeout(READER, until_read(fifo)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("a stream's last bytes may be lost: {error}"),
+        Err(_) => tracing::debug!("nobody reads a stream, whose last bytes are lost"),
+    }
+}
+
+async fn until_read(fifo: OwnedFd) -> std::io::Result<()> {
+    let both_ends = rustix::fs::fcntl_getfl(&fifo)? & OFlags::ACCMODE == OFlags::RDWR;
+    if !both_ends || rustix::io::ioctl_fionread(&fifo).unwrap_or(0) == 0 {
+        return Ok(());
+    }
+    let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
+    // While our own reader is there: without one a writer that does not block is refused (fifo(7)).
+    let writer = rustix::fs::open(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    // Before ours goes, so that no reader comes unseen.
+    let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, &path, WatchFlags::OPEN)?;
+    let opened = polled(watch).map_err(std::io::Error::other)?;
+    drop(fifo);
+    // A pipe without a reader has an error for its writers (poll(2)). Who reads may have read all, and gone again.
+    while has_no_reader(&writer) && rustix::io::ioctl_fionread(&writer)? > 0 {
+        let mut events = [0; 512];
+        opened.async_io(Interest::READABLE, |watch| Ok(rustix::io::read(watch, &mut events[..])?)).await?;
+    }
+    Ok(())
+}
+
+fn has_no_reader(writer: &OwnedFd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(writer.as_fd(), PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
 }
 
 /// Copies from a pipe to a pipe until the end, or until `closed`; and then what was written before, although the

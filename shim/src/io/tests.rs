@@ -61,6 +61,37 @@ fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
 }
 
 #[test]
+fn what_a_short_process_says_is_there_for_a_reader_that_comes_after_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out");
+    make_fifo(&path);
+    run(async {
+        let opened = Opened::open(&addresses("", path.to_str().unwrap(), ""), &owner()).unwrap();
+        let (streams, prepared) = opened.split().unwrap();
+        let copying = prepared.start(None, &Arc::default()).unwrap();
+        let Streams::Fds([_, stdout, stderr]) = streams else { panic!("no fds") };
+        std::fs::File::from(stdout).write_all(b"last words\n").unwrap();
+        drop(stderr);
+        let drained = tokio::spawn(copying.drain(Duration::from_secs(10)));
+        // A writer, since a reader would have it already.
+        let (held, deadline) = (open_fifo(&path, false, true).unwrap(), std::time::Instant::now() + Duration::from_secs(5));
+        while rustix::io::ioctl_fionread(&held).unwrap() == 0 {
+            assert!(std::time::Instant::now() < deadline, "nothing was copied");
+            tokio::task::yield_now().await;
+        }
+        // Whatever the copier does once its process is gone, it has done by then.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        let mut bytes = [0; 32];
+        let count = std::fs::File::from(open_fifo(&path, true, false).unwrap()).read(&mut bytes).unwrap();
+        assert_eq!(String::from_utf8_lossy(&bytes[..count]), "last words\n");
+        assert!(drained.await.unwrap());
+    });
+}
+
+#[test]
 fn standard_input_ends_with_close_io_and_not_before() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("in");
