@@ -4,13 +4,14 @@
 //! |---|---|---|
 //! | [`parent`] | the caller's, any thread | the caller's |
 //! | `sys::process`, between clone and exec | the child, a copy of the caller's memory | in its new namespaces |
-//! | [`init`], [`steps`] | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
+//! | [`init`], [`steps`], [`join`] | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
 #![forbid(unsafe_code)]
 
 pub(crate) mod faults;
 pub mod gate;
 pub mod init;
 pub mod parent;
+mod join;
 mod network;
 mod program;
 mod steps;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use crate::error::{Context, Error, Result};
-use crate::handshake::{Limits, Listening, Mounted, Ready, Sibling};
+use crate::handshake::{Limits, Listening, Mounted, Ready};
 use crate::plan::passwd;
 use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::path::{Dir, Links};
@@ -17,6 +17,7 @@ use crate::trace;
 use crate::{hooks, rootfs};
 
 use super::init::{Init, onto_stdio, take};
+use super::join::{join, sibling};
 use super::network::network_devices;
 use super::{gate, program, terminal};
 
@@ -117,51 +118,6 @@ fn affinity(init: &mut Init) -> Result<()> {
         cred::set_affinity(cpus).context("unable to set process.execCPUAffinity.initial")?;
     }
     Ok(())
-}
-
-fn join(init: &mut Init) -> Result<()> {
-    const CLONE_NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
-    for (number, flags) in std::mem::take(&mut init.plan.join) {
-        let namespace = take(number)?;
-        ns::join(namespace.as_fd(), flags).context("unable to join a namespace")?;
-        if flags & CLONE_NEWUSER != 0 {
-            // The ids of the caller most often have no name in the namespace that was joined.
-            become_root()?;
-        }
-    }
-    Ok(())
-}
-
-fn become_root() -> Result<()> {
-    match cred::set_groups(&[]) {
-        // setgroups is denied where an unprivileged user wrote the maps (user_namespaces(7)).
-        Err(error) if error.errno() != nix::errno::Errno::EPERM => return Err(error.into()),
-        _ => {}
-    }
-    cred::set_ids(0, 0).context("unable to become root in the user namespace; it must map id 0")?;
-    // The change of ids made this process dumpable by the value of fs.suid_dumpable.
-    Ok(process::set_undumpable()?)
-}
-
-fn sibling(init: &mut Init) -> Result<()> {
-    let Some(namespaces) = init.plan.sibling else { return Ok(()) };
-    match process::fork_sibling(namespaces).context("unable to make the container's process")? {
-        Some(child) => {
-            // Stage 1 ends here, whatever comes: the sibling is the parent's child.
-            let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
-            if told.is_err() {
-                // Nobody would know of it. It may have ended by itself.
-                let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
-            }
-            std::process::exit(i32::from(told.is_err()));
-        }
-        // The parent writes the maps of a user namespace that is new with the sibling.
-        None if namespaces & libc::CLONE_NEWUSER as u64 != 0 => {
-            init.channel()?.hear::<Sibling>()?;
-            become_root()
-        }
-        None => Ok(()),
-    }
 }
 
 fn session(init: &mut Init) -> Result<()> {
