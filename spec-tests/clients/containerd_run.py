@@ -106,9 +106,10 @@ def terminal(containerd):
     words = containerd.command(*containerd.run_words("--rm", "-t", "tt", ["sh"]))
     with Terminal(*words, rows=24, columns=80) as term:
         term.expect("#")
-        term.send("tty; stty size\n")
+        term.send("tty\n")
         term.expect("/dev/pts/0")
-        term.expect("24 80")
+        # The client sets it a moment after the start.
+        wait_until(lambda: term.size_is(24, 80), "the program's terminal to be 24 80")
         term.resized(40, 100)
         term.send("exit 9\n")
         equal(term.wait(), 9, "exit status")

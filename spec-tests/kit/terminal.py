@@ -52,7 +52,7 @@ class Terminal:
         """Whether the shell on the screen sees that size now. Docker's client sets it a moment after the start."""
         self.send("stty size; echo end\n")
         self.expect("echo end")
-        return f"{rows} {columns}" in self.expect("end\n")
+        return f"{rows} {columns}" in self.expect("end")
 
     def send(self, keys):
         """Types."""
