@@ -83,7 +83,13 @@ def daemon_away(shim):
     one.events_until("exit", times=2)
     one.delete()
     one.events_until("delete")
-    equal(one.daemon.topics("one"), ["create", "start", "exec-added", "exec-started", "exit", "exit", "delete"], "events")
+    told = []
+    for event in one.daemon.events("one"):
+        # What the daemon had heard, and not answered as it went, is told again.
+        if told[-1:] != [event]:
+            told.append(event)
+    wanted = ["create", "start", "exec-added", "exec-started", "exit", "exit", "delete"]
+    equal([topic for topic, _ in told], wanted, "events")
     one.shutdown()
 
 
