@@ -268,7 +268,7 @@ impl Prepared {
 fn sink(output: Output) -> Result<Sink> {
     match output {
         Output::Null => Ok(Sink::Null),
-        Output::Fifo(fd) => Sink::fd(fd),
+        Output::Fifo(fd) => Sink::fifo(fd),
         Output::Logger(fd) => {
             set_nonblocking(&fd)?;
             Sink::fd(fd)

@@ -46,8 +46,10 @@ pub(super) fn polled(fd: OwnedFd) -> Result<Polled> {
 pub(super) enum Sink {
     /// Nowhere.
     Null,
-    /// A FIFO, pipe or terminal.
+    /// A pipe or terminal.
     Fd(Polled),
+    /// A client's FIFO, open here at both ends.
+    Fifo(Polled),
     /// A file, which may block.
     File(Arc<std::fs::File>),
 }
@@ -57,10 +59,14 @@ impl Sink {
         polled(fd).map(Sink::Fd)
     }
 
+    pub(super) fn fifo(fd: OwnedFd) -> Result<Sink> {
+        polled(fd).map(Sink::Fifo)
+    }
+
     async fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             Sink::Null => Ok(()),
-            Sink::Fd(fd) => {
+            Sink::Fd(fd) | Sink::Fifo(fd) => {
                 let mut left = bytes;
                 while !left.is_empty() {
                     let written = fd.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, left)?)).await?;
@@ -80,7 +86,7 @@ impl Sink {
 /// Copies until the end, through a buffer.
 pub(super) async fn bytes(source: Polled, sink: Sink) {
     copy_bytes(&source, &sink).await;
-    if let Sink::Fd(fifo) = sink {
+    if let Sink::Fifo(fifo) = sink {
         handed_over(fifo.into_inner()).await;
     }
 }
@@ -108,14 +114,14 @@ async fn copy_bytes(source: &Polled, sink: &Sink) {
     }
 }
 
-/// Copies from a pipe to a pipe until the end.
-pub(super) async fn pipe(source: Polled, sink: Polled) {
-    copy(&source, &sink).await;
-    handed_over(sink.into_inner()).await;
+/// Copies from a pipe to a client's FIFO, which is open here at both ends, until the end.
+pub(super) async fn pipe(source: Polled, fifo: Polled) {
+    copy(&source, &fifo).await;
+    handed_over(fifo.into_inner()).await;
 }
 
-/// Closes a descriptor that was written to. A FIFO that is open here at both ends, with something in it and without
-/// another reader, is closed once there is one, or after [`READER`].
+/// Closes a FIFO that is open here at both ends. One with something in it, and without another reader, is closed once
+/// there is one, or after [`READER`].
 async fn handed_over(fifo: OwnedFd) {
     match tokio::time::timeout(READER, until_read(fifo)).await {
         Ok(Ok(())) => {}
@@ -125,8 +131,7 @@ async fn handed_over(fifo: OwnedFd) {
 }
 
 async fn until_read(fifo: OwnedFd) -> std::io::Result<()> {
-    let both_ends = rustix::fs::fcntl_getfl(&fifo)? & OFlags::ACCMODE == OFlags::RDWR;
-    if !both_ends || rustix::io::ioctl_fionread(&fifo).unwrap_or(0) == 0 {
+    if rustix::io::ioctl_fionread(&fifo)? == 0 {
         return Ok(());
     }
     let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
@@ -146,9 +151,7 @@ async fn until_read(fifo: OwnedFd) -> std::io::Result<()> {
 }
 
 fn has_no_reader(writer: &OwnedFd) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(writer.as_fd(), PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
+    polled_now(writer, PollFlags::empty()).contains(PollFlags::ERR)
 }
 
 /// Copies from a pipe to a pipe until the end, or until `closed`; and then what was written before, although the
@@ -206,9 +209,14 @@ async fn both<'a>(source: &'a Polled, sink: &'a Polled) -> std::io::Result<(Guar
 }
 
 fn is_readable(fd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
+    !polled_now(fd, PollFlags::IN).is_empty()
+}
+
+/// What poll(2) says at this moment; nothing when it fails.
+fn polled_now(fd: &OwnedFd, flags: PollFlags) -> PollFlags {
+    let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), flags)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+    poll(&mut fds, Some(&now)).map_or(PollFlags::empty(), |_| fds[0].revents())
 }
 
 fn ended(error: &std::io::Error) {

@@ -20,6 +20,14 @@ fn run<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
+/// The three streams of a process at these addresses, and what copies them.
+fn started(stdin: &str, stdout: &str, stderr: &str) -> ([OwnedFd; 3], Copying) {
+    let (streams, prepared) = Opened::open(&addresses(stdin, stdout, stderr), &owner()).unwrap().split().unwrap();
+    let copying = prepared.start(None, &Arc::default()).unwrap();
+    let Streams::Fds(fds) = streams else { panic!("no fds") };
+    (fds, copying)
+}
+
 #[test]
 fn addresses_have_their_schemes() {
     assert_eq!(Address::parse("").unwrap(), Address::Null);
@@ -38,10 +46,7 @@ fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
     let path = directory.path().join("out");
     make_fifo(&path);
     run(async {
-        let opened = Opened::open(&addresses("", path.to_str().unwrap(), ""), &owner()).unwrap();
-        let (streams, prepared) = opened.split().unwrap();
-        let copying = prepared.start(None, &Arc::default()).unwrap();
-        let Streams::Fds([_, stdout, _]) = streams else { panic!("no fds") };
+        let ([_, stdout, _], copying) = started("", path.to_str().unwrap(), "");
         let mut stdout = std::fs::File::from(stdout);
         stdout.write_all(b"first\n").unwrap();
         // A reader that comes and goes: the FIFO stays.
@@ -66,17 +71,14 @@ fn what_a_short_process_says_is_there_for_a_reader_that_comes_after_its_end() {
     let path = directory.path().join("out");
     make_fifo(&path);
     run(async {
-        let opened = Opened::open(&addresses("", path.to_str().unwrap(), ""), &owner()).unwrap();
-        let (streams, prepared) = opened.split().unwrap();
-        let copying = prepared.start(None, &Arc::default()).unwrap();
-        let Streams::Fds([_, stdout, stderr]) = streams else { panic!("no fds") };
+        let ([_, stdout, stderr], copying) = started("", path.to_str().unwrap(), "");
         std::fs::File::from(stdout).write_all(b"last words\n").unwrap();
         drop(stderr);
         let drained = tokio::spawn(copying.drain(Duration::from_secs(10)));
         // A writer, since a reader would have it already.
-        let (held, deadline) = (open_fifo(&path, false, true).unwrap(), std::time::Instant::now() + Duration::from_secs(5));
+        let (held, deadline) = (open_fifo(&path, false, true).unwrap(), Instant::now() + Duration::from_secs(5));
         while rustix::io::ioctl_fionread(&held).unwrap() == 0 {
-            assert!(std::time::Instant::now() < deadline, "nothing was copied");
+            assert!(Instant::now() < deadline, "nothing was copied");
             tokio::task::yield_now().await;
         }
         // Whatever the copier does once its process is gone, it has done by then.
@@ -97,10 +99,7 @@ fn standard_input_ends_with_close_io_and_not_before() {
     let path = directory.path().join("in");
     make_fifo(&path);
     run(async {
-        let opened = Opened::open(&addresses(path.to_str().unwrap(), "", ""), &owner()).unwrap();
-        let (streams, prepared) = opened.split().unwrap();
-        let mut copying = prepared.start(None, &Arc::default()).unwrap();
-        let Streams::Fds([stdin, _, _]) = streams else { panic!("no fds") };
+        let ([stdin, _, _], mut copying) = started(path.to_str().unwrap(), "", "");
         for text in ["one", "two"] {
             // Each writer closes the FIFO again.
             std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
@@ -138,10 +137,7 @@ fn standard_input_ends_with_close_io_though_a_writer_stays() {
     let path = directory.path().join("in");
     make_fifo(&path);
     run(async {
-        let opened = Opened::open(&addresses(path.to_str().unwrap(), "", ""), &owner()).unwrap();
-        let (streams, prepared) = opened.split().unwrap();
-        let mut copying = prepared.start(None, &Arc::default()).unwrap();
-        let Streams::Fds([stdin, _, _]) = streams else { panic!("no fds") };
+        let ([stdin, _, _], mut copying) = started(path.to_str().unwrap(), "", "");
         let mut stays = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         stays.write_all(&[b'x'; 50_000]).unwrap();
         copying.close_stdin();
@@ -164,10 +160,7 @@ fn a_file_is_appended_to_by_both_outputs() {
     std::fs::write(&path, "old ").unwrap();
     let address = format!("file://{}", path.display());
     run(async {
-        let opened = Opened::open(&addresses("", &address, &address), &owner()).unwrap();
-        let (streams, prepared) = opened.split().unwrap();
-        let copying = prepared.start(None, &Arc::default()).unwrap();
-        let Streams::Fds([_, stdout, stderr]) = streams else { panic!("no fds") };
+        let ([_, stdout, stderr], copying) = started("", &address, &address);
         std::fs::File::from(stdout).write_all(&[b'o'; 100_000][..60_000]).unwrap();
         std::fs::File::from(stderr).write_all(b"e").unwrap();
         assert!(copying.drain(Duration::from_secs(5)).await);
@@ -182,9 +175,7 @@ fn draining_ends_though_somebody_keeps_the_stream() {
     let path = directory.path().join("out");
     make_fifo(&path);
     run(async {
-        let opened = Opened::open(&addresses("", path.to_str().unwrap(), ""), &owner()).unwrap();
-        let (streams, prepared) = opened.split().unwrap();
-        let copying = prepared.start(None, &Arc::default()).unwrap();
+        let (streams, copying) = started("", path.to_str().unwrap(), "");
         let start = Instant::now();
         assert!(!copying.drain(Duration::from_millis(50)).await);
         assert!(start.elapsed() < Duration::from_secs(5));
