@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::{
     ConnectRequest, CreateTaskRequest, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
-    ShutdownRequest, StartRequest, StateRequest, StateResponse, WaitRequest,
+    ShutdownRequest, StartRequest, StateRequest, StateResponse, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::events::task::{TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit};
@@ -291,6 +292,34 @@ impl Shim {
         self.client.wait(limit(), &request).map(|response| response.exit_status)
     }
 
+    /// Begins to wait by a connection of its own; once this is back, the shim has the call. The thread has its answer.
+    pub fn waiter(&self, exec_id: &str) -> JoinHandle<u32> {
+        let wait = WaitRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), ..Default::default() };
+        let connect = ConnectRequest { id: self.id.clone(), ..Default::default() };
+        let wait = task_request("Wait", wait.write_to_bytes().unwrap());
+        let connect = task_request("Connect", connect.write_to_bytes().unwrap());
+        let (address, (sent, is_sent)) = (self.address.clone(), std::sync::mpsc::channel());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let response = runtime.block_on(async {
+                let client = ttrpc::asynchronous::Client::connect(&address).await.unwrap();
+                let mut waiting = Box::pin(client.request(wait));
+                // Calls of one connection are taken in their order: the second one's answer comes after the first was
+                // taken.
+                tokio::select! {
+                    biased;
+                    early = &mut waiting => panic!("the wait is over: {early:?}"),
+                    connected = client.request(connect) => drop(connected.unwrap()),
+                }
+                sent.send(()).unwrap();
+                waiting.await.unwrap()
+            });
+            WaitResponse::parse_from_bytes(&response.payload).unwrap().exit_status
+        });
+        is_sent.recv_timeout(DEADLINE).expect("the shim did not take the call");
+        thread
+    }
+
     pub fn delete(&self, exec_id: &str) -> ttrpc::Result<DeleteResponse> {
         let request = DeleteRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), ..Default::default() };
         self.client.delete(limit(), &request)
@@ -314,14 +343,21 @@ impl Shim {
 
     /// A call by its names: service, method, payload.
     pub fn call(&self, service: &str, method: &str, payload: Vec<u8>) -> ttrpc::Result<Vec<u8>> {
-        let request = ttrpc::Request {
-            service: service.to_owned(),
-            method: method.to_owned(),
-            payload,
-            timeout_nano: i64::try_from(DEADLINE.as_nanos()).unwrap(),
-            ..Default::default()
-        };
-        self.raw.request(request).map(|response| response.payload)
+        self.raw.request(named_request(service, method, payload)).map(|response| response.payload)
+    }
+}
+
+fn task_request(method: &str, payload: Vec<u8>) -> ttrpc::Request {
+    named_request("containerd.task.v2.Task", method, payload)
+}
+
+fn named_request(service: &str, method: &str, payload: Vec<u8>) -> ttrpc::Request {
+    ttrpc::Request {
+        service: service.to_owned(),
+        method: method.to_owned(),
+        payload,
+        timeout_nano: i64::try_from(DEADLINE.as_nanos()).unwrap(),
+        ..Default::default()
     }
 }
 

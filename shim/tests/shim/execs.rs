@@ -40,12 +40,10 @@ fn a_failed_start_ends_the_wait() {
     let bundle = bed.bundle(&["/bin/sleep", "1000"]);
     let shim = bed.run(&bundle);
     shim.exec("e", &["/bin/nope"], |_| {}).unwrap();
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| Shim::connect(&shim.address, &shim.id).wait("e").unwrap());
-        let error = shim.start("e").unwrap_err().to_string();
-        assert!(error.contains("OCI runtime exec failed: ") && error.contains("/bin/nope"), "{error}");
-        assert_eq!(waiter.join().unwrap(), 255);
-    });
+    let waiter = shim.waiter("e");
+    let error = shim.start("e").unwrap_err().to_string();
+    assert!(error.contains("OCI runtime exec failed: ") && error.contains("/bin/nope"), "{error}");
+    assert_eq!(waiter.join().unwrap(), 255);
     assert_eq!(shim.state("e").unwrap().status.enum_value().unwrap(), Status::STOPPED);
     shim.delete("e").unwrap();
 }

@@ -64,15 +64,13 @@ fn a_running_task_is_not_deleted_and_its_waiter_survives_the_delete() {
     let shim = bed.run(&bundle);
     assert_eq!(code(shim.delete("")), Code::FAILED_PRECONDITION);
     assert_eq!(status(&shim, ""), Status::RUNNING);
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| Shim::connect(&shim.address, &shim.id).wait("").unwrap());
-        shim.kill("", libc::SIGTERM, true).unwrap();
-        // The first process of a pid namespace ignores what it has no handler for.
-        shim.kill("", libc::SIGKILL, false).unwrap();
-        wait(|| status(&shim, "") == Status::STOPPED);
-        shim.delete("").unwrap();
-        assert_eq!(waiter.join().unwrap(), 137);
-    });
+    let waiter = shim.waiter("");
+    shim.kill("", libc::SIGTERM, true).unwrap();
+    // The first process of a pid namespace ignores what it has no handler for.
+    shim.kill("", libc::SIGKILL, false).unwrap();
+    wait(|| status(&shim, "") == Status::STOPPED);
+    shim.delete("").unwrap();
+    assert_eq!(waiter.join().unwrap(), 137);
 }
 
 #[test]
