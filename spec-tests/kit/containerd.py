@@ -17,19 +17,21 @@ BUSYBOX = "docker.io/library/busybox:latest"
 RUNTIME = "io.containerd.brig.v2"
 # The name under which a shim takes the place of Go's.
 DROP_IN = "io.containerd.runc.v2"
-_CONFIG = """version = 2
-root = "{base}/root"
-state = "{base}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
-  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.devmapper", "io.containerd.tracing.processor.v1.otlp", "io.containerd.nri.v1.nri"]
-[debug]
+# What every daemon of a suite has, whatever its version of the file.
+SOCKETS = """[debug]
   level = "debug"
 [grpc]
   address = "{base}/containerd.sock"
 [ttrpc]
   address = "{base}/containerd.sock.ttrpc"
 """
+_CONFIG = """version = 2
+root = "{base}/root"
+state = "{base}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.tracing.processor.v1.otlp", "io.containerd.nri.v1.nri"]
+""" + SOCKETS
 
 
 class Containerd:

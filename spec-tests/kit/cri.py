@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kit import host, images, isolate
 from kit.commands import Failure, check, equal, run, wait_until
-from kit.containerd import BUSYBOX, Containerd
+from kit.containerd import BUSYBOX, SOCKETS, Containerd
 from kit.podman import may_raise_limits
 
 PAUSE = "registry.k8s.io/pause:3.10.2"
@@ -53,13 +53,7 @@ root = "{base}/root"
 state = "{base}/state"
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.nri.v1.nri", "io.containerd.image-verifier.v1.bindir"]
-[debug]
-  level = "debug"
-[grpc]
-  address = "{base}/containerd.sock"
-[ttrpc]
-  address = "{base}/containerd.sock.ttrpc"
-[plugins."io.containerd.internal.v1.opt"]
+""" + SOCKETS + """[plugins."io.containerd.internal.v1.opt"]
   path = "{base}/opt"
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{pause}"
