@@ -52,6 +52,11 @@ pub enum Event {
 }
 
 impl ParentEnd {
+    /// The fd, to be polled.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// Lets a child go on that waits before its exec.
     pub fn go(&self) -> Result<()> {
         socket::send(self.0.as_fd(), &[1], &[]).context("unable to let the new process go on")

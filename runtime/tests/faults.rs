@@ -49,6 +49,13 @@ fn children(parent: u32) -> Vec<i32> {
     pids().into_iter().filter(|pid| parent_of(pid) == Some(parent)).collect()
 }
 
+/// Whether a process is in a pid namespace below ours.
+fn is_inside(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let ids = status.lines().find(|line| line.starts_with("NSpid:")).unwrap();
+    ids.split_ascii_whitespace().count() > 2
+}
+
 fn bundle() -> Bundle {
     let mut bundle = Bundle::new(&["sleep", "1000"]);
     bundle.config["linux"]["resources"] = serde_json::json!({});
@@ -130,6 +137,23 @@ fn exec_survives_both_deaths_and_the_container_lives_on() {
         assert_eq!(status.code(), Some(expected), "{step}");
         assert_eq!(bundle.state()["status"], "running", "{step}");
     }
+    bundle.ok(&["delete", "-f", &bundle.id]);
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn exec_ends_when_its_first_stage_is_killed_before_it_tells_of_the_second() {
+    let bundle = bundle();
+    bundle.start();
+    let mut parent = stopped(&bundle, &["exec", &bundle.id, "sleep", "1000"], "sibling_made");
+    // The second one waits for the parent's answer, and is the parent's child as well.
+    let stages = children(parent.id());
+    assert_eq!(stages.len(), 2, "{stages:?}");
+    let first = *stages.iter().find(|pid| !is_inside(**pid)).unwrap();
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    assert_eq!(parent.wait().unwrap().code(), Some(255));
+    wait_until("the second stage to end", || stages.iter().all(|pid| !pids().contains(pid)));
+    assert_eq!(bundle.state()["status"], "running");
     bundle.ok(&["delete", "-f", &bundle.id]);
     bundle.assert_nothing_left();
 }

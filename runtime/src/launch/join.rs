@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 
+use super::faults;
 use super::init::{Init, take};
 use crate::error::{Context, Result};
 use crate::handshake::Sibling;
@@ -38,6 +39,7 @@ pub(super) fn sibling(init: &mut Init) -> Result<()> {
     let Some(namespaces) = init.plan.sibling else { return Ok(()) };
     match process::fork_sibling(namespaces).context("unable to make the container's process")? {
         Some(child) => {
+            faults::reached(init.plan.stop_at.as_deref(), "sibling_made");
             // Stage 1 ends here, whatever comes: the sibling is the parent's child.
             let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
             if told.is_err() {

@@ -357,9 +357,13 @@ impl Server<'_> {
     }
 
     /// What stage 1 has to say. The sibling, which does not wait for it, may be quicker: its words go to `early`, and
-    /// count once stage 1 has told of it or has ended.
+    /// count once stage 1 has told of it. A stage 1 that ends without that leaves a process that nobody can name; it
+    /// ends by itself when this end of the channel goes.
     fn next_of_stage_1(&self, early: &mut VecDeque<Event>) -> Result<Event> {
         loop {
+            if !process::readable_before_end(self.parent.fd(), self.guard.child().pidfd.as_fd())? {
+                return Ok(early.pop_front().filter(|event| matches!(event, Event::Failed(_))).unwrap_or(Event::End));
+            }
             match self.next()? {
                 Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
                 sibling @ Event::Request(Step::Sibling, ..) => return Ok(sibling),

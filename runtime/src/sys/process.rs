@@ -351,6 +351,21 @@ pub fn poll_readable(fd: BorrowedFd, timeout: Option<std::time::Duration>) -> Sy
     }
 }
 
+/// Waits until there is something to read from `fd`, or `pidfd`'s process has ended; true for the former. What the
+/// process wrote before its end counts as there.
+pub fn readable_before_end(fd: BorrowedFd, pidfd: BorrowedFd) -> SysResult<bool> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    // In this order: poll(2) looks at the process first, so that words that came with its end are seen after it.
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN), PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return Ok(!fds[1].revents().is_empty()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(SysError::from_rustix("poll", fd.as_raw_fd().to_string(), error)),
+        }
+    }
+}
+
 /// Marks every fd from `first` on close-on-exec (close_range(2)).
 pub fn cloexec_from(first: RawFd) -> SysResult<()> {
     // SAFETY: changes flags of fds only; closes none.
