@@ -248,10 +248,6 @@ class Shim:
         for container in self.containers:
             self._end(container)
         self.containers.clear()
-        for daemon in self.daemons:
-            if Path(daemon.sink.path).exists():
-                daemon.sink.hang_up()
-        self.daemons.clear()
         problem = None
         try:
             wait_until(lambda: not self.leftovers(), "leftovers to go", 5)
@@ -263,6 +259,11 @@ class Shim:
             for point in sorted(isolate.mounts_below(self.place), reverse=True):
                 run("umount", "-l", point, code=None)
             run("sh", "-c", f"rm -rf /run/containerd/s/* /run/*/{self.namespace} /run/*/*/{self.namespace}")
+        # Not before: a shim that ends has five seconds' patience with a daemon that has not taken its last events.
+        for daemon in self.daemons:
+            if Path(daemon.sink.path).exists():
+                daemon.sink.hang_up()
+        self.daemons.clear()
         run("sh", "-c", f"rm -rf {self.place}/d*")
         if problem:
             raise problem

@@ -60,6 +60,37 @@ enum Source {
     Legacy { eventfd: OwnedFd, control: PathBuf },
 }
 
+/// A file of a cgroup2 directory that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum File {
+    /// memory.events
+    Memory,
+    /// cgroup.events
+    Events,
+}
+
+/// What both files say.
+#[derive(Debug, PartialEq, Eq)]
+struct Counts {
+    ooms: u64,
+    kills: u64,
+    populated: bool,
+}
+
+/// Reads both files; `None` when the cgroup is gone.
+///
+/// The order counts: a kill is counted before the process ends, so that counts which are read after the cgroup was
+/// seen empty are the last ones. The other way about, a kill between the two reads is never seen.
+fn counts(mut read: impl FnMut(File) -> Result<Option<String>, SysError>) -> Result<Option<Counts>, SysError> {
+    let populated = read(File::Events)?.is_some_and(|text| keyed(&text, "populated") == Some(1));
+    let number = |text: &str, key| keyed(text, key).unwrap_or(0);
+    Ok(read(File::Memory)?.map(|text| Counts {
+        ooms: number(&text, "oom"),
+        kills: number(&text, "oom_kill"),
+        populated,
+    }))
+}
+
 impl OomWatch {
     /// Watches the cgroup2 directory at `path`.
     pub(super) fn unified(path: &Path) -> Result<OomWatch> {
@@ -116,20 +147,25 @@ impl OomWatch {
     pub fn check(&mut self) -> Result<OomEvent> {
         match &mut self.source {
             Source::Unified { memory, events, seen } => {
-                let read = |fd: &OwnedFd| match read_from_start(fd.as_fd()) {
-                    Ok(text) => Ok(Some(text)),
-                    Err(Errno::ENODEV) => Ok(None),
-                    Err(errno) => Err(SysError::new("read", "memory.events or cgroup.events", errno)),
+                let read = |file: File| {
+                    let fd = match file {
+                        File::Memory => &*memory,
+                        File::Events => &*events,
+                    };
+                    match read_from_start(fd.as_fd()) {
+                        Ok(text) => Ok(Some(text)),
+                        Err(Errno::ENODEV) => Ok(None),
+                        Err(errno) => Err(SysError::new("read", "memory.events or cgroup.events", errno)),
+                    }
                 };
-                let Some(text) = read(memory)? else { return Ok(OomEvent::Ended) };
+                let Some(counts) = counts(read)? else { return Ok(OomEvent::Ended) };
+                self.kills = counts.kills;
                 // An event is a moment at the limit with nothing to reclaim; a kill follows it, or the end of a
                 // sibling. Either number may move first.
-                self.kills = keyed(&text, "oom_kill").unwrap_or(0);
-                let count = keyed(&text, "oom").unwrap_or(0).max(self.kills);
+                let count = counts.ooms.max(counts.kills);
                 let new = count.saturating_sub(*seen);
                 *seen = count;
-                let populated = read(events)?.is_some_and(|text| keyed(&text, "populated") == Some(1));
-                match (new, populated) {
+                match (new, counts.populated) {
                     (1.., _) => Ok(OomEvent::Oom(new)),
                     (0, true) => Ok(OomEvent::None),
                     (0, false) => Ok(OomEvent::Ended),
@@ -150,5 +186,29 @@ impl OomWatch {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_between_two_reads_is_counted_before_the_cgroup_is_taken_for_ended() {
+        // Killed, ended and empty, all after the first read.
+        let mut reads = 0;
+        let now = counts(|file| {
+            reads += 1;
+            let text = match (file, reads) {
+                (File::Memory, 1) => "oom 1\noom_kill 0\n",
+                (File::Memory, _) => "oom 1\noom_kill 1\n",
+                (File::Events, 1) => "populated 1\nfrozen 0\n",
+                (File::Events, _) => "populated 0\nfrozen 0\n",
+            };
+            Ok(Some(text.to_owned()))
+        });
+        assert_eq!(now.unwrap(), Some(Counts { ooms: 1, kills: 1, populated: true }));
+        let gone = counts(|file| Ok((file == File::Events).then(|| "populated 0\n".to_owned())));
+        assert_eq!(gone.unwrap(), None);
     }
 }
