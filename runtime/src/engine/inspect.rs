@@ -22,15 +22,24 @@ impl Engine {
     /// Every container of this root, sorted by id. One that goes away meanwhile is left out; one whose record is
     /// damaged is left out with a warning.
     pub fn list(&self) -> Result<Vec<State>> {
-        let mut states = Vec::new();
+        self.each(Container::state)
+    }
+
+    /// The ids of [`Engine::list`], without a look at what the containers are doing.
+    pub fn list_ids(&self) -> Result<Vec<String>> {
+        self.each(|container| Ok(container.record.id.clone()))
+    }
+
+    fn each<T>(&self, look: impl Fn(&Container) -> Result<T>) -> Result<Vec<T>> {
+        let mut found = Vec::new();
         for id in store::ids(&self.root)? {
-            match self.state(&id) {
-                Ok(state) => states.push(state),
+            match self.load(&id).and_then(|container| look(&container)) {
+                Ok(one) => found.push(one),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!("{id}: {error}"),
             }
         }
-        Ok(states)
+        Ok(found)
     }
 
     /// The ids on record, sorted, those of half-made containers too.

@@ -69,11 +69,11 @@ fn format(args: &Args) -> Result<Format> {
 }
 
 fn list(global: &Global, args: &Args) -> Result<i32> {
-    let states = global.engine().list()?;
     if args.is_on("quiet") {
-        let ids: String = states.iter().map(|state| format!("{}\n", state.id)).collect();
+        let ids: String = global.engine().list_ids()?.iter().map(|id| format!("{id}\n")).collect();
         return output::print(&ids).map(|()| 0);
     }
+    let states = global.engine().list()?;
     match format(args)? {
         Format::Table => output::print(&list_table(&states))?,
         Format::Json => output::print(&output::json_line(&or_null(&states))?)?,
