@@ -17,6 +17,8 @@ BUSYBOX = "docker.io/library/busybox:latest"
 RUNTIME = "io.containerd.brig.v2"
 # The name under which a shim takes the place of Go's.
 DROP_IN = "io.containerd.runc.v2"
+# What is not Debian's is built from this program of beds.
+_MODULE_OF = {"1.7": "containerd17", "2": "containerd2"}
 # What every daemon of a suite has, whatever its version of the file.
 SOCKETS = """[debug]
   level = "debug"
@@ -85,7 +87,7 @@ class Containerd:
     def _program(self, name):
         if self.generation == "1.6":
             return f"/usr/bin/{name}"
-        return str(images.containerd2() / name)
+        return str(images.module(_MODULE_OF[self.generation]) / name)
 
     def _answers(self):
         if self.daemon.poll() is not None:
@@ -268,6 +270,12 @@ class ContainerdOverRunc(Containerd):
     def run(self, *args, binary=None, **options):
         """`ctr run --rm OPTIONS NAME COMMAND` to its end."""
         return self(*self.run_words("--rm", *args, binary=binary), **options)
+
+
+class Containerd17(Containerd):
+    """The same with the last 1.x, between Debian's and a current release."""
+
+    generations = ("1.7", "2", "1.6")
 
 
 class Containerd2(Containerd):

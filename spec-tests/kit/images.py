@@ -21,7 +21,7 @@ PASSWD = ("root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\
 GROUP = "root:x:0:\napp:x:1000:\nextra:x:2000:app\n"
 
 # What spec-tests/beds builds from Go modules.
-MODULES = ("buildkit", "containerd2", "cri-tools", "nerdctl")
+MODULES = ("buildkit", "containerd17", "containerd2", "cri-tools", "nerdctl")
 
 
 def prepare(needs):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from kit.buildah import Buildah
 from kit.bundle import Runtime, SystemdRuntime
-from kit.containerd import Containerd, Containerd2, ContainerdInBed, ContainerdOverRunc
+from kit.containerd import Containerd, Containerd2, Containerd17, ContainerdInBed, ContainerdOverRunc
 from kit.cri import Cri, CriBelowSystemd
 from kit.docker import Docker, DockerWithoutNetwork, DockerWithShim, DockerWithUserns
 from kit.installed import Installed
@@ -32,6 +32,9 @@ _CONTAINERD = ["run", "exec", "events", "daemon"]
 
 SUITES = {
     "containerd-1.6": Suite(Containerd, [f"clients.containerd_{part}" for part in _CONTAINERD], subject=_SHIM),
+    "containerd-1.7": Suite(
+        Containerd17, [f"clients.containerd_{part}" for part in (*_CONTAINERD, "neighbours")],
+        needs={"containerd17", "containerd2"}, subject=_SHIM),
     "containerd-uml": Suite(ContainerdInBed, ["clients.containerd_run", "clients.containerd_events"], bed=["uml"],
                             subject=_SHIM),
     "shim-uml": Suite(ShimInBed, ["clients.shim_task"], bed=["uml"], subject=_SHIM),
