@@ -111,7 +111,9 @@ def elsewhere(shim):
     images = shim.place / "of-runc"
     for name in ("one", "back"):
         options_of = any_of("containerd.runc.v1.Options", {6: "runc", 7: str(shim.place / "records-of-runc")})
-        one = shim.container(name, args=COUNTER, options=options_of).launch()
+        # On cgroup2 runc leaves the choice of the cgroup to CRIU, which takes the one that it saved (Debian's 1.1.5 does):
+        # under another name it comes back there too, and nobody removes it.
+        one = shim.container(name, args=COUNTER, options=options_of, cgroup=f"/{shim.parent}/saved").launch()
         out = Reader(one.bundle / "out")
         one.create(stdout=out.path, checkpoint=str(images) if name == "back" else "")
         pid = one.call("Start", 60)[1][0]
