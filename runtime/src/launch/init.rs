@@ -5,6 +5,7 @@
 //! opens no path but through [`crate::sys::path`] and [`crate::sys::procfs`].
 #![forbid(unsafe_code)]
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,7 +16,7 @@ use crate::handshake::Filter;
 use crate::plan::init::{Inherited, InitPlan};
 use crate::rootfs::Root;
 use crate::sys::procfs::Proc;
-use crate::sys::{SysError, process};
+use crate::sys::{SysError, SysResult, process};
 
 use super::{gate, steps};
 
@@ -25,8 +26,8 @@ pub(super) struct Init {
     pub plan: InitPlan,
     /// The channel, until the parent stops listening.
     pub channel: Option<InitEnd>,
-    /// The host's /proc, opened before any namespace was joined.
-    pub proc: Proc,
+    /// /proc, and whose: see [`Init::proc`].
+    proc: OnceCell<Proc>,
     /// The root while it is being set up.
     pub root: Option<Root>,
     /// The terminal's slave side.
@@ -48,6 +49,25 @@ impl Init {
     /// After the parent stopped listening: a step stands on the wrong side of `ready`.
     pub fn channel(&self) -> Result<&InitEnd> {
         self.channel.as_ref().ok_or_else(|| Error::other("the parent no longer listens"))
+    }
+
+    /// The host's /proc, opened before any namespace was joined. In an exec that shares a user namespace with its
+    /// container it is the container's, opened when it is first needed: a program there with CAP_SYS_PTRACE can open
+    /// what this process holds, from the moment that it is in the pid namespace (CVE-2016-9962). With a user namespace
+    /// of the container's between them, it cannot (ptrace(2), the dumpable attribute).
+    pub fn proc(&self) -> SysResult<&Proc> {
+        match self.proc.get() {
+            Some(proc) => Ok(proc),
+            None => {
+                let opened = Proc::open_inside()?;
+                Ok(self.proc.get_or_init(|| opened))
+            }
+        }
+    }
+
+    /// Nothing is looked up any more, and the process may wait for long.
+    pub fn close_proc(&mut self) {
+        self.proc.take();
     }
 }
 
@@ -90,7 +110,7 @@ fn receive() -> Result<(InitPlan, InitEnd)> {
 }
 
 fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()> {
-    let proc = match prepare() {
+    let proc = match prepare(&plan) {
         Ok(proc) => proc,
         Err(error) => {
             say(&channel, &error);
@@ -126,11 +146,12 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
     Err(())
 }
 
-fn prepare() -> Result<Proc> {
+fn prepare(plan: &InitPlan) -> Result<OnceCell<Proc>> {
     // Every inherited fd is closed by the exec unless a step says otherwise: nothing can be forgotten.
     process::cloexec_from(3)?;
     process::reset_signals()?;
-    Ok(Proc::open()?)
+    let comes_into_reach = plan.rootfs.is_none() && !plan.user_namespace;
+    if comes_into_reach { Ok(OnceCell::new()) } else { Ok(OnceCell::from(Proc::open()?)) }
 }
 
 fn say(channel: &InitEnd, error: &Error) {

@@ -148,9 +148,9 @@ fn time_namespace(init: &mut Init) -> Result<()> {
     const CLONE_NEWTIME: u64 = 0x80;
     ns::unshare(CLONE_NEWTIME).context("linux.namespaces: unable to make a time namespace (a kernel without them says Invalid argument: leave it out)")?;
     if !offsets.is_empty() {
-        init.proc.write("self/timens_offsets", offsets.as_bytes()).context("unable to set linux.timeOffsets")?;
+        init.proc()?.write("self/timens_offsets", offsets.as_bytes()).context("unable to set linux.timeOffsets")?;
     }
-    let namespace = init.proc.open_namespace("time_for_children")?;
+    let namespace = init.proc()?.open_namespace("time_for_children")?;
     ns::join(namespace.as_fd(), CLONE_NEWTIME).context("unable to enter the time namespace")
 }
 
@@ -227,7 +227,7 @@ fn enter(init: &mut Init) -> Result<()> {
 fn sysctl(init: &mut Init) -> Result<()> {
     for (name, value) in &init.plan.sysctl {
         let path = format!("sys/{}", name.replace('.', "/"));
-        init.proc.write(path, value.as_bytes()).with_context(|| format!("unable to set linux.sysctl {name}"))?;
+        init.proc()?.write(path, value.as_bytes()).with_context(|| format!("unable to set linux.sysctl {name}"))?;
     }
     Ok(())
 }
@@ -249,7 +249,7 @@ fn read_inside(init: &Init, path: &str) -> Result<String> {
     if crate::sys::path::file_type(&found)? != rustix::fs::FileType::RegularFile {
         return Ok(String::new());
     }
-    let file = init.proc.reopen(&found, rustix::fs::OFlags::RDONLY)?;
+    let file = init.proc()?.reopen(&found, rustix::fs::OFlags::RDONLY)?;
     let mut bytes = Vec::new();
     std::fs::File::from(file).take(LIMIT).read_to_end(&mut bytes).with_context(|| format!("unable to read {path}"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -308,16 +308,16 @@ fn labels(init: &mut Init) -> Result<()> {
     if let Some(profile) = &process.apparmor {
         // The file of its own came with 5.8; before, AppArmor shared attr/exec with the other modules.
         let text = format!("exec {profile}");
-        let written = match init.proc.write("thread-self/attr/apparmor/exec", text.as_bytes()) {
+        let written = match init.proc()?.write("thread-self/attr/apparmor/exec", text.as_bytes()) {
             Err(error) if error.errno() == nix::errno::Errno::ENOENT => {
-                init.proc.write("thread-self/attr/exec", text.as_bytes())
+                init.proc()?.write("thread-self/attr/exec", text.as_bytes())
             }
             other => other,
         };
         written.with_context(|| format!("unable to apply apparmor profile {profile}"))?;
     }
     if let Some(label) = &process.selinux {
-        init.proc
+        init.proc()?
             .write("thread-self/attr/exec", label.as_bytes())
             .with_context(|| format!("unable to set selinux label {label}"))?;
     }
@@ -424,6 +424,8 @@ fn wait_at_gate(init: &mut Init) -> Result<()> {
     let Some(number) = init.plan.gate else { return Ok(()) };
     // The parent has gone, or goes now: it does not wait for the program.
     init.channel = None;
+    // An exec into it could look into this process.
+    init.close_proc();
     // A created container may wait for long, and there may be a thousand of them.
     memory::release_program()?;
     init.gate = Some(gate::wait(take(number)?)?);

@@ -20,7 +20,7 @@ pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
     let place = init.plan.console.ok_or_else(|| Error::other("process.terminal is set, and no console was given"))?;
     let console = take(place)?;
     let unable = "unable to make a terminal";
-    let master = rootfs::open_ptmx(root, &init.proc)?;
+    let master = rootfs::open_ptmx(root, init.proc()?)?;
     let slave = tty::open_peer(master.as_fd()).context(unable)?;
     if let Some((rows, columns)) = init.plan.process.console_size {
         tty::set_size(master.as_fd(), rows, columns).context("unable to set process.consoleSize")?;
@@ -52,7 +52,7 @@ pub(super) fn reopen_null(init: &Init) -> Result<()> {
     if !is_null(found.as_fd()) {
         return Ok(());
     }
-    let own = match init.proc.reopen(&found, rustix::fs::OFlags::RDWR) {
+    let own = match init.proc()?.reopen(&found, rustix::fs::OFlags::RDWR) {
         // The configuration's device rules or the node's mode are against it: the caller's works as well.
         Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EACCES) => {
             return init.channel()?.log(false, format!("the caller's /dev/null stays: {error}"));

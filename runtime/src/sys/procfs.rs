@@ -5,6 +5,10 @@
 //! [`Proc`] is opened where /proc is the host's, its root is checked (PROC_SUPER_MAGIC and the root's inode number,
 //! fs/proc/root.c), and each lookup below it refuses to cross a mount. Where the host itself has mounts over its
 //! /proc (a runtime inside a container), a private instance without them is mounted, detached, and used instead.
+//!
+//! A process that a container may look into must not hold the host's: who can open its descriptor has the host's
+//! processes, and their roots. There the handle is the container's own /proc, under the same checks
+//! ([`Proc::open_inside`]).
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -30,6 +34,16 @@ pub struct Proc {
     root: OwnedFd,
     /// An instance of our own without anything mounted over it; made when it is first needed.
     private: OnceLock<OwnedFd>,
+    /// What an instance of our own shows.
+    shows: Shows,
+}
+
+/// What an instance of procfs shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    Everything,
+    /// No sysctls, and nothing of the kernel's.
+    Processes,
 }
 
 /// What is used of /proc/PID/stat (proc_pid_stat(5)).
@@ -75,16 +89,21 @@ impl PidStat {
 impl Proc {
     /// Opens the host's /proc and checks that it is a procfs root. Call it before entering a container's root.
     pub fn open() -> SysResult<Proc> {
+        Proc::open_showing(Shows::Everything)
+    }
+
+    /// The same after entering a container's root, where /proc is the container's. It is for the files of processes:
+    /// where it takes an instance of our own, that has nothing else to give to who looks into this process.
+    pub fn open_inside() -> SysResult<Proc> {
+        Proc::open_showing(Shows::Processes)
+    }
+
+    fn open_showing(shows: Shows) -> SysResult<Proc> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open("/proc", flags, Mode::empty())
             .map_err(|e| SysError::from_rustix("open", "\"/proc\", O_PATH|O_DIRECTORY", e));
-        match opened.and_then(verify_root) {
-            Ok(root) => Ok(Proc { root, private: OnceLock::new() }),
-            Err(first) => match mount_private() {
-                Ok(root) => Ok(Proc { root, private: OnceLock::new() }),
-                Err(_) => Err(first),
-            },
-        }
+        let root = opened.and_then(verify_root).or_else(|first| mount_private(shows).map_err(|_| first))?;
+        Ok(Proc { root, private: OnceLock::new(), shows })
     }
 
     /// The root's descriptor (O_PATH).
@@ -111,7 +130,7 @@ impl Proc {
         if let Some(fd) = self.private.get() {
             return Some(fd);
         }
-        let made = mount_private().ok()?;
+        let made = mount_private(self.shows).ok()?;
         Some(self.private.get_or_init(|| made))
     }
 
@@ -201,9 +220,17 @@ fn verify_root(fd: OwnedFd) -> SysResult<OwnedFd> {
     Ok(fd)
 }
 
-fn mount_private() -> SysResult<OwnedFd> {
+fn mount_private(shows: Shows) -> SysResult<OwnedFd> {
     let attributes = mount::ATTR_NOSUID | mount::ATTR_NODEV | mount::ATTR_NOEXEC;
-    Filesystem::new("proc").mount(attributes).and_then(verify_root)
+    let made = match shows {
+        Shows::Everything => Filesystem::new("proc").mount(attributes),
+        // Kernels before 5.8 do not know the parameter.
+        Shows::Processes => match Filesystem::new("proc").parameter("subset", Some("pid".into())).mount(attributes) {
+            Err(error) if error.errno() == Errno::EINVAL => Filesystem::new("proc").mount(attributes),
+            other => other,
+        },
+    };
+    made.and_then(verify_root)
 }
 
 fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {

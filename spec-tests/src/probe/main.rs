@@ -3,10 +3,11 @@
 //! It is linked statically and needs no other file, so it can be all that an image holds:
 //! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | crowd N | spin | wait |
 //! burst BYTES | serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME | record FILE ... |
-//! signals LAST | notify LINE... | raise N`.
+//! signals LAST | notify LINE... | raise N | watch | stray`.
 #![forbid(unsafe_code)]
 
 mod attempt;
+mod foreign;
 mod record;
 
 use std::io::{Read, Write};
@@ -19,7 +20,7 @@ fn main() {
     let verb = args.get(1).map_or("status", String::as_str);
     let number = || args.get(2).and_then(|word| word.parse::<usize>().ok()).unwrap_or(0);
     match verb {
-        "facts" => facts(),
+        "facts" => or_fail(facts()),
         "try" => attempt::all(&args[2..]),
         "status" => print!("{}", std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
         "hog" => hog(number()),
@@ -40,6 +41,8 @@ fn main() {
         "notify" => notify(&args[2..]),
         "raise" => raise(number()),
         "exit" => exit(number() as i32),
+        "watch" => or_fail(foreign::watch()),
+        "stray" => or_fail(foreign::stray()),
         "record" => record::record(&args),
         "signals" => record::signals(args.get(2).map_or("", String::as_str)),
         other => {
@@ -49,15 +52,17 @@ fn main() {
     }
 }
 
-/// Prints all that is found, as JSON.
-fn facts() {
-    match Facts::find().and_then(|facts| Ok(serde_json::to_string(&facts)?)) {
-        Ok(text) => println!("{text}"),
-        Err(error) => {
-            eprintln!("probe: {error:#}");
-            exit(1);
-        }
+fn or_fail(done: anyhow::Result<()>) {
+    if let Err(error) = done {
+        eprintln!("probe: {error:#}");
+        exit(1);
     }
+}
+
+/// Prints all that is found, as JSON.
+fn facts() -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(&Facts::find()?)?);
+    Ok(())
 }
 
 /// Takes and touches memory, a MiB at a time, and says when it has it all.

@@ -95,12 +95,17 @@ fn held(ground: &Ground) -> anyhow::Result<()> {
     bundle.args(&["/probe", "wait"]);
     let container = ground.create(&bundle)?;
     let root = fs::metadata(container.proc("root"))?.dev();
+    let proc = fs::metadata(container.proc("root/proc"))?.dev();
     for entry in fs::read_dir(container.proc("fd"))? {
         let path = entry?.path();
         let (link, meta) = (fs::read_link(&path)?, fs::metadata(&path)?);
-        // What shows the container's own processes is no way out.
-        let is_proc = nix::sys::statfs::statfs(&path)?.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC;
-        ensure!(is_proc || !meta.is_dir(), "init holds the directory {} of device {}", link.display(), meta.dev());
+        // What shows the container's own processes is no way out; what shows the host's has their roots.
+        ensure!(
+            !meta.is_dir() || meta.dev() == proc,
+            "init holds the directory {} of device {}",
+            link.display(),
+            meta.dev()
+        );
     }
     let cwd = fs::read_link(container.proc("cwd"))?;
     let (cwd_is, root_is) = (fs::metadata(container.proc("cwd"))?, fs::metadata(container.proc("root"))?);

@@ -3,7 +3,10 @@
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Ground, Level, wait_until};
+
+/// So many processes come in while one looks; each is there for a fraction of a millisecond before its program runs.
+const EXECS: usize = 50;
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
@@ -16,6 +19,7 @@ pub const CASES: &[Case] = &[
     case("ambient capabilities are those that were asked for", "CVE-2022-27650", ambient),
     case("exec has the container's filter, bounding set and noNewPrivileges", "CVE-2016-3697", exec_confinement),
     case("exec is in every namespace of its container", "CVE-2016-9962", exec_namespaces),
+    case("no process that a container sees is elsewhere or holds a directory of elsewhere", "CVE-2016-9962", elsewhere),
     case("a user by a number that is none is refused", "CVE-2016-3697", numeric_user),
     case("an id that is a path is refused", "CVE-2026-30892", ids),
     case("a container of another runtime's root is not found by a path", "CVE-2026-30892", foreign_ids),
@@ -87,6 +91,37 @@ fn exec_namespaces(ground: &Ground) -> anyhow::Result<()> {
         let expected = std::fs::read_link(container.proc(&format!("ns/{kind}")))?.display().to_string();
         let found = facts.namespaces.get(kind).context("a namespace without a file")?;
         ensure!(*found == expected, "{kind} of exec: expected {expected}, found {found}");
+    }
+    Ok(())
+}
+
+/// A container that may look into all that it sees, and does, while processes come into it.
+fn elsewhere(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let capabilities = json!(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"]);
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.set(&format!("/process/capabilities/{set}"), capabilities.clone());
+    }
+    bundle.args(&["/probe", "watch"]);
+    let container = ground.create(&bundle)?;
+    container.start()?;
+    wait_until("the look", || Ok(container.output()?.starts_with("looks\n").then_some(())))?;
+    for number in 0..EXECS {
+        // Of root and of another user, whose ids are set before its program runs.
+        let user = if number % 2 == 0 { "0" } else { "1000" };
+        container.exec_with(&["--user", user], &["/probe", "exit", "0"])?.ok()?;
+    }
+    let found = container.output()?;
+    let foreign: Vec<&str> = found.lines().filter(|line| line.starts_with("foreign ")).collect();
+    ensure!(foreign.is_empty(), "expected nothing but the container's own mounts, found {foreign:#?}");
+    // That says something of one who sees what is there: a process of the container's own that has gone elsewhere.
+    container.exec_with(&["--detach"], &["/probe", "stray"])?.ok()?;
+    for what in [" ns/mnt ", " root ", " cwd ", " fd/"] {
+        wait_until(&format!("the look to come upon {what:?} of a process that is elsewhere"), || {
+            let found = container.output()?;
+            let is_seen = found.lines().any(|line| line.starts_with("foreign ") && line.contains(what));
+            Ok(is_seen.then_some(()))
+        })?;
     }
     Ok(())
 }
