@@ -1,8 +1,9 @@
 //! Commands with a deadline. Their output goes to files: a container that holds a pipe open must not hold us.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -72,11 +73,11 @@ impl Done {
 /// Runs a command to its end, with stdin from /dev/null unless `command` was given one by `stdin`.
 pub(super) fn run(mut command: Command, stdin: Option<Stdio>) -> anyhow::Result<Done> {
     let what = words(&command);
-    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdin(stdin.unwrap_or(Stdio::null())).stdout(out.try_clone()?).stderr(err.try_clone()?);
     let mut child = command.spawn().with_context(|| format!("unable to run {what}"))?;
     let status = wait(&mut child, deadline()).with_context(|| what.clone());
-    let (stdout, stderr) = (read_all(&mut out)?, read_all(&mut err)?);
+    let (stdout, stderr) = (read_all(&out)?, read_all(&err)?);
     match status {
         Ok(status) => Ok(Done { what, code: code_of(status), stdout, stderr }),
         Err(error) => Err(error.context(format!("it wrote: {stdout}{stderr}"))),
@@ -87,7 +88,7 @@ pub(super) fn run(mut command: Command, stdin: Option<Stdio>) -> anyhow::Result<
 /// that were started in its pid namespace from outside, and those are ours.
 pub(super) fn run_and_reap(mut command: Command) -> anyhow::Result<Done> {
     let what = words(&command);
-    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?);
     let child = command.spawn().with_context(|| format!("unable to run {what}"))?;
     let child = i32::try_from(child.id())?;
@@ -98,7 +99,7 @@ pub(super) fn run_and_reap(mut command: Command) -> anyhow::Result<Done> {
             _ => None,
         })
     })?;
-    Ok(Done { what, code, stdout: read_all(&mut out)?, stderr: read_all(&mut err)? })
+    Ok(Done { what, code, stdout: read_all(&out)?, stderr: read_all(&err)? })
 }
 
 /// Waits for a child until the deadline, and kills it then.
@@ -147,12 +148,19 @@ pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> anyhow::Result<O
     }
 }
 
-/// Everything that is in the file, from its beginning.
-pub(super) fn read_all(file: &mut File) -> anyhow::Result<String> {
-    file.rewind()?;
+/// Everything that is in the file, from its beginning. Its place in the file is shared with whoever writes to it, and
+/// stays where it is: to move it would have the next line written over the first.
+pub(super) fn read_all(file: &File) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let mut block = [0; 4096];
+    loop {
+        match file.read_at(&mut block, bytes.len() as u64) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(count) => bytes.extend_from_slice(&block[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// A program's place in PATH.

@@ -32,13 +32,13 @@ impl<'a> Container<'a> {
         let mut words = vec!["create", "--bundle", &*bundle_path, "--pid-file", &*pid_path];
         words.extend(flags);
         words.push(&id);
-        let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
         let mut command = ground.command(&words);
         command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
         let mut child = command.spawn().with_context(|| format!("unable to run {}", ground.runtime().display()))?;
         let status = command::wait(&mut child, command::deadline()).context("create")?;
         if !status.success() {
-            let (out, err) = (command::read_all(&mut stdout)?, command::read_all(&mut stderr)?);
+            let (out, err) = (command::read_all(&stdout)?, command::read_all(&stderr)?);
             bail!("create: expected exit code 0, found {}\n{out}{err}", command::code_of(status));
         }
         let text = fs::read_to_string(&pid_file).context("create wrote no pid file")?;
@@ -140,14 +140,13 @@ impl<'a> Container<'a> {
 
     /// What init has written to stdout and stderr so far.
     pub fn output(&self) -> anyhow::Result<String> {
-        let (mut out, mut err) = (self.stdout.try_clone()?, self.stderr.try_clone()?);
-        Ok(command::read_all(&mut out)? + &command::read_all(&mut err)?)
+        Ok(command::read_all(&self.stdout)? + &command::read_all(&self.stderr)?)
     }
 
     /// Init's stdout, read once the probe has printed its facts and ended.
     pub fn facts(&self) -> anyhow::Result<Facts> {
         self.wait()?;
-        Facts::parse(&command::read_all(&mut self.stdout.try_clone()?)?)
+        Facts::parse(&command::read_all(&self.stdout)?)
     }
 
     /// The container's cgroup in the hierarchy of a v1 controller, or on v2 (where `controller` does not matter).
