@@ -40,6 +40,8 @@ BEDS = {
     "uml": Bed(("uml",), "User Mode Linux: pure cgroup v2 with limits, every capability, one CPU", machine=True),
     "uml-systemd": Bed(("uml", "--systemd"), "the same with systemd as PID 1 and as cgroup driver", systemd=True,
                        machine=True),
+    "uml-selinux": Bed(("uml", "--selinux"), "the same with SELinux, whose policy allows everything", machine=True,
+                       slowest=True),
     "qemu": Bed(("qemu",), "Debian's own kernel in QEMU: every controller, AppArmor, time namespaces", machine=True,
                 slowest=True),
 }

@@ -39,6 +39,8 @@ pub const CASES: &[Case] = &[
         ground.refused(ground.bundle()?.set("/process/oomScoreAdj", json!(1001)))?;
         ground.refused(ground.bundle()?.set("/process/oomScoreAdj", json!(-1001))).map(drop)
     }),
+    must("selinuxLabel is the program's context", labelled).on(&[Need::Selinux]),
+    must("selinuxLabel of an exec is its program's context", labelled_exec).on(&[Need::Selinux]),
     Case::new("a selinuxLabel that cannot be applied is refused", "config.md#valid-values", Level::Must, no_selinux),
     must("ioPriority of the class RT is set", |ground| io_priority(ground, "IOPRIO_CLASS_RT", 3, "realtime: prio 3")),
     must("ioPriority of the class BE is set", |ground| {
@@ -90,6 +92,31 @@ fn confined(ground: &Ground, name: &str) -> anyhow::Result<()> {
 /// Without AppArmor any profile; with it, one that nobody loaded.
 fn no_apparmor(ground: &Ground) -> anyhow::Result<()> {
     ground.run(ground.bundle()?.set("/process/apparmorProfile", json!("spec-of-nobody")))?.refused().map(drop)
+}
+
+const LABEL: &str = "system_u:system_r:container_t:s0:c1,c2";
+
+fn labelled(ground: &Ground) -> anyhow::Result<()> {
+    for no_new_privileges in [true, false] {
+        let mut bundle = ground.bundle()?;
+        bundle.set("/process/selinuxLabel", json!(LABEL)).set("/process/noNewPrivileges", json!(no_new_privileges));
+        let found = ground.tries(&mut bundle, &["read", "/proc/self/attr/current"])?;
+        // The kernel ends a context with a NUL byte.
+        ensure!(found == [format!("ok {LABEL}\0")], "noNewPrivileges {no_new_privileges}: expected {LABEL}, found {found:?}");
+    }
+    Ok(())
+}
+
+fn labelled_exec(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.set("/process/selinuxLabel", json!(LABEL));
+    let container = ground.start(&mut bundle)?;
+    let own = "system_u:system_r:container_t:s0:c2";
+    for (flags, expected) in [(&[][..], LABEL), (&["--process-label", own], own)] {
+        let found = container.exec_with(flags, &["/probe", "try", "read", "/proc/self/attr/current"])?.ok()?.stdout;
+        ensure!(found.trim_end() == format!("ok {expected}\0"), "exec {flags:?}: expected {expected}, found {found:?}");
+    }
+    Ok(())
 }
 
 /// Without SELinux any label; with it, one that no policy knows.
