@@ -330,6 +330,16 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_of_our_own_can_show_processes_alone() {
+        // Mounting takes a privilege.
+        let Ok(root) = mount_private(Shows::Processes) else { return };
+        let proc = Proc { root, private: OnceLock::new(), shows: Shows::Processes };
+        assert_eq!(proc.read_to_string("thread-self/comm").expect("comm"), proc_comm());
+        assert!(proc.open_file("self/fd", OFlags::PATH | OFlags::DIRECTORY).is_ok());
+        assert_eq!(proc.open_file("sys", OFlags::PATH).expect_err("no sysctls").errno(), Errno::ENOENT);
+    }
+
+    #[test]
     fn the_walk_by_hand_agrees() {
         let proc = Proc::open().expect("procfs");
         assert!(walk_below(&proc.root, Path::new("self/status"), OFlags::RDONLY).is_ok());
