@@ -415,6 +415,8 @@ fn lookup(init: &mut Init) -> Result<()> {
 }
 
 fn ready(init: &mut Init) -> Result<()> {
+    // Once the parent knows, there can be an exec, and that could look into this process.
+    init.close_proc();
     let recorded = init.channel()?.ask(&Ready)?;
     init.seccomp = recorded.seccomp;
     Ok(())
@@ -424,8 +426,6 @@ fn wait_at_gate(init: &mut Init) -> Result<()> {
     let Some(number) = init.plan.gate else { return Ok(()) };
     // The parent has gone, or goes now: it does not wait for the program.
     init.channel = None;
-    // An exec into it could look into this process.
-    init.close_proc();
     // A created container may wait for long, and there may be a thousand of them.
     memory::release_program()?;
     init.gate = Some(gate::wait(take(number)?)?);
