@@ -33,8 +33,8 @@ pub fn watch() -> anyhow::Result<()> {
                 continue;
             }
             let place = PathBuf::from(format!("/proc/{pid}"));
-            if let Ok(found) = fs::read_link(place.join("ns/mnt")).map(|found| (found != own).then_some(found))
-                && let Some(namespace) = found
+            if let Ok(namespace) = fs::read_link(place.join("ns/mnt"))
+                && namespace != own
             {
                 tell(format!("foreign {pid} ns/mnt {}", namespace.display()))?;
             }
