@@ -71,6 +71,11 @@ impl Dir {
             .map_err(|errno| SysError::new("read", format!("\"{}/{name}\"", self.path.display()), errno))
     }
 
+    /// Whether it has been removed: every cgroup has this file.
+    pub(super) fn is_removed(&self) -> bool {
+        self.file("cgroup.procs", OFlags::RDONLY).is_err_and(|error| is_gone(&error))
+    }
+
     /// The names of the cgroups right below this one.
     pub(super) fn children(&self) -> SysResult<Vec<String>> {
         let failed = |errno| SysError::from_rustix("getdents64", format!("\"{}\"", self.path.display()), errno);

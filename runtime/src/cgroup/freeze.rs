@@ -14,6 +14,8 @@ pub(super) fn unified(dir: &Dir, freeze: bool) -> Result<()> {
     let (value, doing) = if freeze { ("1", "freeze") } else { ("0", "thaw") };
     let what = || format!("cannot {doing} {}", dir.path().display());
     match dir.write("cgroup.freeze", value) {
+        // Gone, and its processes with it: systemd removes a scope as soon as the last one is dead.
+        Err(error) if !freeze && is_gone(&error) && dir.is_removed() => return Ok(()),
         Err(error) if error.errno() == Errno::ENOENT => {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -90,5 +92,26 @@ pub(super) fn legacy_is_frozen(dir: &Dir) -> Result<bool> {
         Ok(text) => Ok(text.trim() == "1"),
         Err(error) if is_gone(&error) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_cgroup_that_is_gone_need_not_be_thawed() {
+        let above = tempfile::tempdir().expect("a directory");
+        let path = above.path().join("cgroup");
+        fs::create_dir(&path).expect("a directory");
+        fs::write(path.join("cgroup.procs"), "").expect("a file");
+        let dir = Dir::open(&path).expect("it is there");
+        let error = unified(&dir, false).expect_err("a cgroup without a freezer");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        fs::remove_dir_all(&path).expect("it is removed");
+        unified(&dir, false).expect("nobody is left to be thawed");
+        unified(&dir, true).expect_err("nobody is left to be frozen");
     }
 }

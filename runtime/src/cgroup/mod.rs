@@ -198,7 +198,7 @@ impl Cgroup {
         self.set_frozen(true)
     }
 
-    /// Lets all processes run again.
+    /// Lets all processes run again. A cgroup that is gone has none.
     pub fn thaw(&self) -> Result<()> {
         self.set_frozen(false)
     }
@@ -209,7 +209,10 @@ impl Cgroup {
             return freeze::legacy(&Dir::open(path)?, frozen);
         }
         if let Some(path) = self.unified() {
-            return freeze::unified(&Dir::open(path)?, frozen);
+            return match Dir::open(path) {
+                Err(error) if !frozen && error.errno() == Errno::ENOENT => Ok(()),
+                dir => freeze::unified(&dir?, frozen),
+            };
         }
         Err(Error::new(
             ErrorKind::Unsupported,

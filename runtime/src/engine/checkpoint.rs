@@ -71,7 +71,7 @@ impl Engine {
             return Ok(());
         }
         container.end(Status::Stopped, container.init()?)?;
-        container.forget(self.oom_is_watched)
+        container.forget(self.is_resident)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::launch::{faults, gate};
 use crate::plan::container::{self, ContainerPlan, CreateChoices};
 use crate::plan::hooks::{Hook, HooksPlan};
 use crate::plan::init::{HookState, InitPlan};
+use crate::plan::namespaces::NamespaceKind;
 use crate::plan::{Findings, Host, annotations, config};
 use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
@@ -110,7 +111,7 @@ impl Engine {
         options: &mut CreateOptions,
         gated: bool,
     ) -> Result<Child> {
-        let ContainerPlan { mut init, namespaces, clone_flags, id_maps, cgroup: cgroup_plan, hooks, intel_rdt } = plan;
+        let ContainerPlan { mut init, namespaces, mut clone_flags, id_maps, cgroup: cgroup_plan, hooks, intel_rdt } = plan;
         // On record before it is made: whatever kills us, delete finds what to remove.
         let phase = trace::phase("make the cgroup");
         record.cgroup = Cgroup::planned_record(&cgroup_plan)?;
@@ -133,6 +134,9 @@ impl Engine {
                 inherit.push(tree);
             }
         }
+        if let Some(seed) = seed(&mut init, &mut clone_flags) {
+            inherit.push(seed);
+        }
         let gate = if gated { Some(gate::make(&entry.gate_path())?) } else { None };
         drop(phase);
         let privileged = host.euid == 0 && !host.in_user_namespace;
@@ -153,6 +157,7 @@ impl Engine {
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
             refuse_unknown_syscalls: annotations::refuses_unknown_syscalls(spec),
             seal_beside: entry.path(),
+            keep_image: false,
             inherit,
             cgroup: clone_target,
             enter,
@@ -185,6 +190,20 @@ impl Engine {
         group.keep();
         Ok(child)
     }
+}
+
+/// The mount namespace that the container's is to be a copy of, where that is not the host's, and puts it into the plan.
+/// Hooks that run before the root is entered look for the host's paths in the container's mount namespace.
+fn seed(init: &mut InitPlan, clone_flags: &mut u64) -> Option<OwnedFd> {
+    let new_mounts = NamespaceKind::Mount.clone_flag();
+    let rootfs = init.rootfs.as_mut().filter(|rootfs| rootfs.fits_empty_namespace())?;
+    if init.runtime_hooks || *clone_flags & new_mounts == 0 {
+        return None;
+    }
+    let seed = rootfs::seed()?;
+    rootfs.seed = Some(seed.as_raw_fd());
+    *clone_flags &= !new_mounts;
+    Some(seed)
 }
 
 /// Ends a container that has begun to run, and reaps its init.

@@ -58,7 +58,7 @@ impl Engine {
             allow(Verb::Delete, status, id)?;
         }
         container.end(status, init)?;
-        container.forget(self.oom_is_watched)
+        container.forget(self.is_resident)
     }
 }
 

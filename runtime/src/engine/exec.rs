@@ -80,6 +80,7 @@ impl Engine {
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
             refuse_unknown_syscalls: annotations::refuses_unknown_syscalls(&spec),
             seal_beside: container.entry.path(),
+            keep_image: self.is_resident,
             inherit: vec![init],
             cgroup,
             enter,

@@ -47,8 +47,8 @@ pub use options::*;
 pub struct Engine {
     root: PathBuf,
     manager: CgroupManager,
-    /// Nobody else reads the counts of the OOM killer: a cgroup is removed without time for that.
-    oom_is_watched: bool,
+    /// See [`Engine::resident`].
+    is_resident: bool,
 }
 
 /// A container that is on record.
@@ -62,13 +62,14 @@ impl Engine {
     /// An engine that keeps its records below `root`. `manager` is for containers that it makes; a later verb uses
     /// the one on record.
     pub fn new(root: PathBuf, manager: CgroupManager) -> Engine {
-        Engine { root, manager, oom_is_watched: false }
+        Engine { root, manager, is_resident: false }
     }
 
-    /// The same for a caller that watches its containers itself ([`Engine::oom_watch`]), and has read what there is to
-    /// read before it calls delete: that one then does not wait for others to read it.
-    pub fn watching_oom(self) -> Engine {
-        Engine { oom_is_watched: true, ..self }
+    /// The same for a process that stays beside its containers. It watches them itself ([`Engine::oom_watch`]), and has
+    /// read what the OOM killer counted before it calls delete, which then does not wait for others to read it; and what
+    /// an exec needs of this program is kept for the next one.
+    pub fn resident(self) -> Engine {
+        Engine { is_resident: true, ..self }
     }
 
     fn load(&self, id: &str) -> Result<Container> {

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{DirBuilder, File, Permissions};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use crate::error::{Context, Error, Result};
+use crate::sys::procfs::fd_path;
 use crate::sys::{SysError, socket};
 
 /// The container's directory on the host, below its record.
@@ -70,7 +71,7 @@ impl Notify {
             other => other.with_context(|| format!("unable to open {}", directory.display()))?,
         };
         // An address holds 107 bytes at the most; an id alone may be longer.
-        let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", open.as_raw_fd()));
+        let path = fd_path(&open).join(SOCKET);
         let unable = || format!("unable to make {}", directory.join(SOCKET).display());
         let socket = UnixDatagram::bind(&path).with_context(unable)?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o777)).with_context(unable)?;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use oci_spec::runtime::LinuxSeccomp;
 
@@ -48,6 +49,8 @@ pub struct Launch<'a> {
     pub refuse_unknown_syscalls: bool,
     /// An empty directory on a file system that overlay accepts, such as the container's own below the root.
     pub seal_beside: &'a Path,
+    /// This process will launch again: it keeps the sealed image for that, as long as it lives.
+    pub keep_image: bool,
     /// Fds whose numbers the plan names; they are closed here after the clone.
     pub inherit: Vec<OwnedFd>,
     /// The cgroup v2 directory in which init is born.
@@ -203,7 +206,7 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     let (parent, init) = channel::pair()?;
     let image = {
         let _phase = trace::phase("seal");
-        image(launch.seal_beside)?
+        if launch.keep_image { kept_image(launch.seal_beside)? } else { image(launch.seal_beside)? }
     };
     launch.plan.channel = init.number();
     launch.plan.gate = launch.gate.as_ref().map(AsRawFd::as_raw_fd);
@@ -248,6 +251,22 @@ fn no_process(error: SysError) -> Error {
         _ => "",
     };
     Error::from(error).context(format!("unable to make the container's process{advice}"))
+}
+
+/// The image that an earlier launch of this process executed, or a new one. It is read-only for whoever meets it, so that
+/// it can be shared; an overlay that stays saves making it and both waits for its end. A copy in memory would weigh as much
+/// as this process, and is not kept.
+fn kept_image(beside: &Path) -> Result<seal::Image> {
+    static KEPT: Mutex<Option<OwnedFd>> = Mutex::new(None);
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = &*kept {
+        return Ok(seal::Image { file: file.try_clone().context("unable to copy an fd")?, mount: None });
+    }
+    let image = image(beside)?;
+    if image.mount.is_some() {
+        *kept = Some(image.file.try_clone().context("unable to copy an fd")?);
+    }
+    Ok(image)
 }
 
 /// The image that the child executes: through an overlay where the kernel lets us, else a sealed copy in memory.
@@ -419,5 +438,21 @@ impl Server<'_> {
         let cause = self.moments.died();
         let cause = if cause.is_empty() { cause } else { format!(": {cause}") };
         Error::new(ErrorKind::Other, format!("init died while it was set up: {how}{cause}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_launches_again_keeps_its_image() {
+        let beside = tempfile::tempdir().unwrap();
+        let first = kept_image(beside.path()).unwrap();
+        let second = kept_image(beside.path()).unwrap();
+        let identity = |image: &seal::Image| rustix::fs::fstat(&image.file).map(|stat| (stat.st_dev, stat.st_ino)).unwrap();
+        // Without the right to mount an overlay each is a copy of its own.
+        assert_eq!(identity(&first) == identity(&second), first.mount.is_some());
+        assert!(second.mount.is_none());
     }
 }

@@ -159,6 +159,9 @@ pub struct RootfsPlan {
     pub readonly_paths: Vec<PathBuf>,
     /// How the root is entered.
     pub pivot: Pivot,
+    /// An inherited descriptor of a mount namespace with nothing in it. The process is still in the host's, and makes its
+    /// own as a copy of this one.
+    pub seed: Option<i32>,
     /// The process gets a terminal, and the container a /dev/console.
     pub console: bool,
     /// linux.mountLabel.
@@ -169,6 +172,26 @@ pub struct RootfsPlan {
     pub cgroup_namespace: bool,
     /// What cgroup mounts show; filled in once the container's cgroup is known.
     pub cgroup: CgroupMounts,
+}
+
+impl RootfsPlan {
+    /// How mount events spread before the container's own propagation is set, as MS_ flags.
+    pub fn spread(&self) -> u64 {
+        self.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC)
+    }
+
+    /// Everything in the root can be made from detached copies of the host's mounts, so that the mount namespace need not
+    /// begin as a copy of the host's. Not so for a file system that looks its source up by itself, for a root from which
+    /// events spread to the host, and for what a user namespace may not do outside.
+    pub fn fits_empty_namespace(&self) -> bool {
+        let by_path = |op: &MountOp| matches!(&op.kind, MountKind::Other(name) if name != "devpts");
+        let spread = self.spread();
+        self.pivot == Pivot::Pivot
+            && !self.user_namespace
+            && spread & libc::MS_REC != 0
+            && spread & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0
+            && !self.mounts.iter().any(by_path)
+    }
 }
 
 /// Files below /proc that may be mounted over: lxcfs emulates them.
@@ -253,6 +276,7 @@ pub fn build(
             (true, true) => Pivot::Move,
             (true, false) => Pivot::Pivot,
         },
+        seed: None,
         console: spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false),
         mount_label: mount_label(spec, host, findings),
         user_namespace: options.user_namespace || host.in_user_namespace,

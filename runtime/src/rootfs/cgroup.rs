@@ -66,7 +66,7 @@ fn unified(
     // and memory_recursiveprot, every cgroup of the host would lose them (kernel/cgroup/cgroup.c,
     // apply_cgroup_root_flags). A bind leaves them alone.
     let source = if plan.cgroup_namespace { own } else { mountpoint };
-    match mount::clone_host_tree(source, false, true) {
+    match root.outside.copy(source, false, true) {
         Err(error) if error.errno() == Errno::ENOENT => {
             // A rootless container without a cgroup of its own: it gets none to see.
             let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
@@ -163,7 +163,7 @@ fn one(root: &Root, plan: &RootfsPlan, hierarchy: &CgroupHierarchy, flags: u64, 
             Err(error) => return Err(error.into()),
         }
     }
-    let tree = mount::clone_host_tree(&hierarchy.own, false, true);
+    let tree = root.outside.copy(&hierarchy.own, false, true);
     bind(root, &hierarchy.own, tree, flags, target)?;
     Ok(())
 }

@@ -42,7 +42,7 @@ pub(super) fn set_up(root: &Root, plan: &RootfsPlan) -> Result<()> {
         link(&dev, name, target)?;
     }
     // kcore is an option of the kernel.
-    if rustix::fs::stat("/proc/kcore").is_ok() {
+    if rustix::fs::statat(root.proc.fd(), "kcore", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         link(&dev, "core", "/proc/kcore")?;
     }
     ptmx(&dev)
@@ -97,7 +97,7 @@ fn is_device(stat: &rustix::fs::Stat, op: &DeviceOp) -> bool {
 
 /// Where mknod is not allowed: the host's node of the same path, after a check that it is that device.
 fn bind_node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Result<()> {
-    let tree = mount::clone_host_tree(&op.path, false, true);
+    let tree = root.outside.copy(&op.path, false, true);
     let source = match &tree {
         Ok(tree) => rustix::fs::fstat(tree),
         Err(error) if mount::is_missing(error) => rustix::fs::stat(&op.path),

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::FileType;
 
 use super::mounts::make_readonly as readonly_mount;
+use super::outside::Outside;
 use super::{Root, by_path};
 use crate::error::{Context, Result};
 use crate::plan::mounts::{MountLabel, RootfsPlan};
@@ -17,8 +18,8 @@ use crate::sys::path::{Links, file_type};
 /// A detached copy of the host's /dev/null, once it is known to be the character device 1:3. `None` without open_tree.
 ///
 /// CVE-2025-31133: a container whose /dev/null was something else had that bound over the files to be masked.
-pub(super) fn host_null() -> Result<Option<OwnedFd>> {
-    let tree = match mount::clone_host_tree(Path::new("/dev/null"), false, true) {
+pub(super) fn host_null(outside: &Outside) -> Result<Option<OwnedFd>> {
+    let tree = match outside.copy(Path::new("/dev/null"), false, true) {
         Err(error) if mount::is_missing(&error) => return Ok(None),
         other => other.context("error preparing masked paths")?,
     };

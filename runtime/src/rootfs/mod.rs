@@ -32,7 +32,12 @@ mod dev;
 mod idmap;
 mod mask;
 mod mounts;
+mod outside;
 mod pivot;
+mod seed;
+
+pub use seed::seed;
+use outside::Outside;
 
 /// The root of a container that is being set up.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ pub struct Root {
     dir: Dir,
     /// The host's, opened while /proc is still that.
     proc: Proc,
+    /// Where the host's paths are, until this is the process's root.
+    outside: Outside,
     /// A detached copy of the host's /dev/null, for masked files.
     null: Option<OwnedFd>,
 }
@@ -85,7 +92,7 @@ pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
         maps.apply(op, &tree)?;
         // The copy is a peer of the host's mount. As a mount of the child's own namespace it would have become what
         // the root's propagation says; unless that is shared, nothing of the container may spread to the host.
-        let spread = plan.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC);
+        let spread = plan.spread();
         if spread & libc::MS_SHARED == 0 {
             let kind = if spread & libc::MS_PRIVATE != 0 { libc::MS_PRIVATE } else { libc::MS_SLAVE };
             mount::set_propagation(&tree, kind | libc::MS_REC).with_context(|| mounts::describe(op))?;
@@ -104,8 +111,8 @@ pub fn prepare(plan: &RootfsPlan) -> Result<Root> {
     rustix::process::umask(Mode::empty());
     // First of all: later, /proc may be the image's.
     let proc = Proc::open().context("error opening /proc")?;
-    let dir = pivot::attach_root(plan)?;
-    let mut root = Root { dir, proc, null: None };
+    let (dir, outside) = pivot::attach_root(plan, &proc)?;
+    let mut root = Root { dir, proc, outside, null: None };
     for op in &plan.mounts {
         mounts::execute(&root, plan, op).with_context(|| mounts::describe(op))?;
     }
@@ -114,7 +121,7 @@ pub fn prepare(plan: &RootfsPlan) -> Result<Root> {
     }
     if !plan.masked_paths.is_empty() {
         // While the host's /dev can still be reached: the container's own could be anything.
-        root.null = mask::host_null()?;
+        root.null = mask::host_null(&root.outside)?;
     }
     Ok(root)
 }

@@ -276,7 +276,7 @@ fn bind(root: &Root, op: &MountOp, recursive: bool) -> Result<Option<OwnedFd>> {
     }
     let tree = match op.source_fd {
         Some(number) => mount::adopt(number),
-        None => mount::clone_host_tree(&op.source, recursive, !op.source_nofollow),
+        None => root.outside.copy(&op.source, recursive, !op.source_nofollow),
     };
     let tree = match tree {
         Ok(tree) => tree,
@@ -354,15 +354,18 @@ fn bind_legacy(root: &Root, op: &MountOp, recursive: bool) -> Result<OwnedFd> {
 
 /// With copy-symlink: makes the symlink that the source is. False when the source is none.
 fn copy_symlink(root: &Root, op: &MountOp) -> Result<bool> {
-    let stat = rustix::fs::lstat(&op.source).map_err(|e| match e {
-        rustix::io::Errno::NOENT => source_missing(op),
-        e => SysError::from_rustix("lstat", format!("{:?}", op.source), e).into(),
-    })?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-        return Ok(false);
-    }
-    let link = rustix::fs::readlink(&op.source, Vec::new())
-        .map_err(|e| SysError::from_rustix("readlink", format!("{:?}", op.source), e))?;
+    let unable = |call| move |e| SysError::from_rustix(call, format!("{:?}", op.source), e);
+    let read = || {
+        let stat = rustix::fs::lstat(&op.source).map_err(unable("lstat"))?;
+        let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        is_link.then(|| rustix::fs::readlink(&op.source, Vec::new()).map_err(unable("readlink"))).transpose()
+    };
+    let link = match root.outside.visit(read) {
+        Ok(Some(link)) => link,
+        Ok(None) => return Ok(false),
+        Err(error) if error.errno() == Errno::ENOENT => return Err(source_missing(op)),
+        Err(error) => return Err(error.into()),
+    };
     let (parent, name) = root.dir.parent(&op.target)?;
     symlink(&parent, &name, &link, &op.target)?;
     Ok(true)

@@ -9,19 +9,28 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::Root;
 use super::mounts::make_readonly;
+use super::outside::Outside;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::mounts::{Pivot, RootfsPlan};
 use crate::sys::mount::{self, Filesystem};
 use crate::sys::path::{Dir, Links};
+use crate::sys::procfs::Proc;
 use crate::sys::{SysError, SysResult};
 
 /// Makes this mount namespace's events our own, and the root a mount of its own.
-pub(super) fn attach_root(plan: &RootfsPlan) -> Result<Dir> {
+pub(super) fn attach_root(plan: &RootfsPlan, proc: &Proc) -> Result<(Dir, Outside)> {
     let context = || format!("error preparing rootfs {:?}", plan.root);
     if plan.pivot == Pivot::Chroot {
-        return Dir::open_host(&plan.root).with_context(context);
+        return Ok((Dir::open_host(&plan.root).with_context(context)?, Outside::Here));
     }
-    let asked = plan.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC);
+    if let Some(number) = plan.seed {
+        let seed = mount::adopt(number)?;
+        let tree = mount::clone_host_tree(&plan.root, true, true).map_err(|error| root_error(plan, error))?;
+        if let Some(outside) = Outside::leave(plan, proc, &seed, &tree).with_context(context)? {
+            return Ok((Dir::from_fd(tree), outside));
+        }
+    }
+    let asked = plan.spread();
     // What is unbindable can be bound no more, not even to be our root: that comes last, in `finish_root`.
     let spread = if asked & libc::MS_UNBINDABLE != 0 { libc::MS_PRIVATE | libc::MS_REC } else { asked };
     mount::mount_raw(None, Path::new("/"), None, spread, None).with_context(context)?;
@@ -36,12 +45,10 @@ pub(super) fn attach_root(plan: &RootfsPlan) -> Result<Dir> {
     }
     let tree = match tree {
         Ok(tree) => tree,
-        Err(error) if mount::is_missing(&error) => return bind_root(plan).with_context(context),
-        Err(error) if error.errno() == Errno::ENOENT => {
-            let what = format!("root.path: stat {}: no such file or directory", plan.root.display());
-            return Err(Error::new(ErrorKind::InvalidConfig, what).context("invalid rootfs"));
+        Err(error) if mount::is_missing(&error) => {
+            return Ok((bind_root(plan).with_context(context)?, Outside::Here));
         }
-        Err(error) => return Err(error).with_context(context),
+        Err(error) => return Err(root_error(plan, error)),
     };
     mount::attach_host(&tree, &plan.root).with_context(context)?;
     if spread & libc::MS_SHARED != 0 {
@@ -51,7 +58,16 @@ pub(super) fn attach_root(plan: &RootfsPlan) -> Result<Dir> {
         // Only the mount of / was changed above; pivot_root(2) refuses a root that is still a peer of the host's.
         mount::set_propagation(&tree, spread).with_context(context)?;
     }
-    Ok(Dir::from_fd(tree))
+    Ok((Dir::from_fd(tree), Outside::Here))
+}
+
+/// The root could not be copied.
+fn root_error(plan: &RootfsPlan, error: SysError) -> Error {
+    if error.errno() == Errno::ENOENT {
+        let what = format!("root.path: stat {}: no such file or directory", plan.root.display());
+        return Error::new(ErrorKind::InvalidConfig, what).context("invalid rootfs");
+    }
+    Error::from(error).context(format!("error preparing rootfs {:?}", plan.root))
 }
 
 fn bind_root(plan: &RootfsPlan) -> SysResult<Dir> {

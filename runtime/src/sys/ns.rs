@@ -94,9 +94,42 @@ pub fn open(path: &std::path::Path, kind: u64) -> SysResult<OwnedFd> {
     Ok(file.into())
 }
 
+/// The number of mounts in the mount namespace that `namespace` refers to; `None` before Linux 6.12, which does not say.
+pub fn count_mounts(namespace: BorrowedFd) -> SysResult<Option<u32>> {
+    /// struct mnt_ns_info and NS_MNT_GET_INFO (linux/nsfs.h): _IOR(0xb7, 10, struct mnt_ns_info).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        size: u32,
+        mounts: u32,
+        id: u64,
+    }
+    const NS_MNT_GET_INFO: libc::c_ulong = 0x8010_b70a;
+    let mut info = Info::default();
+    // SAFETY: the kernel writes size_of::<Info>() bytes, which the call's number says, to `info`.
+    match unsafe { libc::ioctl(namespace.as_raw_fd(), NS_MNT_GET_INFO as _, &raw mut info) } {
+        0 => Ok(Some(info.mounts)),
+        _ => match nix::errno::Errno::last() {
+            nix::errno::Errno::ENOTTY => Ok(None),
+            errno => Err(SysError::new("ioctl", "NS_MNT_GET_INFO", errno)),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn mounts_are_counted_as_the_kernel_lists_them() {
+        let count = || count_mounts(Proc::open().unwrap().open_namespace("mnt").unwrap().as_fd()).unwrap();
+        // Other tests mount too; what cannot be reached from this process's root is counted and not listed.
+        let listed = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap().lines().count() as u32;
+        assert!((0..10).any(|_| count().is_none_or(|count| count >= listed())));
+        let other = Proc::open().unwrap().open_namespace("uts").unwrap();
+        assert!(!matches!(count_mounts(other.as_fd()), Ok(Some(_))));
+    }
 
     #[test]
     fn a_mapped_user_namespace_has_no_process_and_wrong_maps_are_refused() {

@@ -11,6 +11,7 @@ mod helpers;
 mod hooks;
 mod idmapped;
 mod lifecycle;
+mod many_mounts;
 mod namespaces;
 mod process;
 mod seccomp_live;

@@ -74,25 +74,29 @@ pub(super) fn touched(merged: &LinuxResources, new: &LinuxResources) -> LinuxRes
     result
 }
 
+/// What is not zero: zero means "not named" where it could be no limit, as it always has.
+fn named(value: Option<i64>) -> Option<i64> {
+    value.filter(|&value| value != 0)
+}
+
 fn memory(old: &LinuxMemory, new: &LinuxMemory) -> LinuxMemory {
     let mut result = *old;
-    result.set_limit(new.limit().or(old.limit()));
-    result.set_swap(new.swap().or(old.swap()));
+    result.set_limit(named(new.limit()).or(old.limit()));
+    result.set_swap(named(new.swap()).or(old.swap()));
     // "No limit" on memory with nothing said of swap lifts both, or the old sum would fall below the new limit.
-    if new.limit() == Some(-1) && new.swap().is_none() {
+    if new.limit() == Some(-1) && named(new.swap()).is_none() {
         result.set_swap(None);
     }
-    result.set_reservation(new.reservation().or(old.reservation()));
+    result.set_reservation(named(new.reservation()).or(old.reservation()));
     result.set_swappiness(new.swappiness().or(old.swappiness()));
     result.set_disable_oom_killer(new.disable_oom_killer().or(old.disable_oom_killer()));
     result
 }
 
-/// Zero means "not named" for quota and period, as it always has.
 fn cpu(old: &LinuxCpu, new: &LinuxCpu) -> LinuxCpu {
     let mut result = old.clone();
     result.set_shares(new.shares().or(old.shares()));
-    result.set_quota(new.quota().filter(|&quota| quota != 0).or(old.quota()));
+    result.set_quota(named(new.quota()).or(old.quota()));
     result.set_period(new.period().filter(|&period| period != 0).or(old.period()));
     result.set_idle(new.idle().or(old.idle()));
     result.set_burst(new.burst().or(old.burst()));

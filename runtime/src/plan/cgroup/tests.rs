@@ -219,6 +219,20 @@ fn an_update_names_what_shares_a_file() {
 }
 
 #[test]
+fn an_update_to_zero_names_no_limit() {
+    let old = resources(everything());
+    let zeros = resources(json!({"memory": {"limit": 0, "swap": 0, "reservation": 0}, "cpu": {"quota": 0, "period": 0}}));
+    for kind in [Kind::Unified, Kind::Legacy, Kind::Systemd] {
+        let mut findings = Findings::default();
+        let change = change(&old, &zeros, kind, &mut findings);
+        assert_eq!((findings.violations, change.resources), (vec![], old.clone()));
+    }
+    let lifted = resources(json!({"memory": {"limit": -1, "swap": 0}}));
+    let change = change(&old, &lifted, Kind::Unified, &mut Findings::default());
+    assert_eq!(files(&change.settings.unified), [("memory.swap.max", "max"), ("memory.max", "max")]);
+}
+
+#[test]
 fn an_update_changes_one_device_of_many() {
     let device = |minor: i64, rate: u64| json!({"major": 8, "minor": minor, "rate": rate});
     let old = resources(json!({"blockIO": {"throttleReadBpsDevice": [device(0, 1), device(16, 2)]}}));

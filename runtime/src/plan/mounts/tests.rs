@@ -127,6 +127,26 @@ fn a_mount_label_needs_selinux() {
 }
 
 #[test]
+fn what_looks_for_the_hosts_mounts_by_itself_does_not_begin_in_an_empty_namespace() {
+    let fits = |mounts: &str| with_mounts(mounts).0.fits_empty_namespace();
+    assert!(fits(r#"[{"destination":"/data","source":"/srv","options":["rbind"]}]"#));
+    assert!(fits(r#"[{"destination":"/dev/pts","type":"devpts","source":"devpts"}]"#));
+    assert!(!fits(r#"[{"destination":"/data","type":"ext4","source":"/dev/sda1"}]"#));
+    let of = |more: &str, options: MountOptions| {
+        let json = format!(
+            r#"{{"ociVersion":"1.0.2","root":{{"path":"rootfs"}},"linux":{{"namespaces":[{{"type":"mount"}}]{more}}}}}"#
+        );
+        build_json(&json, &options, &host()).0.fits_empty_namespace()
+    };
+    let plain = MountOptions::default();
+    for (propagation, expected) in [("rslave", true), ("rprivate", true), ("slave", false), ("rshared", false), ("runbindable", false)] {
+        assert_eq!(of(&format!(r#","rootfsPropagation":"{propagation}""#), plain), expected, "{propagation}");
+    }
+    assert!(!of("", MountOptions { no_pivot: true, ..plain }));
+    assert!(!of("", MountOptions { user_namespace: true, ..plain }));
+}
+
+#[test]
 fn a_plan_survives_the_wire() {
     let (mut plan, _) = with_mounts(
         r#"[{"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","size=1m","rro"]},
