@@ -109,6 +109,19 @@ impl Kept {
     }
 }
 
+/// Removes a file or a socket. One that is gone is fine.
+///
+/// # Errors
+/// It is there, and cannot be removed.
+pub fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("unable to remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -104,6 +104,35 @@ impl Event {
     fn is_an_end(&self) -> bool {
         matches!(self, Event::TaskExit(_) | Event::TaskDelete(_) | Event::TaskOOM(_))
     }
+
+    /// The exec that has this id. Init is named by the container, or not at all.
+    fn exec_of<'a>(&self, id: &'a str) -> Option<&'a str> {
+        Some(id).filter(|id| !id.is_empty() && *id != self.container_id())
+    }
+
+    fn told(&self) -> Told<'_> {
+        match self {
+            Event::TaskCreate(event) => Told { pid: Some(event.pid), ..Told::default() },
+            Event::TaskStart(event) => Told { pid: Some(event.pid), ..Told::default() },
+            Event::TaskExecAdded(event) => Told { exec: self.exec_of(&event.exec_id), ..Told::default() },
+            Event::TaskExecStarted(event) => Told { exec: self.exec_of(&event.exec_id), pid: Some(event.pid), status: None },
+            Event::TaskExit(event) => {
+                Told { exec: self.exec_of(&event.id), pid: Some(event.pid), status: Some(event.exit_status) }
+            }
+            Event::TaskDelete(event) => {
+                Told { exec: self.exec_of(&event.id), pid: Some(event.pid), status: Some(event.exit_status) }
+            }
+            _ => Told::default(),
+        }
+    }
+}
+
+/// What of an event stands in the log beside its topic and container.
+#[derive(Default)]
+struct Told<'a> {
+    exec: Option<&'a str>,
+    pid: Option<u32>,
+    status: Option<u32>,
 }
 
 /// `time` as protobuf has it, for the messages' own times too.
@@ -230,7 +259,8 @@ impl Publisher {
                 return;
             }
         };
-        tracing::debug!(id = event.container_id(), "event {}", event.topic());
+        let Told { exec, pid, status } = event.told();
+        tracing::debug!(id = event.container_id(), exec, pid, status, "event {}", event.topic());
         let envelope = Envelope {
             timestamp: timestamp(SystemTime::now()),
             namespace: self.0.namespace.clone(),

@@ -24,7 +24,7 @@ use std::time::Duration;
 use brig::error::{Context, Error, ErrorKind, Result};
 use brig::sys::SysError;
 use rustix::pipe::PipeFlags;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::reaper::Reaper;
@@ -108,8 +108,9 @@ enum Output {
 #[derive(Debug)]
 enum Input {
     Null,
-    /// Opened once there is a process. A client whose writes get through may have come to their end, and asks for
-    /// CloseIO at once: before that, containerd would not know the task and the request would be lost.
+    /// Opened by the start of the process ([`Copying::open_stdin`]). A client whose writes get through may have come to
+    /// their end, and asks for CloseIO at once: before Create is answered, containerd would not know the task, and the
+    /// request would be lost.
     Fifo(PathBuf),
     File(std::fs::File),
 }
@@ -208,56 +209,47 @@ impl Opened {
 }
 
 impl Prepared {
-    /// Starts copying. `terminal` is the master of a process that has one.
+    /// Starts copying; standard input follows. `terminal` is the master of a process that has one.
     ///
     /// # Errors
-    /// The FIFO of standard input cannot be opened, or a descriptor not be polled.
+    /// A descriptor cannot be polled.
     pub fn start(self, terminal: Option<OwnedFd>, reaper: &Arc<Reaper>) -> Result<Copying> {
-        let (reader, writer) = match &self.input {
-            Some(path) => {
-                let unable = || format!("unable to open standard input {}", path.display());
-                // The reader first: without one a writer that does not block is refused (fifo(7)).
-                let reader = open_fifo(path, true, false).with_context(unable)?;
-                (Some(reader), Some(open_fifo(path, false, true).with_context(unable)?))
-            }
-            None => (None, None),
-        };
         let mut copying = Copying {
             stdin: JoinSet::new(),
             outputs: JoinSet::new(),
-            writer,
+            waiting: None,
+            writer: None,
             close_stdin: None,
+            closed: false,
             logger: self.logger.map(|logger| Logger::watch(logger, reaper)),
             terminal: None,
+            deleted: watch::Sender::new(false),
         };
         if let Some(master) = terminal {
             set_nonblocking(&master)?;
             let copy = || master.try_clone().context("unable to copy an fd");
-            if let Some(reader) = reader {
-                copying.stdin.spawn(pump::bytes(pump::polled(reader)?, Sink::fd(copy()?)?));
+            if let Some(path) = self.input {
+                copying.waiting = Some(Waiting { path, to: copy()?, is_terminal: true });
             }
             let sink = match self.terminal {
                 Some(output) => sink(output)?,
                 None => Sink::Null,
             };
-            copying.outputs.spawn(pump::bytes(pump::polled(copy()?)?, sink));
+            copying.outputs.spawn(pump::bytes(pump::polled(copy()?)?, sink, copying.deleted.subscribe()));
             copying.terminal = Some(master);
             return Ok(copying);
         }
-        if let (Some(reader), Some(ours)) = (reader, self.stdin) {
-            let (close, closed) = oneshot::channel();
-            copying.close_stdin = Some(close);
-            // The sender is gone without a word when all copying ends, and then this task is ended too.
-            let closed = async { if closed.await.is_err() { std::future::pending().await } };
-            copying.stdin.spawn(pump::pipe_until(pump::polled(reader)?, pump::polled(ours)?, closed));
+        if let (Some(path), Some(to)) = (self.input, self.stdin) {
+            copying.waiting = Some(Waiting { path, to, is_terminal: false });
         }
         for (ours, output) in self.outputs {
+            let deleted = copying.deleted.subscribe();
             match output {
                 Output::Fifo(fifo) => {
-                    copying.outputs.spawn(pump::pipe(pump::polled(ours)?, pump::polled(fifo)?));
+                    copying.outputs.spawn(pump::pipe(pump::polled(ours)?, pump::polled(fifo)?, deleted));
                 }
                 output => {
-                    copying.outputs.spawn(pump::bytes(pump::polled(ours)?, sink(output)?));
+                    copying.outputs.spawn(pump::bytes(pump::polled(ours)?, sink(output)?, deleted));
                 }
             }
         }
@@ -277,23 +269,66 @@ fn sink(output: Output) -> Result<Sink> {
     }
 }
 
+/// Standard input whose FIFO is not open yet.
+#[derive(Debug)]
+struct Waiting {
+    path: PathBuf,
+    /// Our end of the process's standard input, or its terminal.
+    to: OwnedFd,
+    is_terminal: bool,
+}
+
 /// A process's streams while it lives, and until what it wrote has been copied. Dropping it ends all copying.
 #[derive(Debug)]
 pub struct Copying {
     stdin: JoinSet<()>,
     outputs: JoinSet<()>,
+    waiting: Option<Waiting>,
     /// Our own writer of the FIFO of standard input: without it the FIFO would end with its first writer.
     writer: Option<OwnedFd>,
     /// Tells the copying of standard input that no more is to come.
     close_stdin: Option<oneshot::Sender<()>>,
+    /// That was said already.
+    closed: bool,
     logger: Option<Logger>,
     terminal: Option<OwnedFd>,
+    /// Tells the copying of outputs that nobody else will come for them.
+    deleted: watch::Sender<bool>,
 }
 
 impl Copying {
+    /// Opens the FIFO of standard input, if there is one that is not open yet, and copies from it.
+    ///
+    /// # Errors
+    /// It cannot be opened, or not be polled. Then it can be tried again.
+    pub fn open_stdin(&mut self) -> Result<()> {
+        let Some(waiting) = &self.waiting else { return Ok(()) };
+        let unable = || format!("unable to open standard input {}", waiting.path.display());
+        // The reader first: without one a writer that does not block is refused (fifo(7)).
+        let reader = pump::polled(open_fifo(&waiting.path, true, false).with_context(unable)?)?;
+        let writer = open_fifo(&waiting.path, false, true).with_context(unable)?;
+        let sink = waiting.to.try_clone().context("unable to copy an fd")?;
+        if waiting.is_terminal {
+            self.stdin.spawn(pump::bytes(reader, Sink::fd(sink)?, self.deleted.subscribe()));
+        } else {
+            let (close, closed) = oneshot::channel();
+            self.close_stdin = Some(close);
+            // The sender is gone without a word when all copying ends, and then this task is ended too.
+            let closed = async { if closed.await.is_err() { std::future::pending().await } };
+            self.stdin.spawn(pump::pipe_until(reader, pump::polled(sink)?, closed));
+        }
+        self.writer = Some(writer);
+        self.waiting = None;
+        if self.closed {
+            self.close_stdin();
+        }
+        Ok(())
+    }
+
     /// Standard input ends after what was written so far: a client may keep its end of the FIFO open until the process
     /// has ended (ctr does). A terminal's input has no end.
     pub fn close_stdin(&mut self) {
+        self.closed = true;
         self.writer = None;
         if let Some(close) = self.close_stdin.take() {
             // Nobody listens when the process has closed its input, or it has ended already.
@@ -309,8 +344,10 @@ impl Copying {
         }
     }
 
-    /// Waits until all output is copied, at most for `limit`, and closes everything. False when something was left.
+    /// Waits until all output is copied, at most for `limit`, and closes everything. False when something was left. A
+    /// client that has not come for the output by now is waited for no longer.
     pub async fn drain(mut self, limit: Duration) -> bool {
+        self.deleted.send_replace(true);
         let outputs = &mut self.outputs;
         let all = async { while outputs.join_next().await.is_some() {} };
         let complete = tokio::time::timeout(limit, all).await.is_ok();

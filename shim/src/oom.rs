@@ -7,6 +7,10 @@
 //!
 //! The end of a process that was killed may be seen before the notification, which the kernel delays (10 ms,
 //! cgroup_file_notify): who reports an end calls [`Watcher::check`] first, so that the order is right.
+//!
+//! systemd removes the cgroup of a scope as soon as it is empty, and often before anyone here has read its counts. Those
+//! of its parent tell then that there was a kill, there or beside it; that the container's init was killed, and not by
+//! us, tells the rest ([`Watcher::check_killed`]).
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -104,11 +108,24 @@ impl Watcher {
     }
 
     /// Reports at once what there is to report about a container. Call it before its end is told.
-    pub fn check(&self, id: &str) {
+    ///
+    /// True when its cgroup was removed before its last counts were read, and something has been killed, in it or beside
+    /// it: its init has ended already, and how it did tells whether [`Watcher::check_killed`] is right.
+    pub fn check(&self, id: &str) -> bool {
         let mut entries = self.shared.entries();
-        let numbers: Vec<u64> = entries.of(id);
-        for number in numbers {
-            self.shared.look(&mut entries, number);
+        let mut missed = false;
+        for number in entries.of(id) {
+            missed |= self.shared.look(&mut entries, number);
+        }
+        missed
+    }
+
+    /// The same for one whose init was killed, and not by us.
+    pub fn check_killed(&self, id: &str) {
+        self.check(id);
+        let mut entries = self.shared.entries();
+        for number in entries.of(id) {
+            self.shared.report_missed(&mut entries, number);
         }
     }
 
@@ -138,9 +155,9 @@ impl Shared {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what there is to read of one container.
-    fn look(&self, entries: &mut Entries, number: u64) {
-        let Some(entry) = entries.by_number.get_mut(&number) else { return };
+    /// Reads what there is to read of one container; see [`Watcher::check`].
+    fn look(&self, entries: &mut Entries, number: u64) -> bool {
+        let Some(entry) = entries.by_number.get_mut(&number) else { return false };
         let ended = loop {
             match entry.watch.check() {
                 // What was read is not notified again: until there is nothing new.
@@ -160,19 +177,41 @@ impl Shared {
             // Nobody listens any more: the shim ends.
             let _ = self.report.send(entry.id.clone());
         }
-        if ended {
+        // Of one that is gone the end itself may tell more.
+        let missed = entry.watch.may_have_missed();
+        match (ended, missed) {
+            (true, true) => self.leave_alone(entry),
+            (true, false) => self.forget(entries, number),
+            (false, _) => {}
+        }
+        missed
+    }
+
+    /// What nobody could read is reported, if there was a kill.
+    fn report_missed(&self, entries: &mut Entries, number: u64) {
+        let Some(entry) = entries.by_number.get(&number) else { return };
+        if entry.watch.may_have_missed() {
+            tracing::debug!(id = entry.id, "out of memory, by the counts of its cgroup's parent");
+            // Nobody listens any more: the shim ends.
+            let _ = self.report.send(entry.id.clone());
             self.forget(entries, number);
+        }
+    }
+
+    /// Its descriptors are waited for no more.
+    fn leave_alone(&self, entry: &Entry) {
+        for (fd, _) in entry.watch.descriptors() {
+            // The second time it is not there.
+            if let Err(error) = epoll::delete(&self.epoll, fd) {
+                tracing::debug!(id = entry.id, "epoll_ctl(EPOLL_CTL_DEL): {error}");
+            }
         }
     }
 
     fn forget(&self, entries: &mut Entries, number: u64) {
         if let Some(entry) = entries.by_number.remove(&number) {
-            for (fd, _) in entry.watch.descriptors() {
-                // It goes from the set when it is closed, too; this only comes before.
-                if let Err(error) = epoll::delete(&self.epoll, fd) {
-                    tracing::debug!(id = entry.id, "epoll_ctl(EPOLL_CTL_DEL): {error}");
-                }
-            }
+            // They go from the set when they are closed, too; this only comes before.
+            self.leave_alone(&entry);
         }
     }
 

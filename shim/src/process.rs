@@ -110,6 +110,17 @@ impl Process {
         state.copying = Some(copying);
     }
 
+    /// Opens standard input, for its start.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open_stdin(&self) -> Result<()> {
+        match &mut self.state().copying {
+            Some(copying) => copying.open_stdin(),
+            None => Ok(()),
+        }
+    }
+
     /// The end of a start, either way.
     pub fn set_phase(&self, phase: Phase) {
         self.state().phase = phase;

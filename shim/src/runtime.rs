@@ -110,7 +110,7 @@ impl Runtime {
         let root = PathBuf::from(&kept.root);
         if kept.binary.is_empty() {
             let manager = if kept.systemd_cgroup { CgroupManager::Systemd } else { CgroupManager::default() };
-            Runtime::Engine(Engine::new(root, manager).watching_oom())
+            Runtime::Engine(Engine::new(root, manager).resident())
         } else {
             Runtime::Foreign(Foreign { binary: kept.binary.clone().into(), root, systemd_cgroup: kept.systemd_cgroup })
         }

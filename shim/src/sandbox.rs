@@ -9,6 +9,7 @@
 
 mod config;
 pub mod pause;
+mod ready;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -35,6 +36,7 @@ use crate::runtime::blocking;
 use crate::task::Task;
 use crate::tasks::Shim;
 use config::Pod;
+use ready::Word;
 
 /// CRI's words for a sandbox's state.
 const READY: &str = "SANDBOX_READY";
@@ -56,6 +58,8 @@ struct Made {
     id: String,
     created: SystemTime,
     task: Arc<Task>,
+    /// Until it was waited for; `None` from the first for a program that is not ours.
+    word: Mutex<Option<Word>>,
 }
 
 /// See the module.
@@ -89,21 +93,44 @@ impl Service {
         let (bundle, netns) = (request.bundle_path.clone(), request.netns_path.clone());
         let of = id.clone();
         let prepared = blocking(&self.shim.reaper, move || {
-            prepare(Path::new(&bundle), &of, &netns, &pod)?;
-            options_of(Path::new(&bundle), &pod)
+            let ours = prepare(Path::new(&bundle), &of, &netns, &pod)?;
+            Ok((ours, options_of(Path::new(&bundle), &pod)?))
         });
-        let options = prepared.await?;
+        let (ours, options) = prepared.await?;
+        let mut word = if ours { Some(Word::open(Path::new(&request.bundle_path))?) } else { None };
         let create = CreateTaskRequest {
             id: id.clone(),
             bundle: request.bundle_path,
             rootfs: request.rootfs,
+            stdout: word.as_ref().map(Word::address).unwrap_or_default(),
             options: MessageField::some(options),
             ..CreateTaskRequest::default()
         };
         self.shim.create(&create, crate::io::READY).await.context("unable to create the sandbox")?;
         let task = self.shim.task(&id)?;
-        *self.made() = Some(Arc::new(Made { id, created: SystemTime::now(), task }));
+        word.as_mut().map_or(Ok(()), Word::made)?;
+        *self.made() = Some(Arc::new(Made { id, created: SystemTime::now(), task, word: Mutex::new(word) }));
         Ok(())
+    }
+
+    /// Starts the pause process, and waits until it would hear a signal; returns its pid.
+    async fn start(&self, made: &Made) -> Result<i32> {
+        let pid = made.task.start(crate::io::READY).await?;
+        let word = made.word.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(word) = word {
+            tokio::select! {
+                heard = word.wait() => heard?,
+                ended = made.task.init.wait() => {
+                    let message = format!("the pause process has ended with status {} before it was ready", ended.status);
+                    return Err(Error::other(message));
+                }
+                () = tokio::time::sleep(crate::io::READY) => {
+                    let seconds = crate::io::READY.as_secs();
+                    return Err(Error::other(format!("the pause process was not ready after {seconds} s")));
+                }
+            }
+        }
+        Ok(pid)
     }
 
     async fn stop(&self, id: &str, patience: Duration) -> Result<()> {
@@ -180,11 +207,12 @@ fn options_of(bundle: &Path, pod: &Pod) -> Result<Any> {
     Ok(Any { type_url: "containerd.runc.v1.Options".to_owned(), value, ..Any::default() })
 }
 
-/// Writes the bundle's config.json, and makes the root that it speaks of, where containerd has written none.
-fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<()> {
+/// Writes the bundle's config.json, and makes the root that it speaks of, where containerd has written none. Whether it
+/// has: else the program is not ours.
+fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
     let path = bundle.join("config.json");
     if path.exists() {
-        return Ok(());
+        return Ok(false);
     }
     let rootfs = bundle.join("rootfs");
     match std::fs::create_dir(&rootfs) {
@@ -200,7 +228,8 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<()> {
     std::fs::write(rootfs.join(ROOT_FILE), "").context("unable to make /pause of a sandbox")?;
     let binary = std::env::current_exe().context("unable to find this program")?;
     let config = pod.config(id, netns, &binary, oom_score()?);
-    brig::store::replace(&path, config.to_string().as_bytes(), 0o600)
+    brig::store::replace(&path, config.to_string().as_bytes(), 0o600)?;
+    Ok(true)
 }
 
 /// Empties the root that [`prepare`] has made, and leaves any other as it is.
@@ -275,7 +304,7 @@ impl SandboxService for Service {
     ) -> ttrpc::Result<api::StartSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "start sandbox");
         let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
-        let pid = made.task.start(crate::io::READY).await.map_err(|error| status(&error))?;
+        let pid = self.start(&made).await.map_err(|error| status(&error))?;
         Ok(api::StartSandboxResponse {
             pid: pid.cast_unsigned(),
             created_at: timestamp(made.created),
@@ -362,14 +391,14 @@ mod tests {
     fn a_bundle_without_a_configuration_is_given_one_and_another_is_left_alone() {
         let bundle = tempfile::tempdir().unwrap();
         let path = bundle.path().join("config.json");
-        prepare(bundle.path(), "box", "", &Pod::default()).unwrap();
+        assert!(prepare(bundle.path(), "box", "", &Pod::default()).unwrap());
         let first = std::fs::read(&path).unwrap();
         brig::plan::config::parse(&first).unwrap();
         for name in ["rootfs/proc", "rootfs/dev", "rootfs/pause"] {
             assert!(bundle.path().join(name).exists(), "{name}");
         }
         std::fs::write(&path, "{}").unwrap();
-        prepare(bundle.path(), "box", "", &Pod::default()).unwrap();
+        assert!(!prepare(bundle.path(), "box", "", &Pod::default()).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"{}");
     }
 

@@ -1,5 +1,7 @@
 //! The server: one process for a group of containers, on one thread and a small pool for calls that block.
 
+mod connections;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdListener;
@@ -9,20 +11,21 @@ use std::time::Duration;
 
 use brig::error::{Context, Error, ErrorKind, Result};
 use brig::sys::process;
-use futures_util::stream::{self, Stream};
 use nix::sys::signal::{SigSet, Signal};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use ttrpc::asynchronous::transport::Listener;
 use ttrpc::r#async::Server;
 
 use crate::bootstrap::args::Args;
+use crate::bundle::remove_if_there;
 use crate::events::Publisher;
 use crate::reaper::Reaper;
 use crate::service;
 use crate::setup;
 use crate::tasks::Shim;
 use crate::trace::Tracer;
+use connections::Connections;
 
 /// Calls that block at one time; more wait.
 const POOL: usize = 16;
@@ -30,7 +33,7 @@ const POOL: usize = 16;
 const IDLE: Duration = Duration::from_millis(500);
 /// How long containerd has to take the last events.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
-/// How long answers that are on their way may take.
+/// How long answers that are on their way may take, and clients to hang up when they have theirs.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long containers may take to end when the server is told to.
 const LAST_CONTAINERS: Duration = Duration::from_secs(10);
@@ -98,11 +101,12 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
     let reaper = Arc::new(Reaper::default());
     let reaping = tokio::spawn(Arc::clone(&reaper).run());
     let publisher = Publisher::start(std::env::var("TTRPC_ADDRESS").ok().as_deref(), &args.namespace);
-    let tracer = Tracer::from_environment();
+    let tracer = Tracer::from_environment(&args.id);
     let shim = Shim::new(args.namespace.clone(), reaper, publisher, tracer)?;
     let listener = UnixListener::from_std(listener).context(unable)?;
+    let connections = Connections::new();
     let mut server = Server::new()
-        .add_listener(Listener::new(connections(listener)))
+        .add_listener(Listener::new(connections.accept(listener)))
         .register_service(service::methods(&shim))
         .register_service(crate::sandbox::methods(&shim));
     server.start().await.map_err(|error| Error::other(error.to_string()).context(unable))?;
@@ -119,34 +123,17 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
         }
     }
     // First of all: whoever starts a container of this group from here on makes a server of its own.
-    if let Some(path) = path {
-        remove_socket(&path);
+    if let Some(Err(error)) = path.as_deref().map(remove_if_there) {
+        tracing::warn!("{error}");
     }
     shim.publisher.close(LAST_EVENTS).await;
     shim.tracer.close(LAST_ANSWERS).await;
+    connections.leave(LAST_ANSWERS).await;
     if tokio::time::timeout(LAST_ANSWERS, server.shutdown()).await.is_err() {
         tracing::debug!("calls were still being answered");
     }
     reaping.abort();
     Ok(())
-}
-
-/// Connections of this user's processes; others are closed (the socket's mode keeps them away already).
-fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<UnixStream>> + Send {
-    stream::unfold(listener, |listener| async {
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => return Some((Err(error), listener)),
-            };
-            let ours = rustix::process::geteuid().as_raw();
-            match stream.peer_cred() {
-                Ok(peer) if peer.uid() == ours || peer.uid() == 0 => return Some((Ok(stream), listener)),
-                Ok(peer) => tracing::warn!("a connection of user {} was refused", peer.uid()),
-                Err(error) => tracing::warn!("a connection of an unknown user was refused: {error}"),
-            }
-        }
-    })
 }
 
 async fn end_all(shim: &Arc<Shim>) {
@@ -159,14 +146,5 @@ async fn end_all(shim: &Arc<Shim>) {
     let all = futures_util::future::join_all(ends);
     if tokio::time::timeout(LAST_CONTAINERS, all).await.is_err() {
         tracing::error!("some containers did not end within {LAST_CONTAINERS:?}");
-    }
-}
-
-fn remove_socket(path: &Path) {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!("unable to remove {}: {error}", path.display());
-        }
-        _ => {}
     }
 }

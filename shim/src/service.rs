@@ -50,20 +50,39 @@ fn patience(context: &TtrpcContext) -> Duration {
     }
 }
 
+/// What a call is about, for the log: a container, and an exec of it.
+struct Of<'a> {
+    id: &'a str,
+    exec: Option<&'a str>,
+}
+
+impl<'a> From<&'a String> for Of<'a> {
+    fn from(id: &'a String) -> Of<'a> {
+        Of { id, exec: None }
+    }
+}
+
+impl<'a> From<&'a (String, String)> for Of<'a> {
+    fn from((id, exec): &'a (String, String)) -> Of<'a> {
+        Of { id, exec: Some(exec.as_str()).filter(|exec| !exec.is_empty()) }
+    }
+}
+
 impl Service {
     /// Runs a call to its end, whatever becomes of its caller.
     async fn run<T, F>(
         &self,
         context: &TtrpcContext,
         name: &'static str,
-        id: &str,
+        of: impl Into<Of<'_>>,
         call: impl FnOnce(Arc<Shim>) -> F,
     ) -> ttrpc::Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        tracing::debug!(id, "{name}");
+        let Of { id, exec } = of.into();
+        tracing::debug!(id, exec, "{name}");
         let mut span = self.shim.tracer.call(NAMES[1], name, &context.metadata);
         span.attribute("container.id", id);
         // On every line that the call and what it starts write into the log, the engine's among them.
@@ -73,7 +92,7 @@ impl Service {
             Err(error) => Err(Error::other(format!("{name} did not end: {error}"))),
         };
         result.map_err(|error| {
-            tracing::debug!(id, "{name}: {error}");
+            tracing::debug!(id, exec, "{name}: {error}");
             span.fail(&error.to_string());
             status(&error)
         })
@@ -111,8 +130,8 @@ impl TaskService for Service {
     }
 
     async fn start(&self, c: &TtrpcContext, r: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
-        let (id, patience) = (r.id.clone(), patience(c));
-        let started = self.run(c, "Start", &id, |shim| async move {
+        let (of, patience) = ((r.id.clone(), r.exec_id.clone()), patience(c));
+        let started = self.run(c, "Start", &of, |shim| async move {
             let task = shim.task(&r.id)?;
             if r.exec_id.is_empty() { task.start(patience).await } else { task.start_exec(&r.exec_id, patience).await }
         });
@@ -120,8 +139,8 @@ impl TaskService for Service {
     }
 
     async fn delete(&self, c: &TtrpcContext, r: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
-        let id = r.id.clone();
-        let deleted = self.run(c, "Delete", &id, |shim| async move {
+        let of = (r.id.clone(), r.exec_id.clone());
+        let deleted = self.run(c, "Delete", &of, |shim| async move {
             let task = shim.task(&r.id)?;
             if r.exec_id.is_empty() { task.delete().await } else { task.delete_exec(&r.exec_id).await }
         });
@@ -135,8 +154,8 @@ impl TaskService for Service {
     }
 
     async fn exec(&self, c: &TtrpcContext, r: api::ExecProcessRequest) -> ttrpc::Result<api::Empty> {
-        let id = r.id.clone();
-        let added = self.run(c, "Exec", &id, |shim| async move {
+        let of = (r.id.clone(), r.exec_id.clone());
+        let added = self.run(c, "Exec", &of, |shim| async move {
             let task = shim.task(&r.id)?;
             let spec = r.spec.as_ref().ok_or_else(|| invalid("an exec without a process"))?;
             let addresses =
@@ -147,8 +166,8 @@ impl TaskService for Service {
     }
 
     async fn state(&self, c: &TtrpcContext, r: api::StateRequest) -> ttrpc::Result<api::StateResponse> {
-        let id = r.id.clone();
-        let looked = self.run(c, "State", &id, |shim| async move {
+        let of = (r.id.clone(), r.exec_id.clone());
+        let looked = self.run(c, "State", &of, |shim| async move {
             let task = shim.task(&r.id)?;
             let status = task.status(&r.exec_id).await?;
             let own = if r.exec_id.is_empty() { &r.id } else { &r.exec_id };
@@ -175,14 +194,15 @@ impl TaskService for Service {
     }
 
     async fn wait(&self, c: &TtrpcContext, r: api::WaitRequest) -> ttrpc::Result<api::WaitResponse> {
-        let id = r.id.clone();
-        let ended = self.run(c, "Wait", &id, |shim| async move { shim.task(&r.id)?.wait(&r.exec_id).await }).await?;
+        let of = (r.id.clone(), r.exec_id.clone());
+        let ended = self.run(c, "Wait", &of, |shim| async move { shim.task(&r.id)?.wait(&r.exec_id).await }).await?;
         Ok(api::WaitResponse { exit_status: ended.status, exited_at: timestamp(ended.at), ..Default::default() })
     }
 
     async fn kill(&self, c: &TtrpcContext, r: api::KillRequest) -> ttrpc::Result<api::Empty> {
-        let id = r.id.clone();
-        let killed = self.run(c, "Kill", &id, |shim| async move {
+        let of = (r.id.clone(), r.exec_id.clone());
+        let killed = self.run(c, "Kill", &of, |shim| async move {
+            tracing::debug!(signal = r.signal, all = r.all, "a signal is sent");
             let signal = i32::try_from(r.signal).map_err(|_| invalid("no such signal"))?;
             shim.task(&r.id)?.kill(&r.exec_id, signal, r.all).await
         });
@@ -222,8 +242,8 @@ impl TaskService for Service {
     }
 
     async fn resize_pty(&self, c: &TtrpcContext, r: api::ResizePtyRequest) -> ttrpc::Result<api::Empty> {
-        let id = r.id.clone();
-        let resized = self.run(c, "ResizePty", &id, |shim| async move {
+        let of = (r.id.clone(), r.exec_id.clone());
+        let resized = self.run(c, "ResizePty", &of, |shim| async move {
             let task = shim.task(&r.id)?;
             let (rows, columns) = (cells(r.height)?, cells(r.width)?);
             task.look(&r.exec_id, |process| process.resize(rows, columns))?
@@ -232,8 +252,8 @@ impl TaskService for Service {
     }
 
     async fn close_io(&self, c: &TtrpcContext, r: api::CloseIORequest) -> ttrpc::Result<api::Empty> {
-        let id = r.id.clone();
-        let closed = self.run(c, "CloseIO", &id, |shim| async move {
+        let of = (r.id.clone(), r.exec_id.clone());
+        let closed = self.run(c, "CloseIO", &of, |shim| async move {
             let task = shim.task(&r.id)?;
             task.look(&r.exec_id, |process| if r.stdin { process.close_stdin() })
         });

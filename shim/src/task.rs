@@ -6,8 +6,9 @@
 //! |---|---|---|
 //! | `lifecycle` | start, pause, resume, update, checkpoint and delete of init | they come one after the other |
 //! | `freezing` | pause for itself; starts of execs together | an exec is not caught half made by the freezer |
+//! | `calls` | what is asked of the runtime together; a deletion that is done for itself | its answer is the last: the daemon hangs up after it |
 //!
-//! kill, state, pids, stats, wait, exec and resize take neither.
+//! kill, state, pids, stats, wait, exec and resize take neither of the first two.
 //!
 //! The exit of a process is published after its start, and init's after those of all execs, by [`Task::settle`].
 
@@ -37,6 +38,9 @@ use exec::Exec;
 /// How long init may take to end when a container is deleted that was never started.
 const END: Duration = Duration::from_secs(10);
 
+/// How long a deletion waits for calls that are being made, which may be of a runtime that hangs.
+const OTHERS: Duration = Duration::from_secs(2);
+
 /// What decides whether an exit may be published.
 #[derive(Debug, Default)]
 struct Unsettled {
@@ -48,7 +52,12 @@ struct Unsettled {
     init: Option<Ended>,
     /// Init has ended.
     init_ended: bool,
+    /// We have sent SIGKILL to init, or were about to, before anything else can have.
+    killed: bool,
 }
+
+/// The status of a process that was ended by SIGKILL.
+const KILLED: u32 = 128 + libc::SIGKILL.cast_unsigned();
 
 /// See the module.
 #[derive(Debug)]
@@ -72,16 +81,19 @@ pub struct Task {
     unsettled: Mutex<Unsettled>,
     lifecycle: tokio::sync::Mutex<()>,
     freezing: tokio::sync::RwLock<()>,
+    calls: tokio::sync::RwLock<()>,
 }
 
 /// A process that was launched, whose streams are copied and whose end is watched.
 type Started = (Launched, Copying, oneshot::Receiver<Ended>);
 
-/// Opens the streams, makes the process by `make`, and starts copying. The reaper is held from first to last.
+/// Opens the streams, makes the process by `make`, and starts copying, standard input too where the process `runs`. The
+/// reaper is held from first to last.
 async fn launch(
     shim: &Arc<Shim>,
     addresses: &Addresses,
     owner: Owner,
+    runs: bool,
     make: impl FnOnce(Streams) -> Result<Launched> + Send + 'static,
 ) -> Result<Started> {
     let addresses = addresses.clone();
@@ -90,7 +102,13 @@ async fn launch(
         Ok((make(streams)?, prepared))
     })
     .await?;
-    match prepared.start(launched.terminal.take(), &shim.reaper) {
+    let copying = prepared.start(launched.terminal.take(), &shim.reaper).and_then(|mut copying| {
+        if runs {
+            copying.open_stdin()?;
+        }
+        Ok(copying)
+    });
+    match copying {
         Ok(copying) => Ok((launched, copying, ended)),
         Err(error) => {
             use std::os::fd::AsFd;
@@ -143,7 +161,7 @@ impl Task {
             let maker = Arc::clone(&runtime);
             let make = move |streams| maker.create(Creation { streams, ..creation });
             let (launched, copying, ended) =
-                launch(shim, &init.addresses, owner, make).await.context("OCI runtime create failed")?;
+                launch(shim, &init.addresses, owner, false, make).await.context("OCI runtime create failed")?;
             init.launched(Phase::Created, launched, copying);
             Some(ended)
         };
@@ -160,6 +178,7 @@ impl Task {
             unsettled: Mutex::default(),
             lifecycle: tokio::sync::Mutex::default(),
             freezing: tokio::sync::RwLock::default(),
+            calls: tokio::sync::RwLock::default(),
         };
         Ok((Arc::new(task), ended))
     }
@@ -169,7 +188,13 @@ impl Task {
         let task = Arc::clone(self);
         let watching = async move {
             let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
-            lock(&task.unsettled).init_ended = true;
+            let killed = {
+                let mut unsettled = lock(&task.unsettled);
+                unsettled.init_ended = true;
+                ended.status == KILLED && !unsettled.killed
+            };
+            // At once: systemd removes a scope's cgroup as soon as it is empty, and its counts with it.
+            task.shim.look_for_oom(&task.id, killed);
             if !task.own_pids
                 && let Err(error) = task.call(|runtime, id| runtime.kill(id, libc::SIGKILL, true)).await
                 && !matches!(error.kind(), ErrorKind::NotRunning | ErrorKind::NotFound)
@@ -187,6 +212,7 @@ impl Task {
         &self,
         verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let _call = self.calls.read().await;
         let (runtime, id) = (Arc::clone(&self.runtime), self.id.clone());
         blocking(&self.shim.reaper, move || verb(&runtime, &id)).await
     }
@@ -229,7 +255,10 @@ impl Task {
         let saved = lock(&self.saved).clone();
         let result = match saved {
             Some(saved) => self.restore(saved, patience).await.context("OCI runtime restore failed"),
-            None => self.call(Runtime::start).await.context("OCI runtime start failed"),
+            None => match self.init.open_stdin() {
+                Ok(()) => self.call(Runtime::start).await.context("OCI runtime start failed"),
+                Err(error) => Err(error),
+            },
         };
         let pid = self.init.pid();
         match &result {
@@ -272,6 +301,9 @@ impl Task {
         if !all && self.init.phase() == Phase::Stopped {
             return Err(Error::new(ErrorKind::NoSuchProcess, "process already finished"));
         }
+        if signal == libc::SIGKILL && !self.shim.look_for_earlier_oom(&self.id) {
+            lock(&self.unsettled).killed = true;
+        }
         self.call(move |runtime, id| runtime.kill(id, signal, all)).await.map_err(gone)
     }
 
@@ -310,6 +342,11 @@ impl Task {
             exited_at: timestamp(ended.at),
             ..Default::default()
         });
+        // Nobody finds it any more, so no further ones come. A kill is still being made where its thread has not run
+        // since the signal was sent.
+        if tokio::time::timeout(OTHERS, self.calls.write()).await.is_err() {
+            tracing::warn!(id = self.id, "calls of a container that is gone are not done after {OTHERS:?}");
+        }
         Ok((pid, ended))
     }
 

@@ -122,6 +122,21 @@ impl Shim {
         self.publisher.publish(events::TaskOOM { container_id, ..Default::default() });
     }
 
+    /// Reads what the OOM killer has done in a container whose init has ended, which is published in due course.
+    /// `killed`: by a signal that we have not sent.
+    pub fn look_for_oom(&self, id: &str, killed: bool) {
+        if killed {
+            self.oom.check_killed(id);
+        } else {
+            self.oom.check(id);
+        }
+    }
+
+    /// The same for a container that is to be killed. True when it may be that the OOM killer was faster.
+    pub fn look_for_earlier_oom(&self, id: &str) -> bool {
+        self.oom.check(id)
+    }
+
     /// Publishes what the OOM killer has done in a container so far: to be called before an exit is told.
     pub fn tell_oom(&self, id: &str) {
         self.oom.check(id);

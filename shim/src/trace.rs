@@ -12,7 +12,7 @@
 //! | OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, or OTEL_EXPORTER_OTLP_TIMEOUT | milliseconds; 10000 without |
 //! | OTEL_TRACES_EXPORTER | otlp and none |
 //! | OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG | always_on, always_off, traceidratio, each also parentbased_ |
-//! | OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES | who speaks |
+//! | OTEL_RESOURCE_ATTRIBUTES | told of the sender; its service.name is containerd-shim-ID, as with Go's shim |
 //! | OTEL_SDK_DISABLED | true turns all of it off |
 //!
 //! What cannot be honoured (grpc, https) turns it off too, with a warning that names the variable.
@@ -91,9 +91,10 @@ struct Parent {
 }
 
 impl Tracer {
-    /// As the environment says. With an endpoint, the task that sends is started in the present tokio runtime.
-    pub fn from_environment() -> Tracer {
-        Tracer::start(Config::read(|name| std::env::var(name).ok()))
+    /// As the environment says, for the shim that was started for `id`. With an endpoint, the task that sends is started
+    /// in the present tokio runtime.
+    pub fn from_environment(id: &str) -> Tracer {
+        Tracer::start(Config::read(&format!("containerd-shim-{id}"), |name| std::env::var(name).ok()))
     }
 
     fn start(config: Option<Config>) -> Tracer {

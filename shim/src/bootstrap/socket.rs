@@ -10,6 +10,8 @@ use brig::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
+use crate::bundle::remove_if_there;
+
 /// Where sockets go when containerd names no place.
 const DIRECTORY: &str = "/run/containerd/s";
 /// The longest path of a socket that every containerd can dial, in bytes: its own limit (pkg/shim, socketPathLimit).
@@ -55,7 +57,7 @@ pub fn claim(path: &Path) -> Result<Socket> {
         return Ok(Socket::Served);
     }
     // What a server that was killed has left.
-    remove(path)?;
+    remove_if_there(path)?;
     let unable = || format!("unable to make the socket {}", path.display());
     let listener = UnixListener::bind(path).with_context(unable)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(unable)?;
@@ -68,7 +70,7 @@ pub fn remove_dead(path: &Path) -> Result<()> {
         return Ok(());
     }
     let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
-    if UnixStream::connect(path).is_ok() { Ok(()) } else { remove(path) }
+    if UnixStream::connect(path).is_ok() { Ok(()) } else { remove_if_there(path) }
 }
 
 fn lock(directory: &Path) -> Result<Lock> {
@@ -81,16 +83,6 @@ fn lock(directory: &Path) -> Result<Lock> {
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(std::io::Error::from(error)).with_context(unable),
         }
-    }
-}
-
-/// Removes a socket that nobody listens at. One that is gone is fine.
-pub fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("unable to remove {}", path.display()))
-        }
-        _ => Ok(()),
     }
 }
 

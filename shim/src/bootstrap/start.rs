@@ -14,7 +14,7 @@ use protobuf::well_known_types::any::Any;
 use super::args::Args;
 use super::socket::{self, Socket};
 use super::version;
-use crate::bundle::{Facts, OPTIONS};
+use crate::bundle::{Facts, OPTIONS, remove_if_there};
 use crate::options::{self, Options};
 use crate::server;
 use crate::setup;
@@ -79,7 +79,7 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
                 start_server(args, name, group, listener.into(), input.debug(args), ttrpc)
             });
             if let Err(error) = started {
-                socket::remove(&path)?;
+                remove_if_there(&path)?;
                 return Err(error);
             }
         }

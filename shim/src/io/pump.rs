@@ -1,14 +1,16 @@
 //! Copying between descriptors on the server's one thread: by splice(2) between pipes, without a buffer of our own; by
 //! a small buffer where a terminal or a file is at an end.
 //!
-//! A FIFO loses what is in it when its last end is closed. A client that opens its end in the background, as Docker and
-//! containerd do, may be later than all that a short process has to say: our ends are kept for it then ([`handed_over`]).
+//! A FIFO loses what is in it when its last end is closed, and who opens it for reading waits for a writer. A client that
+//! opens its end in the background, as Docker and containerd do, may be later than all that a short process has to say, or
+//! than its end: our writing end is kept for it then ([`handed_over`]).
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use brig::error::{Context, Result};
+use brig::sys::procfs::fd_path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{Mode, OFlags};
@@ -16,13 +18,14 @@ use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 /// The most that one splice moves, in bytes: a pipe's usual size.
 const SPLICE: usize = 64 << 10;
 /// The buffer where one is needed, in bytes.
 const BUFFER: usize = 8 << 10;
 
-/// How long what a FIFO holds is kept for a first reader, once nothing more comes.
+/// How long what a FIFO holds is kept for a first reader, once its process is being deleted.
 const READER: Duration = Duration::from_secs(2);
 
 /// A descriptor that the runtime polls. It does not block.
@@ -84,10 +87,10 @@ impl Sink {
 }
 
 /// Copies until the end, through a buffer.
-pub(super) async fn bytes(source: Polled, sink: Sink) {
+pub(super) async fn bytes(source: Polled, sink: Sink, deleted: Deleted) {
     copy_bytes(&source, &sink).await;
     if let Sink::Fifo(fifo) = sink {
-        handed_over(fifo.into_inner()).await;
+        handed_over(fifo.into_inner(), deleted).await;
     }
 }
 
@@ -115,43 +118,80 @@ async fn copy_bytes(source: &Polled, sink: &Sink) {
 }
 
 /// Copies from a pipe to a client's FIFO, which is open here at both ends, until the end.
-pub(super) async fn pipe(source: Polled, fifo: Polled) {
+pub(super) async fn pipe(source: Polled, fifo: Polled, deleted: Deleted) {
     copy(&source, &fifo).await;
-    handed_over(fifo.into_inner()).await;
+    handed_over(fifo.into_inner(), deleted).await;
 }
 
-/// Closes a FIFO that is open here at both ends. One with something in it, and without another reader, is closed once
-/// there is one, or after [`READER`].
-async fn handed_over(fifo: OwnedFd) {
-    match tokio::time::timeout(READER, until_read(fifo)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!("a stream's last bytes may be lost: {error}"),
-        Err(_) => tracing::debug!("nobody reads a stream, whose last bytes are lost"),
+/// Whether the process is being deleted: whoever wants its output has come by then.
+pub(super) type Deleted = watch::Receiver<bool>;
+
+/// Closes a FIFO that is open here at both ends, and to which nothing more comes. One without another reader is kept for
+/// it: a client that opens it later would wait for a writer for ever, and what is in it would be lost. What a reader has
+/// not read yet is waited for, too: a client that hears of the deletion may let go of what it has just opened (Go's fifo
+/// package does, where its open is not on record yet). A deletion ends either wait; what is still in it then is kept for
+/// [`READER`].
+async fn handed_over(fifo: OwnedFd, deleted: Deleted) {
+    match hand_over(fifo, deleted).await {
+        Ok(true) => {}
+        Ok(false) => tracing::debug!("nobody reads a stream, whose last bytes are lost"),
+        Err(error) => tracing::warn!("a stream's last bytes may be lost: {error}"),
     }
 }
 
-async fn until_read(fifo: OwnedFd) -> std::io::Result<()> {
-    if rustix::io::ioctl_fionread(&fifo)? == 0 {
+/// See [`handed_over`]. False if what is in it is lost.
+async fn hand_over(fifo: OwnedFd, mut deleted: Deleted) -> std::io::Result<bool> {
+    // While our own reader is there: without one a writer that does not block is refused (fifo(7)).
+    let mut end = again(&fifo, OFlags::WRONLY)?;
+    drop(fifo);
+    tokio::select! {
+        came = until(&end, WatchFlags::OPEN, has_reader) => came?,
+        // An error: nobody is left who could delete it.
+        _ = deleted.wait_for(|deleted| *deleted) => {}
+    }
+    if is_empty(&end) {
+        return Ok(true);
+    }
+    if has_reader(&end) {
+        // It gets the end after the rest: from here on nobody writes, and this end keeps what it leaves.
+        end = again(&end, OFlags::RDONLY)?;
+    }
+    let _ = deleted.wait_for(|deleted| *deleted).await;
+    match tokio::time::timeout(READER, until(&end, WatchFlags::OPEN | WatchFlags::ACCESS, is_empty)).await {
+        Ok(read) => read.map(|()| true),
+        Err(_) => Ok(is_empty(&end)),
+    }
+}
+
+/// To be asked at the writing end of a FIFO.
+fn has_reader(writer: &OwnedFd) -> bool {
+    // A pipe without a reader has an error for its writers (poll(2)).
+    !polled_now(writer, PollFlags::empty()).contains(PollFlags::ERR)
+}
+
+fn is_empty(fifo: &OwnedFd) -> bool {
+    rustix::io::ioctl_fionread(fifo).is_ok_and(|count| count == 0)
+}
+
+/// Waits until this is so of a FIFO, which may change with these events only.
+async fn until(fifo: &OwnedFd, events: WatchFlags, is_so: impl Fn(&OwnedFd) -> bool) -> std::io::Result<()> {
+    if is_so(fifo) {
         return Ok(());
     }
-    let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
-    // While our own reader is there: without one a writer that does not block is refused (fifo(7)).
-    let writer = rustix::fs::open(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-    // Before ours goes, so that no reader comes unseen.
     let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-    inotify::add_watch(&watch, &path, WatchFlags::OPEN)?;
-    let opened = polled(watch).map_err(std::io::Error::other)?;
-    drop(fifo);
-    // A pipe without a reader has an error for its writers (poll(2)). Who reads may have read all, and gone again.
-    while has_no_reader(&writer) && rustix::io::ioctl_fionread(&writer)? > 0 {
-        let mut events = [0; 512];
-        opened.async_io(Interest::READABLE, |watch| Ok(rustix::io::read(watch, &mut events[..])?)).await?;
+    inotify::add_watch(&watch, fd_path(fifo), events)?;
+    let seen = polled(watch).map_err(std::io::Error::other)?;
+    // It may be so since before the watch.
+    while !is_so(fifo) {
+        let mut buffer = [0; 512];
+        seen.async_io(Interest::READABLE, |watch| Ok(rustix::io::read(watch, &mut buffer[..])?)).await?;
     }
     Ok(())
 }
 
-fn has_no_reader(writer: &OwnedFd) -> bool {
-    polled_now(writer, PollFlags::empty()).contains(PollFlags::ERR)
+/// Opens a FIFO once more, at this end.
+fn again(fifo: &OwnedFd, end: OFlags) -> std::io::Result<OwnedFd> {
+    Ok(rustix::fs::open(fd_path(fifo), end | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Copies from a pipe to a pipe until the end, or until `closed`; and then what was written before, although the

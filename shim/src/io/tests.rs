@@ -16,6 +16,26 @@ fn make_fifo(path: &Path) {
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
 }
 
+/// A FIFO in a directory of its own, which goes with the first of the two.
+fn fifo() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fifo");
+    make_fifo(&path);
+    (directory, path)
+}
+
+/// Waits until something has come into the FIFO, and the copier has done whatever it does once its process is gone.
+async fn copied(fifo: impl AsFd) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while rustix::io::ioctl_fionread(&fifo).unwrap() == 0 {
+        assert!(Instant::now() < deadline, "nothing was copied");
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn run<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
@@ -23,7 +43,8 @@ fn run<F: Future>(future: F) -> F::Output {
 /// The three streams of a process at these addresses, and what copies them.
 fn started(stdin: &str, stdout: &str, stderr: &str) -> ([OwnedFd; 3], Copying) {
     let (streams, prepared) = Opened::open(&addresses(stdin, stdout, stderr), &owner()).unwrap().split().unwrap();
-    let copying = prepared.start(None, &Arc::default()).unwrap();
+    let mut copying = prepared.start(None, &Arc::default()).unwrap();
+    copying.open_stdin().unwrap();
     let Streams::Fds(fds) = streams else { panic!("no fds") };
     (fds, copying)
 }
@@ -42,9 +63,7 @@ fn addresses_have_their_schemes() {
 
 #[test]
 fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("out");
-    make_fifo(&path);
+    let (_directory, path) = fifo();
     run(async {
         let ([_, stdout, _], copying) = started("", path.to_str().unwrap(), "");
         let mut stdout = std::fs::File::from(stdout);
@@ -67,25 +86,14 @@ fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
 
 #[test]
 fn what_a_short_process_says_is_there_for_a_reader_that_comes_after_its_end() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("out");
-    make_fifo(&path);
+    let (_directory, path) = fifo();
     run(async {
         let ([_, stdout, stderr], copying) = started("", path.to_str().unwrap(), "");
         std::fs::File::from(stdout).write_all(b"last words\n").unwrap();
         drop(stderr);
         let drained = tokio::spawn(copying.drain(Duration::from_secs(10)));
         // A writer, since a reader would have it already.
-        let (held, deadline) = (open_fifo(&path, false, true).unwrap(), Instant::now() + Duration::from_secs(5));
-        while rustix::io::ioctl_fionread(&held).unwrap() == 0 {
-            assert!(Instant::now() < deadline, "nothing was copied");
-            tokio::task::yield_now().await;
-        }
-        // Whatever the copier does once its process is gone, it has done by then.
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-        drop(held);
+        copied(open_fifo(&path, false, true).unwrap()).await;
         let mut bytes = [0; 32];
         let count = std::fs::File::from(open_fifo(&path, true, false).unwrap()).read(&mut bytes).unwrap();
         assert_eq!(String::from_utf8_lossy(&bytes[..count]), "last words\n");
@@ -94,10 +102,68 @@ fn what_a_short_process_says_is_there_for_a_reader_that_comes_after_its_end() {
 }
 
 #[test]
-fn standard_input_ends_with_close_io_and_not_before() {
+fn a_reader_that_comes_after_the_end_of_a_silent_process_gets_the_end() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("in");
-    make_fifo(&path);
+    let [out, err] = ["out", "err"].map(|name| directory.path().join(name));
+    make_fifo(&out);
+    make_fifo(&err);
+    run(async {
+        let ([_, stdout, stderr], copying) = started("", out.to_str().unwrap(), err.to_str().unwrap());
+        drop((stdout, stderr));
+        // Until both copies have seen the end, and wait.
+        while std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter(|fd| {
+            std::fs::read_link(fd.path()).is_ok_and(|link| link == out || link == err)
+        }).count() > 2 {
+            tokio::task::yield_now().await;
+        }
+        let late = out.clone();
+        let read = tokio::task::spawn_blocking(move || std::fs::read(late));
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), read).await.expect("the end").unwrap().unwrap(), b"");
+        // Nobody comes for the other, and nobody waits for that.
+        let begin = Instant::now();
+        assert!(copying.drain(Duration::from_secs(10)).await);
+        assert!(begin.elapsed() < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn what_a_reader_has_not_read_yet_is_waited_for_by_a_deletion() {
+    let (_directory, path) = fifo();
+    run(async {
+        let ([_, stdout, stderr], copying) = started("", path.to_str().unwrap(), "");
+        let reader = std::fs::File::from(open_fifo(&path, true, false).unwrap());
+        std::fs::File::from(stdout).write_all(b"last words\n").unwrap();
+        drop(stderr);
+        let drained = tokio::spawn(copying.drain(Duration::from_secs(10)));
+        copied(&reader).await;
+        assert!(!drained.is_finished(), "it was not waited for");
+        // The end comes while the deletion waits, not after it.
+        let begin = Instant::now();
+        assert_eq!(std::io::read_to_string(reader).unwrap(), "last words\n");
+        assert!(drained.await.unwrap());
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    });
+}
+
+#[test]
+fn a_reader_that_is_there_gets_the_end_before_a_deletion() {
+    let (_directory, path) = fifo();
+    run(async {
+        let ([_, stdout, _], copying) = started("", path.to_str().unwrap(), "");
+        let reader = path.clone();
+        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(reader));
+        std::fs::File::from(stdout).write_all(b"words\n").unwrap();
+        let text = tokio::time::timeout(Duration::from_secs(5), read).await.expect("the end").unwrap();
+        assert_eq!(text.unwrap(), "words\n");
+        let begin = Instant::now();
+        assert!(copying.drain(Duration::from_secs(10)).await);
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    });
+}
+
+#[test]
+fn standard_input_ends_with_close_io_and_not_before() {
+    let (_directory, path) = fifo();
     run(async {
         let ([stdin, _, _], mut copying) = started(path.to_str().unwrap(), "", "");
         for text in ["one", "two"] {
@@ -117,25 +183,43 @@ fn standard_input_ends_with_close_io_and_not_before() {
 }
 
 #[test]
-fn standard_input_is_opened_once_there_is_a_process() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("in");
-    make_fifo(&path);
+fn standard_input_is_opened_by_the_start_of_the_process() {
+    let (_directory, path) = fifo();
     run(async {
         let opened = Opened::open(&addresses(path.to_str().unwrap(), "", ""), &owner()).unwrap();
         let (_streams, prepared) = opened.split().unwrap();
         // fifo(7): a writer that does not block needs a reader.
         assert_eq!(open_fifo(&path, false, true).unwrap_err().raw_os_error(), Some(libc::ENXIO));
-        let _copying = prepared.start(None, &Arc::default()).unwrap();
+        let mut copying = prepared.start(None, &Arc::default()).unwrap();
+        assert_eq!(open_fifo(&path, false, true).unwrap_err().raw_os_error(), Some(libc::ENXIO));
+        copying.open_stdin().unwrap();
+        copying.open_stdin().unwrap();
         open_fifo(&path, false, true).unwrap();
     });
 }
 
 #[test]
+fn standard_input_that_is_closed_before_it_is_opened_ends() {
+    let (_directory, path) = fifo();
+    run(async {
+        let opened = Opened::open(&addresses(path.to_str().unwrap(), "", ""), &owner()).unwrap();
+        let (streams, prepared) = opened.split().unwrap();
+        let Streams::Fds([stdin, ..]) = streams else { panic!("no fds") };
+        let mut copying = prepared.start(None, &Arc::default()).unwrap();
+        copying.close_stdin();
+        copying.open_stdin().unwrap();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            std::fs::File::from(stdin).read_to_string(&mut text).unwrap();
+            text
+        });
+        assert_eq!(tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap(), "");
+    });
+}
+
+#[test]
 fn standard_input_ends_with_close_io_though_a_writer_stays() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("in");
-    make_fifo(&path);
+    let (_directory, path) = fifo();
     run(async {
         let ([stdin, _, _], mut copying) = started(path.to_str().unwrap(), "", "");
         let mut stays = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -171,9 +255,7 @@ fn a_file_is_appended_to_by_both_outputs() {
 
 #[test]
 fn draining_ends_though_somebody_keeps_the_stream() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("out");
-    make_fifo(&path);
+    let (_directory, path) = fifo();
     run(async {
         let (streams, copying) = started("", path.to_str().unwrap(), "");
         let start = Instant::now();
@@ -195,7 +277,8 @@ fn a_terminal_s_master_is_copied_both_ways() {
         let (streams, prepared) = Opened::open(&addresses, &owner()).unwrap().split().unwrap();
         assert!(matches!(streams, Streams::Terminal));
         let pty = nix::pty::openpty(None, None).unwrap();
-        let copying = prepared.start(Some(pty.master), &Arc::default()).unwrap();
+        let mut copying = prepared.start(Some(pty.master), &Arc::default()).unwrap();
+        copying.open_stdin().unwrap();
         // Before the copying ends, and with it the FIFO.
         let mut fifo = std::fs::File::open(output).unwrap();
         copying.resize(7, 33).unwrap();

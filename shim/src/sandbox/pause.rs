@@ -5,10 +5,11 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use brig::error::Result;
+use brig::error::{Context, Result};
 use brig::sys::signal::{Hold, Signals};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -32,6 +33,7 @@ pub fn main() -> i32 {
 fn wait() -> Result<()> {
     let hold = Hold::new()?;
     let mut signals = Signals::open(&hold)?;
+    tell_ready()?;
     loop {
         match signals.read()? {
             Some(libc::SIGTERM | libc::SIGINT) => return Ok(()),
@@ -41,6 +43,17 @@ fn wait() -> Result<()> {
             }
         }
     }
+}
+
+/// The word that the start of the sandbox waits for ([`super::ready`]), and the end of what it is said on: nothing is
+/// copied for the rest of the pod's life.
+fn tell_ready() -> Result<()> {
+    match std::io::stdout().write_all(b"ready\n") {
+        // Nobody waits any longer.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        told => told.context("unable to tell that it is ready")?,
+    }
+    rustix::stdio::dup2_stdout(rustix::stdio::stdin()).map_err(std::io::Error::from).context("unable to close its output")
 }
 
 /// Takes every child that has ended: with a pid namespace of the pod, orphans become this process's.

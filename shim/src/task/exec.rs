@@ -10,6 +10,7 @@ use containerd_shim_protos::events::task as events;
 use tracing::Instrument;
 
 use super::{Task, launch, lock};
+use crate::bundle::remove_if_there;
 use crate::io::{Addresses, Owner};
 use crate::process::{Phase, Process};
 use crate::reaper::Ended;
@@ -87,7 +88,7 @@ impl Task {
         let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
         let pid_file = self.pid_file(exec_id);
         let make = move |streams| runtime.exec(Execution { id, process, streams, pid_file });
-        match launch(&self.shim, &exec.process.addresses, owner, make).await.context("OCI runtime exec failed") {
+        match launch(&self.shim, &exec.process.addresses, owner, true, make).await.context("OCI runtime exec failed") {
             Ok((launched, copying, ended)) => {
                 let pid = launched.pid;
                 exec.process.launched(Phase::Running, launched, copying);
@@ -152,16 +153,7 @@ impl Task {
         };
         exec.process.drain().await;
         lock(&self.execs).remove(exec_id);
-        remove_if_there(self.pid_file(exec_id))?;
+        remove_if_there(&self.pid_file(exec_id))?;
         Ok((exec.process.pid(), ended))
-    }
-}
-
-fn remove_if_there(path: PathBuf) -> Result<()> {
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("unable to remove {}", path.display()))
-        }
-        _ => Ok(()),
     }
 }

@@ -20,7 +20,7 @@ impl Task {
         let owner = Owner { namespace, container, ids: self.ids, patience };
         let (runtime, id, bundle) = (Arc::clone(&self.runtime), self.id.clone(), self.bundle.clone());
         let make = move |streams| runtime.restore(Restoration { id, bundle, saved, streams });
-        let (launched, copying, ended) = launch(&self.shim, &self.init.addresses, owner, make).await?;
+        let (launched, copying, ended) = launch(&self.shim, &self.init.addresses, owner, true, make).await?;
         // Not running yet: of that the caller tells first.
         self.init.launched(Phase::Starting, launched, copying);
         *lock(&self.saved) = None;

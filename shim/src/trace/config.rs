@@ -33,8 +33,8 @@ pub(super) struct Sampler {
 }
 
 impl Config {
-    /// `None` when traces are not wanted, or cannot be sent as wanted, which a warning says.
-    pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Option<Config> {
+    /// `None` when traces are not wanted, or cannot be sent as wanted, which a warning says. `service` is who speaks.
+    pub(super) fn read(service: &str, variable: impl Fn(&str) -> Option<String>) -> Option<Config> {
         // An empty variable is as good as none (the specification, "Parsing empty value").
         let get = |name: &str| {
             let value = variable(name).filter(|value| !value.trim().is_empty())?;
@@ -76,11 +76,9 @@ impl Config {
             },
         };
         let mut resource = pairs(get("OTEL_RESOURCE_ATTRIBUTES").map(|(_, value)| value).as_deref());
-        let service = get("OTEL_SERVICE_NAME").map(|(_, value)| value);
-        if service.is_some() || !resource.iter().any(|(key, _)| key == "service.name") {
-            resource.retain(|(key, _)| key != "service.name");
-            resource.push(("service.name".to_owned(), service.unwrap_or_else(|| "containerd-shim-brig-v2".to_owned())));
-        }
+        // OTEL_SERVICE_NAME is the daemon's own, which sets it for itself where nobody has.
+        resource.retain(|(key, _)| key != "service.name");
+        resource.push(("service.name".to_owned(), service.to_owned()));
         let headers = pairs(of_traces("HEADERS").map(|(_, value)| value).as_deref());
         Some(Config { endpoint, protocol, headers, timeout, sampler, resource })
     }
@@ -151,7 +149,7 @@ mod tests {
     use super::*;
 
     fn config(variables: &[(&str, &str)]) -> Option<Config> {
-        Config::read(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        Config::read("shim", |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
     }
 
     #[test]
@@ -182,7 +180,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x = y,bad=%0d%0aHost: z,nonsense"),
             ("OTEL_RESOURCE_ATTRIBUTES", "service.name=other,host=n1"),
-            ("OTEL_SERVICE_NAME", "shim"),
+            ("OTEL_SERVICE_NAME", "containerd"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "250"),
         ])
         .unwrap();

@@ -44,7 +44,7 @@ fn tracer(url: &str, more: &[(&str, &str)]) -> Tracer {
         "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(url.to_owned()),
         _ => more.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()),
     };
-    Tracer::start(Config::read(known))
+    Tracer::start(Config::read("containerd-shim-one", known))
 }
 
 fn metadata(traceparent: &str) -> HashMap<String, Vec<String>> {
@@ -71,7 +71,7 @@ fn calls_arrive_as_spans_of_their_callers_trace() {
         assert!(head.contains("\r\nContent-Type: application/json\r\n") && head.contains("\r\napi-key: secret\r\n"));
         let body: Value = serde_json::from_slice(&body).unwrap();
         let resource = &body["resourceSpans"][0];
-        assert_eq!(resource["resource"]["attributes"][0]["value"]["stringValue"], "containerd-shim-brig-v2");
+        assert_eq!(resource["resource"]["attributes"][0]["value"]["stringValue"], "containerd-shim-one");
         let spans = resource["scopeSpans"][0]["spans"].as_array().unwrap();
         assert_eq!(spans.len(), 2);
         assert_eq!(spans[0]["name"], "containerd.task.v3.Task/Start");
@@ -118,7 +118,7 @@ fn the_binary_form_says_the_same() {
         let of_resource = one(&body, 1);
         let attribute = one(&one(&of_resource, 1), 1);
         assert_eq!(one(&attribute, 1), b"service.name");
-        assert_eq!(one(&one(&attribute, 2), 1), b"containerd-shim-brig-v2");
+        assert_eq!(one(&one(&attribute, 2), 1), b"containerd-shim-one");
         let span = one(&one(&of_resource, 2), 2);
         assert_eq!(one(&span, 1), bytes::<16>("0af7651916cd43dd8448eb211c80319c").unwrap());
         assert_eq!(one(&span, 4), bytes::<8>("b7ad6b7169203331").unwrap());
@@ -170,7 +170,7 @@ fn without_a_collector_the_end_is_within_its_limit_and_the_queue_bounded() {
 
 #[test]
 fn nothing_is_made_when_nothing_is_wanted() {
-    let tracer = Tracer::start(Config::read(|_| None));
+    let tracer = Tracer::start(Config::read("shim", |_| None));
     assert!(tracer.0.is_none() && tracer.call("S", "M", &metadata(PARENT)).0.is_none());
     run(async {
         let (_listener, url) = listen().await;

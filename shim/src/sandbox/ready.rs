@@ -1,0 +1,101 @@
+//! The pause process's word that it takes signals.
+//!
+//! The kernel drops a signal for the first process of a pid namespace until there is a handler for it
+//! (pid_namespaces(7)): a stop that comes right after the start would not be heard. So the process says a word on its
+//! standard output, a FIFO in the bundle, as soon as it would hear, and the sandbox's start waits for it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use brig::error::{Context, Error, Result};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tokio::net::unix::pipe::{OpenOptions, Receiver};
+
+use crate::bundle::remove_if_there;
+
+/// The FIFO's name in the bundle.
+const NAME: &str = "ready";
+
+/// The end of the FIFO that is read, and its name while that is needed.
+#[derive(Debug)]
+pub struct Word {
+    receiver: Receiver,
+    path: Option<PathBuf>,
+}
+
+impl Word {
+    /// Makes the FIFO in `bundle`, in the place of one that an earlier try has left.
+    ///
+    /// # Errors
+    /// It cannot be made or opened.
+    pub fn open(bundle: &Path) -> Result<Word> {
+        let path = bundle.join(NAME);
+        let unable = || format!("unable to make {}", path.display());
+        remove_if_there(&path)?;
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(io::Error::from).with_context(unable)?;
+        let receiver = OpenOptions::new().open_receiver(&path).with_context(unable)?;
+        Ok(Word { receiver, path: Some(path) })
+    }
+
+    /// The address of the process's standard output.
+    pub fn address(&self) -> String {
+        self.path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Removes the name, which nobody needs once the process has its streams.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn made(&mut self) -> Result<()> {
+        self.path.take().map_or(Ok(()), |path| remove_if_there(&path))
+    }
+
+    /// Waits for the word.
+    ///
+    /// # Errors
+    /// The FIFO cannot be read, or its writer has gone without a word.
+    pub async fn wait(&self) -> Result<()> {
+        let unable = "unable to hear from the pause process";
+        loop {
+            self.receiver.readable().await.context(unable)?;
+            match self.receiver.try_read(&mut [0; 16]) {
+                Ok(0) => return Err(Error::other("the pause process has closed its output before it was ready")),
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context(unable),
+            }
+        }
+    }
+}
+
+impl Drop for Word {
+    fn drop(&mut self) {
+        if let Err(error) = self.made() {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_word_is_heard_and_a_writer_that_goes_without_one_is_an_error() {
+        let bundle = tempfile::tempdir().unwrap();
+        // As an earlier try leaves it.
+        std::fs::write(bundle.path().join(NAME), "").unwrap();
+        let mut word = Word::open(bundle.path()).unwrap();
+        let mut writer = File::options().write(true).open(word.address()).unwrap();
+        word.made().unwrap();
+        assert_eq!(std::fs::read_dir(bundle.path()).unwrap().count(), 0);
+        writer.write_all(b"ready\n").unwrap();
+        word.wait().await.unwrap();
+        drop(writer);
+        assert!(word.wait().await.unwrap_err().to_string().contains("before it was ready"));
+    }
+}

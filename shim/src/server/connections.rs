@@ -1,0 +1,102 @@
+//! Connections of daemons and clients, counted: the server goes when they have gone.
+//!
+//! A Go client that sees the connection's end and an answer at once takes either (ttrpc's client.go, dispatch): an answer
+//! that is followed by the end too soon is lost, and RemovePodSandbox fails with "ttrpc: closed". So the last answer is
+//! not followed by anything until the client hangs up, which is what daemons do next.
+
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+/// Those that are there. Each holds a sender; nothing is ever sent.
+#[derive(Debug)]
+pub struct Connections {
+    open: mpsc::Sender<Infallible>,
+    gone: mpsc::Receiver<Infallible>,
+}
+
+impl Connections {
+    /// None, so far.
+    pub fn new() -> Connections {
+        let (open, gone) = mpsc::channel(1);
+        Connections { open, gone }
+    }
+
+    /// Connections of this user's processes; others are closed (the socket's mode keeps them away already), and so are
+    /// those that come while the server waits for the last to go.
+    pub fn accept(&self, listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> + Send + use<> {
+        stream::unfold((listener, self.open.downgrade()), |(listener, open)| async {
+            loop {
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(error) => return Some((Err(error), (listener, open))),
+                };
+                let ours = rustix::process::geteuid().as_raw();
+                match stream.peer_cred() {
+                    Ok(peer) if peer.uid() == ours || peer.uid() == 0 => {
+                        if let Some(counted) = open.upgrade() {
+                            return Some((Ok(Connection { stream, _counted: counted }), (listener, open)));
+                        }
+                    }
+                    Ok(peer) => tracing::warn!("a connection of user {} was refused", peer.uid()),
+                    Err(error) => tracing::warn!("a connection of an unknown user was refused: {error}"),
+                }
+            }
+        })
+    }
+
+    /// Waits until all of them have gone, at most so long.
+    pub async fn leave(self, patience: Duration) {
+        let Connections { open, mut gone } = self;
+        drop(open);
+        if tokio::time::timeout(patience, gone.recv()).await.is_err() {
+            tracing::debug!("a client holds its connection; it is closed");
+        }
+    }
+}
+
+/// A stream that counts as long as it is there.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    _counted: mpsc::Sender<Infallible>,
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
