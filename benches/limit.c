@@ -9,6 +9,7 @@
 //   limit exec   STATE FILTER PROGRAM...
 //   limit filter PID                              writes the newest seccomp program of a process to stdout
 //   limit install FILTER                          installs it, and writes what that took, and one getpid below it, in ns
+//   limit cpuid PROGRAM...                        runs it step by step, and writes how often it executed CPUID to stderr
 //   limit nothing                                 starts and ends: the price of a process
 //
 // STATE is a directory of the container's own; its base name is also that of its cgroup. FILTER is a file of classic BPF
@@ -39,6 +40,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -148,7 +150,7 @@ static void become(char **program, int gate) {
         char byte;
         CHECK(read(gate, &byte, 1));
     }
-    CHECK(close_range(3, ~0u, CLOSE_RANGE_CLOEXEC));
+    CHECK(syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC));
     if (filter.len)
         CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter));
     char *environment[] = {"PATH=/bin", "TERM=xterm", NULL};
@@ -283,6 +285,26 @@ static void delete(char *state) {
     end_state(state);
 }
 
+// One instruction after the other, of the first thread of the first process.
+static void count_cpuid(char **program) {
+    int status, pid = CHECK(fork());
+    if (pid == 0) {
+        CHECK(ptrace(PTRACE_TRACEME, 0, NULL, NULL));
+        CHECK(execv(program[0], program));
+    }
+    long count = 0;
+    for (CHECK(waitpid(pid, &status, 0)); WIFSTOPPED(status); CHECK(waitpid(pid, &status, 0))) {
+        int signal = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
+        struct user_regs_struct registers;
+        CHECK(ptrace(PTRACE_GETREGS, pid, NULL, &registers));
+        // The two bytes 0f a2.
+        count += signal == 0 && (ptrace(PTRACE_PEEKTEXT, pid, registers.rip, NULL) & 0xffff) == 0xa20f;
+        CHECK(ptrace(PTRACE_SINGLESTEP, pid, NULL, (long)signal));
+    }
+    fprintf(stderr, "%ld\n", count);
+    exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
 static void print_filter(int pid) {
     CHECK(ptrace(PTRACE_SEIZE, pid, NULL, NULL));
     CHECK(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL));
@@ -313,6 +335,8 @@ int main(int count, char **words) {
     const char *verb = count > 1 ? words[1] : "";
     if (strcmp(verb, "nothing") == 0)
         return 0;
+    if (strcmp(verb, "cpuid") == 0 && count > 2)
+        count_cpuid(words + 2);
     if (strcmp(verb, "filter") == 0 && count == 3) {
         print_filter(atoi(words[2]));
         return 0;

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from measure.bundle import Bundle
-from measure.timing import PAUSE, Series, seconds
+from measure.timing import PAUSE, SETTLING, Series, seconds
 
 CGROUPS = Path("/sys/fs/cgroup")
 # What grows, and the sizes.
@@ -33,6 +33,7 @@ def _at(place, contenders, rounds, what, size):
                     seccomp=False)
     undo = prepare(place, size) if prepare else (lambda: None)
     times = {one.name: Series() for one in contenders}
+    time.sleep(SETTLING if prepare else 0)
     try:
         for number in range(rounds + 1):
             for one in contenders:
@@ -42,6 +43,7 @@ def _at(place, contenders, rounds, what, size):
                 time.sleep(PAUSE)
     finally:
         undo()
+        time.sleep(SETTLING if prepare else 0)
     return times
 
 

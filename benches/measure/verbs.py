@@ -1,9 +1,12 @@
 """run, create, start, state, exec, kill, delete: each alone, of every contender, in turn."""
 
+import subprocess
+import sys
 import time
 
 from measure.bundle import Bundle, dump_filter
-from measure.timing import PAUSE, Series, seconds
+from measure.contenders import OURS
+from measure.timing import PAUSE, Hung, Series, seconds
 
 VERBS = ["run", "create", "state", "start", "exec", "kill", "delete"]
 
@@ -28,15 +31,26 @@ def measure(place, contenders, rounds):
     return times
 
 
-def life(one, short, waiting, ident, keep):
-    """One container's life and one run, each verb told to `keep`."""
+def life(one, short, waiting, ident, keep, measured=seconds):
+    """One container's life and one run; what is `measured` of each verb's command is told to `keep`. A peer that hangs
+    lacks the rest of its round."""
+    try:
+        _life(one, short, waiting, ident, keep, measured)
+    except Hung as hung:
+        if one.name == OURS:
+            raise
+        print(f"bench: {hung}", file=sys.stderr)
+        subprocess.run(one.delete_by_force(ident), stdout=subprocess.DEVNULL, check=True)
+
+
+def _life(one, short, waiting, ident, keep, measured):
     steps = [("run", one.run(short, ident)), ("create", one.create(waiting, ident)), ("state", one.state(ident)),
              ("start", one.start(ident)), ("exec", one.exec(short, ident)), ("kill", one.kill(ident))]
     for verb, command in steps:
-        keep(verb, seconds(command))
+        keep(verb, measured(command))
         time.sleep(PAUSE)
     # The program has ended by now: what is measured is the removal.
-    keep("delete", seconds(one.delete(ident)))
+    keep("delete", measured(one.delete(ident)))
     time.sleep(PAUSE)
 
 
