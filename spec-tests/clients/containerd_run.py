@@ -46,7 +46,7 @@ def in_the_background(containerd):
     pid = containerd.pid(name)
     equal(containerd.status(name), "RUNNING", "status")
     wait_until(lambda: containerd.output(name) == "hello\n", "the output in the file")
-    equal(host.status_of(pid)["Name"], "probe", "the process")
+    wait_until(lambda: host.status_of(pid)["Name"] == "probe", "the shell to become its program")
     contains(containerd("tasks", "ps", name).out, str(pid), "tasks ps")
     figures = json.loads(containerd("tasks", "metrics", "--format", "json", name).out)
     check(figures, "metrics")

@@ -1,6 +1,6 @@
 """Volumes, binds, tmpfs, and the logs."""
 
-from kit.commands import check, contains, equal, run, wait_until
+from kit.commands import check, contains, equal, run
 from kit.docker import DEBIAN
 from kit.suite import scenario
 

@@ -24,7 +24,9 @@ def run_to_the_end(nerdctl):
 
 @scenario("run -d, ps, exec, logs, inspect, stop, start, rm")
 def in_the_background(nerdctl):
-    name = nerdctl.start("bg", ["sh", "-c", "trap 'echo bye; exit 3' TERM; echo hello; while :; do sleep 0.1; done"])
+    # nerdctl's logger leaves when it hears of the exit, whether or not it has read all that was written before it.
+    last = "echo bye; sleep 1; exit 3"
+    name = nerdctl.start("bg", ["sh", "-c", f"trap '{last}' TERM; echo hello; while :; do sleep 0.1; done"])
     wait_until(lambda: nerdctl.nerdctl("logs", name).out == "hello\n", "the log")
     contains(nerdctl.nerdctl("ps").out, "Up", "ps")
     # nerdctl itself ends with 1 whatever the status is, and tells it.

@@ -6,12 +6,13 @@ import threading
 import time
 from pathlib import Path
 
+from clients.shim_start import RUNC_OPTIONS
 from clients.shim_task import refused
 from kit import host, ttrpc
 from kit.commands import Failure, check, contains, equal, run, wait_until
 from kit.shim import RUNNING, STOPPED, Reader
 from kit.suite import scenario
-from kit.ttrpc import decode
+from kit.ttrpc import any_of, decode
 
 
 def gone(pid):
@@ -349,6 +350,27 @@ def no_stall(shim):
     first.kill()
     equal(first.wait(), 137, "status")
     first.delete()
+
+
+@scenario("a kill that takes longer than its container's end is answered before the deletion is", deadline=60)
+def slow_kill(shim):
+    # The daemon hangs up after the deletion, and who has no answer by then has an error: "ttrpc: closed".
+    daemon = shim.daemon()
+    gate, runtime = daemon.base / "gate", daemon.base / "slow-to-return"
+    os.mkfifo(gate)
+    runtime.write_text(f'#!/bin/sh\nrunc "$@" || exit\ncase " $* " in *" kill "*) read -r _ <{gate} ;; esac\n:\n')
+    runtime.chmod(0o755)
+    one = shim.container(daemon=daemon, options=any_of(RUNC_OPTIONS, {6: str(runtime), 7: f"{daemon.base}/state"}))
+    one.run()
+    killed = one.send("Kill", signal=9)
+    equal(one.wait(), 137, "status")
+    deleted = one.send("Delete")
+    one.events_until("delete")
+    gate.write_text("go on\n")
+    equal(deleted()[2], [137], "the deleted task's exit status")
+    # At once: what came before the deletion's answer is there.
+    killed(0)
+    one.shutdown()
 
 
 @scenario("hundreds of connections that come and go leave nothing open in the shim", deadline=60)

@@ -9,7 +9,7 @@ from kit import host
 from kit.commands import check, contains, equal, wait_until
 from kit.shim import parse_answer, socket_path
 from kit.suite import scenario
-from kit.ttrpc import Client, any_of, decode, encode
+from kit.ttrpc import Client, any_of, decode
 
 RUNC_OPTIONS = "containerd.runc.v1.Options"
 GROUP = "io.containerd.runc.v2.group"

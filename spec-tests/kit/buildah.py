@@ -1,7 +1,7 @@
 """Buildah with storage and state of the suite's own, and the runtime under test for every RUN."""
 
 from kit import host, images, isolate
-from kit.commands import Failure, run, wait_until
+from kit.commands import nothing_left, run
 from kit.podman import HOST_LIMITS, may_raise_limits
 
 BUSYBOX = "localhost/busybox"
@@ -66,10 +66,7 @@ class Buildah:
         for name in self("images", "--format", "{{.ID}} {{.Name}}").out.splitlines():
             if "busybox" not in name:
                 self("rmi", "--force", name.split()[0], code=None)
-        try:
-            wait_until(lambda: not self.leftovers(), "leftovers to go", 5)
-        except Failure:
-            raise Failure(f"left behind: {self.leftovers()}")
+        nothing_left(self.leftovers, 5)
 
     def leftovers(self):
         """Cgroups and runtime state of containers that are gone."""

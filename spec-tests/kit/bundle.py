@@ -4,7 +4,7 @@ import json
 import subprocess
 
 from kit import host, isolate
-from kit.commands import Failure, run, wait_until
+from kit.commands import nothing_left, run
 
 
 class Runtime:
@@ -61,10 +61,7 @@ class Runtime:
             self("delete", "-f", name)
         self.ids.clear()
         run("rm", "-rf", self.place / "bundles")
-        try:
-            wait_until(lambda: not self.leftovers(), "leftovers to go", 5)
-        except Failure:
-            raise Failure(f"left behind: {self.leftovers()}")
+        nothing_left(self.leftovers, 5)
 
     def leftovers(self):
         """Cgroups and state of containers that are gone."""

@@ -3,6 +3,7 @@
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 
 class Failure(Exception):
@@ -65,6 +66,19 @@ def wait_until(condition, what, timeout=20):
         if time.monotonic() > deadline:
             raise Failure(f"waited {timeout} s for: {what}")
         time.sleep(0.02)
+
+
+def nothing_left(leftovers, within):
+    """Fails unless `leftovers()` is empty at last, `within` seconds from now; says what it holds else."""
+    try:
+        wait_until(lambda: not leftovers(), "leftovers to go", within)
+    except Failure:
+        raise Failure(f"left behind: {leftovers()}")
+
+
+def end_of(log):
+    """The end of what a program wrote into a file."""
+    return Path(log).read_text(errors="replace")[-3000:]
 
 
 def equal(seen, wanted, what):

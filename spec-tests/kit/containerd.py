@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from kit import host, images, isolate
-from kit.commands import Failure, check, equal, run, wait_until
+from kit.commands import Failure, check, end_of, equal, nothing_left, run, wait_until
 
 BUSYBOX = "docker.io/library/busybox:latest"
 RUNTIME = "io.containerd.brig.v2"
@@ -40,6 +40,8 @@ class Containerd:
     """`containerd(...)` runs ctr; tidy() removes what a scenario made and looks for leaks."""
 
     name = "containerd"
+    # How much longer than on a host all may take.
+    patience = 1
     # Where the programs are; the first is the generation that a suite starts with.
     generations = ("1.6",)
     namespace = None
@@ -64,6 +66,10 @@ class Containerd:
         os.environ["CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS"] = "1"
         self.others = []
         self.run_daemon(self.generations[0])
+        self.load_images()
+
+    def load_images(self):
+        """Makes what containers are made of."""
         self.load(BUSYBOX, images.busybox_tar(self.base / "busybox.tar"))
 
     def configuration(self):
@@ -73,16 +79,22 @@ class Containerd:
     def run_daemon(self, generation=None):
         """Starts the daemon; on what an earlier one left, whatever generation that was."""
         self.generation = generation or self.generation
-        environment = {**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}"}
-        # It looks for shims in its own directory before those of PATH.
-        self.daemon = subprocess.Popen([self._program("containerd"), "--config", self.config], env=environment, cwd="/",
-                                       stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        self.daemon = subprocess.Popen(self.daemon_words(), env=self.environment(), cwd="/", stdin=subprocess.DEVNULL,
+                                       stdout=self.log, stderr=self.log)
         try:
-            wait_until(self._answers, "containerd to answer", 30)
+            wait_until(self._answers, "containerd to answer", 30 * self.patience)
         except Failure:
             self.daemon.kill()
             self.daemon.wait()
             raise Failure("containerd does not answer: " + self.log_text())
+
+    def daemon_words(self):
+        """The words of the daemon's command."""
+        return [self._program("containerd"), "--config", self.config]
+
+    def environment(self):
+        """The daemon's environment, in which it finds shims by PATH."""
+        return {**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}"}
 
     def _program(self, name):
         if self.generation == "1.6":
@@ -92,14 +104,14 @@ class Containerd:
     def _answers(self):
         if self.daemon.poll() is not None:
             raise Failure("containerd ended: " + self.log_text())
-        return self("version", code=None, timeout=10).code == 0
+        return self("version", code=None, timeout=10 * self.patience).code == 0
 
     def stop_daemon(self, signal="TERM"):
         """Ends the daemon alone; what it started goes on."""
         number = {"TERM": 15, "KILL": 9}[signal]
         self.daemon.send_signal(number)
         try:
-            self.daemon.wait(20)
+            self.daemon.wait(20 * self.patience)
         except subprocess.TimeoutExpired:
             self.daemon.kill()
             raise Failure("containerd did not stop: " + self.log_text())
@@ -116,9 +128,10 @@ class Containerd:
     def __call__(self, *args, timeout=30, **options):
         return run(*self.command(*args), timeout=timeout, **options)
 
-    def load(self, name, tar, **config):
-        """Makes an image of one layer; `config` is what the image says of its containers."""
-        archive = images.oci_archive(self.base / "image.tar", tar, name, **config)
+    def load(self, name, tar, others=None, **config):
+        """Makes an image of one layer; `config` is what the image says of its containers. `others` are more images of
+        that layer, {name: config}."""
+        archive = images.oci_archive(self.base / "image.tar", tar, {name: config, **(others or {})})
         self("images", "import", archive, timeout=120)
         archive.unlink()
         tar.unlink()
@@ -184,16 +197,7 @@ class Containerd:
 
     def shims(self):
         """The shim processes of this suite: {pid: its words}."""
-        found = {}
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                try:
-                    words = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")
-                except OSError:
-                    continue
-                if "-namespace" in words and "shim" in words[0]:
-                    found[int(entry)] = words
-        return found
+        return {pid: words for pid, words in host.processes().items() if "-namespace" in words and "shim" in words[0]}
 
     def shim_of(self, name):
         """The pid of the shim that serves a container: its first process's parent."""
@@ -216,14 +220,13 @@ class Containerd:
         if names:
             self("containers", "delete", *names)
         try:
-            wait_until(lambda: not self.leftovers(), "leftovers to go", 8)
+            nothing_left(self.leftovers, 8)
         except Failure:
-            left = self.leftovers()
             # What is left is not the next scenario's fault.
             for pid in self.shims():
                 os.kill(pid, 9)
             run("sh", "-c", f"rm -rf /run/containerd/s/* /run/*/{self.namespace} /run/*/*/{self.namespace}")
-            raise Failure(f"left behind: {left}")
+            raise
         finally:
             for path in self.base.glob("*.out"):
                 path.unlink()
@@ -242,8 +245,7 @@ class Containerd:
 
     def log_text(self):
         """The end of what the daemon wrote."""
-        self.log.flush()
-        return Path(self.log.name).read_text(errors="replace")[-3000:]
+        return end_of(self.log.name)
 
     def close(self):
         """Stops the daemon."""

@@ -6,20 +6,19 @@ One daemon has a runtime handler for each way to a shim, so that every case runs
 import json
 import os
 import re
-import socket
+from collections import namedtuple
 from pathlib import Path
 
 from kit import host, images, isolate
-from kit.commands import Failure, check, equal, run, wait_until
+from kit.commands import Failure, equal, run, wait_until
 from kit.containerd import BUSYBOX, SOCKETS, Containerd
 from kit.podman import may_raise_limits
 
 PAUSE = "registry.k8s.io/pause:3.10.2"
-# brig's shim by its own name, in the sandbox API, and in the place of Go's; then Go's own as the peer.
-HANDLERS = ("brig", "brig-sandbox", "drop-in", "runc")
+# brig's shim by its own name, in the sandbox API, and in the place of Go's.
+OURS = ("brig", "brig-sandbox", "drop-in")
 _E2E = "registry.k8s.io/e2e-test-images"
 _STAGING = "gcr.io/k8s-staging-cri-tools"
-_MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 _TRAP = "trap 'exit 0' TERM\n"
 # critest looks for a program that is called nginx, says that it is the master process, and keeps its pid in a file.
 _NGINX = f"#!/bin/sh\n{_TRAP}echo $$ >/var/run/nginx.pid\nhttpd -f -p $PORT -h /srv &\nwait $!\n"
@@ -28,21 +27,23 @@ _HTTPD = f"#!/bin/sh\n{_TRAP}echo httpd serves\nhttpd -f -p 80 -h /srv &\nwait $
 _IPCS = "#!/bin/sh\ncat /proc/sysvipc/shm\n"
 _PGREP = "#!/bin/sh\npidof $1\n"
 _PRIVILEGES = "#!/bin/sh\necho Effective uid: $(setuid-probe status | awk '/^Uid:/ { print $3 }')\n"
-_GROUPS = {"etc/passwd": ("root:x:0:0:root:/root:/bin/sh\ndefault-user:x:1000:1000::/:/bin/sh\n", 0o644),
-           "etc/group": ("root:x:0:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n", 0o644)}
-_FILES = {"bin/nginx": (_NGINX, 0o755), "bin/httpd-server": (_HTTPD, 0o755), "bin/ipcs": (_IPCS, 0o755),
+_PASSWD = "root:x:0:0:root:/root:/bin/sh\ndefault-user:x:1000:1000::/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
+_GROUP = "root:x:0:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"
+_FILES = {"etc/passwd": (_PASSWD, 0o644), "etc/group": (_GROUP, 0o644),
+          "bin/nginx": (_NGINX, 0o755), "bin/httpd-server": (_HTTPD, 0o755), "bin/ipcs": (_IPCS, 0o755),
           "bin/pgrep": (_PGREP, 0o755), "bin/privileges": (_PRIVILEGES, 0o755),
           "srv/index.html": ("<p>It works.</p>\n", 0o644), "var/run/here": ("", 0o644)}
-# The names that critest asks for, and what our own images say under them.
+# The names that critest asks for, and what our own images say under them. All are of one layer, unpacked once.
 _IMAGES = {
     f"{_E2E}/busybox:1.29-2": {},
     f"{_E2E}/nginx:1.14-2": {"Cmd": ["nginx", "master process"], "Env": ["PATH=/bin:/sbin", "PORT=80"]},
-    f"{_STAGING}/hostnet-nginx-{_MACHINE}:latest":
+    f"{_STAGING}/hostnet-nginx-{images.MACHINE}:latest":
         {"Cmd": ["nginx", "master process"], "Env": ["PATH=/bin:/sbin", "PORT=12003"]},
     f"{_E2E}/httpd:2.4.39-4": {"Cmd": ["httpd-server"]},
     f"{_E2E}/nonewprivs:1.3": {"Cmd": ["privileges"]},
+    f"{_STAGING}/test-image-predefined-group:latest": {"User": "1000"},
 }
-_NETWORK = {
+NETWORK = {
     "cniVersion": "1.0.0", "name": "pods",
     "plugins": [{"type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": True, "hairpinMode": True,
                  "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]],
@@ -75,74 +76,45 @@ _OPTIONS = """[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{name}
 """
 
 
-class Cri(Containerd):
-    """`cri(...)` runs ctr, `cri.crictl(...)` Kubernetes' client, `cri.critest(...)` its tests."""
+# How one of critest's cases ended: state is passed, failed or skipped; leaf is the last part of its name.
+Case = namedtuple("Case", "state said leaf")
 
-    name = "cri"
-    generations = ("2",)
-    namespace = "k8s.io"
-    systemd = False
-    slice = None
-    default = "brig"
 
-    def __init__(self, place, shim):
-        self.tools = images.module("cri-tools")
-        self.endpoint = None
-        # libcni remembers what it gave to whom, in a directory that cannot be configured.
-        Path("/var/lib/cni").mkdir(parents=True, exist_ok=True)
-        run("mount", "-t", "tmpfs", "cni", "/var/lib/cni")
-        self.before = set(map(str, self._cgroups()))
-        super().__init__(place, shim)
-        self.load(PAUSE, images.scratch_tar(self.base / "pause.tar"), Cmd=["/probe", "wait"])
-        self.load_images()
+def daemon_config(base, default):
+    """config.toml of a containerd in `base`, without handlers of its own."""
+    # Lower than the daemon's own score takes CAP_SYS_RESOURCE, as raising a limit does.
+    restrict = str(not may_raise_limits()).lower()
+    return _CONFIG.format(base=base, pause=PAUSE, restrict=restrict, default=default)
 
-    def load_images(self):
-        """Makes what critest asks for."""
-        for name, config in _IMAGES.items():
-            self.load(name, images.busybox_tar(self.base / "image-root.tar", _FILES), **config)
-        self.load(f"{_STAGING}/test-image-predefined-group:latest",
-                  images.busybox_tar(self.base / "image-root.tar", {**_FILES, **_GROUPS}), User="1000")
 
-    def prepare(self):
-        """Writes what crictl and the pods' network need; returns config.toml without any handler."""
-        self.endpoint = f"unix://{self.base}/containerd.sock"
-        (self.base / "crictl.yaml").write_text(f"runtime-endpoint: {self.endpoint}\nimage-endpoint: {self.endpoint}\n"
+class CriTools:
+    """What a server of the interface has, whichever it is: `crictl(...)` runs Kubernetes' client, `critest(...)` its
+    tests."""
+
+    # The handlers by which brig runs, and those of them that scenarios go through which are no affair of cgroups.
+    ours = handlers = ()
+
+    def configure_tools(self, endpoint):
+        """Writes what crictl and the pods' network need."""
+        self.endpoint = endpoint
+        (self.base / "crictl.yaml").write_text(f"runtime-endpoint: {endpoint}\nimage-endpoint: {endpoint}\n"
                                                "timeout: 40\n")
         network = self.base / "net.d"
         network.mkdir(exist_ok=True)
         (network / "10-pods.conflist").write_text(json.dumps(self.network()))
-        # Lower than the daemon's own score takes CAP_SYS_RESOURCE, as raising a limit does.
-        restrict = str(not may_raise_limits()).lower()
-        return _CONFIG.format(base=self.base, pause=PAUSE, restrict=restrict, default=self.default)
 
     def network(self):
         """The configuration of the pods' network."""
-        return _NETWORK
+        return NETWORK
 
-    def configuration(self):
-        """config.toml with one handler for each way to a shim."""
-        go = images.containerd2() / "containerd-shim-runc-v2"
-        ours = self.programs / "containerd-shim-runc-v2"
-        handlers = [("brig", "io.containerd.brig.v2", "", "podsandbox", ""),
-                    ("brig-sandbox", "io.containerd.brig.v2", "", "shim", ""),
-                    ("brig-over-runc", "io.containerd.brig.v2", "", "podsandbox", 'BinaryName = "/usr/sbin/runc"'),
-                    ("brig-mistaken", "io.containerd.brig.v2", "", "podsandbox", "NoPivotRoot = 7"),
-                    ("drop-in", "io.containerd.runc.v2", ours, "podsandbox", ""),
-                    ("runc", "io.containerd.runc.v2", go, "podsandbox", "")]
-        text = self.prepare()
-        for name, kind, path, sandboxer, options in handlers:
-            text += _HANDLER.format(name=name, type=kind, path=path, sandboxer=sandboxer)
-            if self.systemd:
-                options = f"SystemdCgroup = true\n  {options}"
-            # With a table of options, containerd refuses user namespaces to a runtime that is not named as Go's is.
-            if options:
-                text += _OPTIONS.format(name=name, options=options)
-        return text
+    def load_images(self):
+        """Makes what pods are made of, and what critest asks for."""
+        self.load_pause()
+        self.load(BUSYBOX, images.busybox_tar(self.base / "image-root.tar", _FILES), _IMAGES)
 
-    def _answers(self):
-        """Whether crictl gets an answer, of a daemon that runs."""
-        # The plugin answers when it has looked at all pods that an earlier daemon has left.
-        return super()._answers() and self.crictl("version", code=None).code == 0
+    def load_pause(self):
+        """Makes the image of a pod's own container."""
+        self.load(PAUSE, images.scratch_tar(self.base / "pause.tar"), Cmd=["/probe", "wait"])
 
     def crictl(self, *args, timeout=60, **options):
         """Runs crictl."""
@@ -152,13 +124,24 @@ class Cri(Containerd):
         """The words of a crictl command."""
         return [self.tools / "crictl", "--config", self.base / "crictl.yaml", *args]
 
+    def usual(self, linux):
+        """What a pod or a container asks for where a scenario does not say otherwise."""
+        return linux
+
+    def end_containers(self, *which):
+        """Ends the containers that `crictl ps` lists for these words, where the end of a pod would leave them time."""
+
+    def log_about(self, word):
+        """The lines of the daemon's log in which a word is."""
+        lines = Path(self.log.name).read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if word in line)
+
     def pod(self, name="pod", handler="brig", **config):
         """Runs a pod; returns it."""
         return Pod(self, name, handler, config)
 
     def critest(self, handler, focus, skip="", timeout=900):
-        """Runs the cases whose name matches; returns {name: (state, what was said)}, where state is passed, failed or
-        skipped."""
+        """Runs the cases whose name matches; returns {name: Case}."""
         report = self.base / "critest.json"
         temporary = self.base / "tmp"
         temporary.mkdir(exist_ok=True)
@@ -174,9 +157,61 @@ class Cri(Containerd):
             text = " ".join([*(entry["ContainerHierarchyTexts"] or []), entry["LeafNodeText"]])
             failure = entry.get("Failure") or {}
             if entry["LeafNodeType"] == "It" and (entry["State"] != "skipped" or failure.get("Message")):
-                found[re.sub(r"\[k8s.io\] ", "", text)] = (entry["State"], failure.get("Message", "")[-1500:])
+                found[re.sub(r"\[k8s.io\] ", "", text)] = \
+                    Case(entry["State"], failure.get("Message", "")[-1500:], entry["LeafNodeText"])
         report.unlink()
         return found
+
+
+class Cri(CriTools, Containerd):
+    """`cri(...)` runs ctr, `cri.crictl(...)` Kubernetes' client, `cri.critest(...)` its tests."""
+
+    name = "cri"
+    generations = ("2",)
+    namespace = "k8s.io"
+    slice = None
+    default = "brig"
+    ours = handlers = OURS
+
+    def __init__(self, place, shim):
+        self.tools = images.module("cri-tools")
+        # libcni remembers what it gave to whom, in a directory that cannot be configured.
+        Path("/var/lib/cni").mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "tmpfs", "cni", "/var/lib/cni")
+        self.before = set(map(str, self._cgroups()))
+        super().__init__(place, shim)
+
+    def prepare(self):
+        """Writes what crictl and the pods' network need; returns config.toml without any handler."""
+        self.configure_tools(f"unix://{self.base}/containerd.sock")
+        return daemon_config(self.base, self.default)
+
+    def configuration(self):
+        """config.toml with one handler for each way to a shim."""
+        go = images.containerd2() / "containerd-shim-runc-v2"
+        ours = self.programs / "containerd-shim-runc-v2"
+        handlers = [("brig", "io.containerd.brig.v2", "", "podsandbox", ""),
+                    ("brig-sandbox", "io.containerd.brig.v2", "", "shim", ""),
+                    ("brig-over-runc", "io.containerd.brig.v2", "", "podsandbox", 'BinaryName = "/usr/sbin/runc"'),
+                    ("brig-mistaken", "io.containerd.brig.v2", "", "podsandbox", "NoPivotRoot = 7"),
+                    ("drop-in", "io.containerd.runc.v2", ours, "podsandbox", ""),
+                    ("runc", "io.containerd.runc.v2", go, "podsandbox", "")]
+        return self.prepare() + self.tables(handlers)
+
+    def tables(self, handlers):
+        """The tables of handlers: (name, type, path of the shim, sandboxer, options) each."""
+        text = ""
+        for name, kind, path, sandboxer, options in handlers:
+            text += _HANDLER.format(name=name, type=kind, path=path, sandboxer=sandboxer)
+            # With a table of options, containerd refuses user namespaces to a runtime that is not named as Go's is.
+            if options:
+                text += _OPTIONS.format(name=name, options=options)
+        return text
+
+    def _answers(self):
+        """Whether crictl gets an answer, of a daemon that runs."""
+        # The plugin answers when it has looked at all pods that an earlier daemon has left.
+        return super()._answers() and self.crictl("version", code=None).code == 0
 
     def tidy(self):
         """Removes what a scenario left, then looks for what the shim should have removed."""
@@ -202,33 +237,6 @@ class Cri(Containerd):
                 isolate.remove_cgroup(root)
 
 
-class CriBelowSystemd(Cri):
-    """The same where systemd makes the cgroups: SystemdCgroup = true, in a machine of its own."""
-
-    name = "cri-systemd"
-    systemd = True
-    patience = 6
-    slice = "test.slice"
-
-    def __init__(self, place, shim):
-        # The machine's root is an overlay already, on which no overlay can write.
-        run("mount", "-t", "tmpfs", "-o", "mode=711", "cri", place)
-        super().__init__(place, shim)
-
-    def close(self):
-        """The same, and what it stood on."""
-        super().close()
-        run("umount", "--lazy", self.place)
-
-    def network(self):
-        """The machine's kernel has no table of address translation: so without published ports and masquerade."""
-        bridge = {**_NETWORK["plugins"][0], "ipMasq": False}
-        return {**_NETWORK, "plugins": [bridge]}
-
-    def _cgroups(self):
-        return list(host.CGROUPS.glob("**/cri-containerd-*.scope"))
-
-
 class Pod:
     """A pod, made by `crictl runp` with a runtime handler."""
 
@@ -236,7 +244,7 @@ class Pod:
         self.cri, self.name = cri, name
         self.logs = cri.base / f"logs-{name}"
         self.logs.mkdir(exist_ok=True)
-        linux = {"cgroup_parent": self.parent(), **config.pop("linux", {})}
+        linux = {"cgroup_parent": self.parent(), **cri.usual(config.pop("linux", {}))}
         self.config = cri.base / f"{name}.json"
         self.config.write_text(json.dumps({
             "metadata": {"name": name, "namespace": "tests", "uid": f"{name}-uid", "attempt": 1},
@@ -250,6 +258,7 @@ class Pod:
     def container(self, name, command, start=True, image=BUSYBOX, **config):
         """Makes a container and starts it; returns its id."""
         path = self.cri.base / f"{self.name}-{name}.json"
+        config["linux"] = self.cri.usual(config.get("linux", {}))
         path.write_text(json.dumps({"metadata": {"name": name, "attempt": 1}, "image": {"image": image},
                                     "command": command, "log_path": f"{name}.log", **config}))
         one = self.cri.crictl("create", "--no-pull", self.id, path, self.config).text
@@ -267,6 +276,7 @@ class Pod:
 
     def stop_and_remove(self):
         """Stops and removes it, with what is in it."""
+        self.cri.end_containers("--pod", self.id)
         self.cri.crictl("stopp", self.id)
         self.cri.crictl("rmp", self.id)
 
@@ -281,7 +291,24 @@ def pid(cri, container):
     return json.loads(cri.crictl("inspect", container).out)["info"]["pid"]
 
 
+def namespaces(cri, container):
+    """The namespaces of a container's first process: {name: which}."""
+    place = Path(f"/proc/{pid(cri, container)}/ns")
+    return {name: os.readlink(place / name) for name in ("net", "ipc", "pid", "mnt", "uts")}
+
+
 def until(cri, container, state, timeout=30):
     """Waits for a state (CONTAINER_EXITED and so on); returns the status then."""
     wait_until(lambda: status(cri, container)["state"] == state, f"{container} to be {state}", timeout)
     return status(cri, container)
+
+
+def until_oom_killed(cri, container, what, timeout=30):
+    """Waits for the end of a container that exceeds its memory, with the reason and the exit status of that; `what` is
+    what a failure names, with what the daemon and its shim said of it."""
+    until(cri, container, "CONTAINER_EXITED", timeout)
+    try:
+        wait_until(lambda: status(cri, container)["reason"] == "OOMKilled", f"{what} to be OOMKilled", 10)
+    except Failure as failure:
+        raise Failure(f"{failure}: {status(cri, container)}; the log:\n{cri.log_about(container)}")
+    equal(status(cri, container)["exitCode"], 137, f"{what}: its status")

@@ -6,7 +6,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 from kit import host, images, isolate
-from kit.commands import Failure, check, run, wait_until
+from kit.commands import Failure, check, end_of, nothing_left, run, wait_until
 
 BUSYBOX = "busybox"
 SCRATCH = "scratch-probe"
@@ -97,10 +97,7 @@ class Docker:
             self("rm", "-f", "-v", *ids)
         self("network", "prune", "-f")
         self("volume", "prune", "-f")
-        try:
-            wait_until(lambda: not self.leftovers(), "leftovers to go", 5)
-        except Failure:
-            raise Failure(f"left behind: {self.leftovers()}")
+        nothing_left(self.leftovers, 5)
 
     def remove_cgroup(self, name):
         """Removes a cgroup parent that a scenario had the daemon make; it must be empty."""
@@ -116,9 +113,7 @@ class Docker:
 
     def log_text(self):
         """The end of what the daemon wrote."""
-        self.log.flush()
-        self.log.seek(0)
-        return self.log.read()[-3000:]
+        return end_of(self.log.name)
 
     def close(self):
         """Stops the daemon, which must end by itself."""

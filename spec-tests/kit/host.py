@@ -34,6 +34,19 @@ def below(directory):
     return found
 
 
+def processes():
+    """The processes of the machine: {pid: the words that it was executed with}."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                words = Path(f"/proc/{entry}/cmdline").read_bytes()
+            except OSError:
+                continue
+            found[int(entry)] = words.decode(errors="replace").split("\0")
+    return found
+
+
 def status_of(pid):
     """The fields of /proc/PID/status as a dictionary, or None when the process is gone."""
     try:

@@ -1,6 +1,7 @@
 """Root file systems, made on the spot: busybox, one static program, and a Debian."""
 
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -20,8 +21,10 @@ PASSWD = ("root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\
           "nobody:x:65534:65534:nobody:/:/bin/sh\n")
 GROUP = "root:x:0:\napp:x:1000:\nextra:x:2000:app\n"
 
+# This machine as images name it.
+MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 # What spec-tests/beds builds from Go modules.
-MODULES = ("buildkit", "containerd17", "containerd2", "cri-tools", "nerdctl")
+MODULES = ("buildkit", "containerd17", "containerd2", "cri-tools", "crio", "kubernetes", "nerdctl")
 
 
 def prepare(needs):
@@ -68,6 +71,7 @@ def containerd2():
     return module("containerd2")
 
 
+@functools.cache
 def module(name):
     """The directory with a Go module's programs, built once; spec-tests/beds/NAME tells which."""
     program = host.TOP / "spec-tests" / "beds" / name
@@ -89,37 +93,38 @@ def busybox_tar(path, files=None):
                 _link(tar, f"bin/{applet}", "/bin/busybox")
         _file(tar, "bin/probe", probe().read_bytes(), 0o755)
         _file(tar, "bin/setuid-probe", probe().read_bytes(), 0o4755)
-        _file(tar, "etc/passwd", PASSWD.encode(), 0o644)
-        _file(tar, "etc/group", GROUP.encode(), 0o644)
-        _file(tar, "etc/plain", b"not a program\n", 0o644)
-        for name, (text, mode) in (files or {}).items():
+        # Some readers refuse a tar that has a name twice.
+        usual = {"etc/passwd": (PASSWD, 0o644), "etc/group": (GROUP, 0o644), "etc/plain": ("not a program\n", 0o644)}
+        for name, (text, mode) in {**usual, **(files or {})}.items():
             _file(tar, name, text.encode(), mode)
     return path
 
 
-def oci_archive(path, layer, name, **config):
-    """Writes an OCI archive: an image of that name with one layer, which is a tar file. `config` is the image's own:
-    Cmd, Entrypoint, User, Env."""
+def oci_archive(path, layer, configs):
+    """Writes an OCI archive: images of one and the same layer, which is a tar file. `configs` says by their names what
+    each says of its containers: Cmd, Entrypoint, User, Env."""
     with open(layer, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-    config = json.dumps({"architecture": machine, "os": "linux",
-                         "config": {"Cmd": ["sh"], "Env": ["PATH=/bin:/sbin"], **config},
-                         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}}).encode()
     media = "application/vnd.oci.image"
 
     def descriptor(kind, data, **more):
         return {"mediaType": f"{media}.{kind}", "size": len(data), "digest": f"sha256:{_sha256(data)}", **more}
 
     layers = [{"mediaType": f"{media}.layer.v1.tar", "size": os.path.getsize(layer), "digest": f"sha256:{digest}"}]
-    manifest = json.dumps({"schemaVersion": 2, "mediaType": f"{media}.manifest.v1+json",
-                           "config": descriptor("config.v1+json", config), "layers": layers}).encode()
-    entry = descriptor("manifest.v1+json", manifest, annotations={"io.containerd.image.name": name})
+    blobs, manifests = {}, []
+    for name, config in configs.items():
+        config = json.dumps({"architecture": MACHINE, "os": "linux",
+                             "config": {"Cmd": ["sh"], "Env": ["PATH=/bin:/sbin"], **config},
+                             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}}).encode()
+        manifest = json.dumps({"schemaVersion": 2, "mediaType": f"{media}.manifest.v1+json",
+                               "config": descriptor("config.v1+json", config), "layers": layers}).encode()
+        manifests.append(descriptor("manifest.v1+json", manifest, annotations={"io.containerd.image.name": name}))
+        blobs.update({_sha256(blob): blob for blob in (config, manifest)})
     with tarfile.open(path, "w") as tar:
         _file(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}', 0o644)
-        _file(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(), 0o644)
-        for blob in (config, manifest):
-            _file(tar, f"blobs/sha256/{_sha256(blob)}", blob, 0o644)
+        _file(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": manifests}).encode(), 0o644)
+        for name, blob in blobs.items():
+            _file(tar, f"blobs/sha256/{name}", blob, 0o644)
         tar.add(layer, f"blobs/sha256/{digest}")
     return path
 

@@ -4,10 +4,10 @@ import json
 import os
 import re
 import shutil
-from pathlib import Path
 
 from kit import host, images, isolate
 from kit.commands import Failure, check, run
+from kit.containerd import Containerd
 from kit.cri import PAUSE, Cri
 from kit.docker import Docker
 from kit.podman import Podman
@@ -99,6 +99,8 @@ class DocumentedCri(Cri):
 
     def load_images(self):
         """No more than a pod needs."""
+        self.load_pause()
+        Containerd.load_images(self)
 
 
 class DocumentedCri16(DocumentedCri):
@@ -155,14 +157,13 @@ class DocumentedPodman(Podman):
         return run(*self.command(*args), env={**os.environ, "CONTAINERS_CONF": str(file)}, **options)
 
 
-def shim_image(cri, name):
-    """Makes the image of the document's Dockerfile: busybox with the shim in it."""
+def shim_image(client, name, directory="/usr/local/bin"):
+    """Makes the image of the document's Dockerfile: busybox with the shim of that directory in it."""
     check(piece("dockerfile").split() == ["FROM", "busybox", "COPY", "containerd-shim-brig-v2",
                                           "/containerd-shim-brig-v2"], "the Dockerfile is the one that is made here")
-    tar = images.busybox_tar(cri.base / "shim.tar")
-    run("tar", "--append", "--file", tar, "--owner", "0", "--group", "0", "-C", "/usr/local/bin",
-        "containerd-shim-brig-v2")
-    cri.load(name, tar)
+    tar = images.busybox_tar(client.base / "shim.tar")
+    run("tar", "--append", "--file", tar, "--owner", "0", "--group", "0", "-C", directory, "containerd-shim-brig-v2")
+    client.load(name, tar)
 
 
 def manifest(name):

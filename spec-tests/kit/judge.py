@@ -14,7 +14,7 @@ def explanations():
     """Why peers fail: a list of {case, runtime, bed, why}; `bed` is `*` or names of beds with commas between.
 
     `sometimes` marks what depends on a race: it may pass too. The case `*` with a `section` (a pattern, `runc: *`) goes
-    for all cases there.
+    for all cases there; with `says`, a pattern too, for every failure that is told in such words.
     """
     return json.loads(PEERS.read_text()) if PEERS.exists() else []
 
@@ -38,7 +38,10 @@ def explained(entry, bed, report, known):
 
 
 def _speaks_of(one, report):
-    """The case `*` stands for all cases of the sections that fit `section`."""
+    """The case `*` stands for all cases of the sections that fit `section`, or all failures whose text fits `says`."""
+    if "says" in one:
+        kind, text = verdict(report)
+        return kind == "failed" and fnmatch.fnmatchcase(text, one["says"])
     if one["case"] == "*":
         return fnmatch.fnmatchcase(report["section"], one["section"])
     return one["case"] == report["case"]

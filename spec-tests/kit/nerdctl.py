@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from kit import host, images, isolate
-from kit.commands import Failure, run, wait_until
+from kit.commands import Failure, end_of, run, wait_until
 from kit.containerd import BUSYBOX, RUNTIME, Containerd
 
 
@@ -112,7 +112,7 @@ class Builder:
 
     def _answers(self):
         if self.process.poll() is not None:
-            raise Failure("buildkitd ended: " + Path(self.log.name).read_text()[-3000:])
+            raise Failure("buildkitd ended: " + end_of(self.log.name))
         return run(*self.control, "debug", "workers", code=None).code == 0
 
     def context(self, dockerfile):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from kit import host, images, isolate
-from kit.commands import Failure, run, wait_until
+from kit.commands import nothing_left, run
 
 BUSYBOX = "localhost/busybox"
 # The cgroup of podman's own monitors, which podman never removes.
@@ -34,7 +34,8 @@ class Podman:
                 "--cgroup-manager", self.manager, "--runtime", self.runtime, *args]
 
     def __call__(self, *args, **options):
-        return run(*self.command(*args), **options)
+        # conmon writes a file `oom` into the directory that it is started in, for a container that ran out of memory.
+        return run(*self.command(*args), cwd=self.base, **options)
 
     def run(self, *args, **options):
         """`podman run --rm OPTIONS IMAGE`; a list as last argument is the command."""
@@ -62,10 +63,7 @@ class Podman:
     def tidy(self):
         """Removes all containers, then looks for what the runtime should have removed."""
         self("rm", "--all", "--force", "--time", "0", "--volumes")
-        try:
-            wait_until(lambda: not self.leftovers(), "leftovers to go", 5)
-        except Failure:
-            raise Failure(f"left behind: {self.leftovers()}")
+        nothing_left(self.leftovers, 5)
 
     def leftovers(self):
         """Cgroups and runtime state of containers that are gone."""

@@ -11,7 +11,9 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from kit import host
@@ -28,18 +30,21 @@ class Bed:
     command: tuple
     about: str
     systemd: bool = False
-    # A machine of its own, with a share and a tenth of the speed: unless all is asked for, the peers do only what no
-    # quicker bed can show, and so does ours where even that takes long.
+    # A machine of its own, with a share and a tenth of the speed, and those in which even ours takes long.
     machine: bool = False
     slowest: bool = False
+    # Sections of which the bed can show nothing that another does not, and so does not unless all is asked for.
+    beyond: tuple = ("runc: *",)
 
 
 BEDS = {
-    "host": Bed((), "the machine itself"),
-    "v2view": Bed(("v2view",), "the machine's kernel behind a pure cgroup v2 mount"),
-    "uml": Bed(("uml",), "User Mode Linux: pure cgroup v2 with limits, every capability, one CPU", machine=True),
+    "host": Bed((), "the machine itself", beyond=()),
+    "v2view": Bed(("v2view", "--mounts=300"), "the machine's kernel behind a pure cgroup v2 mount, and with hundreds of mounts", beyond=()),
+    "uml": Bed(("uml",), "User Mode Linux: pure cgroup v2 with limits, every capability, one CPU", machine=True,
+                beyond=("runc: command line", "runc: bundles", "runc: spec", "runc: checkpoint and restore",
+                        "runc: exec", "runc: create", "runc: run")),
     "uml-systemd": Bed(("uml", "--systemd"), "the same with systemd as PID 1 and as cgroup driver", systemd=True,
-                       machine=True),
+                       machine=True, beyond=("runc: *", "config.md#*", "features*")),
     "uml-selinux": Bed(("uml", "--selinux"), "the same with SELinux, whose policy allows everything", machine=True,
                        slowest=True),
     "qemu": Bed(("qemu",), "Debian's own kernel in QEMU: every controller, AppArmor, time namespaces", machine=True,
@@ -106,22 +111,55 @@ def entrance(name):
 
 def listed(programs, name):
     """Every case by its name, as --list has it in the bed: `lacks` is what the bed has not, None where it can run."""
-    words = [*entrance(name), programs / "spec-tests", "--list"]
-    found = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True).stdout
+    with attended([*entrance(name), programs / "spec-tests", "--list"]) as process:
+        found = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"spec: --list in {name} ended with {process.returncode}")
     return {case["case"]: case for case in json.loads(found)}
 
 
-def for_machines(programs, name):
-    """Names of the cases that no quicker bed than this can run; and of those that ours runs in it: all, but the
-    comparisons with runc of which a quicker bed says the same.
+@contextmanager
+def attended(words, **options):
+    """A process whose stdout, text, is a pipe. Where we are ended before it, it is told to end too, and given the time
+    to remove what is its own: a bed its machine and its files, the harness its containers."""
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace",
+                               **options)
+    try:
+        yield process
+    except BaseException:
+        process.terminate()
+        # Who clears away outlives it, and holds this open.
+        for _ in process.stdout:
+            pass
+        raise
+    finally:
+        process.wait()
 
-    The slowest bed has what UML's cgroup v2 lacks. What differs on cgroup v1 and v2 has to be seen on both, so that
-    for its sake this host counts only as far as its view of cgroup v2 goes."""
-    quicker = [listed(programs, bed) for bed in (("v2view", "uml") if BEDS[name].slowest else ("host", "v2view"))]
+
+def choose(programs, name, full):
+    """Names of the cases that ours runs in the bed, and of those that its peers run.
+
+    Comparisons with runc are ours: on this host for cgroup v1, in its view of v2, and those that meet limits where
+    cgroup v2 has some. What its peers make of them is no promise of theirs, and interests nobody in a machine of its own.
+    Unless all is asked for, the peers do only what no quicker bed can run in the beds that are machines of their own,
+    and so does ours in the slowest: UML's cgroup v2 lacks what that has. What differs on cgroup v1 and v2 has to be
+    seen on both, so that for its sake this host counts only as far as its view of cgroup v2 goes."""
+    bed = BEDS[name]
+    quicker = ("v2view", "uml") if bed.slowest else ("host", "v2view") if bed.machine else (name,)
+    quicker = [listed(programs, one) for one in quicker]
+    compared = _of_sections(quicker[0], ("runc: *",))
+    if full:
+        return list(quicker[0]), [case for case in quicker[0] if not (bed.machine and case in compared)]
+    beyond = _of_sections(quicker[0], bed.beyond)
     lacks = {case: [one[case]["lacks"] for one in quicker] for case in quicker[0]}
-    alone = [case for case, what in lacks.items() if all(what) and "CgroupV1" not in what]
-    compared = {case for case, about in quicker[0].items() if about["section"].startswith("runc: ")}
-    return alone, [case for case in quicker[0] if case not in compared or case in alone]
+    alone = {case for case, what in lacks.items() if all(what) and "CgroupV1" not in what}
+    ours = [case for case in lacks if case in alone or not (bed.slowest or case in beyond)]
+    return ours, [case for case in lacks if case not in compared and (case in alone or not bed.machine)]
+
+
+def _of_sections(cases, patterns):
+    """Names of the cases whose section fits one of the patterns."""
+    return {case for case, about in cases.items() if any(fnmatch(about["section"], one) for one in patterns)}
 
 
 def facts():
@@ -150,24 +188,22 @@ def facts():
 def run_bed(name, runtimes, options, report):
     """Runs the cases of every runtime in a bed; `report(line)` gets what comes. Returns the result, or None when the
     bed did not come to its end."""
-    bed = BEDS[name]
     programs = built()
     SHARE.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f"spec-{name}-", dir=SHARE))
     try:
         order = {"bed": name, "programs": str(programs), "only": options.only, "full": options.full,
                  "runtimes": [[one.name, str(one.path)] for one in runtimes]}
-        if bed.machine and not options.full:
-            alone, ours = for_machines(programs, name)
-            (place / "chosen").write_text("\n".join(alone))
+        if not options.only:
+            ours, peers = choose(programs, name, options.full)
             (place / "ours").write_text("\n".join(ours))
+            (place / "peers").write_text("\n".join(peers))
         (place / "order.json").write_text(json.dumps(order))
         words = [*entrance(name), host.TOP / "spec-tests" / "spec", name, "--in-bed", place]
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   text=True, errors="replace")
-        for line in process.stdout:
-            report(line.rstrip("\n"))
-        if process.wait() or not (place / "result.json").exists():
+        with attended(words, stderr=subprocess.STDOUT) as process:
+            for line in process.stdout:
+                report(line.rstrip("\n"))
+        if process.returncode or not (place / "result.json").exists():
             report(f"the bed ended with {process.returncode}")
             return None
         return json.loads((place / "result.json").read_text())
@@ -186,30 +222,31 @@ def run_here(place):
         entry = {"name": name, "label": one.label(), "version": one.version(), "refuses": one.refuses_this_host(),
                  "partial": False, "seconds": 0, "reports": []}
         result["runtimes"].append(entry)
-        chosen = place / "chosen"
-        entry["partial"] = chosen.exists() and (bed.slowest or name in ("runc", "crun", "youki"))
+        # A runtime that nobody knows is judged as ours is.
+        chosen = place / ("peers" if name in ("runc", "crun", "youki") else "ours")
+        entry["partial"] = bed.machine and not order["full"] and (bed.slowest or chosen.name == "peers")
         if entry["refuses"]:
             print(f"{name}: {entry['refuses']}", flush=True)
-        elif not entry["partial"] or chosen.read_text():
-            _run_one(Path(order["programs"]), one, bed, order["only"], place, entry)
+        elif not chosen.exists() or chosen.read_text():
+            _run_one(Path(order["programs"]), one, bed, order["only"], chosen, entry)
     (place / "result.new").write_text(json.dumps(result))
     os.replace(place / "result.new", place / "result.json")
 
 
-def _run_one(programs, one, bed, only, place, entry):
-    out = place / f"{one.name}.json"
-    words = [programs / "spec-tests", "--runtime", one.path, "--json", out]
+def _run_one(programs, one, bed, only, chosen, entry):
+    """`chosen` is a file with names of cases; without it all are run."""
+    out = chosen.with_name(f"{one.name}.json")
+    # A machine's only CPU also waits a lot.
+    workers = max(2, len(os.sched_getaffinity(0)))
+    words = [programs / "spec-tests", "--runtime", one.path, "--json", out, "--workers", str(workers)]
     words += ["--systemd"] if bed.systemd else []
-    words += ["--cases", place / "chosen"] if entry["partial"] else \
-        ["--cases", place / "ours"] if (place / "ours").exists() else []
+    words += ["--cases", chosen] if chosen.exists() else []
     for some in only:
         words += ["--only", some]
     begin = time.monotonic()
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True, errors="replace")
-    for line in process.stdout:
-        print(f"{one.name}: {line}", end="", flush=True)
-    process.wait()
+    with attended(words, stderr=subprocess.STDOUT) as process:
+        for line in process.stdout:
+            print(f"{one.name}: {line}", end="", flush=True)
     entry["seconds"] = round(time.monotonic() - begin, 1)
     if out.exists():
         entry["reports"] = json.loads(out.read_text())

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from kit import host, images, isolate, ttrpc
-from kit.commands import Failure, check, equal, run, wait_until
+from kit.commands import Failure, check, equal, nothing_left, run, wait_until
 from kit.ttrpc import Client, EventSink, any_of, decode, encode
 
 UNKNOWN_STATUS, CREATED, RUNNING, STOPPED, PAUSED = range(5)
@@ -226,16 +226,7 @@ class Shim:
 
     def shims(self):
         """The server processes that this suite's program has."""
-        found = []
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                try:
-                    words = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")
-                except OSError:
-                    continue
-                if "-namespace" in words and self.namespace in words:
-                    found.append(int(entry))
-        return found
+        return [pid for pid, words in host.processes().items() if "-namespace" in words and self.namespace in words]
 
     def shim_of(self, pid):
         """The shim that is the parent of a container's process."""
@@ -250,9 +241,9 @@ class Shim:
         self.containers.clear()
         problem = None
         try:
-            wait_until(lambda: not self.leftovers(), "leftovers to go", 5)
-        except Failure:
-            problem = Failure(f"left behind: {self.leftovers()}")
+            nothing_left(self.leftovers, 5)
+        except Failure as failure:
+            problem = failure
             # What is left is not the next scenario's fault.
             for pid in self.shims():
                 os.kill(pid, 9)

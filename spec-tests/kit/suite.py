@@ -20,9 +20,9 @@ def scenario(title, deadline=300):
     return register
 
 
-def run_all(name, client, modules, only):
-    """Runs the modules' scenarios (whose title holds `only`); returns how many passed and failed."""
-    chosen = [entry for entry in _SCENARIOS if entry[1].__module__ in modules and only in entry[0]]
+def run_all(name, client, modules, only, times=1):
+    """Runs the modules' scenarios (whose title holds `only`), `times` over; returns how many passed and failed."""
+    chosen = [entry for entry in _SCENARIOS if entry[1].__module__ in modules and only in entry[0]] * times
     passed = failed = 0
     for title, function in chosen:
         begin = time.monotonic()
@@ -32,11 +32,17 @@ def run_all(name, client, modules, only):
         took = time.monotonic() - begin
         if problem:
             failed += 1
-            print(f"FAIL {name}: {title} ({took:.1f} s)\n  {problem}", flush=True)
+            print(f"FAIL {name}: {title} ({took:.1f} s)\n  {problem}{_heard(client)}", flush=True)
         else:
             passed += 1
             print(f"ok   {name}: {title} ({took:.1f} s)", flush=True)
     return passed, failed
+
+
+def _heard(client):
+    """The end of what the client's daemon wrote, where it has one: what fails once in a hundred times says why once."""
+    text = getattr(client, "log_text", str)()
+    return "".join(f"\n  | {line}" for line in ("the daemon's log ends with:", *text.splitlines()) if text)
 
 
 def _attempt(function, client, deadline):

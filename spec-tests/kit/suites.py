@@ -5,9 +5,13 @@ from dataclasses import dataclass, field
 from kit.buildah import Buildah
 from kit.bundle import Runtime, SystemdRuntime
 from kit.containerd import Containerd, Containerd2, Containerd17, ContainerdInBed, ContainerdOverRunc
-from kit.cri import Cri, CriBelowSystemd
+from kit.cri import Cri
+from kit.cri_systemd import CriBelowSystemd
+from kit.crio import Crio
 from kit.docker import Docker, DockerWithoutNetwork, DockerWithShim, DockerWithUserns
 from kit.installed import Installed
+from kit.kubernetes import Kubernetes
+from kit.kubernetes_systemd import KubernetesBelowSystemd
 from kit.nerdctl import Nerdctl
 from kit.podman import Podman
 from kit.shim import Shim, ShimInBed
@@ -37,19 +41,27 @@ SUITES = {
         needs={"containerd17", "containerd2"}, subject=_SHIM),
     "containerd-uml": Suite(ContainerdInBed, ["clients.containerd_run", "clients.containerd_events"], bed=["uml"],
                             subject=_SHIM),
-    "shim-uml": Suite(ShimInBed, ["clients.shim_task"], bed=["uml"], subject=_SHIM),
+    "shim-uml": Suite(ShimInBed, ["clients.shim_task", "clients.shim_scope"], bed=["uml"], subject=_SHIM),
     "shim-qemu": Suite(ShimInBed, ["clients.shim_checkpoint"], bed=["qemu"], subject=_SHIM),
+    "containerd-qemu": Suite(ShimInBed, ["clients.containerd_checkpoint"], bed=["qemu"], needs={"containerd2"},
+                             subject=_SHIM),
     "docker-shim": Suite(DockerWithShim, [f"clients.docker_{part}" for part in (*_DOCKER, "compose", "build", "swarm")],
                          needs={"debian"}, subject=_SHIM),
     "shim": Suite(Shim, [f"clients.shim_{part}" for part in ("start", "task", "output", "faults", "sandbox")],
                   subject=_SHIM),
     "containerd-2": Suite(
-        Containerd2, [f"clients.containerd_{part}" for part in (*_CONTAINERD, "generations", "sandbox")],
+        Containerd2, [f"clients.containerd_{part}" for part in (*_CONTAINERD, "generations", "sandbox", "trace")],
         needs={"containerd2"}, subject=_SHIM),
-    "cri": Suite(Cri, ["clients.cri_pods", "clients.cri_critest"], needs={"containerd2", "cri-tools"}, subject=_SHIM),
-    "cri-systemd": Suite(CriBelowSystemd, ["clients.cri_pods", "clients.cri_critest", "clients.cri_systemd"],
+    "cri": Suite(Cri, ["clients.cri_any", "clients.cri_pods", "clients.cri_critest"], needs={"containerd2", "cri-tools"}, subject=_SHIM),
+    "cri-systemd": Suite(CriBelowSystemd, ["clients.cri_any", "clients.cri_pods", "clients.cri_critest", "clients.cri_systemd"],
                          bed=["uml", "--mem=3G", "--systemd"], needs={"containerd2", "cri-tools"}, subject=_SHIM),
+    "crio": Suite(Crio, ["clients.cri_any", "clients.crio_pods"], bed=["uml", "--mem=2G"],
+                  needs={"cri-tools", "crio"}),
     "install": Suite(Installed, ["clients.install_document"], needs={"containerd2", "cri-tools"}, subject=_SHIM),
+    "kubernetes": Suite(Kubernetes, ["clients.kubernetes_pods", "clients.kubernetes_users"],
+                        needs={"containerd2", "kubernetes"}, subject=_SHIM),
+    "kubernetes-systemd": Suite(KubernetesBelowSystemd, ["clients.kubernetes_pods"], bed=["uml", "--mem=4G", "--systemd"],
+                                needs={"containerd2", "kubernetes"}, subject=_SHIM),
     "nerdctl": Suite(Nerdctl, ["clients.nerdctl_run"], needs={"buildkit", "containerd2", "nerdctl"}, subject=_SHIM),
     "docker": Suite(Docker, [f"clients.docker_{part}" for part in _DOCKER], needs={"debian"}),
     "docker-userns": Suite(DockerWithUserns, ["clients.docker_userns"]),

@@ -49,10 +49,12 @@ class Terminal:
         wait_until(seen, f"the program's terminal to be {rows} {columns}")
 
     def size_is(self, rows, columns):
-        """Whether the shell on the screen sees that size now. Docker's client sets it a moment after the start."""
-        self.send("stty size; echo end\n")
-        self.expect("echo end")
-        return f"{rows} {columns}" in self.expect("end")
+        """Whether the shell on the screen sees that size now. Docker's client sets it a moment after the start.
+
+        The end is a word that is not typed: a shell that learns of a new size draws the line that is being typed
+        again, so that what was typed may be on the screen in pieces, or twice."""
+        self.send("stty size; echo end-$((40+2))\n")
+        return f"{rows} {columns}" in self.expect("end-42")
 
     def send(self, keys):
         """Types."""

@@ -127,6 +127,8 @@ class Client:
         self.connection.connect(str(path))
         self.streams = itertools.count(1, 2)
         self.answers, self.lock = {}, threading.Lock()
+        # The server has closed the connection, or we have.
+        self.ended = threading.Event()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
@@ -141,6 +143,7 @@ class Client:
             for answer in self.answers.values():
                 answer.put(None)
             self.answers = None
+        self.ended.set()
 
     def send(self, service, method, fields, timeout=30):
         """Sends a request; returns a function that waits for the answer."""

@@ -100,6 +100,16 @@ fn a_process_is_found() {
 }
 
 #[test]
+fn a_process_of_a_runtime_that_is_gone_is_found() {
+    let directory = directory();
+    let text = "mkdir -p \"$root/$id\"; rm \"$0\"; sleep 4322 </dev/null >/dev/null 2>&1 &";
+    let verdicts = judge(&misbehaving(directory.path(), "gone", text), directory.path());
+    let failure = verdicts[0].1.as_deref().unwrap_or_default();
+    assert!(failure.contains("left behind: the process") && failure.contains("left behind: a record"), "{verdicts:?}");
+    assert_eq!(running(&["sleep", "4322"]), [""; 0], "it still runs");
+}
+
+#[test]
 fn a_mount_is_found() {
     let text = "mkdir -p \"$root/mounted\"; mount -t tmpfs left \"$root/mounted\"";
     check("mount", text, &["left behind: a mount at", "/mounted"]);
@@ -129,8 +139,16 @@ fn files_are_found() {
     check("tree", "mkdir -p /tmp/left/below; : >/tmp/left/below/file", &["left behind: the file /tmp/left"]);
 }
 
-/// A run is ended by this signal while its runtime has a process in a cgroup, a mount, a file and a record.
-fn end_in_the_middle(signal: Signal, number: &str) {
+/// The harness by itself.
+fn harness() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spec-tests"));
+    command.args(["--workers", "1"]);
+    command
+}
+
+/// A run that this command starts is ended by this signal while its runtime has a process in a cgroup, a mount, a file
+/// and a record. Gives back the directories that it shared with a bed, which are gone.
+fn end_in_the_middle(mut command: Command, signal: Signal, number: &str) -> Vec<PathBuf> {
     let directory = directory();
     let mark = directory.path().join("mark");
     let text = format!(
@@ -141,17 +159,13 @@ fn end_in_the_middle(signal: Signal, number: &str) {
         mark = mark.display()
     );
     let runtime = misbehaving(directory.path(), "endless", &text);
-    let mut run = Command::new(env!("CARGO_BIN_EXE_spec-tests"))
-        .arg("--runtime")
-        .arg(&runtime)
-        .args(["--only", FIRST, "--workers", "1"])
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("the harness runs");
+    command.arg("--runtime").arg(&runtime).args(["--only", FIRST]).stdout(Stdio::null());
+    let mut run = command.spawn().expect("the harness runs");
     wait_until("the case to be in its middle", || mark.exists());
     let cgroup = PathBuf::from(fs::read_to_string(&mark).expect("the mark").trim());
     assert!(cgroup.is_dir(), "{}", cgroup.display());
     assert!(!running(&["sleep", number]).is_empty(), "the runtime's process runs");
+    let shared = shared_for(&runtime);
     kill(Pid::from_raw(i32::try_from(run.id()).expect("a pid")), signal).expect("a signal");
     run.wait().expect("its status");
     wait_until("its processes to be gone", || running(&["sleep", number]).is_empty());
@@ -161,10 +175,13 @@ fn end_in_the_middle(signal: Signal, number: &str) {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
     assert!(!mounts.contains(&format!("left-{number}")), "a mount is left");
     assert!(!Path::new(&format!("/tmp/left-{number}")).exists(), "a directory is left");
+    assert!(!shared.iter().any(|path| path.exists()), "one of these is left: {shared:?}");
+    shared
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    // Where the harness is not built yet, `spec` does that first.
+    let deadline = Instant::now() + Duration::from_secs(600);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::yield_now();
@@ -173,10 +190,26 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 
 #[test]
 fn a_run_that_is_killed_leaves_nothing() {
-    end_in_the_middle(Signal::SIGKILL, "6543");
+    end_in_the_middle(harness(), Signal::SIGKILL, "6543");
 }
 
 #[test]
 fn a_run_that_is_told_to_end_leaves_nothing() {
-    end_in_the_middle(Signal::SIGTERM, "6544");
+    end_in_the_middle(harness(), Signal::SIGTERM, "6544");
+}
+
+#[test]
+fn a_run_in_a_bed_that_is_told_to_end_leaves_nothing() {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("spec"));
+    command.arg("host");
+    let shared = end_in_the_middle(command, Signal::SIGTERM, "6545");
+    assert_eq!(shared.len(), 1, "where host and bed meet: {shared:?}");
+}
+
+/// The directories that hosts share with beds in which this runtime is judged.
+fn shared_for(runtime: &Path) -> Vec<PathBuf> {
+    let beds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/beds");
+    let entries = fs::read_dir(beds).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let orders = |path: &PathBuf| fs::read_to_string(path.join("order.json")).unwrap_or_default();
+    entries.filter(|path| orders(path).contains(&*runtime.to_string_lossy())).collect()
 }

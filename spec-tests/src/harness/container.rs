@@ -140,13 +140,18 @@ impl<'a> Container<'a> {
 
     /// What init has written to stdout and stderr so far.
     pub fn output(&self) -> anyhow::Result<String> {
-        Ok(command::read_all(&self.stdout)? + &command::read_all(&self.stderr)?)
+        Ok(self.stdout()? + &command::read_all(&self.stderr)?)
+    }
+
+    /// The same of stdout alone: what create warns of stands on stderr too.
+    pub fn stdout(&self) -> anyhow::Result<String> {
+        command::read_all(&self.stdout)
     }
 
     /// Init's stdout, read once the probe has printed its facts and ended.
     pub fn facts(&self) -> anyhow::Result<Facts> {
         self.wait()?;
-        Facts::parse(&command::read_all(&self.stdout)?)
+        Facts::parse(&self.stdout()?)
     }
 
     /// The container's cgroup in the hierarchy of a v1 controller, or on v2 (where `controller` does not matter).

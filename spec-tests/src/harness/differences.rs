@@ -24,26 +24,28 @@ pub(super) struct Difference {
     pub here: String,
     /// Where it is so; everywhere unless told.
     #[serde(default)]
-    pub on: Option<Layout>,
+    pub on: Option<Cgroups>,
     /// Why that is right.
     pub why: String,
 }
 
-/// A layout of cgroups.
+/// How cgroups are laid out, or made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Layout {
+pub(super) enum Cgroups {
     /// v1, alone or beside v2.
     V1,
     /// v2 alone.
     V2,
+    /// By systemd, on either.
+    Systemd,
 }
 
-/// All that are for this layout.
+/// All that are for a host of this kind.
 ///
 /// # Errors
 /// When the file is wrong; says where.
-pub(super) fn all(layout: Layout) -> anyhow::Result<Vec<Difference>> {
+pub(super) fn all(here: &[Cgroups]) -> anyhow::Result<Vec<Difference>> {
     let mut all: Vec<Difference> =
         serde_json::from_str(include_str!("../../data/differences.json")).context("data/differences.json")?;
     for one in &all {
@@ -52,7 +54,7 @@ pub(super) fn all(layout: Layout) -> anyhow::Result<Vec<Difference>> {
         ensure!(!one.part || !one.runc.is_empty(), "data/differences.json: {:?}: a part of nothing", one.commands);
         ensure!(one.runc != "*" || one.here != "*", "data/differences.json: {:?} says nothing", one.commands);
     }
-    all.retain(|one| one.on.is_none_or(|on| on == layout));
+    all.retain(|one| one.on.is_none_or(|on| here.contains(&on)));
     Ok(all)
 }
 
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_file_is_read() {
-        for one in [Layout::V1, Layout::V2].into_iter().flat_map(|layout| all(layout).unwrap()) {
+        for one in all(&[Cgroups::V1, Cgroups::V2, Cgroups::Systemd]).unwrap() {
             assert!(one.why.ends_with('.'), "a reason is a sentence: {:?}", one.why);
         }
     }

@@ -1,11 +1,14 @@
 //! A run: every case against one runtime on this machine, by a few workers.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -33,7 +36,7 @@ pub struct Options {
     pub cases: Option<PathBuf>,
     /// How many processes share the cases.
     pub workers: usize,
-    /// This process is worker K of `workers`.
+    /// This process is a worker, of this number: it does the cases whose places it reads from its stdin, one a line.
     pub worker: Option<usize>,
 }
 
@@ -75,11 +78,12 @@ pub fn run(
         return Ok(Vec::new());
     }
     let (sender, receiver) = mpsc::channel();
+    // Who is done with a case takes the next, so that nobody idles while another waits for something slow.
+    let next = Arc::new(Mutex::new(0..chosen.len()));
     let workers: Vec<_> = (0..options.workers)
         .map(|number| {
-            let sender = sender.clone();
-            let options = options.clone();
-            std::thread::spawn(move || attend(&options, number, &sender))
+            let (sender, options, next) = (sender.clone(), options.clone(), Arc::clone(&next));
+            std::thread::spawn(move || attend(&options, number, &next, &sender))
         })
         .collect();
     drop(sender);
@@ -99,11 +103,16 @@ pub fn run(
     Ok(reports)
 }
 
-/// Starts a worker, and passes on what it reports.
-fn attend(options: &Options, number: usize, sender: &mpsc::Sender<Report>) -> anyhow::Result<()> {
+/// Starts a worker, hands it case after case, and passes on what it reports.
+fn attend(
+    options: &Options,
+    number: usize,
+    next: &Mutex<Range<usize>>,
+    sender: &mpsc::Sender<Report>,
+) -> anyhow::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--runtime").arg(&options.runtime).arg("--probe").arg(&options.probe);
-    command.args(["--workers", &options.workers.to_string(), "--worker", &number.to_string()]);
+    command.args(["--worker", &number.to_string()]);
     if options.systemd {
         command.arg("--systemd");
     }
@@ -114,11 +123,17 @@ fn attend(options: &Options, number: usize, sender: &mpsc::Sender<Report>) -> an
         command.arg("--cases").arg(path);
     }
     command.args(["--deadline", &command::deadline().as_secs().to_string()]);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("a worker")?;
-    let out = child.stdout.take().context("a worker has a stdout")?;
-    for line in BufReader::new(out).lines() {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("a worker")?;
+    let mut orders = child.stdin.take().context("a worker has a stdin")?;
+    let mut reports = BufReader::new(child.stdout.take().context("a worker has a stdout")?).lines();
+    let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
+    while let Some(place) = take() {
+        // A worker that has died says more by its status than by a broken pipe.
+        let Ok(()) = writeln!(orders, "{place}") else { break };
+        let Some(line) = reports.next() else { break };
         sender.send(serde_json::from_str(&line?).context("a worker's line")?)?;
     }
+    drop(orders);
     let status = child.wait()?;
     if !status.success() {
         bail!("worker {number} ended with {status}");
@@ -126,9 +141,10 @@ fn attend(options: &Options, number: usize, sender: &mpsc::Sender<Report>) -> an
     Ok(())
 }
 
-/// The worker itself: its share of the cases, one after the other.
+/// The worker itself: the cases that it is told to do, one after the other.
 fn work(options: &Options, number: usize, cases: &[Case], tell: &mut impl FnMut(&Report)) -> anyhow::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
+    let orders = own_stdin()?;
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     let shelter = Shelter::take(&[&options.runtime, options.probe.parent().context("the probe is in a directory")?])?;
@@ -137,12 +153,24 @@ fn work(options: &Options, number: usize, cases: &[Case], tell: &mut impl FnMut(
     // The keeper is our parent; it finds our cgroups by this.
     let name = format!("{}-{number}", getppid());
     let ground = Ground::new(options.clone(), directory.path().to_owned(), &name)?;
-    for case in cases.iter().skip(number).step_by(options.workers) {
-        tell(&judge(case, &ground, &shelter));
+    first_container(&ground)?;
+    for place in BufReader::new(orders).lines() {
+        let place: usize = place?.parse().context("a case's place")?;
+        tell(&judge(cases.get(place).context("a case's place")?, &ground, &shelter));
     }
     umount2("/dev/null", MntFlags::MNT_DETACH)?;
     umount2(&devices, MntFlags::MNT_DETACH)?;
     directory.close().context("the worker's directory")
+}
+
+/// Runs a container that is judged by nobody. What a runtime makes with the first one for all that follow, and keeps as long
+/// as the host is up, is then there before any case, and none is blamed for it. What fails here fails in the cases too.
+fn first_container(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.args(&["/probe", "exit", "0"]);
+    let _ = ground.run(&bundle);
+    ground.clean_up()?;
+    ground.sweep()
 }
 
 /// A new directory in the shelter. Users of a container's user namespace have to get through it to their root file system.
@@ -151,6 +179,14 @@ pub(super) fn place(prefix: &str) -> anyhow::Result<tempfile::TempDir> {
     let directory = tempfile::Builder::new().prefix(prefix).tempdir_in("/tmp")?;
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o711))?;
     Ok(directory)
+}
+
+/// What our stdin is open on, which is /dev/null from here on: whatever a case starts must not read our orders.
+fn own_stdin() -> anyhow::Result<File> {
+    let stdin = std::io::stdin();
+    let orders = stdin.as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2(File::open("/dev/null")?.as_raw_fd(), stdin.as_raw_fd())?;
+    Ok(orders.into())
 }
 
 /// Covers /dev/null by a device of our own, and gives back the mount point that holds it: some runtimes hand the owner
@@ -192,7 +228,8 @@ fn verdict(case: &Case, ground: &Ground, shelter: &Shelter) -> anyhow::Result<Ve
         Err(_) => vec!["the case panicked".to_owned()],
     };
     faults.extend(late.then(|| format!("it was not done after {} s: its processes were killed", limit.as_secs())));
-    faults.extend(ground.clean_up()?);
+    // What it left has to go even when the runtime cannot be started any more.
+    faults.extend(ground.clean_up().unwrap_or_else(|error| vec![format!("the harness: {error:#}")]));
     faults.extend(baseline.leaks(ground)?.into_iter().map(|leak| format!("left behind: {leak}")));
     ground.sweep()?;
     Ok(match faults.is_empty() {

@@ -51,15 +51,15 @@ fn received(ground: &Ground, signals: &[&[&str]], names: &[&str]) -> anyhow::Res
     bundle.args(&["/probe", "signals", names[names.len() - 1]]);
     let container = ground.create(&bundle)?;
     container.start()?;
-    wait_until("the program to be ready", || Ok(container.output()?.contains("ready").then_some(())))?;
+    wait_until("the program to be ready", || Ok(container.stdout()?.contains("ready").then_some(())))?;
     for (words, name) in signals.iter().zip(names) {
         container.call("kill", words)?.ok()?;
         wait_until(&format!("the program to receive {name}"), || {
-            Ok(container.output()?.lines().any(|line| line == *name).then_some(()))
+            Ok(container.stdout()?.lines().any(|line| line == *name).then_some(()))
         })?;
     }
     container.wait()?;
-    let output = container.output()?;
+    let output = container.stdout()?;
     let found: Vec<_> = output.lines().skip(1).collect();
     ensure!(found == names, "received: expected {names:?}, found {found:?}");
     Ok(())

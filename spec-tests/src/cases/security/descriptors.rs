@@ -1,7 +1,7 @@
 //! What the runtime holds open gives no way out: its own program, its directories, its memory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -98,7 +98,12 @@ fn held(ground: &Ground) -> anyhow::Result<()> {
     let proc = fs::metadata(container.proc("root/proc"))?.dev();
     for entry in fs::read_dir(container.proc("fd"))? {
         let path = entry?.path();
-        let (link, meta) = (fs::read_link(&path)?, fs::metadata(&path)?);
+        let looked = fs::read_link(&path).and_then(|link| Ok((link, fs::metadata(&path)?)));
+        // create may return while init still closes one on its way to the gate: what is gone is not held.
+        let (link, meta) = match looked {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            looked => looked?,
+        };
         // What shows the container's own processes is no way out; what shows the host's has their roots.
         ensure!(
             !meta.is_dir() || meta.dev() == proc,
