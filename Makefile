@@ -5,7 +5,7 @@ BUILT := target/$(HOST)/release
 SHIM := containerd-shim-brig-v2
 SOURCES := $(shell find runtime/src shim/src -name '*.rs') Cargo.toml Cargo.lock runtime/Cargo.toml shim/Cargo.toml
 
-.PHONY: build shim demo test check matrix bench install clean
+.PHONY: build shim demo test proving check matrix bench install clean
 
 ## build: the static binaries, ./brig and ./containerd-shim-brig-v2
 # It is linked to a fixed address: relocating it would cost each of a container's two starts a millisecond. Its stack,
@@ -29,6 +29,11 @@ test: brig
 	spec-tests/beds/install
 	spec-tests/all
 
+## proving: the runtime judged from outside: cases on every bed, runtime-tools' validation, rules, and its own clients
+proving: brig
+	spec-tests/beds/install
+	spec-tests/all proving
+
 ## check: what is quick: lints, unit tests, and brig as a debug build before every case that this host can run, as root
 check:
 	cargo clippy --locked --workspace --all-targets --features brig/faults -- -D warnings
@@ -46,6 +51,8 @@ matrix: brig
 ## bench: brig, its peers and what the kernel alone charges, interleaved; ends with 1 when a budget is missed
 bench: build
 	spec-tests/beds/install
+	spec-tests/beds/youki
+	spec-tests/beds/rust-shim
 	benches/bench
 
 ## install: brig into DESTDIR/PREFIX/sbin, the shim into DESTDIR/PREFIX/bin, where containerd finds it by PATH
