@@ -6,6 +6,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Bundle, pids, wait_until};
@@ -75,8 +76,14 @@ fn kill_parent(bundle: &Bundle, args: &[&str], step: &str) {
 /// Kills the child at `step` of a verb: the parent says so, fails, and leaves nothing itself.
 fn kill_child(bundle: &Bundle, args: &[&str], step: &str) -> std::process::ExitStatus {
     let mut parent = stopped(bundle, args, step);
-    for child in children(parent.id()) {
-        kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
+    let children = children(parent.id());
+    assert!(!children.is_empty(), "{step}: nobody is there");
+    for child in children {
+        match kill(Pid::from_raw(child), Signal::SIGKILL) {
+            // The first stage of an exec, which has ended; the parent reaps it once the second one is on record.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => panic!("{step}: {errno}"),
+        }
     }
     parent.wait().unwrap()
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use brig::sys::{socket, tty};
+use rustix::net::{Shutdown, shutdown};
 use serde_json::{Value, json};
 use support::{BRIG, Bundle, output, show, wait_until};
 
@@ -221,8 +222,9 @@ fn a_terminal_goes_over_the_console_socket_of_run_create_and_exec() {
     bundle.ok(&["start", &bundle.id]);
     ask(&mut terminal, "echo $((60+6))", "66");
     bundle.ok(&["delete", "-f", &bundle.id]);
-    // Nobody listens there, or there is no socket at all.
-    drop(desk.listener);
+    // Nobody listens there, or there is no socket at all. Closed it would go on for as long as a child that another thread
+    // has just forked still holds a copy of it.
+    shutdown(&desk.listener, Shutdown::Read).unwrap();
     for socket in [socket, "/nonexistent"] {
         let text = bundle.fails(&["create", "--console-socket", socket, "-b", &path, &bundle.id]);
         assert!(text.contains("console socket") && text.contains(socket), "{text}");
