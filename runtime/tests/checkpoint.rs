@@ -19,8 +19,8 @@ fn criu() -> bool {
     works
 }
 
-/// Counts in /count, five times a second.
-const COUNTER: &str = "i=0; while sleep 0.2; do i=$((i+1)); echo $i >/count; done";
+/// Counts in /count, five times a second. It is never empty in between, as it would be with `>`.
+const COUNTER: &str = "i=0; while sleep 0.2; do i=$((i+1)); echo $i 1<>/count; done";
 
 fn counter() -> Bundle {
     Bundle::new(&["sh", "-c", COUNTER])
@@ -159,7 +159,7 @@ fn pipes_are_those_of_the_restore_and_the_exit_code_is_waited_for() {
     }
     let mut bundle = counter();
     bundle.config["process"]["args"][2] = json!(
-        "i=0; while sleep 0.2; do i=$((i+1)); echo $i >/count; echo line $i; [ -e /end ] && exit 7; done"
+        "i=0; while sleep 0.2; do i=$((i+1)); echo $i 1<>/count; echo line $i; [ -e /end ] && exit 7; done"
     );
     bundle.write();
     let path = bundle.path().to_str().unwrap();

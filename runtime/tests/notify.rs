@@ -11,7 +11,7 @@ use std::process::{Child, Stdio};
 
 use brig::sys::socket;
 use serde_json::json;
-use support::{Bundle, wait_until};
+use support::{Bundle, wait_for_program, wait_until};
 
 /// A container that waits, and the socket of a service manager.
 fn service() -> (Bundle, UnixDatagram) {
@@ -46,10 +46,13 @@ fn expect_ready(manager: &UnixDatagram, main_pid: i64) -> OwnedFd {
     fds.remove(0)
 }
 
+/// Waits until its program runs, and gives its pid. "running" is said a little earlier: once the gate is open.
 fn wait_running(bundle: &Bundle) -> i64 {
     wait_until("record", || bundle.brig(&["state", &bundle.id]).status.success());
     bundle.wait_for("running");
-    bundle.state()["pid"].as_i64().unwrap()
+    let pid = bundle.state()["pid"].as_i64().unwrap();
+    wait_for_program(pid, "sleep");
+    pid
 }
 
 #[test]

@@ -64,7 +64,11 @@ impl Tiny {
     /// Fills it up but for so many pages.
     fn fill(&self, free: u64) {
         let filler = self.place.join("filler");
-        let _ = fs::remove_file(&filler);
+        // Emptied as well: a child that another thread has just forked may hold it open.
+        if let Ok(old) = fs::File::create(&filler) {
+            drop(old);
+            fs::remove_file(&filler).unwrap();
+        }
         let stat = rustix::fs::statvfs(&self.place).unwrap();
         fs::write(filler, vec![0; (stat.f_bavail.saturating_sub(free) * stat.f_frsize) as usize]).unwrap();
     }

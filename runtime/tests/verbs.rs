@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use brig::sys::{socket, tty};
 use rustix::net::{Shutdown, shutdown};
 use serde_json::{Value, json};
-use support::{BRIG, Bundle, output, show, wait_until};
+use support::{BRIG, Bundle, output, show, wait_for_program, wait_until};
 
 fn sleeper() -> Bundle {
     let mut bundle = Bundle::new(&["sleep", "1000"]);
@@ -395,6 +395,7 @@ fn ps_and_list_print_in_their_formats() {
     let pid = bundle.state()["pid"].as_i64().unwrap();
     let pids: Vec<i64> = serde_json::from_str(&bundle.ok(&["ps", "-f", "json", &bundle.id])).unwrap();
     assert!(pids.len() == 2 && pids.contains(&pid), "{pids:?}");
+    pids.iter().for_each(|pid| wait_for_program(*pid, "sleep"));
     if !Command::new("ps").arg("-ef").output().unwrap().status.success() {
         eprintln!("not tested further: this kernel's /proc is not enough for ps -ef");
         return;

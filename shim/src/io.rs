@@ -13,6 +13,7 @@
 
 mod logger;
 mod pump;
+mod watches;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};

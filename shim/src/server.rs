@@ -31,7 +31,7 @@ use connections::Connections;
 const POOL: usize = 16;
 /// How long a thread of the pool stays without work.
 const IDLE: Duration = Duration::from_millis(500);
-/// How long containerd has to take the last events.
+/// How long containerd has to take the last events, and a collector the last spans.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// How long answers that are on their way may take, and clients to hang up when they have theirs.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -127,7 +127,7 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
         tracing::warn!("{error}");
     }
     shim.publisher.close(LAST_EVENTS).await;
-    shim.tracer.close(LAST_ANSWERS).await;
+    shim.tracer.close(LAST_EVENTS).await;
     connections.leave(LAST_ANSWERS).await;
     if tokio::time::timeout(LAST_ANSWERS, server.shutdown()).await.is_err() {
         tracing::debug!("calls were still being answered");

@@ -39,7 +39,7 @@ use exec::Exec;
 const END: Duration = Duration::from_secs(10);
 
 /// How long a deletion waits for calls that are being made, which may be of a runtime that hangs.
-const OTHERS: Duration = Duration::from_secs(2);
+const OTHERS: Duration = Duration::from_secs(10);
 
 /// What decides whether an exit may be published.
 #[derive(Debug, Default)]

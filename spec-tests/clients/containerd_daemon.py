@@ -10,12 +10,6 @@ from kit.containerd import Events
 from kit.suite import scenario
 
 
-def gone(pid):
-    """Whether a process has ended."""
-    status = host.status_of(pid)
-    return status is None or status["State"].startswith("Z")
-
-
 def comes_back(containerd, ways):
     """Takes live containers through restarts (signal, generation): each is found again and can be used, and what ended
     meanwhile is reported by each daemon that comes."""
@@ -29,7 +23,7 @@ def comes_back(containerd, ways):
         pid = containerd.pid(ends)
         containerd.stop_daemon(sent)
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda one=pid: gone(one), "the end of a container while no daemon is there")
+        wait_until(lambda one=pid: host.has_ended(one), "the end of a container while no daemon is there")
         written = len(containerd.output(lives))
         wait_until(lambda: len(containerd.output(lives)) > written, "output while no daemon is there")
         containerd.run_daemon(generation)
@@ -62,8 +56,8 @@ def output_over_restart(containerd):
     name = containerd.start("count", ["sh", "-c", "n=0; while [ $n -lt 300 ]; do n=$((n + 1)); echo $n; sleep 0.01; done"])
     containerd.restart("KILL")
     containerd.until(name, "STOPPED")
+    containerd.delete_task(name, 0)  # which waits for the rest of the output
     equal(containerd.output(name).split(), [str(number) for number in range(1, 301)], "the output")
-    containerd.delete_task(name, 0)
 
 
 @scenario("SIGKILL of the shim: the daemon says that the container ended, and nothing of it survives")
@@ -74,7 +68,7 @@ def shim_killed(containerd):
         containerd.exec(name, "-d", ["probe", "wait"])
         os.kill(containerd.shim_of(name), signal.SIGKILL)
         equal(events.until(name, "exit")["exit_status"], 137, "the exit's status")
-        wait_until(lambda: gone(pid), "the process to end")
+        wait_until(lambda: host.has_ended(pid), "the process to end")
         wait_until(lambda: containerd.status(name) is None, "the task to be gone")
         containerd("containers", "delete", name)
         wait_until(lambda: not containerd.leftovers(), f"leftovers to go: {containerd.leftovers()}")
@@ -89,7 +83,7 @@ def both_killed(containerd):
     containerd.stop_daemon("KILL")
     os.kill(shim, signal.SIGKILL)
     containerd.run_daemon()
-    wait_until(lambda: gone(pid), "the process to end")
+    wait_until(lambda: host.has_ended(pid), "the process to end")
     wait_until(lambda: containerd.status(name) is None, "the task to be gone")
     containerd("containers", "delete", name)
 
@@ -123,7 +117,7 @@ def two_daemons(containerd):
         other.restart(signal_name)
     other("tasks", "delete", "--force", name, code=None)
     other("containers", "delete", name, code=None)
-    check(not gone(pid), "the first's process lives")
+    check(not host.has_ended(pid), "the first's process lives")
     equal(containerd.status(name), "RUNNING", "the first's status")
     equal(containerd.exec(name, ["echo", "x"]).out, "x\n", "an exec in the first")
     containerd.kill_and_delete(name, 137)
@@ -152,12 +146,12 @@ def config_path(containerd):
 @scenario("a logger: binary:// has the output, and one that dies takes nothing with it")
 def loggers(containerd):
     program, target = containerd.base / "logger", containerd.base / "logged"
-    program.write_text("#!/bin/sh\nexec 5>&-\n[ \"$1\" != die ] || exit 1\ncat <&3 >>\"$1\"\n")
+    program.write_text("#!/bin/sh\nexec 5>&-\ntrap '' TERM\n[ \"$1\" != die ] || exit 1\ncat <&3 >>\"$1\"\n")
     program.chmod(0o755)
     name = containerd.start("--log-uri", f"binary://{program}?{target}=", "lg", ["sh", "-c", "echo logged; exit 2"])
     containerd.until(name, "STOPPED")
     containerd.delete_task(name, 2)
-    wait_until(lambda: target.read_text() == "logged\n", "the output")
+    wait_until(lambda: target.exists() and target.read_text() == "logged\n", "the output")
     name = containerd.start("--log-uri", f"binary://{program}?die=", "ld", ["sh", "-c", "trap '' PIPE; sleep 0.3; echo x; exit 4"])
     containerd.until(name, "STOPPED")
     containerd.delete_task(name, 4)
@@ -172,6 +166,6 @@ def never_reads(containerd):
         containerd.until("nr", "RUNNING")
         containerd.run("other", ["true"])
         containerd("tasks", "kill", "-s", "KILL", "nr")
-        containerd.until("nr", "STOPPED", 10)
+        containerd.until("nr", "STOPPED")
         os.close(read_end)
         client.wait(20)

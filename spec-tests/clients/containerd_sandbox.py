@@ -1,9 +1,8 @@
 """containerd's own sandbox controller, `sandboxer = "shim"`, through ctr."""
 
 import json
-from pathlib import Path
 
-from kit import images
+from kit import host, images
 from kit.commands import check, contains, equal, run, wait_until
 from kit.containerd import RUNTIME
 from kit.shim import config_of
@@ -19,8 +18,7 @@ def life(containerd):
     contains(containerd("sandboxes", "ls").out, "pod", "the list")
     shims = list(containerd.shims())
     equal(len(shims), 1, "shims")
-    children = [pid for path in Path(f"/proc/{shims[0]}/task").glob("*/children") for pid in path.read_text().split()]
-    check(children, "the sandbox's process is a child of the shim")
+    wait_until(lambda: host.children(shims[0]), "the sandbox's process, a child of the shim")
     containerd.restart("KILL")
     equal(list(containerd.shims()), shims, "the shim after a restart of the daemon")
     containerd("sandboxes", "rm", "--force", "pod")

@@ -99,6 +99,7 @@ def goes_on(containerd):
         check(traced("tasks", "exec", "--exec-id", "no", "spans", "/no/such", code=None).code, "a call that fails")
         traced.kill_and_delete("spans", 137)
         # The last of what waits is sent when daemon and shim end.
+        wait_until(lambda: not traced.shims(), "the shim to end")
         traced.close()
         containerd.others.remove(traced)
         mine = [span for span in collector.spans if span.service == "containerd-shim-spans"]
@@ -139,6 +140,9 @@ def story(containerd):
     begin = ["Create", "event /tasks/create", "Start", "event /tasks/start"]
     of_exec = ["Exec", "event /tasks/exec-added", "Start", "event /tasks/exec-started", "event /tasks/exit", "Delete"]
     end = ["Kill", "a signal is sent", "event /tasks/exit", "Delete", "event /tasks/delete", "Shutdown"]
+    # The daemon copies the shim's log as it comes to it.
+    for name in ("story-one", "story-two"):
+        wait_until(lambda one=name: any(message == "Shutdown" for message, _ in _told(containerd, one)), f"the end of {name}")
     one, two = (_told(containerd, name) for name in ("story-one", "story-two"))
     equal([message for message, _ in one], begin + end, "the story of the first")
     equal([message for message, _ in two], begin + of_exec + end, "the story of the second")

@@ -75,5 +75,5 @@ def signals(ctr):
     wait_until(lambda: "ready" in ctr.output("signalled"), "the trap")
     ctr("tasks", "kill", "-s", "USR1", "signalled")
     ctr.until("signalled", "STOPPED")
-    contains(ctr.output("signalled"), "got", "output")
+    wait_until(lambda: "got" in ctr.output("signalled"), "the handler's output")
     ctr.delete_task("signalled", 5)

@@ -50,7 +50,7 @@ def nginx(docker):
     equal(limit(docker, "web", quota, quota), wanted, "CPU")
     equal(docker("exec", "web", "sh", "-c", "echo $COLOUR $SHAPE; pwd; id -un; hostname").out,
           "blue round\n/tmp\nwww-data\nweb\n", "environment, workdir, user, hostname")
-    contains(docker("logs", "web").out, "GET / HTTP", "the access log")
+    wait_until(lambda: "GET / HTTP" in docker("logs", "web").out, "the access log")
 
 
 @scenario("17 nginx is PID 1 inside and another pid on the host; it ends on stop with 0")
@@ -58,7 +58,7 @@ def nginx_is_one(docker):
     image = docker.need(DEBIAN)
     docker.start("--name", "web", "-v", f"{nginx_config(docker)}:/etc/nginx/nginx.conf:ro",
                  ["nginx", "-g", "daemon off;"], image=image)
-    equal(docker("exec", "web", "cat", "/proc/1/comm").text, "nginx", "PID 1")
+    wait_until(lambda: docker("exec", "web", "cat", "/proc/1/comm").text == "nginx", "nginx to be PID 1")
     pid = docker.pid("web")
     check(pid != 1, "another pid on the host")
     equal(host.status_of(pid)["Name"], "nginx", "its name on the host")

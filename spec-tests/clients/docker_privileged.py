@@ -47,5 +47,5 @@ def systemd_inside(docker):
                    code=None, timeout=60).text
     check(state in ("running", "degraded"), f"systemctl is-system-running: {state!r}; {docker('logs', 'sd').out[-500:]}")
     equal(docker("exec", "sd", "systemctl", "is-active", "systemd-journald").text, "active", "systemd-journald")
-    docker("stop", "-t", "20", "sd")
+    docker("stop", "-t", "120", "sd")
     check(docker.inspect("sd", "State.ExitCode") in (0, 130), "systemd stopped by itself")

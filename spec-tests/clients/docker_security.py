@@ -2,7 +2,7 @@
 
 from clients.docker_limits import MIB, limit
 from kit import host
-from kit.commands import contains, equal
+from kit.commands import contains, equal, wait_until
 from kit.suite import scenario
 
 NET_BIND_SERVICE, CHOWN = 1 << 10, 1 << 0
@@ -57,6 +57,7 @@ def bind_service(docker):
     options = ("--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024")
     equal(caps(status(docker, *options), "CapEff", "CapPrm", "CapBnd"), [NET_BIND_SERVICE] * 3, "CapEff, CapPrm, CapBnd")
     docker.start("--name", "ss", *options, ["probe", "serve", "80"])
+    wait_until(lambda: "listening" in docker("logs", "ss").out, "the server")
     contains(docker("exec", "ss", "probe", "fetch", "127.0.0.1:80").out, "probe", "the answer")
     fields = host.parse_status(docker("exec", "ss", "probe", "status").out)
     equal(caps(fields, "CapEff", "CapPrm", "CapBnd"), [NET_BIND_SERVICE] * 3, "exec's CapEff, CapPrm, CapBnd")

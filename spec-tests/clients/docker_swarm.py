@@ -21,11 +21,11 @@ def swarm(docker):
         docker("service", "scale", "--detach", "svc=1")
         running(docker, "one", 1)
         docker("node", "update", "--availability", "drain", docker("node", "ls", "-q").text)
-        wait_until(lambda: not docker("ps", "-q").out.split(), "the node to be drained", 30)
+        wait_until(lambda: not docker("ps", "-q").out.split(), "the node to be drained", 90)
     finally:
         docker("service", "rm", "svc", code=None)
         wait_until(lambda: not docker("ps", "-aq", "--filter", "label=com.docker.swarm.service.name=svc").out.split(),
-                   "the tasks' containers to go", 30)
+                   "the tasks' containers to go", 90)
         docker("swarm", "leave", "--force")
 
 
@@ -37,4 +37,4 @@ def running(docker, word, count):
         words = [docker("inspect", "--format", "{{json .Config.Env}}", one, code=None).out for one in ids]
         return len(ids) == count and all(f"WORD={word}" in one for one in words) and ids
 
-    return wait_until(all_run, f"{count} tasks of {word}: {docker('service', 'ps', '--no-trunc', 'svc').out}", 40)
+    return wait_until(all_run, f"{count} tasks of {word}: {docker('service', 'ps', '--no-trunc', 'svc').out}", 120)

@@ -2,7 +2,7 @@
 
 from clients.docker_limits import MIB, limit
 from kit import host
-from kit.commands import check, contains, equal, run, wait_until
+from kit.commands import check, contains, equal, nothing_left, run, wait_until
 from kit.suite import scenario
 
 
@@ -40,4 +40,4 @@ def nested(docker):
     wait_until(lambda: any(path.name == "b" for root in host.cgroups_named(docker.parent) for path in host.below(root)),
                "the nested cgroup")
     docker("rm", "-f", "nn")
-    equal(docker.leftovers(), [], "leftovers")
+    nothing_left(docker.leftovers, 30)

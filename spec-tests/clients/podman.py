@@ -1,10 +1,9 @@
 """Podman: run, exec, limits, pause, stop, remove; scenarios 1, 8 and 14."""
 
-import time
 
 from clients.docker_network import answers
 from kit import host
-from kit.commands import check, contains, equal, wait_until
+from kit.commands import contains, equal, wait_until
 from kit.podman import BUSYBOX
 from kit.suite import scenario
 from kit.terminal import Terminal
@@ -103,11 +102,9 @@ def life(podman):
     podman("start", "p")
     podman("restart", "-t", "1", "p")
     equal(podman.inspect("p", "State.Status"), "running", "status after restart")
-    podman.start("--name", "deaf", ["sh", "-c", "trap '' TERM; echo ready; probe wait & wait; wait"])
+    podman.start("--name", "deaf", "--stop-timeout", "3600", ["sh", "-c", "trap '' TERM; echo ready; probe wait & wait; wait"])
     wait_until(lambda: "ready" in podman("logs", "deaf").out, "the deaf one")
-    begin = time.monotonic()
     podman("stop", "-t", "0", "deaf")
-    check(time.monotonic() - begin < 8, "-t 0 kills at once")
     equal(podman.inspect("deaf", "State.ExitCode"), 137, "exit code")
     podman("rm", "-f", "p", "deaf")
 
@@ -124,7 +121,7 @@ def hardening(podman):
 @scenario("top, logs, ps, cp, diff")
 def manage(podman):
     podman.start("--name", "m", ["sh", "-c", "echo a line; probe wait"])
-    contains(podman("top", "m").out, "probe", "top")
+    wait_until(lambda: "probe" in podman("top", "m").out, "the program in top")
     wait_until(lambda: "a line" in podman("logs", "m").out, "the log")
     contains(podman("ps", "--format", "{{.Names}} {{.Status}}").out, "m Up", "ps")
     (podman.base / "file").write_text("carried\n")

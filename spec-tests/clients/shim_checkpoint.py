@@ -49,7 +49,7 @@ def there_and_back(shim):
     pid = back.call("Start", 60)[1][0]
     check(pid > 0, f"Start's pid: {pid}")
     equal((back.status(), back.call("State")[3]), (RUNNING, [pid]), "status and pid")
-    wait_until(lambda: len(numbers(seen)) > 5, "numbers", 20)
+    wait_until(lambda: len(numbers(seen)) > 5, "numbers")
     first = numbers(seen)[0]
     # Of the line that was half written neither half is missing, so the next one is the first whole one.
     check(first in (numbers(out)[-1], numbers(out)[-1] + 1), f"it goes on: {numbers(out)[-1]}, then {first}")
@@ -117,7 +117,7 @@ def elsewhere(shim):
         out = Reader(one.bundle / "out")
         one.create(stdout=out.path, checkpoint=str(images) if name == "back" else "")
         pid = one.call("Start", 60)[1][0]
-        wait_until(lambda: len(numbers(out)) > 2, "numbers", 20)
+        wait_until(lambda: len(numbers(out)) > 2, "numbers")
         equal((one.status(), one.call("State")[3]), (RUNNING, [pid]), "status and pid")
         if name == "one":
             one.call("Checkpoint", 60, path=str(images), options=options(exit=1))

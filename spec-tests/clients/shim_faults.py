@@ -15,12 +15,6 @@ from kit.suite import scenario
 from kit.ttrpc import any_of, decode
 
 
-def gone(pid):
-    """Whether a process has ended."""
-    status = host.status_of(pid)
-    return status is None or status["State"].startswith("Z")
-
-
 @scenario("SIGKILL of the shim: `delete` ends every process and leaves nothing", deadline=60)
 def shim_killed(shim):
     one = shim.container(root="rootfs", args=["sh", "-c", "probe wait & exec probe wait"]).launch()
@@ -32,9 +26,9 @@ def shim_killed(shim):
     wait_until(lambda: not shim.shims(), "the shim to be gone")
     done = one.daemon.invoke(one.bundle, one.name, "delete")
     equal((done.returncode, decode(done.stdout).get(2)), (0, [137]), f"delete ({done.stderr!r})")
-    wait_until(lambda: gone(pid) and gone(exec_pid), "both processes to be gone")
+    wait_until(lambda: host.has_ended(pid) and host.has_ended(exec_pid), "both processes to be gone")
     equal(list((one.bundle / "rootfs").iterdir()), [], "the rootfs is unmounted")
-    wait_until(lambda: not shim.leftovers(), f"leftovers to go: {shim.leftovers()}", 5)
+    wait_until(lambda: not shim.leftovers(), f"leftovers to go: {shim.leftovers()}")
 
 
 @scenario("SIGKILL of the shim of a group: every container of it can be cleaned up", deadline=60)
@@ -47,7 +41,7 @@ def group_killed(shim):
     wait_until(lambda: not shim.shims(), "the shim to be gone")
     for one in members:
         equal(daemon.invoke(one.bundle, one.name, "delete").returncode, 0, f"delete of {one.name}")
-    wait_until(lambda: all(map(gone, pids)), "all processes to be gone")
+    wait_until(lambda: all(map(host.has_ended, pids)), "all processes to be gone")
 
 
 @scenario("SIGTERM of a shim with a container, and SIGUSR1: the container goes on, or is cleaned up, never lost", deadline=60)
@@ -60,13 +54,13 @@ def signals(shim):
     os.kill(server, signal.SIGTERM)
     # Either it goes on serving or it ends: then the daemon's delete finds what it left.
     try:
-        wait_until(lambda: not shim.shims(), "the shim to end", 2)
+        wait_until(lambda: not shim.shims(), "the shim to end")
     except Failure:
         equal(one.status(), RUNNING, "status")
         one.finish()
         return
     equal(one.daemon.invoke(one.bundle, one.name, "delete").returncode, 0, "delete")
-    wait_until(lambda: gone(pid), "the process to be gone")
+    wait_until(lambda: host.has_ended(pid), "the process to be gone")
 
 
 @scenario("a daemon that is away: the exits of meanwhile are told in order once it is back", deadline=60)
@@ -109,7 +103,7 @@ def slow_daemon(shim):
     one.kill()
     equal(one.wait(), 137, "status")
     one.daemon.sink.open.set()
-    one.events_until("exit", times=201, timeout=20)
+    one.events_until("exit", times=201)
     exits = [fields[2][0].decode() for topic, fields in one.daemon.events("one") if topic == "exit"]
     equal(sorted(exits), sorted([*names, "one"]), "exits")
     equal(exits[-1], "one", "the last exit")
@@ -222,7 +216,7 @@ def inotify_instances(shim):
     server = {shim.shim_of(one.run()) for one in members}
     equal(len(server), 1, "shims")
     descriptors = Path(f"/proc/{server.pop()}/fd")
-    kinds = [os.readlink(entry) for entry in descriptors.iterdir()]
+    kinds = [kind for entry in descriptors.iterdir() if (kind := host.readlink(entry))]
     check(kinds.count("anon_inode:inotify") <= 1, f"open files: {kinds}")
     for one in members:
         one.kill()
@@ -240,7 +234,7 @@ def two_daemons(shim):
     except ttrpc.Status:
         pass  # what Go's runtime directory allows is one of a name; the question is what becomes of the first
     equal(second.daemon.invoke(second.bundle, "same", "delete").returncode, 0, "delete of the second")
-    check(not gone(pid), "the first's process lives")
+    check(not host.has_ended(pid), "the first's process lives")
     equal(first.status(), RUNNING, "the first's status")
     first.exec("ex", ["true"])
     equal(first.wait("ex"), 0, "an exec in the first")
@@ -266,7 +260,7 @@ def pid_reuse(shim):
         one.delete(name)
         return None
 
-    name = wait_until(same_pid, f"an exec with the pid {old}", 20)
+    name = wait_until(same_pid, f"an exec with the pid {old}")
     refused(lambda: one.kill(exec_id="old"), ttrpc.NOT_FOUND)
     equal(one.status(name), RUNNING, "the one that has the pid now")
     equal(one.delete("old"), 0, "the first's status")
@@ -307,9 +301,9 @@ def many_children(shim):
     equal(len(one.call("Pids")[1]), wanted + 1, "Pids")
     begin = time.monotonic()
     one.kill()
-    equal(one.wait(timeout=40), 137, "status")
-    equal(one.delete(timeout=40), 137, "status")
-    check(time.monotonic() - begin < 40, f"kill and delete took {time.monotonic() - begin:.1f} s")
+    equal(one.wait(timeout=80), 137, "status")
+    equal(one.delete(timeout=80), 137, "status")
+    check(time.monotonic() - begin < 80, f"kill and delete took {time.monotonic() - begin:.1f} s")
     one.shutdown()
 
 
@@ -336,15 +330,15 @@ def no_stall(shim):
     # It never says that it is ready, so Create waits for it.
     logger.write_text("#!/bin/sh\nexec sleep 1000\n")
     logger.chmod(0o755)
-    waiting = slow.send("Create", 3, bundle=str(slow.bundle), stdout=f"binary://{logger}", stderr=f"binary://{logger}")
-    begin = time.monotonic()
+    waiting = slow.send("Create", 60, bundle=str(slow.bundle), stdout=f"binary://{logger}", stderr=f"binary://{logger}")
     for number in range(5):
         equal(first.status(), RUNNING, "status")
         first.exec(f"ex{number}", ["true"])
         equal(first.wait(f"ex{number}"), 0, "an exec's status")
-    check(time.monotonic() - begin < 2, f"five execs took {time.monotonic() - begin:.1f} s")
+    # Create waits ten seconds for the logger. An answer now would mean that the others have waited for it.
+    check(not waiting.is_answered(), "the slow call has its answer, after those of the other container")
     try:
-        waiting(14)
+        waiting(60)
     except Failure:
         pass  # how it fails is the affair of another scenario
     first.kill()

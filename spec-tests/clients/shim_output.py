@@ -105,13 +105,13 @@ def never_reads(shim):
     silent = os.open(out.path, os.O_RDONLY | os.O_NONBLOCK)
     begin = time.monotonic()
     one.run(stdout=out.path, stderr=out.path)
-    check(time.monotonic() - begin < 5, "Create and Start do not wait for the output")
+    check(time.monotonic() - begin < 20, "Create and Start do not wait for the output")
     equal(one.status(), RUNNING, "status")
     one.kill()
     equal(one.wait(timeout=5), 137, "status")
     begin = time.monotonic()
-    equal(one.delete(), 137, "status")
-    check(time.monotonic() - begin < 13, f"Delete took {time.monotonic() - begin:.1f} s")
+    equal(one.delete(timeout=60), 137, "status")
+    check(time.monotonic() - begin < 30, f"Delete took {time.monotonic() - begin:.1f} s")
     os.close(silent)
     one.shutdown()
 
@@ -140,7 +140,7 @@ def reader_returns(shim):
             except BlockingIOError:
                 pass
             return wanted in seen
-        wait_until(arrived, f"{word} after {seen}", 5)
+        wait_until(arrived, f"{word} after {seen}")
     equal(one.wait(), 0, "status")
     os.close(reader)
     os.close(writer)

@@ -66,7 +66,7 @@ class Buildah:
         for name in self("images", "--format", "{{.ID}} {{.Name}}").out.splitlines():
             if "busybox" not in name:
                 self("rmi", "--force", name.split()[0], code=None)
-        nothing_left(self.leftovers, 5)
+        nothing_left(self.leftovers, 30)
 
     def leftovers(self):
         """Cgroups and runtime state of containers that are gone."""

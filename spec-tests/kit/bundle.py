@@ -61,7 +61,7 @@ class Runtime:
             self("delete", "-f", name)
         self.ids.clear()
         run("rm", "-rf", self.place / "bundles")
-        nothing_left(self.leftovers, 5)
+        nothing_left(self.leftovers, 30)
 
     def leftovers(self):
         """Cgroups and state of containers that are gone."""

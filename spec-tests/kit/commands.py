@@ -26,7 +26,7 @@ class Result:
         return f"{shown}\n  exit {self.code}\n  out: {self.out[-2000:]!r}\n  err: {self.err[-2000:]!r}"
 
 
-def run(*argv, code=0, timeout=90, detached=False, **options):
+def run(*argv, code=0, timeout=180, detached=False, **options):
     """Runs a command to its end. `code` is the exit status that it must have; None takes any.
 
     With `detached`, what it leaves running keeps its outputs too, so they go to files and not to pipes.
@@ -56,7 +56,7 @@ def _judged(result, code):
     return result
 
 
-def wait_until(condition, what, timeout=20):
+def wait_until(condition, what, timeout=60):
     """Polls until `condition()` is true, and gives its value back."""
     deadline = time.monotonic() + timeout
     while True:

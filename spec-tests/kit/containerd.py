@@ -125,8 +125,8 @@ class Containerd:
         """The words of a client's command."""
         return [self._program("ctr"), "-a", self.socket, "-n", self.namespace, *args]
 
-    def __call__(self, *args, timeout=30, **options):
-        return run(*self.command(*args), timeout=timeout, **options)
+    def __call__(self, *args, timeout=90, **options):
+        return run(*self.command(*args), timeout=timeout * self.patience, **options)
 
     def load(self, name, tar, others=None, **config):
         """Makes an image of one layer; `config` is what the image says of its containers. `others` are more images of
@@ -177,7 +177,7 @@ class Containerd:
         """RUNNING, STOPPED, PAUSED, CREATED, or None when there is no such task."""
         return self.tasks().get(name, (0, None))[1]
 
-    def until(self, name, status, timeout=20):
+    def until(self, name, status, timeout=60):
         """Waits until a task has that status."""
         wait_until(lambda: self.status(name) == status, f"{name} to be {status}; tasks: {self.tasks()}", timeout)
 
@@ -220,11 +220,10 @@ class Containerd:
         if names:
             self("containers", "delete", *names)
         try:
-            nothing_left(self.leftovers, 8)
+            nothing_left(self.leftovers, 30)
         except Failure:
             # What is left is not the next scenario's fault.
-            for pid in self.shims():
-                os.kill(pid, 9)
+            host.kill(self.shims())
             run("sh", "-c", f"rm -rf /run/containerd/s/* /run/*/{self.namespace} /run/*/*/{self.namespace}")
             raise
         finally:

@@ -139,7 +139,7 @@ class Crio(CriTools):
         """Removes what a scenario left, then looks for what the runtime should have removed."""
         self.end_containers()
         self.crictl("rmp", "-a", "-f", timeout=120)
-        nothing_left(self.leftovers, 20)
+        nothing_left(self.leftovers, 30)
 
     def leftovers(self):
         """Cgroups, monitors, runtime state, mounts and namespaces of containers that are gone."""

@@ -17,6 +17,8 @@ class Docker:
     """`docker(...)` runs the client; tidy() removes what a scenario made and looks for leaks."""
 
     name = "docker"
+    # How much longer than on this machine things take.
+    patience = 1
 
     def __init__(self, place, runtime, *daemon_options, label="d", programs=None):
         self.place, self.runtime = place, runtime
@@ -33,7 +35,7 @@ class Docker:
             ["dockerd", "--config-file", config, "--data-root", self.base / "data", "--exec-root", self.base / "exec",
              "-H", self.socket, "--pidfile", self.base / "docker.pid", "--cgroup-parent", f"/{self.parent}",
              *daemon_options], stdout=self.log, stderr=self.log, env={**os.environ, "PATH": path})
-        wait_until(self._answers, "dockerd to answer", 60)
+        wait_until(self._answers, "dockerd to answer", 60 * self.patience)
         self.load(BUSYBOX, images.busybox_tar(self.base / "busybox.tar"), 'CMD ["sh"]')
 
     def configuration(self):
@@ -46,6 +48,7 @@ class Docker:
         return self("version", code=None).code == 0
 
     def __call__(self, *args, **options):
+        options["timeout"] = options.get("timeout", 180) * self.patience
         return run("docker", "-H", self.socket, *args, **options)
 
     def command(self, *args):
@@ -97,13 +100,12 @@ class Docker:
             self("rm", "-f", "-v", *ids)
         self("network", "prune", "-f")
         self("volume", "prune", "-f")
-        nothing_left(self.leftovers, 5)
+        nothing_left(self.leftovers, 30)
 
     def remove_cgroup(self, name):
         """Removes a cgroup parent that a scenario had the daemon make; it must be empty."""
         for root in host.cgroups_named(self.parent):
-            if (root / name).exists():
-                (root / name).rmdir()
+            isolate.remove_cgroup(root / name)
 
     def leftovers(self):
         """Cgroups and runtime state of containers that are gone."""
@@ -119,7 +121,7 @@ class Docker:
         """Stops the daemon, which must end by itself."""
         self.daemon.terminate()
         try:
-            self.daemon.wait(30)
+            self.daemon.wait(30 * self.patience)
         except subprocess.TimeoutExpired:
             self.daemon.kill()
             raise Failure("dockerd did not stop: " + self.log_text())
@@ -142,7 +144,9 @@ class DockerWithShim(Docker):
 
 
 class DockerWithoutNetwork(Docker):
-    """The same where the kernel has no bridges: containers have lo alone."""
+    """The same in a machine of its own, whose kernel has no bridges: containers have lo alone."""
+
+    patience = 4
 
     def __init__(self, place, runtime):
         isolate.enter_cgroup("suite")

@@ -56,6 +56,40 @@ def status_of(pid):
     return parse_status(text)
 
 
+def has_ended(pid):
+    """Whether a process has ended; somebody may still have to take leave of it."""
+    status = status_of(pid)
+    return status is None or status["State"].startswith("Z")
+
+
+def children(pid):
+    """The pids of a process's children."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found.extend(int(child) for child in path.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # a thread that has ended
+    return found
+
+
+def readlink(path):
+    """Where a link points, or None when it has gone."""
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:
+        return None
+
+
+def kill(pids):
+    """Kills processes, which may have ended."""
+    for pid in pids:
+        try:
+            os.kill(pid, 9)
+        except ProcessLookupError:
+            pass
+
+
 def parse_status(text):
     """The fields of a /proc/PID/status text."""
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)

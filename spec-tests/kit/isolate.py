@@ -90,7 +90,7 @@ def _remove_cgroups(parent):
 
 def remove_cgroup(cgroup):
     """Removes a cgroup whose last process may still be on its way out; one that is not there is fine."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while True:
         try:
             cgroup.rmdir()
@@ -112,7 +112,7 @@ class Baseline:
 
     def leaks(self):
         """Processes and mounts that were not there at first; processes get a moment to end."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while _processes() - self.processes and time.monotonic() < deadline:
             time.sleep(0.05)
         left = [f"process {pid} ({_name(pid)})" for pid in sorted(_processes() - self.processes)]

@@ -56,7 +56,7 @@ class Daemon:
         words = [str(program or self.suite.program), "-namespace", self.suite.namespace, "-address", str(self.address),
                  "-publish-binary", "/usr/bin/containerd", "-id", name, *before, *(["-debug"] if debug else []), action]
         return subprocess.run(words, cwd=bundle, env=environment, input=stdin or b"", capture_output=True,
-                              timeout=options.pop("timeout", 10), check=False, **options)
+                              timeout=options.pop("timeout", 60), check=False, **options)
 
     def bootstrap(self, name, options=None, debug=False):
         """What a daemon writes to the standard input of `start`."""
@@ -110,11 +110,11 @@ class Container:
         self.client = Client(self.socket)
         return self
 
-    def call(self, method, timeout=15, **fields):
+    def call(self, method, timeout=60, **fields):
         """A call of the Task service, by the names of FIELDS."""
         return self.send(method, timeout, **fields)()
 
-    def send(self, method, timeout=15, **fields):
+    def send(self, method, timeout=60, **fields):
         """The same without waiting; returns a function that does."""
         numbers = {FIELDS[method][key]: value for key, value in fields.items()}
         return self.client.send(f"containerd.task.v{self.version}.Task", method, {1: self.name, **numbers}, timeout)
@@ -165,13 +165,13 @@ class Container:
     def shutdown(self):
         """Shutdown as the daemon calls it after Delete: a shim that still serves others goes on, and any other ends."""
         try:
-            self.call("Shutdown", 5)
+            self.call("Shutdown")
         except ttrpc.Status:
             raise
         except Failure:
             pass  # it may end before it has answered
 
-    def events_until(self, topic, times=1, timeout=10):
+    def events_until(self, topic, times=1, timeout=60):
         """Waits for an event; returns all topics so far."""
         try:
             wait_until(lambda: self.daemon.topics(self.name).count(topic) >= times, "", timeout)
@@ -241,12 +241,11 @@ class Shim:
         self.containers.clear()
         problem = None
         try:
-            nothing_left(self.leftovers, 5)
+            nothing_left(self.leftovers, 30)
         except Failure as failure:
             problem = failure
             # What is left is not the next scenario's fault.
-            for pid in self.shims():
-                os.kill(pid, 9)
+            host.kill(self.shims())
             for point in sorted(isolate.mounts_below(self.place), reverse=True):
                 run("umount", "-l", point, code=None)
             run("sh", "-c", f"rm -rf /run/containerd/s/* /run/*/{self.namespace} /run/*/*/{self.namespace}")
@@ -267,7 +266,10 @@ class Shim:
                 pass  # it was not launched, or has ended, as most have
         if container.client:
             container.client.close()
-        container.daemon.invoke(container.bundle, container.name, "delete")
+        try:
+            container.daemon.invoke(container.bundle, container.name, "delete")
+        except subprocess.TimeoutExpired:
+            pass  # what it leaves is looked for
         os.close(container.log)
 
     def leftovers(self):
@@ -317,7 +319,7 @@ class Reader:
                 self.ended.set()
                 return
 
-    def until(self, text, timeout=10):
+    def until(self, text, timeout=60):
         """Waits until that was written."""
         wait_until(lambda: text in self.text, f"{text!r} in {self.path.name}, which holds {self.text[-500:]!r}", timeout)
 

@@ -146,7 +146,7 @@ class Client:
         self.ended.set()
 
     def send(self, service, method, fields, timeout=30):
-        """Sends a request; returns a function that waits for the answer."""
+        """Sends a request; returns a function that waits for the answer, and whose is_answered() looks whether it is there."""
         answer = queue.Queue()
         request = encode({1: service, 2: method, 3: encode(fields), 4: int(timeout * 1e9)})
         with self.lock:
@@ -169,6 +169,8 @@ class Client:
             if code:
                 raise Status(method, code, status.get(2, [b""])[0].decode(errors="replace"))
             return decode(response.get(2, [b""])[0])
+
+        result.is_answered = lambda: not answer.empty()
         return result
 
     def call(self, service, method, fields, timeout=30):

@@ -103,6 +103,11 @@ impl Process {
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
         let words = |text: String| text.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
         let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
+        // The exec has let go of its caller, and sets the arguments next.
+        let is_over = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'));
+        while read("cmdline")?.is_empty() && !is_over(read("stat")?) {
+            std::thread::yield_now();
+        }
         Ok(Process {
             args: words(read("cmdline")?),
             namespaces: links(&format!("/proc/{pid}/ns"))?,

@@ -1,13 +1,15 @@
 //! A bed that is told to end, or whose caller is gone, ends its machine and removes its files. The machine here is `sleep`.
 
+mod support;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::write_program;
 
 /// A bed's script beside the others' common part.
 fn bed(directory: &Path, seconds: &str) -> PathBuf {
@@ -17,8 +19,7 @@ fn bed(directory: &Path, seconds: &str) -> PathBuf {
         "#!/bin/sh\nset -eu\n. '{}'\nmake_bed sleeping \"$1\"\nattend sleeping sleep {seconds}\n",
         common.display()
     );
-    fs::write(&path, script).expect("a script");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+    write_program(&path, &script);
     path
 }
 

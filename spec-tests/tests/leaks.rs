@@ -1,8 +1,9 @@
 //! What a runtime leaves behind is found, named with the case, removed, and not blamed on the next case; a run that is
 //! killed in the middle leaves nothing. The runtimes here are shell scripts that misbehave. Needs root, as judging does.
 
+mod support;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use support::write_program;
 
 /// A case that calls `create` once, and the case after it.
 const FIRST: &str = "a root.path that is not there is refused";
@@ -47,19 +49,19 @@ fn misbehaving(directory: &Path, name: &str, text: &str) -> PathBuf {
          {text}\n  fi;;\nesac\necho \"this runtime does nothing\" >&2\nexit 1\n",
         mark = mark.display()
     );
-    fs::write(&path, script).expect("a script");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+    write_program(&path, &script);
     path
 }
 
-/// The verdicts of the cases about root, in their order, as (name, text of the failure).
-fn judge(runtime: &Path, directory: &Path) -> Vec<(String, Option<String>)> {
+/// The verdicts of the cases about root, in their order, as (name, text of the failure). Each command of a runtime's may
+/// take so many seconds.
+fn judge(runtime: &Path, directory: &Path, deadline: u32) -> Vec<(String, Option<String>)> {
     let report = directory.join("report.json");
     let done = Command::new(env!("CARGO_BIN_EXE_spec-tests"))
         .arg("--runtime")
         .arg(runtime)
         .args(["--only", FIRST, "--only", "a bind mount's missing source is refused"])
-        .args(["--workers", "1", "--deadline", "3", "--json"])
+        .args(["--workers", "1", "--deadline", &deadline.to_string(), "--json"])
         .arg(&report)
         .output()
         .expect("the harness runs");
@@ -74,9 +76,13 @@ fn judge(runtime: &Path, directory: &Path) -> Vec<(String, Option<String>)> {
 
 /// Runs a misbehaving runtime; the first case must be told apart from the second, and its text hold these words.
 fn check(name: &str, text: &str, words: &[&str]) {
+    check_within(60, name, text, words);
+}
+
+fn check_within(deadline: u32, name: &str, text: &str, words: &[&str]) {
     assert!(nix::unistd::geteuid().is_root(), "this test judges runtimes, which takes root");
     let directory = directory();
-    let verdicts = judge(&misbehaving(directory.path(), name, text), directory.path());
+    let verdicts = judge(&misbehaving(directory.path(), name, text), directory.path(), deadline);
     let [(first, failure), (_, next)] = &verdicts[..] else { panic!("two cases were to run: {verdicts:?}") };
     assert_eq!(first, FIRST);
     let failure = failure.as_deref().unwrap_or_else(|| panic!("{name} went unseen: {verdicts:?}"));
@@ -89,7 +95,7 @@ fn check(name: &str, text: &str, words: &[&str]) {
 #[test]
 fn a_runtime_that_only_refuses_leaves_nothing() {
     let directory = directory();
-    let verdicts = judge(&misbehaving(directory.path(), "quiet", ":"), directory.path());
+    let verdicts = judge(&misbehaving(directory.path(), "quiet", ":"), directory.path(), 60);
     assert!(verdicts.len() == 2 && verdicts.iter().all(|(_, failure)| failure.is_none()), "{verdicts:?}");
 }
 
@@ -103,7 +109,7 @@ fn a_process_is_found() {
 fn a_process_of_a_runtime_that_is_gone_is_found() {
     let directory = directory();
     let text = "mkdir -p \"$root/$id\"; rm \"$0\"; sleep 4322 </dev/null >/dev/null 2>&1 &";
-    let verdicts = judge(&misbehaving(directory.path(), "gone", text), directory.path());
+    let verdicts = judge(&misbehaving(directory.path(), "gone", text), directory.path(), 60);
     let failure = verdicts[0].1.as_deref().unwrap_or_default();
     assert!(failure.contains("left behind: the process") && failure.contains("left behind: a record"), "{verdicts:?}");
     assert_eq!(running(&["sleep", "4322"]), [""; 0], "it still runs");
@@ -127,7 +133,7 @@ fn a_cgroup_is_found() {
 
 #[test]
 fn a_runtime_that_hangs_is_ended() {
-    check("hang", "sleep 5432", &["still ran after 3 s"]);
+    check_within(10, "hang", "sleep 5432", &["still ran after 10 s"]);
 }
 
 #[test]
@@ -164,7 +170,7 @@ fn end_in_the_middle(mut command: Command, signal: Signal, number: &str) -> Vec<
     wait_until("the case to be in its middle", || mark.exists());
     let cgroup = PathBuf::from(fs::read_to_string(&mark).expect("the mark").trim());
     assert!(cgroup.is_dir(), "{}", cgroup.display());
-    assert!(!running(&["sleep", number]).is_empty(), "the runtime's process runs");
+    wait_until("the runtime's process to run", || !running(&["sleep", number]).is_empty());
     let shared = shared_for(&runtime);
     kill(Pid::from_raw(i32::try_from(run.id()).expect("a pid")), signal).expect("a signal");
     run.wait().expect("its status");

@@ -218,17 +218,21 @@ impl OomWatch {
             }
             Source::Legacy { eventfd, control } => {
                 let mut count = [0u8; 8];
-                match rustix::io::read(&*eventfd, &mut count) {
-                    // The kernel also signals when the cgroup is removed.
-                    Ok(_) if !control.exists() => Ok(OomEvent::Ended),
-                    Ok(_) => {
-                        let times = u64::from_ne_bytes(count);
-                        self.kills += times;
-                        Ok(OomEvent::Oom(times))
-                    }
-                    Err(rustix::io::Errno::AGAIN) => Ok(OomEvent::None),
-                    Err(errno) => Err(SysError::from_rustix("read", "eventfd", errno).into()),
-                }
+                // What is read of one that was gone before is the last.
+                let was_gone = !control.exists();
+                let signals = match rustix::io::read(&*eventfd, &mut count) {
+                    Ok(_) => u64::from_ne_bytes(count),
+                    Err(rustix::io::Errno::AGAIN) => 0,
+                    Err(errno) => return Err(SysError::from_rustix("read", "eventfd", errno).into()),
+                };
+                // The kernel also signals when the cgroup is removed, once.
+                let times = if was_gone || !control.exists() { signals.saturating_sub(1) } else { signals };
+                self.kills += times;
+                Ok(match times {
+                    1.. => OomEvent::Oom(times),
+                    0 if was_gone || signals > 0 => OomEvent::Ended,
+                    0 => OomEvent::None,
+                })
             }
         }
     }

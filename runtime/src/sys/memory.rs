@@ -63,10 +63,13 @@ mod tests {
     #[test]
     fn the_program_goes_and_comes_back() {
         let words: Vec<String> = (0..1000).map(|number| format!("{number}")).collect();
-        let before = resident_file();
-        release_program().unwrap();
-        let after = resident_file();
-        assert!(after < before, "resident pages of files: expected fewer than {before} KiB, found {after}");
+        // Other threads have pages brought back meanwhile.
+        let went = (0..100).any(|_| {
+            let before = resident_file();
+            release_program().unwrap();
+            resident_file() < before
+        });
+        assert!(went, "there are never fewer resident pages of files than before");
         assert_eq!(words.concat().len(), 2890);
     }
 }

@@ -21,8 +21,13 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
+/// In a part of a dump: something has changed since the first part (NLM_F_DUMP_INTR).
+const INTERRUPTED: u16 = 0x10;
 const DUMP: u16 = 0x300;
 const CREATE_NEW: u16 = 0x600;
+
+/// How often a dump is asked for before it is given up.
+const TRIES: u32 = 100;
 
 /// Attributes of a device (linux/if_link.h) and of an address (linux/if_addr.h).
 const IFLA_IFNAME: u16 = 3;
@@ -128,7 +133,20 @@ impl Route {
     }
 
     /// Sends one request and gives the bodies of the answers. `shown` is for errors.
+    ///
+    /// # Errors
+    /// EAGAIN for a dump of what does not stand still; else what the kernel answers.
     fn ask(&self, kind: u16, flags: u16, body: &[u8], shown: &str) -> SysResult<Vec<Vec<u8>>> {
+        for _ in 0..TRIES {
+            if let Some(answers) = self.ask_once(kind, flags, body, shown)? {
+                return Ok(answers);
+            }
+        }
+        Err(SysError::new("recv", format!("{shown}: interrupted {TRIES} times"), Errno::EAGAIN))
+    }
+
+    /// `None` for a dump that something changed in between: it may lack what did not.
+    fn ask_once(&self, kind: u16, flags: u16, body: &[u8], shown: &str) -> SysResult<Option<Vec<Vec<u8>>>> {
         let mut request = Vec::with_capacity(HEADER + body.len());
         request.extend(((HEADER + body.len()) as u32).to_ne_bytes());
         request.extend(kind.to_ne_bytes());
@@ -139,7 +157,7 @@ impl Route {
         let kernel = SocketAddrNetlink::new(0, 0);
         rustix::net::sendto(&self.socket, &request, SendFlags::empty(), &kernel)
             .map_err(|error| SysError::from_rustix("sendto", shown, error))?;
-        let mut answers = Vec::new();
+        let (mut answers, mut interrupted) = (Vec::new(), false);
         // The kernel fills at most this much for a dump (net/netlink/af_netlink.c).
         let mut buffer = vec![0; 32 * 1024];
         loop {
@@ -149,12 +167,13 @@ impl Route {
                 Ok(received) => received,
             };
             let datagram = buffer.get(..length).ok_or_else(|| SysError::new("recv", shown, Errno::EMSGSIZE))?;
-            for (kind, body) in messages(datagram) {
+            for (kind, flags, body) in messages(datagram) {
+                interrupted |= flags & INTERRUPTED != 0;
                 match kind {
-                    NLMSG_DONE => return Ok(answers),
+                    NLMSG_DONE => return Ok((!interrupted).then_some(answers)),
                     NLMSG_ERROR => {
                         return match number(body, 0) {
-                            Some(0) => Ok(answers),
+                            Some(0) => Ok(Some(answers)),
                             code => Err(SysError::new("rtnetlink", shown, Errno::from_raw(-code.unwrap_or(-libc::EIO)))),
                         };
                     }
@@ -184,15 +203,16 @@ fn number(bytes: &[u8], at: usize) -> Option<i32> {
     Some(i32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// The messages of a datagram: kind and body.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+/// The messages of a datagram: kind, flags and body.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = number(rest, 0)? as usize;
         let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
+        let flags = u16::from_ne_bytes(rest.get(6..8)?.try_into().ok()?);
         let body = rest.get(HEADER..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, body))
+        Some((kind, flags, body))
     })
 }
 
@@ -246,6 +266,34 @@ mod tests {
         assert_eq!(lo.index, 1);
         let error = route.set_up(0x7fff_fff0).unwrap_err();
         assert_eq!(error.errno(), Errno::ENODEV, "{error}");
+    }
+
+    #[test]
+    fn a_list_is_whole_though_devices_come_and_go() {
+        std::thread::spawn(|| {
+            super::super::ns::unshare(libc::CLONE_NEWNET as u64).unwrap();
+            let ip = |words: &str| {
+                let done = std::process::Command::new("ip").args(words.split(' ')).status().unwrap();
+                assert!(done.success(), "ip {words}");
+            };
+            // More than one part of an answer holds.
+            (0..30).for_each(|number| ip(&format!("link add stays{number}a type veth peer name stays{number}b")));
+            let route = Route::open().unwrap();
+            std::thread::scope(|scope| {
+                let changes = scope.spawn(|| {
+                    for _ in 0..40 {
+                        ip("link add goes type veth peer name away");
+                        ip("link del goes");
+                    }
+                });
+                while !changes.is_finished() {
+                    let links = route.links().unwrap();
+                    assert_eq!(links.iter().filter(|link| link.name.starts_with("stays")).count(), 60);
+                }
+            });
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -220,8 +220,9 @@ fn the_pid_file_and_the_pidfd_name_the_process() {
     bundle.ok(&[&["exec", "-d"], &flags[..], &[&bundle.id, "sleep", "1001"]].concat());
     assert_ne!(bundle.state()["pid"], read_pid());
     assert_eq!(received(), read_pid());
-    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", read_pid())).unwrap();
-    assert_eq!(line, "sleep\x001001\0");
+    // It is set a moment after the call that waits for the exec has returned.
+    let path = format!("/proc/{}/cmdline", read_pid());
+    wait_until("the program", || std::fs::read_to_string(&path).unwrap() == "sleep\x001001\0");
 }
 
 #[test]

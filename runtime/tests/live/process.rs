@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::helpers::script;
-use crate::support::{Bundle, output, show};
+use crate::support::{Bundle, output, show, write_program};
 
 fn lines(text: &str) -> Vec<&str> {
     text.lines().collect()
@@ -44,9 +44,7 @@ fn the_program_is_found_in_the_containers_path_and_gets_its_arguments() {
     for (place, name) in [("opt", "opt"), ("work", "work")] {
         fs::create_dir(bundle.rootfs(place)).unwrap();
         let text = format!("#!/bin/sh\necho {name} $# \"$1\" \"$3\" $0\n");
-        fs::write(bundle.rootfs(place).join("tool"), text).unwrap();
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(bundle.rootfs(place).join("tool"), fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&bundle.rootfs(place).join("tool"), &text);
     }
     bundle.config["process"]["env"] = json!(["PATH=/nowhere:/opt:/work"]);
     assert_eq!(bundle.run_ok(), "opt 3 a b $c /opt/tool\n");

@@ -36,6 +36,8 @@ fn the_binary_cannot_be_overwritten_through_proc_self_exe() {
     add_libraries(&bundle);
     bundle.start();
     bundle.ok(&["exec", "-d", &bundle.id, "/proc/self/exe", "--log", "/fifo", "state", "x"]);
+    let is_victim = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"/proc/self/exe\0"));
+    crate::support::wait_until("the victim", || bundle.processes().iter().any(is_victim));
     let attack = "for p in /proc/[0-9]*; do \
             case \"$(cat $p/cmdline 2>/dev/null)\" in /proc/self/exe*) victim=${p#/proc/};; esac; done; \
         exec 4</proc/$victim/exe || exit 9; \

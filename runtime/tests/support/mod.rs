@@ -21,6 +21,9 @@ pub struct Bundle {
     pub runtime: &'static str,
 }
 
+/// How long something that must happen may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Bundle {
@@ -43,7 +46,8 @@ impl Bundle {
         config["process"]["rlimits"] = json!([]);
         config["root"]["readonly"] = json!(false);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let id = format!("brig-test-{}-{number}", std::process::id());
+        // No id is the beginning of another one: processes are told apart by it.
+        let id = format!("brig-test-{}-{number:04}", std::process::id());
         config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
         Bundle { directory, id, config, runtime: BRIG }
     }
@@ -214,6 +218,15 @@ pub fn copy_program(from: impl AsRef<std::ffi::OsStr>, to: &Path) {
     assert!(copied.success(), "unable to make {} (is the package busybox-static installed?)", to.display());
 }
 
+/// Writes a script that will be executed; see [`copy_program`].
+pub fn write_program(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let source = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&source, text).unwrap();
+    copy_program(source.path(), path);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// Runs a command with its output in files: a process that it leaves behind does not keep us waiting.
 pub fn output(command: &mut Command) -> Output {
     let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
@@ -240,11 +253,19 @@ pub fn pids() -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect()
 }
 
-/// Waits for a condition, ten seconds at the most.
+/// Waits until a process has become the program that was to run: `start` does not wait for that.
+pub fn wait_for_program(pid: i64, name: &str) {
+    let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    // The environment is there last (fs/binfmt_elf.c, create_elf_tables).
+    let begin = [name.as_bytes(), &[0]].concat();
+    wait_until(name, || read("cmdline").starts_with(&begin) && !read("environ").is_empty());
+}
+
+/// Waits for a condition, half a minute at the most.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < deadline, "no {what} within ten seconds");
+        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
         // Long enough to leave a processor to what we wait for.
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -111,6 +111,8 @@ mod tests {
         assert!(matches!(claim(&path).unwrap(), Socket::Served));
         remove_dead(&path).unwrap();
         assert!(path.exists());
+        // Not only closed: a child that another thread has just forked may hold a copy.
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
         drop(listener);
         assert!(matches!(claim(&path).unwrap(), Socket::New(..)));
         remove_dead(&path).unwrap();

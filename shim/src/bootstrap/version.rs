@@ -8,8 +8,8 @@ use containerd_shim_protos::api::{ConnectRequest, ConnectResponse};
 use protobuf::Message;
 use ttrpc::{Client, Code, Request};
 
-/// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a server may take to answer: its socket is there before it runs.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A version of the task API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

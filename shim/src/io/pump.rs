@@ -12,13 +12,14 @@ use std::time::Duration;
 use brig::error::{Context, Result};
 use brig::sys::procfs::fd_path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+
+use super::watches::until;
 
 /// The most that one splice moves, in bytes: a pipe's usual size.
 const SPLICE: usize = 64 << 10;
@@ -145,7 +146,7 @@ async fn hand_over(fifo: OwnedFd, mut deleted: Deleted) -> std::io::Result<bool>
     let mut end = again(&fifo, OFlags::WRONLY)?;
     drop(fifo);
     tokio::select! {
-        came = until(&end, WatchFlags::OPEN, has_reader) => came?,
+        came = until(&end, has_reader) => came?,
         // An error: nobody is left who could delete it.
         _ = deleted.wait_for(|deleted| *deleted) => {}
     }
@@ -157,7 +158,7 @@ async fn hand_over(fifo: OwnedFd, mut deleted: Deleted) -> std::io::Result<bool>
         end = again(&end, OFlags::RDONLY)?;
     }
     let _ = deleted.wait_for(|deleted| *deleted).await;
-    match tokio::time::timeout(READER, until(&end, WatchFlags::OPEN | WatchFlags::ACCESS, is_empty)).await {
+    match tokio::time::timeout(READER, until(&end, is_empty)).await {
         Ok(read) => read.map(|()| true),
         Err(_) => Ok(is_empty(&end)),
     }
@@ -171,22 +172,6 @@ fn has_reader(writer: &OwnedFd) -> bool {
 
 fn is_empty(fifo: &OwnedFd) -> bool {
     rustix::io::ioctl_fionread(fifo).is_ok_and(|count| count == 0)
-}
-
-/// Waits until this is so of a FIFO, which may change with these events only.
-async fn until(fifo: &OwnedFd, events: WatchFlags, is_so: impl Fn(&OwnedFd) -> bool) -> std::io::Result<()> {
-    if is_so(fifo) {
-        return Ok(());
-    }
-    let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-    inotify::add_watch(&watch, fd_path(fifo), events)?;
-    let seen = polled(watch).map_err(std::io::Error::other)?;
-    // It may be so since before the watch.
-    while !is_so(fifo) {
-        let mut buffer = [0; 512];
-        seen.async_io(Interest::READABLE, |watch| Ok(rustix::io::read(watch, &mut buffer[..])?)).await?;
-    }
-    Ok(())
 }
 
 /// Opens a FIFO once more, at this end.

@@ -4,6 +4,11 @@ use std::time::Instant;
 
 use super::*;
 
+/// How long anything may take here.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Sooner than what is waited for in vain, which takes two seconds and more.
+const SOON: Duration = Duration::from_millis(1500);
+
 fn addresses(stdin: &str, stdout: &str, stderr: &str) -> Addresses {
     Addresses { stdin: stdin.into(), stdout: stdout.into(), stderr: stderr.into(), terminal: false }
 }
@@ -26,7 +31,7 @@ fn fifo() -> (tempfile::TempDir, PathBuf) {
 
 /// Waits until something has come into the FIFO, and the copier has done whatever it does once its process is gone.
 async fn copied(fifo: impl AsFd) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     while rustix::io::ioctl_fionread(&fifo).unwrap() == 0 {
         assert!(Instant::now() < deadline, "nothing was copied");
         tokio::task::yield_now().await;
@@ -80,7 +85,7 @@ fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
             stdout.write_all(b"second\n").unwrap();
         }
         drop(stdout);
-        assert!(copying.drain(Duration::from_secs(5)).await);
+        assert!(copying.drain(PATIENCE).await);
     });
 }
 
@@ -122,7 +127,43 @@ fn a_reader_that_comes_after_the_end_of_a_silent_process_gets_the_end() {
         // Nobody comes for the other, and nobody waits for that.
         let begin = Instant::now();
         assert!(copying.drain(Duration::from_secs(10)).await);
-        assert!(begin.elapsed() < Duration::from_secs(1));
+        assert!(begin.elapsed() < SOON);
+    });
+}
+
+#[test]
+fn as_many_streams_as_one_likes_wait_for_their_readers_at_once() {
+    // inotify(7): a user has 128 instances by default.
+    let directory = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = (0..140).map(|number| directory.path().join(number.to_string())).collect();
+    run(async {
+        let deleted = watch::Sender::new(false);
+        let mut copies = JoinSet::new();
+        for path in &paths {
+            make_fifo(path);
+            let (source, process) = rustix::pipe::pipe().unwrap();
+            std::fs::File::from(process).write_all(b"words").unwrap();
+            let fifo = pump::polled(open_fifo(path, true, true).unwrap()).unwrap();
+            copies.spawn(pump::pipe(pump::polled(source).unwrap(), fifo, deleted.subscribe()));
+        }
+        let watched = || {
+            let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|fd| std::fs::read_link(fd.path()));
+            fds.filter(|link| link.as_ref().is_ok_and(|link| link == Path::new("anon_inode:inotify"))).count()
+        };
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        // Other tests have theirs.
+        assert!((1..40).contains(&watched()), "{} instances", watched());
+        for path in paths.iter().rev() {
+            let mut reader = std::fs::File::from(open_fifo(path, true, false).unwrap());
+            let mut bytes = [0; 32];
+            let count = reader.read(&mut bytes).unwrap();
+            assert_eq!(&bytes[..count], b"words", "{}", path.display());
+        }
+        deleted.send_replace(true);
+        let all = tokio::time::timeout(PATIENCE, copies.join_all());
+        assert_eq!(all.await.expect("all of them end").len(), paths.len());
     });
 }
 
@@ -141,7 +182,7 @@ fn what_a_reader_has_not_read_yet_is_waited_for_by_a_deletion() {
         let begin = Instant::now();
         assert_eq!(std::io::read_to_string(reader).unwrap(), "last words\n");
         assert!(drained.await.unwrap());
-        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
     });
 }
 
@@ -153,11 +194,11 @@ fn a_reader_that_is_there_gets_the_end_before_a_deletion() {
         let reader = path.clone();
         let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(reader));
         std::fs::File::from(stdout).write_all(b"words\n").unwrap();
-        let text = tokio::time::timeout(Duration::from_secs(5), read).await.expect("the end").unwrap();
+        let text = tokio::time::timeout(PATIENCE, read).await.expect("the end").unwrap();
         assert_eq!(text.unwrap(), "words\n");
         let begin = Instant::now();
         assert!(copying.drain(Duration::from_secs(10)).await);
-        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
     });
 }
 
@@ -178,7 +219,7 @@ fn standard_input_ends_with_close_io_and_not_before() {
         tokio::task::yield_now().await;
         assert!(!read.is_finished());
         copying.close_stdin();
-        assert_eq!(tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap(), "onetwo");
+        assert_eq!(tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap(), "onetwo");
     });
 }
 
@@ -213,7 +254,7 @@ fn standard_input_that_is_closed_before_it_is_opened_ends() {
             std::fs::File::from(stdin).read_to_string(&mut text).unwrap();
             text
         });
-        assert_eq!(tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap(), "");
+        assert_eq!(tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap(), "");
     });
 }
 
@@ -230,7 +271,7 @@ fn standard_input_ends_with_close_io_though_a_writer_stays() {
             std::fs::File::from(stdin).read_to_string(&mut text).unwrap();
             text
         });
-        let text = tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap();
+        let text = tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap();
         assert_eq!(text.len(), 50_000);
         drop(stays);
     });
@@ -247,7 +288,7 @@ fn a_file_is_appended_to_by_both_outputs() {
         let ([_, stdout, stderr], copying) = started("", &address, &address);
         std::fs::File::from(stdout).write_all(&[b'o'; 100_000][..60_000]).unwrap();
         std::fs::File::from(stderr).write_all(b"e").unwrap();
-        assert!(copying.drain(Duration::from_secs(5)).await);
+        assert!(copying.drain(PATIENCE).await);
     });
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("old ") && text.len() == 60_005 && text.contains('e'), "{}", text.len());
@@ -302,7 +343,7 @@ fn a_terminal_s_master_is_copied_both_ways() {
             text
         });
         // The echo comes first, with its newline translated.
-        assert_eq!(tokio::time::timeout(Duration::from_secs(5), text).await.unwrap().unwrap(), "typed\r\nanswer");
-        assert!(copying.drain(Duration::from_secs(5)).await);
+        assert_eq!(tokio::time::timeout(PATIENCE, text).await.unwrap().unwrap(), "typed\r\nanswer");
+        assert!(copying.drain(PATIENCE).await);
     });
 }

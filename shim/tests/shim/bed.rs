@@ -28,7 +28,15 @@ use ttrpc::{Client, Code};
 pub const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-brig-v2");
 pub const NAMESPACE: &str = "brig-shim-test";
 /// How long anything may take here.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Writes a script that will be executed. Another process makes the file: one that this process had open for writing could
+/// not be executed (ETXTBSY) while a child that another thread has just forked still holds a copy of the descriptor.
+pub fn write_program(path: &Path, text: &str) {
+    let source = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&source, text).unwrap();
+    assert!(Command::new("install").args(["-m", "755"]).args([source.path(), path]).status().unwrap().success());
+}
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 

@@ -68,8 +68,9 @@ fn a_server_without_a_container_ends_by_shutdown_and_by_sigterm() {
     let output = bed.shim(&bundle, "start", &bed.params(&bundle));
     let address = BootstrapResult::parse_from_bytes(&output.stdout).unwrap().address;
     let socket = Path::new(address.strip_prefix("unix://").unwrap());
-    // At once: it may not have got far enough to take the signal.
-    let server = server_of(&bundle.id);
+    // As soon as it is seen: it may not have got far enough to take the signal.
+    wait(|| server_of(&bundle.id).is_some());
+    let server = server_of(&bundle.id).unwrap();
     rustix::process::kill_process(server, rustix::process::Signal::TERM).unwrap();
     wait(|| !socket.exists());
     let shim = bed.start(&bundle);
@@ -78,14 +79,14 @@ fn a_server_without_a_container_ends_by_shutdown_and_by_sigterm() {
 }
 
 /// The server whose command line names this group.
-fn server_of(group: &str) -> rustix::process::Pid {
+fn server_of(group: &str) -> Option<rustix::process::Pid> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     let named = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
         words.contains(&group.as_bytes()) && !words.contains(&b"start".as_slice())
     };
-    rustix::process::Pid::from_raw(pids.into_iter().find(named).unwrap()).unwrap()
+    pids.into_iter().find(named).and_then(rustix::process::Pid::from_raw)
 }
 
 #[test]

@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::api::{CloseIORequest, ResizePtyRequest};
 use ttrpc::Code;
 
-use crate::bed::{Bed, call_limit, code, wait};
+use crate::bed::{Bed, call_limit, code, wait, write_program};
 
 fn fifo(bed: &Bed, name: &str) -> (PathBuf, String) {
     let path = bed.path().join(name);
@@ -92,8 +91,7 @@ fn a_logger_reads_both_streams_and_ends_with_them() {
     let shim = bed.start(&bundle);
     let program = bed.path().join("logger");
     let script = "#!/bin/sh\nexec 5>&-\n{ echo \"$CONTAINER_NAMESPACE $CONTAINER_ID $1 $2\"; cat <&3; cat <&4; } > \"$2\"\n";
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script);
     let log = bed.path().join("log");
     let address = format!("binary://{}?to={}", program.display(), log.display());
     shim.create(&bundle, |request| (request.stdout, request.stderr) = (address.clone(), address.clone())).unwrap();

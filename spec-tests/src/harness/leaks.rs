@@ -14,7 +14,7 @@ use super::shelter::Shelter;
 use super::{Ground, wait_until};
 
 /// How long what is on its way out may take.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(15);
 
 /// What there was before a case.
 #[derive(Debug)]

@@ -137,7 +137,8 @@ fn a_race_of_links_stays_inside() {
             enemy_turns.fetch_add(1, Ordering::Relaxed);
         }
     });
-    for round in 0..2000 {
+    // As often as it takes for the enemy to have been let run.
+    for round in (0..).take_while(|round| *round < 2000 || turns.load(Ordering::Relaxed) <= 100) {
         let path = PathBuf::from(format!("/swap/{round}/deep"));
         // Either way is right, as long as it is inside; losing the race (ENOENT, EAGAIN) is, too.
         let _made = bed.root.mkdir_all(&path, 0o755, Links::Follow);
@@ -145,6 +146,5 @@ fn a_race_of_links_stays_inside() {
     }
     stop.store(true, Ordering::Relaxed);
     enemy.join().expect("join");
-    assert!(turns.load(Ordering::Relaxed) > 100, "the enemy ran");
     bed.outside_is_untouched();
 }

@@ -190,6 +190,8 @@ fn exec(ground: &Ground) -> anyhow::Result<()> {
     let agent = Agent::start(ground)?;
     let mut bundle = agent.bundle(ground)?;
     let container = ground.start(&mut bundle)?;
+    // Its line comes first: each connection is served by a process of its own.
+    agent.payload(0)?;
     let line = ["/syscalls", "one", &libc::SYS_getpriority.to_string(), "-1"];
     let found = container.exec(&line)?.ok()?.stdout;
     ensure!(found.trim() == "66", "the call in exec: expected the agent's error 66, found {found}");
