@@ -12,7 +12,7 @@ STACK = {
         "database": {
             "image": "busybox", "command": ["sh", "-c", "sleep 0.5; touch /data/ready; exec probe serve 5432"],
             "volumes": ["data:/data"], "networks": ["inside"], "mem_limit": "64m", "cpus": 0.5, "restart": "always",
-            "healthcheck": {"test": ["CMD", "test", "-e", "/data/ready"], "interval": "200ms", "retries": 50},
+            "healthcheck": {"test": ["CMD", "probe", "fetch", "127.0.0.1:5432"], "interval": "200ms", "retries": 50},
         },
         "worker": {
             "image": "busybox", "networks": ["inside"], "depends_on": {"database": {"condition": "service_healthy"}},
@@ -39,7 +39,8 @@ def stack(docker):
 
     try:
         compose("up", "-d", timeout=120)
-        wait_until(lambda: "probe" in compose("logs", "--no-color", "worker").out, "the worker's answer of the database")
+        # An error of the worker's names its program at the line's beginning.
+        wait_until(lambda: compose("logs", "--no-color", "worker").text.endswith(" probe"), "the database's answer in the worker")
         contains(wait_until(lambda: answers("http://127.0.0.1:8090/"), "the proxy to answer"), "probe", "the proxy")
         equal(compose("exec", "-T", "proxy", "sh", "-c", "echo $COLOUR; exit 0").text, "blue", "exec")
         compose("exec", "-T", "proxy", "probe", "exit", "7", code=7)

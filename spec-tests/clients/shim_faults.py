@@ -207,7 +207,8 @@ def delete_from_half_way(shim):
     one.shutdown()
 
 
-@scenario("ten containers of one shim take one inotify instance at the most, of which a user has few", deadline=60)
+@scenario("ten containers of one shim, and outputs that nobody has come for, take one inotify instance at the most, of which "
+          "a user has few", deadline=60)
 def inotify_instances(shim):
     daemon = shim.daemon()
     annotations = {"io.containerd.runc.v2.group": "c0"}
@@ -215,9 +216,16 @@ def inotify_instances(shim):
                for number in range(10)]
     server = {shim.shim_of(one.run()) for one in members}
     equal(len(server), 1, "shims")
+    outputs = []
+    for number, one in enumerate(members):
+        outputs.append(Reader(one.bundle / "late", opens=False))
+        one.exec("said", ["echo", f"words {number}"], stdout=str(outputs[-1].path))
+        equal(one.wait("said"), 0, "an exec's status")
     descriptors = Path(f"/proc/{server.pop()}/fd")
     kinds = [kind for entry in descriptors.iterdir() if (kind := host.readlink(entry))]
     check(kinds.count("anon_inode:inotify") <= 1, f"open files: {kinds}")
+    for number, output in enumerate(outputs):
+        equal(output.path.read_text(), f"words {number}\n", "what a late reader gets")
     for one in members:
         one.kill()
         equal(one.wait(), 137, "status")

@@ -143,7 +143,7 @@ class Container:
         """The status of a process."""
         return self.call("State", exec_id=exec_id).get(4, [0])[0]
 
-    def wait(self, exec_id="", timeout=20):
+    def wait(self, exec_id="", timeout=60):
         """Waits for an end; returns the exit status."""
         return self.call("Wait", timeout, exec_id=exec_id).get(1, [0])[0]
 
