@@ -40,4 +40,4 @@ def nested(docker):
     wait_until(lambda: any(path.name == "b" for root in host.cgroups_named(docker.parent) for path in host.below(root)),
                "the nested cgroup")
     docker("rm", "-f", "nn")
-    nothing_left(docker.leftovers, 30)
+    nothing_left(docker.leftovers)

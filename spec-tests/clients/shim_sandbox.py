@@ -163,11 +163,10 @@ def containers(shim):
     for kind in ("ipc", "uts", "net", "pid"):
         equal(namespace(pid, kind), namespace(holder, kind), f"the namespace {kind}")
     check(namespace(pid, "mnt") != namespace(holder, "mnt"), "it has its own mounts")
-    children = Path(f"/proc/{holder}/task/{holder}/children")  # of its only thread
-    wait_until(lambda: len(children.read_text().split()) >= 2, "the orphans to come to the pod's first process")
-    for orphan in children.read_text().split():
-        os.kill(int(orphan), signal.SIGKILL)
-    wait_until(lambda: not children.read_text().split(), "the orphans to be taken leave of")
+    wait_until(lambda: len(host.children(holder)) >= 2, "the orphans to come to the pod's first process")
+    for orphan in host.children(holder):
+        os.kill(orphan, signal.SIGKILL)
+    wait_until(lambda: not host.children(holder), "the orphans to be taken leave of")
     equal(len(shim.shims()), 1, "shims of the pod")
     one.kill()
     equal(one.wait(), 137, "the container's exit status")

@@ -66,7 +66,7 @@ class Buildah:
         for name in self("images", "--format", "{{.ID}} {{.Name}}").out.splitlines():
             if "busybox" not in name:
                 self("rmi", "--force", name.split()[0], code=None)
-        nothing_left(self.leftovers, 30)
+        nothing_left(self.leftovers)
 
     def leftovers(self):
         """Cgroups and runtime state of containers that are gone."""
@@ -75,5 +75,4 @@ class Buildah:
 
     def close(self):
         """Removes what buildah itself keeps mounted."""
-        for point in sorted(isolate.mounts_below(self.base), reverse=True):
-            run("umount", point, code=None)
+        isolate.unmount_below(self.base, code=None)

@@ -61,7 +61,7 @@ class Runtime:
             self("delete", "-f", name)
         self.ids.clear()
         run("rm", "-rf", self.place / "bundles")
-        nothing_left(self.leftovers, 30)
+        nothing_left(self.leftovers)
 
     def leftovers(self):
         """Cgroups and state of containers that are gone."""
@@ -71,8 +71,7 @@ class Runtime:
 
     def close(self):
         """Unmounts the roots that scenarios prepared."""
-        for point in sorted(isolate.mounts_below(self.place), reverse=True):
-            run("umount", point)
+        isolate.unmount_below(self.place)
 
 
 class SystemdRuntime(Runtime):

@@ -68,7 +68,7 @@ def wait_until(condition, what, timeout=60):
         time.sleep(0.02)
 
 
-def nothing_left(leftovers, within):
+def nothing_left(leftovers, within=30):
     """Fails unless `leftovers()` is empty at last, `within` seconds from now; says what it holds else."""
     try:
         wait_until(lambda: not leftovers(), "leftovers to go", within)

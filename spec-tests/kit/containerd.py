@@ -220,7 +220,7 @@ class Containerd:
         if names:
             self("containers", "delete", *names)
         try:
-            nothing_left(self.leftovers, 30)
+            nothing_left(self.leftovers)
         except Failure:
             # What is left is not the next scenario's fault.
             host.kill(self.shims())
@@ -250,8 +250,7 @@ class Containerd:
         """Stops the daemon."""
         self.stop_daemon()
         self.log.close()
-        for point in sorted(isolate.mounts_below(self.base), reverse=True):
-            run("umount", point)
+        isolate.unmount_below(self.base)
 
 
 class ContainerdOverRunc(Containerd):

@@ -139,7 +139,7 @@ class Crio(CriTools):
         """Removes what a scenario left, then looks for what the runtime should have removed."""
         self.end_containers()
         self.crictl("rmp", "-a", "-f", timeout=120)
-        nothing_left(self.leftovers, 30)
+        nothing_left(self.leftovers)
 
     def leftovers(self):
         """Cgroups, monitors, runtime state, mounts and namespaces of containers that are gone."""
@@ -157,8 +157,7 @@ class Crio(CriTools):
         """Stops the daemon, and removes what it stood on."""
         self.stop_daemon()
         self.log.close()
-        for point in sorted(isolate.mounts_below(self.base), reverse=True):
-            run("umount", point)
+        isolate.unmount_below(self.base)
         for point in ("/usr/local/sbin", "/var/lib/cni"):
             run("umount", point)
         run("ip", "link", "delete", "cni0", code=None)

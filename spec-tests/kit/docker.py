@@ -100,7 +100,7 @@ class Docker:
             self("rm", "-f", "-v", *ids)
         self("network", "prune", "-f")
         self("volume", "prune", "-f")
-        nothing_left(self.leftovers, 30)
+        nothing_left(self.leftovers)
 
     def remove_cgroup(self, name):
         """Removes a cgroup parent that a scenario had the daemon make; it must be empty."""
@@ -128,8 +128,7 @@ class Docker:
         finally:
             self.log.close()
         # What dockerd itself leaves mounted, whatever the runtime: its own network namespace and its data root.
-        for point in sorted(isolate.mounts_below(self.base), reverse=True):
-            run("umount", point)
+        isolate.unmount_below(self.base)
         check(not os.path.exists(self.base / "docker.pid"), "dockerd left its pid file")
 
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from kit import host
+from kit.commands import run
 
 _MARK = "BRIG_TEST_PLACE"
 # What brig keeps as long as the host is up, where there are many mounts.
@@ -147,6 +148,12 @@ def _name(pid):
 def mounts_below(directory):
     """The mount points below a directory."""
     return [point for point in _mounts() if point.startswith(f"{directory}/")]
+
+
+def unmount_below(directory, *options, code=0):
+    """Unmounts what is mounted below a directory, the deepest first; `code` as for `run`."""
+    for point in sorted(mounts_below(directory), reverse=True):
+        run("umount", *options, point, code=code)
 
 
 def _mounts():

@@ -371,7 +371,8 @@ class Kubernetes:
         for name in ("kubelet", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
             self.stop(name)
         self.stop_containerd()
-        for point in (*sorted(isolate.mounts_below(self.base), reverse=True), *_PLACES):
+        isolate.unmount_below(self.base)
+        for point in _PLACES:
             run("umount", point)
         for point in self.made:
             Path(point).rmdir()

@@ -141,8 +141,7 @@ class Builder:
             self.process.kill()
             raise Failure("buildkitd did not stop")
         self.log.close()
-        for point in sorted(isolate.mounts_below(self.base), reverse=True):
-            run("umount", point, code=None)
+        isolate.unmount_below(self.base, code=None)
         run("rm", "-rf", self.base)
         # The parent of its steps' cgroups is left to whoever makes it.
         for root in host.cgroups_named(self.suite.parent):

@@ -63,7 +63,7 @@ class Podman:
     def tidy(self):
         """Removes all containers, then looks for what the runtime should have removed."""
         self("rm", "--all", "--force", "--time", "0", "--volumes")
-        nothing_left(self.leftovers, 30)
+        nothing_left(self.leftovers)
 
     def leftovers(self):
         """Cgroups and runtime state of containers that are gone."""

@@ -241,13 +241,12 @@ class Shim:
         self.containers.clear()
         problem = None
         try:
-            nothing_left(self.leftovers, 30)
+            nothing_left(self.leftovers)
         except Failure as failure:
             problem = failure
             # What is left is not the next scenario's fault.
             host.kill(self.shims())
-            for point in sorted(isolate.mounts_below(self.place), reverse=True):
-                run("umount", "-l", point, code=None)
+            isolate.unmount_below(self.place, "-l", code=None)
             run("sh", "-c", f"rm -rf /run/containerd/s/* /run/*/{self.namespace} /run/*/*/{self.namespace}")
         # Not before: a shim that ends has five seconds' patience with a daemon that has not taken its last events.
         for daemon in self.daemons:
