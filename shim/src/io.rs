@@ -19,6 +19,7 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,23 @@ use crate::runtime::Streams;
 use logger::{Logger, Spawned};
 
 pub use logger::READY;
-use pump::Sink;
+use pump::{Life, Sink, Stage};
+
+/// How long a client is waited for that is to read what a process has left behind: when its end is to be told, and again
+/// when it is deleted.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Waits for what a client does, at most for [`PATIENCE`], which a machine that stands still for a while does not use up.
+async fn patiently<T>(done: impl Future<Output = T>) -> Option<T> {
+    const STEPS: u32 = 20;
+    let mut done = pin!(done);
+    for _ in 0..STEPS {
+        if let Ok(done) = tokio::time::timeout(PATIENCE / STEPS, done.as_mut()).await {
+            return Some(done);
+        }
+    }
+    None
+}
 
 /// The addresses of a process's standard streams, as the request has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -224,7 +241,8 @@ impl Prepared {
             closed: false,
             logger: self.logger.map(|logger| Logger::watch(logger, reaper)),
             terminal: None,
-            deleted: watch::Sender::new(false),
+            unread: Vec::new(),
+            stage: watch::Sender::new(Stage::Alive),
         };
         if let Some(master) = terminal {
             set_nonblocking(&master)?;
@@ -236,7 +254,8 @@ impl Prepared {
                 Some(output) => sink(output)?,
                 None => Sink::Null,
             };
-            copying.outputs.spawn(pump::bytes(pump::polled(copy()?)?, sink, copying.deleted.subscribe()));
+            let life = copying.of_output();
+            copying.outputs.spawn(pump::bytes(pump::polled(copy()?)?, sink, life));
             copying.terminal = Some(master);
             return Ok(copying);
         }
@@ -244,13 +263,13 @@ impl Prepared {
             copying.waiting = Some(Waiting { path, to, is_terminal: false });
         }
         for (ours, output) in self.outputs {
-            let deleted = copying.deleted.subscribe();
+            let life = copying.of_output();
             match output {
                 Output::Fifo(fifo) => {
-                    copying.outputs.spawn(pump::pipe(pump::polled(ours)?, pump::polled(fifo)?, deleted));
+                    copying.outputs.spawn(pump::pipe(pump::polled(ours)?, pump::polled(fifo)?, life));
                 }
                 output => {
-                    copying.outputs.spawn(pump::bytes(pump::polled(ours)?, sink(output)?, deleted));
+                    copying.outputs.spawn(pump::bytes(pump::polled(ours)?, sink(output)?, life));
                 }
             }
         }
@@ -293,11 +312,33 @@ pub struct Copying {
     closed: bool,
     logger: Option<Logger>,
     terminal: Option<OwnedFd>,
-    /// Tells the copying of outputs that nobody else will come for them.
-    deleted: watch::Sender<bool>,
+    /// One for each output, told when all that the process wrote has been read.
+    unread: Vec<oneshot::Receiver<()>>,
+    /// Tells the copying of outputs how far the process is.
+    stage: watch::Sender<Stage>,
 }
 
 impl Copying {
+    fn of_output(&mut self) -> Life {
+        let (life, read) = Life::of_output(self.stage.subscribe());
+        self.unread.push(read);
+        life
+    }
+
+    /// The process has ended: what is given waits until all that it wrote has been read by those who are there to do so,
+    /// or is in its file, at most for [`PATIENCE`]. False when something was left.
+    pub fn process_ended(&mut self) -> impl Future<Output = bool> + use<> {
+        self.stage.send_replace(Stage::Ended);
+        let unread = std::mem::take(&mut self.unread);
+        let all = async {
+            for output in unread {
+                // The sender is dropped, which is the word.
+                let _ = output.await;
+            }
+        };
+        async { patiently(all).await.is_some() }
+    }
+
     /// Opens the FIFO of standard input, if there is one that is not open yet, and copies from it.
     ///
     /// # Errors
@@ -310,7 +351,7 @@ impl Copying {
         let writer = open_fifo(&waiting.path, false, true).with_context(unable)?;
         let sink = waiting.to.try_clone().context("unable to copy an fd")?;
         if waiting.is_terminal {
-            self.stdin.spawn(pump::bytes(reader, Sink::fd(sink)?, self.deleted.subscribe()));
+            self.stdin.spawn(pump::bytes(reader, Sink::fd(sink)?, Life::new(self.stage.subscribe())));
         } else {
             let (close, closed) = oneshot::channel();
             self.close_stdin = Some(close);
@@ -348,7 +389,7 @@ impl Copying {
     /// Waits until all output is copied, at most for `limit`, and closes everything. False when something was left. A
     /// client that has not come for the output by now is waited for no longer.
     pub async fn drain(mut self, limit: Duration) -> bool {
-        self.deleted.send_replace(true);
+        self.stage.send_replace(Stage::Deleted);
         let outputs = &mut self.outputs;
         let all = async { while outputs.join_next().await.is_some() {} };
         let complete = tokio::time::timeout(limit, all).await.is_ok();

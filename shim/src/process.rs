@@ -126,6 +126,18 @@ impl Process {
         self.state().phase = phase;
     }
 
+    /// Waits until what it wrote has been read by who is there to read it: to be called after its end, before anyone is
+    /// told. containerd's Go client closes its ends of the FIFOs when it hears of it, whatever is in them. The end of a
+    /// process whose reader does not read is told all the same, after two seconds.
+    pub async fn output_is_read(&self) {
+        let reading = self.state().copying.as_mut().map(Copying::process_ended);
+        if let Some(reading) = reading
+            && !reading.await
+        {
+            tracing::debug!(exec = self.exec_id, "the end is told, and output has not been read yet");
+        }
+    }
+
     /// It has ended: all who wait are told, now and later.
     pub fn end(&self, ended: Ended) {
         let mut state = self.state();

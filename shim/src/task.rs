@@ -201,6 +201,7 @@ impl Task {
             {
                 tracing::warn!(id = task.id, "processes may be left after init's end: {error}");
             }
+            task.init.output_is_read().await;
             lock(&task.unsettled).init = Some(ended);
             task.settle();
         };

@@ -3,10 +3,11 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from kit import host
-from kit.commands import check, contains, equal, wait_until
+from kit.commands import Failure, check, contains, equal, wait_until
 from kit.suite import scenario
 from kit.terminal import Terminal
 
@@ -156,6 +157,30 @@ def large_output(containerd):
     size = 32 << 20
     seen = containerd.run("big", ["sh", "-c", f"probe burst {size} & probe burst {size} >&2; wait"])
     equal((len(seen.out), len(seen.err)), (size, size), "bytes")
+
+
+@scenario("a client whose own reader is slow: what it has not read yet when the program ends is not lost")
+def slow_reader(containerd):
+    # As much as the pipes between the two hold.
+    size = 150_000
+    for number in range(10):
+        name = f"slow{number}"
+        words = containerd.run_words("--rm", name, ["sh", "-c", f"read go; probe burst {size}"])
+        words = [str(word) for word in containerd.command(*words)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+            containerd.until(name, "RUNNING")
+            pid = containerd.pid(name)
+            begin = time.monotonic()
+            client.stdin.write(b"go\n")
+            client.stdin.flush()
+            wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "its end", 20)
+            # The end waits for two seconds at the most.
+            seen = len(client.stdout.read()) if time.monotonic() - begin < 1 else None
+            client.stdin.close()
+            equal((client.wait(60), seen or size), (0, size), "status and bytes")
+        if seen:
+            return
+    raise Failure("none of ten programs ended within a second: this machine is too busy to tell")
 
 
 @scenario("what a program's orphans write after its end is waited for, but not for ever")

@@ -98,6 +98,29 @@ def close_early(shim):
     one.finish()
 
 
+@scenario("the end of a process is told when its output has been read: a client that closes its ends then loses nothing", deadline=120)
+def read_before_the_end(shim):
+    one = shim.container()
+    one.run()
+    for number in range(10):
+        os.mkfifo(path := one.bundle / f"out{number}")
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        begin = time.monotonic()
+        pid = one.exec(f"e{number}", ["echo", "words"], stdout=str(path))
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "its end")
+        status = one.status(f"e{number}")
+        seen = time.monotonic() - begin
+        equal(os.read(reader, 100), b"words\n", "output")
+        os.close(reader)
+        equal(one.wait(f"e{number}"), 0, "status")
+        one.delete(f"e{number}")
+        # It is waited for, but not for ever.
+        if seen < 1:
+            equal(status, RUNNING, "its status before its output was read")
+            return one.finish()
+    raise Failure("none of ten processes ended within a second: this machine is too busy to tell")
+
+
 @scenario("a reader that never reads: the container can be killed and deleted, and Create did not wait", deadline=60)
 def never_reads(shim):
     one = shim.container(args=["sh", "-c", "exec cat /dev/zero"])

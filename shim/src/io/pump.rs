@@ -3,11 +3,12 @@
 //!
 //! A FIFO loses what is in it when its last end is closed, and who opens it for reading waits for a writer. A client that
 //! opens its end in the background, as Docker and containerd do, may be later than all that a short process has to say, or
-//! than its end: our writing end is kept for it then ([`handed_over`]).
+//! than its end: our writing end is kept for it then ([`handed_over`]). Another closes its end as soon as it hears of the
+//! process's end, whatever it has not read yet (containerd's Go client, from Delete): so that end is not told before what
+//! was written has been read ([`Life::readable`]).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use brig::error::{Context, Result};
 use brig::sys::procfs::fd_path;
@@ -17,17 +18,15 @@ use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use super::patiently;
 use super::watches::until;
 
 /// The most that one splice moves, in bytes: a pipe's usual size.
 const SPLICE: usize = 64 << 10;
 /// The buffer where one is needed, in bytes.
 const BUFFER: usize = 8 << 10;
-
-/// How long what a FIFO holds is kept for a first reader, once its process is being deleted.
-const READER: Duration = Duration::from_secs(2);
 
 /// A descriptor that the runtime polls. It does not block.
 pub(super) type Polled = AsyncFd<OwnedFd>;
@@ -87,17 +86,83 @@ impl Sink {
     }
 }
 
-/// Copies until the end, through a buffer.
-pub(super) async fn bytes(source: Polled, sink: Sink, deleted: Deleted) {
-    copy_bytes(&source, &sink).await;
-    if let Sink::Fifo(fifo) = sink {
-        handed_over(fifo.into_inner(), deleted).await;
+/// How far the process is whose stream is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    /// It lives.
+    Alive,
+    /// It has ended, and nobody has been told.
+    Ended,
+    /// It is being deleted: whoever wants its output has come by then.
+    Deleted,
+}
+
+/// The life of the process whose stream is copied, as the copy follows it.
+#[derive(Debug)]
+pub(super) struct Life {
+    stage: watch::Receiver<Stage>,
+    /// Dropped when all that the process wrote has been read, or nobody is there who would.
+    unread: Option<oneshot::Sender<()>>,
+}
+
+impl Life {
+    /// Of a stream whose reading nobody waits for.
+    pub(super) fn new(stage: watch::Receiver<Stage>) -> Life {
+        Life { stage, unread: None }
+    }
+
+    /// Of an output. The receiver is told when all that the process wrote before its end has been read.
+    pub(super) fn of_output(stage: watch::Receiver<Stage>) -> (Life, oneshot::Receiver<()>) {
+        let (unread, read) = oneshot::channel();
+        (Life { stage, unread: Some(unread) }, read)
+    }
+
+    /// An error would say that nobody is left to come any further.
+    async fn has_come_to(&mut self, stage: Stage) {
+        let _ = self.stage.wait_for(|now| *now >= stage).await;
+    }
+
+    /// Waits until there is something to read. An output that others keep open after the end of the process is one that
+    /// has nothing to read then: it is told when what was copied to `fifo` has been read.
+    async fn readable<'a>(&mut self, source: &'a Polled, fifo: Option<&Polled>) -> std::io::Result<Guard<'a>> {
+        if self.unread.is_some() {
+            tokio::select! {
+                biased;
+                guard = source.readable() => return guard,
+                () = self.has_come_to(Stage::Ended) => {}
+            }
+            if !is_readable(source.get_ref()) {
+                if let Some(fifo) = fifo {
+                    tokio::select! {
+                        guard = source.readable() => return guard,
+                        // Its copying goes on in any case.
+                        read = until(fifo.get_ref(), is_empty) => if let Err(error) = read {
+                            tracing::warn!("an end is told, and its output may not have been read: {error}");
+                        },
+                    }
+                }
+                self.unread = None;
+            }
+        }
+        source.readable().await
     }
 }
 
-async fn copy_bytes(source: &Polled, sink: &Sink) {
+/// Copies until the end, through a buffer.
+pub(super) async fn bytes(source: Polled, sink: Sink, mut life: Life) {
+    copy_bytes(&source, &sink, &mut life).await;
+    if let Sink::Fifo(fifo) = sink {
+        handed_over(fifo.into_inner(), life).await;
+    }
+}
+
+async fn copy_bytes(source: &Polled, sink: &Sink, life: &mut Life) {
+    let fifo = match sink {
+        Sink::Fifo(fifo) => Some(fifo),
+        Sink::Null | Sink::Fd(_) | Sink::File(_) => None,
+    };
     loop {
-        match source.readable().await {
+        match life.readable(source, fifo).await {
             Ok(guard) => drop(guard),
             Err(error) => return ended(&error),
         }
@@ -119,21 +184,18 @@ async fn copy_bytes(source: &Polled, sink: &Sink) {
 }
 
 /// Copies from a pipe to a client's FIFO, which is open here at both ends, until the end.
-pub(super) async fn pipe(source: Polled, fifo: Polled, deleted: Deleted) {
-    copy(&source, &fifo).await;
-    handed_over(fifo.into_inner(), deleted).await;
+pub(super) async fn pipe(source: Polled, fifo: Polled, mut life: Life) {
+    copy(&source, &fifo, Some(&mut life)).await;
+    handed_over(fifo.into_inner(), life).await;
 }
-
-/// Whether the process is being deleted: whoever wants its output has come by then.
-pub(super) type Deleted = watch::Receiver<bool>;
 
 /// Closes a FIFO that is open here at both ends, and to which nothing more comes. One without another reader is kept for
 /// it: a client that opens it later would wait for a writer for ever, and what is in it would be lost. What a reader has
 /// not read yet is waited for, too: a client that hears of the deletion may let go of what it has just opened (Go's fifo
-/// package does, where its open is not on record yet). A deletion ends either wait; what is still in it then is kept for
-/// [`READER`].
-async fn handed_over(fifo: OwnedFd, deleted: Deleted) {
-    match hand_over(fifo, deleted).await {
+/// package does, where its open is not on record yet). A deletion ends either wait; what is in it then is waited for
+/// [`patiently`].
+async fn handed_over(fifo: OwnedFd, life: Life) {
+    match hand_over(fifo, life).await {
         Ok(true) => {}
         Ok(false) => tracing::debug!("nobody reads a stream, whose last bytes are lost"),
         Err(error) => tracing::warn!("a stream's last bytes may be lost: {error}"),
@@ -141,14 +203,17 @@ async fn handed_over(fifo: OwnedFd, deleted: Deleted) {
 }
 
 /// See [`handed_over`]. False if what is in it is lost.
-async fn hand_over(fifo: OwnedFd, mut deleted: Deleted) -> std::io::Result<bool> {
+async fn hand_over(fifo: OwnedFd, mut life: Life) -> std::io::Result<bool> {
     // While our own reader is there: without one a writer that does not block is refused (fifo(7)).
     let mut end = again(&fifo, OFlags::WRONLY)?;
     drop(fifo);
-    tokio::select! {
-        came = until(&end, has_reader) => came?,
-        // An error: nobody is left who could delete it.
-        _ = deleted.wait_for(|deleted| *deleted) => {}
+    if !has_reader(&end) {
+        // The process's end waits for nobody who has not come.
+        life.unread = None;
+        tokio::select! {
+            came = until(&end, has_reader) => came?,
+            () = life.has_come_to(Stage::Deleted) => {}
+        }
     }
     if is_empty(&end) {
         return Ok(true);
@@ -157,10 +222,13 @@ async fn hand_over(fifo: OwnedFd, mut deleted: Deleted) -> std::io::Result<bool>
         // It gets the end after the rest: from here on nobody writes, and this end keeps what it leaves.
         end = again(&end, OFlags::RDONLY)?;
     }
-    let _ = deleted.wait_for(|deleted| *deleted).await;
-    match tokio::time::timeout(READER, until(&end, is_empty)).await {
-        Ok(read) => read.map(|()| true),
-        Err(_) => Ok(is_empty(&end)),
+    tokio::select! {
+        read = until(&end, is_empty) => return read.map(|()| true),
+        () = life.has_come_to(Stage::Deleted) => {}
+    }
+    match patiently(until(&end, is_empty)).await {
+        Some(read) => read.map(|()| true),
+        None => Ok(is_empty(&end)),
     }
 }
 
@@ -184,14 +252,14 @@ fn again(fifo: &OwnedFd, end: OFlags) -> std::io::Result<OwnedFd> {
 pub(super) async fn pipe_until(source: Polled, sink: Polled, closed: impl Future<Output = ()>) {
     // A splice is whole or not begun: nothing is lost between the two.
     tokio::select! {
-        () = copy(&source, &sink) => {}
+        () = copy(&source, &sink, None) => {}
         () = closed => rest(&source, &sink).await,
     }
 }
 
-async fn copy(source: &Polled, sink: &Polled) {
+async fn copy(source: &Polled, sink: &Polled, mut life: Option<&mut Life>) {
     loop {
-        let (mut from, mut to) = match both(source, sink).await {
+        let (mut from, mut to) = match both(source, sink, life.as_deref_mut()).await {
             Ok(guards) => guards,
             Err(error) => return ended(&error),
         };
@@ -229,8 +297,16 @@ fn splice(source: &Polled, sink: &Polled) -> rustix::io::Result<usize> {
 
 type Guard<'a> = tokio::io::unix::AsyncFdReadyGuard<'a, OwnedFd>;
 
-async fn both<'a>(source: &'a Polled, sink: &'a Polled) -> std::io::Result<(Guard<'a>, Guard<'a>)> {
-    Ok((source.readable().await?, sink.writable().await?))
+async fn both<'a>(
+    source: &'a Polled,
+    sink: &'a Polled,
+    life: Option<&mut Life>,
+) -> std::io::Result<(Guard<'a>, Guard<'a>)> {
+    let from = match life {
+        Some(life) => life.readable(source, Some(sink)).await?,
+        None => source.readable().await?,
+    };
+    Ok((from, sink.writable().await?))
 }
 
 fn is_readable(fd: &OwnedFd) -> bool {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::*;
 
 /// How long anything may take here.
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(20);
 /// Sooner than what is waited for in vain, which takes two seconds and more.
 const SOON: Duration = Duration::from_millis(1500);
 
@@ -31,7 +31,7 @@ fn fifo() -> (tempfile::TempDir, PathBuf) {
 
 /// Waits until something has come into the FIFO, and the copier has done whatever it does once its process is gone.
 async fn copied(fifo: impl AsFd) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     while rustix::io::ioctl_fionread(&fifo).unwrap() == 0 {
         assert!(Instant::now() < deadline, "nothing was copied");
         tokio::task::yield_now().await;
@@ -85,7 +85,7 @@ fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
             stdout.write_all(b"second\n").unwrap();
         }
         drop(stdout);
-        assert!(copying.drain(PATIENCE).await);
+        assert!(copying.drain(DEADLINE).await);
     });
 }
 
@@ -137,14 +137,14 @@ fn as_many_streams_as_one_likes_wait_for_their_readers_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let paths: Vec<PathBuf> = (0..140).map(|number| directory.path().join(number.to_string())).collect();
     run(async {
-        let deleted = watch::Sender::new(false);
+        let stage = watch::Sender::new(pump::Stage::Alive);
         let mut copies = JoinSet::new();
         for path in &paths {
             make_fifo(path);
             let (source, process) = rustix::pipe::pipe().unwrap();
             std::fs::File::from(process).write_all(b"words").unwrap();
             let fifo = pump::polled(open_fifo(path, true, true).unwrap()).unwrap();
-            copies.spawn(pump::pipe(pump::polled(source).unwrap(), fifo, deleted.subscribe()));
+            copies.spawn(pump::pipe(pump::polled(source).unwrap(), fifo, pump::Life::new(stage.subscribe())));
         }
         let watched = || {
             let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|fd| std::fs::read_link(fd.path()));
@@ -161,15 +161,15 @@ fn as_many_streams_as_one_likes_wait_for_their_readers_at_once() {
             let begin = Instant::now();
             let count = loop {
                 match reader.read(&mut bytes) {
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && begin.elapsed() < PATIENCE => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && begin.elapsed() < DEADLINE => {}
                     read => break read.unwrap(),
                 }
                 tokio::task::yield_now().await;
             };
             assert_eq!(&bytes[..count], b"words", "{}", path.display());
         }
-        deleted.send_replace(true);
-        let all = tokio::time::timeout(PATIENCE, copies.join_all());
+        stage.send_replace(pump::Stage::Deleted);
+        let all = tokio::time::timeout(DEADLINE, copies.join_all());
         assert_eq!(all.await.expect("all of them end").len(), paths.len());
     });
 }
@@ -193,6 +193,80 @@ fn what_a_reader_has_not_read_yet_is_waited_for_by_a_deletion() {
     });
 }
 
+/// Whether an end is told, once all had time to run that could tell it.
+async fn is_told(told: &tokio::task::JoinHandle<bool>) -> bool {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    told.is_finished()
+}
+
+#[test]
+fn an_end_is_told_when_the_output_has_been_read() {
+    let (_directory, path) = fifo();
+    // Others may keep the output open.
+    for orphan in [false, true] {
+        run(async {
+            let ([_, stdout, _], mut copying) = started("", path.to_str().unwrap(), "");
+            let mut reader = std::fs::File::from(open_fifo(&path, true, false).unwrap());
+            let kept = orphan.then(|| stdout.try_clone().unwrap());
+            std::fs::File::from(stdout).write_all(b"words\n").unwrap();
+            let told = tokio::spawn(copying.process_ended());
+            copied(&reader).await;
+            assert!(!is_told(&told).await, "it was told before");
+            let mut bytes = [0; 32];
+            let count = reader.read(&mut bytes).unwrap();
+            assert_eq!(&bytes[..count], b"words\n");
+            assert!(told.await.unwrap(), "all was read");
+            drop(kept);
+            assert!(copying.drain(Duration::from_secs(10)).await);
+        });
+    }
+}
+
+#[test]
+fn an_end_waits_for_nobody_who_has_not_come_and_for_nothing_that_orphans_may_say() {
+    let (_directory, path) = fifo();
+    let (_other, silent) = fifo();
+    run(async {
+        let ([_, stdout, stderr], mut copying) = started("", path.to_str().unwrap(), silent.to_str().unwrap());
+        std::fs::File::from(stdout).write_all(b"words\n").unwrap();
+        assert!(copying.process_ended().await, "it was waited for");
+        assert_eq!(std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter(|fd| {
+            std::fs::read_link(fd.path()).is_ok_and(|link| link == silent)
+        }).count(), 1, "the other is copied still");
+        drop(stderr);
+    });
+}
+
+#[test]
+fn an_end_is_told_though_a_reader_does_not_read() {
+    let (_directory, path) = fifo();
+    run(async {
+        let ([_, stdout, _], mut copying) = started("", path.to_str().unwrap(), "");
+        let reader = open_fifo(&path, true, false).unwrap();
+        std::fs::File::from(stdout).write_all(b"words\n").unwrap();
+        let told = tokio::time::timeout(DEADLINE, copying.process_ended()).await;
+        assert!(!told.expect("the end is told"), "something was left");
+        copied(reader).await;
+    });
+}
+
+#[test]
+fn an_end_is_told_when_the_output_is_in_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let address = format!("file://{}", path.display());
+    run(async {
+        let ([_, stdout, stderr], mut copying) = started("", &address, &address);
+        let text = "x".repeat(60_000);
+        std::fs::File::from(stdout).write_all(text.as_bytes()).unwrap();
+        assert!(copying.process_ended().await);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        drop(stderr);
+    });
+}
+
 #[test]
 fn a_reader_that_is_there_gets_the_end_before_a_deletion() {
     let (_directory, path) = fifo();
@@ -201,7 +275,7 @@ fn a_reader_that_is_there_gets_the_end_before_a_deletion() {
         let reader = path.clone();
         let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(reader));
         std::fs::File::from(stdout).write_all(b"words\n").unwrap();
-        let text = tokio::time::timeout(PATIENCE, read).await.expect("the end").unwrap();
+        let text = tokio::time::timeout(DEADLINE, read).await.expect("the end").unwrap();
         assert_eq!(text.unwrap(), "words\n");
         let begin = Instant::now();
         assert!(copying.drain(Duration::from_secs(10)).await);
@@ -226,7 +300,7 @@ fn standard_input_ends_with_close_io_and_not_before() {
         tokio::task::yield_now().await;
         assert!(!read.is_finished());
         copying.close_stdin();
-        assert_eq!(tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap(), "onetwo");
+        assert_eq!(tokio::time::timeout(DEADLINE, read).await.unwrap().unwrap(), "onetwo");
     });
 }
 
@@ -261,7 +335,7 @@ fn standard_input_that_is_closed_before_it_is_opened_ends() {
             std::fs::File::from(stdin).read_to_string(&mut text).unwrap();
             text
         });
-        assert_eq!(tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap(), "");
+        assert_eq!(tokio::time::timeout(DEADLINE, read).await.unwrap().unwrap(), "");
     });
 }
 
@@ -278,7 +352,7 @@ fn standard_input_ends_with_close_io_though_a_writer_stays() {
             std::fs::File::from(stdin).read_to_string(&mut text).unwrap();
             text
         });
-        let text = tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap();
+        let text = tokio::time::timeout(DEADLINE, read).await.unwrap().unwrap();
         assert_eq!(text.len(), 50_000);
         drop(stays);
     });
@@ -295,7 +369,7 @@ fn a_file_is_appended_to_by_both_outputs() {
         let ([_, stdout, stderr], copying) = started("", &address, &address);
         std::fs::File::from(stdout).write_all(&[b'o'; 100_000][..60_000]).unwrap();
         std::fs::File::from(stderr).write_all(b"e").unwrap();
-        assert!(copying.drain(PATIENCE).await);
+        assert!(copying.drain(DEADLINE).await);
     });
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("old ") && text.len() == 60_005 && text.contains('e'), "{}", text.len());
@@ -350,7 +424,7 @@ fn a_terminal_s_master_is_copied_both_ways() {
             text
         });
         // The echo comes first, with its newline translated.
-        assert_eq!(tokio::time::timeout(PATIENCE, text).await.unwrap().unwrap(), "typed\r\nanswer");
-        assert!(copying.drain(PATIENCE).await);
+        assert_eq!(tokio::time::timeout(DEADLINE, text).await.unwrap().unwrap(), "typed\r\nanswer");
+        assert!(copying.drain(DEADLINE).await);
     });
 }

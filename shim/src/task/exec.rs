@@ -101,6 +101,7 @@ impl Task {
                 let task = Arc::clone(self);
                 let watching = async move {
                     let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
+                    exec.process.output_is_read().await;
                     task.publish_exit(&exec.process.exec_id, &exec.process, ended);
                     task.exec_is_done();
                 };
