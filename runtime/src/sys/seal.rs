@@ -78,9 +78,21 @@ pub fn memory_copy(binary: &Path, name: &CStr) -> SysResult<Image> {
     .map_err(error("memfd_create"))?;
     while rustix::fs::sendfile(&copy, &source, None, 1 << 30).map_err(error("sendfile"))? > 0 {}
     rustix::fs::fchmod(&copy, Mode::from_raw_mode(0o555)).map_err(error("fchmod"))?;
-    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&copy, seals).map_err(error("fcntl"))?;
+    seal(&copy).map_err(error("fcntl"))?;
     Ok(Image { file: copy, mount: None })
+}
+
+/// Seals a memory file that was never mapped against every change.
+///
+/// F_SEAL_WRITE is refused with EBUSY for as long as anything at all holds one of the pages (mm/memfd.c,
+/// memfd_wait_for_pins), be it the kernel that moves it about. What it guards against is a writable mapping from before,
+/// which there is none of; F_SEAL_FUTURE_WRITE, since Linux 5.1, refuses all else that it does, and waits for nobody.
+fn seal(file: &OwnedFd) -> rustix::io::Result<()> {
+    let size = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW;
+    match rustix::fs::fcntl_add_seals(file, size | SealFlags::FUTURE_WRITE) {
+        Err(rustix::io::Errno::INVAL) => rustix::fs::fcntl_add_seals(file, size | SealFlags::WRITE),
+        other => other,
+    }
 }
 
 /// A memory file that holds `bytes`, at offset 0, close-on-exec.
@@ -98,6 +110,29 @@ pub fn memory_file(name: &CStr, bytes: &[u8]) -> SysResult<OwnedFd> {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
+
+    #[test]
+    fn a_sealed_file_cannot_be_changed_though_its_pages_were_held_meanwhile() {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create(c"sealed", flags).unwrap();
+        rustix::io::pwrite(&file, &[1; 8192], 0).unwrap();
+        // A pipe holds its first page.
+        let (_reader, writer) = rustix::pipe::pipe().unwrap();
+        let mut offset = 0;
+        rustix::pipe::splice(&file, Some(&mut offset), &writer, None, 4096, rustix::pipe::SpliceFlags::empty()).unwrap();
+        seal(&file).unwrap();
+        let refused = Err(rustix::io::Errno::PERM);
+        assert_eq!(rustix::io::pwrite(&file, b"x", 0), Err(rustix::io::Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(&file, 1), refused);
+        assert_eq!(rustix::fs::ftruncate(&file, 1 << 20), refused);
+        let hole = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        assert_eq!(rustix::fs::fallocate(&file, hole, 0, 4096), refused);
+        assert_eq!(rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE), refused);
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+        // SAFETY: a new mapping, of which nothing is used.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_WRITE, libc::MAP_SHARED, fd, 0) };
+        assert_eq!((mapped, nix::errno::Errno::last()), (libc::MAP_FAILED, nix::errno::Errno::EPERM));
+    }
 
     #[test]
     fn neither_image_can_be_written() {
