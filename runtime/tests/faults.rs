@@ -17,8 +17,8 @@ const PARENT_STEPS: &[&str] = &["parent:reserved", "parent:recorded", "parent:cg
 const PARENT_STEPS_OF_EXEC: &[&str] = &["parent:cloned", "parent:went", "parent:answered"];
 
 const INIT_STEPS: &[&str] = &[
-    "affinity", "join", "sibling", "session", "cgroup_namespace", "time_namespace", "loopback", "names", "root",
-    "runtime_hooks", "container_hooks", "console", "enter", "sysctl", "finish", "identity", "working_directory",
+    "affinity", "join", "container_root", "sibling", "session", "cgroup_namespace", "time_namespace", "loopback",
+    "names", "root", "runtime_hooks", "container_hooks", "console", "enter", "sysctl", "finish", "identity", "working_directory",
     "labels", "scheduling", "limits", "standard_streams", "credentials", "lookup", "ready", "wait_at_gate",
     "start_hooks", "preserve", "filter", "exec",
 ];

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use oci_spec::runtime::Process;
 
@@ -16,7 +17,9 @@ use crate::plan::{annotations, config};
 use crate::plan::container::{self, ExecChoices};
 use crate::probe;
 use crate::state::{Verb, allow};
-use crate::sys::process::Child;
+use crate::plan::namespaces::NamespaceKind;
+use crate::sys::process::{self, Child};
+use crate::sys::procfs::Proc;
 use crate::trace;
 
 impl Engine {
@@ -51,6 +54,8 @@ impl Engine {
         prepare_proxied(&mut plan, &options.console);
         let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
         let cgroup = target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
+        let root = container_root(&init, container.record.init_process_pid, join)?;
+        plan.container_root = root.as_ref().map(AsRawFd::as_raw_fd);
         plan.join = vec![(init.as_raw_fd(), join)];
         if join == 0 {
             plan.join.clear();
@@ -81,7 +86,7 @@ impl Engine {
             refuse_unknown_syscalls: annotations::refuses_unknown_syscalls(&spec),
             seal_beside: container.entry.path(),
             keep_image: self.is_resident,
-            inherit: vec![init],
+            inherit: std::iter::once(init).chain(root).collect(),
             cgroup,
             enter,
             stdio,
@@ -92,6 +97,19 @@ impl Engine {
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
         Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, notify: None })
     }
+}
+
+/// The root directory of init, for a container without a mount namespace of its own: nothing else leads into it.
+fn container_root(init: &OwnedFd, pid: i32, join: u64) -> Result<Option<OwnedFd>> {
+    if join & NamespaceKind::Mount.clone_flag() != 0 {
+        return Ok(None);
+    }
+    let root = Proc::open()?.open_root_of(pid).context("unable to open the container's root")?;
+    // The pid may belong to another process by now, unless init still runs.
+    if process::wait_ended(init.as_fd(), Some(Duration::ZERO))? {
+        return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
+    }
+    Ok(Some(root))
 }
 
 fn read_process(source: &ProcessSource) -> Result<Process> {

@@ -7,7 +7,7 @@ use super::faults;
 use super::init::{Init, take};
 use crate::error::{Context, Result};
 use crate::handshake::Sibling;
-use crate::sys::{cred, ns, process};
+use crate::sys::{SysError, cred, ns, process};
 
 /// Joins what the plan names, in its order.
 pub(super) fn join(init: &mut Init) -> Result<()> {
@@ -21,6 +21,15 @@ pub(super) fn join(init: &mut Init) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Enters the root of a container that has no mount namespace of its own. setns(2) enters the root of any other.
+pub(super) fn container_root(init: &mut Init) -> Result<()> {
+    let Some(number) = init.plan.container_root else { return Ok(()) };
+    let root = take(number)?;
+    let context = "unable to enter the container's root";
+    rustix::process::fchdir(&root).map_err(|error| SysError::from_rustix("fchdir", "", error)).context(context)?;
+    rustix::process::chroot(".").map_err(|error| SysError::from_rustix("chroot", "\".\"", error)).context(context)
 }
 
 fn become_root() -> Result<()> {

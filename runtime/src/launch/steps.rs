@@ -17,7 +17,7 @@ use crate::trace;
 use crate::{hooks, rootfs};
 
 use super::init::{Init, onto_stdio, take};
-use super::join::{join, sibling};
+use super::join::{container_root, join, sibling};
 use super::network::network_devices;
 use super::{gate, program, terminal};
 
@@ -39,6 +39,9 @@ steps! {
     affinity,
     /// Before all the rest: each later step acts on the namespaces that the process is in by then.
     join,
+    /// After the user namespace is joined, which gives CAP_SYS_CHROOT. Before the sibling: the container's processes can
+    /// trace it once it is in their pid namespace, and must not find the host's root there.
+    container_root,
     /// Before anything that a thread cannot hand to another process: what follows must happen in the real init.
     sibling,
     /// Before the terminal, which becomes the new session's.

@@ -23,6 +23,8 @@ pub struct InitPlan {
     pub channel: Inherited,
     /// Namespaces to join, in order: an fd, and the CLONE_NEW* flags that it stands for. A pidfd may stand for many.
     pub join: Vec<(Inherited, u64)>,
+    /// The directory that an exec enters as its root; `None` where the container's mount namespace brings the root.
+    pub container_root: Option<Inherited>,
     /// After joining, a sibling is made in these new namespaces, and it becomes the container's process: needed
     /// where a pid namespace is joined, and where others are to be owned by a user namespace that is joined.
     pub sibling: Option<u64>,

@@ -184,6 +184,16 @@ impl Proc {
         self.namespace(&format!("{pid}/ns"), name)
     }
 
+    /// Opens the root directory of a process as O_PATH, `PID/root`: a magic link too.
+    ///
+    /// # Errors
+    /// ENOENT or ESRCH when the process has exited; EACCES without the right to trace it (proc_pid_root(5)).
+    pub fn open_root_of(&self, pid: i32) -> SysResult<OwnedFd> {
+        let process = self.open_file(pid.to_string(), OFlags::PATH | OFlags::DIRECTORY)?;
+        rustix::fs::openat(&process, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SysError::from_rustix("openat", format!("/proc/{pid}/root"), e))
+    }
+
     fn namespace(&self, directory: &str, name: &str) -> SysResult<OwnedFd> {
         let opened = self.open_file(directory, OFlags::PATH | OFlags::DIRECTORY)?;
         rustix::fs::openat(&opened, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

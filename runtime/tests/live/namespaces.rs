@@ -244,3 +244,34 @@ fn an_exec_enters_a_joined_user_namespace() {
     assert_eq!(found["user"], namespaces(holder.said())["user"]);
     assert_ne!(found["uts"], namespaces(holder.said())["uts"]);
 }
+
+/// A container that shares the caller's mount namespace: its root is a chroot(2) alone.
+fn without_mount_namespace(bundle: &mut Bundle) {
+    bundle.namespace("mount", None);
+    bundle.config["mounts"] = json!([]);
+    let linux = bundle.config["linux"].as_object_mut().unwrap();
+    linux.retain(|name, _| name != "maskedPaths" && name != "readonlyPaths");
+}
+
+#[test]
+fn exec_enters_the_root_of_a_container_without_a_mount_namespace() {
+    for own_pids in [true, false] {
+        let mut bundle = script("exec sleep 1000");
+        without_mount_namespace(&mut bundle);
+        if !own_pids {
+            bundle.namespace("pid", None);
+        }
+        let etc = bundle.rootfs("etc");
+        std::fs::create_dir(&etc).unwrap();
+        std::fs::write(etc.join("passwd"), "inside:x:7:8::/of-the-image:/bin/sh\n").unwrap();
+        std::fs::write(bundle.rootfs("mark"), "").unwrap();
+        bundle.start();
+        assert_eq!(bundle.exec("ls /mark; pwd"), "/mark\n/\n", "pid namespace: {own_pids}");
+        assert_eq!(bundle.ok(&["exec", "--cwd", "/bin", &bundle.id, "pwd"]), "/bin\n");
+        // Names and HOME come from the image's files, and the program from its PATH.
+        let found = bundle.ok(&["exec", "--user", "inside", &bundle.id, "sh", "-c", "id -u; echo $HOME"]);
+        assert_eq!(found, "7\n/of-the-image\n", "pid namespace: {own_pids}");
+        let host = bundle.rootfs("mark").display().to_string();
+        assert_eq!(bundle.exec(&format!("test -e {host} || echo absent")), "absent\n");
+    }
+}
