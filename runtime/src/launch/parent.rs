@@ -271,13 +271,11 @@ fn kept_image(beside: &Path) -> Result<seal::Image> {
 
 /// The image that the child executes: through an overlay where the kernel lets us, else a sealed copy in memory.
 fn image(beside: &Path) -> Result<seal::Image> {
-    let binary = std::env::current_exe().context("unable to find this program's own binary")?;
-    match seal::overlay(&binary, beside) {
+    match seal::overlay(beside) {
         Ok(image) => Ok(image),
         Err(error) => {
             tracing::debug!("the init stage runs from a copy in memory: {error}");
-            // The link leads to the binary even when its name is gone.
-            Ok(seal::memory_copy(Path::new("/proc/self/exe"), c"brig").context("unable to copy this program's binary")?)
+            Ok(seal::memory_copy(c"brig").context("unable to copy this program's binary")?)
         }
     }
 }

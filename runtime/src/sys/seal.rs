@@ -1,14 +1,14 @@
-//! An image of this program's own binary that a process which executes it cannot write to.
+//! An image of the program that this process runs that a process which executes it cannot write to.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
-use super::{SysError, SysResult};
+use super::{SysError, SysResult, procfs};
 
 /// The image of a binary, to be executed by `file`.
 ///
@@ -22,54 +22,81 @@ pub struct Image {
     pub mount: Option<OwnedFd>,
 }
 
-/// Opens `binary` through a read-only overlay mount of its directory that is attached nowhere.
+/// The program that this process runs, whatever its name leads to by now.
+const RUNNING_PROGRAM: &str = "/proc/self/exe";
+
+/// Opens the program that this process runs through a read-only overlay mount of its directory that is attached nowhere.
 ///
 /// The file that runs is then of another superblock than the host's: it cannot be opened for writing, and
 /// following /proc/PID/exe leads to the overlay. An overlay wants two lower directories that do not overlap;
 /// `other` is the second.
 ///
 /// # Errors
-/// EPERM without CAP_SYS_ADMIN, ENODEV without overlay, EINVAL for file systems that cannot be a lower layer.
-pub fn overlay(binary: &Path, other: &Path) -> SysResult<Image> {
+/// EPERM without CAP_SYS_ADMIN, ENODEV without overlay, EINVAL for file systems that cannot be a lower layer; EXDEV or
+/// ESTALE where the program's directory does not show the program that runs, ENOENT where the program was deleted.
+pub fn overlay(other: &Path) -> SysResult<Image> {
+    let path = std::env::current_exe().map_err(|error| SysError::from_io("readlink", RUNNING_PROGRAM, &error))?;
+    let program = rustix::fs::open(RUNNING_PROGRAM, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| SysError::from_rustix("open", RUNNING_PROGRAM, error))?;
+    overlay_of(program.as_fd(), &path, other)
+}
+
+/// An overlay mount of the directory of `path` in which that name is `program`.
+///
+/// An overlay shows a directory of one file system as it is now, without the mounts upon it. The file in it is another
+/// one where `program` was bound onto a file or was replaced after its start. Therefore the directory must lie on the
+/// program's own mount, and the file must be the program by inode, size and time of change; device numbers say
+/// nothing, since the overlay reports its own.
+fn overlay_of(program: BorrowedFd, path: &Path, other: &Path) -> SysResult<Image> {
     let error = |call: &'static str| move |error| SysError::from_rustix(call, "overlay", error);
-    let (Some(directory), Some(name)) = (binary.parent(), binary.file_name()) else {
-        return Err(SysError::new("fsopen", binary.display().to_string(), nix::errno::Errno::EINVAL));
+    let differs = |errno| SysError::new("overlay", format!("{}: not the running program", path.display()), errno);
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(SysError::new("fsopen", path.display().to_string(), Errno::EINVAL));
     };
-    let mut layers = escape(directory);
-    layers.push(b':');
-    layers.extend(escape(other));
+    let (directory, other) = (open_directory(directory)?, open_directory(other)?);
+    let mount_of_program = procfs::mount_id(program);
+    if mount_of_program.is_none() || procfs::mount_id(&directory) != mount_of_program {
+        return Err(differs(Errno::EXDEV));
+    }
+    // Layers by descriptor are what was compared here, and need no escapes, which kernels before 6.5 refuse.
+    let layers = format!("/proc/self/fd/{}:/proc/self/fd/{}", directory.as_raw_fd(), other.as_raw_fd());
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(error("fsopen"))?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir", layers).map_err(error("fsconfig"))?;
+    // Otherwise the number of the layer may be part of an inode number.
+    rustix::mount::fsconfig_set_string(context.as_fd(), "xino", "off").map_err(error("fsconfig"))?;
     rustix::mount::fsconfig_create(context.as_fd()).map_err(error("fsconfig"))?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mount = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(error("fsmount"))?;
     let file = rustix::fs::openat(&mount, name, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
         .map_err(error("openat"))?;
+    if version(file.as_fd())? != version(program)? {
+        return Err(differs(Errno::ESTALE));
+    }
     Ok(Image { file, mount: Some(mount) })
 }
 
-/// Overlay separates layers by colons; a backslash takes the meaning from one.
-fn escape(path: &Path) -> Vec<u8> {
-    let mut escaped = Vec::with_capacity(path.as_os_str().len());
-    for byte in path.as_os_str().as_bytes() {
-        if matches!(byte, b':' | b'\\' | b',') {
-            escaped.push(b'\\');
-        }
-        escaped.push(*byte);
-    }
-    escaped
+fn open_directory(path: &Path) -> SysResult<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| SysError::from_rustix("open", path.display().to_string(), error))
 }
 
-/// Copies `binary` into a memory file, and seals it against every change.
+/// Inode, size and time of change, which tell the states of files on one file system apart.
+fn version(file: BorrowedFd) -> SysResult<(u64, i64, i64, i64)> {
+    let stat = rustix::fs::fstat(file).map_err(|error| SysError::from_rustix("fstat", "overlay", error))?;
+    Ok((stat.st_ino, stat.st_size, stat.st_ctime as i64, stat.st_ctime_nsec as i64))
+}
+
+/// Copies the program that this process runs into a memory file, and seals it against every change.
 ///
 /// # Errors
-/// ENOMEM, EMFILE, or what reading the binary gives.
-pub fn memory_copy(binary: &Path, name: &CStr) -> SysResult<Image> {
+/// ENOMEM, EMFILE, or what reading the program gives.
+pub fn memory_copy(name: &CStr) -> SysResult<Image> {
     /// MFD_EXEC (linux/memfd.h, since 6.3): executable whatever vm.memfd_noexec says.
     const MFD_EXEC: u32 = 0x10;
-    let error = |call: &'static str| move |error| SysError::from_rustix(call, binary.display().to_string(), error);
-    let source = rustix::fs::open(binary, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error("open"))?;
+    let error = |call: &'static str| move |error| SysError::from_rustix(call, RUNNING_PROGRAM, error);
+    let source =
+        rustix::fs::open(RUNNING_PROGRAM, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error("open"))?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let copy = match rustix::fs::memfd_create(name, flags | MemfdFlags::from_bits_retain(MFD_EXEC)) {
         Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
@@ -128,7 +155,7 @@ mod tests {
         let hole = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
         assert_eq!(rustix::fs::fallocate(&file, hole, 0, 4096), refused);
         assert_eq!(rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE), refused);
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let fd = file.as_raw_fd();
         // SAFETY: a new mapping, of which nothing is used.
         let mapped = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_WRITE, libc::MAP_SHARED, fd, 0) };
         assert_eq!((mapped, nix::errno::Errno::last()), (libc::MAP_FAILED, nix::errno::Errno::EPERM));
@@ -138,12 +165,11 @@ mod tests {
     fn neither_image_can_be_written() {
         let other = tempfile::tempdir().unwrap();
         let binary = std::env::current_exe().unwrap();
-        let mut images = vec![memory_copy(&binary, c"brig").unwrap()];
-        if let Ok(overlay) = overlay(&binary, other.path()) {
+        let mut images = vec![memory_copy(c"brig").unwrap()];
+        if let Ok(overlay) = overlay(other.path()) {
             images.push(overlay);
         }
         for image in images {
-            use std::os::fd::AsRawFd;
             let path = format!("/proc/self/fd/{}", image.file.as_raw_fd());
             let written = std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write(b"x"));
             assert!(written.is_err());
@@ -151,5 +177,27 @@ mod tests {
             std::fs::File::open(&path).unwrap().read_to_end(&mut read).unwrap();
             assert!(read == std::fs::read(&binary).unwrap());
         }
+    }
+    #[test]
+    fn an_overlay_with_another_file_than_the_running_program_is_refused() {
+        let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = directory.path().join("a, program: of \\ours");
+        std::fs::write(&path, "one build").unwrap();
+        let program = rustix::fs::open(&path, OFlags::PATH, Mode::empty()).unwrap();
+        let again = || overlay_of(program.as_fd(), &path, other.path());
+        let image = match again() {
+            // Neither the privilege nor the file system is there everywhere.
+            Err(error) if !matches!(error.errno(), Errno::EXDEV | Errno::ESTALE) => return,
+            image => image.unwrap(),
+        };
+        assert_eq!(version(image.file.as_fd()), version(program.as_fd()));
+        let refused = |errno| assert_eq!(again().map(drop).map_err(|error| error.errno()), Err(errno));
+        std::fs::write(directory.path().join("new"), "other one").unwrap();
+        std::fs::rename(directory.path().join("new"), &path).unwrap();
+        refused(Errno::ESTALE);
+        std::fs::remove_file(&path).unwrap();
+        refused(Errno::ENOENT);
+        let shown = |image: Image| std::fs::read_to_string(format!("/proc/self/fd/{}", image.file.as_raw_fd())).unwrap();
+        assert_eq!(shown(image), "one build", "an image that is kept");
     }
 }

@@ -16,5 +16,6 @@ mod namespaces;
 mod process;
 mod seccomp_live;
 mod seccomp_notify;
+mod sealed_program;
 mod security;
 mod terminal;
