@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from kit import host
-from kit.commands import check, contains, equal, wait_until
+from kit.commands import check, contains, equal, run, wait_until
 from kit.shim import parse_answer, socket_path
 from kit.suite import scenario
 from kit.ttrpc import Client, any_of, decode
@@ -284,3 +286,37 @@ def reload(shim):
     equal(told.get(2), [pid], "Connect's task pid")
     check(told[1][0] in shim.shims(), "Connect's shim pid")
     equal([decode(entry)[1] for entry in one.call("Pids")[1]], [[pid]], "Pids")
+
+
+@scenario("an upgraded shim: one of yesterday runs init from its own build, at its first container and later", deadline=120)
+def upgraded(shim):
+    for way in ("replaced", "covered"):
+        daemon = shim.daemon()
+        program, new = (daemon.base / name / shim.program.name for name in ("bin", "new"))
+        for path, mark in ((program, b"yesterday"), (new, b"the new 1")):
+            path.parent.mkdir()
+            path.write_bytes(shim.program.read_bytes() + mark)
+            path.chmod(0o755)
+        # The file of the group's first container makes the server; both containers are made after the upgrade.
+        pair = [shim.container(f"{way}{number}", daemon=daemon, annotations={GROUP: f"{way}0"}) for number in range(2)]
+        pair[0].launch(program=program)
+        if way == "replaced":
+            os.replace(new, program)
+            # The name that the kernel gives a deleted file.
+            shutil.copy(program, program.with_name(f"{program.name} (deleted)"))
+        else:
+            run("mount", "--bind", new.parent, program.parent)
+        pair[1].launch(program=program)
+        for one in pair:
+            pid = one.create()
+            exe = Path(f"/proc/{pid}/exe").read_bytes()
+            equal(exe[-9:], b"yesterday", f"the end of init's program, {way}, container {one.name}")
+            one.call("Start")
+        for one in pair:
+            one.kill()
+            equal(one.wait(), 137, "the exit status")
+            equal(one.delete(), 137, "the deleted task's exit status")
+            one.shutdown()
+        wait_until(lambda: not shim.shims(), "the shim to end")
+        if way == "covered":
+            run("umount", program.parent)
