@@ -9,17 +9,16 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::state::{Record, check_id};
-use crate::sys::{SysError, mount};
+use crate::sys::{SysError, file, mount};
 
 const RECORD: &str = "state.json";
 const CONFIG: &str = "config.json";
@@ -256,25 +255,9 @@ impl Entry {
     }
 }
 
-/// Writes a file under a temporary name beside it and renames it, so that no reader sees half of it.
+/// Replaces a file, in a directory that may be another user's; see [`file::replace`].
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let unable = || format!("unable to write {}", path.display());
-    let name = path.file_name().ok_or_else(|| Error::other(format!("{} names no file", path.display())))?;
-    let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.write_all(bytes)?;
-        drop(file);
-        fs::rename(&temporary, path)
-    };
-    match write() {
-        Err(error) if temporary.exists() => {
-            fs::remove_file(&temporary).with_context(unable)?;
-            Err(error).with_context(unable)
-        }
-        other => other.with_context(unable),
-    }
+    file::replace(path, bytes, mode).with_context(|| format!("unable to write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -296,17 +279,5 @@ mod tests {
         // A child that another thread has just forked may hold a copy of what was locked, for a moment.
         open(root.path(), "a").unwrap().lock().unwrap();
         assert_eq!(open(root.path(), "b").unwrap_err().to_string(), "container does not exist");
-    }
-
-    #[test]
-    fn a_replaced_file_has_its_bytes_its_mode_and_no_companion() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("pid");
-        replace(&path, b"1", 0o644).unwrap();
-        replace(&path, b"22", 0o644).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"22");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
-        assert!(replace(&root.path().join("no/pid"), b"1", 0o644).is_err());
     }
 }

@@ -5,6 +5,7 @@ pub use error::{SysError, SysResult};
 
 pub mod bpf;
 pub mod cred;
+pub mod file;
 pub mod keyring;
 pub mod memory;
 pub mod loopdev;

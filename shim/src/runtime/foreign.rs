@@ -182,7 +182,7 @@ impl Foreign {
 
     pub(super) fn exec(&self, execution: Execution) -> Result<Launched> {
         let file = execution.pid_file.with_extension("json");
-        std::fs::write(&file, &execution.process).with_context(|| format!("unable to write {}", file.display()))?;
+        brig::store::replace(&file, &execution.process, 0o600)?;
         let bundle = execution.pid_file.parent().unwrap_or(Path::new("."));
         let launched = self.launch(bundle, &execution.pid_file, execution.streams, |command| {
             command.args(["exec", "--detach", "--process"]).arg(&file);

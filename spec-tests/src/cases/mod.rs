@@ -58,6 +58,7 @@ pub const ALL: &[&[Case]] = &[
     security::links::CASES,
     security::proc::CASES,
     security::descriptors::CASES,
+    security::files::CASES,
     security::process::CASES,
     security::cgroup::CASES,
     security::console::CASES,

@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod console;
 pub mod descriptors;
+pub mod files;
 pub mod links;
 pub mod proc;
 pub mod process;

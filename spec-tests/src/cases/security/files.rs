@@ -1,0 +1,73 @@
+//! Files that the runtime itself reads and writes, as root, where others may have been first.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use anyhow::ensure;
+
+use super::unless_refused;
+use crate::harness::{Case, Done, Ground, Level};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Security, run)
+}
+
+/// In the order of their sections in data/requirements.
+pub const CASES: &[Case] = &[
+    case("a link planted beside a pid file is not written through", "pid files", planted_links),
+    case("a link in the place of a pid file is replaced, not followed", "pid files", linked_pid_file),
+];
+
+/// How many pids ahead the links are planted.
+const AHEAD: i32 = 3000;
+
+/// The names that a temporary file beside `pid` may have if it can be foreseen, for each process to come.
+fn plant(directory: &Path, victim: &Path) -> anyhow::Result<()> {
+    let next = i32::try_from(std::process::Command::new("true").spawn().and_then(|mut child| child.wait().map(|_| child.id()))?)?;
+    for name in [".pid", "pid.tmp", ".pid.tmp", "pid~"] {
+        symlink(victim, directory.join(name))?;
+    }
+    for pid in next..next + AHEAD {
+        for name in [format!(".pid.{pid}"), format!("pid.{pid}"), format!(".pid-{pid}"), format!(".pid.{pid}.tmp")] {
+            symlink(victim, directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The attacker's directory has no sticky bit, so that the kernel's protected_symlinks does not help either.
+fn planted_links(ground: &Ground) -> anyhow::Result<()> {
+    let directory = ground.directory().join("shared");
+    let victim = ground.directory().join("victim");
+    fs::create_dir(&directory)?;
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777))?;
+    fs::write(&victim, "of the host")?;
+    plant(&directory, &victim)?;
+    let pid_file = directory.join("pid");
+    let done = create(ground, &pid_file)?;
+    let text = fs::read_to_string(&victim)?;
+    ensure!(text == "of the host", "a file of the host was written through a planted link: {text:?}");
+    if unless_refused(done)?.is_some() {
+        ensure!(fs::symlink_metadata(&pid_file)?.is_file(), "the pid file is no regular file");
+    }
+    Ok(())
+}
+
+fn create(ground: &Ground, pid_file: &Path) -> anyhow::Result<Done> {
+    let bundle = ground.bundle()?;
+    bundle.write()?;
+    let (pid_file, bundle) = (pid_file.to_string_lossy(), bundle.path().to_string_lossy());
+    ground.call(&["create", "--pid-file", &pid_file, "--bundle", &bundle, &ground.id()])
+}
+
+fn linked_pid_file(ground: &Ground) -> anyhow::Result<()> {
+    let (pid_file, victim) = (ground.directory().join("pid"), ground.directory().join("victim"));
+    fs::write(&victim, "of the host")?;
+    symlink(&victim, &pid_file)?;
+    create(ground, &pid_file)?.ok()?;
+    let text = fs::read_to_string(&victim)?;
+    ensure!(text == "of the host", "a file of the host was written through a link: {text:?}");
+    ensure!(fs::symlink_metadata(&pid_file)?.is_file(), "the pid file is no regular file");
+    Ok(())
+}
