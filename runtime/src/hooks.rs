@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::error::{Context, Error, Result};
+use crate::handshake::Filter;
 use crate::plan::hooks::Hook;
-use crate::sys::{process, seal};
+use crate::sys::{process, seal, seccomp};
 
 /// The most of a failed hook's standard error that goes into our message.
 const STDERR_LIMIT: u64 = 4096;
@@ -20,8 +21,16 @@ const STDERR_LIMIT: u64 = 4096;
 /// # Errors
 /// The hook's place and path, with its exit status, or that it was killed at its timeout, and its standard error.
 pub fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
+    run_filtered(hooks, state, None)
+}
+
+/// The same under a seccomp filter, which each hook's process installs before it executes the hook.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_filtered(hooks: &[Hook], state: &[u8], filter: Option<&Filter>) -> Result<()> {
     hooks.iter().try_for_each(|hook| {
-        run_one(hook, state).with_context(|| format!("error running {} {}", hook.place, hook.path.display()))
+        run_one(hook, state, filter).with_context(|| format!("error running {} {}", hook.place, hook.path.display()))
     })
 }
 
@@ -30,7 +39,7 @@ pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<Error> {
     hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), state).err()).collect()
 }
 
-fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
+fn run_one(hook: &Hook, state: &[u8], filter: Option<&Filter>) -> Result<()> {
     // Files in memory rather than pipes: neither a hook that does not read nor one that writes without end blocks us.
     let stdin = seal::memory_file(c"hook", state)?;
     let mut stderr = File::from(seal::memory_file(c"hook", b"")?);
@@ -48,6 +57,9 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     if let Some(path) = to_stderr {
         command.stderr(append(path)?);
     }
+    if let Some(filter) = filter {
+        seccomp::install_before_exec(&mut command, filter.instructions.clone(), filter.flags);
+    }
     let mut child = command.spawn().context("unable to start it")?;
     let pidfd = process::pidfd_open(child.id() as i32)?;
     if !process::wait_ended(pidfd.as_fd(), hook.timeout)? {
@@ -62,6 +74,7 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     let mut said = Vec::new();
     stderr.rewind().and_then(|()| stderr.take(STDERR_LIMIT).read_to_end(&mut said)).context("unable to read its stderr")?;
     let how = match status.signal() {
+        Some(libc::SIGSYS) if filter.is_some() => "killed by the filter of linux.seccomp".to_owned(),
         Some(signal) => format!("killed by signal {signal}"),
         None => format!("exit status {}", status.code().unwrap_or_default()),
     };

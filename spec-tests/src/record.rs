@@ -16,6 +16,10 @@ pub struct Record {
     pub args: Vec<String>,
     /// The environment.
     pub env: BTreeMap<String, String>,
+    /// The working directory.
+    pub directory: String,
+    /// The lines of /proc/self/status: capabilities, ids, no_new_privs and seccomp among them.
+    pub status: BTreeMap<String, String>,
     /// What stdin held.
     pub stdin: String,
     /// The text of each link in /proc/self/ns.
@@ -54,6 +58,8 @@ impl Record {
         Ok(Record {
             args,
             env: std::env::vars().collect(),
+            directory: std::env::current_dir().context("the working directory")?.to_string_lossy().into_owned(),
+            status: status()?,
             namespaces: links("/proc/self/ns")?,
             root: names("/")?,
             process: pid.filter(|&pid| pid > 0).and_then(|pid| Process::find(pid).ok()),
@@ -115,6 +121,12 @@ impl Process {
             mounts: read("mountinfo")?.lines().filter_map(point).collect(),
         })
     }
+}
+
+fn status() -> anyhow::Result<BTreeMap<String, String>> {
+    let text = fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    let pair = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    Ok(text.lines().filter_map(pair).collect())
 }
 
 fn names(directory: &str) -> anyhow::Result<Vec<String>> {

@@ -93,7 +93,8 @@ steps! {
     listener,
     /// After `ready`: from here on nobody hears what goes wrong.
     wait_at_gate,
-    /// After the gate, in the order of the specification.
+    /// After the gate, in the order of the specification. The hooks are programs of the image, and have no more rights
+    /// than the container's own: its user, capabilities, label, no_new_privs and seccomp filter.
     start_hooks,
     /// After the last fd was opened, so that none can be given a number to be preserved.
     preserve,
@@ -189,19 +190,17 @@ fn runtime_hooks(init: &mut Init) -> Result<()> {
 }
 
 fn container_hooks(init: &mut Init) -> Result<()> {
-    run_hooks(init, "creating", |init| std::mem::take(&mut init.plan.create_container))
+    let hooks = std::mem::take(&mut init.plan.create_container);
+    run_hooks(init, &hooks, "creating")
 }
 
-fn run_hooks(
-    init: &mut Init,
-    status: &str,
-    list: fn(&mut Init) -> Vec<crate::plan::hooks::Hook>,
-) -> Result<()> {
-    let list = list(init);
+/// Runs hooks under the filter that the parent has sent by then, unless this process is under it already.
+fn run_hooks(init: &Init, list: &[crate::plan::hooks::Hook], status: &str) -> Result<()> {
     if list.is_empty() {
         return Ok(());
     }
-    hooks::run(&list, &init.plan.hook_state.json(status, std::process::id() as i32))
+    let state = init.plan.hook_state.json(status, std::process::id() as i32);
+    hooks::run_filtered(list, &state, init.seccomp.as_ref())
 }
 
 fn console(init: &mut Init) -> Result<()> {
@@ -436,7 +435,8 @@ fn wait_at_gate(init: &mut Init) -> Result<()> {
 }
 
 fn start_hooks(init: &mut Init) -> Result<()> {
-    run_hooks(init, "created", |init| std::mem::take(&mut init.plan.start_container))
+    let hooks = std::mem::take(&mut init.plan.start_container);
+    run_hooks(init, &hooks, "created")
 }
 
 fn preserve(init: &mut Init) -> Result<()> {

@@ -1,6 +1,9 @@
 //! seccomp(2): installing a filter, and asking what filters this kernel takes.
 
+use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -36,7 +39,20 @@ pub struct Instruction {
 /// Without flags, a kernel (or an outer filter) that lacks seccomp(2) is served by prctl(2).
 pub fn install(program: &[Instruction], flags: u32) -> SysResult<()> {
     let args = || format!("SECCOMP_SET_MODE_FILTER, {flags:#x}, {{len={}}}", program.len());
-    let len = u16::try_from(program.len()).map_err(|_| SysError::new("seccomp", args(), Errno::EINVAL))?;
+    set_filter(program, flags).map_err(|errno| SysError::new("seccomp", args(), errno))
+}
+
+/// Has the child of `command` install `program` between its fork and its exec, the last of what it does there. The
+/// filter binds the program of `command`, and not this process. The rest is as for [`install`].
+pub fn install_before_exec(command: &mut Command, program: Vec<Instruction>, flags: u32) {
+    let install = move || set_filter(&program, flags).map_err(|errno| io::Error::from_raw_os_error(errno as i32));
+    // SAFETY: the closure makes system calls on memory that it owns, which the fork copied, and nothing else.
+    unsafe { command.pre_exec(install) };
+}
+
+/// As [`install`]. Makes system calls alone, so that a child may call it between fork and exec.
+fn set_filter(program: &[Instruction], flags: u32) -> Result<(), Errno> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
     let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>() };
     let pointer: *const libc::sock_fprog = &fprog;
     // SAFETY: `fprog` outlives the call, and its `len` and `filter` describe the slice `program`, which outlives it
@@ -45,14 +61,14 @@ pub fn install(program: &[Instruction], flags: u32) -> SysResult<()> {
     if result == 0 {
         return Ok(());
     }
-    let error = SysError::last("seccomp", args());
-    if flags != 0 || error.errno() != Errno::ENOSYS {
-        return Err(error);
+    let errno = Errno::last();
+    if flags != 0 || errno != Errno::ENOSYS {
+        return Err(errno);
     }
     // SAFETY: as above; prctl(PR_SET_SECCOMP) reads the same structure.
     match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, pointer, 0, 0) } {
         0 => Ok(()),
-        _ => Err(SysError::last("prctl", format!("PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {{len={}}}", program.len()))),
+        _ => Err(Errno::last()),
     }
 }
 

@@ -133,6 +133,23 @@ fn a_failure_in_start_stops_the_container() {
 }
 
 #[test]
+fn a_start_container_hook_that_the_seccomp_profile_refuses_names_the_profile() {
+    let mut bundle = script("echo program >>/log");
+    bundle.config["hooks"]["startContainer"] = json!([{ "path": "/bin/mkdir", "args": ["mkdir", "/made"] }]);
+    for (action, reason) in [
+        ("SCMP_ACT_KILL_PROCESS", "killed by the filter of linux.seccomp"),
+        ("SCMP_ACT_ERRNO", "Operation not permitted"),
+    ] {
+        bundle.config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": action }],
+        });
+        let error = bundle.run_fails();
+        assert!(error.contains("hooks.startContainer[0]") && error.contains(reason), "{error}");
+        assert!(!bundle.rootfs("made").exists() && !bundle.rootfs("log").exists());
+    }
+}
+
+#[test]
 fn a_failure_after_the_program_only_warns() {
     let mut bundle = script("exec true");
     let (bad, good) = (hook(&bundle, "poststop", "exit 7"), hook(&bundle, "poststop", ""));

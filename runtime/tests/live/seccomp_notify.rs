@@ -64,6 +64,15 @@ fn notified(text: &str, names: &[&str]) -> (Bundle, Agent) {
 const MKDIR: &[&str] = &["mkdir", "mkdirat"];
 
 #[test]
+fn the_agent_is_asked_about_a_start_container_hook() {
+    let (mut bundle, mut agent) = notified("test ! -e /made && echo pretended", MKDIR);
+    bundle.config["hooks"]["startContainer"] = json!([{ "path": "/bin/mkdir", "args": ["mkdir", "/made"] }]);
+    assert_eq!(bundle.run_ok(), "pretended\n");
+    assert_eq!(agent.state()["received"], 1);
+    assert_eq!(agent.line(), "calls 1");
+}
+
+#[test]
 fn an_agent_answers() {
     let (bundle, mut agent) = notified("mkdir /made && test ! -e /made && echo pretended", MKDIR);
     assert_eq!(bundle.run_ok(), "pretended\n");

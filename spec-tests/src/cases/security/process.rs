@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     case("exec --cap adds no inheritable capability", "CVE-2022-29162", exec_inheritable),
     case("ambient capabilities are those that were asked for", "CVE-2022-27650", ambient),
     case("exec has the container's filter, bounding set and noNewPrivileges", "CVE-2016-3697", exec_confinement),
+    case("a startContainer hook has the rights of its container, and no more", "CVE-2016-3697", hook_confinement),
     case("exec is in every namespace of its container", "CVE-2016-9962", exec_namespaces),
     case("no process that a container sees is elsewhere or holds a directory of elsewhere", "CVE-2016-9962", elsewhere),
     case("a user by a number that is none is refused", "CVE-2016-3697", numeric_user),
@@ -79,6 +80,37 @@ fn exec_confinement(ground: &Ground) -> anyhow::Result<()> {
     }
     let (expected, found) = (expected.rlimits.get("RLIMIT_NOFILE"), found.rlimits.get("RLIMIT_NOFILE"));
     ensure!(found == expected, "RLIMIT_NOFILE of exec: expected {expected:?} as init has it, found {found:?}");
+    Ok(())
+}
+
+/// The hook is a program of the image, which the image's author wrote.
+fn hook_confinement(ground: &Ground) -> anyhow::Result<()> {
+    for (no_new_privileges, user) in [(true, 12), (false, 12), (true, 0), (false, 0)] {
+        let mut bundle = ground.bundle()?;
+        bundle.set("/process/user", json!({ "uid": user, "gid": 34, "additionalGids": [56] }));
+        bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+        bundle.set(
+            "/linux/seccomp",
+            json!({ "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO" }] }),
+        );
+        std::fs::set_permissions(bundle.rootfs("/"), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+        bundle.hook("startContainer", "hook", &[]);
+        bundle.args(&["/probe", "record", "/log"]);
+        let container = ground.create(&bundle)?;
+        container.start()?;
+        ensure!(container.wait()? == 0, "the program: {}", container.output()?);
+        let (hook, program) = (bundle.record("hook")?.status, bundle.record("/probe")?.status);
+        ensure!(hook["Seccomp"] == "2", "Seccomp of the hook: expected 2, found {}", hook["Seccomp"]);
+        for name in ["NoNewPrivs", "CapBnd", "CapEff", "CapPrm", "CapInh", "CapAmb", "Uid", "Gid", "Groups", "Seccomp_filters"] {
+            let (expected, found) = (program.get(name), hook.get(name));
+            ensure!(
+                found == expected,
+                "{name} of the hook of user {user}, noNewPrivileges {no_new_privileges}: expected {expected:?} as the \
+                 program has it, found {found:?}"
+            );
+        }
+    }
     Ok(())
 }
 
