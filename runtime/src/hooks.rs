@@ -16,39 +16,55 @@ use crate::sys::{process, seal, seccomp};
 /// The most of a failed hook's standard error that goes into our message.
 const STDERR_LIMIT: u64 = 4096;
 
+/// What hooks of one moment share.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    /// The container's state, which a hook reads from standard input.
+    pub state: &'a [u8],
+    /// The working directory; `None` for that of this process.
+    pub directory: Option<&'a Path>,
+    /// A seccomp filter, which each hook's process installs before it executes the hook.
+    pub filter: Option<&'a Filter>,
+}
+
+impl<'a> Setting<'a> {
+    /// Hooks that run beside the runtime, in this directory.
+    pub fn beside(state: &'a [u8], directory: &'a Path) -> Setting<'a> {
+        Setting { state, directory: Some(directory), filter: None }
+    }
+}
+
 /// Runs the hooks in order; the first that fails ends the list.
 ///
 /// # Errors
 /// The hook's place and path, with its exit status, or that it was killed at its timeout, and its standard error.
-pub fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
-    run_filtered(hooks, state, None)
-}
-
-/// The same under a seccomp filter, which each hook's process installs before it executes the hook.
-///
-/// # Errors
-/// As for [`run`].
-pub fn run_filtered(hooks: &[Hook], state: &[u8], filter: Option<&Filter>) -> Result<()> {
+pub fn run(hooks: &[Hook], setting: Setting) -> Result<()> {
     hooks.iter().try_for_each(|hook| {
-        run_one(hook, state, filter).with_context(|| format!("error running {} {}", hook.place, hook.path.display()))
+        run_one(hook, setting).with_context(|| format!("error running {} {}", hook.place, hook.path.display()))
     })
 }
 
 /// Runs every hook, and gives what failed: for poststop, whose failures only warn (runtime.md, Lifecycle).
 pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<Error> {
-    hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), state).err()).collect()
+    let setting = Setting { state, directory: None, filter: None };
+    hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), setting).err()).collect()
 }
 
-fn run_one(hook: &Hook, state: &[u8], filter: Option<&Filter>) -> Result<()> {
+fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
     // Files in memory rather than pipes: neither a hook that does not read nor one that writes without end blocks us.
-    let stdin = seal::memory_file(c"hook", state)?;
+    let stdin = seal::memory_file(c"hook", setting.state)?;
     let mut stderr = File::from(seal::memory_file(c"hook", b"")?);
     let mut command = Command::new(&hook.path);
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    let env = hook.env.iter().map(|entry| entry.split_once('=').unwrap_or((entry, "")));
-    command.env_clear().envs(env).stdin(stdin).stdout(Stdio::null());
+    if let Some(env) = &hook.env {
+        command.env_clear().envs(env.iter().map(|entry| entry.split_once('=').unwrap_or((entry, ""))));
+    }
+    if let Some(directory) = setting.directory {
+        command.current_dir(directory);
+    }
+    command.stdin(stdin).stdout(Stdio::null());
     command.stderr(stderr.try_clone().context("unable to copy an fd")?);
     let [to_stdout, to_stderr] = &hook.outputs;
     if let Some(path) = to_stdout {
@@ -57,7 +73,7 @@ fn run_one(hook: &Hook, state: &[u8], filter: Option<&Filter>) -> Result<()> {
     if let Some(path) = to_stderr {
         command.stderr(append(path)?);
     }
-    if let Some(filter) = filter {
+    if let Some(filter) = setting.filter {
         seccomp::install_before_exec(&mut command, filter.instructions.clone(), filter.flags);
     }
     let mut child = command.spawn().context("unable to start it")?;
@@ -74,7 +90,7 @@ fn run_one(hook: &Hook, state: &[u8], filter: Option<&Filter>) -> Result<()> {
     let mut said = Vec::new();
     stderr.rewind().and_then(|()| stderr.take(STDERR_LIMIT).read_to_end(&mut said)).context("unable to read its stderr")?;
     let how = match status.signal() {
-        Some(libc::SIGSYS) if filter.is_some() => "killed by the filter of linux.seccomp".to_owned(),
+        Some(libc::SIGSYS) if setting.filter.is_some() => "killed by the filter of linux.seccomp".to_owned(),
         Some(signal) => format!("killed by signal {signal}"),
         None => format!("exit status {}", status.code().unwrap_or_default()),
     };
@@ -92,12 +108,16 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
+    fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
+        super::run(hooks, Setting::beside(state, Path::new("/")))
+    }
+
     fn hook(script: &str) -> Hook {
         Hook {
             place: "hooks.poststop[0]".to_owned(),
             path: "/bin/sh".into(),
             args: ["sh", "-c", script].map(str::to_owned).to_vec(),
-            env: vec!["NAME=value".to_owned()],
+            env: Some(vec!["NAME=value".to_owned()]),
             timeout: None,
             outputs: [None, None],
         }

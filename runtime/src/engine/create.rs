@@ -11,7 +11,7 @@ use super::record::{GroupGuard, cgroup_mounts, first_record, put_init};
 use super::{notify, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::hooks;
+use crate::hooks::{self, Setting};
 use crate::launch::parent::{IdMaps, Launch, Moments, launch};
 use crate::launch::{faults, gate};
 use crate::plan::container::{self, ContainerPlan, CreateChoices};
@@ -232,7 +232,7 @@ impl Poststart {
     /// # Errors
     /// The first that fails: the container is to be stopped and destroyed (runtime.md, Lifecycle).
     pub(super) fn run(&self) -> Result<()> {
-        hooks::run(&self.hooks, &self.state.json("running", self.pid))
+        hooks::run(&self.hooks, Setting::beside(&self.state.json("running", self.pid), &self.state.bundle))
     }
 }
 
@@ -297,8 +297,9 @@ impl Moments for Making<'_> {
     fn mounted(&mut self, pid: i32) -> Result<()> {
         self.hooks_began = true;
         let state = self.hook_state.json("creating", pid);
-        hooks::run(&self.hooks.prestart, &state)?;
-        hooks::run(&self.hooks.create_runtime, &state)
+        let setting = Setting::beside(&state, &self.record.bundle);
+        hooks::run(&self.hooks.prestart, setting)?;
+        hooks::run(&self.hooks.create_runtime, setting)
     }
 
     fn ready(&mut self, child: &Child) -> Result<()> {

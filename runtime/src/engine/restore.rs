@@ -13,7 +13,7 @@ use super::{Console, Engine, Launched, RestoreOptions, Stdio, absolute, announce
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::criu::{Criu, Kind, Mapped, Notification, Options, Place};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::hooks;
+use crate::hooks::{self, Setting};
 use crate::plan::container::{self, ContainerPlan, CreateChoices};
 use crate::plan::mounts::RootfsPlan;
 use crate::plan::namespaces::{NamespaceKind, NamespacePlan};
@@ -130,8 +130,9 @@ impl Restoring<'_> {
                     loopback_up(told.pid).context("unable to bring up the loopback interface")?;
                 }
                 let state = self.plan.init.hook_state.json("creating", told.pid);
-                hooks::run(&self.plan.hooks.prestart, &state)?;
-                hooks::run(&self.plan.hooks.create_runtime, &state)
+                let setting = Setting::beside(&state, &self.plan.init.hook_state.bundle);
+                hooks::run(&self.plan.hooks.prestart, setting)?;
+                hooks::run(&self.plan.hooks.create_runtime, setting)
             }
             "orphan-pts-master" => {
                 let master = told.fd.ok_or_else(|| Error::other("CRIU sent no terminal"))?;

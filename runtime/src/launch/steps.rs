@@ -191,16 +191,24 @@ fn runtime_hooks(init: &mut Init) -> Result<()> {
 
 fn container_hooks(init: &mut Init) -> Result<()> {
     let hooks = std::mem::take(&mut init.plan.create_container);
-    run_hooks(init, &hooks, "creating")
-}
-
-/// Runs hooks under the filter that the parent has sent by then, unless this process is under it already.
-fn run_hooks(init: &Init, list: &[crate::plan::hooks::Hook], status: &str) -> Result<()> {
-    if list.is_empty() {
+    if hooks.is_empty() {
         return Ok(());
     }
+    if let Some(root) = &init.root {
+        rustix::process::fchdir(root.dir().fd()).map_err(|error| SysError::from_rustix("fchdir", "root", error))?;
+    }
+    // The umask is 0 while the root is built.
+    let building = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    run_hooks(init, &hooks, "creating")?;
+    nix::sys::stat::umask(building);
+    Ok(())
+}
+
+/// Runs hooks in this process's working directory, under the filter that the parent has sent by then, unless this
+/// process is under it already.
+fn run_hooks(init: &Init, list: &[crate::plan::hooks::Hook], status: &str) -> Result<()> {
     let state = init.plan.hook_state.json(status, std::process::id() as i32);
-    hooks::run_filtered(list, &state, init.seccomp.as_ref())
+    hooks::run(list, hooks::Setting { state: &state, directory: None, filter: init.seccomp.as_ref() })
 }
 
 fn console(init: &mut Init) -> Result<()> {
@@ -435,8 +443,11 @@ fn wait_at_gate(init: &mut Init) -> Result<()> {
 }
 
 fn start_hooks(init: &mut Init) -> Result<()> {
-    let hooks = std::mem::take(&mut init.plan.start_container);
-    run_hooks(init, &hooks, "created")
+    let mut hooks = std::mem::take(&mut init.plan.start_container);
+    for hook in &mut hooks {
+        hook.env.get_or_insert_with(|| init.plan.process.env.clone());
+    }
+    if hooks.is_empty() { Ok(()) } else { run_hooks(init, &hooks, "created") }
 }
 
 fn preserve(init: &mut Init) -> Result<()> {

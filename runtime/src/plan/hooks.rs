@@ -18,8 +18,9 @@ pub struct Hook {
     pub path: PathBuf,
     /// argv; the path alone when the configuration gives none.
     pub args: Vec<String>,
-    /// The whole environment.
-    pub env: Vec<String>,
+    /// The whole environment; without one the hook has that of the process which runs it, and in the container that of
+    /// the container's program.
+    pub env: Option<Vec<String>>,
     /// It is killed after this time, and counts as failed.
     pub timeout: Option<Duration>,
     /// Files to which its standard output and standard error are appended; nowhere, and into the error, without.
@@ -81,7 +82,17 @@ fn list(
             Some(args) if !args.is_empty() => args.clone(),
             _ => vec![path.to_string_lossy().into_owned()],
         };
-        Hook { place, path, args, env: hook.env().clone().unwrap_or_default(), timeout, outputs: outputs.clone() }
+        let env = environment(name, hook.env().as_ref());
+        Hook { place, path, args, env, timeout, outputs: outputs.clone() }
     };
     hooks.unwrap_or_default().iter().enumerate().map(read).collect()
+}
+
+/// As runc has it: an empty list is no default for a startContainer hook, and a createContainer hook has none.
+fn environment(name: &str, env: Option<&Vec<String>>) -> Option<Vec<String>> {
+    match name {
+        "startContainer" => env.filter(|env| !env.is_empty()).cloned(),
+        "createContainer" => Some(env.cloned().unwrap_or_default()),
+        _ => env.cloned(),
+    }
 }

@@ -1,11 +1,12 @@
 //! What an entry of a list of hooks says: path, args, env, timeout; and what every hook is given.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Case, Ground, KINDS, Level};
+use crate::harness::{Bundle, Case, Ground, KINDS, Level, wait_until};
 
 const SECTION: &str = "config.md#posix-platform-hooks";
 const VALID: &str = "config.md#valid-values";
@@ -38,6 +39,9 @@ pub const CASES: &[Case] = &[
         inner_pids,
     ),
     Case::new("a hook that does not read its stdin is no failure", "runc: hooks", Level::Runc, deaf),
+    Case::new("a hook of the runtime without env has the runtime's environment", "runc: hooks", Level::Runc, no_env),
+    Case::new("a startContainer hook without env has the program's environment", "runc: hooks", Level::Runc, inner_env),
+    Case::new("a hook runs in the bundle, and a createContainer hook in the root", "runc: hooks", Level::Runc, places),
 ];
 
 /// Creates, starts, waits for the end and deletes; the hooks have written their log then.
@@ -262,4 +266,77 @@ fn deaf(ground: &Ground) -> anyhow::Result<()> {
     bundle.set("/annotations", json!({ "org.example.long": "x".repeat(100_000) }));
     bundle.push("/hooks/createRuntime", json!({ "path": program, "args": ["deaf", "exit", "0"] }));
     life(ground, &mut bundle)
+}
+
+/// Creates, starts, waits and deletes as [`life`] does, with NAME=value in the environment of each call.
+fn life_of_caller(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<()> {
+    bundle.args(&["/probe", "exit", "0"]).write()?;
+    let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
+    for words in [&["create", "--bundle", &path, &id][..], &["start", &id]] {
+        ground.call_after("export NAME=of-the-caller; exec </dev/null >/dev/null 2>&1", words)?.ok()?;
+    }
+    wait_until("the status stopped", || {
+        let stopped = ground.call(&["state", &id])?.ok()?.stdout.contains("\"stopped\"");
+        Ok(stopped.then_some(()))
+    })?;
+    ground.call_after("export NAME=of-the-caller", &["delete", &id])?.ok().map(drop)
+}
+
+fn no_env(ground: &Ground) -> anyhow::Result<()> {
+    for (env, wanted) in [(None, Some("of-the-caller")), (Some(Value::Null), Some("of-the-caller")), (Some(json!([])), None)] {
+        let mut bundle = ground.bundle()?;
+        for kind in KINDS {
+            let mut entry = bundle.hook_entry(kind, kind, &[]);
+            if let Some(env) = &env {
+                entry["env"] = env.clone();
+            }
+            bundle.push(&format!("/hooks/{kind}"), entry);
+        }
+        life_of_caller(ground, &mut bundle)?;
+        for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
+            let found = bundle.record(kind)?.env;
+            let name = found.get("NAME").map(String::as_str);
+            ensure!(name == wanted, "{kind} with the env {env:?}: expected NAME={wanted:?} of the caller, found {found:?}");
+            ensure!(wanted.is_some() || found.is_empty(), "{kind} with an empty env: found {found:?}");
+        }
+    }
+    Ok(())
+}
+
+fn inner_env(ground: &Ground) -> anyhow::Result<()> {
+    for env in [None, Some(Value::Null), Some(json!([]))] {
+        let mut bundle = ground.bundle()?;
+        bundle.set("/process/env", json!(["PATH=/bin", "NAME=of-the-container"]));
+        let mut entry = bundle.hook_entry("startContainer", "hook", &[]);
+        if let Some(env) = &env {
+            entry["env"] = env.clone();
+        }
+        bundle.push("/hooks/startContainer", entry);
+        life_of_caller(ground, &mut bundle)?;
+        let mut found = bundle.record("hook")?.env;
+        // What /etc/passwd says, or a default.
+        found.remove("HOME");
+        let wanted = [("NAME", "of-the-container"), ("PATH", "/bin")];
+        let is_wanted = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(wanted);
+        ensure!(is_wanted, "startContainer with the env {env:?}: expected {wanted:?}, found {found:?}");
+    }
+    Ok(())
+}
+
+fn places(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.hook_of_every_kind().set("/process/cwd", json!("/tmp"));
+    life_of_caller(ground, &mut bundle)?;
+    let (bundle_path, root) = (bundle.path().to_owned(), bundle.rootfs("/"));
+    for (kind, wanted) in [
+        ("prestart", bundle_path.as_path()),
+        ("createRuntime", &bundle_path),
+        ("createContainer", &root),
+        ("startContainer", Path::new("/tmp")),
+        ("poststart", &bundle_path),
+    ] {
+        let found = bundle.record(kind)?.directory;
+        ensure!(Path::new(&found) == wanted, "the working directory of {kind}: expected {wanted:?}, found {found}");
+    }
+    Ok(())
 }
