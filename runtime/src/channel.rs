@@ -95,10 +95,15 @@ impl ParentEnd {
 
     /// Answers a request of type `R`.
     pub fn answer<R: Request>(&self, reply: &R::Reply) -> Result<()> {
+        self.answer_with::<R>(reply, &[])
+    }
+
+    /// Answers a request of type `R` and sends fds with the reply.
+    pub fn answer_with<R: Request>(&self, reply: &R::Reply, fds: &[BorrowedFd]) -> Result<()> {
         // A unit reply would be an empty packet, which is the end of file: every reply is led by one byte.
         let mut packet = vec![0u8];
         packet.extend(encode(reply)?);
-        socket::send(self.0.as_fd(), &packet, &[]).context("unable to answer the new process")
+        socket::send(self.0.as_fd(), &packet, fds).context("unable to answer the new process")
     }
 }
 
@@ -133,6 +138,12 @@ impl InitEnd {
         self.hear::<R>()
     }
 
+    /// Sends a request and waits for its reply and the fd that comes with it.
+    pub fn ask_for_fd<R: Request>(&self, request: &R) -> Result<(R::Reply, Option<OwnedFd>)> {
+        self.tell(request, &[])?;
+        self.receive::<R>()
+    }
+
     /// Sends a request with fds, without waiting: the reply is for another process that shares the channel.
     pub fn tell<R: Request>(&self, request: &R, fds: &[BorrowedFd]) -> Result<()> {
         let message = FromInit::Request { step: R::STEP, body: encode(request)? };
@@ -141,9 +152,13 @@ impl InitEnd {
 
     /// Waits for the reply to a request of type `R`.
     pub fn hear<R: Request>(&self) -> Result<R::Reply> {
-        let (packet, _) = socket::receive(self.0.as_fd(), LIMIT).context("unable to hear from the parent")?;
+        self.receive::<R>().map(|(reply, _)| reply)
+    }
+
+    fn receive<R: Request>(&self) -> Result<(R::Reply, Option<OwnedFd>)> {
+        let (packet, fds) = socket::receive(self.0.as_fd(), LIMIT).context("unable to hear from the parent")?;
         match packet.split_first() {
-            Some((_, reply)) => decode(reply),
+            Some((_, reply)) => Ok((decode(reply)?, fds.into_iter().next())),
             None => Err(Error::other("the parent is gone")),
         }
     }

@@ -16,6 +16,8 @@
 //!   runs those hooks     ── () ───────────►
 //!                      ◄── Limits ───────── only where init may not raise its own limits
 //!   prlimit              ── () ───────────►
+//!                      ◄── Null ─────────── only for a standard stream on /dev/null without such a device inside
+//!   opens it read-only   ── the fd ───────►
 //!                      ◄── Ready ────────── all is set up and looked up
 //!   writes the record    ── Program ──────► waits at the gate; hooks; seccomp; exec
 //!                      ◄── Listening ────── only with a seccomp filter that has a listener: the fd
@@ -51,6 +53,8 @@ pub enum Step {
     Mounted,
     /// [`Limits`]
     Limits,
+    /// [`Null`]
+    Null,
     /// [`Ready`]
     Ready,
     /// [`Listening`]
@@ -92,6 +96,11 @@ pub struct Limits {
     pub failed: Vec<usize>,
 }
 
+/// A standard stream is the host's /dev/null, and the container has no such device that could take its place. An fd of
+/// the same device on a read-only mount travels with the reply, unless the parent may not make one.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Null;
+
 /// Everything is set up; what is left is the gate, seccomp and the exec.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ready;
@@ -131,6 +140,10 @@ impl Request for Mounted {
 }
 impl Request for Limits {
     const STEP: Step = Step::Limits;
+    type Reply = ();
+}
+impl Request for Null {
+    const STEP: Step = Step::Null;
     type Reply = ();
 }
 impl Request for Ready {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,10 +11,11 @@ use oci_spec::runtime::LinuxSeccomp;
 
 use crate::channel::{self, Event, ParentEnd};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::handshake::{Devices, Filter, Limits, Mounted, Ready, Recorded, Sibling, Step};
+use crate::handshake::{Devices, Filter, Limits, Mounted, Null, Ready, Recorded, Sibling, Step};
 use crate::plan::idmap::IdMap;
 use crate::plan::init::InitPlan;
 use crate::plan::seccomp::flag::NEW_LISTENER;
+use crate::rootfs;
 use crate::sys::process::{self, Child, Exit, Spawn};
 use crate::sys::procfs::Proc;
 use crate::sys::{SysError, seal};
@@ -338,6 +339,11 @@ impl Server<'_> {
                 self.limit(&body)?;
                 continue;
             }
+            // As rare: the container has no null device for a standard stream.
+            if step == Step::Null && expected == Step::Ready {
+                self.hand_over_null()?;
+                continue;
+            }
             if step != expected {
                 return Err(Error::other(format!("init is at the step {step:?}; {expected:?} was expected")));
             }
@@ -367,7 +373,7 @@ impl Server<'_> {
                     let listener = fd.ok_or_else(|| Error::other("the seccomp listener did not come"))?;
                     self.moments.listening(self.guard.child(), listener)?;
                 }
-                Step::Limits => {}
+                Step::Limits | Step::Null => {}
             }
         }
         Ok(())
@@ -415,6 +421,12 @@ impl Server<'_> {
             })?;
         }
         self.parent.answer::<Limits>(&())
+    }
+
+    fn hand_over_null(&self) -> Result<()> {
+        let null = rootfs::open_null()?;
+        let fds: Vec<BorrowedFd> = null.iter().map(AsFd::as_fd).collect();
+        self.parent.answer_with::<Null>(&(), &fds)
     }
 
     /// Waits until the exec closes the channel; without one, this is why.

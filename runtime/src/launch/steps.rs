@@ -376,9 +376,7 @@ fn standard_streams(init: &mut Init) -> Result<()> {
         onto_stdio(slave.as_fd())?;
         crate::sys::tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
     }
-    if init.plan.rootfs.is_some() {
-        terminal::reopen_null(init)?;
-    }
+    terminal::reopen_null(init)?;
     let uid = init.plan.process.uid;
     if uid == 0 && !init.plan.user_namespace {
         return Ok(());

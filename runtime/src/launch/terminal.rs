@@ -4,13 +4,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
-use rustix::fs::{FileType, Gid, Uid};
+use rustix::fs::{Gid, Uid};
 
 use crate::error::{Context, Error, Result};
+use crate::handshake::Null;
 use crate::rootfs;
 use crate::sys::path::{Dir, Links};
-use crate::sys::{SysError, process, socket, tty};
+use crate::sys::{SysError, SysResult, process, socket, tty};
 
 use super::init::{Init, take};
 
@@ -33,38 +33,44 @@ pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
     Ok(slave)
 }
 
-/// Opens /dev/null anew where it is a standard stream: the caller's is on a mount of the host's, which the container
-/// holds on to otherwise, and which CRIU cannot save. An image without one, or with another device, keeps the caller's.
+/// Opens /dev/null anew where it is a standard stream. The caller's is on a mount of the host's, which the container
+/// would hold on to, which CRIU cannot save, and whose inode a process with CAP_FOWNER or CAP_CHOWN could change through
+/// the descriptor. The container's own device takes its place; without one, the host's on a read-only mount.
 pub(super) fn reopen_null(init: &Init) -> Result<()> {
-    let null = rustix::fs::makedev(1, 3);
-    let is_null = |fd: BorrowedFd<'_>| {
-        let kind = |stat: &rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-        rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_rdev == null && kind(&stat))
-    };
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     if !streams.into_iter().any(is_null) {
         return Ok(());
     }
-    let Some(found) = Dir::open_host(Path::new("/"))?.try_find(Path::new("/dev/null"), Links::Follow)? else {
-        return Ok(());
-    };
-    if !is_null(found.as_fd()) {
-        return Ok(());
-    }
-    let own = match init.proc()?.reopen(&found, rustix::fs::OFlags::RDWR) {
-        // The configuration's device rules or the node's mode are against it: the caller's works as well.
-        Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EACCES) => {
-            return init.channel()?.log(false, format!("the caller's /dev/null stays: {error}"));
+    let own = match open_own_null(init) {
+        Ok(Some(own)) => Some(own),
+        Ok(None) => init.channel()?.ask_for_fd(&Null)?.1,
+        Err(error) => {
+            init.channel()?.log(false, format!("the container's /dev/null cannot be used as a standard stream: {error}"))?;
+            init.channel()?.ask_for_fd(&Null)?.1
         }
-        other => other?,
+    };
+    let Some(null) = own else {
+        return init.channel()?.log(false, "a standard stream remains the caller's /dev/null");
     };
     for (number, stream) in (0..).zip(streams) {
         if is_null(stream) {
-            process::dup_onto(own.as_fd(), number)?;
+            process::dup_onto(null.as_fd(), number)?;
         }
     }
     Ok(())
+}
+
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| rootfs::is_null(&stat))
+}
+
+/// The null device at /dev/null of the container; `None` where there is none, or another file.
+fn open_own_null(init: &Init) -> SysResult<Option<OwnedFd>> {
+    let found = Dir::open_host(Path::new("/"))?.try_find(Path::new("/dev/null"), Links::Follow)?;
+    // Only a null device may be opened: opening another one can have effects.
+    let Some(found) = found.filter(|found| is_null(found.as_fd())) else { return Ok(None) };
+    init.proc()?.reopen(&found, rustix::fs::OFlags::RDWR).map(Some)
 }
 
 /// Gives the standard streams to the container's user, who must be able to open /proc/self/fd/1 again. What it

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
-use super::{Root, by_path, refuse};
+use super::{Root, by_path, host_node, refuse};
 use crate::error::{Context, Result};
 use crate::plan::devices::{DeviceKind, DeviceOp};
 use crate::plan::mounts::RootfsPlan;
@@ -95,7 +95,8 @@ fn is_device(stat: &rustix::fs::Stat, op: &DeviceOp) -> bool {
         && (op.kind == DeviceKind::Fifo || stat.st_rdev == rustix::fs::makedev(op.major, op.minor))
 }
 
-/// Where mknod is not allowed: the host's node of the same path, after a check that it is that device.
+/// Where mknod is not allowed: the host's node of the same path, after a check that it is that device; see
+/// [`host_node`].
 fn bind_node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Result<()> {
     let tree = root.outside.copy(&op.path, false, true);
     let source = match &tree {
@@ -109,12 +110,14 @@ fn bind_node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Resu
     }
     let target = file(parent, name, op.mode, &op.path)?;
     match tree {
-        Ok(tree) => mount::attach(&tree, &target)?,
-        Err(_) => by_path(root, |path| {
-            mount::mount_raw(Some(op.path.as_os_str()), &path(target.as_fd()), None, libc::MS_BIND, None)
-        })?,
+        Ok(tree) => host_node::attach(root, &tree, &target),
+        Err(_) => {
+            by_path(root, |path| {
+                mount::mount_raw(Some(op.path.as_os_str()), &path(target.as_fd()), None, libc::MS_BIND, None)
+            })?;
+            host_node::protect_attached(root, open_node(parent, name, &op.path)?)
+        }
     }
-    Ok(())
 }
 
 /// Opens what is at `name`, or an empty new file, as O_PATH; refuses a symlink or a directory.
@@ -123,12 +126,16 @@ fn file(parent: &OwnedFd, name: &OsStr, mode: u32, shown: &Path) -> Result<Owned
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(e) => return Err(SysError::from_rustix("mknodat", format!("{shown:?}, S_IFREG"), e).into()),
     }
-    let fd = rustix::fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| SysError::from_rustix("openat", format!("{shown:?}, O_PATH|O_NOFOLLOW"), e))?;
+    let fd = open_node(parent, name, shown)?;
     match crate::sys::path::file_type(&fd)? {
         FileType::Symlink | FileType::Directory => Err(refuse(shown, "is a symlink or a directory in the image")),
         _ => Ok(fd),
     }
+}
+
+fn open_node(parent: &OwnedFd, name: &OsStr, shown: &Path) -> SysResult<OwnedFd> {
+    rustix::fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::from_rustix("openat", format!("{shown:?}, O_PATH|O_NOFOLLOW"), e))
 }
 
 fn link(dev: &OwnedFd, name: &str, target: &str) -> SysResult<()> {

@@ -8,10 +8,9 @@ use rustix::fs::FileType;
 
 use super::mounts::make_readonly as readonly_mount;
 use super::outside::Outside;
-use super::{Root, by_path};
+use super::{Root, by_path, host_node};
 use crate::error::{Context, Result};
 use crate::plan::mounts::{MountLabel, RootfsPlan};
-use crate::sys::SysError;
 use crate::sys::mount::{self, Filesystem};
 use crate::sys::path::{Links, file_type};
 
@@ -23,15 +22,8 @@ pub(super) fn host_null(outside: &Outside) -> Result<Option<OwnedFd>> {
         Err(error) if mount::is_missing(&error) => return Ok(None),
         other => other.context("error preparing masked paths")?,
     };
-    check_null(&tree)?;
+    host_node::check_null(&tree)?;
     Ok(Some(tree))
-}
-
-fn check_null(fd: &OwnedFd) -> Result<()> {
-    let stat = rustix::fs::fstat(fd).map_err(|e| SysError::from_rustix("fstat", "/dev/null", e))?;
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if is_null { Ok(()) } else { Err(super::refuse(Path::new("/dev/null"), "is not the character device 1:3")) }
 }
 
 /// Covers every masked path that exists: files with /dev/null, directories with one empty read-only tmpfs.
@@ -45,7 +37,7 @@ pub(super) fn hide(root: &Root, plan: &RootfsPlan) -> Result<()> {
         let Some(target) = root.dir.try_find(path, Links::Follow)? else { continue };
         let hidden = match file_type(&target)? {
             FileType::Directory => cover_directory(root, &mut empty, plan.mount_label.as_ref(), &target),
-            _ => cover_file(root, &mut null, &target),
+            _ => cover_file(root, &mut null, path, &target),
         };
         hidden.with_context(|| format!("error masking {path:?}"))?;
     }
@@ -65,23 +57,29 @@ enum Cover<'a> {
     Inside(OwnedFd),
 }
 
-fn cover_file(root: &Root, cover: &mut Cover<'_>, target: &OwnedFd) -> Result<()> {
+fn cover_file(root: &Root, cover: &mut Cover<'_>, path: &Path, target: &OwnedFd) -> Result<()> {
     match cover {
         Cover::Detached(null) => {
-            mount::attach(*null, target)?;
+            host_node::attach(root, null, target)?;
             *cover = Cover::Attached(null);
             Ok(())
         }
         Cover::Attached(null) => Ok(mount::attach(mount::clone_fd_tree(*null, false)?, target)?),
         Cover::Nothing => {
             let null = root.dir.find(Path::new("/dev/null"))?;
-            check_null(&null)?;
-            bind_legacy(root, &null, target, libc::MS_BIND)?;
+            host_node::check_null(&null)?;
+            cover_legacy(root, &null, path, target)?;
             *cover = Cover::Inside(null);
             Ok(())
         }
-        Cover::Inside(null) => bind_legacy(root, null, target, libc::MS_BIND),
+        Cover::Inside(null) => cover_legacy(root, null, path, target),
     }
+}
+
+/// The container's own /dev/null can be the host's node (a bound /dev): the cover is read-only all the same.
+fn cover_legacy(root: &Root, null: &OwnedFd, path: &Path, target: &OwnedFd) -> Result<()> {
+    bind_legacy(root, null, target, libc::MS_BIND)?;
+    host_node::protect_attached(root, root.dir.find(path)?)
 }
 
 fn bind_legacy(root: &Root, source: &OwnedFd, target: &OwnedFd, flags: u64) -> Result<()> {

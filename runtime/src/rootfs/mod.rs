@@ -29,6 +29,7 @@ use crate::sys::{SysError, SysResult};
 mod cgroup;
 mod copy;
 mod dev;
+mod host_node;
 mod idmap;
 mod mask;
 mod mounts;
@@ -36,6 +37,7 @@ mod outside;
 mod pivot;
 mod seed;
 
+pub use host_node::{is_null, open_null};
 pub use seed::seed;
 use outside::Outside;
 

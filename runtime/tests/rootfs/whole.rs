@@ -82,9 +82,18 @@ pub fn look_around(host_bundle: &Path, nodes_are_bound: bool) {
     assert_eq!(std::fs::read_to_string("/etc/hosts").expect("hosts"), "127.0.0.1 localhost\n");
     assert_eq!(errno(std::fs::write("/etc/hosts", "")), Some(libc::EROFS));
     assert!(Path::new("/run/secrets/hosts").exists(), "a symlink of the image was followed inside it");
+    // A node of the host on a writable mount gives its inode to the container.
+    let is_sealed = |path: &str| ["ro", "nosuid", "noexec"].iter().all(|option| mounts[Path::new(path)].has(option));
     for masked in ["/etc/secret", "/etc/secret2"] {
         assert_eq!(node(masked).0, 1);
         assert_eq!(std::fs::read(masked).expect(masked), b"");
+        assert!(is_sealed(masked), "{masked}: {:?}", mounts[Path::new(masked)]);
+    }
+    if nodes_are_bound {
+        for path in ["/dev/null", "/dev/zero", "/dev/tty"] {
+            assert!(is_sealed(path), "{path}: {:?}", mounts[Path::new(path)]);
+        }
+        std::fs::write("/dev/null", "x").expect("a device on a read-only mount is written all the same");
     }
     assert_eq!(std::fs::read_dir("/etc/secret.d").expect("dir").count(), 0);
     assert_eq!(errno(std::fs::write("/etc/secret.d/y", "")), Some(libc::EROFS));

@@ -59,6 +59,7 @@ pub const ALL: &[&[Case]] = &[
     security::proc::CASES,
     security::descriptors::CASES,
     security::files::CASES,
+    security::host_nodes::CASES,
     security::process::CASES,
     security::cgroup::CASES,
     security::console::CASES,

@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod console;
 pub mod descriptors;
 pub mod files;
+pub mod host_nodes;
 pub mod links;
 pub mod proc;
 pub mod process;

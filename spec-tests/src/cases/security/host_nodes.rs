@@ -1,0 +1,181 @@
+//! Device nodes of the host that a container can reach: no process in it can change their inodes.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::without_mounts;
+use crate::harness::{Bundle, Case, Container, Ground, Level};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Security, run)
+}
+
+/// By what reaches the container.
+pub const CASES: &[Case] = &[
+    case("a masked file is no node of the host whose inode can be changed", "host nodes", masked),
+    case("two masked files are no nodes of the host whose inodes can be changed", "host nodes", two_masked),
+    case("default devices are no nodes of the host whose inodes can be changed", "host nodes", devices),
+    case("devices of a runtime without CAP_MKNOD are no nodes of the host whose inodes can be changed", "host nodes", bound),
+    case("standard streams of init are no nodes of the host whose inodes can be changed", "host nodes", init_streams),
+    case("standard streams of exec are no nodes of the host whose inodes can be changed", "host nodes", exec_streams),
+    case("standard streams of exec are no nodes of the host, whatever its user and capabilities", "host nodes", exec_variants),
+    case(
+        "standard streams without /dev/null in the container are no nodes of the host whose inodes can be changed",
+        "host nodes",
+        streams_without_null,
+    ),
+];
+
+const MODE_AND_OWNER: u32 = 0o7777;
+
+/// What another inode's owner, mode and change time look like before and after the attempts below.
+fn marks(path: &Path) -> anyhow::Result<(u32, u32, u32, i64, i64)> {
+    let meta = fs::metadata(path)?;
+    Ok((meta.mode() & MODE_AND_OWNER, meta.uid(), meta.gid(), meta.ctime(), meta.ctime_nsec()))
+}
+
+/// What `seen` (a path below /proc/PID, which leads through the container's own mount) shows is another node than the
+/// host's at `host`, or lies on a read-only mount.
+fn cannot_be_changed(seen: &str, host: &str) -> anyhow::Result<()> {
+    let (found, theirs) = (fs::metadata(seen).with_context(|| seen.to_owned())?, fs::metadata(host)?);
+    if (found.dev(), found.ino()) != (theirs.dev(), theirs.ino()) {
+        return Ok(());
+    }
+    let flags = statvfs(seen)?.flags();
+    ensure!(flags.contains(FsFlags::ST_RDONLY), "{seen} is the host's {host}, on a mount with {flags:?}");
+    Ok(())
+}
+
+/// Root in the container, with every right over files, and no user namespace.
+fn privileged(ground: &Ground) -> anyhow::Result<Bundle> {
+    let mut bundle = ground.bundle()?;
+    let capabilities = serde_json::json!(["CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE"]);
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.set(&format!("/process/capabilities/{set}"), capabilities.clone());
+    }
+    Ok(bundle)
+}
+
+/// Tries to change each path, to the values that the host's node has already: where an attempt succeeds, only the
+/// change time of the host's node shows it.
+fn attempt(container: &Container, paths: &[&str]) -> anyhow::Result<()> {
+    let null = Path::new("/dev/null");
+    let before = marks(null)?;
+    let operations: Vec<String> = paths.iter().map(|path| format!("chown {path} {} {}", before.1, before.2)).collect();
+    let operations: Vec<&str> = operations.iter().map(String::as_str).collect();
+    container.attempts(&operations)?;
+    let after = marks(null)?;
+    ensure!(after == before, "the host's /dev/null was changed through {paths:?}: {before:?} became {after:?}");
+    Ok(())
+}
+
+fn masked(ground: &Ground) -> anyhow::Result<()> {
+    masks(ground, &["/masked"])
+}
+
+/// Later masks are copies of the first.
+fn two_masked(ground: &Ground) -> anyhow::Result<()> {
+    masks(ground, &["/masked", "/masked2", "/proc/keys"])
+}
+
+fn masks(ground: &Ground, paths: &[&str]) -> anyhow::Result<()> {
+    let mut bundle = privileged(ground)?;
+    for path in paths.iter().filter(|path| !path.starts_with("/proc")) {
+        fs::write(bundle.rootfs(path), "of the image")?;
+    }
+    bundle.set("/linux/maskedPaths", serde_json::json!(paths));
+    let container = ground.start(&mut bundle)?;
+    for path in paths {
+        let seen = container.proc(&format!("root{path}"));
+        if Path::new(&seen).exists() {
+            cannot_be_changed(&seen, "/dev/null")?;
+        }
+    }
+    attempt(&container, paths)
+}
+
+const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
+fn devices(ground: &Ground) -> anyhow::Result<()> {
+    let container = ground.start(&mut privileged(ground)?)?;
+    for path in DEVICES {
+        cannot_be_changed(&container.proc(&format!("root{path}")), path)?;
+    }
+    attempt(&container, &["/dev/null"])
+}
+
+/// mknod(2) is refused to the runtime: it has the host's nodes alone.
+fn bound(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = privileged(ground)?;
+    bundle.args(&["/probe", "wait"]).write()?;
+    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+    let words = ["create", "--bundle", &*bundle.path().to_string_lossy(), "--pid-file", &*pid_file.to_string_lossy(), &id];
+    let done = ground.call_after("set -- setpriv --bounding-set -mknod \"$@\"", &words)?;
+    if super::unless_refused(done)?.is_none() {
+        return Ok(());
+    }
+    let pid: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
+    for path in DEVICES {
+        cannot_be_changed(&format!("/proc/{pid}/root{path}"), path)?;
+    }
+    Ok(())
+}
+
+fn streams(pid: i32) -> anyhow::Result<()> {
+    (0..3).try_for_each(|number| cannot_be_changed(&format!("/proc/{pid}/fd/{number}"), "/dev/null"))
+}
+
+/// The harness gives every runtime /dev/null as standard input.
+fn init_streams(ground: &Ground) -> anyhow::Result<()> {
+    let container = ground.start(&mut privileged(ground)?)?;
+    streams(container.pid())?;
+    attempt(&container, &["/proc/1/fd/0"])
+}
+
+/// Starts an exec in the background whose streams are all /dev/null, and returns its pid.
+fn exec_in_background(ground: &Ground, container: &Container, flags: &[&str]) -> anyhow::Result<i32> {
+    let pid_file = ground.directory().join("exec.pid");
+    let pid_path = pid_file.to_string_lossy();
+    let words = [&["exec", "--detach", "--pid-file", &*pid_path], flags, &[container.id(), "/probe", "wait"]].concat();
+    ground.call_after("exec >/dev/null 2>&1", &words)?.ok()?;
+    Ok(fs::read_to_string(&pid_file)?.trim().parse()?)
+}
+
+fn exec_streams(ground: &Ground) -> anyhow::Result<()> {
+    let container = ground.start(&mut privileged(ground)?)?;
+    streams(exec_in_background(ground, &container, &[])?)?;
+    // In the foreground the probe itself tries.
+    attempt(&container, &["/proc/self/fd/0"])
+}
+
+fn exec_variants(ground: &Ground) -> anyhow::Result<()> {
+    let container = ground.start(&mut privileged(ground)?)?;
+    for flags in [&["--user", "0:0", "--cwd", "/"][..], &["--user", "1000"], &["--cap", "CAP_FOWNER"]] {
+        streams(exec_in_background(ground, &container, flags)?)?;
+    }
+    Ok(())
+}
+
+/// With a directory bound to /dev, nothing is made in it.
+fn streams_without_null(ground: &Ground) -> anyhow::Result<()> {
+    let empty = ground.directory().join("dev");
+    fs::create_dir(&empty)?;
+    let mut bundle = privileged(ground)?;
+    without_mounts(&mut bundle, "/dev");
+    bundle.mount("/dev", "bind", &empty.to_string_lossy(), &["bind"]);
+    bundle.set("/linux/maskedPaths", serde_json::json!([]));
+    let container = match ground.start(&mut bundle) {
+        Ok(container) => container,
+        // A container without a null device need not be possible.
+        Err(error) if error.to_string().contains("/dev/null") => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    ensure!(!Path::new(&container.proc("root/dev/null")).exists(), "the bound /dev has a null device");
+    streams(container.pid())?;
+    streams(exec_in_background(ground, &container, &[])?)?;
+    attempt(&container, &["/proc/self/fd/0", "/proc/1/fd/0"])
+}
