@@ -1,71 +1,146 @@
 //! tmpcopyup: copies what the image has below a directory into the new tmpfs that covers it.
 //!
 //! Both sides are walked by descriptor, one name at a time and without following links: what is swapped for a symlink
-//! meanwhile is an error, never a way out.
+//! meanwhile is an error, never a way out. The image chooses the tree's shape, so that the walk is iterative: it holds
+//! the two descriptors of one level, and goes back up by "..", which must lead to the directory that it came from.
 #![forbid(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys::{SysError, SysResult};
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// The deepest directory that is copied: no path (PATH_MAX, 4096 bytes) names a deeper one.
+const MAX_DEPTH: usize = 2048;
+
+/// A directory above the current one.
+struct Above {
+    /// The identity of the image's directory and of its copy: device and inode.
+    from: (u64, u64),
+    to: (u64, u64),
+    /// Subdirectories that are still to be copied.
+    left: Vec<CString>,
+}
+
 /// Copies everything in `from` (open for reading) into the directory `to`: files, directories, symlinks, nodes and
 /// FIFOs, with owners, modes, times and extended attributes; and `from`'s own owner and attributes. Sockets are left
 /// out, and so are holes and hard links as such.
+///
+/// # Errors
+/// A tree that is deeper than [`MAX_DEPTH`], and one that is moved while it is copied (ESTALE).
 pub(super) fn tree(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     // `to` may be an O_PATH descriptor of a mount; writing attributes takes an open one.
-    let to = rustix::fs::openat(to, ".", DIRECTORY, Mode::empty())
-        .map_err(|e| SysError::from_rustix("openat", "tmpfs", e))?;
-    directory(from, &to)
+    let mut to = open(to, c".")?;
+    let mut from = open(from, c".")?;
+    let mut above: Vec<Above> = Vec::new();
+    let mut left = entries(&from, &to)?;
+    loop {
+        if let Some(name) = left.pop() {
+            if above.len() == MAX_DEPTH {
+                return Err(too_deep());
+            }
+            let (inner_from, inner_to) =
+                enter(&from, &to, &name).with_context(|| format!("error copying {name:?}"))?;
+            above.push(Above { from: identity(&from)?, to: identity(&to)?, left });
+            (from, to) = (inner_from, inner_to);
+            left = entries(&from, &to)?;
+            continue;
+        }
+        let outer = above.pop().map(|outer| {
+            let (outer_from, outer_to) = (parent(&from, outer.from)?, parent(&to, outer.to)?);
+            Ok::<_, SysError>((outer_from, outer_to, outer.left))
+        });
+        let outer = outer.transpose()?;
+        // Last: what is made inside changes the times, and an owner other than us may shut us out.
+        let stat = rustix::fs::fstat(&from).map_err(|e| SysError::from_rustix("fstat", "", e))?;
+        attributes(&from, &to, &stat)?;
+        match outer {
+            Some(outer) => (from, to, left) = outer,
+            None => return Ok(()),
+        }
+    }
 }
 
-fn directory(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+fn too_deep() -> Error {
+    Error::other(format!(
+        "the directory in the image is nested deeper than {MAX_DEPTH} levels; remove the option tmpcopyup, or the deeper \
+         directories from the image"
+    ))
+}
+
+fn open(directory: &OwnedFd, name: &CStr) -> SysResult<OwnedFd> {
+    rustix::fs::openat(directory, name, DIRECTORY, Mode::empty())
+        .map_err(|e| SysError::from_rustix("openat", format!("{name:?}"), e))
+}
+
+fn identity(directory: &OwnedFd) -> SysResult<(u64, u64)> {
+    let stat = rustix::fs::fstat(directory).map_err(|e| SysError::from_rustix("fstat", "", e))?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// Opens the directory above. One that was moved meanwhile could have any directory of the host above it.
+fn parent(directory: &OwnedFd, expected: (u64, u64)) -> SysResult<OwnedFd> {
+    let found = open(directory, c"..")?;
+    if identity(&found)? == expected {
+        return Ok(found);
+    }
+    Err(SysError::from_rustix("openat", "\"..\" of a directory that was moved while it was copied", rustix::io::Errno::STALE))
+}
+
+/// Opens the directory `name` and makes its copy.
+fn enter(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> SysResult<(OwnedFd, OwnedFd)> {
+    let source = open(from, name)?;
+    rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o700))
+        .map_err(|e| SysError::from_rustix("mkdirat", format!("{name:?}"), e))?;
+    Ok((source, open(to, name)?))
+}
+
+/// Copies what is directly in `from` and is no directory; gives the names of the directories.
+fn entries(from: &OwnedFd, to: &OwnedFd) -> Result<Vec<CString>> {
+    let mut directories = Vec::new();
     let entries = Dir::read_from(from).map_err(|e| SysError::from_rustix("getdents64", "", e))?;
     for entry in entries {
         let entry = entry.map_err(|e| SysError::from_rustix("getdents64", "", e))?;
         let name = entry.file_name();
-        if name != c"." && name != c".." {
-            one(from, to, name).with_context(|| format!("error copying {name:?}"))?;
+        if name == c"." || name == c".." {
+            continue;
+        }
+        if !one(from, to, name).with_context(|| format!("error copying {name:?}"))? {
+            directories.push(name.to_owned());
         }
     }
-    // Last: what is made inside changes the times, and an owner other than us may shut us out.
-    let stat = rustix::fs::fstat(from).map_err(|e| SysError::from_rustix("fstat", "", e))?;
-    attributes(from, to, &stat)
+    Ok(directories)
 }
 
-fn one(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
+/// Copies one entry; false when it is a directory.
+fn one(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<bool> {
     let failed = |call, e| SysError::from_rustix(call, format!("{name:?}"), e);
     let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("fstatat", e))?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => {
-            let source = rustix::fs::openat(from, name, DIRECTORY, Mode::empty()).map_err(|e| failed("openat", e))?;
-            rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o700)).map_err(|e| failed("mkdirat", e))?;
-            let target = rustix::fs::openat(to, name, DIRECTORY, Mode::empty()).map_err(|e| failed("openat", e))?;
-            directory(&source, &target)
-        }
-        FileType::RegularFile => file(from, to, name),
+        FileType::Directory => return Ok(false),
+        FileType::RegularFile => file(from, to, name)?,
         FileType::Symlink => {
             let link = rustix::fs::readlinkat(from, name, Vec::new()).map_err(|e| failed("readlinkat", e))?;
             rustix::fs::symlinkat(&link, to, name).map_err(|e| failed("symlinkat", e))?;
-            Ok(own_entry(to, name, &stat)?)
+            own_entry(to, name, &stat)?;
         }
-        FileType::Socket | FileType::Unknown => Ok(()),
+        FileType::Socket | FileType::Unknown => {}
         kind => {
             let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
             rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev).map_err(|e| failed("mknodat", e))?;
             own_entry(to, name, &stat)?;
             // The owner's change may have cleared bits of the mode.
             rustix::fs::chmodat(to, name, mode, AtFlags::empty()).map_err(|e| failed("fchmodat", e))?;
-            Ok(())
         }
     }
+    Ok(true)
 }
 
 fn file(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {

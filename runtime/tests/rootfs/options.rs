@@ -130,6 +130,45 @@ fn tmpcopyup_brings_all_of_the_image() {
     });
 }
 
+/// Makes directories named "d" in each other, `depth` of them, below `top`.
+fn nest(top: &Path, depth: usize) {
+    use rustix::fs::{CWD, Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut directory = rustix::fs::openat(CWD, top, flags, Mode::empty()).expect("open");
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&directory, "d", Mode::from_raw_mode(0o755)).expect("mkdirat");
+        directory = rustix::fs::openat(&directory, "d", flags, Mode::empty()).expect("openat");
+    }
+}
+
+#[test]
+fn tmpcopyup_of_a_tree_that_is_too_deep_is_an_error() {
+    in_bed(|bed| {
+        std::fs::create_dir(bed.root("data")).expect("mkdir");
+        nest(&bed.root("data"), 20_000);
+        let mount = json!({"destination": "/data", "source": "t", "type": "tmpfs", "options": ["tmpcopyup"]});
+        let text = bed.one(mount).expect_err("too deep").to_string();
+        assert!(text.contains("mounts[0]") && text.contains("tmpcopyup") && text.contains("2048 levels"), "{text}");
+    });
+}
+
+#[test]
+fn tmpcopyup_needs_few_descriptors_for_a_deep_tree() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    in_bed(|bed| {
+        std::fs::create_dir(bed.root("data")).expect("mkdir");
+        nest(&bed.root("data"), 1500);
+        std::fs::write(bed.root("data/d/d/file"), "text").expect("write");
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("getrlimit");
+        setrlimit(Resource::RLIMIT_NOFILE, soft.min(1024), hard).expect("setrlimit");
+        bed.one(json!({"destination": "/data", "source": "t", "type": "tmpfs", "options": ["tmpcopyup"]})).expect("mount");
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("setrlimit");
+        assert_eq!(std::fs::read(bed.root("data/d/d/file")).expect("read"), b"text");
+        let mut deepest = std::fs::metadata(bed.root(&format!("data/{}", "d/".repeat(1400))));
+        assert!(deepest.as_mut().is_ok_and(|found| found.is_dir()), "{deepest:?}");
+    });
+}
+
 #[test]
 fn links_as_sources_and_targets() {
     in_bed(|bed| {
