@@ -347,6 +347,10 @@ fn one(
         findings.deny(at("destination"), "it is empty", "give an absolute path");
     }
     let target = clean(mount.destination());
+    if target == Path::new("/") && !mount.destination().as_os_str().is_empty() {
+        let reason = format!("{:?} is the top of the rootfs", mount.destination());
+        findings.deny(at("destination"), reason, "name a directory below it, or use root.path and root.readonly");
+    }
     let kind = kind(mount.typ().as_deref().unwrap_or(""), &parsed);
     let mut source = mount.source().clone().unwrap_or_default();
     if let MountKind::Bind { .. } = kind {

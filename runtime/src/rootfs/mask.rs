@@ -35,6 +35,7 @@ pub(super) fn hide(root: &Root, plan: &RootfsPlan) -> Result<()> {
     let mut empty: Option<OwnedFd> = None;
     for path in &plan.masked_paths {
         let Some(target) = root.dir.try_find(path, Links::Follow)? else { continue };
+        root.refuse_top(path, &target).with_context(|| format!("linux.maskedPaths: error masking {path:?}"))?;
         let hidden = match file_type(&target)? {
             FileType::Directory => cover_directory(root, &mut empty, plan.mount_label.as_ref(), &target),
             _ => cover_file(root, &mut null, path, &target),
@@ -119,9 +120,13 @@ fn cover_directory(
     }
 }
 
-/// Binds `path` over itself, read-only with all that is mounted below it. A missing path is fine.
+/// Binds `path` over itself, read-only with all that is mounted below it. A missing path is fine. The root itself turns
+/// read-only in place, as with root.readonly: what is bound over it would not be init's root.
 pub(super) fn make_readonly(root: &Root, path: &Path) -> Result<()> {
     let Some(target) = root.dir.try_find(path, Links::Follow)? else { return Ok(()) };
+    if root.is_top(&target)? {
+        return readonly_mount(root, root.fd());
+    }
     let tree = match mount::clone_fd_tree(&target, true) {
         Ok(tree) => tree,
         Err(error) if mount::is_missing(&error) => {

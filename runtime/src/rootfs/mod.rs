@@ -23,7 +23,7 @@ use crate::error::{Context, Error, Result};
 use crate::plan::mounts::{MountKind, MountOp, Pivot, RootfsPlan};
 use crate::sys::mount;
 use crate::sys::path::Dir;
-use crate::sys::procfs::Proc;
+use crate::sys::procfs::{Proc, mount_id};
 use crate::sys::{SysError, SysResult};
 
 mod cgroup;
@@ -62,6 +62,31 @@ impl Root {
     /// The root, for lookups inside it.
     pub fn dir(&self) -> &Dir {
         &self.dir
+    }
+
+    /// True when `found` is the root directory itself, on the root's own mount: symlinks of the image can lead there
+    /// from any path.
+    fn is_top(&self, found: &OwnedFd) -> SysResult<bool> {
+        let stat = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map_err(|e| SysError::from_rustix("fstat", "", e));
+        let (top, other) = (stat(self.fd())?, stat(found.as_fd())?);
+        if (top.st_dev, top.st_ino) != (other.st_dev, other.st_ino) {
+            return Ok(false);
+        }
+        // The root can be bound below itself as well. A kernel that does not tell mounts apart gets no such mount.
+        Ok(match (mount_id(self.fd()), mount_id(found)) {
+            (Some(top), Some(other)) => top == other,
+            _ => true,
+        })
+    }
+
+    /// Refuses `found`, which `path` led to, where it is the root directory. A mount on it would be hidden from init,
+    /// whose root lies below the mount, and would be the root of every exec, because setns(2) takes the topmost mount
+    /// (mntns_install, fs/namespace.c): without the masks, the read-only root and /proc.
+    fn refuse_top(&self, path: &Path, found: &OwnedFd) -> Result<()> {
+        if self.is_top(found)? {
+            return Err(refuse(path, "leads to the top of the rootfs; name a file or directory below it"));
+        }
+        Ok(())
     }
 }
 

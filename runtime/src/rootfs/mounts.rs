@@ -104,8 +104,9 @@ fn links(op: &MountOp) -> Links {
     if op.target_nofollow { Links::NotLast } else { Links::Follow }
 }
 
-/// Refuses a target on procfs, to which a symlink of the image may have led, but for what lxcfs emulates.
+/// Refuses a target to which a symlink of the image may have led: the root, and procfs but for what lxcfs emulates.
 fn check_target(root: &Root, op: &MountOp, target: &OwnedFd) -> Result<()> {
+    root.refuse_top(&op.target, target)?;
     let fs = rustix::fs::fstatfs(target).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
     if fs.f_type as u64 != PROC_SUPER_MAGIC || op.target == Path::new("/proc") {
         return Ok(());
@@ -262,6 +263,7 @@ fn mqueue(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
 /// Changes what is mounted at the target.
 fn remount(root: &Root, op: &MountOp) -> Result<()> {
     let target = root.dir.open(&op.target, rustix::fs::OFlags::PATH, links(op))?;
+    root.refuse_top(&op.target, &target)?;
     by_path(root, |path| filesystem(op, "none", op.flags).mount_legacy(&path(target.as_fd()), op.flags))?;
     for &flags in &op.propagation {
         mount::set_propagation(&target, flags)?;

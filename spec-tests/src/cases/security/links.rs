@@ -26,6 +26,12 @@ pub const CASES: &[Case] = &[
     case("a /dev of the image that is a link stays in the container without a mount there", "CVE-2024-45310", bare_dev),
     case("a device below a link of the image stays in the container", "CVE-2024-45310", device),
     case("a working directory below a link is made in the container", "CVE-2024-45310", cwd),
+    case("a bind mount onto a link to the root is refused", "mounts on the root", bind_on_root),
+    case("mounts onto links to the root are refused, whatever they mount", "mounts on the root", kinds_on_root),
+    case("a mount onto the root itself is refused", "mounts on the root", literal_root),
+    case("a remount of a link to the root is refused", "mounts on the root", remount_on_root),
+    case("a masked link to the root hides the root from no exec", "mounts on the root", masked_root),
+    case("a read-only link to the root covers the root for no exec", "mounts on the root", readonly_root),
     case("files of /dev in the image that are links stay in the container", "CVE-2024-45310", dev_files),
     case("a masked path that is a link of the image masks inside", "CVE-2025-31133", masked),
     case("a mask is the null device, whatever the image has at /dev/null", "CVE-2025-31133", null_device),
@@ -149,6 +155,94 @@ fn cwd(ground: &Ground) -> anyhow::Result<()> {
     bundle.set("/process/cwd", json!("/there/new/deep"));
     unless_refused(ground.run(&bundle)?)?;
     outside.is_untouched()
+}
+
+/// Links of an image that lead to its root, and paths through them that do.
+const ROOTS: [&str; 6] = ["/rl", "/chain", "/rl/rl", "/deep/up", "/rl/.", "/dir/up/rl"];
+
+fn root_links(bundle: &Bundle) -> anyhow::Result<()> {
+    for directory in ["/deep", "/dir"] {
+        fs::create_dir_all(bundle.rootfs(directory))?;
+    }
+    for (name, target) in [("/rl", "/"), ("/chain", "rl"), ("/deep/up", "../../.."), ("/dir/up", "..")] {
+        symlink(target, bundle.rootfs(name))?;
+    }
+    Ok(())
+}
+
+/// Refused, or without effect: the top of the container is the image, for init and for an exec alike.
+fn is_no_root(ground: &Ground, bundle: &mut Bundle, what: &str) -> anyhow::Result<()> {
+    bundle.args(&["/probe", "wait"]).write()?;
+    let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
+    if unless_refused(ground.call(&["create", "--bundle", &path, &id])?)?.is_none() {
+        return Ok(());
+    }
+    let done = ground.call(&["exec", &id, "/probe", "facts"])?;
+    ensure!(done.code == 0, "{what}: taken, and an exec does not find the image's files: {}", done.stderr);
+    let state: serde_json::Value = serde_json::from_str(&ground.call(&["state", &id])?.ok()?.stdout)?;
+    let pid = state["pid"].as_i64().unwrap_or_default();
+    let text = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+    let on_top = text.lines().filter(|line| line.split(' ').nth(4) == Some("/")).count();
+    ensure!(on_top == 1, "{what}: taken, and {on_top} mounts are on the root:\n{text}");
+    Ok(())
+}
+
+fn bind_on_root(ground: &Ground) -> anyhow::Result<()> {
+    let outside = Outside::make(ground)?;
+    for target in ROOTS {
+        let mut bundle = ground.bundle()?;
+        root_links(&bundle)?;
+        bundle.mount(target, "bind", &outside.path().to_string_lossy(), &["bind", "rw"]);
+        is_no_root(ground, &mut bundle, target)?;
+    }
+    outside.is_untouched()
+}
+
+fn kinds_on_root(ground: &Ground) -> anyhow::Result<()> {
+    let file_systems: [(&str, &[&str]); 5] =
+        [("tmpfs", &[]), ("tmpfs", &["mode=700"]), ("tmpfs", &["tmpcopyup"]), ("mqueue", &[]), ("cgroup", &["ro"])];
+    for (kind, options) in file_systems {
+        let mut bundle = ground.bundle()?;
+        root_links(&bundle)?;
+        bundle.mount("/chain", kind, kind, options);
+        is_no_root(ground, &mut bundle, kind)?;
+    }
+    Ok(())
+}
+
+fn literal_root(ground: &Ground) -> anyhow::Result<()> {
+    for target in ["/", "/.", "//", "/..", "/rl/.."] {
+        let mut bundle = ground.bundle()?;
+        root_links(&bundle)?;
+        bundle.mount(target, "tmpfs", "tmpfs", &[]);
+        is_no_root(ground, &mut bundle, target)?;
+    }
+    Ok(())
+}
+
+/// The image must not choose what a remount is for.
+fn remount_on_root(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    root_links(&bundle)?;
+    bundle.set("/root/readonly", json!(true));
+    bundle.mount("/rl", "none", "", &["remount", "bind", "rw", "nosuid"]);
+    let refused = unless_refused(ground.run(bundle.args(&["/probe", "try", "create", "/x"]))?)?.is_none();
+    ensure!(refused, "a remount of /rl, a link to the root, changed the root's mount");
+    Ok(())
+}
+
+fn masked_root(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    root_links(&bundle)?;
+    bundle.set("/linux/maskedPaths", json!(["/rl"]));
+    is_no_root(ground, &mut bundle, "maskedPaths")
+}
+
+fn readonly_root(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    root_links(&bundle)?;
+    bundle.set("/linux/readonlyPaths", json!(["/rl"]));
+    is_no_root(ground, &mut bundle, "readonlyPaths")
 }
 
 fn dev_files(ground: &Ground) -> anyhow::Result<()> {
