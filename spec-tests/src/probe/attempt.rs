@@ -58,6 +58,15 @@ fn one(words: &[&str]) -> Result<String, Errno> {
             let id = |word: &str| word.parse::<u32>().map_err(|_| Errno::EINVAL);
             done(chown(*path, Some(Uid::from_raw(id(uid)?)), Some(Gid::from_raw(id(gid)?))))
         }
+        // Which inode it is (DEVICE:INODE), and what becomes of giving it the owner and the mode that it has already.
+        ["rewrite-inode", path] => {
+            use std::os::unix::fs::{MetadataExt, PermissionsExt};
+            let meta = fs::metadata(path).map_err(errno)?;
+            let owned = done(chown(*path, Some(Uid::from_raw(meta.uid())), Some(Gid::from_raw(meta.gid()))));
+            let mode = fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() & 0o7777)).map_err(errno);
+            let word = |result: Result<(), Errno>| result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".to_owned());
+            Ok(format!("{}:{} {} {}", meta.dev(), meta.ino(), word(owned.map(drop)), word(mode)))
+        }
         ["mknod", path, kind, major, minor] => {
             let number = |word: &str| word.parse::<u64>().map_err(|_| Errno::EINVAL);
             let kind = match *kind {
