@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::handshake::{Limits, Listening, Mounted, Ready};
 use crate::plan::passwd;
 use crate::plan::seccomp::flag::NEW_LISTENER;
-use crate::sys::path::{Dir, Links};
+use crate::sys::path::{self, Dir, Links};
 use crate::sys::{SysError, SysResult, cred, keyring, memory, ns, process, seccomp};
 use crate::trace;
 use crate::{hooks, rootfs};
@@ -410,10 +410,8 @@ fn credentials(init: &mut Init) -> Result<()> {
     if init.chdir_later {
         chdir(&process.cwd).context("unable to enter process.cwd")?;
     }
-    // A working directory outside of the root would be a way out of the container.
-    nix::unistd::getcwd().map_err(|errno| {
-        Error::other(format!("the working directory is not inside the container's root: {}", errno.desc()))
-    })?;
+    // A working directory outside of the root would be a way out of the container (CVE-2024-21626).
+    path::working_directory().context("process.cwd: the working directory is not inside the container's root")?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -302,6 +302,22 @@ pub fn file_type(fd: impl AsFd) -> SysResult<FileType> {
 }
 
 /// O_NOFOLLOW where the last component is not to be followed.
+/// The working directory's path below this process's root; EXDEV where the root does not lead to it.
+///
+/// The kernel compares mounts, and marks a path outside with `(unreachable)` (getcwd(2)). The C library then looks for a
+/// parent with the device and the inode of the root, which the image's directory has on the host's own mount as well;
+/// therefore the system call alone is asked.
+pub fn working_directory() -> SysResult<PathBuf> {
+    let mut path = vec![0u8; libc::PATH_MAX as usize];
+    // SAFETY: the kernel writes at most path.len() bytes into memory that is ours.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
+    let length = usize::try_from(length).map_err(|_| SysError::last("getcwd", ""))?;
+    // With the NUL byte at the end.
+    path.truncate(length.saturating_sub(1));
+    let path = PathBuf::from(OsString::from_vec(path));
+    if path.is_absolute() { Ok(path) } else { Err(SysError::new("getcwd", path.display().to_string(), Errno::EXDEV)) }
+}
+
 fn nofollow(links: Links) -> OFlags {
     if links == Links::NotLast { OFlags::NOFOLLOW } else { OFlags::empty() }
 }

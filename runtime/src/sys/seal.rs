@@ -22,6 +22,13 @@ pub struct Image {
     pub mount: Option<OwnedFd>,
 }
 
+/// Options of the overlay whose defaults depend on how the kernel was built.
+///
+/// With xino the number of the layer may be part of an inode number. With nfs_export, open_by_handle_at(2) on a file of
+/// the overlay opens every file of the layer's file system (fs/overlayfs/export.c decodes files outside of the layer's
+/// directory too), which a container's process with CAP_DAC_READ_SEARCH and /proc/PID/exe of init could use.
+const OVERLAY_OPTIONS: [(&str, &str); 2] = [("xino", "off"), ("nfs_export", "off")];
+
 /// The program that this process runs, whatever its name leads to by now.
 const RUNNING_PROGRAM: &str = "/proc/self/exe";
 
@@ -62,8 +69,9 @@ fn overlay_of(program: BorrowedFd, path: &Path, other: &Path) -> SysResult<Image
     let layers = format!("/proc/self/fd/{}:/proc/self/fd/{}", directory.as_raw_fd(), other.as_raw_fd());
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(error("fsopen"))?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir", layers).map_err(error("fsconfig"))?;
-    // Otherwise the number of the layer may be part of an inode number.
-    rustix::mount::fsconfig_set_string(context.as_fd(), "xino", "off").map_err(error("fsconfig"))?;
+    for (key, value) in OVERLAY_OPTIONS {
+        rustix::mount::fsconfig_set_string(context.as_fd(), key, value).map_err(error("fsconfig"))?;
+    }
     rustix::mount::fsconfig_create(context.as_fd()).map_err(error("fsconfig"))?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mount = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)

@@ -49,6 +49,8 @@ pub enum Need {
     File(&'static str),
     /// This file is not there.
     NoFile(&'static str),
+    /// A virtual machine of the beds, whose kernel no other work uses.
+    OwnMachine,
     /// A block device, whose numbers can stand in limits.
     BlockDevice,
     /// One of these files, in a new cgroup of this controller.

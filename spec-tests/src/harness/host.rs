@@ -53,6 +53,8 @@ impl Host {
             Need::Program(name) => super::command::program(name).is_some(),
             Need::File(path) => Path::new(path).exists(),
             Need::NoFile(path) => !Path::new(path).exists(),
+            // Written by beds/common.
+            Need::OwnMachine => Path::new("/bed-command").exists(),
             Need::BlockDevice => fs::read_dir("/sys/block").is_ok_and(|mut entries| entries.next().is_some()),
             Need::CgroupFile(controller, files) => self.child_has(controller, files).unwrap_or(false),
             Need::Links => makes_links(),

@@ -4,13 +4,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 use super::{Outside, unless_refused};
 use crate::facts::Facts;
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Ground, Level, Need};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
@@ -25,8 +27,11 @@ pub const CASES: &[Case] = &[
     case("a working directory by a leaked descriptor leads nowhere", "CVE-2024-21626", cwd_by_descriptor),
     case("a working directory by a link to a leaked descriptor leads nowhere", "CVE-2024-21626", cwd_by_link),
     case("a working directory of exec by a leaked descriptor leads nowhere", "CVE-2024-21626", exec_cwd),
+    case("a working directory below the image, by a mount of the host, is refused", "CVE-2024-21626", cwd_below_image),
     case("a program by a leaked descriptor is not run", "CVE-2024-21626", program_by_descriptor),
     case("no descriptor of a program leads out of the container", "CVE-2024-21626", nothing_leaks),
+    case("a runtime's program opens no other file of its file system by a handle", "shocker", by_handle)
+        .on(&[Need::OwnMachine, Need::File("/sys/module/overlay/parameters/nfs_export")]),
 ];
 
 /// Opens init's program as its neighbour could, ends init, and writes: a copy of the runtime is what may suffer.
@@ -160,6 +165,32 @@ fn exec_cwd(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A directory of the image as the host's own mount has it. A parent of it has the device and the inode of the
+/// container's root, so that a check which compares those, as getcwd(3) of the C library does, takes it for one inside.
+fn cwd_below_image(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let directory = bundle.rootfs("/sub");
+    fs::create_dir(&directory)?;
+    let container = ground.start(&mut bundle)?;
+    // Two levels above it is the bundle, a directory of the host.
+    let program = ["/probe", "try", "list", "../.."];
+    bundle.args(&program);
+    let prelude = format!("exec 0<'{0}' 3<'{0}'", directory.display());
+    for number in ["0", "3"] {
+        let cwd = format!("/proc/self/fd/{number}");
+        bundle.set("/process/cwd", json!(cwd)).write()?;
+        let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
+        let run = ["run", "--preserve-fds", "1", "--bundle", &path, &id];
+        let exec = [&["exec", "--preserve-fds", "1", "--cwd", &cwd, container.id()], &program[..]].concat();
+        for words in [&run[..], &exec] {
+            if let Some(done) = unless_refused(ground.call_after(&prelude, words)?)? {
+                ensure!(!done.stdout.contains("config.json"), "{} in {cwd}: it lists the bundle: {}", words[0], done.stdout);
+            }
+        }
+    }
+    Ok(())
+}
+
 fn program_by_descriptor(ground: &Ground) -> anyhow::Result<()> {
     let outside = Outside::make(ground)?;
     let program = outside.path().join("mark");
@@ -187,5 +218,86 @@ fn nothing_leaks(ground: &Ground) -> anyhow::Result<()> {
     let own: Vec<&str> = own.iter().map(String::as_str).collect();
     let found = container.attempts(&own)?;
     ensure!(links(&found.join("\n")) == 0, "descriptors of an exec from 3 on: expected none, found {found:?}");
+    Ok(())
+}
+
+/// A file system of the host's with a copy of the runtime, and overlays that can be asked for files by handles unless
+/// their maker says otherwise (overlayfs.rst, "NFS export"), as some kernels are built. Dropped, all is as before.
+struct Exported {
+    place: PathBuf,
+    defaults: Vec<(&'static str, String)>,
+}
+
+impl Exported {
+    const PARAMETERS: [(&str, &str); 3] = [("nfs_export", "Y"), ("redirect_always_follow", "N"), ("redirect_dir", "N")];
+
+    fn make(ground: &Ground) -> anyhow::Result<Exported> {
+        let mut exported = Exported { place: ground.directory().join("exported"), defaults: Vec::new() };
+        fs::create_dir(&exported.place)?;
+        mount(Some("spec"), &exported.place, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+        for (name, value) in Exported::PARAMETERS {
+            let before = fs::read_to_string(Exported::parameter(name))?;
+            fs::write(Exported::parameter(name), value)?;
+            exported.defaults.push((name, before));
+        }
+        fs::copy(ground.runtime(), exported.place.join("runtime"))?;
+        fs::write(exported.place.join("secret"), "of the host")?;
+        Ok(exported)
+    }
+
+    fn parameter(name: &str) -> PathBuf {
+        Path::new("/sys/module/overlay/parameters").join(name)
+    }
+
+    /// The handle of the secret on every such overlay, as two words.
+    fn handle(&self, ground: &Ground) -> anyhow::Result<String> {
+        let (empty, view) = (ground.directory().join("empty"), ground.directory().join("view"));
+        fs::create_dir(&empty)?;
+        fs::create_dir(&view)?;
+        let layers = format!("lowerdir={}:{}", self.place.display(), empty.display());
+        mount(Some("spec"), &view, Some("overlay"), MsFlags::MS_RDONLY, Some(layers.as_str()))?;
+        let secret = view.join("secret");
+        let done = ground.tool(&ground.beside_probe("escapes").to_string_lossy(), &["handle", &secret.to_string_lossy()]);
+        umount2(&view, MntFlags::empty())?;
+        Ok(done?.ok()?.stdout.trim().to_owned())
+    }
+}
+
+impl Drop for Exported {
+    fn drop(&mut self) {
+        for (name, before) in &self.defaults {
+            let _ = fs::write(Exported::parameter(name), before);
+        }
+        let _ = umount2(&self.place, MntFlags::MNT_DETACH);
+    }
+}
+
+/// A neighbour in the pid namespace of an init that waits: its program's mount is a way to the host's file system for
+/// whoever may open files by handles (CAP_DAC_READ_SEARCH, which opened any file of the host in 2014), if that mount
+/// decodes handles.
+fn by_handle(ground: &Ground) -> anyhow::Result<()> {
+    let exported = Exported::make(ground)?;
+    let handle = exported.handle(ground)?;
+    let mut bundle = ground.bundle()?;
+    ground.install(&bundle, "escapes")?;
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]));
+    }
+    let neighbour = ground.start(&mut bundle)?;
+    let mut bundle = ground.bundle()?;
+    bundle.namespace("pid", Some(&neighbour.proc("ns/pid"))).args(&["/probe", "wait"]).write()?;
+    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+    let (root, path, pid_path) = (ground.root(), bundle.path().to_string_lossy(), pid_file.to_string_lossy());
+    let words = ["--root", &*root.to_string_lossy(), "create", "--bundle", &*path, "--pid-file", &*pid_path, &id];
+    ground.tool(&exported.place.join("runtime").to_string_lossy(), &words)?.ok()?;
+    let status = fs::read_to_string(format!("/proc/{}/status", fs::read_to_string(&pid_file)?.trim()))?;
+    let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last());
+    let program = format!("/proc/{}/exe", inside.context("init's pid in its namespace")?);
+    let tries: Vec<&str> = ["/escapes", "by-handle", &program].into_iter().chain(handle.split(' ')).chain(["500"]).collect();
+    let done = neighbour.exec(&tries)?;
+    ground.call(&["delete", "--force", &id])?.ok()?;
+    if let Some(done) = unless_refused(done)? {
+        ensure!(!done.stdout.starts_with("ok"), "a file of the host beside the runtime: {}", done.stdout);
+    }
     Ok(())
 }
