@@ -2,74 +2,19 @@
 
 mod bed;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bed::Gated;
+use bed::{Gated, Scratch, plan_of};
 use brig::cgroup::{Cgroup, CgroupRecord, OomEvent};
-use brig::plan::Findings;
-use brig::plan::cgroup::{CgroupManager, CgroupPlan, build};
 use brig::plan::host::CgroupLayout;
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn unified() -> bool {
     bed::layout() == CgroupLayout::Unified
-}
-
-fn plan_of(path: &str, resources: &Value) -> Result<CgroupPlan, brig::error::Error> {
-    let config = json!({
-        "ociVersion": "1.2.0",
-        "root": {"path": "rootfs"},
-        "linux": {"cgroupsPath": path, "resources": resources},
-    });
-    let spec: Spec = serde_json::from_value(config).expect("a configuration");
-    let mut findings = Findings::default();
-    let plan = build(&spec, "brig-test", CgroupManager::Cgroupfs, &bed::host(), &mut findings);
-    findings.into_result().map(|_| plan)
-}
-
-/// A cgroup that is gone at the end of the test, with all that is in it.
-struct Scratch(Cgroup);
-
-impl Scratch {
-    fn new(name: &str, resources: &Value) -> Scratch {
-        let path = format!("/brig-test-{name}-{}", std::process::id());
-        Scratch(Cgroup::create(&plan_of(&path, resources).expect("a plan")).expect("a cgroup"))
-    }
-
-    fn enter(&mut self, process: &Gated) {
-        if self.0.clone_target().is_some() {
-            let path = &self.0.record().paths[""];
-            std::fs::write(path.join("cgroup.procs"), process.pid().to_string()).expect("the cgroup takes a process");
-        }
-        self.0.attach(process.pid()).expect("the process enters");
-    }
-
-    fn path(&self, controller: &str) -> PathBuf {
-        let paths: BTreeMap<String, PathBuf> = self.0.record().paths;
-        paths.get(controller).or_else(|| paths.get("")).expect("a directory").clone()
-    }
-
-    fn read(&self, controller: &str, file: &str) -> String {
-        let path = self.path(controller).join(file);
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        text.trim().to_owned()
-    }
-
-    fn gone(&self) -> bool {
-        self.0.record().paths.values().all(|path| !path.exists())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = self.0.kill_all(libc::SIGKILL);
-        let _ = self.0.destroy();
-    }
 }
 
 fn limits() -> Value {

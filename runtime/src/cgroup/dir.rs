@@ -1,11 +1,13 @@
 //! A directory of a cgroup file system, and its files.
 #![forbid(unsafe_code)]
 
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, Dir as Entries, FileType, Mode, OFlags, Uid, chownat, openat, statfs};
+use rustix::fs::{AtFlags, Dir as Entries, FileType, Mode, OFlags, Uid, chownat, openat, statfs, unlinkat};
 
 use crate::sys::{SysError, SysResult};
 
@@ -76,18 +78,40 @@ impl Dir {
         self.file("cgroup.procs", OFlags::RDONLY).is_err_and(|error| is_gone(&error))
     }
 
-    /// The names of the cgroups right below this one.
-    pub(super) fn children(&self) -> SysResult<Vec<String>> {
+    /// The names of the cgroups right below this one. A container that may write to its cgroup chooses them: they are
+    /// bytes, and need not be UTF-8.
+    pub(super) fn children(&self) -> SysResult<Vec<CString>> {
         let failed = |errno| SysError::from_rustix("getdents64", format!("\"{}\"", self.path.display()), errno);
         let mut names = Vec::new();
         for entry in Entries::read_from(&self.fd).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_string_lossy();
-            if entry.file_type() == FileType::Directory && name != "." && name != ".." {
-                names.push(name.into_owned());
+            let name = entry.file_name();
+            if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+                names.push(name.to_owned());
             }
         }
         Ok(names)
+    }
+
+    /// Opens the directory `name` right below this one, or `..`. `path` is what messages show.
+    pub(super) fn open_at(&self, name: &CStr, path: PathBuf) -> SysResult<Dir> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Dir { fd, path }),
+            Err(errno) => Err(SysError::from_rustix("openat", format!("\"{}\"", path.display()), errno)),
+        }
+    }
+
+    /// Removes the cgroup `name` right below this one. False when it has processes or cgroups below it.
+    pub(super) fn remove_child(&self, name: &CStr) -> SysResult<bool> {
+        match unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(true),
+            Err(rustix::io::Errno::BUSY | rustix::io::Errno::NOTEMPTY) => Ok(false),
+            Err(errno) => {
+                let path = self.path.join(OsStr::from_bytes(name.to_bytes()));
+                Err(SysError::from_rustix("unlinkat", format!("\"{}\"", path.display()), errno))
+            }
+        }
     }
 }
 

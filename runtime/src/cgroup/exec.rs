@@ -4,11 +4,16 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
+
+use nix::errno::Errno;
 
 use super::dir::Dir;
 use super::place::{self, ROOT};
-use super::{CgroupKind, CgroupRecord, UnitRecord, systemd, v1};
+use super::wait::PATIENCE;
+use super::{CgroupKind, CgroupRecord, UnitRecord, systemd, tasks, v1};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::sys::SysResult;
 
 /// The cgroup of a process that is about to be made.
 #[derive(Debug, Default)]
@@ -91,12 +96,22 @@ pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> 
     // made cgroups and moved itself into one of them; then the new process joins it there.
     let busy = arguments.is_empty() && dir.read("cgroup.subtree_control").is_ok_and(|text| !text.trim().is_empty());
     if busy {
-        let own = place::unified_of(init, &unified)?;
-        dir = Dir::open(&own).with_context(|| format!("cannot open the cgroup of init, {}", own.display()))?;
+        dir = cgroup_of_init(&dir, init, &unified).context("cannot open the cgroup of the container's init")?;
     }
     if let Some(unit) = record.unit.as_ref().filter(|unit| unit.user) {
         let sub = dir.path().strip_prefix(&record.paths[""]).map_or(String::new(), |sub| sub.display().to_string());
         return Ok(ExecTarget { unit: Some((unit.clone(), sub)), ..ExecTarget::default() });
     }
     Ok(ExecTarget { dir: Some(dir), paths, unit: None })
+}
+
+/// The cgroup2 directory that `init` is in, which is below `dir` mostly.
+fn cgroup_of_init(dir: &Dir, init: i32, unified: &Path) -> SysResult<Dir> {
+    match place::unified_of(init, unified).and_then(|own| Dir::open(&own)) {
+        // A container can go deeper than a path can say.
+        Err(error) if error.errno() == Errno::ENAMETOOLONG => {
+            tasks::find(dir, init, Instant::now() + PATIENCE)?.ok_or(error)
+        }
+        result => result,
+    }
 }

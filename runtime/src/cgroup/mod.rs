@@ -5,7 +5,8 @@
 //! | `v2`, `v1`, `systemd` | making a cgroup on the three kinds of host |
 //! | `place` | where hierarchies are mounted, and where the caller is |
 //! | `settings`, `devices` | limits into files, device rules into force |
-//! | `freeze`, `tasks`, `wait`, `remove` | processes: stopping, signalling, waiting, the end |
+//! | `freeze`, `kill`, `tasks`, `wait`, `remove` | processes: stopping, signalling, waiting, the end |
+//! | `tree` | a walk over a cgroup and those below it |
 //! | `exec`, `join` | where a process that joins a container, or any cgroup, goes |
 //! | `stats`, `oom` | numbers and notification |
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ mod dir;
 mod exec;
 mod freeze;
 mod join;
+mod kill;
 mod oom;
 mod place;
 mod remove;
@@ -23,6 +25,7 @@ mod settings;
 pub mod stats;
 mod systemd;
 mod tasks;
+mod tree;
 mod update;
 mod v1;
 mod v2;
@@ -178,14 +181,38 @@ impl Cgroup {
         }
     }
 
+    /// The container's directory in the hierarchy of `controller`; `None` when it has none, or when it is gone.
+    fn dir_of(&self, controller: &str) -> Result<Option<Dir>> {
+        self.record.paths.get(controller).map_or(Ok(None), |path| self.find(path))
+    }
+
+    fn unified_dir(&self) -> Result<Option<Dir>> {
+        self.dir_of("")
+    }
+
+    fn main_dir(&self) -> Result<Option<Dir>> {
+        self.main().map_or(Ok(None), |path| self.find(path))
+    }
+
+    /// Opens a directory of the record; `None` when it is gone.
+    fn find(&self, path: &Path) -> Result<Option<Dir>> {
+        match Dir::open(path) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(error) if error.errno() == Errno::ENOENT => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn unified(&self) -> Option<&Path> {
         self.record.paths.get("").map(PathBuf::as_path)
     }
 
     /// The pids of all processes, those of cgroups below included, in ascending order.
     pub fn pids(&self) -> Result<Vec<i32>> {
-        match self.main() {
-            Some(path) => tasks::all(path).context("cannot list the container's processes"),
+        match self.main_dir()? {
+            Some(dir) => {
+                tasks::all(&dir, Instant::now() + wait::PATIENCE).context("cannot list the container's processes")
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -205,14 +232,15 @@ impl Cgroup {
 
     fn set_frozen(&self, frozen: bool) -> Result<()> {
         // v1's freezer first where there is one: managers of such hosts look at it.
+        let gone = |path: &Path| match frozen {
+            true => Err(Error::other(format!("cannot freeze {}: it is gone", path.display()))),
+            false => Ok(()),
+        };
         if let Some(path) = self.record.paths.get("freezer") {
-            return freeze::legacy(&Dir::open(path)?, frozen);
+            return self.find(path)?.map_or_else(|| gone(path), |dir| freeze::legacy(&dir, frozen));
         }
         if let Some(path) = self.unified() {
-            return match Dir::open(path) {
-                Err(error) if !frozen && error.errno() == Errno::ENOENT => Ok(()),
-                dir => freeze::unified(&dir?, frozen),
-            };
+            return self.find(path)?.map_or_else(|| gone(path), |dir| freeze::unified(&dir, frozen));
         }
         Err(Error::new(
             ErrorKind::Unsupported,
@@ -222,70 +250,18 @@ impl Cgroup {
 
     /// Whether the processes are stopped by this cgroup's freezer. False without one.
     pub fn is_frozen(&self) -> Result<bool> {
-        let (path, legacy) = match (self.record.paths.get("freezer"), self.unified()) {
-            (Some(path), _) => (path.as_path(), true),
-            (None, Some(path)) => (path, false),
-            (None, None) => return Ok(false),
-        };
-        match Dir::open(path) {
-            Ok(dir) if legacy => freeze::legacy_is_frozen(&dir),
-            Ok(dir) => freeze::unified_is_frozen(&dir),
-            Err(error) if error.errno() == Errno::ENOENT => Ok(false),
-            Err(error) => Err(error.into()),
+        let legacy = self.record.paths.contains_key("freezer");
+        match self.dir_of(if legacy { "freezer" } else { "" })? {
+            Some(dir) if legacy => freeze::legacy_is_frozen(&dir),
+            Some(dir) => freeze::unified_is_frozen(&dir),
+            None => Ok(false),
         }
-    }
-
-    /// Sends `signal` to all processes. SIGKILL leaves none, whatever they fork meanwhile, frozen or not.
-    pub fn kill_all(&self, signal: i32) -> Result<()> {
-        let Some(path) = self.main() else { return Ok(()) };
-        if signal == libc::SIGKILL && self.kill_at_once()? {
-            return Ok(());
-        }
-        if signal != libc::SIGKILL {
-            return tasks::signal(path, signal).map(drop);
-        }
-        // Without cgroup.kill: nobody forks while frozen.
-        let frozen = self.freeze();
-        let sent = tasks::signal(path, signal);
-        // A task that v1's freezer holds dies only once it is let go.
-        let thawed = self.thaw();
-        sent?;
-        match frozen {
-            Ok(()) => thawed,
-            // No freezer: until a round finds no one.
-            Err(_) => {
-                let deadline = Instant::now() + wait::PATIENCE;
-                while tasks::signal(path, signal)? > 0 {
-                    if !tasks::wait_empty(path, deadline)? && Instant::now() >= deadline {
-                        return Err(Error::other(format!("cannot kill the processes of {}", path.display())));
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// cgroup.kill (Linux 5.14). False when there is none.
-    fn kill_at_once(&self) -> Result<bool> {
-        let Some(path) = self.unified() else { return Ok(false) };
-        match Dir::open(path).and_then(|dir| dir.write("cgroup.kill", "1")) {
-            Ok(()) => {}
-            // Gone, and its processes with it: systemd removes a scope as soon as it is empty.
-            Err(error) if error.errno() == Errno::ENODEV => return Ok(true),
-            // The same; or an older kernel, where the directory is there.
-            Err(error) if error.errno() == Errno::ENOENT => return Ok(!path.exists()),
-            Err(error) => return Err(error.into()),
-        }
-        if self.record.paths.contains_key("freezer") && self.is_frozen()? {
-            self.thaw()?;
-        }
-        Ok(true)
     }
 
     /// Waits until no process is left; false when `timeout` passes first.
     pub fn wait_empty(&self, timeout: Duration) -> Result<bool> {
-        match self.main() {
-            Some(path) => Ok(remove::wait_empty(path, Instant::now() + timeout)?),
+        match self.main_dir()? {
+            Some(dir) => Ok(remove::wait_empty(&dir, Instant::now() + timeout)?),
             None => Ok(true),
         }
     }
@@ -303,11 +279,12 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         let mut first = self.record.unit.as_ref().and_then(|unit| systemd::stop(unit).err());
         let mut done: Vec<&PathBuf> = Vec::new();
+        let deadline = Instant::now() + wait::PATIENCE;
         for path in self.record.paths.values() {
             if done.contains(&path) {
                 continue;
             }
-            if let Err(error) = remove::tree(path) {
+            if let Err(error) = remove::tree(path, deadline) {
                 first.get_or_insert(error);
             }
             done.push(path);

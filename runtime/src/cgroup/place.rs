@@ -2,12 +2,17 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 use super::dir::{CGROUP_MAGIC, CGROUP2_MAGIC, magic};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::cgroup::{Base, CgroupPath};
 use crate::sys::procfs::Proc;
+use crate::sys::{SysError, SysResult};
 
 /// Where cgroup file systems are, by everyone's convention (file-hierarchy(7)).
 pub(super) const ROOT: &str = "/sys/fs/cgroup";
@@ -39,43 +44,53 @@ impl Hierarchy {
 }
 
 /// Lines of /proc/PROCESS/cgroup: `ID:controllers:path` (cgroups(7)). `process` is a pid, or `self`.
-fn cgroups_of(process: &str) -> Result<String> {
-    let text = Proc::open().and_then(|proc| proc.read_to_string(format!("{process}/cgroup")));
-    text.with_context(|| match process {
-        "self" => "cannot read the caller's cgroups".to_owned(),
-        pid => format!("cannot read the cgroups of process {pid}"),
-    })
+/// A container may have chosen a part of the path: it is bytes. The kernel cannot show one beyond PATH_MAX, which is
+/// ENAMETOOLONG (kernel/cgroup/cgroup.c, proc_cgroup_show).
+fn cgroups_of(process: &str) -> SysResult<Vec<u8>> {
+    Proc::open()?.read(format!("{process}/cgroup"))
 }
 
-fn split(line: &str) -> Option<(&str, &Path)> {
-    let mut fields = line.splitn(3, ':').skip(1);
-    let (controllers, path) = (fields.next()?, fields.next()?);
-    Some((controllers, Path::new(path.trim_start_matches('/'))))
+fn own_cgroups() -> Result<Vec<u8>> {
+    cgroups_of("self").context("cannot read the caller's cgroups")
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = (&str, &Path)> {
+    text.split(|&byte| byte == b'\n').filter_map(split)
+}
+
+fn split(line: &[u8]) -> Option<(&str, &Path)> {
+    let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
+    let controllers = std::str::from_utf8(fields.next()?).ok()?;
+    let path = Path::new(OsStr::from_bytes(fields.next()?));
+    Some((controllers, path.strip_prefix("/").unwrap_or(path)))
 }
 
 /// The v1 hierarchies that are mounted, and cgroup2 beside them.
 pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
-    hierarchies_of("self")
+    hierarchies_of(&own_cgroups()?)
 }
 
 /// The directories that process `pid` is in, by controller as in a record.
 pub(super) fn paths_of(pid: i32) -> Result<BTreeMap<String, PathBuf>> {
     let root = Path::new(ROOT);
+    let what = || format!("cannot read the cgroups of process {pid}");
     if magic(root) == Some(CGROUP2_MAGIC) {
-        return Ok(BTreeMap::from([(String::new(), unified_of(pid, root)?)]));
+        let own = unified_of(pid, root).with_context(what)?;
+        return Ok(BTreeMap::from([(String::new(), own)]));
     }
     let mut paths = BTreeMap::new();
-    for hierarchy in hierarchies_of(&pid.to_string())? {
+    for hierarchy in hierarchies_of(&cgroups_of(&pid.to_string()).with_context(what)?)? {
         let directory = hierarchy.mount.join(&hierarchy.own);
         paths.extend(hierarchy.controllers.into_iter().map(|name| (name, directory.clone())));
     }
     Ok(paths)
 }
 
-fn hierarchies_of(process: &str) -> Result<Vec<Hierarchy>> {
+/// The hierarchies of a text of /proc/PID/cgroup.
+fn hierarchies_of(text: &[u8]) -> Result<Vec<Hierarchy>> {
     let mut list = Vec::new();
     let mut elsewhere = None;
-    for (controllers, own) in cgroups_of(process)?.lines().filter_map(split) {
+    for (controllers, own) in lines(text) {
         let mount = if controllers.is_empty() {
             Some(Path::new(ROOT).join("unified")).filter(|path| magic(path) == Some(CGROUP2_MAGIC))
         } else {
@@ -114,8 +129,8 @@ pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
     match path.base {
         Base::Root => Ok(root.join(&path.path)),
         Base::Own => {
-            let text = cgroups_of("self")?;
-            let own = text.lines().filter_map(split).find(|(controllers, _)| controllers.is_empty());
+            let text = own_cgroups()?;
+            let own = lines(&text).find(|(controllers, _)| controllers.is_empty());
             // Without a line the kernel has no cgroup2; the mkdir that follows says so by name.
             let parent = own.and_then(|(_, own)| own.parent()).unwrap_or(Path::new(""));
             Ok(root.join(parent).join(&path.path))
@@ -124,9 +139,12 @@ pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
 }
 
 /// The cgroup2 directory that process `pid` is in.
-pub(super) fn unified_of(pid: i32, root: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// ENAMETOOLONG when its path is longer than the kernel can show; ENOENT when it is in none.
+pub(super) fn unified_of(pid: i32, root: &Path) -> SysResult<PathBuf> {
     let text = cgroups_of(&pid.to_string())?;
-    let own = text.lines().filter_map(split).find(|(controllers, _)| controllers.is_empty());
+    let own = lines(&text).find(|(controllers, _)| controllers.is_empty());
     own.map(|(_, path)| root.join(path))
-        .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("process {pid} is in no cgroup2 directory")))
+        .ok_or_else(|| SysError::new("read", format!("\"/proc/{pid}/cgroup\", no cgroup2 entry"), Errno::ENOENT))
 }

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use rustix::fs::OFlags;
@@ -17,6 +18,7 @@ use rustix::fs::OFlags;
 use super::dir::{Dir, Unwind};
 use super::place::{self, Hierarchy};
 use super::settings::{self, Dirs};
+use super::wait::PATIENCE;
 use super::{devices, tasks, v2};
 use crate::error::{Context, Error, Result};
 use crate::plan::cgroup::devices::DeviceRule;
@@ -73,7 +75,7 @@ fn make(hierarchy: &Hierarchy, path: &CgroupPath, settings: &Settings, unwind: &
     let what = || format!("cannot make the cgroup {}", full.display());
     let new = unwind.make(root, &full).with_context(what)?;
     if !new {
-        let count = tasks::all(&full).with_context(what)?.len();
+        let count = tasks::all(&Dir::open(&full).with_context(what)?, Instant::now() + PATIENCE).with_context(what)?.len();
         if count > 0 {
             return Err(Error::other(format!(
                 "{}: container's cgroup is not empty: {count} process(es) found (choose another linux.cgroupsPath)",

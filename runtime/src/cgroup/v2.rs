@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::errno::Errno;
 
@@ -9,6 +10,7 @@ use super::devices;
 use super::dir::{Dir, Unwind, keyed};
 use super::place::{self, ROOT};
 use super::settings::{self, Dirs};
+use super::wait::PATIENCE;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::cgroup::{CgroupPath, CgroupPlan};
 use crate::sys::SysResult;
@@ -63,7 +65,7 @@ pub(super) fn make(root: &Path, full: &Path, unwind: &mut Unwind) -> Result<Dir>
     if !new {
         let events = dir.read("cgroup.events").with_context(what)?;
         if keyed(&events, "populated") == Some(1) {
-            let count = super::tasks::all(full).map_or(0, |pids| pids.len());
+            let count = super::tasks::all(&dir, Instant::now() + PATIENCE).with_context(what)?.len();
             return Err(Error::other(format!(
                 "{}: container's cgroup is not empty: {count} process(es) found (choose another linux.cgroupsPath)",
                 what()

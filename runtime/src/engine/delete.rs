@@ -81,6 +81,8 @@ impl Container {
             if status == Status::Paused {
                 self.cgroup().thaw()?;
             }
+            // The container may have frozen init in a cgroup below its own.
+            self.cgroup().let_killed_end()?;
             if !process::wait_ended(init.as_fd(), Some(PATIENCE))? {
                 let pid = self.record.init_process_pid;
                 let message = format!("init (pid {pid}) did not die of SIGKILL within {PATIENCE:?}");

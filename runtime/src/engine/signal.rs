@@ -27,9 +27,11 @@ impl Engine {
             return container.cgroup().kill_all(signal);
         }
         container.signal_init(signal)?;
-        if signal == libc::SIGKILL && status == Status::Paused {
-            // A process that v1's freezer holds dies only once it is let go.
-            container.cgroup().thaw()?;
+        if signal == libc::SIGKILL {
+            if status == Status::Paused {
+                container.cgroup().thaw()?;
+            }
+            container.cgroup().let_killed_end()?;
         }
         Ok(())
     }

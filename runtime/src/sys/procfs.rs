@@ -146,13 +146,19 @@ impl Proc {
         Ok(())
     }
 
-    /// Reads a whole file. Bytes that are not UTF-8 are replaced.
-    pub fn read_to_string(&self, path: impl AsRef<Path>) -> SysResult<String> {
+    /// Reads a whole file.
+    pub fn read(&self, path: impl AsRef<Path>) -> SysResult<Vec<u8>> {
         let path = path.as_ref();
         let mut file = File::from(self.open_file(path, OFlags::RDONLY)?);
         let mut bytes = Vec::with_capacity(1024);
         file.read_to_end(&mut bytes)
             .map_err(|e| SysError::from_io("read", format!("/proc/{}", path.display()), &e))?;
+        Ok(bytes)
+    }
+
+    /// Reads a whole file. Bytes that are not UTF-8 are replaced.
+    pub fn read_to_string(&self, path: impl AsRef<Path>) -> SysResult<String> {
+        let bytes = self.read(path)?;
         Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
     }
 

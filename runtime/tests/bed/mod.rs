@@ -11,6 +11,11 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use brig::plan::host::CgroupLayout;
 use brig::plan::Host;
 
+mod scratch;
+
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
+pub use scratch::{Scratch, plan_of};
+
 /// The name of the bed; empty when nobody said.
 pub fn name() -> String {
     std::env::var("BRIG_BED").unwrap_or_default()

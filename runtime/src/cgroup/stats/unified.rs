@@ -1,10 +1,12 @@
 //! Numbers of cgroup2, in v1's words where runc has only those.
 #![forbid(unsafe_code)]
 
+use std::time::Instant;
+
 use super::parse::{number, pressure, rdma, table, text};
 use super::{Blkio, BlkioEntry, Hugetlb, MemoryEntry, Stats, TouchedPages};
 use crate::cgroup::dir::Dir;
-use crate::cgroup::tasks;
+use crate::cgroup::{tasks, wait};
 use crate::error::{Context, Result};
 
 /// Fills `stats` from `dir`. Unless it is the `only` directory, core files are passed over: v1 has these numbers.
@@ -31,8 +33,7 @@ fn pids(dir: &Dir, only: bool, stats: &mut Stats) -> Result<()> {
         }
         // Without the controller the processes can still be counted.
         None if only => {
-            let mut pids = Vec::new();
-            tasks::list(dir, &mut pids).context("cannot read statistics")?;
+            let pids = tasks::all(dir, Instant::now() + wait::PATIENCE).context("cannot read statistics")?;
             stats.pids.current = pids.len() as u64;
         }
         None => {}
