@@ -146,6 +146,35 @@ fn a_cgroup_with_processes_is_not_taken() {
 }
 
 #[test]
+fn a_cgroup_that_is_frozen_or_below_a_frozen_one_is_not_taken() {
+    let scratch = Scratch::new("ice", &json!({}));
+    scratch.0.freeze().expect("it is frozen");
+    let path = format!("/brig-test-ice-{}", std::process::id());
+    for path in [path.clone(), format!("{path}/below")] {
+        let error = Cgroup::create(&plan_of(&path, &json!({})).expect("a plan")).expect_err("it is frozen");
+        assert!(error.to_string().contains("container's cgroup unexpectedly frozen"), "{error}");
+    }
+    assert!(!scratch.path("freezer").join("below").exists(), "something is left");
+    scratch.0.thaw().expect("it is thawed");
+}
+
+#[test]
+fn the_root_cgroup_is_no_containers() {
+    let error = Cgroup::create(&plan_of("/", &json!({})).expect("a plan")).expect_err("it is the host's");
+    assert!(error.to_string().contains("a container cannot be in the root cgroup"), "{error}");
+    // Not even by a record: nothing is killed, and nothing removed.
+    let mut record = Scratch::new("root", &json!({})).0.record();
+    for path in record.paths.values_mut() {
+        path.pop();
+    }
+    record.inodes.clear();
+    let root = Cgroup::from_record(&record);
+    assert_eq!(root.pids().expect("pids"), Vec::<i32>::new());
+    assert!(root.freeze().is_err());
+    root.remove().expect("nothing to remove");
+}
+
+#[test]
 fn a_failure_leaves_nothing_behind() {
     let path = format!("/brig-test-unwind-{}/deep/er", std::process::id());
     let plan = plan_of(&path, &json!({"rdma": {"mlx5_0": {"hcaHandles": 2}}})).expect("a plan");

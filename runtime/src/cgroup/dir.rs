@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, Dir as Entries, FileType, Mode, OFlags, Uid, chownat, openat, statfs, unlinkat};
+use rustix::fs::{AtFlags, Dir as Entries, FileType, Mode, OFlags, Uid, chownat, fstat, openat, statfs, unlinkat};
 
 use crate::sys::{SysError, SysResult};
 
@@ -15,6 +15,9 @@ use crate::sys::{SysError, SysResult};
 pub(super) const CGROUP_MAGIC: u64 = 0x27_e0eb;
 /// statfs(2) f_type of cgroup2.
 pub(super) const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// The inode number of the root cgroup of every hierarchy (include/linux/kernfs.h, KERNFS_ROOT_INO).
+pub(super) const ROOT_INODE: u64 = 1;
 
 /// An open cgroup directory. Its files are opened through the descriptor, so that they are those of this cgroup even
 /// when another of the same name has taken its place.
@@ -76,6 +79,14 @@ impl Dir {
     /// Whether it has been removed: every cgroup has this file.
     pub(super) fn is_removed(&self) -> bool {
         self.file("cgroup.procs", OFlags::RDONLY).is_err_and(|error| is_gone(&error))
+    }
+
+    /// The inode number, which kernfs gives to no other directory until the next boot (fs/kernfs/dir.c,
+    /// __kernfs_new_node).
+    pub(super) fn inode(&self) -> SysResult<u64> {
+        fstat(&self.fd)
+            .map(|stat| stat.st_ino)
+            .map_err(|errno| SysError::from_rustix("fstat", format!("\"{}\"", self.path.display()), errno))
     }
 
     /// The names of the cgroups right below this one. A container that may write to its cgroup chooses them: they are

@@ -77,27 +77,29 @@ impl Cgroup {
     }
 
     /// The record of a cgroup that [`Cgroup::create`] is about to make, so that what an interrupted create leaves can
-    /// be found. Nothing is made.
+    /// be found. Nothing is made, and nothing is the container's yet: a directory of that path may be another's.
+    ///
+    /// A systemd unit needs no such record: its only process is the container's init, which ends with an interrupted
+    /// create, and systemd removes the scope then.
     pub fn planned_record(plan: &CgroupPlan) -> Result<CgroupRecord> {
         let mut record = CgroupRecord { resources: plan.resources.clone(), ..CgroupRecord::default() };
+        let missing = |path: PathBuf, root: &Path| -> Vec<PathBuf> {
+            let levels = path.ancestors().take_while(|level| *level != root && !level.exists());
+            levels.map(Path::to_owned).collect()
+        };
         match &plan.placement {
             Placement::None => {}
             Placement::Unified(path) => {
                 record.kind = CgroupKind::Unified;
-                record.paths.insert(String::new(), place::unified(path)?);
+                record.planned = missing(place::unified(path)?, Path::new(place::ROOT));
             }
             Placement::Legacy { path, hybrid } => {
                 record.kind = if *hybrid { CgroupKind::Hybrid } else { CgroupKind::Legacy };
                 for hierarchy in place::hierarchies()? {
-                    let directory = hierarchy.resolve(path);
-                    record.paths.extend(hierarchy.controllers.into_iter().map(|name| (name, directory.clone())));
+                    record.planned.extend(missing(hierarchy.resolve(path), &hierarchy.mount));
                 }
             }
-            Placement::Systemd(unit) => {
-                record.kind = CgroupKind::Systemd;
-                record.unit =
-                    Some(UnitRecord { unit: unit.unit.clone(), slice: unit.slice.clone(), user: unit.user });
-            }
+            Placement::Systemd(_) => record.kind = CgroupKind::Systemd,
         }
         Ok(record)
     }
@@ -145,6 +147,7 @@ impl Cgroup {
     pub fn attach(&mut self, pid: i32) -> Result<()> {
         if let Some(pending) = self.pending.take() {
             let (path, unit) = pending.start(pid)?;
+            self.record.inodes.insert(path.clone(), Dir::open(&path)?.inode()?);
             self.record.paths.insert(String::new(), path);
             self.record.unit = Some(unit);
             return Ok(());
@@ -194,12 +197,34 @@ impl Cgroup {
         self.main().map_or(Ok(None), |path| self.find(path))
     }
 
-    /// Opens a directory of the record; `None` when it is gone.
+    /// Opens a directory of the record; `None` when it is gone, or is not the container's.
     fn find(&self, path: &Path) -> Result<Option<Dir>> {
         match Dir::open(path) {
-            Ok(dir) => Ok(Some(dir)),
+            Ok(dir) => {
+                let inode = dir.inode()?;
+                Ok(self.is_own(path, inode).then_some(dir))
+            }
             Err(error) if error.errno() == Errno::ENOENT => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the directory at `path`, which is of the record, is still the one that was put there: another one may
+    /// have taken its place, with processes that are not the container's. The root cgroup is no container's.
+    fn is_own(&self, path: &Path, inode: u64) -> bool {
+        let is_own = inode != dir::ROOT_INODE && self.record.inodes.get(path).is_none_or(|own| *own == inode);
+        if !is_own {
+            tracing::warn!("{} is another cgroup than the container's, and is left alone", path.display());
+        }
+        is_own
+    }
+
+    /// Whether the directory at `path`, which is of the record, is there and the container's.
+    fn is_there(&self, path: &Path) -> Result<bool> {
+        match rustix::fs::stat(path) {
+            Ok(stat) => Ok(self.is_own(path, stat.st_ino)),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(errno) => Err(crate::sys::SysError::from_rustix("stat", format!("{path:?}"), errno).into()),
         }
     }
 
@@ -277,17 +302,31 @@ impl Cgroup {
     /// Removes the cgroup with all cgroups below it. Processes that are ending are waited for. A cgroup that is gone
     /// already is fine.
     pub fn remove(&self) -> Result<()> {
-        let mut first = self.record.unit.as_ref().and_then(|unit| systemd::stop(unit).err());
+        let mut first = None;
+        if let Some(unit) = &self.record.unit {
+            let own = self.unified().filter(|path| self.is_there(path).unwrap_or(false));
+            first = systemd::stop(unit, own).err();
+        }
         let mut done: Vec<&PathBuf> = Vec::new();
         let deadline = Instant::now() + wait::PATIENCE;
         for path in self.record.paths.values() {
             if done.contains(&path) {
                 continue;
             }
-            if let Err(error) = remove::tree(path, deadline) {
+            let removed = self.is_there(path).and_then(|there| match there {
+                true => remove::tree(path, deadline),
+                false => Ok(()),
+            });
+            if let Err(error) = removed {
                 first.get_or_insert(error);
             }
             done.push(path);
+        }
+        for path in &self.record.planned {
+            // An interrupted create may have made it. If it is in use it is another's.
+            if let Err(error) = remove::rmdir(path) {
+                first.get_or_insert(error.into());
+            }
         }
         first.map_or(Ok(()), Err)
     }
@@ -348,10 +387,12 @@ fn create(plan: &CgroupPlan) -> Result<Cgroup> {
             let made = v2::create(path, plan)?;
             record.kind = CgroupKind::Unified;
             record.paths.insert(String::new(), made.path().to_owned());
+            record.inodes.insert(made.path().to_owned(), made.inode()?);
             dir = Some(made);
         }
         Placement::Legacy { path, .. } => {
-            (record.paths, dir) = v1::create(path, &plan.settings, rules)?;
+            let made = v1::create(path, &plan.settings, rules)?;
+            (record.paths, record.inodes, dir) = (made.paths, made.inodes, made.unified);
             record.kind = if dir.is_some() { CgroupKind::Hybrid } else { CgroupKind::Legacy };
         }
         Placement::Systemd(_) => {

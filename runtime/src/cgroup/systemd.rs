@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::dbus::{Bus, CallError};
 use super::dir::{Dir, make_one};
 use super::place::ROOT;
-use super::{UnitRecord, v1, v2};
+use super::{UnitRecord, freeze, v1, v2};
 use crate::error::{Context, Error, Result};
 use crate::plan::cgroup::devices::DeviceRule;
 use crate::plan::cgroup::systemd::{Property, UnitPlan, device_properties, limits};
@@ -14,6 +14,7 @@ use crate::plan::cgroup::variant::Value;
 use crate::plan::cgroup::{CgroupPlan, Placement};
 
 const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+const SCOPE: &str = "org.freedesktop.systemd1.Scope";
 const NO_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// A scope that starts once there is a process for it.
@@ -99,7 +100,7 @@ impl Pending {
             Some(Value::Path(path)) => path,
             other => return Err(Error::other(format!("systemd names no unit but {other:?}"))),
         };
-        let group = bus.property(&object, "org.freedesktop.systemd1.Scope", "ControlGroup")?;
+        let group = bus.property(&object, SCOPE, "ControlGroup")?;
         let group = group.trim_start_matches('/');
         if group.is_empty() {
             return Err(Error::other(format!("the scope {} has no cgroup: its process has ended", self.plan.unit)));
@@ -113,6 +114,9 @@ impl Pending {
             v1::enter(&path, pid)?;
         }
         let dir = Dir::open(&path).context("cannot open the scope's cgroup")?;
+        if freeze::unified_is_frozen(&dir)? {
+            return Err(v2::unexpectedly_frozen(&path));
+        }
         v2::enable(Path::new(ROOT), &dir)?;
         v2::fill(dir, &self.whole)?;
         Ok(path)
@@ -166,10 +170,25 @@ fn stop_unit(bus: &mut Bus, unit: &str) -> Result<()> {
     reset_failed(bus, unit)
 }
 
-/// Stops the unit. One that is gone is fine.
-pub(super) fn stop(unit: &UnitRecord) -> Result<()> {
+/// Stops the unit, unless another one has taken its name: `own` is the container's directory, if it is still there. A
+/// unit that is gone is fine.
+pub(super) fn stop(unit: &UnitRecord, own: Option<&Path>) -> Result<()> {
     let mut bus = Bus::connect(unit.user)?;
-    stop_unit(&mut bus, &unit.unit).with_context(|| format!("cannot stop the unit {}", unit.unit))
+    let what = || format!("cannot stop the unit {}", unit.unit);
+    let group = match bus.manager("GetUnit", &[Value::text(&*unit.unit)]) {
+        Ok(answer) => match answer.into_iter().next() {
+            Some(Value::Path(object)) => bus.property(&object, SCOPE, "ControlGroup").with_context(what)?,
+            other => return Err(Error::other(format!("{}: systemd names no unit but {other:?}", what()))),
+        },
+        Err(CallError::Remote(name, _)) if name == NO_UNIT => return Ok(()),
+        Err(error) => return Err(Error::from(error)).with_context(what),
+    };
+    let group = group.trim_start_matches('/');
+    if !group.is_empty() && !own.is_some_and(|own| own.starts_with(Path::new(ROOT).join(group))) {
+        tracing::warn!("the unit {} is another one than the container's, and is left alone", unit.unit);
+        return Ok(());
+    }
+    stop_unit(&mut bus, &unit.unit).with_context(what)
 }
 
 /// Sets the properties behind `resources`, and behind the device rules when they change. It is all or nothing.

@@ -20,23 +20,29 @@ use super::place::{self, Hierarchy};
 use super::settings::{self, Dirs};
 use super::wait::PATIENCE;
 use super::{devices, tasks, v2};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::plan::cgroup::devices::DeviceRule;
 use crate::plan::cgroup::{CgroupPath, Settings};
 
-/// Makes the directories and writes everything into them. On failure nothing that was made is left. Returns the
-/// directories by controller, with an empty name for cgroup2's, which is also returned open.
-pub(super) fn create(
-    path: &CgroupPath,
-    settings: &Settings,
-    rules: Option<&[DeviceRule]>,
-) -> Result<(BTreeMap<String, PathBuf>, Option<Dir>)> {
+/// The directories of a new cgroup.
+pub(super) struct Made {
+    /// By controller, with an empty name for cgroup2's.
+    pub paths: BTreeMap<String, PathBuf>,
+    /// Their inode numbers.
+    pub inodes: BTreeMap<PathBuf, u64>,
+    /// cgroup2's, open.
+    pub unified: Option<Dir>,
+}
+
+/// Makes the directories and writes everything into them. On failure nothing that was made is left.
+pub(super) fn create(path: &CgroupPath, settings: &Settings, rules: Option<&[DeviceRule]>) -> Result<Made> {
     let hierarchies = place::hierarchies()?;
     let mut unwind = Unwind::default();
     let mut dirs = Dirs::default();
-    let mut paths = BTreeMap::new();
+    let (mut paths, mut inodes) = (BTreeMap::new(), BTreeMap::new());
     for hierarchy in &hierarchies {
         let dir = make(hierarchy, path, settings, &mut unwind)?;
+        inodes.insert(dir.path().to_owned(), dir.inode()?);
         for controller in &hierarchy.controllers {
             paths.insert(controller.clone(), dir.path().to_owned());
         }
@@ -55,7 +61,7 @@ pub(super) fn create(
         }
     }
     unwind.keep();
-    Ok((paths, dirs.unified))
+    Ok(Made { paths, inodes, unified: dirs.unified })
 }
 
 fn make(hierarchy: &Hierarchy, path: &CgroupPath, settings: &Settings, unwind: &mut Unwind) -> Result<Dir> {
@@ -73,20 +79,24 @@ fn make(hierarchy: &Hierarchy, path: &CgroupPath, settings: &Settings, unwind: &
         return Ok(dir);
     }
     let what = || format!("cannot make the cgroup {}", full.display());
+    v2::refuse_root(root, &full)?;
     let new = unwind.make(root, &full).with_context(what)?;
+    let dir = Dir::open(&full).with_context(what)?;
     if !new {
-        let count = tasks::all(&Dir::open(&full).with_context(what)?, Instant::now() + PATIENCE).with_context(what)?.len();
+        let count = tasks::all(&dir, Instant::now() + PATIENCE).with_context(what)?.len();
         if count > 0 {
-            return Err(Error::other(format!(
-                "{}: container's cgroup is not empty: {count} process(es) found (choose another linux.cgroupsPath)",
-                what()
-            )));
+            return Err(v2::not_empty(&full, count));
         }
     }
-    if hierarchy.controllers.iter().any(|it| it == "cpuset") {
+    let has = |controller: &str| hierarchy.controllers.iter().any(|it| it == controller);
+    // By its own state, or with the cgroup above it.
+    if has("freezer") && dir.read("freezer.state").with_context(what)?.trim() != "THAWED" {
+        return Err(v2::unexpectedly_frozen(&full));
+    }
+    if has("cpuset") {
         inherit_cpuset(root, &full)?;
     }
-    Dir::open(&full).with_context(what)
+    Ok(dir)
 }
 
 fn place_controllers(dir: &Dir) -> Result<Vec<String>> {

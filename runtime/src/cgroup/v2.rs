@@ -57,25 +57,45 @@ fn give(dir: &Dir, uid: u32) -> SysResult<()> {
 /// Makes the directory itself, or takes an existing one that has no process.
 pub(super) fn make(root: &Path, full: &Path, unwind: &mut Unwind) -> Result<Dir> {
     let what = || format!("cannot make the cgroup {}", full.display());
+    refuse_root(root, full)?;
+    let new = unwind.make(root, full).with_context(what)?;
+    let dir = Dir::open(full).with_context(what)?;
+    let events = dir.read("cgroup.events").with_context(what)?;
+    if !new && keyed(&events, "populated") == Some(1) {
+        let count = super::tasks::all(&dir, Instant::now() + PATIENCE).with_context(what)?.len();
+        return Err(not_empty(full, count));
+    }
+    // A new cgroup is frozen with the one above it.
+    if keyed(&events, "frozen") == Some(1) {
+        return Err(unexpectedly_frozen(full));
+    }
+    Ok(dir)
+}
+
+/// The root cgroup of the hierarchy at `root` holds the host's processes.
+pub(super) fn refuse_root(root: &Path, full: &Path) -> Result<()> {
     if full == root {
         return Err(Error::new(ErrorKind::InvalidConfig, "linux.cgroupsPath: a container cannot be in the root cgroup"));
     }
-    let new = unwind.make(root, full).with_context(what)?;
-    let dir = Dir::open(full).with_context(what)?;
-    if !new {
-        let events = dir.read("cgroup.events").with_context(what)?;
-        if keyed(&events, "populated") == Some(1) {
-            let count = super::tasks::all(&dir, Instant::now() + PATIENCE).with_context(what)?.len();
-            return Err(Error::other(format!(
-                "{}: container's cgroup is not empty: {count} process(es) found (choose another linux.cgroupsPath)",
-                what()
-            )));
-        }
-        if keyed(&events, "frozen") == Some(1) {
-            return Err(Error::other(format!("{}: container's cgroup unexpectedly frozen", what())));
-        }
-    }
-    Ok(dir)
+    Ok(())
+}
+
+/// The error for a cgroup that has processes already. The words are runc's.
+pub(super) fn not_empty(full: &Path, count: usize) -> Error {
+    Error::other(format!(
+        "cannot make the cgroup {}: container's cgroup is not empty: {count} process(es) found (choose another \
+         linux.cgroupsPath)",
+        full.display()
+    ))
+}
+
+/// The error for a cgroup in which the container's first process would stop and never go on. The words are runc's.
+pub(super) fn unexpectedly_frozen(full: &Path) -> Error {
+    Error::other(format!(
+        "cannot make the cgroup {}: container's cgroup unexpectedly frozen (thaw it and those above it, or choose \
+         another linux.cgroupsPath)",
+        full.display()
+    ))
 }
 
 /// Hands every controller of `root` down to `dir`.

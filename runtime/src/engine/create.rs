@@ -7,7 +7,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 
 use super::listener::Listener;
-use super::record::{GroupGuard, cgroup_mounts, first_record, put_init};
+use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
 use super::{notify, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -112,15 +112,9 @@ impl Engine {
         gated: bool,
     ) -> Result<Child> {
         let ContainerPlan { mut init, namespaces, mut clone_flags, id_maps, cgroup: cgroup_plan, hooks, intel_rdt } = plan;
-        // On record before it is made: whatever kills us, delete finds what to remove.
         let phase = trace::phase("make the cgroup");
-        record.cgroup = Cgroup::planned_record(&cgroup_plan)?;
-        entry.write_record(&record)?;
-        faults::parent("recorded");
-        let cgroup = CgroupGuard(Some(Cgroup::create(&cgroup_plan)?));
-        faults::parent("cgroup");
+        let cgroup = make_cgroup(&cgroup_plan, &mut record, entry)?;
         let made = cgroup.cgroup()?;
-        record.cgroup = made.record();
         let group = GroupGuard::new(intel_rdt.as_ref(), &mut record, entry)?;
         let clone_target = made.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
         let enter = made.self_entry()?;
@@ -236,29 +230,6 @@ impl Poststart {
     }
 }
 
-/// A cgroup that is removed when it is dropped before [`CgroupGuard::keep`].
-pub(super) struct CgroupGuard(pub(super) Option<Cgroup>);
-
-impl CgroupGuard {
-    pub(super) fn cgroup(&self) -> Result<&Cgroup> {
-        self.0.as_ref().ok_or_else(|| Error::other("the cgroup is gone already"))
-    }
-
-    pub(super) fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for CgroupGuard {
-    fn drop(&mut self) {
-        if let Some(cgroup) = self.0.take()
-            && let Err(error) = cgroup.destroy()
-        {
-            tracing::warn!("unable to clean up: {error}");
-        }
-    }
-}
-
 /// The moments of create.
 struct Making<'a> {
     entry: &'a Entry,
@@ -277,9 +248,8 @@ struct Making<'a> {
 
 impl Moments for Making<'_> {
     fn born(&mut self, pid: i32) -> Result<()> {
-        if let Some(cgroup) = self.cgroup.0.as_mut().filter(|_| self.attaches) {
-            cgroup.attach(pid).context("unable to apply cgroup configuration")?;
-            self.record.cgroup = cgroup.record();
+        if self.attaches {
+            attach(&mut self.cgroup, pid, &mut self.record, self.entry)?;
         }
         if let Some(group) = &self.record.intel_rdt {
             group.enter(pid)?;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 use crate::cgroup::{Cgroup, CgroupKind};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::launch::faults;
+use crate::plan::cgroup::CgroupPlan;
 use crate::plan::container::{self, ContainerPlan};
 use crate::plan::intel_rdt::{Group, IntelRdtPlan};
 use crate::plan::mounts::{CgroupHierarchy, CgroupMounts};
@@ -28,6 +30,58 @@ pub(super) fn put_init(record: &mut Record, pid: i32) -> Result<()> {
     }
     record.cgroup_paths = record.cgroup.paths.clone();
     Ok(())
+}
+
+/// Makes the cgroup of `plan`, with everything on record that an interrupted create leaves: what is about to be made
+/// before, and after that what is the container's. A cgroup that create refused, or never came to, may be another's.
+pub(super) fn make_cgroup(plan: &CgroupPlan, record: &mut Record, entry: &Entry) -> Result<CgroupGuard> {
+    record.cgroup = Cgroup::planned_record(plan)?;
+    entry.write_record(record)?;
+    faults::parent("recorded");
+    let cgroup = Cgroup::create(plan)?;
+    faults::parent("cgroup");
+    let guard = CgroupGuard(Some(cgroup));
+    record.cgroup = guard.cgroup()?.record();
+    if !record.cgroup.paths.is_empty() {
+        entry.write_record(record)?;
+    }
+    faults::parent("owned");
+    Ok(guard)
+}
+
+/// Has systemd put process `pid` into the container's unit, and puts the unit on record.
+pub(super) fn attach(cgroup: &mut CgroupGuard, pid: i32, record: &mut Record, entry: &Entry) -> Result<()> {
+    let cgroup = cgroup.0.as_mut().ok_or_else(gone)?;
+    cgroup.attach(pid).context("unable to apply cgroup configuration")?;
+    record.cgroup = cgroup.record();
+    entry.write_record(record)
+}
+
+fn gone() -> Error {
+    Error::other("the cgroup is gone already")
+}
+
+/// A cgroup that is removed when it is dropped before [`CgroupGuard::keep`].
+pub(super) struct CgroupGuard(pub(super) Option<Cgroup>);
+
+impl CgroupGuard {
+    pub(super) fn cgroup(&self) -> Result<&Cgroup> {
+        self.0.as_ref().ok_or_else(gone)
+    }
+
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CgroupGuard {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take()
+            && let Err(error) = cgroup.destroy()
+        {
+            tracing::warn!("unable to clean up: {error}");
+        }
+    }
 }
 
 /// A group of resctrl, whose own part is removed when this is dropped before [`GroupGuard::keep`].

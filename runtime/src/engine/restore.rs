@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 use super::checkpoint::{DESCRIPTORS, Directory, EXTERNAL, apply, work_directory};
-use super::create::{CgroupGuard, check_console, read_config};
-use super::record::{GroupGuard, cgroup_mounts, first_record, put_init};
+use super::create::{check_console, read_config};
+use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
 use super::{Console, Engine, Launched, RestoreOptions, Stdio, absolute, announce};
-use crate::cgroup::{Cgroup, CgroupKind};
+use crate::cgroup::CgroupKind;
 use crate::criu::{Criu, Kind, Mapped, Notification, Options, Place};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
@@ -47,11 +47,7 @@ impl Engine {
         let entry = reservation.entry();
         entry.write_config(&bytes)?;
         let mut record = first_record(id, &spec, &bundle, &plan, host.euid)?;
-        // On record before it is made: whatever kills us, delete finds what to remove.
-        record.cgroup = Cgroup::planned_record(&plan.cgroup)?;
-        entry.write_record(&record)?;
-        let mut cgroup = CgroupGuard(Some(Cgroup::create(&plan.cgroup)?));
-        record.cgroup = cgroup.cgroup()?.record();
+        let mut cgroup = make_cgroup(&plan.cgroup, &mut record, entry)?;
         let group = GroupGuard::new(plan.intel_rdt.as_ref(), &mut record, entry)?;
         let restoring = Restoring { entry, record, plan: &plan, options: &options, init: None, terminal: None };
         let (child, terminal) = restoring.run(&spec, &mut cgroup, &images)?;
@@ -97,11 +93,8 @@ impl Restoring<'_> {
             Stdio::Fds(fds) => Some([fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
         };
         let criu = Criu::start(&Place { cgroup: made.clone_target(), enter: &enter, stdio, inherit: &inherit })?;
-        if self.record.cgroup.kind == CgroupKind::Systemd
-            && let Some(cgroup) = &mut cgroup.0
-        {
-            cgroup.attach(criu.pid()).context("unable to apply cgroup configuration")?;
-            self.record.cgroup = cgroup.record();
+        if self.record.cgroup.kind == CgroupKind::Systemd {
+            attach(cgroup, criu.pid(), &mut self.record, self.entry)?;
         }
         if let Some(group) = &self.record.intel_rdt {
             group.enter(criu.pid())?;

@@ -44,6 +44,14 @@ pub struct CgroupRecord {
     pub kind: CgroupKind,
     /// Absolute directories by controller; an empty name for cgroup2, `name=systemd` for a named hierarchy.
     pub paths: BTreeMap<String, PathBuf>,
+    /// The inode number of each directory of `paths`. A later directory of the same path has another one, and is not
+    /// the container's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inodes: BTreeMap<PathBuf, u64>,
+    /// Directories that did not exist when this record was written, and that create was about to make; the deepest
+    /// first. They are in `paths` once they are the container's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planned: Vec<PathBuf>,
     /// The unit, with [`CgroupKind::Systemd`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<UnitRecord>,

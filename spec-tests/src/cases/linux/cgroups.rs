@@ -15,8 +15,7 @@ const OWNERSHIP: &str = "config-linux.md#cgroup-ownership";
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("a cgroup that is frozen is refused or thawed, and nobody waits for ever", GROUPS, Level::Must, frozen)
-        .on(&[Need::CgroupV2]),
+    Case::new("a cgroup that is frozen is refused or thawed, and nobody waits for ever", GROUPS, Level::Must, frozen),
     Case::new("an absolute cgroupsPath is relative to the mount of the cgroups", PATH, Level::Must, absolute),
     Case::new("a relative cgroupsPath leads to the same place each time", PATH, Level::Must, relative),
     Case::new("an absolute cgroupsPath leads to the same place each time", PATH, Level::Must, consistent),
@@ -66,13 +65,18 @@ fn frozen(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = ground.bundle()?;
     let path = ground.cgroups_path("frozen");
     bundle.set("/linux/cgroupsPath", json!(path));
-    let place = expected_place(ground, &path);
+    let (place, file, freeze, thaw) = match ground.host().v1("freezer") {
+        Some(mount) if !ground.host().is_v2() => {
+            (mount.join(path.trim_start_matches('/')), "freezer.state", "FROZEN", "THAWED")
+        }
+        _ => (expected_place(ground, &path), "cgroup.freeze", "1", "0"),
+    };
     fs::create_dir_all(&place)?;
-    fs::write(place.join("cgroup.freeze"), "1")?;
+    fs::write(place.join(file), freeze)?;
     bundle.write()?;
     let id = ground.id();
     let done = ground.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id]);
-    fs::write(place.join("cgroup.freeze"), "0").ok();
+    fs::write(place.join(file), thaw).ok();
     let done = done.context("create in a frozen cgroup")?;
     if done.code == 0 {
         ground.call(&["start", &id])?.ok()?;
