@@ -4,6 +4,7 @@
 //! BUNDLE/config.json  the container, as containerd wrote it
 //! BUNDLE/address      the server's address, for containerd up to 1.7
 //! BUNDLE/init.pid     init's pid; EXEC.pid those of execs
+//! BUNDLE/init.exit    how init exited; exec.EXEC.exit how execs did (see the module exit_record)
 //! BUNDLE/shim.json    which runtime has the container, for `delete`
 //! BUNDLE/options.pb   the runtime options that `start` was given for a sandbox, whose Create brings others
 //! ```

@@ -15,7 +15,7 @@
 //! | [`runtime`] | the engine, or another runtime's command |
 //! | [`reaper`] | the end of every child |
 //! | [`io`] | standard streams and terminals |
-//! | [`bundle`] | the files in the bundle that concern the shim |
+//! | [`bundle`], [`exit_record`] | the files in the bundle that concern the shim |
 //! | [`options`] | what containerd's runtime options say, from either message |
 //! | [`events`] | the queue of events, and its way to containerd |
 //! | [`rootfs`] | the mounts of a container's root, and their end |
@@ -30,6 +30,7 @@
 pub mod bootstrap;
 pub mod bundle;
 pub mod events;
+pub mod exit_record;
 pub mod io;
 pub mod log;
 pub mod oom;

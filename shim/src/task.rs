@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use crate::events::timestamp;
+use crate::exit_record::ExitRecord;
 use crate::io::{Addresses, Copying, Opened, Owner};
 use crate::process::{Phase, Process};
 use crate::reaper::Ended;
@@ -188,6 +189,7 @@ impl Task {
         let task = Arc::clone(self);
         let watching = async move {
             let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
+            ExitRecord::keep(&task.bundle, "", task.init.pid(), ended);
             let killed = {
                 let mut unsettled = lock(&task.unsettled);
                 unsettled.init_ended = true;

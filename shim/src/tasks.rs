@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::bundle::Facts;
 use crate::events::Publisher;
+use crate::exit_record::ExitRecord;
 use crate::io::Addresses;
 use crate::oom::Watcher;
 use crate::options::{self, Options};
@@ -276,7 +277,8 @@ impl Shim {
         let runtime = Runtime::new(&kept);
         let saved = saved(request, &options)?;
         let facts = Facts::read(bundle)?;
-        kept.write(bundle).context("unable to prepare the bundle")?;
+        // An earlier container of the same bundle is none of this one's business.
+        ExitRecord::remove(bundle, "").and_then(|()| kept.write(bundle)).context("unable to prepare the bundle")?;
         Ok(Plan {
             runtime: Arc::new(runtime),
             own_pids: facts.own_pids(),

@@ -76,6 +76,20 @@ def shim_killed(containerd):
         containerd.run(name, ["true"])
 
 
+@scenario("SIGKILL of the shim after its container's exit: every event has the container's own status")
+def shim_killed_after_exit(containerd):
+    with Events(containerd) as events:
+        name = containerd.start("ske", ["sh", "-c", "exit 42"])
+        containerd.until(name, "STOPPED")
+        events.until(name, "exit")
+        host.kill(containerd.shims())
+        events.until(name, "delete")
+        statuses = {content.get("exit_status", 0) for topic, content in events.tasks(name) if topic in ("exit", "delete")}
+        equal(statuses, {42}, f"statuses of its events: {events.tasks(name)}")
+        wait_until(lambda: containerd.status(name) is None, "the task to be gone")
+        containerd("containers", "delete", name)
+
+
 @scenario("SIGKILL of shim and daemon at once: the next daemon cleans up")
 def both_killed(containerd):
     name = containerd.start("bk")

@@ -31,6 +31,76 @@ def shim_killed(shim):
     wait_until(lambda: not shim.leftovers(), f"leftovers to go: {shim.leftovers()}")
 
 
+@scenario("SIGKILL of the shim after an exit: `delete` answers the container's own status, time and pid, as often as it is "
+          "asked", deadline=60)
+def exit_status_is_kept(shim):
+    ends = {"code": ("exit 42", 42), "zero": ("exit 0", 0), "signal": ("kill -TERM $$", 143)}
+    for name, (script, status) in ends.items():
+        # Init of a pid namespace of its own would be spared by its own signals.
+        one = shim.container(name, args=["sh", "-c", script], namespaces=("mount", "uts"))
+        pid = one.run()
+        one.events_until("exit")
+        told = next(fields for topic, fields in one.daemon.events(name) if topic == "exit")
+        one.client.close()
+        host.kill(shim.shims())
+        wait_until(lambda: not shim.shims(), "the shim to be gone")
+        for _ in range(2):
+            done = one.daemon.invoke(one.bundle, one.name, "delete")
+            equal(done.returncode, 0, f"delete ({done.stderr!r})")
+            answer = decode(done.stdout)
+            equal((answer.get(1), answer.get(2, [0])), ([pid], [status]), f"pid and status of {name}")
+            equal(answer[3], told[5], "the time of the exit, as the event has it")
+
+
+@scenario("SIGKILL of the shim while an unread output holds the exit event back: `delete` answers the status", deadline=60)
+def exit_status_is_kept_before_the_event(shim):
+    one = shim.container(args=["sh", "-c", "echo words; exit 42"])
+    out = Reader(one.bundle / "out", opens=False)
+    silent = os.open(out.path, os.O_RDONLY | os.O_NONBLOCK)
+    pid = one.run(stdout=out.path, stderr=out.path)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its exit")
+    wait_until(lambda: (one.bundle / "init.exit").exists() or "exit" in one.daemon.topics("one"), "its status")
+    host.kill(shim.shims())
+    wait_until(lambda: not shim.shims(), "the shim to be gone")
+    done = one.daemon.invoke(one.bundle, one.name, "delete")
+    equal((done.returncode, decode(done.stdout).get(2)), (0, [42]), f"delete ({done.stderr!r})")
+    os.close(silent)
+
+
+@scenario("SIGKILL of the shim of a running container: neither an exec's exit nor that of an earlier container of the bundle "
+          "is taken for its own", deadline=60)
+def foreign_exit_status(shim):
+    first = shim.container(args=["sh", "-c", "read line; exit 42"])
+    first.run()
+    equal(first.wait(), 42, "status")
+    equal(first.delete(), 42, "status")
+    first.shutdown()
+    wait_until(lambda: not shim.shims(), "the shim to end")
+    config = first.bundle / "config.json"
+    config.write_text(config.read_text().replace("read line; exit 42", "exec probe wait"))
+    pid = first.run()
+    first.exec("init", ["sh", "-c", "exit 7"])
+    equal(first.wait("init"), 7, "status of the exec")
+    host.kill(shim.shims())
+    wait_until(lambda: not shim.shims(), "the shim to be gone")
+    done = first.daemon.invoke(first.bundle, first.name, "delete")
+    equal((done.returncode, decode(done.stdout).get(1), decode(done.stdout).get(2)), (0, [pid], [137]),
+          f"delete ({done.stderr!r})")
+
+
+@scenario("a damaged exit status in the bundle: `delete` removes the container all the same, and says so", deadline=60)
+def damaged_exit_status(shim):
+    one = shim.container(args=["sh", "-c", "exit 42"])
+    one.run()
+    equal(one.wait(), 42, "status")
+    host.kill(shim.shims())
+    wait_until(lambda: not shim.shims(), "the shim to be gone")
+    (one.bundle / "init.exit").write_text("{")
+    done = one.daemon.invoke(one.bundle, one.name, "delete")
+    equal((done.returncode, decode(done.stdout).get(2)), (0, [137]), f"delete ({done.stderr!r})")
+    contains(done.stderr.decode(), "init.exit", "standard error")
+
+
 @scenario("SIGKILL of the shim of a group: every container of it can be cleaned up", deadline=60)
 def group_killed(shim):
     daemon = shim.daemon()

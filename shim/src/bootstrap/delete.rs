@@ -13,11 +13,12 @@ use super::args::Args;
 use super::socket;
 use crate::bundle::Kept;
 use crate::events::timestamp;
+use crate::exit_record::ExitRecord;
 use crate::rootfs;
 use crate::runtime::Runtime;
 use crate::sandbox;
 
-/// The status of a process that SIGKILL ended.
+/// The status of a process that SIGKILL ended: the answer where nobody has seen the container's own.
 const KILLED: u32 = 128 + libc::SIGKILL.cast_unsigned();
 
 /// Removes the container, and answers on standard output.
@@ -41,15 +42,31 @@ pub fn run(args: &Args) -> Result<()> {
     {
         socket::remove_dead(path)?;
     }
-    let response = DeleteResponse {
-        pid: init_pid(&bundle),
-        exit_status: KILLED,
-        exited_at: timestamp(SystemTime::now()),
-        ..Default::default()
-    };
+    let (pid, exit_status, exited_at) = exit_of_init(&bundle);
+    let response = DeleteResponse { pid, exit_status, exited_at: timestamp(exited_at), ..Default::default() };
     let bytes = response.write_to_bytes().map_err(|error| Error::other(error.to_string()))?;
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("unable to answer")
+}
+
+/// Pid, status and time of init's exit: as its server has seen it, else those of the SIGKILL that the deletion has sent.
+/// Exits of execs, which the answer has no room for, are logged.
+fn exit_of_init(bundle: &Path) -> (u32, u32, SystemTime) {
+    let read = |exec_id: &str| {
+        ExitRecord::read(bundle, exec_id).unwrap_or_else(|error| {
+            tracing::warn!("an exit status is lost: {error}");
+            None
+        })
+    };
+    for id in ExitRecord::execs(bundle).unwrap_or_default() {
+        if let Some(exit) = read(&id) {
+            tracing::info!(exec = id, pid = exit.pid, "the exec had exited with status {}", exit.status);
+        }
+    }
+    match read("") {
+        Some(exit) => (exit.pid, exit.status, exit.exited_at()),
+        None => (init_pid(bundle), KILLED, SystemTime::now()),
+    }
 }
 
 /// Init's pid as it was; 0 when it is not known.

@@ -11,6 +11,7 @@ use tracing::Instrument;
 
 use super::{Task, launch, lock};
 use crate::bundle::remove_if_there;
+use crate::exit_record::ExitRecord;
 use crate::io::{Addresses, Owner};
 use crate::process::{Phase, Process};
 use crate::reaper::Ended;
@@ -101,6 +102,7 @@ impl Task {
                 let task = Arc::clone(self);
                 let watching = async move {
                     let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
+                    ExitRecord::keep(&task.bundle, &exec.process.exec_id, pid, ended);
                     exec.process.output_is_read().await;
                     task.publish_exit(&exec.process.exec_id, &exec.process, ended);
                     task.exec_is_done();
@@ -130,7 +132,9 @@ impl Task {
     }
 
     fn pid_file(&self, exec_id: &str) -> PathBuf {
-        self.bundle.join(format!("{exec_id}.pid"))
+        // An exec may be called init, whose file that is.
+        let name = if exec_id == "init" { "exec.init" } else { exec_id };
+        self.bundle.join(format!("{name}.pid"))
     }
 
     /// Removes an exec that does not run.
@@ -155,6 +159,7 @@ impl Task {
         exec.process.drain().await;
         lock(&self.execs).remove(exec_id);
         remove_if_there(&self.pid_file(exec_id))?;
+        ExitRecord::remove(&self.bundle, exec_id)?;
         Ok((exec.process.pid(), ended))
     }
 }
