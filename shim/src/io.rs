@@ -11,6 +11,7 @@
 //! A process never gets a FIFO or a file of the host's itself, always a pipe or a terminal: it could reopen, truncate
 //! or misconfigure what it holds.
 
+mod fifo;
 mod logger;
 mod pump;
 mod watches;
@@ -34,18 +35,30 @@ use crate::runtime::Streams;
 use logger::{Logger, Spawned};
 
 pub use logger::READY;
-use pump::{Life, Sink, Stage};
+use fifo::Fifo;
+use pump::{Life, Sink, Source, Stage};
 
-/// How long a client is waited for that is to read what a process has left behind: when its end is to be told, and again
-/// when it is deleted.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an output may keep its process, where a reader is there that does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputTimeouts {
+    /// The exit event waits that long until what the process wrote has been read; a deletion, as long again.
+    pub exit: Duration,
+    /// A deletion waits that long until what the process, or who else holds the output, wrote has been copied.
+    pub delete: Duration,
+}
 
-/// Waits for what a client does, at most for [`PATIENCE`], which a machine that stands still for a while does not use up.
-async fn patiently<T>(done: impl Future<Output = T>) -> Option<T> {
+impl Default for OutputTimeouts {
+    fn default() -> OutputTimeouts {
+        OutputTimeouts { exit: Duration::from_secs(2), delete: Duration::from_secs(10) }
+    }
+}
+
+/// Waits for what a client does, at most for `limit`, which a machine that stands still for a while does not use up.
+async fn patiently<T>(limit: Duration, done: impl Future<Output = T>) -> Option<T> {
     const STEPS: u32 = 20;
     let mut done = pin!(done);
     for _ in 0..STEPS {
-        if let Ok(done) = tokio::time::timeout(PATIENCE / STEPS, done.as_mut()).await {
+        if let Ok(done) = tokio::time::timeout(limit / STEPS, done.as_mut()).await {
             return Some(done);
         }
     }
@@ -76,6 +89,8 @@ pub struct Owner {
     pub ids: (u32, u32),
     /// How long a logger may take until it is ready: no longer than the call waits that wants it.
     pub patience: Duration,
+    /// How long outputs may keep the process.
+    pub timeouts: OutputTimeouts,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -116,10 +131,12 @@ fn path(rest: &str) -> Result<PathBuf> {
 #[derive(Debug)]
 enum Output {
     Null,
-    Fifo(OwnedFd),
+    Fifo(Fifo),
     File(std::fs::File),
     /// The read end of the pipe is with the logger; this is the end to write to.
     Logger(OwnedFd),
+    /// For standard error: to where standard output goes.
+    Same,
 }
 
 /// What standard input comes from.
@@ -141,6 +158,7 @@ pub struct Opened {
     logger: Option<Spawned>,
     terminal: bool,
     ids: (u32, u32),
+    timeouts: OutputTimeouts,
 }
 
 /// What is copied once there is a process.
@@ -154,6 +172,7 @@ pub struct Prepared {
     /// With a terminal: where its output goes.
     terminal: Option<Output>,
     logger: Option<Spawned>,
+    timeouts: OutputTimeouts,
 }
 
 impl Opened {
@@ -178,18 +197,21 @@ impl Opened {
                 return Err(Error::new(ErrorKind::InvalidConfig, message));
             }
             (stdout, stderr) => {
+                // In one pipe their order is kept, and each FIFO has one writer here, which can tell whether it has a reader.
+                let same = stdout != Address::Null && stdout == stderr;
+                let stderr = if same { Output::Same } else { open_output(stderr).with_context(|| unable("error", &addresses.stderr))? };
                 let stdout = open_output(stdout).with_context(|| unable("output", &addresses.stdout))?;
-                let stderr = open_output(stderr).with_context(|| unable("error", &addresses.stderr))?;
                 ([stdout, stderr], None)
             }
         };
-        Ok(Opened { input, outputs, logger, terminal: addresses.terminal, ids: owner.ids })
+        let (terminal, ids, timeouts) = (addresses.terminal, owner.ids, owner.timeouts);
+        Ok(Opened { input, outputs, logger, terminal, ids, timeouts })
     }
 
     /// The process's ends, and what is to be copied from ours.
     pub fn split(self) -> Result<(Streams, Prepared)> {
-        let mut prepared =
-            Prepared { input: None, stdin: None, outputs: Vec::new(), terminal: None, logger: self.logger };
+        let (logger, timeouts) = (self.logger, self.timeouts);
+        let mut prepared = Prepared { input: None, stdin: None, outputs: Vec::new(), terminal: None, logger, timeouts };
         let [stdout, stderr] = self.outputs;
         if self.terminal {
             if let Input::Fifo(path) = self.input {
@@ -211,7 +233,7 @@ impl Opened {
         };
         let mut output = |output: Output| -> Result<OwnedFd> {
             match output {
-                Output::Null => null(),
+                Output::Null | Output::Same => null(),
                 Output::Logger(writer) => Ok(writer),
                 output => {
                     let (ours, theirs) = pipe(self.ids)?;
@@ -221,8 +243,12 @@ impl Opened {
                 }
             }
         };
-        let fds = [stdin, output(stdout)?, output(stderr)?];
-        Ok((Streams::Fds(fds), prepared))
+        let stdout = output(stdout)?;
+        let stderr = match stderr {
+            Output::Same => stdout.try_clone().context("unable to copy an fd")?,
+            stderr => output(stderr)?,
+        };
+        Ok((Streams::Fds([stdin, stdout, stderr]), prepared))
     }
 }
 
@@ -243,6 +269,7 @@ impl Prepared {
             terminal: None,
             unread: Vec::new(),
             stage: watch::Sender::new(Stage::Alive),
+            timeouts: self.timeouts,
         };
         if let Some(master) = terminal {
             set_nonblocking(&master)?;
@@ -250,12 +277,7 @@ impl Prepared {
             if let Some(path) = self.input {
                 copying.waiting = Some(Waiting { path, to: copy()?, is_terminal: true });
             }
-            let sink = match self.terminal {
-                Some(output) => sink(output)?,
-                None => Sink::Null,
-            };
-            let life = copying.of_output();
-            copying.outputs.spawn(pump::bytes(pump::polled(copy()?)?, sink, life));
+            copying.copy(Source::terminal(copy()?)?, self.terminal.unwrap_or(Output::Null))?;
             copying.terminal = Some(master);
             return Ok(copying);
         }
@@ -263,29 +285,9 @@ impl Prepared {
             copying.waiting = Some(Waiting { path, to, is_terminal: false });
         }
         for (ours, output) in self.outputs {
-            let life = copying.of_output();
-            match output {
-                Output::Fifo(fifo) => {
-                    copying.outputs.spawn(pump::pipe(pump::polled(ours)?, pump::polled(fifo)?, life));
-                }
-                output => {
-                    copying.outputs.spawn(pump::bytes(pump::polled(ours)?, sink(output)?, life));
-                }
-            }
+            copying.copy(Source::pipe(ours)?, output)?;
         }
         Ok(copying)
-    }
-}
-
-fn sink(output: Output) -> Result<Sink> {
-    match output {
-        Output::Null => Ok(Sink::Null),
-        Output::Fifo(fd) => Sink::fifo(fd),
-        Output::Logger(fd) => {
-            set_nonblocking(&fd)?;
-            Sink::fd(fd)
-        }
-        Output::File(file) => Ok(Sink::File(Arc::new(file))),
     }
 }
 
@@ -316,19 +318,36 @@ pub struct Copying {
     unread: Vec<oneshot::Receiver<()>>,
     /// Tells the copying of outputs how far the process is.
     stage: watch::Sender<Stage>,
+    timeouts: OutputTimeouts,
 }
 
 impl Copying {
-    fn of_output(&mut self) -> Life {
-        let (life, read) = Life::of_output(self.stage.subscribe());
+    /// Starts copying an output.
+    fn copy(&mut self, source: Source, output: Output) -> Result<()> {
+        let (life, read) = Life::of_output(self.stage.subscribe(), self.timeouts);
+        let sink = match output {
+            Output::Fifo(fifo) => {
+                self.outputs.spawn(fifo.copy(source, life)?);
+                self.unread.push(read);
+                return Ok(());
+            }
+            Output::Null | Output::Same => Sink::Null,
+            Output::Logger(fd) => {
+                set_nonblocking(&fd)?;
+                Sink::fd(fd)?
+            }
+            Output::File(file) => Sink::File(Arc::new(file)),
+        };
+        self.outputs.spawn(pump::bytes(source.into_polled(), sink, life));
         self.unread.push(read);
-        life
+        Ok(())
     }
 
-    /// The process has ended: what is given waits until all that it wrote has been read by those who are there to do so,
-    /// or is in its file, at most for [`PATIENCE`]. False when something was left.
+    /// The process has exited: what is given waits until all that it wrote has been read by readers that are there, or is
+    /// in its file, at most for [`OutputTimeouts::exit`]. False when something was left.
     pub fn process_ended(&mut self) -> impl Future<Output = bool> + use<> {
-        self.stage.send_replace(Stage::Ended);
+        self.stage.send_replace(Stage::Exited);
+        let limit = self.timeouts.exit;
         let unread = std::mem::take(&mut self.unread);
         let all = async {
             for output in unread {
@@ -336,7 +355,7 @@ impl Copying {
                 let _ = output.await;
             }
         };
-        async { patiently(all).await.is_some() }
+        async move { patiently(limit, all).await.is_some() }
     }
 
     /// Opens the FIFO of standard input, if there is one that is not open yet, and copies from it.
@@ -386,13 +405,13 @@ impl Copying {
         }
     }
 
-    /// Waits until all output is copied, at most for `limit`, and closes everything. False when something was left. A
-    /// client that has not come for the output by now is waited for no longer.
-    pub async fn drain(mut self, limit: Duration) -> bool {
+    /// Waits until all output is copied, at most for [`OutputTimeouts::delete`], and closes everything. False when
+    /// something was left. A client that has not come for the output by now is waited for no longer.
+    pub async fn drain(mut self) -> bool {
         self.stage.send_replace(Stage::Deleted);
         let outputs = &mut self.outputs;
         let all = async { while outputs.join_next().await.is_some() {} };
-        let complete = tokio::time::timeout(limit, all).await.is_ok();
+        let complete = tokio::time::timeout(self.timeouts.delete, all).await.is_ok();
         self.outputs.abort_all();
         self.stdin.abort_all();
         if let Some(logger) = self.logger.take() {
@@ -449,7 +468,7 @@ fn open_input(address: Address) -> std::io::Result<Input> {
 fn open_output(address: Address) -> std::io::Result<Output> {
     match address {
         Address::Null | Address::Binary(_) => Ok(Output::Null),
-        Address::Path(path) if is_fifo(&path)? => Ok(Output::Fifo(open_fifo(&path, true, true)?)),
+        Address::Path(path) if is_fifo(&path)? => Ok(Output::Fifo(Fifo::open(&path)?)),
         Address::Path(path) => Ok(Output::File(OpenOptions::new().append(true).open(path)?)),
         Address::File(path) => {
             if let Some(directory) = path.parent() {

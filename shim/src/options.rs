@@ -12,12 +12,15 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use brig::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::shim::oci;
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Message};
 use serde_json::{Map, Value};
+
+use crate::io::OutputTimeouts;
 
 /// The largest configuration file that is read, in bytes.
 const LARGEST: u64 = 1 << 20;
@@ -49,6 +52,9 @@ pub struct Options {
     pub task_api_address: String,
     /// The version of that task service.
     pub task_api_version: u32,
+    /// How long unread output may hold up an exit event and a deletion: keys of the TOML alone, `ExitOutputTimeoutSec` and
+    /// `DeleteOutputTimeoutSec`.
+    pub output_timeouts: OutputTimeouts,
 }
 
 /// Reads the options of a request. Without any, or with an empty message, all are the defaults.
@@ -99,6 +105,7 @@ fn from_runc(bytes: &[u8]) -> Result<Options> {
         criu_work_path: message.criu_work_path,
         task_api_address: message.task_api_address,
         task_api_version: message.task_api_version,
+        output_timeouts: OutputTimeouts::default(),
     })
 }
 
@@ -163,6 +170,8 @@ enum Field<'a> {
     Switch(&'a mut bool),
     Text(&'a mut String),
     Number(&'a mut u32),
+    /// In seconds.
+    Timeout(&'a mut Duration),
     /// Known, and for another reader.
     Ignored,
     /// Was an option once.
@@ -185,6 +194,8 @@ impl Options {
             "criuworkpath" => Field::Text(&mut self.criu_work_path),
             "taskapiaddress" => Field::Text(&mut self.task_api_address),
             "taskapiversion" => Field::Number(&mut self.task_api_version),
+            "exitoutputtimeoutsec" => Field::Timeout(&mut self.output_timeouts.exit),
+            "deleteoutputtimeoutsec" => Field::Timeout(&mut self.output_timeouts.delete),
             // The message's own fields stand in the same section of containerd's configuration.
             "typeurl" | "configpath" | "configbody" => Field::Ignored,
             "criupath" => Field::Removed,
@@ -211,12 +222,19 @@ impl Options {
                     place.clone_from(value);
                     continue;
                 }
-                (Field::Number(place), value) => match value.as_u64().and_then(|value| u32::try_from(value).ok()) {
+                (Field::Number(place), value) => match number(value) {
                     Some(value) => {
                         *place = value;
                         continue;
                     }
                     None => "a number from 0 to 4294967295",
+                },
+                (Field::Timeout(place), value) => match number(value) {
+                    Some(value) => {
+                        *place = Duration::from_secs(value.into());
+                        continue;
+                    }
+                    None => "seconds from 0 to 4294967295",
                 },
                 (Field::Ignored, _) => continue,
                 (Field::Removed, _) => {
@@ -230,6 +248,10 @@ impl Options {
         }
         Ok(())
     }
+}
+
+fn number(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|value| u32::try_from(value).ok())
 }
 
 #[cfg(test)]
@@ -301,6 +323,7 @@ mod tests {
                 criu_work_path: "/w".into(),
                 task_api_address: "ttrpc+unix:///a".into(),
                 task_api_version: 3,
+                output_timeouts: OutputTimeouts::default(),
             };
             assert_eq!(options, expected);
         }
@@ -320,6 +343,16 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn timeouts_of_unread_output_are_seconds() {
+        assert_eq!(parse(None).unwrap().output_timeouts.exit, Duration::from_secs(2));
+        let options = parse(Some(&generic("", "ExitOutputTimeoutSec = 0\nDeleteOutputTimeoutSec = 60\n"))).unwrap();
+        let expected = OutputTimeouts { exit: Duration::ZERO, delete: Duration::from_secs(60) };
+        assert_eq!(options.output_timeouts, expected);
+        let error = parse(Some(&generic("", "ExitOutputTimeoutSec = \"2s\""))).unwrap_err().to_string();
+        assert!(error.contains("ExitOutputTimeoutSec is \"2s\": expected seconds"), "{error}");
     }
 
     #[test]

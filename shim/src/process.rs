@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use brig::engine::Launched;
 use brig::error::{Error, ErrorKind, Result};
@@ -11,9 +10,6 @@ use tokio::sync::watch;
 
 use crate::io::{Addresses, Copying};
 use crate::reaper::Ended;
-
-/// How long output may take to be copied when a process is deleted.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,9 +197,9 @@ impl Process {
     pub async fn drain(&self) {
         let copying = self.state().copying.take();
         if let Some(copying) = copying
-            && !copying.drain(DRAIN).await
+            && !copying.drain().await
         {
-            tracing::warn!(exec = self.exec_id, "somebody keeps the output open: closed after {DRAIN:?}");
+            tracing::warn!(exec = self.exec_id, "closing the output although it was not copied to its end in time");
         }
     }
 }

@@ -28,7 +28,7 @@ use tracing::Instrument;
 
 use crate::events::timestamp;
 use crate::exit_record::ExitRecord;
-use crate::io::{Addresses, Copying, Opened, Owner};
+use crate::io::{Addresses, Copying, Opened, OutputTimeouts, Owner};
 use crate::process::{Phase, Process};
 use crate::reaper::Ended;
 use crate::rpc_error::not_found;
@@ -76,6 +76,7 @@ pub struct Task {
     own_pids: bool,
     /// Owner and group of pipes.
     ids: (u32, u32),
+    timeouts: OutputTimeouts,
     /// What the start brings it back from; `None` for one that is new, or is back.
     saved: Mutex<Option<Saved>>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
@@ -132,6 +133,8 @@ pub struct Plan {
     pub own_pids: bool,
     /// Owner and group of pipes.
     pub ids: (u32, u32),
+    /// How long unread output may hold up an exit event and a deletion.
+    pub timeouts: OutputTimeouts,
     /// How long a logger may take until it is ready.
     pub patience: Duration,
     /// It is made by its start, from this.
@@ -151,14 +154,15 @@ impl Task {
         plan: Plan,
         addresses: Addresses,
     ) -> Result<(Arc<Task>, Option<oneshot::Receiver<Ended>>)> {
-        let Plan { runtime, own_pids, ids, patience, saved, creation } = plan;
+        let Plan { runtime, own_pids, ids, timeouts, patience, saved, creation } = plan;
         let (id, bundle) = (creation.id.clone(), creation.bundle.clone());
         let init = Process::new(String::new(), addresses);
         let ended = if saved.is_some() {
             init.set_phase(Phase::Created);
             None
         } else {
-            let owner = Owner { namespace: shim.namespace.clone(), container: id.clone(), ids, patience };
+            let (namespace, container) = (shim.namespace.clone(), id.clone());
+            let owner = Owner { namespace, container, ids, patience, timeouts };
             let maker = Arc::clone(&runtime);
             let make = move |streams| maker.create(Creation { streams, ..creation });
             let (launched, copying, ended) =
@@ -174,6 +178,7 @@ impl Task {
             shim: Arc::clone(shim),
             own_pids,
             ids,
+            timeouts,
             saved: Mutex::new(saved),
             execs: Mutex::default(),
             unsettled: Mutex::default(),

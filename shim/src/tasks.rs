@@ -283,6 +283,7 @@ impl Shim {
             runtime: Arc::new(runtime),
             own_pids: facts.own_pids(),
             ids: (options.io_uid, options.io_gid),
+            timeouts: options.output_timeouts,
             patience,
             saved,
             creation: Creation {

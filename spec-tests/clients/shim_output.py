@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import time
 
 from kit.commands import Failure, check, contains, equal, wait_until
@@ -135,6 +136,57 @@ def never_reads(shim):
     begin = time.monotonic()
     equal(one.delete(timeout=60), 137, "status")
     check(time.monotonic() - begin < 30, f"Delete took {time.monotonic() - begin:.1f} s")
+    os.close(silent)
+    one.shutdown()
+
+
+@scenario("a reader that has gone: neither the exit event nor Delete waits, of a container and of an exec, with full outputs, "
+          "with one output for both streams, with a terminal, and with a child that keeps the output", deadline=60)
+def reader_gone(shim):
+    scripts = {"full": "exec cat /dev/zero", "both": "exec cat /dev/zero", "tty": "exec cat /dev/zero",
+               "child": "cat /dev/zero & echo words; exec probe wait"}
+    for name, script in scripts.items():
+        terminal = name == "tty"
+        one = shim.container(name, args=["sh", "-c", script], terminal=terminal)
+        outputs = {process: Reader(one.bundle / process, opens=False) for process in ("init", "exec")}
+        ends = {process: os.open(output.path, os.O_RDONLY | os.O_NONBLOCK) for process, output in outputs.items()}
+
+        def streams(process):
+            path = str(outputs[process].path)
+            return {"stdout": path, "stderr": path if name == "both" else ""}
+        one.run(**streams("init"))
+        one.exec("ex", ["sh", "-c", script], terminal=terminal, **streams("exec"))
+        for end in ends.values():
+            wait_until(lambda end=end: select.select([end], [], [], 0)[0], "output")
+            os.read(end, 10)
+            os.close(end)
+        for exec_id in ("ex", ""):
+            begin = time.monotonic()
+            one.kill(exec_id=exec_id)
+            equal(one.wait(exec_id), 137, "status")
+            waited = time.monotonic() - begin
+            equal(one.delete(exec_id), 137, "status")
+            deleted = time.monotonic() - begin - waited
+            # Waits for a reader in vain take two seconds and ten.
+            check(waited < 1.5 and deleted < 1.5, f"{name} {exec_id}: exit after {waited:.1f} s, Delete took {deleted:.1f} s")
+        one.shutdown()
+
+
+@scenario("a reader that never reads holds up the exit event and Delete as long as the options say", deadline=60)
+def configured_timeouts(shim):
+    options = any_of("runtimeoptions.v1.Options", {3: "ExitOutputTimeoutSec = 0\nDeleteOutputTimeoutSec = 1\n"})
+    one = shim.container(args=["cat", "/dev/zero"], options=options)
+    out = Reader(one.bundle / "out", opens=False)
+    silent = os.open(out.path, os.O_RDONLY | os.O_NONBLOCK)
+    one.run(stdout=out.path)
+    wait_until(lambda: select.select([silent], [], [], 0)[0], "output")
+    begin = time.monotonic()
+    one.kill()
+    equal(one.wait(), 137, "status")
+    waited = time.monotonic() - begin
+    equal(one.delete(), 137, "status")
+    deleted = time.monotonic() - begin - waited
+    check(waited < 1.5 and 0.9 < deleted < 5, f"exit after {waited:.1f} s, Delete took {deleted:.1f} s")
     os.close(silent)
     one.shutdown()
 

@@ -1,32 +1,26 @@
 //! Copying between descriptors on the server's one thread: by splice(2) between pipes, without a buffer of our own; by
-//! a small buffer where a terminal or a file is at an end.
-//!
-//! A FIFO loses what is in it when its last end is closed, and who opens it for reading waits for a writer. A client that
-//! opens its end in the background, as Docker and containerd do, may be later than all that a short process has to say, or
-//! than its end: our writing end is kept for it then ([`handed_over`]). Another closes its end as soon as it hears of the
-//! process's end, whatever it has not read yet (containerd's Go client, from Delete): so that end is not told before what
-//! was written has been read ([`Life::readable`]).
+//! a small buffer where a terminal or a file is at an end. Clients' FIFOs are in [`fifo`](super::fifo).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use brig::error::{Context, Result};
-use brig::sys::procfs::fd_path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 
-use super::patiently;
-use super::watches::until;
+use super::{OutputTimeouts, patiently};
 
 /// The most that one splice moves, in bytes: a pipe's usual size.
 const SPLICE: usize = 64 << 10;
 /// The buffer where one is needed, in bytes.
 const BUFFER: usize = 8 << 10;
+/// The most that a terminal gives at once, in bytes (N_TTY_BUF_SIZE in drivers/tty/n_tty.c).
+const TERMINAL: usize = 4 << 10;
 
 /// A descriptor that the runtime polls. It does not block.
 pub(super) type Polled = AsyncFd<OwnedFd>;
@@ -51,8 +45,6 @@ pub(super) enum Sink {
     Null,
     /// A pipe or terminal.
     Fd(Polled),
-    /// A client's FIFO, open here at both ends.
-    Fifo(Polled),
     /// A file, which may block.
     File(Arc<std::fs::File>),
 }
@@ -62,14 +54,10 @@ impl Sink {
         polled(fd).map(Sink::Fd)
     }
 
-    pub(super) fn fifo(fd: OwnedFd) -> Result<Sink> {
-        polled(fd).map(Sink::Fifo)
-    }
-
     async fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             Sink::Null => Ok(()),
-            Sink::Fd(fd) | Sink::Fifo(fd) => {
+            Sink::Fd(fd) => {
                 let mut left = bytes;
                 while !left.is_empty() {
                     let written = fd.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, left)?)).await?;
@@ -89,59 +77,67 @@ impl Sink {
 /// How far the process is whose stream is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
-    /// It lives.
+    /// The process runs, or was not started yet.
     Alive,
-    /// It has ended, and nobody has been told.
-    Ended,
-    /// It is being deleted: whoever wants its output has come by then.
+    /// The process has exited, and its exit has not been published.
+    Exited,
+    /// The process is being deleted: a client that wants its output has come by then.
     Deleted,
 }
 
-/// The life of the process whose stream is copied, as the copy follows it.
+/// The stages of the process whose stream is copied, as the copy follows them.
 #[derive(Debug)]
 pub(super) struct Life {
     stage: watch::Receiver<Stage>,
-    /// Dropped when all that the process wrote has been read, or nobody is there who would.
+    timeouts: OutputTimeouts,
+    /// Dropped when all that the process wrote has been read, or no reader is there.
     unread: Option<oneshot::Sender<()>>,
 }
 
 impl Life {
-    /// Of a stream whose reading nobody waits for.
+    /// Of a stream whose reading no exit event waits for.
     pub(super) fn new(stage: watch::Receiver<Stage>) -> Life {
-        Life { stage, unread: None }
+        Life { stage, timeouts: OutputTimeouts::default(), unread: None }
     }
 
-    /// Of an output. The receiver is told when all that the process wrote before its end has been read.
-    pub(super) fn of_output(stage: watch::Receiver<Stage>) -> (Life, oneshot::Receiver<()>) {
+    /// Of an output. The receiver ends when all that the process wrote before its exit has been read.
+    pub(super) fn of_output(stage: watch::Receiver<Stage>, timeouts: OutputTimeouts) -> (Life, oneshot::Receiver<()>) {
         let (unread, read) = oneshot::channel();
-        (Life { stage, unread: Some(unread) }, read)
+        (Life { stage, timeouts, unread: Some(unread) }, read)
     }
 
-    /// An error would say that nobody is left to come any further.
-    async fn has_come_to(&mut self, stage: Stage) {
+    /// An error would say that the process's streams are gone, and then this copy is ended too.
+    pub(super) async fn has_come_to(&mut self, stage: Stage) {
         let _ = self.stage.wait_for(|now| *now >= stage).await;
     }
 
-    /// Waits until there is something to read. An output that others keep open after the end of the process is one that
-    /// has nothing to read then: it is told when what was copied to `fifo` has been read.
-    async fn readable<'a>(&mut self, source: &'a Polled, fifo: Option<&Polled>) -> std::io::Result<Guard<'a>> {
-        if self.unread.is_some() {
+    /// Waits until a reader that is there has had its time since the deletion began.
+    pub(super) async fn reader_is_late(&mut self) {
+        self.has_come_to(Stage::Deleted).await;
+        patiently(self.timeouts.exit, std::future::pending::<()>()).await;
+    }
+
+    /// The exit event waits for this stream no longer.
+    pub(super) fn all_is_read(&mut self) {
+        self.unread = None;
+    }
+
+    /// The exit event waits for this stream, or will.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    /// Waits until there is something to read. An output that others keep open after the exit of the process, and that
+    /// has nothing to read then, has been read.
+    async fn readable<'a>(&mut self, source: &'a Polled) -> std::io::Result<Guard<'a>> {
+        if self.is_unread() {
             tokio::select! {
                 biased;
                 guard = source.readable() => return guard,
-                () = self.has_come_to(Stage::Ended) => {}
+                () = self.has_come_to(Stage::Exited) => {}
             }
             if !is_readable(source.get_ref()) {
-                if let Some(fifo) = fifo {
-                    tokio::select! {
-                        guard = source.readable() => return guard,
-                        // Its copying goes on in any case.
-                        read = until(fifo.get_ref(), is_empty) => if let Err(error) = read {
-                            tracing::warn!("an end is told, and its output may not have been read: {error}");
-                        },
-                    }
-                }
-                self.unread = None;
+                self.all_is_read();
             }
         }
         source.readable().await
@@ -150,25 +146,14 @@ impl Life {
 
 /// Copies until the end, through a buffer.
 pub(super) async fn bytes(source: Polled, sink: Sink, mut life: Life) {
-    copy_bytes(&source, &sink, &mut life).await;
-    if let Sink::Fifo(fifo) = sink {
-        handed_over(fifo.into_inner(), life).await;
-    }
-}
-
-async fn copy_bytes(source: &Polled, sink: &Sink, life: &mut Life) {
-    let fifo = match sink {
-        Sink::Fifo(fifo) => Some(fifo),
-        Sink::Null | Sink::Fd(_) | Sink::File(_) => None,
-    };
     loop {
-        match life.readable(source, fifo).await {
-            Ok(guard) => drop(guard),
+        let mut guard = match life.readable(&source).await {
+            Ok(guard) => guard,
             Err(error) => return ended(&error),
-        }
+        };
         // Made anew each time: nothing is kept while nothing comes.
         let mut buffer = vec![0; BUFFER];
-        let read = source.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut buffer[..])?)).await;
+        let Ok(read) = guard.try_io(|fd| Ok(rustix::io::read(fd, &mut buffer[..])?)) else { continue };
         match read {
             // EIO: the last user of a terminal's other side is gone.
             Ok(0) => return,
@@ -180,71 +165,133 @@ async fn copy_bytes(source: &Polled, sink: &Sink, life: &mut Life) {
             }
             Err(error) => return ended(&error),
         }
+        tokio::task::yield_now().await;
     }
 }
 
-/// Copies from a pipe to a client's FIFO, which is open here at both ends, until the end.
-pub(super) async fn pipe(source: Polled, fifo: Polled, mut life: Life) {
-    copy(&source, &fifo, Some(&mut life)).await;
-    handed_over(fifo.into_inner(), life).await;
+/// What one attempt to copy has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Some bytes were copied, or a signal came before any were.
+    Moved,
+    /// The source has nothing at the moment.
+    Empty,
+    /// The sink takes nothing at the moment.
+    Full,
+    /// The source has come to its end.
+    End,
+    /// The sink has no reader.
+    NoReader,
+    /// Another error of either.
+    Failed(Errno),
 }
 
-/// Closes a FIFO that is open here at both ends, and to which nothing more comes. One without another reader is kept for
-/// it: a client that opens it later would wait for a writer for ever, and what is in it would be lost. What a reader has
-/// not read yet is waited for, too: a client that hears of the deletion may let go of what it has just opened (Go's fifo
-/// package does, where its open is not on record yet). A deletion ends either wait; what is in it then is waited for
-/// [`patiently`].
-async fn handed_over(fifo: OwnedFd, life: Life) {
-    match hand_over(fifo, life).await {
-        Ok(true) => {}
-        Ok(false) => tracing::debug!("nobody reads a stream, whose last bytes are lost"),
-        Err(error) => tracing::warn!("a stream's last bytes may be lost: {error}"),
+/// An output of a process, of which copying to a pipe loses nothing wherever it is interrupted.
+#[derive(Debug)]
+pub(super) struct Source {
+    fd: Polled,
+    is_terminal: bool,
+    /// What was read from a terminal and not taken by the sink.
+    rest: Vec<u8>,
+    /// Bytes that sinks have taken.
+    moved: u64,
+}
+
+impl Source {
+    /// The reading end of a pipe.
+    pub(super) fn pipe(fd: OwnedFd) -> Result<Source> {
+        Ok(Source { fd: polled(fd)?, is_terminal: false, rest: Vec::new(), moved: 0 })
     }
-}
 
-/// See [`handed_over`]. False if what is in it is lost.
-async fn hand_over(fifo: OwnedFd, mut life: Life) -> std::io::Result<bool> {
-    // While our own reader is there: without one a writer that does not block is refused (fifo(7)).
-    let mut end = again(&fifo, OFlags::WRONLY)?;
-    drop(fifo);
-    if !has_reader(&end) {
-        // The process's end waits for nobody who has not come.
-        life.unread = None;
-        tokio::select! {
-            came = until(&end, has_reader) => came?,
-            () = life.has_come_to(Stage::Deleted) => {}
+    /// The master of a terminal.
+    pub(super) fn terminal(fd: OwnedFd) -> Result<Source> {
+        Ok(Source { fd: polled(fd)?, is_terminal: true, rest: Vec::new(), moved: 0 })
+    }
+
+    /// For [`bytes`].
+    pub(super) fn into_polled(self) -> Polled {
+        self.fd
+    }
+
+    /// Copies what is there to a pipe, without blocking.
+    pub(super) fn step(&mut self, sink: &OwnedFd) -> Step {
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            return self.write(sink, &rest);
+        }
+        if self.is_terminal {
+            let mut buffer = [0; TERMINAL];
+            return match rustix::io::read(self.fd.get_ref(), &mut buffer) {
+                // EIO: the last user of a terminal's other side is gone.
+                Ok(0) | Err(Errno::IO) => Step::End,
+                Ok(count) => self.write(sink, &buffer[..count]),
+                Err(Errno::AGAIN) => Step::Empty,
+                Err(Errno::INTR) => Step::Moved,
+                Err(error) => Step::Failed(error),
+            };
+        }
+        match splice(self.fd.get_ref(), sink) {
+            Ok(0) => Step::End,
+            Ok(count) => {
+                self.moved += count as u64;
+                Step::Moved
+            }
+            Err(Errno::INTR) => Step::Moved,
+            // Which of the two made it stop is not told.
+            Err(Errno::AGAIN) if is_readable(self.fd.get_ref()) => Step::Full,
+            Err(Errno::AGAIN) => Step::Empty,
+            Err(Errno::PIPE) => Step::NoReader,
+            Err(error) => Step::Failed(error),
         }
     }
-    if is_empty(&end) {
-        return Ok(true);
+
+    fn write(&mut self, sink: &OwnedFd, bytes: &[u8]) -> Step {
+        let written = rustix::io::write(sink, bytes);
+        let count = written.unwrap_or(0);
+        self.moved += count as u64;
+        self.rest.extend_from_slice(&bytes[count..]);
+        match written {
+            Ok(_) | Err(Errno::INTR) => Step::Moved,
+            Err(Errno::AGAIN) => Step::Full,
+            Err(Errno::PIPE) => Step::NoReader,
+            Err(error) => Step::Failed(error),
+        }
     }
-    if has_reader(&end) {
-        // It gets the end after the rest: from here on nobody writes, and this end keeps what it leaves.
-        end = again(&end, OFlags::RDONLY)?;
+
+    /// How many bytes were copied so far.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
     }
-    tokio::select! {
-        read = until(&end, is_empty) => return read.map(|()| true),
-        () = life.has_come_to(Stage::Deleted) => {}
+
+    /// There are bytes to copy.
+    pub(super) fn has_bytes(&self) -> bool {
+        !self.rest.is_empty() || rustix::io::ioctl_fionread(self.fd.get_ref()).is_ok_and(|count| count > 0)
     }
-    match patiently(until(&end, is_empty)).await {
-        Some(read) => read.map(|()| true),
-        None => Ok(is_empty(&end)),
+
+    /// Waits until [`Step::Empty`] is over.
+    pub(super) async fn readable(&self) -> std::io::Result<()> {
+        self.fd.async_io(Interest::READABLE, |fd| now_or_later(is_readable(fd))).await
+    }
+
+    /// Lets others go on before the next step.
+    pub(super) async fn pause(&self) {
+        if self.is_terminal {
+            // A read of a terminal that has nothing more waits for the kernel's worker that fills it (n_tty_read,
+            // tty_buffer_flush_work), and this thread with it: by the next turn it has run.
+            tokio::task::yield_now().await;
+        } else {
+            tokio::task::consume_budget().await;
+        }
     }
 }
 
-/// To be asked at the writing end of a FIFO.
-fn has_reader(writer: &OwnedFd) -> bool {
-    // A pipe without a reader has an error for its writers (poll(2)).
-    !polled_now(writer, PollFlags::empty()).contains(PollFlags::ERR)
+/// Waits until a pipe takes something.
+pub(super) async fn writable(pipe: &Polled) -> std::io::Result<()> {
+    pipe.async_io(Interest::WRITABLE, |fd| now_or_later(!polled_now(fd, PollFlags::OUT).is_empty())).await
 }
 
-fn is_empty(fifo: &OwnedFd) -> bool {
-    rustix::io::ioctl_fionread(fifo).is_ok_and(|count| count == 0)
-}
-
-/// Opens a FIFO once more, at this end.
-fn again(fifo: &OwnedFd, end: OFlags) -> std::io::Result<OwnedFd> {
-    Ok(rustix::fs::open(fd_path(fifo), end | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?)
+fn now_or_later(is_so: bool) -> std::io::Result<()> {
+    if is_so { Ok(()) } else { Err(std::io::ErrorKind::WouldBlock.into()) }
 }
 
 /// Copies from a pipe to a pipe until the end, or until `closed`; and then what was written before, although the
@@ -252,18 +299,18 @@ fn again(fifo: &OwnedFd, end: OFlags) -> std::io::Result<OwnedFd> {
 pub(super) async fn pipe_until(source: Polled, sink: Polled, closed: impl Future<Output = ()>) {
     // A splice is whole or not begun: nothing is lost between the two.
     tokio::select! {
-        () = copy(&source, &sink, None) => {}
+        () = copy(&source, &sink) => {}
         () = closed => rest(&source, &sink).await,
     }
 }
 
-async fn copy(source: &Polled, sink: &Polled, mut life: Option<&mut Life>) {
+async fn copy(source: &Polled, sink: &Polled) {
     loop {
-        let (mut from, mut to) = match both(source, sink, life.as_deref_mut()).await {
+        let (mut from, mut to) = match both(source, sink).await {
             Ok(guards) => guards,
             Err(error) => return ended(&error),
         };
-        match splice(source, sink) {
+        match splice(source.get_ref(), sink.get_ref()) {
             Ok(0) => return,
             Ok(_) | Err(Errno::INTR) => {}
             // Which of the two made it stop is not told.
@@ -280,7 +327,7 @@ async fn rest(source: &Polled, sink: &Polled) {
             Ok(guard) => guard,
             Err(error) => return ended(&error),
         };
-        match splice(source, sink) {
+        match splice(source.get_ref(), sink.get_ref()) {
             Ok(0) => return,
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::AGAIN) if is_readable(source.get_ref()) => to.clear_ready(),
@@ -290,23 +337,15 @@ async fn rest(source: &Polled, sink: &Polled) {
     }
 }
 
-fn splice(source: &Polled, sink: &Polled) -> rustix::io::Result<usize> {
+fn splice(source: &OwnedFd, sink: &OwnedFd) -> rustix::io::Result<usize> {
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-    rustix::pipe::splice(source.get_ref(), None, sink.get_ref(), None, SPLICE, flags)
+    rustix::pipe::splice(source, None, sink, None, SPLICE, flags)
 }
 
 type Guard<'a> = tokio::io::unix::AsyncFdReadyGuard<'a, OwnedFd>;
 
-async fn both<'a>(
-    source: &'a Polled,
-    sink: &'a Polled,
-    life: Option<&mut Life>,
-) -> std::io::Result<(Guard<'a>, Guard<'a>)> {
-    let from = match life {
-        Some(life) => life.readable(source, Some(sink)).await?,
-        None => source.readable().await?,
-    };
-    Ok((from, sink.writable().await?))
+async fn both<'a>(source: &'a Polled, sink: &'a Polled) -> std::io::Result<(Guard<'a>, Guard<'a>)> {
+    Ok((source.readable().await?, sink.writable().await?))
 }
 
 fn is_readable(fd: &OwnedFd) -> bool {
@@ -314,7 +353,7 @@ fn is_readable(fd: &OwnedFd) -> bool {
 }
 
 /// What poll(2) says at this moment; nothing when it fails.
-fn polled_now(fd: &OwnedFd, flags: PollFlags) -> PollFlags {
+pub(super) fn polled_now(fd: &OwnedFd, flags: PollFlags) -> PollFlags {
     let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), flags)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&now)).map_or(PollFlags::empty(), |_| fds[0].revents())

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use super::*;
 
+mod readers;
+
 /// How long anything may take here.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Sooner than what is waited for in vain, which takes two seconds and more.
@@ -14,7 +16,7 @@ fn addresses(stdin: &str, stdout: &str, stderr: &str) -> Addresses {
 }
 
 fn owner() -> Owner {
-    Owner { namespace: "n".into(), container: "c".into(), ids: (0, 0), patience: READY }
+    Owner { namespace: "n".into(), container: "c".into(), ids: (0, 0), patience: READY, timeouts: OutputTimeouts::default() }
 }
 
 fn make_fifo(path: &Path) {
@@ -47,7 +49,11 @@ fn run<F: Future>(future: F) -> F::Output {
 
 /// The three streams of a process at these addresses, and what copies them.
 fn started(stdin: &str, stdout: &str, stderr: &str) -> ([OwnedFd; 3], Copying) {
-    let (streams, prepared) = Opened::open(&addresses(stdin, stdout, stderr), &owner()).unwrap().split().unwrap();
+    started_for(&owner(), stdin, stdout, stderr)
+}
+
+fn started_for(owner: &Owner, stdin: &str, stdout: &str, stderr: &str) -> ([OwnedFd; 3], Copying) {
+    let (streams, prepared) = Opened::open(&addresses(stdin, stdout, stderr), owner).unwrap().split().unwrap();
     let mut copying = prepared.start(None, &Arc::default()).unwrap();
     copying.open_stdin().unwrap();
     let Streams::Fds(fds) = streams else { panic!("no fds") };
@@ -85,7 +91,7 @@ fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
             stdout.write_all(b"second\n").unwrap();
         }
         drop(stdout);
-        assert!(copying.drain(DEADLINE).await);
+        assert!(copying.drain().await);
     });
 }
 
@@ -96,7 +102,7 @@ fn what_a_short_process_says_is_there_for_a_reader_that_comes_after_its_end() {
         let ([_, stdout, stderr], copying) = started("", path.to_str().unwrap(), "");
         std::fs::File::from(stdout).write_all(b"last words\n").unwrap();
         drop(stderr);
-        let drained = tokio::spawn(copying.drain(Duration::from_secs(10)));
+        let drained = tokio::spawn(copying.drain());
         // A writer, since a reader would have it already.
         copied(open_fifo(&path, false, true).unwrap()).await;
         let mut bytes = [0; 32];
@@ -126,7 +132,7 @@ fn a_reader_that_comes_after_the_end_of_a_silent_process_gets_the_end() {
         assert_eq!(tokio::time::timeout(Duration::from_secs(10), read).await.expect("the end").unwrap().unwrap(), b"");
         // Nobody comes for the other, and nobody waits for that.
         let begin = Instant::now();
-        assert!(copying.drain(Duration::from_secs(10)).await);
+        assert!(copying.drain().await);
         assert!(begin.elapsed() < SOON);
     });
 }
@@ -143,8 +149,8 @@ fn as_many_streams_as_one_likes_wait_for_their_readers_at_once() {
             make_fifo(path);
             let (source, process) = rustix::pipe::pipe().unwrap();
             std::fs::File::from(process).write_all(b"words").unwrap();
-            let fifo = pump::polled(open_fifo(path, true, true).unwrap()).unwrap();
-            copies.spawn(pump::pipe(pump::polled(source).unwrap(), fifo, pump::Life::new(stage.subscribe())));
+            let source = Source::pipe(source).unwrap();
+            copies.spawn(Fifo::open(path).unwrap().copy(source, Life::new(stage.subscribe())).unwrap());
         }
         let watched = || {
             let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|fd| std::fs::read_link(fd.path()));
@@ -182,12 +188,15 @@ fn what_a_reader_has_not_read_yet_is_waited_for_by_a_deletion() {
         let reader = std::fs::File::from(open_fifo(&path, true, false).unwrap());
         std::fs::File::from(stdout).write_all(b"last words\n").unwrap();
         drop(stderr);
-        let drained = tokio::spawn(copying.drain(Duration::from_secs(10)));
+        let drained = tokio::spawn(copying.drain());
         copied(&reader).await;
         assert!(!drained.is_finished(), "it was not waited for");
         // The end comes while the deletion waits, not after it.
         let begin = Instant::now();
-        assert_eq!(std::io::read_to_string(reader).unwrap(), "last words\n");
+        let flags = rustix::fs::fcntl_getfl(&reader).unwrap();
+        rustix::fs::fcntl_setfl(&reader, flags - rustix::fs::OFlags::NONBLOCK).unwrap();
+        let read = tokio::task::spawn_blocking(move || std::io::read_to_string(reader).unwrap());
+        assert_eq!(read.await.unwrap(), "last words\n");
         assert!(drained.await.unwrap());
         assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
     });
@@ -219,7 +228,7 @@ fn an_end_is_told_when_the_output_has_been_read() {
             assert_eq!(&bytes[..count], b"words\n");
             assert!(told.await.unwrap(), "all was read");
             drop(kept);
-            assert!(copying.drain(Duration::from_secs(10)).await);
+            assert!(copying.drain().await);
         });
     }
 }
@@ -278,7 +287,7 @@ fn a_reader_that_is_there_gets_the_end_before_a_deletion() {
         let text = tokio::time::timeout(DEADLINE, read).await.expect("the end").unwrap();
         assert_eq!(text.unwrap(), "words\n");
         let begin = Instant::now();
-        assert!(copying.drain(Duration::from_secs(10)).await);
+        assert!(copying.drain().await);
         assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
     });
 }
@@ -369,7 +378,7 @@ fn a_file_is_appended_to_by_both_outputs() {
         let ([_, stdout, stderr], copying) = started("", &address, &address);
         std::fs::File::from(stdout).write_all(&[b'o'; 100_000][..60_000]).unwrap();
         std::fs::File::from(stderr).write_all(b"e").unwrap();
-        assert!(copying.drain(DEADLINE).await);
+        assert!(copying.drain().await);
     });
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("old ") && text.len() == 60_005 && text.contains('e'), "{}", text.len());
@@ -379,9 +388,11 @@ fn a_file_is_appended_to_by_both_outputs() {
 fn draining_ends_though_somebody_keeps_the_stream() {
     let (_directory, path) = fifo();
     run(async {
-        let (streams, copying) = started("", path.to_str().unwrap(), "");
+        let timeouts = OutputTimeouts { delete: Duration::from_millis(50), ..OutputTimeouts::default() };
+        let (streams, copying) = started_for(&Owner { timeouts, ..owner() }, "", path.to_str().unwrap(), "");
+        let _reader = open_fifo(&path, true, false).unwrap();
         let start = Instant::now();
-        assert!(!copying.drain(Duration::from_millis(50)).await);
+        assert!(!copying.drain().await);
         assert!(start.elapsed() < Duration::from_secs(5));
         drop(streams);
     });
@@ -425,6 +436,6 @@ fn a_terminal_s_master_is_copied_both_ways() {
         });
         // The echo comes first, with its newline translated.
         assert_eq!(tokio::time::timeout(DEADLINE, text).await.unwrap().unwrap(), "typed\r\nanswer");
-        assert!(copying.drain(DEADLINE).await);
+        assert!(copying.drain().await);
     });
 }

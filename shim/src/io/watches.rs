@@ -18,6 +18,10 @@ use tokio::sync::Notify;
 
 use super::pump::{Polled, polled};
 
+/// Opened, read from, or closed by a reader: what changes whether a FIFO has a reader, and whether it is empty.
+const WATCHED: WatchFlags =
+    WatchFlags::OPEN.union(WatchFlags::ACCESS).union(WatchFlags::CLOSE_NOWRITE).union(WatchFlags::CLOSE_WRITE);
+
 /// How often a FIFO is looked at where no watch is to be had.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -68,7 +72,7 @@ impl Watch {
     fn new(fifo: &OwnedFd) -> std::io::Result<Watch> {
         let watches = Watches::get()?;
         let mut used = watches.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = inotify::add_watch(watches.inotify.get_ref(), fd_path(fifo), WatchFlags::OPEN | WatchFlags::ACCESS)?;
+        let number = inotify::add_watch(watches.inotify.get_ref(), fd_path(fifo), WATCHED)?;
         *used.entry(number).or_default() += 1;
         drop(used);
         Ok(Watch { watches, number })
@@ -90,7 +94,7 @@ impl Drop for Watch {
     }
 }
 
-/// Waits until this is so of a FIFO, which may change when somebody opens it or reads from it.
+/// Waits until this is so of a FIFO, which may change when a reader opens it, reads from it, or closes it.
 ///
 /// # Errors
 /// An event cannot be read.

@@ -85,7 +85,7 @@ impl Task {
             return Err(Error::new(ErrorKind::InvalidState, STOPPED));
         }
         let (namespace, container) = (self.shim.namespace.clone(), self.id.clone());
-        let owner = Owner { namespace, container, ids: self.ids, patience };
+        let owner = Owner { namespace, container, ids: self.ids, patience, timeouts: self.timeouts };
         let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
         let pid_file = self.pid_file(exec_id);
         let make = move |streams| runtime.exec(Execution { id, process, streams, pid_file });

@@ -17,7 +17,7 @@ impl Task {
     /// It is as before: it can be tried again, or deleted.
     pub(super) async fn restore(self: &Arc<Self>, saved: Saved, patience: Duration) -> Result<()> {
         let (namespace, container) = (self.shim.namespace.clone(), self.id.clone());
-        let owner = Owner { namespace, container, ids: self.ids, patience };
+        let owner = Owner { namespace, container, ids: self.ids, patience, timeouts: self.timeouts };
         let (runtime, id, bundle) = (Arc::clone(&self.runtime), self.id.clone(), self.bundle.clone());
         let make = move |streams| runtime.restore(Restoration { id, bundle, saved, streams });
         let (launched, copying, ended) = launch(&self.shim, &self.init.addresses, owner, true, make).await?;
