@@ -13,7 +13,7 @@ use crate::cgroup::ExecTarget;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, Moments, launch};
 use crate::plan::intel_rdt::Group;
-use crate::plan::{annotations, config};
+use crate::plan::{annotations, config, process as process_plan};
 use crate::plan::container::{self, ExecChoices};
 use crate::probe;
 use crate::state::{Verb, allow};
@@ -39,7 +39,13 @@ impl Engine {
         annotations::settle(&mut spec);
         let host = probe::host()?;
         let process = match &options.process {
-            Some(source) => read_process(source)?,
+            Some(source) => {
+                let process = read_process(source)?;
+                match spec.process() {
+                    Some(container) => process_plan::with_defaults(process, container),
+                    None => process,
+                }
+            }
             None => spec
                 .process()
                 .clone()

@@ -120,6 +120,37 @@ pub fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut F
     }
 }
 
+/// Fills in what the process file of an exec leaves out and runc takes from the container's own process: what confines
+/// it, and how it is scheduled. What it runs, as whom and where is the file's alone, and so are its resource limits. The
+/// AppArmor profile is beyond runc, whose exec would be unconfined.
+pub fn with_defaults(mut process: Process, container: &Process) -> Process {
+    if process.capabilities().is_none() {
+        process.set_capabilities(container.capabilities().clone());
+    }
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(container.oom_score_adj());
+    }
+    if label(process.apparmor_profile().as_ref()).is_none() {
+        process.set_apparmor_profile(container.apparmor_profile().clone());
+    }
+    if label(process.selinux_label().as_ref()).is_none() {
+        process.set_selinux_label(container.selinux_label().clone());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(container.scheduler().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(*container.io_priority());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(container.exec_cpu_affinity().clone());
+    }
+    if process.user().umask().is_none() {
+        process.user_mut().set_umask(container.user().umask());
+    }
+    process
+}
+
 fn label(label: Option<&String>) -> Option<String> {
     label.filter(|label| !label.is_empty()).cloned()
 }

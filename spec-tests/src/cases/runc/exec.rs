@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use super::{RUNC, facts};
+use crate::facts::Facts;
 use crate::harness::{Case, Ground, Level, wait_until};
 
 const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
@@ -20,6 +22,7 @@ pub const CASES: &[Case] = &[
     case("exec takes a working directory", directories),
     case("exec takes capabilities and no_new_privs", privileges),
     case("exec takes a whole process from a file", process_file),
+    case("exec takes what a process file leaves out from the container", partial_process_file),
     case("a process file that is wrong is refused", bad_process_file),
     case("a program that cannot be run ends exec as runc's", no_program),
     case("exec in each state ends as runc's", states),
@@ -117,6 +120,42 @@ fn process_file(ground: &Ground) -> anyhow::Result<()> {
         facts(&twins, line)?;
     }
     twins.equal()
+}
+
+fn partial_process_file(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let capabilities = json!(["CAP_KILL", "CAP_CHOWN"]);
+    for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+        bundle.set(&format!("/process/capabilities/{set}"), capabilities.clone());
+    }
+    bundle.set("/process/oomScoreAdj", json!(321)).set("/process/user/umask", json!(0o77));
+    let container = ground.start(&mut bundle)?;
+    let file = ground.directory().join("process.json");
+    let path = file.to_string_lossy().into_owned();
+    let seen = |process: &Value| {
+        fs::write(&file, process.to_string())?;
+        let done = ground.call(&["exec", "--process", &path, container.id()])?.ok()?;
+        Facts::parse(&done.stdout)
+    };
+    let mut process = json!({ "args": ["/probe", "facts"], "cwd": "/", "user": { "uid": 0, "gid": 0 } });
+    for absent in [json!({}), json!({ "capabilities": null, "oomScoreAdj": null })] {
+        process.as_object_mut().context("an object")?.extend(absent.as_object().cloned().unwrap_or_default());
+        let found = seen(&process)?;
+        for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            ensure!(found.capabilities(name)? == 0x21, "{name}: expected the container's 21, found {}", found.status(name)?);
+        }
+        ensure!(found.status("Umask")? == "0077", "Umask: expected the container's 0077, found {}", found.status("Umask")?);
+        ensure!(found.status("NoNewPrivs")? == "0", "noNewPrivileges is false in a file that has none");
+        let score = found.files.get("/proc/self/oom_score_adj");
+        let score = score.map(|text| text.trim());
+        ensure!(score == Some("321"), "oom_score_adj: expected the container's 321, found {score:?}");
+    }
+    process["capabilities"] = json!({});
+    let found = seen(&process)?;
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        ensure!(found.capabilities(name)? == 0, "{name} of empty capabilities: expected none, found {}", found.status(name)?);
+    }
+    Ok(())
 }
 
 fn bad_process_file(ground: &Ground) -> anyhow::Result<()> {
