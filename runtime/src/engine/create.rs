@@ -133,8 +133,10 @@ impl Engine {
         }
         let gate = if gated { Some(gate::make(&entry.gate_path())?) } else { None };
         drop(phase);
-        let privileged = host.euid == 0 && !host.in_user_namespace;
-        let id_maps = id_maps.map(|(uids, gids)| IdMaps { uids, gids, deny_setgroups: !privileged });
+        // The kernel takes a group map from a writer without CAP_SETGID over its own user namespace, the new one's parent,
+        // only after setgroups(2) was denied (user_namespaces(7)). Denied once, nothing inside can change its groups.
+        let deny_setgroups = host.effective_capabilities & CAP_SETGID == 0;
+        let id_maps = id_maps.map(|(uids, gids)| IdMaps { uids, gids, deny_setgroups });
         let hook_state = init.hook_state.clone();
         let oom_score_adj = init.process.oom_score_adj;
         // systemd moves the process itself; else it is born in its cgroup, or enters it first of all.
@@ -185,6 +187,9 @@ impl Engine {
         Ok(child)
     }
 }
+
+/// Bit of the capability in a set (capabilities(7)).
+const CAP_SETGID: u64 = 1 << 6;
 
 /// The mount namespace that the container's is to be a copy of, where that is not the host's, and puts it into the plan.
 /// Hooks that run before the root is entered look for the host's paths in the container's mount namespace.

@@ -60,6 +60,11 @@ impl Holder {
         &self.said
     }
 
+    /// A file of its directory in /proc.
+    pub fn file(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.child.id())
+    }
+
     /// The file of one of its namespaces; for `--fork`, of its children.
     pub fn path(&self, name: &str) -> String {
         format!("/proc/{}/ns/{name}", self.child.id())

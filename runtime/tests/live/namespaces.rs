@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::helpers::{Holder, PRINT_NAMESPACES, known_namespaces, namespaces, own_namespaces, script};
-use crate::support::Bundle;
+use crate::support::{BRIG, Bundle};
 
 /// The kind of linux.namespaces for a link in /proc/PID/ns.
 fn kind(link: &str) -> &str {
@@ -274,4 +274,41 @@ fn exec_enters_the_root_of_a_container_without_a_mount_namespace() {
         let host = bundle.rootfs("mark").display().to_string();
         assert_eq!(bundle.exec(&format!("test -e {host} || echo absent")), "absent\n");
     }
+}
+
+/// A user namespace whose ids from 0 are the host's from 100000 on.
+fn mapped_holder() -> Holder {
+    let holder = Holder::new(&["--user"]);
+    for file in ["uid_map", "gid_map"] {
+        std::fs::write(holder.file(file), "0 100000 65536\n").unwrap();
+    }
+    holder
+}
+
+/// Runs the bundle by a runtime that is root of the holder's user namespace, as rootless Podman calls one.
+fn run_inside(bundle: &Bundle, holder: &Holder) -> std::process::Output {
+    let program = bundle.path().join("brig");
+    crate::support::copy_program(BRIG, &program);
+    bundle.write();
+    let owned = std::process::Command::new("chown").args(["-R", "100000:100000"]).arg(bundle.path()).status().unwrap();
+    assert!(owned.success());
+    let mut command = std::process::Command::new("nsenter");
+    command.args(["--setuid", "0", "--setgid", "0"]).arg(format!("--user={}", holder.path("user"))).arg(program);
+    command.arg("--root").arg(bundle.state_root()).args(["run", &bundle.id]).current_dir(bundle.path());
+    crate::support::output(command.stdin(std::process::Stdio::null()))
+}
+
+#[test]
+fn root_of_a_user_namespace_gives_groups_to_a_container_in_another() {
+    let holder = mapped_holder();
+    let mut bundle = script("cat /proc/self/setgroups; grep Groups /proc/self/status");
+    bundle.config["process"]["user"] = json!({"uid": 0, "gid": 0, "additionalGids": [7, 9]});
+    bundle.config["linux"].as_object_mut().unwrap().retain(|name, _| name != "cgroupsPath" && name != "resources");
+    // As `podman run --userns=keep-id` maps them, for user 1000.
+    bundle.namespace("user", Some(json!({"type": "user"})));
+    let map = json!([{"containerID": 0, "hostID": 1, "size": 1000}, {"containerID": 1000, "hostID": 0, "size": 1}]);
+    bundle.config["linux"]["uidMappings"] = map.clone();
+    bundle.config["linux"]["gidMappings"] = map;
+    let run = run_inside(&bundle, &holder);
+    assert_eq!(String::from_utf8_lossy(&run.stdout), "allow\nGroups:\t7 9 \n", "{}", crate::support::show(&run));
 }
