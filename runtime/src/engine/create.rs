@@ -23,7 +23,7 @@ use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
 use crate::sys::process::{self, Child};
 use crate::sys::procfs::Proc;
-use crate::sys::{socket, tty};
+use crate::sys::{ns, socket, tty};
 use crate::{probe, rootfs, trace};
 
 impl Engine {
@@ -391,17 +391,25 @@ pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
     fds.into_iter().next().ok_or_else(|| Error::other("init sent no terminal"))
 }
 
-/// Opens the namespaces to join, and puts their numbers into the plan.
+/// Opens the namespaces to join, and puts their numbers into the plan. Those that a joined user namespace does not own
+/// come before it, because its root has no right to enter them, and the caller may have.
 fn join_fds(
     namespaces: &crate::plan::namespaces::NamespacePlan,
     init: &mut InitPlan,
 ) -> Result<Vec<OwnedFd>> {
-    let mut fds = Vec::new();
+    let (mut foreign, mut others, mut user) = (Vec::new(), Vec::new(), None);
     for (kind, path) in namespaces.joined() {
-        let fd = crate::sys::ns::open(path, kind.clone_flag())
-            .with_context(|| format!("unable to join the {} namespace {} of linux.namespaces", kind.as_str(), path.display()))?;
-        init.join.push((fd.as_raw_fd(), kind.clone_flag()));
-        fds.push(fd);
+        let unable =
+            || format!("unable to join the {} namespace {} of linux.namespaces", kind.as_str(), path.display());
+        let fd = ns::open(path, kind.clone_flag()).with_context(unable)?;
+        match &user {
+            // The kind comes first of all.
+            None if kind == NamespaceKind::User => user = Some((kind, fd)),
+            Some((_, user)) if !ns::is_owned_by(fd.as_fd(), user.as_fd()).with_context(unable)? => foreign.push((kind, fd)),
+            _ => others.push((kind, fd)),
+        }
     }
-    Ok(fds)
+    let ordered = || foreign.iter().chain(&user).chain(&others);
+    init.join = ordered().map(|(kind, fd)| (fd.as_raw_fd(), kind.clone_flag())).collect();
+    Ok(foreign.into_iter().chain(user).chain(others).map(|(_, fd)| fd).collect())
 }

@@ -1,6 +1,6 @@
 //! Namespaces: joining by fd or by process, unsharing, and the names that go with some of them.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::procfs::Proc;
 use super::{SysError, SysResult, process};
@@ -92,6 +92,41 @@ pub fn open(path: &std::path::Path, kind: u64) -> SysResult<OwnedFd> {
         return Err(SysError::new("ioctl", what, nix::errno::Errno::EINVAL));
     }
     Ok(file.into())
+}
+
+/// True where the user namespace `user`, or one below it, owns `namespace`: its root has privilege over that.
+///
+/// # Errors
+/// As ioctl_nsfs(2), but for the owner or parent that is beyond this process's own user namespace: `user` is not.
+pub fn is_owned_by(namespace: BorrowedFd, user: BorrowedFd) -> SysResult<bool> {
+    /// NS_GET_USERNS and NS_GET_PARENT (linux/nsfs.h): _IO(0xb7, 0x1) and _IO(0xb7, 0x2).
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    const NS_GET_PARENT: libc::c_ulong = 0xb702;
+    let get = |of: BorrowedFd, request: libc::c_ulong| {
+        // SAFETY: the ioctl takes no argument and returns a new descriptor, which nothing else owns.
+        match unsafe { libc::ioctl(of.as_raw_fd(), request as _) } {
+            // SAFETY: as above.
+            number @ 0.. => Ok(Some(unsafe { OwnedFd::from_raw_fd(number) })),
+            _ => match nix::errno::Errno::last() {
+                nix::errno::Errno::EPERM => Ok(None),
+                errno => Err(SysError::new("ioctl", format!("{}, {request:#x}", of.as_raw_fd()), errno)),
+            },
+        }
+    };
+    let identity = |fd: BorrowedFd| {
+        let stat = rustix::fs::fstat(fd).map_err(|error| SysError::from_rustix("fstat", "a namespace", error))?;
+        Ok((stat.st_dev, stat.st_ino))
+    };
+    let wanted = identity(user)?;
+    let mut next = get(namespace, NS_GET_USERNS)?;
+    // User namespaces nest 32 deep at most (user_namespaces(7)).
+    while let Some(owner) = next {
+        if identity(owner.as_fd())? == wanted {
+            return Ok(true);
+        }
+        next = get(owner.as_fd(), NS_GET_PARENT)?;
+    }
+    Ok(false)
 }
 
 /// The number of mounts in the mount namespace that `namespace` refers to; `None` before Linux 6.12, which does not say.

@@ -116,6 +116,28 @@ fn a_user_namespace_is_joined_and_owns_the_others() {
 }
 
 #[test]
+fn namespaces_that_a_joined_user_namespace_does_not_own_are_joined_with_the_callers_privilege() {
+    // The one is the host's, and the other belongs to the user namespace.
+    let foreign = Holder::new(&["--net", "--ipc"]);
+    let user = Holder::new(&["--user", "--map-root-user", "--uts"]);
+    let (outer, inner) = (namespaces(foreign.said()), namespaces(user.said()));
+    let mut bundle = script(&format!("{PRINT_NAMESPACES}; exec sleep 1000"));
+    join_user(&mut bundle, &user);
+    // A root of another user namespace may not mount a view of a network or of IPC that is not its own.
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| mount["type"] != "sysfs" && mount["type"] != "mqueue");
+    for (name, holder) in [("net", &foreign), ("ipc", &foreign), ("uts", &user)] {
+        bundle.namespace(kind(name), Some(json!({"type": kind(name), "path": holder.path(name)})));
+    }
+    bundle.config.as_object_mut().unwrap().remove("hostname");
+    bundle.start();
+    let found = namespaces(&bundle.exec(PRINT_NAMESPACES));
+    for (name, held) in [("net", &outer), ("ipc", &outer), ("uts", &inner), ("user", &inner)] {
+        assert_eq!(found[name], held[name], "{name}");
+    }
+}
+
+#[test]
 fn a_user_namespace_is_new_beside_one_that_is_joined() {
     let holder = Holder::new(&["--net"]);
     let mut bundle = script(PRINT_NAMESPACES);
