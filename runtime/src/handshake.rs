@@ -18,6 +18,8 @@
 //!   prlimit              ── () ───────────►
 //!                      ◄── Null ─────────── only for a standard stream on /dev/null without such a device inside
 //!   opens it read-only   ── the fd ───────►
+//!                      ◄── Streams ──────── only where init may not give the streams to the container's user
+//!   fchown               ── () ───────────►
 //!                      ◄── Ready ────────── all is set up and looked up
 //!   writes the record    ── Program ──────► waits at the gate; hooks; seccomp; exec
 //!                      ◄── Listening ────── only with a seccomp filter that has a listener: the fd
@@ -55,6 +57,8 @@ pub enum Step {
     Limits,
     /// [`Null`]
     Null,
+    /// [`Streams`]
+    Streams,
     /// [`Ready`]
     Ready,
     /// [`Listening`]
@@ -101,6 +105,15 @@ pub struct Limits {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Null;
 
+/// These standard streams are pipes and sockets whose owner has no id in the container's user namespace.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Streams {
+    /// The user that is to own them, by its id inside.
+    pub uid: u32,
+    /// 0, 1 or 2.
+    pub numbers: Vec<u8>,
+}
+
 /// Everything is set up; what is left is the gate, seccomp and the exec.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ready;
@@ -144,6 +157,10 @@ impl Request for Limits {
 }
 impl Request for Null {
     const STEP: Step = Step::Null;
+    type Reply = ();
+}
+impl Request for Streams {
+    const STEP: Step = Step::Streams;
     type Reply = ();
 }
 impl Request for Ready {

@@ -267,11 +267,49 @@ fn a_terminal_is_passed_through() {
 #[test]
 fn what_was_written_before_the_end_is_not_lost() {
     let bundle = Bundle::new(true, "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo the end");
+    let (_master, slave) = terminal(24, 80);
     for round in 0..3 {
-        let output = bundle.output(&["run", &id(&format!("drain{round}"))]);
+        let mut command = bundle.brig(&["run", &id(&format!("drain{round}"))]);
+        let output = command.stdin(slave.try_clone().unwrap()).output().unwrap();
         let lines: Vec<String> = text(&output.stdout).lines().map(str::to_owned).collect();
         assert_eq!(lines.len(), 2001);
         assert_eq!(lines.last().map(String::as_str), Some("the end"));
+    }
+}
+
+#[test]
+fn a_terminal_without_one_to_type_on_is_refused_at_once() {
+    let bundle = Bundle::new(true, "read line");
+    let plain = Bundle::new(false, "exec sleep 1000");
+    let detached = plain.brig(&["run", "-d", &id("typed")]).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert!(detached.success());
+    for (bundle, args, code) in
+        [(&bundle, vec!["run", &id("untyped")], 1), (&plain, vec!["exec", "-t", &id("typed"), "cat"], 255)]
+    {
+        for stdin in [Stdio::null(), Stdio::piped()] {
+            let output = bundle.brig(&args).stdin(stdin).output().unwrap();
+            let said = text(&output.stderr);
+            assert_eq!((output.status.code(), text(&output.stdout)), (Some(code), String::new()), "{args:?}: {said}");
+            assert!(["process.terminal", "--console-socket", "-d"].iter().all(|word| said.contains(word)), "{said}");
+        }
+    }
+    assert!(!bundle.root().join(id("untyped")).exists());
+}
+
+#[test]
+fn the_end_of_the_callers_terminal_reaches_the_containers() {
+    for typed in ["", "a line\r", "half a line"] {
+        let bundle = Bundle::new(true, "echo ready; cat >/dev/null; exit 5");
+        let (mut master, slave) = terminal(24, 80);
+        let mut run = on_terminal(&mut bundle.brig(&["run", &id("hung-up")]), &slave);
+        read_until(&mut master, "ready");
+        master.write_all(typed.as_bytes()).unwrap();
+        if !typed.is_empty() {
+            // It was read once it is echoed.
+            read_until(&mut master, typed.trim_end());
+        }
+        drop((slave, master));
+        assert_eq!(run.wait().unwrap().code(), Some(5), "{typed:?}");
     }
 }
 
@@ -295,10 +333,10 @@ fn a_console_socket_and_a_terminal_go_together() {
     let with = Bundle::new(true, "true");
     let without = Bundle::new(false, "true");
     for (bundle, args, message) in [
-        (&with, &["run", "-d"][..], "cannot allocate tty if runc will detach without setting console socket"),
-        (&with, &["create"], "cannot allocate tty if runc will detach without setting console socket"),
-        (&with, &["run", "--console-socket", "s"], "cannot use console socket if runc will not detach or allocate tty"),
-        (&without, &["create", "--console-socket", "s"], "cannot use console socket if runc will not detach or allocate tty"),
+        (&with, &["run", "-d"][..], "cannot allocate tty if brig will detach without setting console socket"),
+        (&with, &["create"], "cannot allocate tty if brig will detach without setting console socket"),
+        (&with, &["run", "--console-socket", "s"], "cannot use console socket if brig will not detach or allocate tty"),
+        (&without, &["create", "--console-socket", "s"], "cannot use console socket if brig will not detach or allocate tty"),
     ] {
         let output = bundle.output(&[args, &[&id("console")]].concat());
         assert_eq!(output.status.code(), Some(1), "{args:?}");

@@ -237,8 +237,8 @@ fn a_terminal_and_a_socket_go_together() {
     let mut bundle = sleeper();
     bundle.write();
     let path = bundle.path().to_str().unwrap().to_owned();
-    let no_socket = "cannot allocate tty if runc will detach without setting console socket";
-    let no_terminal = "cannot use console socket if runc will not detach or allocate tty";
+    let no_socket = "cannot allocate tty if brig will detach without setting console socket";
+    let no_terminal = "cannot use console socket if brig will not detach or allocate tty";
     for line in [&["create"][..], &["run", "-d"], &["run"]] {
         let text = bundle.fails(&[line, &["--console-socket", "/s", "-b", &path, &bundle.id]].concat());
         assert!(text.contains(no_terminal), "{line:?}: {text}");

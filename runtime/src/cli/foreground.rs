@@ -19,12 +19,15 @@ const SIGNALLED: i32 = 128;
 ///
 /// Every other child that ends meanwhile is reaped too: orphans of the container are children of a subreaper.
 pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
-    let Launched { pid, pidfd, terminal, mut notify } = launched;
+    let Launched { pid, pidfd, terminal, pipes, mut notify } = launched;
     let mut signals = Signals::open(hold)?;
-    let mut proxy = terminal.map(Proxy::new).transpose()?;
+    let mut proxy = match pipes {
+        Some(pipes) => Some(Proxy::of_pipes(pipes)?),
+        None => terminal.map(Proxy::new).transpose()?,
+    };
     // The first round is without a wait: what came during the launch, a signal or the process's end, makes no
     // descriptor readable.
-    let mut ready = Ready { process: true, signals: true, notice: false, streams: [false; 2] };
+    let mut ready = Ready { process: true, signals: true, notice: false, streams: [false; 3] };
     let code = loop {
         if let Some(proxy) = &mut proxy {
             proxy.run(ready.streams);
@@ -44,7 +47,7 @@ pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
         ready = wait_for_events(&pidfd, &signals, notify.as_ref(), proxy.as_ref())?;
     };
     if let Some(proxy) = proxy {
-        proxy.drain();
+        proxy.drain(&mut signals)?;
     }
     Ok(code)
 }
@@ -54,7 +57,7 @@ struct Ready {
     process: bool,
     signals: bool,
     notice: bool,
-    streams: [bool; 2],
+    streams: [bool; 3],
 }
 
 fn wait_for_events(
@@ -66,7 +69,7 @@ fn wait_for_events(
     let mut fds = vec![PollFd::new(pidfd, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
     fds.extend(notify.map(|notify| PollFd::new(notify, PollFlags::IN)));
     let streams = proxy.map(Proxy::waits).unwrap_or_default();
-    let places = [streams[0].is_some(), streams[1].is_some()];
+    let places = streams.each_ref().map(Option::is_some);
     fds.extend(streams.into_iter().flatten());
     loop {
         match poll(&mut fds, None) {
@@ -96,7 +99,7 @@ fn pass_on(number: i32, pidfd: &impl std::os::fd::AsFd, proxy: Option<&Proxy>) -
     match (number, proxy) {
         // Reaped by the caller of this.
         (libc::SIGCHLD, _) => Ok(()),
-        (libc::SIGWINCH, Some(proxy)) => {
+        (libc::SIGWINCH, Some(proxy)) if proxy.has_terminal() => {
             proxy.resize();
             Ok(())
         }

@@ -1,6 +1,7 @@
 //! create and run: from a bundle to a process, with everything unwound when a part fails.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -86,10 +87,11 @@ impl Engine {
             Some(manager) => notify::Notify::bind(reservation.entry().path(), &manager)?,
             None => None,
         };
+        let pipes = make_pipes(&mut options.stdio, &plan.init)?;
         let launched = self.launch(reservation.entry(), plan, &spec, &host, record, console, &mut options, gated)?;
         reservation.keep();
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
-        let mut launched = Launched { pid: launched.pid, pidfd: launched.pidfd, terminal, notify };
+        let mut launched = Launched { pid: launched.pid, pidfd: launched.pidfd, terminal, pipes, notify };
         if let Some(notify) = launched.notify.take_if(|_| options.detach)
             && let Err(error) = notify.wait_and_tell(launched.pidfd.as_fd(), launched.pid)
         {
@@ -143,7 +145,7 @@ impl Engine {
         let attaches = record.cgroup.kind == CgroupKind::Systemd;
         let must_wait = attaches || init.sibling.is_some();
         let stdio = match std::mem::take(&mut options.stdio) {
-            Stdio::Inherit => None,
+            Stdio::Inherit | Stdio::Proxied => None,
             Stdio::Fds(fds) => Some(fds),
         };
         let request = Launch {
@@ -347,10 +349,15 @@ pub(super) fn read_config(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
     }
 }
 
+/// A terminal needs somewhere to go: a socket, or a terminal of the caller that shows it and that it is typed on.
 pub(super) fn check_console(terminal: bool, console: &Console) -> Result<()> {
     let text = match (terminal, console) {
-        (true, Console::None) => "cannot allocate tty if runc will detach without setting console socket",
-        (false, Console::Socket(_)) => "cannot use console socket if runc will not detach or allocate tty",
+        (true, Console::None) => "cannot allocate tty if brig will detach without setting console socket",
+        (false, Console::Socket(_)) => "cannot use console socket if brig will not detach or allocate tty",
+        (true, Console::Proxied) if !std::io::stdin().is_terminal() => {
+            "process.terminal (or --tty) asks for a terminal, and standard input is none: run it from a terminal, give \
+             --console-socket and -d (--detach), or ask for no terminal"
+        }
         _ => return Ok(()),
     };
     Err(Error::new(ErrorKind::InvalidConfig, text))
@@ -383,6 +390,17 @@ pub(super) fn prepare_proxied(init: &mut InitPlan, console: &Console) {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let size = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().find_map(|stream| tty::size(stream).ok());
     init.process.console_size = size.or(init.process.console_size);
+}
+
+/// Makes the pipes that [`Stdio::Proxied`] stands for, and gives the caller's ends. Init hands them to the container's user.
+pub(super) fn make_pipes(stdio: &mut Stdio, init: &InitPlan) -> Result<Option<[OwnedFd; 3]>> {
+    if !matches!(stdio, Stdio::Proxied) || !init.user_namespace || init.process.terminal {
+        return Ok(None);
+    }
+    let pipe = || std::io::pipe().context("unable to make a pipe for a standard stream");
+    let [stdin, stdout, stderr] = [pipe()?, pipe()?, pipe()?];
+    *stdio = Stdio::Fds([stdin.0.into(), stdout.1.into(), stderr.1.into()]);
+    Ok(Some([stdin.1.into(), stdout.0.into(), stderr.0.into()]))
 }
 
 /// The master that init sent before it was ready.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use oci_spec::runtime::Process;
 
 use super::listener::Listener;
-use super::create::{check_console, open_console, prepare_proxied, receive_terminal, set_oom_score};
+use super::create::{check_console, make_pipes, open_console, prepare_proxied, receive_terminal, set_oom_score};
 use super::{Engine, ExecOptions, Launched, ProcessSource, Stdio, announce};
 use crate::cgroup::ExecTarget;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -29,7 +29,7 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::InvalidState`] unless the container is created or running (or paused, when the options allow it);
     /// [`ErrorKind::Executable`] when the program cannot be executed.
-    pub fn exec(&self, id: &str, options: ExecOptions) -> Result<Launched> {
+    pub fn exec(&self, id: &str, mut options: ExecOptions) -> Result<Launched> {
         let phase = trace::phase("plan");
         let container = self.load(id)?;
         let (status, init) = container.look()?;
@@ -58,6 +58,11 @@ impl Engine {
         drop(phase);
         let (console, terminal) = open_console(plan.process.terminal, &options.console)?;
         prepare_proxied(&mut plan, &options.console);
+        let pipes = make_pipes(&mut options.stdio, &plan)?;
+        let stdio = match std::mem::take(&mut options.stdio) {
+            Stdio::Inherit | Stdio::Proxied => None,
+            Stdio::Fds(fds) => Some(fds),
+        };
         let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
         let cgroup = target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
         let root = container_root(&init, container.record.init_process_pid, join)?;
@@ -80,10 +85,6 @@ impl Engine {
             init: container.record.init_process_pid,
             group: container.record.intel_rdt.clone(),
         };
-        let stdio = match &options.stdio {
-            Stdio::Inherit => None,
-            Stdio::Fds(fds) => Some(duplicate(fds)?),
-        };
         let request = Launch {
             plan,
             namespaces: 0,
@@ -101,7 +102,7 @@ impl Engine {
         };
         let child = launch(request, &mut moments)?;
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
-        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, notify: None })
+        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes, notify: None })
     }
 }
 
@@ -129,11 +130,6 @@ fn read_process(source: &ProcessSource) -> Result<Process> {
     let (process, warnings) = parsed.context(origin)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(process)
-}
-
-fn duplicate(fds: &[std::os::fd::OwnedFd; 3]) -> Result<[std::os::fd::OwnedFd; 3]> {
-    let copy = |index: usize| fds[index].as_fd().try_clone_to_owned().context("unable to copy an fd");
-    Ok([copy(0)?, copy(1)?, copy(2)?])
 }
 
 fn choices(options: &ExecOptions) -> ExecChoices {

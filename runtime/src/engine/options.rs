@@ -17,6 +17,9 @@ pub enum Stdio {
     Inherit,
     /// These three, in this order.
     Fds([OwnedFd; 3]),
+    /// The caller's own, or pipes whose other ends come back in [`Launched::pipes`]: for a process without a terminal in a
+    /// user namespace, which could not open again what belongs to a user of the host.
+    Proxied,
 }
 
 /// Where the master side of a container's terminal goes.
@@ -205,6 +208,8 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// The terminal's master, with [`Console::Caller`] and [`Console::Proxied`].
     pub terminal: Option<OwnedFd>,
+    /// The caller's ends of the process's standard input, output and error, with [`Stdio::Proxied`].
+    pub pipes: Option<[OwnedFd; 3]>,
     /// With [`CreateOptions::notify_socket`], after a run that does not detach: to be read while the caller waits.
     pub notify: Option<Notify>,
 }

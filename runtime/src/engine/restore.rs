@@ -54,7 +54,7 @@ impl Engine {
         cgroup.keep();
         group.keep();
         reservation.keep();
-        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, notify: None })
+        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes: None, notify: None })
     }
 }
 
@@ -89,7 +89,7 @@ impl Restoring<'_> {
         let enter: Vec<_> = enter.iter().map(AsFd::as_fd).collect();
         let inherit: Vec<_> = inherited.iter().map(|(_, fd)| fd.as_fd()).collect();
         let stdio = match &self.options.stdio {
-            Stdio::Inherit => None,
+            Stdio::Inherit | Stdio::Proxied => None,
             Stdio::Fds(fds) => Some([fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
         };
         let criu = Criu::start(&Place { cgroup: made.clone_target(), enter: &enter, stdio, inherit: &inherit })?;

@@ -15,6 +15,7 @@ mod join;
 mod network;
 mod program;
 mod steps;
+mod streams;
 mod terminal;
 
 /// A plan is read by the very version that wrote it, even while the binary is being replaced.

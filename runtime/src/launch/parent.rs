@@ -11,7 +11,7 @@ use oci_spec::runtime::LinuxSeccomp;
 
 use crate::channel::{self, Event, ParentEnd};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::handshake::{Devices, Filter, Limits, Mounted, Null, Ready, Recorded, Sibling, Step};
+use crate::handshake::{Devices, Filter, Limits, Mounted, Null, Ready, Recorded, Sibling, Step, Streams};
 use crate::plan::idmap::IdMap;
 use crate::plan::init::InitPlan;
 use crate::plan::seccomp::flag::NEW_LISTENER;
@@ -22,7 +22,7 @@ use crate::sys::{SysError, seal};
 use crate::trace;
 
 use super::network::HandedOver;
-use super::{INIT_NAME, PLAN_VERSION, faults};
+use super::{INIT_NAME, PLAN_VERSION, faults, streams};
 
 /// User and group maps of a new user namespace.
 #[derive(Debug)]
@@ -172,8 +172,10 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
     };
     // Both closings of the image wait for a grace period: this one while init is at work, the other in its program's time.
     image.mount = None;
-    let mut server =
-        Server { devices: None, parent, guard, stage_1: None, moments, steps, plan: &launch.plan, seccomp, sibling_maps };
+    let stdio = launch.stdio.take();
+    let mut server = Server {
+        devices: None, parent, guard, stage_1: None, moments, steps, plan: &launch.plan, seccomp, sibling_maps, stdio,
+    };
     server.serve()?;
     faults::parent("answered");
     if !gated {
@@ -242,7 +244,6 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     launch.enter.clear();
     launch.gate = None;
     launch.console = None;
-    launch.stdio = None;
     Ok((parent, Guard(Some(child)), image))
 }
 
@@ -313,6 +314,7 @@ struct Server<'a> {
     plan: &'a InitPlan,
     seccomp: Option<Filter>,
     sibling_maps: Option<IdMaps>,
+    stdio: Option<[OwnedFd; 3]>,
 }
 
 impl Server<'_> {
@@ -344,6 +346,12 @@ impl Server<'_> {
                 self.hand_over_null()?;
                 continue;
             }
+            // After them, where init may not give the streams away itself.
+            if step == Step::Streams && expected == Step::Ready {
+                streams::give(&self.parent.read(&body)?, self.guard.child().pid, self.stdio.as_ref())?;
+                self.parent.answer::<Streams>(&())?;
+                continue;
+            }
             if step != expected {
                 return Err(Error::other(format!("init is at the step {step:?}; {expected:?} was expected")));
             }
@@ -373,7 +381,7 @@ impl Server<'_> {
                     let listener = fd.ok_or_else(|| Error::other("the seccomp listener did not come"))?;
                     self.moments.listening(self.guard.child(), listener)?;
                 }
-                Step::Limits | Step::Null => {}
+                Step::Limits | Step::Null | Step::Streams => {}
             }
         }
         Ok(())

@@ -7,12 +7,13 @@ use std::path::Path;
 use rustix::fs::{Gid, Uid};
 
 use crate::error::{Context, Error, Result};
-use crate::handshake::Null;
+use crate::handshake::{Null, Streams};
 use crate::rootfs;
 use crate::sys::path::{Dir, Links};
 use crate::sys::{SysError, SysResult, process, socket, tty};
 
 use super::init::{Init, take};
+use super::streams;
 
 /// Makes a pty in the devpts of `root`, sets its size, and sends the master where the plan says. Gives the slave,
 /// opened from the master itself and never by a path (an image could have put something else there).
@@ -76,23 +77,32 @@ fn open_own_null(init: &Init) -> SysResult<Option<OwnedFd>> {
 /// Gives the standard streams to the container's user, who must be able to open /proc/self/fd/1 again. What it
 /// already owns, /dev/null, and files that refuse (read-only, not ours) stay as they are.
 pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
+    /// What stands for an id that the user namespace does not map (user_namespaces(7)), unless /proc/sys says otherwise.
+    const OVERFLOW: u32 = 65534;
     let null = rustix::fs::makedev(1, 3);
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    for (number, stream) in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().enumerate() {
+    let mut unmapped = Vec::new();
+    for (number, stream) in (0..).zip([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]) {
         let Ok(stat) = rustix::fs::fstat(stream) else {
             continue; // The caller left it closed.
         };
-        if stat.st_rdev == null || stat.st_uid == uid {
+        let owned = stat.st_uid == uid && !(init.plan.user_namespace && uid == OVERFLOW);
+        if stat.st_rdev == null || owned {
             continue;
         }
-        let owned = rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(stat.st_gid)));
-        match owned {
+        let given = rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(stat.st_gid)));
+        match given {
             Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM)
+                if init.plan.user_namespace && streams::is_joint(stream) =>
+            {
+                unmapped.push(number);
+            }
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM | rustix::io::Errno::ROFS) => {
                 init.channel()?.log(false, format!("standard stream {number} keeps its owner"))?;
             }
             Err(error) => return Err(SysError::from_rustix("fchown", number.to_string(), error).into()),
         }
     }
-    Ok(())
+    if unmapped.is_empty() { Ok(()) } else { init.channel()?.ask(&Streams { uid, numbers: unmapped }) }
 }

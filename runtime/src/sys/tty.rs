@@ -71,6 +71,14 @@ pub fn disable_newline_translation(terminal: BorrowedFd<'_>) -> SysResult<()> {
     set(terminal, &settings)
 }
 
+/// The character that is an end of file in the input of a terminal (termios(3), VEOF); `None` where none is, because the
+/// program reads single bytes. Works on either side of a pair.
+pub fn end_of_file(terminal: BorrowedFd<'_>) -> SysResult<Option<u8>> {
+    let settings = get(terminal)?;
+    let mark = settings.control_chars[termios::SpecialCharacterIndices::VEOF as usize];
+    Ok(settings.local_flags.contains(termios::LocalFlags::ICANON).then_some(mark).filter(|mark| *mark != 0))
+}
+
 /// A terminal in raw mode (cfmakeraw(3)) until this is dropped. Newlines that are written are still translated.
 pub struct RawMode<T: AsFd> {
     terminal: T,

@@ -334,3 +334,61 @@ fn root_of_a_user_namespace_gives_groups_to_a_container_in_another() {
     let run = run_inside(&bundle, &holder);
     assert_eq!(String::from_utf8_lossy(&run.stdout), "allow\nGroups:\t7 9 \n", "{}", crate::support::show(&run));
 }
+
+/// In a user namespace, with a directory above that its users may pass.
+fn mapped(text: &str) -> Bundle {
+    let mut bundle = script(text);
+    bundle.map_ids();
+    bundle
+}
+
+const REOPEN: &str = "echo out >/proc/self/fd/1; echo err >/proc/self/fd/2";
+
+#[test]
+fn a_foreground_process_of_a_user_namespace_reopens_its_streams() {
+    // brig's own pipes, whatever the caller's streams are: these are files of the host.
+    let bundle = mapped(&format!("cat; {REOPEN}; exit 3"));
+    let run = bundle.run();
+    assert_eq!(run.status.code(), Some(3), "{}", crate::support::show(&run));
+    assert_eq!((run.stdout, run.stderr), (b"out\n".to_vec(), b"err\n".to_vec()));
+
+    let bundle = mapped("exec sleep 1000");
+    bundle.start();
+    for user in ["0", "7", "65534"] {
+        let exec = bundle.brig(&["exec", "--user", user, &bundle.id, "sh", "-c", REOPEN]);
+        assert!(exec.status.success(), "{}", crate::support::show(&exec));
+        assert_eq!((exec.stdout, exec.stderr), (b"out\n".to_vec(), b"err\n".to_vec()), "user {user}");
+    }
+    // Standard input goes through to its end, and a process that is left behind keeps its output.
+    let mut exec = bundle.command(&["exec", &bundle.id, "sh", "-c", "cat; (sleep 0.2; echo late) &"]);
+    let mut exec = exec.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut exec.stdin.take().unwrap(), b"in\n").unwrap();
+    assert_eq!(exec.wait_with_output().unwrap().stdout, b"in\nlate\n");
+}
+
+#[test]
+fn a_detached_process_of_a_user_namespace_reopens_pipes_and_owns_no_file() {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::MetadataExt;
+    let bundle = mapped(&format!("{REOPEN}; exec sleep 1000"));
+    bundle.write();
+    let path = bundle.path().to_str().unwrap().to_owned();
+    let read = |verb: &[&str]| {
+        let (mut ours, theirs) = std::io::pipe().unwrap();
+        let theirs = OwnedFd::from(theirs);
+        let status = bundle.command(verb).stdout(theirs.try_clone().unwrap()).stderr(theirs).status().unwrap();
+        assert!(status.success(), "{verb:?}");
+        let mut found = [0; 8];
+        std::io::Read::read_exact(&mut ours, &mut found).unwrap();
+        String::from_utf8_lossy(&found).into_owned()
+    };
+    assert_eq!(read(&["run", "-d", "-b", &path, &bundle.id]), "out\nerr\n");
+    for user in ["0", "7"] {
+        assert_eq!(read(&["exec", "-d", "--user", user, &bundle.id, "sh", "-c", REOPEN]), "out\nerr\n", "user {user}");
+    }
+    let file = tempfile::tempfile().unwrap();
+    let mut exec = bundle.command(&["exec", "-d", "--user", "7", &bundle.id, "echo", "plain"]);
+    assert!(exec.stdout(file.try_clone().unwrap()).stderr(file.try_clone().unwrap()).status().unwrap().success());
+    crate::support::wait_until("the line", || file.metadata().unwrap().len() > 0);
+    assert_eq!(file.metadata().unwrap().uid(), 0);
+}

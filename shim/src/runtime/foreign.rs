@@ -228,7 +228,7 @@ impl Foreign {
         let pid: i32 = pid.trim().parse().map_err(|_| Error::other(format!("{} holds no pid", pid_file.display())))?;
         let pidfd = process::pidfd_open(pid)?;
         let terminal = console.map(ConsoleSocket::receive).transpose()?;
-        Ok(Launched { pid, pidfd, terminal, notify: None })
+        Ok(Launched { pid, pidfd, terminal, pipes: None, notify: None })
     }
 }
 

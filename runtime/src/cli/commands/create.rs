@@ -104,7 +104,7 @@ fn options(args: &Args, detach: bool) -> Result<CreateOptions> {
         preserve_fds,
         listen_fds,
         notify_socket: inherited::notify_socket(),
-        stdio: Stdio::Inherit,
+        stdio: if detach { Stdio::Inherit } else { Stdio::Proxied },
         detach,
     })
 }
@@ -114,7 +114,7 @@ pub(super) fn console(args: &Args, detach: bool) -> Result<Console> {
     match args.path("console-socket") {
         Some(socket) if detach => Ok(Console::Socket(socket)),
         Some(_) => {
-            let message = "cannot use console socket if runc will not detach or allocate tty";
+            let message = "cannot use console socket if brig will not detach or allocate tty";
             Err(Error::new(ErrorKind::InvalidConfig, message))
         }
         None if detach => Ok(Console::None),

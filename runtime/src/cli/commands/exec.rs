@@ -84,7 +84,7 @@ fn options(args: &Args) -> Result<ExecOptions> {
         pidfd_socket: args.path("pidfd-socket"),
         pid_file: args.path("pid-file"),
         preserve_fds,
-        stdio: Stdio::Inherit,
+        stdio: if detach { Stdio::Inherit } else { Stdio::Proxied },
         detach,
         process,
         ..ExecOptions::default()
