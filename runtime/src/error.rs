@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::sys::SysError;
+use crate::sys::file::ReadError;
 
 /// What a caller may want to tell apart. Everything else is [`ErrorKind::Other`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +131,7 @@ macro_rules! foreign {
         }
     )*};
 }
-foreign!(SysError, std::io::Error, serde_json::Error, nix::errno::Errno);
+foreign!(SysError, ReadError, std::io::Error, serde_json::Error, nix::errno::Errno);
 
 #[cfg(test)]
 mod tests {

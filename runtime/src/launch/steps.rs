@@ -12,7 +12,7 @@ use crate::handshake::{Limits, Listening, Mounted, Ready};
 use crate::plan::passwd;
 use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::path::{self, Dir, Links};
-use crate::sys::{SysError, SysResult, cred, keyring, memory, ns, process, seccomp};
+use crate::sys::{SysError, SysResult, cred, file, keyring, memory, ns, process, seccomp};
 use crate::trace;
 use crate::{hooks, rootfs};
 
@@ -250,19 +250,19 @@ fn finish(init: &mut Init) -> Result<()> {
 }
 
 /// Reads a small file of the container's, such as /etc/passwd; empty when there is none.
+///
+/// # Errors
+/// What is there is no ordinary file: a link to /proc/kmsg would hold the container up and give the host's log away.
 fn read_inside(init: &Init, path: &str) -> Result<String> {
-    use std::io::Read;
     /// Larger files are the image's mistake or malice.
-    const LIMIT: u64 = 16 << 20;
+    const MAX_BYTES: u64 = 16 << 20;
+    let unable = || format!("unable to read the container's {path}");
     let root = Dir::open_host(Path::new("/"))?;
-    let Some(found) = root.try_find(Path::new(path), Links::Follow)? else { return Ok(String::new()) };
-    if crate::sys::path::file_type(&found)? != rustix::fs::FileType::RegularFile {
+    let Some(found) = root.try_find(Path::new(path), Links::Follow).with_context(unable)? else {
         return Ok(String::new());
-    }
-    let file = init.proc()?.reopen(&found, rustix::fs::OFlags::RDONLY)?;
-    let mut bytes = Vec::new();
-    std::fs::File::from(file).take(LIMIT).read_to_end(&mut bytes).with_context(|| format!("unable to read {path}"))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let bytes = file::read_found(init.proc()?, &found, MAX_BYTES).with_context(unable)?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 fn identity(init: &mut Init) -> Result<()> {
@@ -279,13 +279,24 @@ fn identity(init: &mut Init) -> Result<()> {
     let has_home = |entry: &String| entry.strip_prefix("HOME=").is_some_and(|home| !home.is_empty());
     if !init.plan.process.env.iter().any(has_home) {
         if home.is_none() {
-            let passwd = read_inside(init, "/etc/passwd")?;
-            home = passwd::home(&passwd, init.plan.process.uid).map(str::to_owned);
+            home = home_of(init, init.plan.process.uid)?;
         }
         init.plan.process.env.retain(|entry| !entry.starts_with("HOME="));
         init.plan.process.env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
     }
     Ok(())
+}
+
+/// The home directory of a user, for an environment without HOME. It is a default, as with runc: a file that cannot be
+/// read is a warning.
+fn home_of(init: &Init, uid: u32) -> Result<Option<String>> {
+    match read_inside(init, "/etc/passwd") {
+        Ok(passwd) => Ok(passwd::home(&passwd, uid).map(str::to_owned)),
+        Err(error) => {
+            init.channel()?.log(true, format!("process.env has no HOME, and it becomes \"/\": {error}"))?;
+            Ok(None)
+        }
+    }
 }
 
 fn working_directory(init: &mut Init) -> Result<()> {

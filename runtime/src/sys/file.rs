@@ -1,15 +1,18 @@
-//! Files in places that another user may write: how they are replaced.
+//! Files in places that another user may write, or that an image or a container has shaped: how they are replaced, and
+//! how they are read.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::rand::GetRandomFlags;
 
+use super::procfs::Proc;
 use super::{SysError, SysResult};
 
 /// How many temporary names are tried. Each is 64 random bits: a second one is needed only while somebody guesses.
@@ -76,6 +79,132 @@ fn random() -> SysResult<u64> {
     }
 }
 
+/// File systems whose regular files are interfaces of the kernel, by f_type (include/uapi/linux/magic.h): a read may
+/// wait for ever (kmsg, trace_pipe), take away what is read, or show what is the host's alone.
+const KERNEL_FILESYSTEMS: [(u64, &str); 25] = [
+    (0x9fa0, "procfs"),
+    (0x6265_6572, "sysfs"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+    (0x6462_6720, "debugfs"),
+    (0x7472_6163, "tracefs"),
+    (0x7363_6673, "securityfs"),
+    (0xcafe_4a11, "bpf"),
+    (0x6265_6570, "configfs"),
+    (0x6165_676c, "pstore"),
+    (0xde5e_81e4, "efivarfs"),
+    (0xf97c_ff8c, "selinuxfs"),
+    (0x4341_5d53, "smackfs"),
+    (0x5a3c_69f0, "apparmorfs"),
+    (0x6e73_6673, "nsfs"),
+    (0x5049_4446, "pidfs"),
+    (0x4249_4e4d, "binfmt_misc"),
+    (0x1980_0202, "mqueue"),
+    (0x1cd1, "devpts"),
+    (0x0765_5821, "resctrl"),
+    (0x6c6f_6f70, "binder"),
+    (0x0a64_7361, "functionfs"),
+    (0x6573_5543, "fusectl"),
+    (0x6759_6969, "rpc_pipefs"),
+    (0x6e66_7364, "nfsd"),
+];
+
+/// Why a file was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// A system call failed.
+    Call(SysError),
+    /// The file is of another type.
+    NotRegular(FileType),
+    /// The file is an interface of the kernel, on a file system of this name.
+    OfTheKernel(&'static str),
+    /// The file is larger than the caller takes.
+    TooLarge {
+        /// The largest size in bytes that is taken.
+        max: u64,
+    },
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            ReadError::Call(error) => return error.fmt(f),
+            ReadError::OfTheKernel(name) => return write!(f, "expected a regular file, found one of the kernel's on {name}"),
+            ReadError::TooLarge { max } => return write!(f, "expected at most {max} bytes, found more"),
+            ReadError::NotRegular(kind) => kind,
+        };
+        let kind = match kind {
+            FileType::Directory => "a directory",
+            FileType::Symlink => "a symbolic link",
+            FileType::Fifo => "a FIFO",
+            FileType::Socket => "a socket",
+            FileType::CharacterDevice => "a character device",
+            FileType::BlockDevice => "a block device",
+            FileType::RegularFile | FileType::Unknown => "a file of unknown type",
+        };
+        write!(f, "expected a regular file, found {kind}")
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl From<SysError> for ReadError {
+    fn from(error: SysError) -> ReadError {
+        ReadError::Call(error)
+    }
+}
+
+/// Reads the file that `found`, an O_PATH descriptor, refers to, without waiting for anybody.
+///
+/// The type and the file system are checked on the descriptor before the file is opened, since opening a device or a
+/// FIFO already acts. O_NONBLOCK makes the open fail with EWOULDBLOCK where a lease is held on the file (fcntl(2)).
+///
+/// # Errors
+/// [`ReadError`]: nothing but a regular file of an ordinary file system, of at most `max` bytes, is read.
+pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, ReadError> {
+    let stat = rustix::fs::fstat(&found).map_err(|error| SysError::from_rustix("fstat", "", error))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(ReadError::NotRegular(kind));
+    }
+    let filesystem = rustix::fs::fstatfs(&found).map_err(|error| SysError::from_rustix("fstatfs", "", error))?;
+    // The field's type differs between architectures; a magic number has 32 bits.
+    let magic = filesystem.f_type as u64 & 0xffff_ffff;
+    if let Some((_, name)) = KERNEL_FILESYSTEMS.iter().find(|(known, _)| *known == magic) {
+        return Err(ReadError::OfTheKernel(name));
+    }
+    // Interfaces of file systems that are missing above say that they are empty.
+    if stat.st_size == 0 {
+        return Ok(Vec::new());
+    }
+    if stat.st_size as u64 > max {
+        return Err(ReadError::TooLarge { max });
+    }
+    let file = File::from(proc.reopen(&found, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?);
+    let mut bytes = Vec::with_capacity(stat.st_size as usize);
+    // It may have grown since.
+    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| SysError::from_io("read", "", &error))?;
+    if bytes.len() as u64 > max {
+        return Err(ReadError::TooLarge { max });
+    }
+    Ok(bytes)
+}
+
+/// Reads a file by its path on the host, in a directory that may be another user's: a symbolic link in its place is
+/// not followed. `None` when there is no such file.
+///
+/// # Errors
+/// As for [`read_found`].
+pub fn read_nofollow(path: &Path, max: u64) -> Result<Option<Vec<u8>>, ReadError> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(found) => found,
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(SysError::from_rustix("open", format!("{path:?}, O_PATH|O_NOFOLLOW"), error).into()),
+    };
+    read_found(&Proc::open()?, found, max).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -126,5 +255,38 @@ mod tests {
         assert_eq!(std::fs::read(&victim).unwrap(), b"kept");
         assert_eq!(std::fs::metadata(&victim).unwrap().nlink(), 1);
         assert_ne!(random().unwrap(), random().unwrap());
+    }
+
+    fn read(path: &str, max: u64) -> Result<Option<Vec<u8>>, ReadError> {
+        read_nofollow(Path::new(path), max)
+    }
+
+    #[test]
+    fn only_a_regular_file_of_limited_size_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        let text = path.to_str().unwrap();
+        assert_eq!(read(text, 3), Ok(None));
+        std::fs::write(&path, "abc").unwrap();
+        assert_eq!(read(text, 3), Ok(Some(b"abc".to_vec())));
+        assert_eq!(read(text, 2), Err(ReadError::TooLarge { max: 2 }));
+        let link = root.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert_eq!(read(link.to_str().unwrap(), 3), Err(ReadError::NotRegular(FileType::Symlink)));
+        let fifo = root.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read(fifo.to_str().unwrap(), 3), Err(ReadError::NotRegular(FileType::Fifo)));
+        assert_eq!(read("/dev/zero", 3), Err(ReadError::NotRegular(FileType::CharacterDevice)));
+    }
+
+    #[test]
+    fn files_of_the_kernel_are_not_read() {
+        for (path, name) in [("/proc/sys/kernel/hostname", "procfs"), ("/sys/kernel/mm/transparent_hugepage/enabled", "sysfs")] {
+            if Path::new(path).exists() {
+                assert_eq!(read(path, 100), Err(ReadError::OfTheKernel(name)));
+            }
+        }
+        let text = ReadError::OfTheKernel("procfs").to_string();
+        assert_eq!(text, "expected a regular file, found one of the kernel's on procfs");
     }
 }

@@ -5,8 +5,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::ensure;
+use serde_json::json;
 
-use super::unless_refused;
+use super::{run_in_time, unless_refused};
+use crate::facts::Facts;
 use crate::harness::{Case, Done, Ground, Level};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
@@ -15,9 +17,59 @@ const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> any
 
 /// In the order of their sections in data/requirements.
 pub const CASES: &[Case] = &[
+    case("a /etc/passwd that reads the kernel's log does not hold the container up", "files of the image", kernel_log),
+    case("a /etc/passwd that is a file of procfs names no home", "files of the image", procfs_home),
+    case("a file of procfs that is mounted at /etc/passwd names no user", "files of the image", procfs_user),
     case("a link planted beside a pid file is not written through", "pid files", planted_links),
     case("a link in the place of a pid file is replaced, not followed", "pid files", linked_pid_file),
 ];
+
+/// By a link of the image, and by a mount: each read would wait for the host's next message, and take it away.
+fn kernel_log(ground: &Ground) -> anyhow::Result<()> {
+    for by_link in [true, false] {
+        let mut bundle = ground.bundle()?;
+        if by_link {
+            symlink("/proc/kmsg", bundle.rootfs("/etc/passwd"))?;
+        } else {
+            bundle.mount("/etc/passwd", "bind", "/proc/kmsg", &["bind", "ro"]);
+        }
+        if let Some(done) = unless_refused(run_in_time(ground, &bundle)?)? {
+            let home = Facts::parse(&done.stdout)?.env.get("HOME").cloned();
+            ensure!(home.as_deref() == Some("/"), "HOME: expected the default, found {home:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The container's host name, which reads as a line of passwd(5).
+const LINE: &str = "root:x:0:0::/from-procfs:/bin/sh";
+
+fn procfs_home(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    symlink("/proc/sys/kernel/hostname", bundle.rootfs("/etc/passwd"))?;
+    bundle.set("/hostname", json!(LINE));
+    let home = |facts: &Facts| facts.env.get("HOME").cloned().unwrap_or_default();
+    let found = home(&ground.facts(&bundle)?);
+    ensure!(found != "/from-procfs", "create: HOME was read from a file of procfs");
+    let container = ground.start(&mut bundle)?;
+    let found = home(&container.exec_facts(&[])?);
+    ensure!(found != "/from-procfs", "exec: HOME was read from a file of procfs");
+    Ok(())
+}
+
+fn procfs_user(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let source = ground.directory().join("source");
+    fs::write(&source, "")?;
+    // Over a regular file first, so that the mount is what is looked at.
+    bundle.mount("/etc/passwd", "bind", &source.to_string_lossy(), &["bind"]);
+    bundle.mount("/etc/passwd", "bind", "/proc/sys/kernel/hostname", &["bind", "ro"]);
+    bundle.set("/hostname", json!("spec:x:4242:4242::/:/bin/sh"));
+    let container = ground.start(&mut bundle)?;
+    let done = container.exec_with(&["--user", "spec"], &["/probe", "facts"])?;
+    ensure!(done.code != 0, "a user of a file of procfs was taken: {}", done.stdout);
+    Ok(())
+}
 
 /// How many pids ahead the links are planted.
 const AHEAD: i32 = 3000;

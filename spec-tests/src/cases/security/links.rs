@@ -8,7 +8,7 @@ use anyhow::ensure;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::json;
 
-use super::{Outside, link, unless_refused, without_mounts};
+use super::{Outside, link, run_in_time, unless_refused, without_mounts};
 use crate::harness::{Bundle, Case, Ground, Level};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
@@ -330,15 +330,7 @@ fn passwd_fifo(ground: &Ground) -> anyhow::Result<()> {
     for name in ["/etc/passwd", "/etc/group"] {
         nix::unistd::mkfifo(&bundle.rootfs(name), nix::sys::stat::Mode::from_bits_truncate(0o666))?;
     }
-    bundle.write()?;
-    let command = ground.command(&["run", "--bundle", &bundle.path().to_string_lossy(), &ground.id()]);
-    let mut words =
-        vec!["-k".to_owned(), "5".into(), "20".into(), command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let done = ground.tool("timeout", &words)?;
-    ensure!(!matches!(done.code, 124 | 137), "the runtime still waited after 20 s");
-    unless_refused(done).map(drop)
+    unless_refused(run_in_time(ground, &bundle)?).map(drop)
 }
 
 fn program(ground: &Ground) -> anyhow::Result<()> {

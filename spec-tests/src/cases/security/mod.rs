@@ -70,3 +70,16 @@ fn unless_refused(done: Done) -> anyhow::Result<Option<Done>> {
         _ => done.refused().map(|_| None),
     }
 }
+
+/// Runs a bundle whose image may make the runtime wait for ever.
+fn run_in_time(ground: &Ground, bundle: &Bundle) -> anyhow::Result<Done> {
+    bundle.write()?;
+    let command = ground.command(&["run", "--bundle", &bundle.path().to_string_lossy(), &ground.id()]);
+    let mut words =
+        vec!["-k".to_owned(), "5".into(), "20".into(), command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = ground.tool("timeout", &words)?;
+    ensure!(!matches!(done.code, 124 | 137), "the runtime still waited after 20 s");
+    Ok(done)
+}
