@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sys::process::{self, Child, Spawn};
-use crate::sys::{SysError, socket};
+use crate::sys::{SysError, file, socket};
 use wire::{Message, Value, fields};
 
 pub use options::{Mapped, Options};
@@ -206,9 +206,11 @@ fn find() -> Result<PathBuf> {
     })
 }
 
-/// The last error in CRIU's log, which says more than its errno.
+/// The last error in CRIU's log, which says more than its errno. The log is often beside the images, which may come from
+/// anywhere.
 fn last_error(log: &Path) -> Option<String> {
-    let text = String::from_utf8_lossy(&std::fs::read(log).ok()?).into_owned();
+    const MAX_BYTES: u64 = 64 << 20;
+    let text = String::from_utf8_lossy(&file::read_nofollow(log, MAX_BYTES).ok()??).into_owned();
     let line = text.lines().rev().find(|line| line.contains("Error"))?;
     Some(line.trim().chars().take(300).collect())
 }

@@ -23,7 +23,7 @@ use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
 use crate::sys::path::{Dir, Links};
 use crate::sys::process::{self, Child};
-use crate::sys::{mount, ns, socket};
+use crate::sys::{file, mount, ns, socket};
 
 impl Engine {
     /// Brings back a container that [`Engine::checkpoint`] saved, under any id. It runs on return.
@@ -42,6 +42,7 @@ impl Engine {
         warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));
         check_console(plan.init.process.terminal, &options.console)?;
         let images = Directory::open(&options.images)?;
+        let pipes = pipes(&images.path)?;
 
         let reservation = store::reserve(&self.root, id)?;
         let entry = reservation.entry();
@@ -49,7 +50,7 @@ impl Engine {
         let mut record = first_record(id, &spec, &bundle, &plan, host.euid)?;
         let mut cgroup = make_cgroup(&plan.cgroup, &mut record, entry)?;
         let group = GroupGuard::new(plan.intel_rdt.as_ref(), &mut record, entry)?;
-        let restoring = Restoring { entry, record, plan: &plan, options: &options, init: None, terminal: None };
+        let restoring = Restoring { entry, record, plan: &plan, options: &options, pipes, init: None, terminal: None };
         let (child, terminal) = restoring.run(&spec, &mut cgroup, &images)?;
         cgroup.keep();
         group.keep();
@@ -64,6 +65,8 @@ struct Restoring<'a> {
     record: Record,
     plan: &'a ContainerPlan,
     options: &'a RestoreOptions,
+    /// Standard streams that CRIU takes over from this process, by their names in the images.
+    pipes: Vec<(String, i32)>,
     init: Option<Child>,
     terminal: Option<OwnedFd>,
 }
@@ -107,7 +110,7 @@ impl Restoring<'_> {
         asked.lsm_mount_context = self.options.lsm_mount_context.as_deref();
         asked.mounts = mounts.into_iter().map(|one| Mapped { key: one.target, value: one.source }).collect();
         asked.mounts.push(Mapped { key: outside::NULL.into(), value: outside::NULL.into() });
-        asked.inherit = pipes(&images.path)?;
+        asked.inherit = std::mem::take(&mut self.pipes);
         asked.inherit.extend(inherited.iter().map(|(name, fd)| ((*name).to_owned(), fd.as_raw_fd())));
         asked.join = join;
         asked.cgroup_roots = cgroup_roots(criu.pid())?;
@@ -252,10 +255,13 @@ fn namespaces_from_outside(namespaces: &NamespacePlan) -> Result<FromOutside> {
     Ok((inherited, join))
 }
 
-/// Standard streams that were pipes become those of CRIU's, which are ours.
+/// Standard streams that were pipes become those of CRIU's, which are ours. The images may come from anywhere.
 fn pipes(images: &Path) -> Result<Vec<(String, i32)>> {
+    /// Three links of /proc/PID/fd, each shorter than PATH_MAX.
+    const MAX_BYTES: u64 = 64 << 10;
     let path = images.join(DESCRIPTORS);
-    let bytes = std::fs::read(&path).with_context(|| format!("unable to read {}", path.display()))?;
+    let bytes = file::read_nofollow(&path, MAX_BYTES).with_context(|| format!("unable to read {}", path.display()))?;
+    let bytes = bytes.ok_or_else(|| Error::new(ErrorKind::InvalidConfig, format!("{} is missing", path.display())))?;
     let streams: Vec<String> = serde_json::from_slice(&bytes)
         .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("{}: {error}", path.display())))?;
     Ok(streams.into_iter().zip(0..3).filter(|(stream, _)| stream.contains("pipe:")).collect())
@@ -269,4 +275,31 @@ fn cgroup_roots(pid: i32) -> Result<Vec<(String, String)>> {
         Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
     };
     Ok(text.lines().filter_map(root).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn descriptors_are_read_from_a_small_regular_file_alone() {
+        let images = tempfile::tempdir().unwrap();
+        let path = images.path().join(DESCRIPTORS);
+        let refused = || pipes(images.path()).unwrap_err().to_string();
+        assert!(refused().ends_with("descriptors.json is missing"));
+        std::fs::write(&path, r#"["/dev/null","pipe:[7]","pipe:[8]"]"#).unwrap();
+        assert_eq!(pipes(images.path()).unwrap(), [("pipe:[7]".to_owned(), 1), ("pipe:[8]".to_owned(), 2)]);
+        std::fs::write(&path, " ".repeat((64 << 10) + 1)).unwrap();
+        assert!(refused().contains("expected at most 65536 bytes"));
+        std::fs::remove_file(&path).unwrap();
+        for target in ["/dev/zero", "/etc/passwd", "missing"] {
+            symlink(target, &path).unwrap();
+            assert!(refused().contains("found a symbolic link"), "{target}");
+            std::fs::remove_file(&path).unwrap();
+        }
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(refused().contains("found a FIFO"));
+    }
 }
