@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use brig::error::{Context, Error, ErrorKind, Result};
+use brig::plan::ids;
 use containerd_shim_protos::shim::oci;
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Message};
@@ -66,17 +67,31 @@ pub fn parse(any: Option<&Any>) -> Result<Options> {
     let Some(any) = any else { return Ok(Options::default()) };
     // With a prefix (type.googleapis.com/...) or without; older daemons put the name of a plugin before it.
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
-    match name {
-        "" if any.value.is_empty() => Ok(Options::default()),
-        "containerd.runc.v1.Options" => from_runc(&any.value),
-        name if name.ends_with("runtimeoptions.v1.Options") => from_generic(&any.value),
+    let options = match name {
+        "" if any.value.is_empty() => Options::default(),
+        "containerd.runc.v1.Options" => from_runc(&any.value)?,
+        name if name.ends_with("runtimeoptions.v1.Options") => from_generic(&any.value)?,
         // containerd 1.x's empty options.
-        "google.protobuf.Empty" => Ok(Options::default()),
-        _ => Err(invalid(format!(
-            "runtime options of type {:?}: expected containerd.runc.v1.Options or runtimeoptions.v1.Options",
-            any.type_url
-        ))),
+        "google.protobuf.Empty" => Options::default(),
+        _ => {
+            return Err(invalid(format!(
+                "runtime options of type {:?}: expected containerd.runc.v1.Options or runtimeoptions.v1.Options",
+                any.type_url
+            )));
+        }
+    };
+    check_ids(&options)?;
+    Ok(options)
+}
+
+/// (uid_t)-1 is no id: fchown(2) would leave the pipes with their owner.
+fn check_ids(options: &Options) -> Result<()> {
+    for (name, id) in [("IoUid", options.io_uid), ("IoGid", options.io_gid)] {
+        if id > ids::MAX {
+            return Err(invalid(format!("runtime options: {name} is {id}: expected {}", ids::RANGE)));
+        }
     }
+    Ok(())
 }
 
 fn invalid(message: impl Into<String>) -> Error {
@@ -374,6 +389,8 @@ mod tests {
         };
         assert!(says(&generic("", "SystemdCgroup = \"yes\"")).contains("SystemdCgroup is \"yes\": expected true or false"));
         assert!(says(&generic("", "IoUid = -1")).contains("IoUid is -1: expected a number"));
+        assert!(says(&generic("", "IoUid = 4294967295")).contains("IoUid is 4294967295: expected 0 to 4294967294"));
+        assert!(says(&generic("", "IoGid = 4294967295")).contains("IoGid is 4294967295: expected 0 to 4294967294"));
         assert!(says(&generic("", "Root = 3")).contains("Root is 3: expected a string"));
         assert!(says(&generic("", "Root = ")).contains("config_body"));
         assert!(says(&generic("/nonexistent/brig.toml", "")).contains("/nonexistent/brig.toml"));

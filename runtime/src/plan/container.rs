@@ -9,6 +9,7 @@ use oci_spec::runtime::{Linux, Process, Spec};
 use super::cgroup::{CgroupManager, CgroupPlan};
 use super::hooks::HooksPlan;
 use super::idmap::IdMap;
+use super::ids::{self, IdOrName};
 use super::init::{HookState, InitPlan};
 use super::intel_rdt::IntelRdtPlan;
 use super::mounts::MountOptions;
@@ -263,8 +264,11 @@ pub fn build_exec(
     plan.selinux = choices.selinux.clone().or(plan.selinux);
     plan.apparmor = choices.apparmor.clone().or(plan.apparmor);
     plan.groups.extend(&choices.additional_gids);
+    for gid in choices.additional_gids.iter().filter(|gid| **gid > ids::MAX) {
+        findings.deny("--additional-gids", format!("{gid} is out of range: expected {}", ids::RANGE), "");
+    }
     if let Some(user) = &choices.user {
-        set_user(&mut plan, user);
+        set_user(&mut plan, user, &mut findings);
     }
     let (added, unknown) = process::parse_capabilities(&choices.capabilities);
     if !unknown.is_empty() {
@@ -304,12 +308,12 @@ pub fn build_exec(
 }
 
 /// Decimal ids replace just what they name, as with runc; names are looked up by init in the container's files.
-fn set_user(plan: &mut process::ProcessPlan, user: &str) {
-    let (uid, gid) = user.split_once(':').map_or((user, None), |(uid, gid)| (uid, Some(gid)));
-    match (passwd::parse_id(uid), gid.map(passwd::parse_id)) {
-        (Some(uid), None) => plan.uid = uid,
-        (Some(uid), Some(Some(gid))) => (plan.uid, plan.gid) = (uid, gid),
-        _ => plan.user = Some(user.to_owned()),
+fn set_user(plan: &mut process::ProcessPlan, user: &str, findings: &mut Findings) {
+    match passwd::parse_user(user) {
+        Ok((IdOrName::Id(uid), None)) => plan.uid = uid,
+        Ok((IdOrName::Id(uid), Some(IdOrName::Id(gid)))) => (plan.uid, plan.gid) = (uid, gid),
+        Ok(_) => plan.user = Some(user.to_owned()),
+        Err(reason) => findings.deny("--user", reason, ""),
     }
 }
 

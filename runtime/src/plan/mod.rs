@@ -10,6 +10,7 @@ pub mod devices;
 pub mod hooks;
 pub mod host;
 pub mod idmap;
+pub mod ids;
 pub mod init;
 pub mod intel_rdt;
 pub mod memory_policy;

@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DeviceOp};
-use super::{Findings, Host};
+use super::{Findings, Host, ids};
 
 mod idmap;
 pub mod options;
@@ -369,6 +369,7 @@ fn one(
     if parsed.copy_up && kind != MountKind::Tmpfs {
         findings.deny(at("options"), "tmpcopyup is for tmpfs alone", "drop it");
     }
+    check_owners(&at("options"), &parsed.data, findings);
     let map = idmap::build(index, mount, &kind, &parsed, maps, findings);
     check_proc(&at("destination"), &kind, &target, findings);
     if kind == MountKind::Cgroup && !options.cgroup_namespace && parsed.flags & libc::MS_RDONLY == 0 {
@@ -391,6 +392,16 @@ fn one(
         source_nofollow: parsed.source_nofollow,
         target_nofollow: parsed.target_nofollow,
     })
+}
+
+/// The owners that file systems take: (uid_t)-1 is none (tmpfs(5), mount.fuse3(8)).
+fn check_owners(at: &str, data: &[(String, Option<String>)], findings: &mut Findings) {
+    const OWNERS: [&str; 4] = ["uid", "gid", "user_id", "group_id"];
+    for (name, value) in data.iter().filter(|(name, _)| OWNERS.contains(&name.as_str())) {
+        if let Some(value) = value.as_deref().filter(|value| ids::is_out_of_range(value)) {
+            findings.deny(at, format!("{name}={value} is out of range: expected {}", ids::RANGE), "");
+        }
+    }
 }
 
 fn kind(name: &str, parsed: &options::Parsed) -> MountKind {

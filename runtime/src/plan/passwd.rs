@@ -2,6 +2,8 @@
 //! configuration that the image controls.
 #![forbid(unsafe_code)]
 
+use super::ids::{self, IdOrName};
+
 /// A user as `-u` and config.json may name it: strict decimal, or a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -15,13 +17,6 @@ pub struct Identity {
     pub home: Option<String>,
 }
 
-/// A strict decimal id: digits alone, no sign, no leading zero, below 2^32 - 1.
-pub fn parse_id(text: &str) -> Option<u32> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let canonical = text.len() == 1 || !text.starts_with('0');
-    text.parse().ok().filter(|id| digits && canonical && *id != u32::MAX)
-}
-
 struct PasswdEntry<'a> {
     name: &'a str,
     uid: u32,
@@ -33,8 +28,8 @@ fn passwd_entries(passwd: &str) -> impl Iterator<Item = PasswdEntry<'_>> {
     passwd.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        let uid = parse_id(fields.nth(1)?)?;
-        let gid = parse_id(fields.next()?)?;
+        let uid = ids::parse(fields.nth(1)?)?;
+        let gid = ids::parse(fields.next()?)?;
         Some(PasswdEntry { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
     })
 }
@@ -44,7 +39,7 @@ fn group_entries(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     group.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        let gid = parse_id(fields.nth(1)?)?;
+        let gid = ids::parse(fields.nth(1)?)?;
         Some((name, gid, fields.next().unwrap_or_default()))
     })
 }
@@ -59,35 +54,44 @@ pub fn name(passwd: &str, uid: u32) -> Option<&str> {
     passwd_entries(passwd).find(|entry| entry.uid == uid).map(|entry| entry.name)
 }
 
+/// Reads `user[:group]`, each of them an id or a name.
+///
+/// # Errors
+/// Which of the two is neither.
+pub fn parse_user(user: &str) -> Result<(IdOrName<'_>, Option<IdOrName<'_>>), String> {
+    let (name, group) = match user.split_once(':') {
+        Some((name, group)) => (name, Some(group)),
+        None => (user, None),
+    };
+    let uid = ids::parse_or_name(name).map_err(|reason| format!("user {reason}"))?;
+    let gid = group.map(ids::parse_or_name).transpose().map_err(|reason| format!("group {reason}"))?;
+    Ok((uid, gid))
+}
+
 /// Looks up `user[:group]`.
 ///
 /// # Errors
 /// Which of the two is neither a decimal id nor in its file.
 pub fn identify(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
-    let (name, group_name) = match user.split_once(':') {
-        Some((name, group)) => (name, Some(group)),
-        None => (user, None),
+    let (wanted, wanted_group) = parse_user(user)?;
+    let (entry, uid) = match wanted {
+        IdOrName::Id(uid) => (passwd_entries(passwd).find(|entry| entry.uid == uid), uid),
+        IdOrName::Name(name) => {
+            let entry = passwd_entries(passwd).find(|entry| entry.name == name);
+            let entry = entry.ok_or_else(|| format!("user {name:?}: it is neither a decimal id nor in /etc/passwd"))?;
+            let uid = entry.uid;
+            (Some(entry), uid)
+        }
     };
-    let entry = match parse_id(name) {
-        Some(uid) => passwd_entries(passwd).find(|entry| entry.uid == uid),
-        None => passwd_entries(passwd).find(|entry| entry.name == name),
-    };
-    let uid = match (&entry, parse_id(name)) {
-        (Some(entry), _) => entry.uid,
-        (None, Some(uid)) => uid,
-        (None, None) => return Err(format!("user {name:?}: it is neither a decimal id nor in /etc/passwd")),
-    };
-    let gid = match group_name {
-        Some(group_name) => match parse_id(group_name) {
-            Some(gid) => gid,
-            None => group_entries(group)
-                .find(|(name, ..)| *name == group_name)
-                .map(|(_, gid, _)| gid)
-                .ok_or_else(|| format!("group {group_name:?}: it is neither a decimal id nor in /etc/group"))?,
-        },
+    let gid = match wanted_group {
+        Some(IdOrName::Id(gid)) => gid,
+        Some(IdOrName::Name(wanted)) => group_entries(group)
+            .find(|(name, ..)| *name == wanted)
+            .map(|(_, gid, _)| gid)
+            .ok_or_else(|| format!("group {wanted:?}: it is neither a decimal id nor in /etc/group"))?,
         None => entry.as_ref().map_or(0, |entry| entry.gid),
     };
-    let groups = match (&entry, group_name) {
+    let groups = match (&entry, wanted_group) {
         (Some(entry), None) => group_entries(group)
             .filter(|(_, _, members)| members.split(',').any(|member| member == entry.name))
             .map(|(_, gid, _)| gid)
@@ -116,12 +120,23 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_strict() {
-        for bad in ["", "-1", "+1", "01", " 1", "1 ", "0x1", "4294967295", "99999999999"] {
-            assert_eq!(parse_id(bad), None, "{bad:?}");
-            assert!(identify(bad, PASSWD, GROUP).is_err(), "{bad:?}");
+    fn a_name_that_looks_like_a_number_is_never_looked_up() {
+        let names = ["-1", "+1", "01000", " 1", "1 ", "0x10", "1e3", "4294967295", "4294967296", "99999999999", ""];
+        for name in names {
+            let (passwd, group) = (format!("{name}:x:0:0::/:\n"), format!("{name}:x:0:\n"));
+            assert!(identify(name, &passwd, &group).is_err(), "{name:?}");
+            assert!(identify(&format!("1:{name}"), &passwd, &group).is_err(), "1:{name:?}");
         }
         assert!(identify("nobody", PASSWD, GROUP).unwrap_err().contains("nobody"));
         assert!(identify("web:none", PASSWD, GROUP).unwrap_err().contains("none"));
+    }
+
+    #[test]
+    fn lines_with_numbers_that_are_no_ids_are_left_out() {
+        for id in ["4294967295", "4294967296", "-1", "01"] {
+            assert!(identify("a", &format!("a:x:{id}:0::/:\n"), "").is_err(), "uid {id}");
+            assert!(identify("a", &format!("a:x:0:{id}::/:\n"), "").is_err(), "gid {id}");
+            assert!(identify("1:a", "", &format!("a:x:{id}:\n")).is_err(), "group {id}");
+        }
     }
 }

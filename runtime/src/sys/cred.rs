@@ -109,7 +109,13 @@ pub fn set_groups(groups: &[u32]) -> SysResult<()> {
 }
 
 /// setresgid(2), then setresuid(2), all three ids each. The group must go first, while the user still may.
+///
+/// # Errors
+/// EINVAL for -1 too, which the calls would take for "leave it as it is".
 pub fn set_ids(uid: u32, gid: u32) -> SysResult<()> {
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(SysError::new("setresuid", format!("{uid}, group {gid}: (uid_t)-1 is no id"), nix::errno::Errno::EINVAL));
+    }
     // SAFETY: integers only.
     check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }, "setresgid", || gid.to_string())?;
     // SAFETY: integers only.

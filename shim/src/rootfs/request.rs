@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use brig::error::{Error, ErrorKind, Result};
+use brig::plan::Findings;
 use brig::plan::idmap::{IdMap, IdRange};
 use brig::plan::mounts::options;
 use brig::sys::mount::Filesystem;
@@ -139,13 +140,17 @@ fn id_map(text: &str) -> std::result::Result<IdMap, String> {
     let range = |text: &str| {
         let numbers: Option<Vec<u32>> = text.split(':').map(|number| number.parse().ok()).collect();
         match numbers.as_deref() {
-            Some([container, host, size]) if *size > 0 => {
-                Ok(IdRange { container: *container, host: *host, size: *size })
-            }
+            Some([container, host, size]) => Ok(IdRange { container: *container, host: *host, size: *size }),
             _ => Err(format!("{text:?} is no mapping: expected INSIDE:OUTSIDE:SIZE, such as 0:100000:65536")),
         }
     };
-    Ok(IdMap { ranges: text.split(',').map(range).collect::<std::result::Result<_, _>>()? })
+    let map = IdMap { ranges: text.split(',').map(range).collect::<std::result::Result<_, _>>()? };
+    let mut findings = Findings::default();
+    map.check("mapping", &mut findings);
+    match findings.violations.first() {
+        Some(violation) => Err(violation.to_string()),
+        None => Ok(map),
+    }
 }
 
 impl Layers {
@@ -278,6 +283,8 @@ mod tests {
         assert!(says("ext4", &["loop=/dev/loop7"]).contains("\"loop=/dev/loop7\": expected no device"));
         assert!(says("bind", &["uidmap=0:1:1"]).contains("together"));
         assert!(says("bind", &["uidmap=0:1", "gidmap=0:1:1"]).contains("\"uidmap=0:1\": \"0:1\" is no mapping"));
+        assert!(says("bind", &["uidmap=0:4294967295:1", "gidmap=0:1:1"]).contains("goes past the last id, 4294967294"));
+        assert!(says("bind", &["uidmap=0:1:0", "gidmap=0:1:1"]).contains("size is 0"));
         assert!(says("bind", &["remount"]).contains("remount"));
         assert!(says("", &[]).contains("type is empty"));
         assert!(says("tmpfs", &["tmpcopyup"]).contains("tmpcopyup"));

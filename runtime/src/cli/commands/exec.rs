@@ -6,7 +6,8 @@ use std::ffi::OsStr;
 use super::{Args, Count, Flag, Global, Order, Verb, create};
 use crate::cli::{foreground, inherited};
 use crate::engine::{ExecOptions, ProcessSource, Status, Stdio};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::ids;
 use crate::sys::signal::Hold;
 
 pub const VERB: Verb = Verb {
@@ -74,7 +75,8 @@ fn options(args: &Args) -> Result<ExecOptions> {
         value.to_str().map(str::to_owned).ok_or_else(error)
     };
     let gid = |text: String| {
-        crate::cli::args::number(&text).with_context(|| format!("invalid value {text:?} for flag -additional-gids"))
+        let reason = || format!("invalid value {text:?} for flag -additional-gids: expected {}", ids::RANGE);
+        ids::parse(&text).ok_or_else(|| Error::new(ErrorKind::InvalidConfig, reason()))
     };
     let process = args.path("process").map(ProcessSource::File);
     let own = ExecOptions {

@@ -52,7 +52,8 @@ fn read<T: DeserializeOwned>(
     schema: &Type,
     trusted: impl Fn(&T) -> bool,
 ) -> Result<(T, Vec<String>)> {
-    if let Ok(parsed) = strict::from_slice::<T>(bytes)
+    if !may_hold_minus_one(bytes)
+        && let Ok(parsed) = strict::from_slice::<T>(bytes)
         && trusted(&parsed)
     {
         return Ok((parsed, Vec::new()));
@@ -66,6 +67,12 @@ fn read<T: DeserializeOwned>(
     let parsed = serde_json::from_value(value)
         .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("invalid {file}: {error}")))?;
     Ok((parsed, warnings))
+}
+
+/// The document may have (uid_t)-1 in the place of an id, which the model takes for a number like any other, and the
+/// table refuses. A JSON number of that value has one spelling.
+fn may_hold_minus_one(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| text.contains("4294967295"))
 }
 
 #[cfg(test)]

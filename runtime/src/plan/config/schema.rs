@@ -58,6 +58,8 @@ const fn or(name: &'static str, ty: Type, default: &'static str) -> Field {
 
 const U16: Type = Type::Int(0, u16::MAX as u64);
 const U32: Type = Type::Int(0, u32::MAX as u64);
+/// A user or a group: (uid_t)-1 is none.
+const ID: Type = Type::Int(0, crate::plan::ids::MAX as u64);
 const U64: Type = Type::Int(0, u64::MAX);
 const I32: Type = Type::Int(i32::MIN as i64, i32::MAX as u64);
 const I64: Type = Type::Int(i64::MIN, i64::MAX as u64);
@@ -96,7 +98,7 @@ const MOUNT: Type = Type::Object(&[
     may("gidMappings", Type::List(&ID_MAPPING)),
 ]);
 
-const ID_MAPPING: Type = Type::Object(&[may("hostID", U32), may("containerID", U32), may("size", U32)]);
+const ID_MAPPING: Type = Type::Object(&[may("hostID", ID), may("containerID", ID), may("size", U32)]);
 
 /// config.json's `process`, or a process.json.
 pub(super) const PROCESS: Type = Type::Object(&[
@@ -105,10 +107,10 @@ pub(super) const PROCESS: Type = Type::Object(&[
     or(
         "user",
         Type::Object(&[
-            may("uid", U32),
-            may("gid", U32),
+            may("uid", ID),
+            may("gid", ID),
             may("umask", U32),
-            may("additionalGids", Type::List(&U32)),
+            may("additionalGids", Type::List(&ID)),
             may("username", Type::Str),
         ]),
         "{}",
@@ -227,8 +229,8 @@ const DEVICE: Type = Type::Object(&[
     may("major", I64),
     may("minor", I64),
     may("fileMode", U32),
-    may("uid", U32),
-    may("gid", U32),
+    may("uid", ID),
+    may("gid", ID),
 ]);
 
 const INTEL_RDT: Type = Type::Object(&[

@@ -1,8 +1,12 @@
 //! What a process is given: no more capabilities than were asked for, and in exec no less confinement than init has.
 
+use std::fs;
+
 use anyhow::{Context, ensure};
 use serde_json::json;
 
+use super::unless_refused;
+use crate::facts::Facts;
 use crate::harness::{Case, Ground, Level, wait_until};
 
 /// So many processes come in while one looks; each is there for a fraction of a millisecond before its program runs.
@@ -22,6 +26,9 @@ pub const CASES: &[Case] = &[
     case("exec is in every namespace of its container", "CVE-2016-9962", exec_namespaces),
     case("no process that a container sees is elsewhere or holds a directory of elsewhere", "CVE-2016-9962", elsewhere),
     case("a user by a number that is none is refused", "CVE-2016-3697", numeric_user),
+    case("a name in the image's passwd that looks like a number is no user", "CVE-2016-3697", numeric_names),
+    case("a user or a group of 4294967295 is refused", "CVE-2016-3697", minus_one),
+    case("an exec as the user or with the group 4294967295 is refused", "CVE-2016-3697", exec_minus_one),
     case("an id that is a path is refused", "CVE-2026-30892", ids),
     case("a container of another runtime's root is not found by a path", "CVE-2026-30892", foreign_ids),
     case("root of a user namespace is nobody outside", "CVE-2022-0492", user_namespace),
@@ -167,6 +174,79 @@ fn numeric_user(ground: &Ground) -> anyhow::Result<()> {
     }
     let facts = container.exec_facts(&["--user", "12:34"])?;
     ensure!(facts.status("Uid")?.starts_with("12\t"), "exec --user 12:34: found {}", facts.status("Uid")?);
+    Ok(())
+}
+
+/// Each of these names is root, says the image.
+fn numeric_names(ground: &Ground) -> anyhow::Result<()> {
+    const NAMES: [&str; 10] =
+        ["4294967296", "8589934592", "01000", "-1", "+5", "0x10", " 5", "1e3", "4294967295", "18446744073709551616"];
+    let mut bundle = ground.bundle()?;
+    let lines = |ids: &str| NAMES.map(|name| format!("{name}:x:{ids}\n")).concat();
+    fs::write(bundle.rootfs("/etc/passwd"), lines("0:0::/:/bin/sh"))?;
+    fs::write(bundle.rootfs("/etc/group"), lines("0:"))?;
+    let container = ground.start(&mut bundle)?;
+    for name in NAMES {
+        for (user, field) in [(name.to_owned(), "Uid"), (format!("7:{name}"), "Gid")] {
+            let done = container.exec_with(&[&format!("--user={user}")], &["/probe", "facts"])?;
+            if let Some(done) = unless_refused(done)? {
+                let found = Facts::parse(&done.stdout)?.status(field)?.to_owned();
+                ensure!(!found.starts_with("0\t"), "exec --user {user:?}: it became {field} 0");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// (uid_t)-1 tells setresuid(2) and chown(2) to leave what is there, and that is root.
+fn minus_one(ground: &Ground) -> anyhow::Result<()> {
+    let id = json!(u32::MAX);
+    let map = json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
+    let device = |field: &str| {
+        let mut device = json!({ "path": "/dev/spec", "type": "c", "major": 1, "minor": 3 });
+        device[field] = id.clone();
+        json!([device])
+    };
+    let tmpfs = |option: &str| json!({ "destination": "/tmp", "type": "tmpfs", "options": [option] });
+    for (pointer, value) in [
+        ("/process/user/uid", id.clone()),
+        ("/process/user/gid", id.clone()),
+        ("/process/user/additionalGids", json!([1, id])),
+        ("/linux/uidMappings", map.clone()),
+        ("/linux/gidMappings", map),
+        ("/linux/devices", device("uid")),
+        ("/linux/devices", device("gid")),
+        ("/mounts/100", tmpfs("uid=4294967295")),
+        ("/mounts/100", tmpfs("gid=-1")),
+    ] {
+        let mut bundle = ground.bundle()?;
+        if pointer.ends_with("Mappings") {
+            bundle.user_namespace(100_000, 65536)?;
+        }
+        bundle.set(pointer, value.clone());
+        let done = ground.run(&bundle)?;
+        ensure!(done.code != 0, "{pointer} = {value}: expected a refusal, found it taken");
+    }
+    Ok(())
+}
+
+fn exec_minus_one(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let container = ground.start(&mut bundle)?;
+    for flag in ["--user=4294967295", "--user=0:4294967295", "--additional-gids=4294967295"] {
+        let done = container.exec_with(&[flag], &["/probe", "facts"])?;
+        ensure!(done.code != 0, "exec {flag}: expected a refusal, found it taken");
+    }
+    for (field, value) in [("uid", json!(u32::MAX)), ("gid", json!(u32::MAX)), ("additionalGids", json!([u32::MAX]))] {
+        let mut process = bundle.config["process"].clone();
+        process["user"] = json!({ "uid": 0, "gid": 0 });
+        process["user"][field] = value;
+        process["args"] = json!(["/probe", "facts"]);
+        let file = ground.directory().join("process.json");
+        fs::write(&file, process.to_string())?;
+        let done = container.exec_with(&["--process", &file.to_string_lossy()], &[])?;
+        ensure!(done.code != 0, "process.json with user.{field} of 4294967295: expected a refusal, found it taken");
+    }
     Ok(())
 }
 
