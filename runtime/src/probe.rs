@@ -30,6 +30,8 @@ pub fn host() -> Result<Host> {
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         in_user_namespace: in_user_namespace(&proc)?,
         kernel: kernel_release(),
+        own_namespaces: Vec::new(),
+        host_namespaces: Vec::new(),
     })
 }
 

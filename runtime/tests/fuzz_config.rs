@@ -9,6 +9,7 @@ use std::path::Path;
 
 use brig::plan::container::{self, CreateChoices, ExecChoices};
 use brig::plan::host::CgroupLayout;
+use brig::plan::namespaces::NamespaceKind;
 use brig::plan::{Host, config};
 use serde_json::{Map, Value, json};
 
@@ -188,6 +189,8 @@ fn host(random: &mut Random) -> Host {
         selinux: random.below(4) == 0,
         in_user_namespace: random.below(4) == 0,
         kernel: *random.pick(&[(6, 12), (4, 19)]),
+        own_namespaces: NamespaceKind::ALL.into_iter().filter(|_| random.below(8) == 0).collect(),
+        host_namespaces: NamespaceKind::ALL.into_iter().filter(|_| random.below(8) == 0).collect(),
     }
 }
 

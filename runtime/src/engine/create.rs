@@ -7,6 +7,7 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
+use super::joined::Joined;
 use super::listener::Listener;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
 use super::{notify, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
@@ -24,7 +25,7 @@ use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
 use crate::sys::process::{self, Child};
 use crate::sys::procfs::Proc;
-use crate::sys::{ns, socket, tty};
+use crate::sys::{socket, tty};
 use crate::{probe, rootfs, trace};
 
 impl Engine {
@@ -58,7 +59,8 @@ impl Engine {
             notify::add_to(&mut spec, &absolute(&self.root)?.join(id));
         }
         let phase = trace::phase("plan");
-        let host = probe::host()?;
+        let mut host = probe::host()?;
+        let joined = Joined::open(&spec, &mut host)?;
         let choices = CreateChoices {
             no_pivot: options.no_pivot,
             no_new_keyring: options.no_new_keyring,
@@ -88,7 +90,7 @@ impl Engine {
             None => None,
         };
         let pipes = make_pipes(&mut options.stdio, &plan.init)?;
-        let launched = self.launch(reservation.entry(), plan, &spec, &host, record, console, &mut options, gated)?;
+        let launched = self.launch(reservation.entry(), plan, joined, &spec, &host, record, console, &mut options, gated)?;
         reservation.keep();
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
         let mut launched = Launched { pid: launched.pid, pidfd: launched.pidfd, terminal, pipes, notify };
@@ -106,6 +108,7 @@ impl Engine {
         &self,
         entry: &Entry,
         plan: ContainerPlan,
+        joined: Joined,
         spec: &Spec,
         host: &Host,
         mut record: Record,
@@ -122,7 +125,7 @@ impl Engine {
         let enter = made.self_entry()?;
         drop(phase);
         let phase = trace::phase("open what is inherited");
-        let mut inherit = join_fds(&namespaces, &mut init)?;
+        let mut inherit = joined.into_plan(&namespaces, &mut init)?;
         if let Some(rootfs) = &mut init.rootfs {
             rootfs.cgroup = cgroup_mounts(made)?;
             for (place, tree) in rootfs::open_sources(rootfs)? {
@@ -407,27 +410,4 @@ pub(super) fn make_pipes(stdio: &mut Stdio, init: &InitPlan) -> Result<Option<[O
 pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
     let (_, fds) = socket::receive(socket.as_fd(), 4096).context("unable to receive the terminal")?;
     fds.into_iter().next().ok_or_else(|| Error::other("init sent no terminal"))
-}
-
-/// Opens the namespaces to join, and puts their numbers into the plan. Those that a joined user namespace does not own
-/// come before it, because its root has no right to enter them, and the caller may have.
-fn join_fds(
-    namespaces: &crate::plan::namespaces::NamespacePlan,
-    init: &mut InitPlan,
-) -> Result<Vec<OwnedFd>> {
-    let (mut foreign, mut others, mut user) = (Vec::new(), Vec::new(), None);
-    for (kind, path) in namespaces.joined() {
-        let unable =
-            || format!("unable to join the {} namespace {} of linux.namespaces", kind.as_str(), path.display());
-        let fd = ns::open(path, kind.clone_flag()).with_context(unable)?;
-        match &user {
-            // The kind comes first of all.
-            None if kind == NamespaceKind::User => user = Some((kind, fd)),
-            Some((_, user)) if !ns::is_owned_by(fd.as_fd(), user.as_fd()).with_context(unable)? => foreign.push((kind, fd)),
-            _ => others.push((kind, fd)),
-        }
-    }
-    let ordered = || foreign.iter().chain(&user).chain(&others);
-    init.join = ordered().map(|(kind, fd)| (fd.as_raw_fd(), kind.clone_flag())).collect();
-    Ok(foreign.into_iter().chain(user).chain(others).map(|(_, fd)| fd).collect())
 }

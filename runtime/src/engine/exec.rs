@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::Process;
 
+use super::joined::compare_with_init;
 use super::listener::Listener;
 use super::create::{check_console, make_pipes, open_console, prepare_proxied, receive_terminal, set_oom_score};
 use super::{Engine, ExecOptions, Launched, ProcessSource, Stdio, announce};
@@ -37,7 +38,8 @@ impl Engine {
         let init = init.ok_or_else(|| Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"))?;
         let mut spec = container.spec()?;
         annotations::settle(&mut spec);
-        let host = probe::host()?;
+        let mut host = probe::host()?;
+        compare_with_init(&spec, container.record.init_process_pid, &mut host)?;
         let process = match &options.process {
             Some(source) => {
                 let process = read_process(source)?;

@@ -17,6 +17,7 @@ mod create;
 mod delete;
 mod exec;
 mod inspect;
+mod joined;
 mod listener;
 mod notify;
 mod options;

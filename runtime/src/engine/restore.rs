@@ -8,6 +8,7 @@ use oci_spec::runtime::Spec;
 
 use super::checkpoint::{DESCRIPTORS, Directory, EXTERNAL, apply, work_directory};
 use super::create::{check_console, read_config};
+use super::joined::Joined;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
 use super::{Console, Engine, Launched, RestoreOptions, Stdio, absolute, announce};
 use crate::cgroup::CgroupKind;
@@ -36,7 +37,9 @@ impl Engine {
         let path = bundle.join("config.json");
         let bytes = read_config(&bundle, &path)?;
         let (spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
-        let host = probe::host()?;
+        let mut host = probe::host()?;
+        // CRIU opens them itself, by their paths.
+        Joined::open(&spec, &mut host)?;
         let choices = CreateChoices { manager: self.manager, ..CreateChoices::default() };
         let (plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
         warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));

@@ -61,7 +61,7 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
     let checked = findings.violations.len();
     let linux = spec.linux().as_ref();
     check_seccomp(linux, &mut findings);
-    let namespaces = NamespacePlan::new(spec);
+    let namespaces = NamespacePlan::on_host(spec, host);
     let (clone_flags, sibling) = divide(&namespaces);
     let mount_options = MountOptions {
         no_pivot: choices.no_pivot,
@@ -237,7 +237,7 @@ pub fn build_exec(
     host: &Host,
 ) -> Result<(InitPlan, u64, Vec<String>)> {
     let mut findings = Findings::default();
-    let namespaces = NamespacePlan::new(spec);
+    let namespaces = NamespacePlan::on_host(spec, host);
     let own_user_namespace = namespaces.is_private(NamespaceKind::User);
     let mut plan = process::build(process, own_user_namespace, host, &mut findings);
     checks::check_process(process, "process", host, &mut findings);

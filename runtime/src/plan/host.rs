@@ -1,6 +1,8 @@
 //! The facts about a host that a plan depends on; `probe` finds them, tests make them up.
 #![forbid(unsafe_code)]
 
+use super::namespaces::NamespaceKind;
+
 /// How the host lays out its cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CgroupLayout {
@@ -33,6 +35,10 @@ pub struct Host {
     pub in_user_namespace: bool,
     /// Kernel release, major and minor.
     pub kernel: (u32, u32),
+    /// Kinds whose path in linux.namespaces leads to the caller's own namespace, whatever the path: nothing is joined.
+    pub own_namespaces: Vec<NamespaceKind>,
+    /// Kinds whose path in linux.namespaces leads to the namespace of process 1, the host's.
+    pub host_namespaces: Vec<NamespaceKind>,
 }
 
 impl Host {
@@ -47,6 +53,8 @@ impl Host {
             selinux: false,
             in_user_namespace: false,
             kernel: (6, 12),
+            own_namespaces: Vec::new(),
+            host_namespaces: Vec::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DeviceOp};
+use super::namespaces::NamespaceKind;
 use super::{Findings, Host, ids};
 
 mod idmap;
@@ -232,7 +233,8 @@ pub fn build(
 ) -> RootfsPlan {
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount);
+    let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
+        && !host.own_namespaces.contains(&NamespaceKind::Mount);
     let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
         list.into_iter().flatten().map(|path| clean(Path::new(path))).collect()
     };

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::Host;
+
 /// A kind of namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NamespaceKind {
@@ -123,6 +125,17 @@ impl NamespacePlan {
                 _ => Namespace::New,
             };
             plan.set(namespace.typ().into(), source);
+        }
+        plan
+    }
+
+    /// The same on `host`: a path that leads to the caller's own namespace joins nothing.
+    pub fn on_host(spec: &Spec, host: &Host) -> NamespacePlan {
+        let mut plan = NamespacePlan::new(spec);
+        for kind in &host.own_namespaces {
+            if matches!(plan.get(*kind), Namespace::Joined(_)) {
+                plan.set(*kind, Namespace::Inherited);
+            }
         }
         plan
     }

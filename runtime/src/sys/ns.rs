@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::fs::{Mode, OFlags};
+
 use super::procfs::Proc;
 use super::{SysError, SysResult, process};
 
@@ -83,15 +85,17 @@ pub fn loopback_up() -> SysResult<()> {
 pub fn open(path: &std::path::Path, kind: u64) -> SysResult<OwnedFd> {
     /// NS_GET_NSTYPE (linux/nsfs.h): _IO(0xb7, 0x3).
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
-    let file = std::fs::File::open(path)
-        .map_err(|error| SysError::from_io("openat", path.display().to_string(), &error))?;
+    // A FIFO in its place would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|error| SysError::from_rustix("openat", path.display().to_string(), error))?;
     // SAFETY: the ioctl takes no argument and returns an integer.
     let found = unsafe { libc::ioctl(file.as_raw_fd() as RawFd, NS_GET_NSTYPE as _) };
     if found < 0 || found as u32 as u64 != kind {
         let what = format!("{}, NS_GET_NSTYPE: found {found:#x}, expected {kind:#x}", path.display());
         return Err(SysError::new("ioctl", what, nix::errno::Errno::EINVAL));
     }
-    Ok(file.into())
+    Ok(file)
 }
 
 /// True where the user namespace `user`, or one below it, owns `namespace`: its root has privilege over that.

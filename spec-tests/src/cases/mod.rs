@@ -56,6 +56,7 @@ pub const ALL: &[&[Case]] = &[
     runtime::signals::CASES,
     runtime_linux::CASES,
     security::links::CASES,
+    security::namespaces::CASES,
     security::proc::CASES,
     security::descriptors::CASES,
     security::files::CASES,

@@ -24,6 +24,16 @@ impl HostMount {
         Ok(HostMount { path })
     }
 
+    /// Binds a file or a directory onto another that is there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn bind(source: &Path, path: PathBuf) -> anyhow::Result<HostMount> {
+        mount(Some(source), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("bind {} onto {}", source.display(), path.display()))?;
+        Ok(HostMount { path })
+    }
+
     /// A tmpfs, and another at `sub` in it, each with a file `mark` (names of them: `top` and `sub`).
     ///
     /// # Errors

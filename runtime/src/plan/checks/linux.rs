@@ -30,14 +30,23 @@ pub(super) fn namespace_paths_are_absolute(spec: &Spec, _: &Host, findings: &mut
     }
 }
 
+/// The container's root would become the root of the host's own processes.
+pub(super) fn mount_namespace_is_not_the_hosts(spec: &Spec, host: &Host, findings: &mut Findings) {
+    let private = is_private(spec, host, NamespaceKind::Mount);
+    if private && host.host_namespaces.contains(&NamespaceKind::Mount) {
+        let reason = "the path of the mount namespace leads to that of process 1";
+        findings.deny("linux.namespaces", reason, "leave the path out for a new one");
+    }
+}
+
 /// A new user namespace without mappings holds nobody; mappings without one say nothing.
-pub(super) fn user_namespaces_have_mappings(spec: &Spec, _: &Host, findings: &mut Findings) {
+pub(super) fn user_namespaces_have_mappings(spec: &Spec, host: &Host, findings: &mut Findings) {
     let Some(linux) = linux(spec) else { return };
     let lists = [
         ("linux.uidMappings", IdMap::new(linux.uid_mappings().as_deref())),
         ("linux.gidMappings", IdMap::new(linux.gid_mappings().as_deref())),
     ];
-    let plan = NamespacePlan::new(spec);
+    let plan = NamespacePlan::on_host(spec, host);
     for (path, map) in &lists {
         map.check(path, findings);
         match plan.get(NamespaceKind::User) {
@@ -57,7 +66,7 @@ pub(super) fn user_namespaces_have_mappings(spec: &Spec, _: &Host, findings: &mu
 
 /// Without privilege nothing can be made but in a user namespace.
 pub(super) fn rootless_has_a_user_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
-    if host.euid != 0 && !is_private(spec, NamespaceKind::User) {
+    if host.euid != 0 && !is_private(spec, host, NamespaceKind::User) {
         findings.deny(
             "linux.namespaces",
             "rootless container requires user namespaces",
@@ -67,11 +76,11 @@ pub(super) fn rootless_has_a_user_namespace(spec: &Spec, host: &Host, findings: 
 }
 
 /// config-linux.md, Offset for Time Namespace; time_namespaces(7) has no other clocks.
-pub(super) fn time_offsets_have_a_time_namespace(spec: &Spec, _: &Host, findings: &mut Findings) {
+pub(super) fn time_offsets_have_a_time_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
     let Some(offsets) = linux(spec).and_then(|linux| linux.time_offsets().as_ref()).filter(|map| !map.is_empty()) else {
         return;
     };
-    match NamespacePlan::new(spec).get(NamespaceKind::Time) {
+    match NamespacePlan::on_host(spec, host).get(NamespaceKind::Time) {
         Namespace::New => {}
         Namespace::Inherited => {
             let reason = "time namespace offsets specified, but time namespace isn't enabled in the config";
@@ -96,9 +105,9 @@ pub(super) fn time_offsets_have_a_time_namespace(spec: &Spec, _: &Host, findings
 }
 
 /// Masking a path in the caller's own mount namespace would mask it for the host.
-pub(super) fn hidden_paths_have_a_mount_namespace(spec: &Spec, _: &Host, findings: &mut Findings) {
+pub(super) fn hidden_paths_have_a_mount_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
     let Some(linux) = linux(spec) else { return };
-    let private = is_private(spec, NamespaceKind::Mount);
+    let private = is_private(spec, host, NamespaceKind::Mount);
     for (name, list) in [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())] {
         let list = list.as_deref().unwrap_or_default();
         if !private && !list.is_empty() {

@@ -30,6 +30,7 @@ const DENIALS: &[Check] = &[
     process_is_valid,
     linux::namespaces_are_listed_once,
     linux::namespace_paths_are_absolute,
+    linux::mount_namespace_is_not_the_hosts,
     linux::user_namespaces_have_mappings,
     linux::rootless_has_a_user_namespace,
     linux::time_offsets_have_a_time_namespace,
@@ -88,8 +89,13 @@ fn linux(spec: &Spec) -> Option<&Linux> {
 }
 
 /// The process gets a namespace of this kind that is not the caller's.
-fn is_private(spec: &Spec, kind: NamespaceKind) -> bool {
-    NamespacePlan::new(spec).is_private(kind)
+fn is_private(spec: &Spec, host: &Host, kind: NamespaceKind) -> bool {
+    NamespacePlan::on_host(spec, host).is_private(kind)
+}
+
+/// What is changed in the process's namespace of this kind changes neither the caller's nor the host's.
+fn is_apart_from_host(spec: &Spec, host: &Host, kind: NamespaceKind) -> bool {
+    is_private(spec, host, kind) && !host.host_namespaces.contains(&kind)
 }
 
 /// An absolute path.

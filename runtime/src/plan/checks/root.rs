@@ -3,7 +3,7 @@
 
 use oci_spec::runtime::{Hook, Spec};
 
-use super::{is_private, linux};
+use super::{is_apart_from_host, linux};
 use crate::plan::namespaces::NamespaceKind;
 use crate::plan::{Findings, Host};
 
@@ -35,8 +35,8 @@ pub(super) fn root_is_given(spec: &Spec, _: &Host, findings: &mut Findings) {
 }
 
 /// A name that is set in the caller's own UTS namespace would be the host's.
-pub(super) fn names_have_a_uts_namespace(spec: &Spec, _: &Host, findings: &mut Findings) {
-    let private = is_private(spec, NamespaceKind::Uts);
+pub(super) fn names_have_a_uts_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
+    let private = is_apart_from_host(spec, host, NamespaceKind::Uts);
     for (path, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
         if !private && name.as_deref().is_some_and(|name| !name.is_empty()) {
             let reason = format!("unable to set {path} without a private UTS namespace");

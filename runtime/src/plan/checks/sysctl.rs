@@ -3,8 +3,8 @@
 
 use oci_spec::runtime::Spec;
 
-use super::linux;
-use crate::plan::namespaces::{Namespace, NamespaceKind, NamespacePlan};
+use super::{is_apart_from_host, linux};
+use crate::plan::namespaces::NamespaceKind;
 use crate::plan::{Findings, Host};
 
 /// ipc_namespaces(7), and kernel/ipc/ipc_sysctl.c.
@@ -28,24 +28,24 @@ pub fn dotted(name: &str) -> String {
     }
 }
 
-pub(super) fn sysctls_are_namespaced(spec: &Spec, _: &Host, findings: &mut Findings) {
+pub(super) fn sysctls_are_namespaced(spec: &Spec, host: &Host, findings: &mut Findings) {
     let Some(sysctls) = linux(spec).and_then(|linux| linux.sysctl().as_ref()) else { return };
-    let plan = NamespacePlan::new(spec);
+    let is_apart = |kind| is_apart_from_host(spec, host, kind);
     let mut names: Vec<&String> = sysctls.keys().collect();
     names.sort();
     for name in names {
-        if let Err((reason, mend)) = allowed(&dotted(name), &plan) {
+        if let Err((reason, mend)) = allowed(&dotted(name), &is_apart) {
             findings.deny(format!("linux.sysctl[{name:?}]"), reason, mend);
         }
     }
 }
 
-fn allowed(name: &str, plan: &NamespacePlan) -> Result<(), (String, &'static str)> {
+fn allowed(name: &str, is_apart: &dyn Fn(NamespaceKind) -> bool) -> Result<(), (String, &'static str)> {
     if name.split('.').any(|part| part.is_empty() || part.split('/').any(|step| step.is_empty() || step == "..")) {
         return Err((format!("{name:?} is no sysctl"), "write names with dots between them"));
     }
     if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
-        return if plan.is_private(NamespaceKind::Ipc) {
+        return if is_apart(NamespaceKind::Ipc) {
             Ok(())
         } else {
             let reason = format!("sysctl {name:?} is not allowed in the hosts ipc namespace");
@@ -53,7 +53,7 @@ fn allowed(name: &str, plan: &NamespacePlan) -> Result<(), (String, &'static str
         };
     }
     if name.starts_with("net.") {
-        return if has_own_network(plan) {
+        return if is_apart(NamespaceKind::Network) {
             Ok(())
         } else {
             let reason = format!("sysctl {name:?} not allowed in host network namespace");
@@ -61,22 +61,11 @@ fn allowed(name: &str, plan: &NamespacePlan) -> Result<(), (String, &'static str
         };
     }
     match name {
-        "kernel.domainname" if plan.is_private(NamespaceKind::Uts) => Ok(()),
-        "kernel.hostname" if plan.is_private(NamespaceKind::Uts) => {
+        "kernel.domainname" if is_apart(NamespaceKind::Uts) => Ok(()),
+        "kernel.hostname" if is_apart(NamespaceKind::Uts) => {
             let reason = format!("sysctl {name:?} is not allowed as it conflicts with the OCI \"hostname\" field");
             Err((reason, "set hostname instead"))
         }
         _ => Err((format!("sysctl {name:?} is not in a separate kernel namespace"), "set it on the host")),
-    }
-}
-
-/// The network namespace is new, or a file that is not plainly the host's own.
-fn has_own_network(plan: &NamespacePlan) -> bool {
-    match plan.get(NamespaceKind::Network) {
-        Namespace::New => true,
-        Namespace::Inherited => false,
-        Namespace::Joined(path) => !["/proc/1/ns/net", "/proc/self/ns/net", "/proc/thread-self/ns/net"]
-            .iter()
-            .any(|host| path.as_os_str() == *host),
     }
 }

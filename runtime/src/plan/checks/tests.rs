@@ -172,9 +172,32 @@ fn sysctls() {
     for name in ["net.ipv4.ip_forward", "kernel.sem", "kernel.domainname", "kernel.hostname"] {
         assert_eq!(faults(&[("/linux/sysctl", json!({ name: "1" })), host.clone()]).len(), 1, "{name}");
     }
-    let joined = json!([{"type": "network", "path": "/proc/1/ns/net"}]);
-    let found = faults(&[("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"})), ("/linux/namespaces", joined)]);
-    assert!(found[0].contains("not allowed in host network namespace"), "{found:?}");
+}
+
+#[test]
+fn a_path_that_leads_to_the_callers_or_the_hosts_namespace_makes_none_private() {
+    let path = "/run/spec/namespace";
+    let joined = |kind| ("/linux/namespaces", json!([{"type": kind, "path": path}, {"type": "mount"}]));
+    let own = |kind| Host { own_namespaces: vec![kind], ..host() };
+    let of_pid_one = |kind| Host { host_namespaces: vec![kind], ..host() };
+    let cases = [
+        ("network", NamespaceKind::Network, "/linux/sysctl", json!({"net.core.somaxconn": "1"})),
+        ("ipc", NamespaceKind::Ipc, "/linux/sysctl", json!({"kernel.sem": "1"})),
+        ("ipc", NamespaceKind::Ipc, "/linux/sysctl", json!({"fs.mqueue.msg_max": "1"})),
+        ("uts", NamespaceKind::Uts, "/linux/sysctl", json!({"kernel.domainname": "a"})),
+        ("uts", NamespaceKind::Uts, "/hostname", json!("a")),
+        ("uts", NamespaceKind::Uts, "/domainname", json!("a")),
+    ];
+    for (name, kind, pointer, value) in cases {
+        let changes = [joined(name), (pointer, value)];
+        assert_eq!(findings_with(&host(), &changes).violations, [], "{name}: of another container");
+        for host in [own(kind), of_pid_one(kind)] {
+            assert_eq!(findings_with(&host, &changes).violations.len(), 1, "{name} {pointer}");
+        }
+    }
+    let mount = ("/linux/namespaces", json!([{"type": "mount", "path": path}]));
+    let found = findings_with(&of_pid_one(NamespaceKind::Mount), &[mount]).violations;
+    assert!(found.len() == 1 && found[0].reason.contains("process 1"), "{found:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod files;
 pub mod host_nodes;
 pub mod links;
+pub mod namespaces;
 pub mod proc;
 pub mod process;
 
