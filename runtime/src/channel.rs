@@ -64,9 +64,11 @@ impl ParentEnd {
 
     /// The next request, or the end. Log lines are handed to `log` on the way.
     ///
-    /// A bare four-byte packet is the errno of a step between clone and exec (see [`crate::sys::process`]).
-    pub fn next(&self, mut log: impl FnMut(bool, &str)) -> Result<Event> {
+    /// A bare four-byte packet is the errno of a step between clone and exec (see [`crate::sys::process`]). `ready`
+    /// waits for each packet, and ends the wait with its error.
+    pub fn next(&self, ready: impl Fn() -> Result<()>, mut log: impl FnMut(bool, &str)) -> Result<Event> {
         loop {
+            ready()?;
             let (packet, fds) = match socket::receive(self.0.as_fd(), LIMIT) {
                 // A child that died with our messages unread resets the connection.
                 Err(error) if error.errno() == nix::errno::Errno::ECONNRESET => return Ok(Event::End),
@@ -186,7 +188,7 @@ mod tests {
         let (parent, init) = pair().unwrap();
         for pid in [1, 63, 64, 8191, 8192] {
             init.tell(&Sibling { pid }, &[]).unwrap();
-            let Event::Request(Step::Sibling, body, _) = parent.next(|_, _| ()).unwrap() else { panic!("pid {pid}") };
+            let Event::Request(Step::Sibling, body, _) = parent.next(|| Ok(()), |_, _| ()).unwrap() else { panic!("pid {pid}") };
             assert_eq!(parent.read::<Sibling>(&body).unwrap().pid, pid);
         }
     }
@@ -202,7 +204,7 @@ mod tests {
             init.failed(&Error::new(crate::error::ErrorKind::Executable, "exec: no")).unwrap();
         });
         let mut lines = Vec::new();
-        let mut next = || parent.next(|warning, line| lines.push((warning, line.to_owned()))).unwrap();
+        let mut next = || parent.next(|| Ok(()), |warning, line| lines.push((warning, line.to_owned()))).unwrap();
         let Event::Request(Step::Mounted, ..) = next() else { panic!("Mounted comes first") };
         parent.answer::<Mounted>(&()).unwrap();
         let Event::Request(Step::Limits, body, _) = next() else { panic!("then Limits") };

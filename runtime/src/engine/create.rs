@@ -15,6 +15,7 @@ use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
 use crate::launch::parent::{IdMaps, Launch, Moments, launch};
+use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
 use crate::launch::{faults, gate};
 use crate::plan::container::{self, ContainerPlan, CreateChoices};
 use crate::plan::hooks::{Hook, HooksPlan};
@@ -165,6 +166,7 @@ impl Engine {
             stdio,
             gate,
             console,
+            stall: StallLimit { timeout: STALL_TIMEOUT, counts: Stalled::Stopped },
         };
         let (hooks, listener) = (&hooks, Listener::of(spec, &record.id, &record.bundle));
         let (hooks_began, announced) = (false, false);

@@ -10,9 +10,10 @@ use super::joined::compare_with_init;
 use super::listener::Listener;
 use super::create::{check_console, make_pipes, open_console, prepare_proxied, receive_terminal, set_oom_score};
 use super::{Engine, ExecOptions, Launched, ProcessSource, Stdio, announce};
-use crate::cgroup::ExecTarget;
+use crate::cgroup::{Cgroup, ExecTarget};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, Moments, launch};
+use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
 use crate::plan::intel_rdt::Group;
 use crate::plan::{annotations, config, process as process_plan};
 use crate::plan::container::{self, ExecChoices};
@@ -86,6 +87,7 @@ impl Engine {
             listener: Listener::of(&spec, id, &container.record.bundle),
             init: container.record.init_process_pid,
             group: container.record.intel_rdt.clone(),
+            cgroup: container.cgroup(),
         };
         let request = Launch {
             plan,
@@ -101,6 +103,7 @@ impl Engine {
             stdio,
             gate: None,
             console,
+            stall: StallLimit { timeout: options.stall_timeout.unwrap_or(STALL_TIMEOUT), counts: Stalled::Idle },
         };
         let child = launch(request, &mut moments)?;
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
@@ -161,6 +164,8 @@ struct Joining<'a> {
     group: Option<Group>,
     /// The container's init.
     init: i32,
+    /// The container's own.
+    cgroup: Cgroup,
 }
 
 impl Moments for Joining<'_> {
@@ -194,6 +199,13 @@ impl Moments for Joining<'_> {
             Some(listener) => listener.send(fd, child.pid, "running", self.init),
             None => Ok(()),
         }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.cgroup.is_frozen().unwrap_or_else(|error| {
+            tracing::debug!("{error}");
+            false
+        })
     }
 
     fn died(&self) -> String {

@@ -3,10 +3,12 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Notify;
+use crate::error::{Error, ErrorKind, Result};
 use crate::state::Status;
 
 /// Where a new process's standard input, output and error come from.
@@ -116,6 +118,32 @@ pub struct ExecOptions {
     pub stdio: Stdio,
     /// The process outlives the caller.
     pub detach: bool,
+    /// How long the process may make no progress until its program runs: then it is killed, for a process of the
+    /// container may have stopped it. `None` for ten seconds, [`Duration::MAX`] for no limit. A paused container's time
+    /// does not count.
+    pub stall_timeout: Option<Duration>,
+}
+
+impl ExecOptions {
+    /// Reads a `stall_timeout` from the environment variable BRIG_EXEC_TIMEOUT: seconds, and 0 for no limit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] for what is no number of seconds.
+    pub fn stall_timeout_of_environment() -> Result<Option<Duration>> {
+        const NAME: &str = "BRIG_EXEC_TIMEOUT";
+        std::env::var_os(NAME).map(|value| stall_timeout(NAME, &value.to_string_lossy())).transpose()
+    }
+}
+
+fn stall_timeout(name: &str, text: &str) -> Result<Duration> {
+    match text.parse().map(Duration::try_from_secs_f64) {
+        Ok(Ok(Duration::ZERO)) => Ok(Duration::MAX),
+        Ok(Ok(timeout)) => Ok(timeout),
+        _ => {
+            let message = format!("{name}={text:?}: expected a number of seconds, such as 30, or 0 for no limit");
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        }
+    }
 }
 
 /// What of a container's cgroups is saved or brought back (criu(8), --manage-cgroups). The numbers are CRIU's.

@@ -9,11 +9,13 @@
 
 pub(crate) mod faults;
 pub mod gate;
+mod guard;
 pub mod init;
 pub mod parent;
 mod join;
 mod network;
 mod program;
+pub mod stall;
 mod steps;
 mod streams;
 mod terminal;

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use oci_spec::runtime::LinuxSeccomp;
 
@@ -18,10 +19,12 @@ use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::rootfs;
 use crate::sys::process::{self, Child, Exit, Spawn};
 use crate::sys::procfs::Proc;
-use crate::sys::{SysError, seal};
+use crate::sys::{SysError, SysResult, seal};
 use crate::trace;
 
 use super::network::HandedOver;
+use super::guard::Guard;
+use super::stall::{self, StallLimit};
 use super::{INIT_NAME, PLAN_VERSION, faults, streams};
 
 /// User and group maps of a new user namespace.
@@ -64,6 +67,8 @@ pub struct Launch<'a> {
     pub gate: Option<OwnedFd>,
     /// Where the terminal's master goes.
     pub console: Option<OwnedFd>,
+    /// When init is given up, because it makes no progress.
+    pub stall: StallLimit,
 }
 
 /// What the engine does at the moments that the handshake gives it.
@@ -78,44 +83,12 @@ pub trait Moments {
     fn ready(&mut self, child: &Child) -> Result<()>;
     /// A seccomp filter is in force, and this is its listener, for the agent that the configuration names.
     fn listening(&mut self, child: &Child, listener: OwnedFd) -> Result<()>;
+    /// The container is paused: init stands still until it is resumed, and is waited for.
+    fn is_frozen(&self) -> bool {
+        false
+    }
     /// Why the process may have died: the out-of-memory killer, say. Empty when nothing is known.
     fn died(&self) -> String;
-}
-
-/// A launched process that is killed and reaped when it is dropped before [`Guard::keep`].
-#[derive(Debug)]
-struct Guard(Option<Child>);
-
-impl Guard {
-    fn child(&self) -> &Child {
-        match &self.0 {
-            Some(child) => child,
-            None => unreachable!("a guard without its child"),
-        }
-    }
-
-    fn keep(mut self) -> Child {
-        match self.0.take() {
-            Some(child) => child,
-            None => unreachable!("a guard without its child"),
-        }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let Some(child) = self.0.take() else { return };
-        // ESRCH: it has ended by itself.
-        match process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL) {
-            Err(error) if error.errno() != nix::errno::Errno::ESRCH => tracing::warn!("unable to clean up: {error}"),
-            _ => {}
-        }
-        match process::wait(child.pidfd.as_fd()) {
-            // ECHILD: its end was seen and reported already.
-            Err(error) if error.errno() != nix::errno::Errno::ECHILD => tracing::warn!("unable to clean up: {error}"),
-            _ => {}
-        }
-    }
 }
 
 /// Launches init, and returns once it waits at the gate, or without a gate once its program runs.
@@ -172,9 +145,10 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
     };
     // Both closings of the image wait for a grace period: this one while init is at work, the other in its program's time.
     image.mount = None;
-    let stdio = launch.stdio.take();
+    let (stdio, stall) = (launch.stdio.take(), launch.stall);
     let mut server = Server {
         devices: None, parent, guard, stage_1: None, moments, steps, plan: &launch.plan, seccomp, sibling_maps, stdio,
+        stall,
     };
     server.serve()?;
     faults::parent("answered");
@@ -244,7 +218,7 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     launch.enter.clear();
     launch.gate = None;
     launch.console = None;
-    Ok((parent, Guard(Some(child)), image))
+    Ok((parent, Guard::new(child), image))
 }
 
 fn no_process(error: SysError) -> Error {
@@ -315,12 +289,20 @@ struct Server<'a> {
     seccomp: Option<Filter>,
     sibling_maps: Option<IdMaps>,
     stdio: Option<[OwnedFd; 3]>,
+    stall: StallLimit,
 }
 
 impl Server<'_> {
     fn next(&self) -> Result<Event> {
         let _phase = trace::phase("wait for init");
-        self.parent.next(|warning, line| if warning { tracing::warn!("{line}") } else { tracing::debug!("{line}") })
+        let readable = |timeout| process::poll_readable(self.parent.fd(), timeout).map(|ready| ready.then_some(()));
+        let ready = || self.wait(readable);
+        self.parent.next(ready, |warning, line| if warning { tracing::warn!("{line}") } else { tracing::debug!("{line}") })
+    }
+
+    /// Waits for what `poll` waits for, as long as init makes progress.
+    fn wait<T>(&self, poll: impl Fn(Option<Duration>) -> SysResult<Option<T>>) -> Result<T> {
+        stall::wait(self.stall, self.guard.child().pid, || self.moments.is_frozen(), poll)
     }
 
     fn serve(&mut self) -> Result<()> {
@@ -392,7 +374,8 @@ impl Server<'_> {
     /// ends by itself when this end of the channel goes.
     fn next_of_stage_1(&self, early: &mut VecDeque<Event>) -> Result<Event> {
         loop {
-            if !process::readable_before_end(self.parent.fd(), self.guard.child().pidfd.as_fd())? {
+            let (channel, pidfd) = (self.parent.fd(), self.guard.child().pidfd.as_fd());
+            if !self.wait(|timeout| process::readable_before_end(channel, pidfd, timeout))? {
                 return Ok(early.pop_front().filter(|event| matches!(event, Event::Failed(_))).unwrap_or(Event::End));
             }
             match self.next()? {
@@ -407,7 +390,7 @@ impl Server<'_> {
     fn adopt(&mut self, body: &[u8], fd: Option<OwnedFd>) -> Result<()> {
         let Sibling { pid } = self.parent.read(body)?;
         let pidfd = fd.ok_or_else(|| Error::other("the new process came without its pidfd"))?;
-        self.stage_1 = Some(std::mem::replace(&mut self.guard, Guard(Some(Child { pid, pidfd }))));
+        self.stage_1 = Some(std::mem::replace(&mut self.guard, Guard::new(Child { pid, pidfd })));
         match &self.sibling_maps {
             Some(maps) => {
                 write_maps(pid, maps)?;

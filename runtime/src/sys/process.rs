@@ -352,14 +352,24 @@ pub fn poll_readable(fd: BorrowedFd, timeout: Option<std::time::Duration>) -> Sy
 }
 
 /// Waits until there is something to read from `fd`, or `pidfd`'s process has ended; true for the former. What the
-/// process wrote before its end counts as there.
-pub fn readable_before_end(fd: BorrowedFd, pidfd: BorrowedFd) -> SysResult<bool> {
-    use rustix::event::{PollFd, PollFlags, poll};
+/// process wrote before its end counts as there. `None` when `timeout` passes first.
+pub fn readable_before_end(
+    fd: BorrowedFd,
+    pidfd: BorrowedFd,
+    timeout: Option<std::time::Duration>,
+) -> SysResult<Option<bool>> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let deadline = timeout.map(|timeout| std::time::Instant::now() + timeout);
     // In this order: poll(2) looks at the process first, so that words that came with its end are seen after it.
     let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN), PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     loop {
-        match poll(&mut fds, None) {
-            Ok(_) => return Ok(!fds[1].revents().is_empty()),
+        let left = deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        match poll(&mut fds, left.as_ref()) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(Some(!fds[1].revents().is_empty())),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(SysError::from_rustix("poll", fd.as_raw_fd().to_string(), error)),
         }

@@ -18,4 +18,5 @@ mod seccomp_live;
 mod seccomp_notify;
 mod sealed_program;
 mod security;
+mod stopped;
 mod terminal;

@@ -88,6 +88,7 @@ fn options(args: &Args) -> Result<ExecOptions> {
         preserve_fds,
         stdio: if detach { Stdio::Inherit } else { Stdio::Proxied },
         detach,
+        stall_timeout: ExecOptions::stall_timeout_of_environment()?,
         process,
         ..ExecOptions::default()
     };

@@ -1,0 +1,63 @@
+//! Processes of a container that stop the runtime's own process beside them.
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use crate::helpers::script;
+use crate::support::{Bundle, output, show, wait_until};
+
+/// Stops every process of the pid namespace but itself, again and again. The shell's own kill: no further process.
+const STOP_ALL: &str = "while :; do kill -STOP -1; done";
+
+fn exec(bundle: &Bundle, seconds: &str, flags: &[&str]) -> Command {
+    let mut command = bundle.command(&[&["exec"], flags, &[&bundle.id, "true"]].concat());
+    command.env("BRIG_EXEC_TIMEOUT", seconds);
+    command
+}
+
+#[test]
+fn an_exec_whose_init_is_stopped_fails_at_its_timeout_and_leaves_no_process() {
+    let bundle = script(STOP_ALL);
+    bundle.start();
+    let before = bundle.processes();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // The program may be faster than the signal.
+    let stopped: Output = loop {
+        let began = Instant::now();
+        let output = output(&mut exec(&bundle, "1", &["--detach"]));
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        if !output.status.success() {
+            break output;
+        }
+        assert!(Instant::now() < deadline, "no exec was stopped");
+    };
+    let text = String::from_utf8_lossy(&stopped.stderr);
+    assert!(text.contains("made no progress for 1 s, and was killed: it is stopped"), "{}", show(&stopped));
+    bundle.ok(&["kill", &bundle.id, "KILL"]);
+    bundle.wait_for("stopped");
+    wait_until("no process of an exec", || bundle.processes().iter().all(|pid| before.contains(pid)));
+}
+
+#[test]
+fn an_exec_in_a_paused_container_waits_longer_than_its_timeout() {
+    let bundle = script("sleep 1000");
+    bundle.start();
+    bundle.ok(&["pause", &bundle.id]);
+    let mut waiting = exec(&bundle, "0.2", &["--ignore-paused"]).spawn().unwrap();
+    // Five timeouts: nothing else tells that it would have been given up.
+    let until = Instant::now() + Duration::from_secs(1);
+    wait_until("five timeouts", || Instant::now() > until);
+    assert!(waiting.try_wait().unwrap().is_none(), "it did not wait for the container to be resumed");
+    bundle.ok(&["resume", &bundle.id]);
+    assert!(waiting.wait().unwrap().success());
+}
+
+#[test]
+fn a_timeout_that_is_no_number_of_seconds_is_refused() {
+    let bundle = script("sleep 1000");
+    bundle.start();
+    let refused = output(&mut exec(&bundle, "soon", &[]));
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("BRIG_EXEC_TIMEOUT=\\\"soon\\\": expected a number of seconds"), "{}", show(&refused));
+    assert!(output(&mut exec(&bundle, "0", &[])).status.success(), "0 is no limit");
+}
