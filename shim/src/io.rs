@@ -12,13 +12,16 @@
 //! or misconfigure what it holds.
 
 mod fifo;
+mod file;
 mod logger;
+mod open;
 mod pump;
+mod stdin;
 mod watches;
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -32,10 +35,13 @@ use tokio::task::JoinSet;
 
 use crate::reaper::Reaper;
 use crate::runtime::Streams;
+use file::HostFile;
 use logger::{Logger, Spawned};
 
 pub use logger::READY;
+pub use stdin::StdinEnds;
 use fifo::Fifo;
+use open::{open_input, open_output};
 use pump::{Life, Sink, Source, Stage};
 
 /// How long an output may keep its process, where a reader is there that does not read.
@@ -132,7 +138,7 @@ fn path(rest: &str) -> Result<PathBuf> {
 enum Output {
     Null,
     Fifo(Fifo),
-    File(std::fs::File),
+    File(HostFile),
     /// The read end of the pipe is with the logger; this is the end to write to.
     Logger(OwnedFd),
     /// For standard error: to where standard output goes.
@@ -143,7 +149,7 @@ enum Output {
 #[derive(Debug)]
 enum Input {
     Null,
-    /// Opened by the start of the process ([`Copying::open_stdin`]). A client whose writes get through may have come to
+    /// Opened by the start of the process ([`StdinEnds::open`]). A client whose writes get through may have come to
     /// their end, and asks for CloseIO at once: before Create is answered, containerd would not know the task, and the
     /// request would be lost.
     Fifo(PathBuf),
@@ -166,6 +172,8 @@ pub struct Opened {
 pub struct Prepared {
     /// The FIFO of standard input.
     input: Option<PathBuf>,
+    /// The same, opened.
+    ends: Option<StdinEnds>,
     /// Our end of the process's standard input, without a terminal.
     stdin: Option<OwnedFd>,
     outputs: Vec<(OwnedFd, Output)>,
@@ -211,7 +219,8 @@ impl Opened {
     /// The process's ends, and what is to be copied from ours.
     pub fn split(self) -> Result<(Streams, Prepared)> {
         let (logger, timeouts) = (self.logger, self.timeouts);
-        let mut prepared = Prepared { input: None, stdin: None, outputs: Vec::new(), terminal: None, logger, timeouts };
+        let mut prepared =
+            Prepared { input: None, ends: None, stdin: None, outputs: Vec::new(), terminal: None, logger, timeouts };
         let [stdout, stderr] = self.outputs;
         if self.terminal {
             if let Input::Fifo(path) = self.input {
@@ -253,11 +262,29 @@ impl Opened {
 }
 
 impl Prepared {
-    /// Starts copying; standard input follows. `terminal` is the master of a process that has one.
+    /// Opens standard input, of a process that runs at once. Not for the server's thread.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open_stdin(&mut self) -> Result<()> {
+        self.ends = self.input.as_deref().map(StdinEnds::open).transpose()?;
+        Ok(())
+    }
+
+    /// Starts copying; standard input follows, where it was not opened. `terminal` is the master of a process that has one.
     ///
     /// # Errors
     /// A descriptor cannot be polled.
-    pub fn start(self, terminal: Option<OwnedFd>, reaper: &Arc<Reaper>) -> Result<Copying> {
+    pub fn start(mut self, terminal: Option<OwnedFd>, reaper: &Arc<Reaper>) -> Result<Copying> {
+        let ends = self.ends.take();
+        let mut copying = self.start_outputs(terminal, reaper)?;
+        if let Some(ends) = ends {
+            copying.copy_stdin(ends)?;
+        }
+        Ok(copying)
+    }
+
+    fn start_outputs(self, terminal: Option<OwnedFd>, reaper: &Arc<Reaper>) -> Result<Copying> {
         let mut copying = Copying {
             stdin: JoinSet::new(),
             outputs: JoinSet::new(),
@@ -336,7 +363,7 @@ impl Copying {
                 set_nonblocking(&fd)?;
                 Sink::fd(fd)?
             }
-            Output::File(file) => Sink::File(Arc::new(file)),
+            Output::File(file) => Sink::File(file),
         };
         self.outputs.spawn(pump::bytes(source.into_polled(), sink, life));
         self.unread.push(read);
@@ -358,16 +385,19 @@ impl Copying {
         async move { patiently(limit, all).await.is_some() }
     }
 
-    /// Opens the FIFO of standard input, if there is one that is not open yet, and copies from it.
+    /// The FIFO of standard input, where there is one that is not open yet.
+    pub fn unopened_stdin(&self) -> Option<PathBuf> {
+        self.waiting.as_ref().map(|waiting| waiting.path.clone())
+    }
+
+    /// Copies from the FIFO of standard input, which has been opened.
     ///
     /// # Errors
-    /// It cannot be opened, or not be polled. Then it can be tried again.
-    pub fn open_stdin(&mut self) -> Result<()> {
+    /// It cannot be polled. Then it can be tried again.
+    pub fn copy_stdin(&mut self, ends: StdinEnds) -> Result<()> {
         let Some(waiting) = &self.waiting else { return Ok(()) };
-        let unable = || format!("unable to open standard input {}", waiting.path.display());
-        // The reader first: without one a writer that does not block is refused (fifo(7)).
-        let reader = pump::polled(open_fifo(&waiting.path, true, false).with_context(unable)?)?;
-        let writer = open_fifo(&waiting.path, false, true).with_context(unable)?;
+        let StdinEnds { reader, writer } = ends;
+        let reader = pump::polled(reader)?;
         let sink = waiting.to.try_clone().context("unable to copy an fd")?;
         if waiting.is_terminal {
             self.stdin.spawn(pump::bytes(reader, Sink::fd(sink)?, Life::new(self.stage.subscribe())));
@@ -444,39 +474,9 @@ fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
     Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(error)?)
 }
 
-fn is_fifo(path: &Path) -> std::io::Result<bool> {
-    Ok(std::fs::metadata(path)?.file_type().is_fifo())
-}
-
 fn open_fifo(path: &Path, read: bool, write: bool) -> std::io::Result<OwnedFd> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     Ok(OpenOptions::new().read(read).write(write).custom_flags(flags).open(path)?.into())
-}
-
-fn open_input(address: Address) -> std::io::Result<Input> {
-    match address {
-        Address::Null | Address::Binary(_) => Ok(Input::Null),
-        Address::Path(path) | Address::File(path) => {
-            if !is_fifo(&path)? {
-                return Ok(Input::File(std::fs::File::open(&path)?));
-            }
-            Ok(Input::Fifo(path))
-        }
-    }
-}
-
-fn open_output(address: Address) -> std::io::Result<Output> {
-    match address {
-        Address::Null | Address::Binary(_) => Ok(Output::Null),
-        Address::Path(path) if is_fifo(&path)? => Ok(Output::Fifo(Fifo::open(&path)?)),
-        Address::Path(path) => Ok(Output::File(OpenOptions::new().append(true).open(path)?)),
-        Address::File(path) => {
-            if let Some(directory) = path.parent() {
-                DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-            }
-            Ok(Output::File(OpenOptions::new().append(true).create(true).mode(0o644).open(path)?))
-        }
-    }
 }
 
 #[cfg(test)]

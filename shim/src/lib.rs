@@ -9,7 +9,8 @@
 //! | module | what |
 //! |---|---|
 //! | [`bootstrap`] | containerd's commands, the socket, and the start of the server |
-//! | [`server`] | the server's life: its thread, its pool, its signals |
+//! | [`server`] | the server's life: its thread, its signals |
+//! | [`calls`] | where calls run, and what they wait for |
 //! | [`service`], [`rpc_error`] | ttrpc calls in, answers and status codes out |
 //! | [`tasks`], [`task`], [`process`] | all containers, one container, one process of it |
 //! | [`runtime`] | the engine, or another runtime's command |
@@ -29,6 +30,7 @@
 
 pub mod bootstrap;
 pub mod bundle;
+pub mod calls;
 pub mod events;
 pub mod exit_record;
 pub mod io;

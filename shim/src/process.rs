@@ -1,6 +1,7 @@
 //! One process of a container: init, or an exec. Who it is, how far it has come, and how it ended.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use brig::engine::Launched;
@@ -8,7 +9,7 @@ use brig::error::{Error, ErrorKind, Result};
 use brig::sys::process;
 use tokio::sync::watch;
 
-use crate::io::{Addresses, Copying};
+use crate::io::{Addresses, Copying, StdinEnds};
 use crate::reaper::Ended;
 
 /// How far a process has come.
@@ -106,13 +107,18 @@ impl Process {
         state.copying = Some(copying);
     }
 
-    /// Opens standard input, for its start.
+    /// The FIFO of standard input, where there is one that its start is to open.
+    pub fn unopened_stdin(&self) -> Option<PathBuf> {
+        self.state().copying.as_ref().and_then(Copying::unopened_stdin)
+    }
+
+    /// Copies from the FIFO of standard input, for its start.
     ///
     /// # Errors
-    /// It cannot be opened.
-    pub fn open_stdin(&self) -> Result<()> {
+    /// It cannot be polled.
+    pub fn copy_stdin(&self, ends: StdinEnds) -> Result<()> {
         match &mut self.state().copying {
-            Some(copying) => copying.open_stdin(),
+            Some(copying) => copying.copy_stdin(ends),
             None => Ok(()),
         }
     }

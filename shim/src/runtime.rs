@@ -1,6 +1,6 @@
 //! The runtime of a container: brig's engine, or another OCI runtime that BinaryName names.
 //!
-//! Calls block, so they run on a small pool of threads, and each holds the reaper: a call may make processes of its own.
+//! Calls block, so each runs on a thread of its own, and holds the reaper: a call may make processes of its own.
 
 mod foreign;
 
@@ -168,6 +168,7 @@ impl Runtime {
                     stdio,
                     pid_file: Some(execution.pid_file),
                     detach: true,
+                    stall_timeout: ExecOptions::stall_timeout_of_environment()?,
                     ..ExecOptions::default()
                 };
                 engine.exec(&execution.id, options)
@@ -298,7 +299,8 @@ fn console(streams: Streams) -> (Console, Stdio) {
     }
 }
 
-/// Runs a blocking call on the pool, holding the reaper meanwhile.
+/// Runs a blocking call on a thread of its own, holding the reaper meanwhile. How many there may be, its caller bounds
+/// ([`crate::calls`]).
 ///
 /// # Errors
 /// Those of `call`.
@@ -307,7 +309,7 @@ pub async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let _hold = reaper.hold();
-    on_pool(call).await
+    on_thread(call).await
 }
 
 /// Like [`blocking`] for a call that makes a process: its end is watched from its birth.
@@ -316,12 +318,12 @@ pub async fn launching<T: Send + 'static>(
     call: impl FnOnce() -> Result<(Launched, T)> + Send + 'static,
 ) -> Result<(Launched, T, oneshot::Receiver<Ended>)> {
     let hold = reaper.hold();
-    let (launched, more) = on_pool(call).await?;
+    let (launched, more) = on_thread(call).await?;
     let ended = reaper.watch(&hold, launched.pid);
     Ok((launched, more, ended))
 }
 
-async fn on_pool<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn on_thread<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     // What the engine logs there is of the container that the call is for.
     let span = tracing::Span::current();
     match tokio::task::spawn_blocking(move || span.in_scope(call)).await {

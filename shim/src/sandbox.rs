@@ -29,6 +29,7 @@ use protobuf::{Message, MessageField};
 use ttrpc::r#async::{Service as Methods, TtrpcContext};
 
 use crate::bundle::OPTIONS;
+use crate::calls;
 use crate::events::timestamp;
 use crate::process::Phase;
 use crate::rpc_error::{not_found, status};
@@ -63,15 +64,15 @@ struct Made {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Service {
     shim: Arc<Shim>,
-    made: Mutex<Option<Arc<Made>>>,
+    made: Arc<Mutex<Option<Arc<Made>>>>,
 }
 
 /// The methods of a sandbox in `shim`.
 pub fn methods(shim: &Arc<Shim>) -> HashMap<String, Methods> {
-    create_sandbox(Arc::new(Service { shim: Arc::clone(shim), made: Mutex::default() }))
+    create_sandbox(Arc::new(Service { shim: Arc::clone(shim), made: Arc::default() }))
 }
 
 impl Service {
@@ -293,7 +294,9 @@ impl SandboxService for Service {
         request: api::CreateSandboxRequest,
     ) -> ttrpc::Result<api::CreateSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "create sandbox");
-        self.create(request).await.map_err(|error| status(&error))?;
+        let service = self.clone();
+        let created = calls::run_to_end(async move { service.create(request).await });
+        created.await.map_err(|error| status(&error))?;
         Ok(api::CreateSandboxResponse::default())
     }
 
@@ -304,7 +307,9 @@ impl SandboxService for Service {
     ) -> ttrpc::Result<api::StartSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "start sandbox");
         let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
-        let pid = self.start(&made).await.map_err(|error| status(&error))?;
+        let (service, of) = (self.clone(), Arc::clone(&made));
+        let started = calls::run_to_end(async move { service.start(&of).await });
+        let pid = started.await.map_err(|error| status(&error))?;
         Ok(api::StartSandboxResponse {
             pid: pid.cast_unsigned(),
             created_at: timestamp(made.created),
@@ -323,7 +328,9 @@ impl SandboxService for Service {
     ) -> ttrpc::Result<api::StopSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "stop sandbox");
         let patience = Duration::from_secs(request.timeout_secs.into());
-        self.stop(&request.sandbox_id, patience).await.map_err(|error| status(&error))?;
+        let service = self.clone();
+        let stopped = calls::run_to_end(async move { service.stop(&request.sandbox_id, patience).await });
+        stopped.await.map_err(|error| status(&error))?;
         Ok(api::StopSandboxResponse::default())
     }
 
@@ -363,7 +370,9 @@ impl SandboxService for Service {
         request: api::ShutdownSandboxRequest,
     ) -> ttrpc::Result<api::ShutdownSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "shut down sandbox");
-        self.shut_down(&request.sandbox_id).await.map_err(|error| status(&error))?;
+        let service = self.clone();
+        let shut_down = calls::run_to_end(async move { service.shut_down(&request.sandbox_id).await });
+        shut_down.await.map_err(|error| status(&error))?;
         Ok(api::ShutdownSandboxResponse::default())
     }
 

@@ -1,4 +1,4 @@
-//! The server: one process for a group of containers, on one thread and a small pool for calls that block.
+//! The server: one process for a group of containers, on one thread, and others for calls that block ([`calls`]).
 
 mod connections;
 
@@ -19,6 +19,7 @@ use ttrpc::r#async::Server;
 
 use crate::bootstrap::args::Args;
 use crate::bundle::remove_if_there;
+use crate::calls;
 use crate::events::Publisher;
 use crate::reaper::Reaper;
 use crate::service;
@@ -27,9 +28,7 @@ use crate::tasks::Shim;
 use crate::trace::Tracer;
 use connections::Connections;
 
-/// Calls that block at one time; more wait.
-const POOL: usize = 16;
-/// How long a thread of the pool stays without work.
+/// How long a thread for calls that block stays without work.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long containerd has to take the last events, and a collector the last spans.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -54,7 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
     setup::become_subreaper()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(POOL)
+        .max_blocking_threads(calls::MAX_THREADS)
         .thread_keep_alive(IDLE)
         // A thread that goes has had no work for a while: nor has the server, which may wait for days now.
         .on_thread_stop(release_program)

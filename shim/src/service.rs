@@ -1,7 +1,7 @@
 //! ttrpc: the calls of containerd.task.v2.Task and containerd.task.v3.Task, which differ in their names only.
 //!
-//! A call goes on when its caller goes away or stops waiting: half a verb would leave the container in between. Each is
-//! therefore a task of its own, and the answer is what the caller waits for.
+//! A call that has begun runs to its end when its caller goes away or stops waiting ([`calls`]). Only Wait ends with its
+//! caller.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use protobuf::{Message, MessageField};
 use tracing::Instrument;
 use ttrpc::r#async::{Service as Methods, TtrpcContext};
 
+use crate::calls;
 use crate::events::timestamp;
 use crate::io::Addresses;
 use crate::rpc_error::status;
@@ -81,17 +82,25 @@ impl Service {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let Of { id, exec } = of.into();
+        let of = of.into();
+        // On every line that the call and what it starts write into the log, the engine's among them.
+        let span = tracing::info_span!("call", id = of.id);
+        let call = calls::run_to_end(call(Arc::clone(&self.shim))).instrument(span);
+        self.observe(context, name, of, call).await
+    }
+
+    /// Logs and traces a call, which is dropped with its caller.
+    async fn observe<T>(
+        &self,
+        context: &TtrpcContext,
+        name: &'static str,
+        Of { id, exec }: Of<'_>,
+        call: impl Future<Output = Result<T>>,
+    ) -> ttrpc::Result<T> {
         tracing::debug!(id, exec, "{name}");
         let mut span = self.shim.tracer.call(NAMES[1], name, &context.metadata);
         span.attribute("container.id", id);
-        // On every line that the call and what it starts write into the log, the engine's among them.
-        let story = tracing::info_span!("call", id);
-        let result = match tokio::spawn(call(Arc::clone(&self.shim)).instrument(story)).await {
-            Ok(result) => result,
-            Err(error) => Err(Error::other(format!("{name} did not end: {error}"))),
-        };
-        result.map_err(|error| {
+        call.await.map_err(|error| {
             tracing::debug!(id, exec, "{name}: {error}");
             span.fail(&error.to_string());
             status(&error)
@@ -195,7 +204,8 @@ impl TaskService for Service {
 
     async fn wait(&self, c: &TtrpcContext, r: api::WaitRequest) -> ttrpc::Result<api::WaitResponse> {
         let of = (r.id.clone(), r.exec_id.clone());
-        let ended = self.run(c, "Wait", &of, |shim| async move { shim.task(&r.id)?.wait(&r.exec_id).await }).await?;
+        let wait = async { self.shim.task(&r.id)?.wait(&r.exec_id).await };
+        let ended = self.observe(c, "Wait", Of::from(&of), wait).await?;
         Ok(api::WaitResponse { exit_status: ended.status, exited_at: timestamp(ended.at), ..Default::default() })
     }
 

@@ -8,11 +8,13 @@
 //! | `freezing` | pause for itself; starts of execs together | an exec is not caught half made by the freezer |
 //! | `calls` | what is asked of the runtime together; a deletion that is done for itself | its answer is the last: the daemon hangs up after it |
 //!
-//! kill, state, pids, stats, wait, exec and resize take neither of the first two.
+//! kill, state, pids, stats, wait, exec and resize take neither of the first two. Each lock is waited for no longer than the
+//! caller is there ([`calls`]).
 //!
 //! The exit of a process is published after its start, and init's after those of all execs, by [`Task::settle`].
 
 mod exec;
+mod launch;
 mod restore;
 
 use std::collections::HashMap;
@@ -20,21 +22,23 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use brig::engine::{CheckpointOptions, Launched, Status};
+use brig::engine::{CheckpointOptions, Status};
 use brig::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::events::task as events;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
 
+use crate::calls::{self, turn};
 use crate::events::timestamp;
 use crate::exit_record::ExitRecord;
-use crate::io::{Addresses, Copying, Opened, OutputTimeouts, Owner};
+use crate::io::{Addresses, OutputTimeouts, Owner, StdinEnds};
 use crate::process::{Phase, Process};
 use crate::reaper::Ended;
 use crate::rpc_error::not_found;
-use crate::runtime::{self, Creation, Runtime, Saved, Streams, blocking};
+use crate::runtime::{Creation, Runtime, Saved, blocking};
 use crate::tasks::Shim;
 use exec::Exec;
+use launch::launch;
 
 /// How long init may take to end when a container is deleted that was never started.
 const END: Duration = Duration::from_secs(10);
@@ -84,40 +88,10 @@ pub struct Task {
     lifecycle: tokio::sync::Mutex<()>,
     freezing: tokio::sync::RwLock<()>,
     calls: tokio::sync::RwLock<()>,
-}
-
-/// A process that was launched, whose streams are copied and whose end is watched.
-type Started = (Launched, Copying, oneshot::Receiver<Ended>);
-
-/// Opens the streams, makes the process by `make`, and starts copying, standard input too where the process `runs`. The
-/// reaper is held from first to last.
-async fn launch(
-    shim: &Arc<Shim>,
-    addresses: &Addresses,
-    owner: Owner,
-    runs: bool,
-    make: impl FnOnce(Streams) -> Result<Launched> + Send + 'static,
-) -> Result<Started> {
-    let addresses = addresses.clone();
-    let (mut launched, prepared, ended) = runtime::launching(&shim.reaper, move || {
-        let (streams, prepared) = Opened::open(&addresses, &owner)?.split()?;
-        Ok((make(streams)?, prepared))
-    })
-    .await?;
-    let copying = prepared.start(launched.terminal.take(), &shim.reaper).and_then(|mut copying| {
-        if runs {
-            copying.open_stdin()?;
-        }
-        Ok(copying)
-    });
-    match copying {
-        Ok(copying) => Ok((launched, copying, ended)),
-        Err(error) => {
-            use std::os::fd::AsFd;
-            brig::sys::process::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL)?;
-            Err(error)
-        }
-    }
+    /// Places for short calls.
+    short: Semaphore,
+    /// Places for starts of execs.
+    starts: Semaphore,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -185,6 +159,8 @@ impl Task {
             lifecycle: tokio::sync::Mutex::default(),
             freezing: tokio::sync::RwLock::default(),
             calls: tokio::sync::RwLock::default(),
+            short: Semaphore::new(calls::SHORT),
+            starts: Semaphore::new(calls::EXECS),
         };
         Ok((Arc::new(task), ended))
     }
@@ -203,7 +179,7 @@ impl Task {
             // At once: systemd removes a scope's cgroup as soon as it is empty, and its counts with it.
             task.shim.look_for_oom(&task.id, killed);
             if !task.own_pids
-                && let Err(error) = task.call(|runtime, id| runtime.kill(id, libc::SIGKILL, true)).await
+                && let Err(error) = task.act(|runtime, id| runtime.kill(id, libc::SIGKILL, true)).await
                 && !matches!(error.kind(), ErrorKind::NotRunning | ErrorKind::NotFound)
             {
                 tracing::warn!(id = task.id, "processes may be left after init's end: {error}");
@@ -215,12 +191,21 @@ impl Task {
         tokio::spawn(watching.in_current_span());
     }
 
-    /// Runs a verb of the runtime's on the pool.
+    /// Runs a short verb of the runtime's, of which few run at the same time.
     async fn call<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _call = self.calls.read().await;
+        let _place = calls::place(&self.short).await?;
+        self.act(verb).await
+    }
+
+    /// Runs a verb of the runtime's, which `lifecycle` keeps from others of its kind.
+    async fn act<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let _call = turn(self.calls.read()).await?;
         let (runtime, id) = (Arc::clone(&self.runtime), self.id.clone());
         blocking(&self.shim.reaper, move || verb(&runtime, &id)).await
     }
@@ -257,14 +242,14 @@ impl Task {
     /// # Errors
     /// [`ErrorKind::InvalidState`] unless it was created and has not been started.
     pub async fn start(self: &Arc<Self>, patience: Duration) -> Result<i32> {
-        let _lifecycle = self.lifecycle.lock().await;
+        let _lifecycle = turn(self.lifecycle.lock()).await?;
         self.init.begin(Phase::Created)?;
         lock(&self.unsettled).starting = true;
         let saved = lock(&self.saved).clone();
         let result = match saved {
             Some(saved) => self.restore(saved, patience).await.context("OCI runtime restore failed"),
-            None => match self.init.open_stdin() {
-                Ok(()) => self.call(Runtime::start).await.context("OCI runtime start failed"),
+            None => match self.open_stdin().await {
+                Ok(()) => self.act(Runtime::start).await.context("OCI runtime start failed"),
                 Err(error) => Err(error),
             },
         };
@@ -283,6 +268,13 @@ impl Task {
         lock(&self.unsettled).starting = false;
         self.settle();
         result.map(|()| pid)
+    }
+
+    /// Opens init's standard input.
+    async fn open_stdin(&self) -> Result<()> {
+        let Some(path) = self.init.unopened_stdin() else { return Ok(()) };
+        let ends = blocking(&self.shim.reaper, move || StdinEnds::open(&path)).await?;
+        self.init.copy_stdin(ends)
     }
 
     /// The process of this exec, or init.
@@ -321,17 +313,17 @@ impl Task {
     /// # Errors
     /// [`ErrorKind::InvalidState`] while it runs.
     pub async fn delete(self: &Arc<Self>) -> Result<(i32, Ended)> {
-        let _lifecycle = self.lifecycle.lock().await;
+        // At once: what has the lock may take its time, such as a start with its hooks.
+        self.refuse_while_running()?;
+        let _lifecycle = turn(self.lifecycle.lock()).await?;
         if !self.shim.has(self) {
             return Err(not_found("container", &self.id));
         }
-        if matches!(self.init.phase(), Phase::Starting | Phase::Running) {
-            return Err(Error::new(ErrorKind::InvalidState, format!("container {} is running", self.id)));
-        }
+        self.refuse_while_running()?;
         // Its cgroup goes, and with it the counts.
         self.shim.tell_oom(&self.id);
         let bundle = self.bundle.clone();
-        self.call(move |runtime, id| runtime.delete_ended(id, &bundle)).await.context("OCI runtime delete failed")?;
+        self.act(move |runtime, id| runtime.delete_ended(id, &bundle)).await.context("OCI runtime delete failed")?;
         if self.init.pid() == 0 {
             // It was saved, and never brought back.
             self.init.end(Ended::now(0));
@@ -358,35 +350,44 @@ impl Task {
         Ok((pid, ended))
     }
 
+    fn refuse_while_running(&self) -> Result<()> {
+        match self.init.phase() {
+            Phase::Starting | Phase::Running => {
+                Err(Error::new(ErrorKind::InvalidState, format!("container {} is running", self.id)))
+            }
+            Phase::Added | Phase::Created | Phase::Stopped => Ok(()),
+        }
+    }
+
     /// Freezes it.
     pub async fn pause(&self) -> Result<()> {
-        let _lifecycle = self.lifecycle.lock().await;
-        let _freezing = self.freezing.write().await;
-        self.call(Runtime::pause).await.context("OCI runtime pause failed")?;
+        let _lifecycle = turn(self.lifecycle.lock()).await?;
+        let _freezing = turn(self.freezing.write()).await?;
+        self.act(Runtime::pause).await.context("OCI runtime pause failed")?;
         self.shim.publisher.publish(events::TaskPaused { container_id: self.id.clone(), ..Default::default() });
         Ok(())
     }
 
     /// Thaws it.
     pub async fn resume(&self) -> Result<()> {
-        let _lifecycle = self.lifecycle.lock().await;
-        self.call(Runtime::resume).await.context("OCI runtime resume failed")?;
+        let _lifecycle = turn(self.lifecycle.lock()).await?;
+        self.act(Runtime::resume).await.context("OCI runtime resume failed")?;
         self.shim.publisher.publish(events::TaskResumed { container_id: self.id.clone(), ..Default::default() });
         Ok(())
     }
 
     /// Changes its limits: LinuxResources, as JSON.
     pub async fn update(&self, resources: Vec<u8>) -> Result<()> {
-        let _lifecycle = self.lifecycle.lock().await;
-        self.call(move |runtime, id| runtime.update(id, &resources)).await.context("OCI runtime update failed")
+        let _lifecycle = turn(self.lifecycle.lock()).await?;
+        self.act(move |runtime, id| runtime.update(id, &resources)).await.context("OCI runtime update failed")
     }
 
     /// Saves it.
     pub async fn checkpoint(&self, options: CheckpointOptions) -> Result<()> {
-        let _lifecycle = self.lifecycle.lock().await;
-        let _freezing = self.freezing.write().await;
+        let _lifecycle = turn(self.lifecycle.lock()).await?;
+        let _freezing = turn(self.freezing.write()).await?;
         let checkpoint = options.images.to_string_lossy().into_owned();
-        let saved = self.call(move |runtime, id| runtime.checkpoint(id, &options));
+        let saved = self.act(move |runtime, id| runtime.checkpoint(id, &options));
         saved.await.context("OCI runtime checkpoint failed")?;
         let container_id = self.id.clone();
         self.shim.publisher.publish(events::TaskCheckpointed { container_id, checkpoint, ..Default::default() });
@@ -472,6 +473,8 @@ impl Task {
             // Writing to a string cannot fail.
             let _ = write!(text, "; exec {} {} {:?}", process.exec_id, process.pid(), process.phase());
         }
+        let free = (self.short.available_permits(), self.starts.available_permits());
+        let _ = write!(text, "; free: {} of {} short calls, {} of {} starts of execs", free.0, calls::SHORT, free.1, calls::EXECS);
         text
     }
 }

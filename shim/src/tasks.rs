@@ -12,9 +12,10 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as events;
 use protobuf::MessageField;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::bundle::Facts;
+use crate::calls;
 use crate::events::Publisher;
 use crate::exit_record::ExitRecord;
 use crate::io::Addresses;
@@ -42,6 +43,8 @@ pub struct Shim {
     /// The ids of containers that the OOM killer has been in.
     killed: Mutex<UnboundedReceiver<String>>,
     tasks: Mutex<Tasks>,
+    /// Places for creates.
+    creates: Semaphore,
 }
 
 impl std::fmt::Debug for Shim {
@@ -101,6 +104,7 @@ impl Shim {
             oom: Watcher::start(report)?,
             killed: Mutex::new(killed),
             tasks: Mutex::default(),
+            creates: Semaphore::new(calls::CREATES),
         });
         let weak = Arc::downgrade(&shim);
         // Reports come from the watcher's task, or from `tell_oom`: whoever is first publishes them.
@@ -237,10 +241,16 @@ impl Shim {
     /// [`ErrorKind::AlreadyExists`], [`ErrorKind::InvalidConfig`], or what failed. Nothing is left then.
     pub async fn create(self: &Arc<Self>, request: &CreateTaskRequest, patience: Duration) -> Result<i32> {
         let reservation = self.reserve(&request.id)?;
+        let _place = calls::place(&self.creates).await?;
         let bundle = PathBuf::from(&request.bundle);
-        let plan = self.plan(request, &bundle, patience)?;
-        let (target, mounts) = (bundle.join("rootfs"), request.rootfs.clone());
-        blocking(&self.reaper, move || crate::rootfs::mount(&mounts, &target)).await?;
+        let (shim, of) = (Arc::clone(self), request.clone());
+        let plan = blocking(&self.reaper, move || {
+            let bundle = Path::new(&of.bundle);
+            let plan = shim.plan(&of, bundle, patience)?;
+            crate::rootfs::mount(&of.rootfs, &bundle.join("rootfs"))?;
+            Ok(plan)
+        });
+        let plan = plan.await?;
         let addresses = Addresses {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),

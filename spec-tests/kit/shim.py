@@ -45,11 +45,13 @@ class Daemon:
         self.base = suite.place / label
         self.base.mkdir()
         self.address = self.base / "containerd.sock"
+        # Variables that its shims inherit, besides this suite's own.
+        self.environment = {}
         self.sink = EventSink(f"{self.address}.ttrpc")
 
     def invoke(self, bundle, name, action, *, program=None, stdin=None, debug=False, before=(), **options):
         """Runs the shim's binary as containerd does; returns status and outputs as bytes."""
-        environment = {**os.environ, "TTRPC_ADDRESS": f"{self.address}.ttrpc"}
+        environment = {**os.environ, "TTRPC_ADDRESS": f"{self.address}.ttrpc", **self.environment}
         if self.generation != "1.6":
             environment.update(GRPC_ADDRESS=str(self.address), NAMESPACE=self.suite.namespace, MAX_SHIM_VERSION="2",
                                GOMAXPROCS="2")

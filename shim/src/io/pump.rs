@@ -2,7 +2,6 @@
 //! a small buffer where a terminal or a file is at an end. Clients' FIFOs are in [`fifo`](super::fifo).
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
 use brig::error::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,6 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 
+use super::file::HostFile;
 use super::{OutputTimeouts, patiently};
 
 /// The most that one splice moves, in bytes: a pipe's usual size.
@@ -46,7 +46,7 @@ pub(super) enum Sink {
     /// A pipe or terminal.
     Fd(Polled),
     /// A file, which may block.
-    File(Arc<std::fs::File>),
+    File(HostFile),
 }
 
 impl Sink {
@@ -65,11 +65,7 @@ impl Sink {
                 }
                 Ok(())
             }
-            Sink::File(file) => {
-                let (file, bytes) = (Arc::clone(file), bytes.to_vec());
-                let write = move || std::io::Write::write_all(&mut &*file, &bytes);
-                tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other)?
-            }
+            Sink::File(file) => file.write(bytes).await,
         }
     }
 }

@@ -5,6 +5,12 @@ use std::time::Instant;
 use super::*;
 
 mod readers;
+impl Copying {
+    /// What the start of a process does.
+    fn open_stdin(&mut self) -> Result<()> {
+        self.unopened_stdin().map_or(Ok(()), |path| self.copy_stdin(StdinEnds::open(&path)?))
+    }
+}
 
 /// How long anything may take here.
 const DEADLINE: Duration = Duration::from_secs(20);

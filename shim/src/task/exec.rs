@@ -1,6 +1,7 @@
 //! Execs: registered first, then started as processes of the container, then deleted.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use brig::sys::procfs::Proc;
 use containerd_shim_protos::events::task as events;
 use tracing::Instrument;
 
-use super::{Task, launch, lock};
+use super::launch::launch;
+use super::{Task, lock};
 use crate::bundle::remove_if_there;
+use crate::calls;
 use crate::exit_record::ExitRecord;
 use crate::io::{Addresses, Owner};
 use crate::process::{Phase, Process};
@@ -73,22 +76,21 @@ impl Task {
     /// stopped. What cannot be started has ended.
     pub async fn start_exec(self: &Arc<Self>, exec_id: &str, patience: Duration) -> Result<i32> {
         let exec = self.exec(exec_id)?;
-        let _freezing = self.freezing.read().await;
+        let _place = calls::place(&self.starts).await?;
         exec.process.begin(Phase::Added)?;
-        let counted = {
-            let mut unsettled = lock(&self.unsettled);
-            unsettled.execs += usize::from(!unsettled.init_ended);
-            !unsettled.init_ended
-        };
-        if !counted {
-            exec.process.end(Ended::now(255));
-            return Err(Error::new(ErrorKind::InvalidState, STOPPED));
-        }
+        let counted = Arc::new(AtomicBool::new(false));
         let (namespace, container) = (self.shim.namespace.clone(), self.id.clone());
         let owner = Owner { namespace, container, ids: self.ids, patience, timeouts: self.timeouts };
         let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
         let pid_file = self.pid_file(exec_id);
-        let make = move |streams| runtime.exec(Execution { id, process, streams, pid_file });
+        let (task, is_counted) = (Arc::clone(self), Arc::clone(&counted));
+        // Once its streams are open, which may never be: neither a pause nor init's exit waits for that.
+        let make = move |streams| {
+            let _freezing = task.freezing.blocking_read();
+            task.count_exec()?;
+            is_counted.store(true, Ordering::SeqCst);
+            runtime.exec(Execution { id, process, streams, pid_file })
+        };
         match launch(&self.shim, &exec.process.addresses, owner, true, make).await.context("OCI runtime exec failed") {
             Ok((launched, copying, ended)) => {
                 let pid = launched.pid;
@@ -114,7 +116,9 @@ impl Task {
                 // The namespaces that it was to join went away under it, wherever it had come to.
                 let stopped = error.kind() == ErrorKind::Other && self.init_is_ending();
                 exec.process.end(Ended::now(255));
-                self.exec_is_done();
+                if counted.load(Ordering::SeqCst) {
+                    self.exec_is_done();
+                }
                 Err(if stopped { error.with_kind(ErrorKind::InvalidState).context(STOPPED) } else { error })
             }
         }
@@ -124,6 +128,16 @@ impl Task {
         let stat = || Proc::open()?.pid_stat(self.init.pid());
         // Its pid is its own until it is reaped, which `init_ended` tells.
         lock(&self.unsettled).init_ended || stat().is_ok_and(|stat| stat.is_none_or(|stat| stat.is_ending()))
+    }
+
+    /// From here on init's exit is published after that of one more exec.
+    fn count_exec(&self) -> Result<()> {
+        let mut unsettled = lock(&self.unsettled);
+        if unsettled.init_ended {
+            return Err(Error::new(ErrorKind::InvalidState, STOPPED));
+        }
+        unsettled.execs += 1;
+        Ok(())
     }
 
     fn exec_is_done(&self) {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use brig::error::Result;
 
-use super::{Task, launch, lock};
+use super::launch::launch;
+use super::{Task, lock};
 use crate::io::Owner;
 use crate::process::Phase;
 use crate::runtime::{Restoration, Saved};

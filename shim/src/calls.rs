@@ -1,0 +1,112 @@
+//! Calls in progress: where they run, and when one that waits for its turn is given up.
+//!
+//! No call waits for a thread that a call of another container has, and a short one waits for no long one:
+//!
+//! | calls | at once | the others wait |
+//! |---|---|---|
+//! | kill, state, pids, stats, resize | [`SHORT`] for each container | for those of the same container |
+//! | start, pause, resume, update, checkpoint, delete | one for each container | for that one |
+//! | starts of execs | [`EXECS`] for each container | for those of the same container |
+//! | creates | [`CREATES`] for the shim | for other creates |
+//! | writes to files | one for each stream | for that one |
+//!
+//! A call that waits has no thread. It is given up when its caller goes, by a closed connection or at its deadline. A call
+//! that has begun runs to its end: half a verb would leave the container in between.
+
+use brig::error::{Error, ErrorKind, Result};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tracing::Instrument;
+
+/// Short calls of one container that run at the same time.
+pub const SHORT: usize = 4;
+/// Execs of one container that are started at the same time.
+pub const EXECS: usize = 16;
+/// Containers that are created at the same time.
+pub const CREATES: usize = 128;
+
+/// Threads for calls that block. The bounds above keep their number far below, in proportion to the containers: a thread
+/// that is free is reused, and one without work ends.
+pub const MAX_THREADS: usize = 1 << 15;
+
+tokio::task_local! {
+    /// Closed when the caller of this task has gone.
+    static CALLER: watch::Receiver<()>;
+}
+
+/// Runs `call` to its end, although its caller may go, which drops the future that this is.
+///
+/// # Errors
+/// Those of the call.
+pub async fn run_to_end<T: Send + 'static>(call: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    // Dropped with this future.
+    let (_here, caller) = watch::channel(());
+    match tokio::spawn(CALLER.scope(caller, call).in_current_span()).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::other(format!("the call did not end: {error}"))),
+    }
+}
+
+/// Waits for `turn` as long as the caller of this call is there. What nobody has called waits in any case.
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`] when the caller has gone.
+pub async fn turn<T>(turn: impl Future<Output = T>) -> Result<T> {
+    let Ok(mut caller) = CALLER.try_with(Clone::clone) else { return Ok(turn.await) };
+    tokio::select! {
+        biased;
+        // Nothing is ever sent: this is the end of the sender.
+        _ = caller.changed() => Err(Error::new(ErrorKind::TimedOut, "the caller has gone, and the call is not begun")),
+        done = turn => Ok(done),
+    }
+}
+
+/// Waits for a place among the calls that `lane` lets run at the same time.
+///
+/// # Errors
+/// As for [`turn`].
+pub async fn place(lane: &Semaphore) -> Result<SemaphorePermit<'_>> {
+    turn(lane.acquire()).await?.map_err(|error| Error::other(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn a_call_that_waits_is_given_up_with_its_caller_and_one_that_has_begun_is_not() {
+        let lane = Arc::new(Semaphore::new(1));
+        let (began, has_began) = oneshot::channel();
+        let (go_on, gate) = oneshot::channel::<()>();
+        let (done, is_done) = oneshot::channel();
+        let (first, second) = (Arc::clone(&lane), Arc::clone(&lane));
+        let running = tokio::spawn(run_to_end(async move {
+            let _place = place(&first).await?;
+            let _ = began.send(());
+            let _ = gate.await;
+            let _ = done.send(());
+            Ok(())
+        }));
+        has_began.await.unwrap();
+        let (given_up, is_given_up) = oneshot::channel();
+        let waiting = tokio::spawn(run_to_end(async move {
+            let _ = given_up.send(place(&second).await.map(drop));
+            Ok(())
+        }));
+        tokio::task::yield_now().await;
+        running.abort();
+        waiting.abort();
+        assert_eq!(is_given_up.await.unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
+        go_on.send(()).unwrap();
+        is_done.await.unwrap();
+        assert_eq!(lane.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_called_waits_for_its_turn() {
+        let lane = Semaphore::new(1);
+        drop(place(&lane).await.unwrap());
+        assert!(run_to_end(async { Err::<(), _>(Error::other("no")) }).await.is_err());
+    }
+}

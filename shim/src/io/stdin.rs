@@ -1,0 +1,29 @@
+//! The FIFO of standard input.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use brig::error::{Context, Result};
+
+use super::open_fifo;
+
+/// The FIFO of standard input, open at both ends.
+#[derive(Debug)]
+pub struct StdinEnds {
+    pub(super) reader: OwnedFd,
+    pub(super) writer: OwnedFd,
+}
+
+impl StdinEnds {
+    /// Opens it. Its file system may not answer: not for the server's thread.
+    ///
+    /// # Errors
+    /// It cannot be opened. Then it can be tried again.
+    pub fn open(path: &Path) -> Result<StdinEnds> {
+        let unable = || format!("unable to open standard input {}", path.display());
+        // The reader first: without one a writer that does not block is refused (fifo(7)).
+        let reader = open_fifo(path, true, false).with_context(unable)?;
+        let writer = open_fifo(path, false, true).with_context(unable)?;
+        Ok(StdinEnds { reader, writer })
+    }
+}

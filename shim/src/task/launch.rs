@@ -1,0 +1,47 @@
+//! From addresses to a process whose streams are copied.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use brig::engine::Launched;
+use brig::error::{Error, Result};
+use tokio::sync::oneshot;
+
+use crate::io::{Addresses, Copying, Opened, Owner};
+use crate::reaper::Ended;
+use crate::runtime::{self, Streams};
+use crate::tasks::Shim;
+
+/// A process that was launched, whose streams are copied and whose end is watched.
+pub(super) type Started = (Launched, Copying, oneshot::Receiver<Ended>);
+
+/// Opens the streams, makes the process by `make`, and starts copying, standard input too where the process `runs`. The
+/// reaper is held from first to last.
+pub(super) async fn launch(
+    shim: &Arc<Shim>,
+    addresses: &Addresses,
+    owner: Owner,
+    runs: bool,
+    make: impl FnOnce(Streams) -> Result<Launched> + Send + 'static,
+) -> Result<Started> {
+    let addresses = addresses.clone();
+    let (mut launched, prepared, ended) = runtime::launching(&shim.reaper, move || {
+        let (streams, mut prepared) = Opened::open(&addresses, &owner)?.split()?;
+        let launched = make(streams)?;
+        if runs {
+            prepared.open_stdin().or_else(|error| kill(&launched, error))?;
+        }
+        Ok((launched, prepared))
+    })
+    .await?;
+    match prepared.start(launched.terminal.take(), &shim.reaper) {
+        Ok(copying) => Ok((launched, copying, ended)),
+        Err(error) => kill(&launched, error),
+    }
+}
+
+/// Ends a process whose streams cannot be copied: that is `error`.
+fn kill<T>(launched: &Launched, error: Error) -> Result<T> {
+    brig::sys::process::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL)?;
+    Err(error)
+}
