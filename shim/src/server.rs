@@ -1,6 +1,7 @@
 //! The server: one process for a group of containers, on one thread, and others for calls that block ([`calls`]).
 
 mod connections;
+mod frames;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;

@@ -3,14 +3,17 @@
 import contextlib
 import json
 import os
+import socket
 import statistics
+import struct
 import time
 
 from clients.shim_task import refused
 from kit import host, ttrpc
 from kit.commands import Failure, check, contains, equal, wait_until
-from kit.shim import CREATED, RUNNING
+from kit.shim import CREATED, RUNNING, process_of
 from kit.suite import scenario
+from kit.ttrpc import any_of
 
 # What a short call may take, in seconds.
 _SHORT = 0.1
@@ -237,4 +240,54 @@ def waits_of_the_gone(shim):
         wait_and_go()
     grown = _anonymous_memory(server) - first
     check(grown < 8 << 20, f"12 000 calls have left {grown >> 10} KiB")
+    one.finish()
+
+
+@scenario("100 connections with a request of 4 MiB that never ends: the shim's memory is bounded, and others are served", deadline=120)
+def partial_frames(shim):
+    one = shim.container()
+    server = shim.shim_of(one.run())
+    before = _anonymous_memory(server)
+    frame = struct.pack(">IIBB", 4 << 20, 1, 1, 0) + bytes((4 << 20) - 1)
+    connections = []
+    for _ in range(100):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(one.socket))
+        connection.setblocking(False)
+        connections.append((connection, memoryview(frame)))
+
+    def push():
+        """Sends what the shim takes; true when it takes no more."""
+        moved = False
+        for number, (connection, left) in enumerate(connections):
+            try:
+                sent = connection.send(left) if left else 0
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                left, sent = left[:0], 0  # the shim has closed it
+            moved = moved or sent > 0
+            connections[number] = (connection, left[sent:])
+        return not moved
+
+    most = 0
+    until = time.monotonic() + 8
+    while time.monotonic() < until:
+        if push():
+            one.status()
+        most = max(most, _anonymous_memory(server) - before)
+    check(most < 64 << 20, f"{most >> 20} MiB for 100 partial requests")
+    spec = json.dumps({**process_of(["true"]), "env": ["PATH=/bin", f"LONG={'x' * 100_000}"]}).encode()
+    check(len(spec) > 64 << 10, "the request is one that has to wait for its share")
+    # Those that are left have to make room one after the other.
+    for connection, _ in connections[20:]:
+        connection.close()
+    client = ttrpc.Client(one.socket)
+    client.call(f"containerd.task.v{one.version}.Task", "Exec",
+                {1: one.name, 2: "large", 7: any_of("types.containerd.io/opencontainers/runtime-spec/1/Process", spec)}, 100)
+    client.close()
+    for connection, _ in connections[:20]:
+        connection.close()
+    one.call("Start", exec_id="large")
+    equal(one.wait("large"), 0, "the status of an exec with a large request")
     one.finish()

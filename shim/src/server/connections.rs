@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+use super::frames::{Budget, Frames};
+
 /// Those that are there. Each holds a sender; nothing is ever sent.
 #[derive(Debug)]
 pub struct Connections {
@@ -32,17 +34,19 @@ impl Connections {
     /// Connections of this user's processes; others are closed (the socket's mode keeps them away already), and so are
     /// those that come while the server waits for the last to go.
     pub fn accept(&self, listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> + Send + use<> {
-        stream::unfold((listener, self.open.downgrade()), |(listener, open)| async {
+        let budget = Budget::new();
+        stream::unfold((listener, self.open.downgrade(), budget), |(listener, open, budget)| async {
             loop {
                 let stream = match listener.accept().await {
                     Ok((stream, _)) => stream,
-                    Err(error) => return Some((Err(error), (listener, open))),
+                    Err(error) => return Some((Err(error), (listener, open, budget))),
                 };
                 let ours = rustix::process::geteuid().as_raw();
                 match stream.peer_cred() {
                     Ok(peer) if peer.uid() == ours || peer.uid() == 0 => {
                         if let Some(counted) = open.upgrade() {
-                            return Some((Ok(Connection { stream, _counted: counted }), (listener, open)));
+                            let connection = Connection { stream, frames: Frames::new(budget.clone()), _counted: counted };
+                            return Some((Ok(connection), (listener, open, budget)));
                         }
                     }
                     Ok(peer) => tracing::warn!("a connection of user {} was refused", peer.uid()),
@@ -63,15 +67,16 @@ impl Connections {
 }
 
 /// A stream that counts as long as it is there.
-#[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
+    frames: Frames,
     _counted: mpsc::Sender<Infallible>,
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let Connection { stream, frames, .. } = &mut *self;
+        frames.poll_read(Pin::new(stream), context, buffer)
     }
 }
 
