@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -25,12 +25,20 @@ pub struct Setting<'a> {
     pub directory: Option<&'a Path>,
     /// A seccomp filter, which each hook's process installs before it executes the hook.
     pub filter: Option<&'a Filter>,
+    /// The container's init, by its pidfd: a hook is killed when init ends, because what it prepares is then in vain. So a
+    /// delete that kills init does not wait for a hook that hangs.
+    pub init: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Setting<'a> {
     /// Hooks that run beside the runtime, in this directory.
     pub fn beside(state: &'a [u8], directory: &'a Path) -> Setting<'a> {
-        Setting { state, directory: Some(directory), filter: None }
+        Setting { state, directory: Some(directory), filter: None, init: None }
+    }
+
+    /// The same for as long as `init`, a pidfd, runs.
+    pub fn while_runs(self, init: BorrowedFd<'a>) -> Setting<'a> {
+        Setting { init: Some(init), ..self }
     }
 }
 
@@ -46,7 +54,7 @@ pub fn run(hooks: &[Hook], setting: Setting) -> Result<()> {
 
 /// Runs every hook, and gives what failed: for poststop, whose failures only warn (runtime.md, Lifecycle).
 pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<Error> {
-    let setting = Setting { state, directory: None, filter: None };
+    let setting = Setting { state, directory: None, filter: None, init: None };
     hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), setting).err()).collect()
 }
 
@@ -78,8 +86,15 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
     }
     let mut child = command.spawn().context("unable to start it")?;
     let pidfd = process::pidfd_open(child.id() as i32)?;
-    if !process::wait_ended(pidfd.as_fd(), hook.timeout)? {
+    let ended = match setting.init {
+        Some(init) => process::readable_before_end(pidfd.as_fd(), init, hook.timeout)?,
+        None => process::wait_ended(pidfd.as_fd(), hook.timeout)?.then_some(true),
+    };
+    if ended != Some(true) {
         child.kill().and_then(|()| child.wait()).context("unable to stop it")?;
+        if ended == Some(false) {
+            return Err(Error::other("it was killed, because the container's init ended while it ran"));
+        }
         let seconds = hook.timeout.unwrap_or_default().as_secs_f64();
         return Err(Error::other(format!("it ran longer than its timeout of {seconds} s, and was killed")));
     }

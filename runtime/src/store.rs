@@ -13,6 +13,8 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -24,6 +26,9 @@ const RECORD: &str = "state.json";
 const CONFIG: &str = "config.json";
 const GATE: &str = "exec.fifo";
 const RESTORE_ROOT: &str = "criu-root";
+
+/// How long a verb waits for another one that changes the same container.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A container's directory.
 #[derive(Debug)]
@@ -99,6 +104,17 @@ pub fn ids(root: &Path) -> Result<Vec<String>> {
     Ok(ids)
 }
 
+fn flock(directory: &File, path: &Path, operation: FlockOperation) -> Result<bool> {
+    loop {
+        match rustix::fs::flock(directory, operation) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(SysError::from_rustix("flock", path.display().to_string(), error).into()),
+        }
+    }
+}
+
 fn open_directory(path: &Path) -> Result<File> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     match rustix::fs::open(path, flags, Mode::empty()) {
@@ -128,8 +144,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        // Once it was unlocked, a delete may have come first.
         if let Some(entry) = self.entry.take()
-            && let Err(error) = entry.remove()
+            && let Err(error) = entry.is_current().and_then(|ours| if ours { entry.remove() } else { Ok(()) })
         {
             tracing::warn!("unable to clean up: {error}");
         }
@@ -137,9 +154,37 @@ impl Drop for Reservation {
 }
 
 impl Entry {
-    /// Waits for the exclusive lock, which lasts as long as this value.
+    /// Waits for the exclusive lock, which lasts as long as this value, or until [`Entry::unlock`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`] when another verb holds it for longer than [`LOCK_TIMEOUT`].
     pub fn lock(&self) -> Result<()> {
-        self.flock(FlockOperation::LockExclusive).map(|_| ())
+        if self.try_lock()? {
+            return Ok(());
+        }
+        // flock(2) has no deadline. The copy is of the same open file, and so is its lock; a thread that is left gives up
+        // what it gets late.
+        let copy = self.directory.try_clone().context("unable to copy an fd")?;
+        let (path, (locked, is_locked)) = (self.path.clone(), mpsc::channel());
+        std::thread::Builder::new()
+            .spawn(move || locked.send(flock(&copy, &path, FlockOperation::LockExclusive)))
+            .context("unable to wait for a lock")?;
+        match is_locked.recv_timeout(LOCK_TIMEOUT) {
+            Ok(result) => result.map(|_| ()),
+            Err(_) => {
+                let (path, seconds) = (self.path.display(), LOCK_TIMEOUT.as_secs());
+                let message = format!(
+                    "{path} is locked: another command has been changing this container for more than {seconds} s; \
+                     end that command, or try again"
+                );
+                Err(Error::new(ErrorKind::TimedOut, message))
+            }
+        }
+    }
+
+    /// Lets other verbs change the container.
+    pub fn unlock(&self) -> Result<()> {
+        self.flock(FlockOperation::Unlock).map(|_| ())
     }
 
     /// Takes the exclusive lock if it is free. False: another verb, such as create, holds it.
@@ -157,16 +202,7 @@ impl Entry {
     }
 
     fn flock(&self, operation: FlockOperation) -> Result<bool> {
-        loop {
-            match rustix::fs::flock(&self.directory, operation) {
-                Ok(()) => return Ok(true),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
-                Err(error) => {
-                    return Err(SysError::from_rustix("flock", self.path.display().to_string(), error).into());
-                }
-            }
-        }
+        flock(&self.directory, &self.path, operation)
     }
 
     /// True when the directory is still the one that stands in the root: a delete may have come between.

@@ -183,7 +183,8 @@ impl Engine {
             }
         };
         let poststart = if gated { None } else { Poststart::of(spec, &making.record) };
-        if let Some(Err(error)) = poststart.map(|hooks| hooks.run()) {
+        let started = poststart.map(|hooks| entry.unlock().and_then(|()| hooks.run()));
+        if let Some(Err(error)) = started {
             end(&child, making.cgroup.cgroup()?)?;
             making.hooks_began = true;
             making.unwind();
@@ -233,7 +234,8 @@ impl Poststart {
         (!hooks.is_empty()).then(|| Poststart { hooks, state: state(), pid: record.init_process_pid })
     }
 
-    /// Runs them, which comes after the program's start.
+    /// Runs them, which comes after the program's start. The container's lock is not held meanwhile: they may take their
+    /// time, and delete does not wait for them.
     ///
     /// # Errors
     /// The first that fails: the container is to be stopped and destroyed (runtime.md, Lifecycle).
@@ -276,10 +278,10 @@ impl Moments for Making<'_> {
         self.must_wait
     }
 
-    fn mounted(&mut self, pid: i32) -> Result<()> {
+    fn mounted(&mut self, child: &Child) -> Result<()> {
         self.hooks_began = true;
-        let state = self.hook_state.json("creating", pid);
-        let setting = Setting::beside(&state, &self.record.bundle);
+        let state = self.hook_state.json("creating", child.pid);
+        let setting = Setting::beside(&state, &self.record.bundle).while_runs(child.pidfd.as_fd());
         hooks::run(&self.hooks.prestart, setting)?;
         hooks::run(&self.hooks.create_runtime, setting)
     }

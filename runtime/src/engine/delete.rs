@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::{Container, Engine, Status};
-use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hooks;
 use crate::plan::{Findings, container};
@@ -32,7 +31,7 @@ impl Engine {
         let entry = store::open(&self.root, id)?;
         if force && !entry.try_lock()? {
             // A create, or another verb, is at work. What it has made so far dies; it then fails, and lets go.
-            kill_unfinished(&entry)?;
+            kill_meanwhile(id, store::open(&self.root, id)?)?;
         }
         entry.lock()?;
         if !entry.is_current()? {
@@ -62,11 +61,16 @@ impl Engine {
     }
 }
 
-/// Kills what an unfinished create has put into its cgroup. A container that is whole is left to the lock.
-fn kill_unfinished(entry: &Entry) -> Result<()> {
-    match entry.read_record()? {
-        Some(record) if record.init_process_pid == 0 => Cgroup::from_record(&record.cgroup).kill_all(libc::SIGKILL),
-        _ => Ok(()),
+/// Kills what an unfinished create has put into its cgroup, or the init for which a start or another verb waits.
+fn kill_meanwhile(id: &str, entry: Entry) -> Result<()> {
+    let Some(record) = entry.read_record()? else { return Ok(()) };
+    let container = Container { id: id.to_owned(), entry, record };
+    if container.record.init_process_pid == 0 {
+        return container.cgroup().kill_all(libc::SIGKILL);
+    }
+    match container.signal_init(libc::SIGKILL) {
+        Err(error) if error.kind() == ErrorKind::NotRunning => Ok(()),
+        other => other,
     }
 }
 

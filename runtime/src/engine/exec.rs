@@ -186,7 +186,7 @@ impl Moments for Joining<'_> {
         self.must_wait
     }
 
-    fn mounted(&mut self, _: i32) -> Result<()> {
+    fn mounted(&mut self, _: &Child) -> Result<()> {
         Ok(())
     }
 

@@ -124,6 +124,8 @@ impl Engine {
         };
         let opened = crate::launch::gate::open(&container.entry.gate_path())?;
         if container.record.start_container || poststart.is_some() {
+            // What runs now may take its time, and delete does not wait for it.
+            container.entry.unlock()?;
             let started = opened.wait_executed().and_then(|()| poststart.map_or(Ok(()), |hooks| hooks.run()));
             if let Err(error) = started {
                 container.destroy();
@@ -188,8 +190,16 @@ impl Container {
     /// Stops and deletes it, with its poststop hooks, after a hook of its start has failed (runtime.md, Lifecycle).
     /// That hook is what the caller hears of; what goes wrong here is a warning, and delete can be called again.
     fn destroy(&self) {
-        let ended = self.init().and_then(|init| self.end(Status::Running, init));
-        if let Err(error) = ended.and_then(|()| self.forget(false)) {
+        let destroyed = self.entry.lock().and_then(|()| self.entry.is_current()).and_then(|is_current| {
+            if !is_current {
+                // A delete has come first.
+                return Ok(());
+            }
+            let init = self.init()?;
+            self.end(Status::Running, init)?;
+            self.forget(false)
+        });
+        if let Err(error) = destroyed {
             tracing::warn!("unable to clean up: {error}");
         }
     }

@@ -78,7 +78,7 @@ pub trait Moments {
     /// Whether init waits for [`Moments::born`] to end before it does anything.
     fn must_wait(&self) -> bool;
     /// The mounts stand.
-    fn mounted(&mut self, pid: i32) -> Result<()>;
+    fn mounted(&mut self, child: &Child) -> Result<()>;
     /// All is set up: it goes on record.
     fn ready(&mut self, child: &Child) -> Result<()>;
     /// A seccomp filter is in force, and this is its listener, for the agent that the configuration names.
@@ -348,7 +348,7 @@ impl Server<'_> {
                     self.parent.answer::<Devices>(&told)?;
                 }
                 Step::Mounted => {
-                    self.moments.mounted(self.guard.child().pid)?;
+                    self.moments.mounted(self.guard.child())?;
                     self.parent.answer::<Mounted>(&())?;
                 }
                 Step::Ready => {

@@ -208,7 +208,7 @@ fn container_hooks(init: &mut Init) -> Result<()> {
 /// process is under it already.
 fn run_hooks(init: &Init, list: &[crate::plan::hooks::Hook], status: &str) -> Result<()> {
     let state = init.plan.hook_state.json(status, std::process::id() as i32);
-    hooks::run(list, hooks::Setting { state: &state, directory: None, filter: init.seccomp.as_ref() })
+    hooks::run(list, hooks::Setting { state: &state, directory: None, filter: init.seccomp.as_ref(), init: None })
 }
 
 fn console(init: &mut Init) -> Result<()> {

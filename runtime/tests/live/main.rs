@@ -11,6 +11,7 @@ mod helpers;
 mod hooks;
 mod idmapped;
 mod lifecycle;
+mod locked;
 mod many_mounts;
 mod namespaces;
 mod process;
