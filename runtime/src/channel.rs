@@ -199,7 +199,7 @@ mod tests {
         let child = std::thread::spawn(move || {
             init.log(true, "careful").unwrap();
             init.ask(&Mounted).unwrap();
-            init.ask(&Limits { failed: vec![2] }).unwrap();
+            init.ask(&Limits { failed: vec![2], scheduler: false }).unwrap();
             assert!(init.ask(&Ready).unwrap().seccomp.is_none());
             init.failed(&Error::new(crate::error::ErrorKind::Executable, "exec: no")).unwrap();
         });

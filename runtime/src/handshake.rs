@@ -8,12 +8,14 @@
 //! parent                                   init
 //!   clone3 ───────────────────────────────► born
 //!   id maps, cgroup, oom score ── Go ─────► executes the sealed image, reads the plan
-//!                      ◄── Sibling {pid} ── only where a user or pid namespace is joined: stage 1 made
-//!   id maps              ── () ───────────► the real init, and ends; that one waits only where it needs maps
+//!                      ◄── Sibling {pid} ── only where a user namespace is joined: stage 1 made the real init, and
+//!   id maps              ── () ───────────► ends; that one waits only where it needs maps
 //!                      ◄── Devices ──────── only with network devices to move
 //!   moves them           ── their addresses ►  sets those, and brings the devices up
 //!                      ◄── Mounted ──────── only with hooks of create
 //!   runs those hooks     ── () ───────────►
+//!                      ◄── Sibling {pid} ── only where a pid namespace alone is joined: stage 1, which has stayed
+//!                                           outside, made the real init, and ends
 //!                      ◄── Limits ───────── only where init may not raise its own limits
 //!   prlimit              ── () ───────────►
 //!                      ◄── Null ─────────── only for a standard stream on /dev/null without such a device inside
@@ -93,11 +95,13 @@ pub struct Device {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Mounted;
 
-/// These resource limits could not be set from inside.
+/// These could not be set from inside.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Limits {
-    /// Indices into the plan's list.
+    /// Resource limits, as indices into the plan's list.
     pub failed: Vec<usize>,
+    /// The plan's scheduler, which is to be set in any case.
+    pub scheduler: bool,
 }
 
 /// A standard stream is the host's /dev/null, and the container has no such device that could take its place. An fd of

@@ -20,7 +20,8 @@ const PARENT_STEPS_OF_EXEC: &[&str] = &["parent:cloned", "parent:went", "parent:
 const INIT_STEPS: &[&str] = &[
     "affinity", "join", "container_root", "sibling", "session", "cgroup_namespace", "time_namespace", "loopback",
     "names", "root", "runtime_hooks", "container_hooks", "console", "enter", "sysctl", "finish", "identity", "working_directory",
-    "labels", "scheduling", "limits", "standard_streams", "credentials", "lookup", "ready", "wait_at_gate",
+    "labels", "scheduling", "limits", "standard_streams", "children_namespace", "credentials",
+    "second_stage", "lookup", "ready", "wait_at_gate",
     "start_hooks", "preserve", "filter", "exec",
 ];
 
@@ -201,6 +202,31 @@ fn delete_leaves_a_cgroup_alone_that_has_taken_the_place_of_the_containers_own()
 fn create_unwinds_after_the_death_of_its_child() {
     for step in INIT_STEPS.iter().filter(|step| !is_after_record(step)) {
         let bundle = bundle();
+        let status = kill_child(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
+        assert_eq!(status.code(), Some(1), "{step}");
+        bundle.assert_nothing_left();
+    }
+}
+
+/// The first stage builds the root outside of the pid namespace, and is replaced by a second one.
+#[test]
+fn create_into_a_shared_pid_namespace_unwinds_after_the_death_of_either_stage() {
+    let neighbour = bundle();
+    neighbour.start();
+    let shared = || {
+        let mut bundle = bundle();
+        let path = format!("/proc/{}/ns/pid", neighbour.state()["pid"]);
+        bundle.namespace("pid", Some(serde_json::json!({"type": "pid", "path": path})));
+        bundle.write();
+        bundle
+    };
+    let steps = ["join", "root", "enter", "children_namespace", "second_stage", "sibling_made", "lookup", "ready"];
+    for step in steps.iter().chain(PARENT_STEPS) {
+        let bundle = shared();
+        kill_parent(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
+    }
+    for step in steps {
+        let bundle = shared();
         let status = kill_child(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
         assert_eq!(status.code(), Some(1), "{step}");
         bundle.assert_nothing_left();

@@ -10,7 +10,7 @@ use oci_spec::runtime::Spec;
 use super::joined::Joined;
 use super::listener::Listener;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
-use super::{notify, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
+use super::{notify, pid_namespace, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
@@ -127,6 +127,7 @@ impl Engine {
         drop(phase);
         let phase = trace::phase("open what is inherited");
         let mut inherit = joined.into_plan(&namespaces, &mut init)?;
+        pid_namespace::enter_last(&mut init, &mut clone_flags, &inherit);
         if let Some(rootfs) = &mut init.rootfs {
             rootfs.cgroup = cgroup_mounts(made)?;
             for (place, tree) in rootfs::open_sources(rootfs)? {
@@ -147,7 +148,7 @@ impl Engine {
         let oom_score_adj = init.process.oom_score_adj;
         // systemd moves the process itself; else it is born in its cgroup, or enters it first of all.
         let attaches = record.cgroup.kind == CgroupKind::Systemd;
-        let must_wait = attaches || init.sibling.is_some();
+        let must_wait = attaches || init.has_two_stages();
         let stdio = match std::mem::take(&mut options.stdio) {
             Stdio::Inherit | Stdio::Proxied => None,
             Stdio::Fds(fds) => Some(fds),

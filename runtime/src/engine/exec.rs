@@ -80,7 +80,7 @@ impl Engine {
         let mut moments = Joining {
             attaches,
             must_wait: attaches
-                || plan.sibling.is_some() && (process.oom_score_adj().is_some() || container.record.intel_rdt.is_some()),
+                || plan.has_two_stages() && (process.oom_score_adj().is_some() || container.record.intel_rdt.is_some()),
             target,
             oom_score_adj: process.oom_score_adj(),
             options: &options,

@@ -21,6 +21,7 @@ mod joined;
 mod listener;
 mod notify;
 mod options;
+mod pid_namespace;
 mod record;
 mod restore;
 mod signal;

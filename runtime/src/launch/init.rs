@@ -40,6 +40,8 @@ pub(super) struct Init {
     pub gate: Option<OwnedFd>,
     /// chdir was refused to the privileged user, and is tried again as the container's.
     pub chdir_later: bool,
+    /// The pid namespace that the second stage starts in, until it is entered for children.
+    pub pid_namespace: Option<OwnedFd>,
 }
 
 impl Init {
@@ -51,10 +53,10 @@ impl Init {
         self.channel.as_ref().ok_or_else(|| Error::other("the parent no longer listens"))
     }
 
-    /// The host's /proc, opened before any namespace was joined. In an exec that shares a user namespace with its
-    /// container it is the container's, opened when it is first needed: a program there with CAP_SYS_PTRACE can open
-    /// what this process holds, from the moment that it is in the pid namespace (CVE-2016-9962). With a user namespace
-    /// of the container's between them, it cannot (ptrace(2), the dumpable attribute).
+    /// The host's /proc, opened before any namespace was joined. A process that the container's can look into must not
+    /// hold it (CVE-2016-9962), and has the container's, opened when it is first needed: the second stage, and an exec
+    /// that shares both the pid and the user namespace with its caller. With a user namespace of the container's between
+    /// them, its programs cannot look into this process (ptrace(2), the dumpable attribute).
     pub fn proc(&self) -> SysResult<&Proc> {
         match self.proc.get() {
             Some(proc) => Ok(proc),
@@ -127,6 +129,7 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
         program: None,
         gate: None,
         chdir_later: false,
+        pid_namespace: None,
     };
     let error = match steps::walk(&mut init) {
         Ok(never) => return Ok(never),
@@ -150,7 +153,7 @@ fn prepare(plan: &InitPlan) -> Result<OnceCell<Proc>> {
     // Every inherited fd is closed by the exec unless a step says otherwise: nothing can be forgotten.
     process::cloexec_from(3)?;
     process::reset_signals()?;
-    let comes_into_reach = plan.rootfs.is_none() && !plan.user_namespace;
+    let comes_into_reach = plan.rootfs.is_none() && !plan.user_namespace && !plan.second_stage;
     if comes_into_reach { Ok(OnceCell::new()) } else { Ok(OnceCell::from(Proc::open()?)) }
 }
 

@@ -20,6 +20,7 @@ pub(super) fn join(init: &mut Init) -> Result<()> {
             become_root()?;
         }
     }
+    init.pid_namespace = init.plan.pid_namespace.take().map(take).transpose()?;
     Ok(())
 }
 
@@ -30,6 +31,14 @@ pub(super) fn container_root(init: &mut Init) -> Result<()> {
     let context = "unable to enter the container's root";
     rustix::process::fchdir(&root).map_err(|error| SysError::from_rustix("fchdir", "", error)).context(context)?;
     rustix::process::chroot(".").map_err(|error| SysError::from_rustix("chroot", "\".\"", error)).context(context)
+}
+
+/// Chooses the pid namespace that the second stage starts in. An exec has chosen it in [`join`].
+pub(super) fn children_namespace(init: &mut Init) -> Result<()> {
+    match init.pid_namespace.take() {
+        Some(namespace) => Ok(ns::join(namespace.as_fd(), libc::CLONE_NEWPID as u64).context("unable to join the pid namespace")?),
+        None => Ok(()),
+    }
 }
 
 fn become_root() -> Result<()> {
@@ -46,22 +55,39 @@ fn become_root() -> Result<()> {
 /// Makes the process that the container gets, and ends this one.
 pub(super) fn sibling(init: &mut Init) -> Result<()> {
     let Some(namespaces) = init.plan.sibling else { return Ok(()) };
-    match process::fork_sibling(namespaces).context("unable to make the container's process")? {
-        Some(child) => {
-            faults::reached(init.plan.stop_at.as_deref(), "sibling_made");
-            // Stage 1 ends here, whatever comes: the sibling is the parent's child.
-            let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
-            if told.is_err() {
-                // Nobody would know of it. It may have ended by itself.
-                let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
-            }
-            std::process::exit(i32::from(told.is_err()));
-        }
-        // The parent writes the maps of a user namespace that is new with the sibling.
-        None if namespaces & libc::CLONE_NEWUSER as u64 != 0 => {
-            init.channel()?.hear::<Sibling>()?;
-            become_root()
-        }
-        None => Ok(()),
+    continue_in_child(init, namespaces)?;
+    // The parent writes the maps of a user namespace that is new with the sibling.
+    if namespaces & libc::CLONE_NEWUSER as u64 != 0 {
+        init.channel()?.hear::<Sibling>()?;
+        become_root()?;
     }
+    Ok(())
+}
+
+/// Makes the process that the container gets inside the pid namespace that is joined, and ends this one, which has
+/// stayed outside. True in the new process.
+///
+/// The processes of the pid namespace see the new one from its first moment on, and those with CAP_SYS_PTRACE can use
+/// what it has, dumpable or not (ptrace(2), "Ptrace access mode checking"). So it must have nothing by then that the
+/// container is not to have: neither the host's root, nor a directory or a procfs of the host's, nor capabilities.
+pub(super) fn second_stage(init: &mut Init) -> Result<bool> {
+    if !init.plan.second_stage {
+        return Ok(false);
+    }
+    init.close_proc();
+    continue_in_child(init, 0)?;
+    Ok(true)
+}
+
+/// Returns in a new child of the parent's. This process ends, and tells the parent of the child.
+fn continue_in_child(init: &mut Init, namespaces: u64) -> Result<()> {
+    let made = process::fork_sibling(namespaces).context("unable to make the container's process")?;
+    let Some(child) = made else { return Ok(()) };
+    faults::reached(init.plan.stop_at.as_deref(), "sibling_made");
+    let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
+    if told.is_err() {
+        // No process would know of the child, which may have exited by itself.
+        let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+    }
+    std::process::exit(i32::from(told.is_err()));
 }

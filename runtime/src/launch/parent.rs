@@ -19,7 +19,7 @@ use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::rootfs;
 use crate::sys::process::{self, Child, Exit, Spawn};
 use crate::sys::procfs::Proc;
-use crate::sys::{SysError, SysResult, seal};
+use crate::sys::{SysError, SysResult, cred, seal};
 use crate::trace;
 
 use super::network::HandedOver;
@@ -174,6 +174,9 @@ fn expected(launch: &Launch) -> Vec<Step> {
     if launch.plan.runtime_hooks {
         steps.push(Step::Mounted);
     }
+    if launch.plan.second_stage {
+        steps.push(Step::Sibling);
+    }
     steps.push(Step::Ready);
     steps
 }
@@ -324,7 +327,7 @@ impl Server<'_> {
                 continue;
             }
             // As rare: the container has no null device for a standard stream.
-            if step == Step::Null && expected == Step::Ready {
+            if step == Step::Null && (expected == Step::Ready || self.plan.second_stage) {
                 self.hand_over_null()?;
                 continue;
             }
@@ -381,6 +384,8 @@ impl Server<'_> {
             match self.next()? {
                 Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
                 sibling @ Event::Request(Step::Sibling, ..) => return Ok(sibling),
+                // Only the first stage asks for it where the second one is made last.
+                null @ Event::Request(Step::Null, ..) if self.plan.second_stage => return Ok(null),
                 other => early.push_back(other),
             }
         }
@@ -401,7 +406,7 @@ impl Server<'_> {
     }
 
     fn limit(&self, body: &[u8]) -> Result<()> {
-        let Limits { failed } = self.parent.read(body)?;
+        let Limits { failed, scheduler } = self.parent.read(body)?;
         for index in failed {
             let limit = self.plan.process.rlimits.get(index).ok_or_else(|| Error::other("no such resource limit"))?;
             process::set_rlimit(self.guard.child().pid, limit.resource, limit.soft, limit.hard).with_context(|| {
@@ -410,6 +415,9 @@ impl Server<'_> {
                      CAP_SYS_RESOURCE; ask for less, or raise the caller's)"
                 )
             })?;
+        }
+        if let Some(attributes) = self.plan.process.scheduler.as_ref().filter(|_| scheduler) {
+            cred::set_scheduler_of(self.guard.child().pid, attributes).context("unable to set process.scheduler")?;
         }
         self.parent.answer::<Limits>(&())
     }

@@ -11,13 +11,14 @@ use crate::error::{Context, Error, Result};
 use crate::handshake::{Limits, Listening, Mounted, Ready};
 use crate::plan::passwd;
 use crate::plan::seccomp::flag::NEW_LISTENER;
+use crate::sys::cred::SchedulerAttributes;
 use crate::sys::path::{self, Dir, Links};
-use crate::sys::{SysError, SysResult, cred, file, keyring, memory, ns, process, seccomp};
+use crate::sys::{SysError, SysResult, cred, file, keyring, memory, ns, process, seccomp, tty};
 use crate::trace;
 use crate::{hooks, rootfs};
 
 use super::init::{Init, onto_stdio, take};
-use super::join::{container_root, join, sibling};
+use super::join::{self, children_namespace, container_root, join, sibling};
 use super::network::network_devices;
 use super::{gate, program, terminal};
 
@@ -82,8 +83,13 @@ steps! {
     limits,
     /// With CAP_CHOWN: the user must be able to reopen its own standard streams by /proc/self/fd.
     standard_streams,
+    /// With CAP_SYS_ADMIN. After the hooks, whose processes would be in the pid namespace with the host's root.
+    children_namespace,
     /// After every step that needs privilege.
     credentials,
+    /// After everything that must not be in reach of the pid namespace's other processes: the host's root and files, and
+    /// the capabilities.
+    second_stage,
     /// As the container's user, whose permissions decide what can be executed.
     lookup,
     /// Last of what can fail for the configuration's sake: the parent puts the container on record.
@@ -124,8 +130,12 @@ fn affinity(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
+fn new_session() -> SysResult<()> {
+    rustix::process::setsid().map(drop).map_err(|error| SysError::from_rustix("setsid", "", error))
+}
+
 fn session(init: &mut Init) -> Result<()> {
-    rustix::process::setsid().map_err(|error| crate::sys::SysError::from_rustix("setsid", "", error))?;
+    new_session()?;
     let Some(name) = &init.plan.keyring else { return Ok(()) };
     let name = CString::new(name.as_str()).map_err(|_| Error::other("the keyring's name holds a NUL byte"))?;
     match keyring::join_session(&name) {
@@ -177,7 +187,8 @@ fn names(init: &mut Init) -> Result<()> {
 
 fn root(init: &mut Init) -> Result<()> {
     if let Some(plan) = &init.plan.rootfs {
-        init.root = Some(rootfs::prepare(plan).context("error preparing rootfs")?);
+        let pid_namespace = init.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose().context("unable to copy an fd")?;
+        init.root = Some(rootfs::prepare_for(plan, pid_namespace).context("error preparing rootfs")?);
     }
     Ok(())
 }
@@ -347,7 +358,9 @@ fn labels(init: &mut Init) -> Result<()> {
 
 fn scheduling(init: &mut Init) -> Result<()> {
     let process = &init.plan.process;
-    if let Some(scheduler) = &process.scheduler {
+    // What a clone does not inherit is set by the process that needs it.
+    let inherited = |scheduler: &&SchedulerAttributes| !init.plan.second_stage || scheduler.is_inherited();
+    if let Some(scheduler) = process.scheduler.as_ref().filter(inherited) {
         cred::set_scheduler(scheduler).context("unable to set process.scheduler")?;
     }
     if let Some((class, level)) = process.io_priority {
@@ -372,20 +385,42 @@ fn scheduling(init: &mut Init) -> Result<()> {
 }
 
 fn limits(init: &mut Init) -> Result<()> {
+    // With few processes allowed, this one must not count against those of the container.
+    if init.plan.second_stage { Ok(()) } else { set_limits(init, false) }
+}
+
+/// Sets the resource limits. `scheduler` says that the scheduler is to be set by the parent.
+fn set_limits(init: &Init, scheduler: bool) -> Result<()> {
     let set = |limit: &crate::plan::process::Rlimit| process::set_rlimit(0, limit.resource, limit.soft, limit.hard);
     let limits = init.plan.process.rlimits.iter().enumerate();
-    // A process in a user namespace may not raise a hard limit (setrlimit(2)), but the parent may have the right.
+    // A process in a user namespace may not raise a hard limit (setrlimit(2)), nor may one that has its container's
+    // capabilities already; but the parent may have the right.
     let failed: Vec<usize> = limits.filter(|(_, limit)| set(limit).is_err()).map(|(index, _)| index).collect();
-    if failed.is_empty() {
+    if failed.is_empty() && !scheduler {
         return Ok(());
     }
-    init.channel()?.ask(&Limits { failed })
+    init.channel()?.ask(&Limits { failed, scheduler })
+}
+
+/// The process that becomes the container's does by itself what it cannot inherit.
+fn second_stage(init: &mut Init) -> Result<()> {
+    if !join::second_stage(init)? {
+        return Ok(());
+    }
+    new_session()?;
+    if init.plan.process.terminal {
+        tty::make_controlling(std::io::stdin().as_fd()).context("unable to take the terminal")?;
+    }
+    let scheduler = init.plan.process.scheduler.as_ref().is_some_and(|scheduler| !scheduler.is_inherited());
+    set_limits(init, scheduler)
 }
 
 fn standard_streams(init: &mut Init) -> Result<()> {
     if let Some(slave) = init.terminal.take() {
         onto_stdio(slave.as_fd())?;
-        crate::sys::tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
+        if !init.plan.second_stage {
+            tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
+        }
     }
     terminal::reopen_null(init)?;
     let uid = init.plan.process.uid;

@@ -62,7 +62,7 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
     let linux = spec.linux().as_ref();
     check_seccomp(linux, &mut findings);
     let namespaces = NamespacePlan::on_host(spec, host);
-    let (clone_flags, sibling) = divide(&namespaces);
+    let Stages { clone_flags, sibling, second_stage } = divide(&namespaces);
     let mount_options = MountOptions {
         no_pivot: choices.no_pivot,
         user_namespace: namespaces.is_private(NamespaceKind::User),
@@ -83,6 +83,7 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
     let plan = ContainerPlan {
         init: InitPlan {
             sibling,
+            second_stage,
             unshare_cgroup: is_new(NamespaceKind::Cgroup),
             time_offsets: is_new(NamespaceKind::Time).then(|| time_offsets(linux)),
             user_namespace: namespaces.is_private(NamespaceKind::User),
@@ -120,21 +121,34 @@ fn keyring(id: &str) -> String {
     format!("_ses.{id}")
 }
 
+/// Which process makes and joins what; see [`InitPlan`].
+struct Stages {
+    clone_flags: u64,
+    sibling: Option<u64>,
+    second_stage: bool,
+}
+
 /// Splits the new namespaces between the first clone and the sibling's.
 ///
 /// A joined namespace is entered before a new user namespace is made, because the container's root may have no right
 /// to enter it; a joined user namespace is entered before the others are made, because it owns them; and a joined pid
 /// namespace holds children alone. Each of them needs a second clone, in the sealed process. The cgroup and the time
 /// namespace are unshared later.
-fn divide(namespaces: &NamespacePlan) -> (u64, Option<u64>) {
+///
+/// The second clone is the last act where the pid namespace alone needs it. With a user namespace it comes first: the
+/// new namespaces belong to that, and a process of a user namespace below the caller's cannot trace one that is not
+/// dumpable and that was started outside (ptrace(2)).
+fn divide(namespaces: &NamespacePlan) -> Stages {
     let late = NamespaceKind::Cgroup.clone_flag() | NamespaceKind::Time.clone_flag();
     let flags = namespaces.clone_flags() & !late;
     let joins = namespaces.joined().next().is_some();
     let joined = |kind| namespaces.is_private(kind) && !namespaces.is_new(kind);
-    let sibling = joined(NamespaceKind::User)
-        || joined(NamespaceKind::Pid)
-        || joins && namespaces.is_new(NamespaceKind::User);
-    if sibling { (0, Some(flags)) } else { (flags, None) }
+    let sibling = joined(NamespaceKind::User) || joins && namespaces.is_new(NamespaceKind::User);
+    if sibling {
+        Stages { clone_flags: 0, sibling: Some(flags), second_stage: false }
+    } else {
+        Stages { clone_flags: flags, sibling: None, second_stage: joined(NamespaceKind::Pid) }
+    }
 }
 
 fn process_plan(
@@ -295,7 +309,7 @@ pub fn build_exec(
     let join = NamespaceKind::ALL.into_iter().filter(private).fold(0, |flags, kind| flags | kind.clone_flag());
     let init = InitPlan {
         // Only a child is in a pid namespace that was joined.
-        sibling: namespaces.is_private(NamespaceKind::Pid).then_some(0),
+        second_stage: namespaces.is_private(NamespaceKind::Pid),
         user_namespace: own_user_namespace,
         keyring: Some(keyring(id)),
         process: plan,

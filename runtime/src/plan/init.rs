@@ -28,6 +28,12 @@ pub struct InitPlan {
     /// After joining, a sibling is made in these new namespaces, and it becomes the container's process: needed
     /// where a pid namespace is joined, and where others are to be owned by a user namespace that is joined.
     pub sibling: Option<u64>,
+    /// A pid namespace is joined, and the process that starts stays outside of it, where no process of that namespace can
+    /// look into it. Its last act is the clone of the process that becomes the container's: that one is inside from its
+    /// first moment on, in the container's root, with the container's capabilities.
+    pub second_stage: bool,
+    /// The pid namespace that a create joins by [`InitPlan::second_stage`]. An exec enters it together with the others.
+    pub pid_namespace: Option<Inherited>,
     /// A new cgroup namespace. It is unshared late: its root is the cgroup that the process is in at that moment.
     pub unshare_cgroup: bool,
     /// A new time namespace, with the text of its offsets.
@@ -90,6 +96,13 @@ pub struct HookState {
     pub bundle: PathBuf,
     /// The configuration's annotations.
     pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+impl InitPlan {
+    /// The process that starts is replaced by one that it clones.
+    pub fn has_two_stages(&self) -> bool {
+        self.sibling.is_some() || self.second_stage
+    }
 }
 
 impl HookState {

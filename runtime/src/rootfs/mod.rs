@@ -51,6 +51,8 @@ pub struct Root {
     outside: Outside,
     /// A detached copy of the host's /dev/null, for masked files.
     null: Option<OwnedFd>,
+    /// The pid namespace that a procfs shows; `None` for this process's own.
+    pid_namespace: Option<OwnedFd>,
 }
 
 impl Root {
@@ -135,11 +137,16 @@ fn is_symlink(path: &Path) -> bool {
 
 /// Builds the root and everything mounted in it. Runs in the child. The umask is 0 until [`Root::finish`].
 pub fn prepare(plan: &RootfsPlan) -> Result<Root> {
+    prepare_for(plan, None)
+}
+
+/// [`prepare`] for a container whose processes will be in `pid_namespace`, which this process is outside of.
+pub fn prepare_for(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<Root> {
     rustix::process::umask(Mode::empty());
     // First of all: later, /proc may be the image's.
     let proc = Proc::open().context("error opening /proc")?;
     let (dir, outside) = pivot::attach_root(plan, &proc)?;
-    let mut root = Root { dir, proc, outside, null: None };
+    let mut root = Root { dir, proc, outside, null: None, pid_namespace };
     for op in &plan.mounts {
         mounts::execute(&root, plan, op).with_context(|| mounts::describe(op))?;
     }

@@ -67,7 +67,12 @@ pub(super) fn execute(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<()
                 }
                 _ => error.into(),
             })?;
-            place(root, &filesystem(op, kind, op.flags), op, op.flags, target)?
+            let fs = filesystem(op, kind, op.flags);
+            let fs = match &root.pid_namespace {
+                Some(namespace) if op.kind == MountKind::Proc => fs.descriptor("pidns", namespace.as_fd()),
+                _ => fs,
+            };
+            place(root, &fs, op, op.flags, target)?
         }
         MountKind::Tmpfs => tmpfs(root, plan, op)?,
         MountKind::Mqueue => mqueue(root, plan, op)?,

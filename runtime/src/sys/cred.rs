@@ -166,13 +166,28 @@ pub struct SchedulerAttributes {
     pub period: u64,
 }
 
+impl SchedulerAttributes {
+    /// A child inherits them. SCHED_DEADLINE forbids the making of one, and SCHED_FLAG_RESET_ON_FORK gives it others
+    /// (sched(7)).
+    pub fn is_inherited(&self) -> bool {
+        const SCHED_DEADLINE: u32 = 6;
+        const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
+        self.policy != SCHED_DEADLINE && self.flags & SCHED_FLAG_RESET_ON_FORK == 0
+    }
+}
+
 /// sched_setattr(2) of this thread.
 pub fn set_scheduler(attributes: &SchedulerAttributes) -> SysResult<()> {
+    set_scheduler_of(0, attributes)
+}
+
+/// sched_setattr(2) of the main thread of a process.
+pub fn set_scheduler_of(pid: i32, attributes: &SchedulerAttributes) -> SysResult<()> {
     let mut attributes = *attributes;
     attributes.size = size_of::<SchedulerAttributes>() as u32;
     // SAFETY: the struct says its own size and is valid for the whole call.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
-    check(result, "sched_setattr", || format!("{attributes:?}"))
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attributes, 0) };
+    check(result, "sched_setattr", || format!("{pid}, {attributes:?}"))
 }
 
 /// set_mempolicy(2) of this thread: MPOL_* with its MPOL_F_* flags, and numbers of memory nodes. It stays over execve.

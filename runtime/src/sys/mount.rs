@@ -243,12 +243,13 @@ pub struct Filesystem<'a> {
     source: Option<&'a OsStr>,
     flags: u64,
     parameters: Vec<(Cow<'a, str>, Option<Cow<'a, str>>)>,
+    descriptor: Option<(&'a str, BorrowedFd<'a>)>,
 }
 
 impl<'a> Filesystem<'a> {
     /// Of the type `kind`, by the name that /proc/filesystems has for it.
     pub fn new(kind: &'a str) -> Filesystem<'a> {
-        Filesystem { kind, source: None, flags: 0, parameters: Vec::new() }
+        Filesystem { kind, source: None, flags: 0, parameters: Vec::new(), descriptor: None }
     }
 
     /// What it is mounted from; /proc/PID/mountinfo shows it.
@@ -269,6 +270,20 @@ impl<'a> Filesystem<'a> {
         self
     }
 
+    /// Sets the parameter `name` to an open file (FSCONFIG_SET_FD).
+    pub fn descriptor(mut self, name: &'a str, file: BorrowedFd<'a>) -> Filesystem<'a> {
+        self.descriptor = Some((name, file));
+        self
+    }
+
+    /// Gives the kernel the parameters, and makes nothing.
+    ///
+    /// # Errors
+    /// EINVAL for a parameter that this kernel does not know; ENOSYS without fsopen.
+    pub fn check_parameters(&self) -> SysResult<()> {
+        self.context().map(drop)
+    }
+
     /// False when only mount(2) can express it: a value too long for fsconfig, or MS_I_VERSION.
     pub fn fits_fsconfig(&self) -> bool {
         let long = |value: &Cow<'_, str>| value.len() > FSCONFIG_VALUE_MAX;
@@ -277,8 +292,8 @@ impl<'a> Filesystem<'a> {
             && self.source.is_none_or(|source| source.len() <= FSCONFIG_VALUE_MAX)
     }
 
-    /// Makes the instance and a detached mount of it with the given attributes (ATTR_).
-    pub fn mount(&self, attributes: u64) -> SysResult<OwnedFd> {
+    /// A context that has the parameters (fsopen(2)).
+    fn context(&self) -> SysResult<OwnedFd> {
         let context = rustix::mount::fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|e| SysError::from_rustix("fsopen", format!("{:?}", self.kind), e))?;
         let say = |key: &str, value: &str, e| {
@@ -299,6 +314,15 @@ impl<'a> Filesystem<'a> {
             }
             .map_err(|e| say(name, value.as_deref().unwrap_or(""), e))?;
         }
+        if let Some((name, file)) = self.descriptor {
+            rustix::mount::fsconfig_set_fd(&context, name, file).map_err(|e| say(name, "", e))?;
+        }
+        Ok(context)
+    }
+
+    /// Makes the instance and a detached mount of it with the given attributes (ATTR_).
+    pub fn mount(&self, attributes: u64) -> SysResult<OwnedFd> {
+        let context = self.context()?;
         rustix::mount::fsconfig_create(&context).map_err(|e| {
             // File systems that keep to mount(2)'s ways have no words here: which option it is has to be guessed.
             let said = Some(messages(&context)).filter(|said| !said.is_empty());
@@ -333,6 +357,9 @@ impl<'a> Filesystem<'a> {
 
     /// Mounts it on `target` by mount(2), whose `flags` are all used.
     pub fn mount_legacy(&self, target: &Path, flags: u64) -> SysResult<()> {
+        if let Some((name, _)) = self.descriptor {
+            return Err(SysError::new("mount", format!("{}, {name:?}: takes fsconfig(2)", self.kind), Errno::ENOSYS));
+        }
         let data = self.data();
         let data = (!data.is_empty()).then_some(data);
         mount_raw(self.source, target, Some(self.kind), flags | self.flags, data.as_deref())

@@ -70,6 +70,14 @@ pub fn stray() -> anyhow::Result<()> {
     }
 }
 
+/// Waits with a directory open.
+pub fn hold(directory: &str) -> anyhow::Result<()> {
+    let _held = open(Path::new(directory))?;
+    loop {
+        std::thread::park();
+    }
+}
+
 /// The names in a directory that are numbers; none when it cannot be read.
 fn numbers(directory: impl AsRef<Path>) -> Vec<u32> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();

@@ -3,11 +3,13 @@
 //! It is linked statically and needs no other file, so it can be all that an image holds:
 //! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | crowd N | spin | wait |
 //! burst BYTES | serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME | record FILE ... |
-//! signals LAST | notify LINE... | raise N | watch | stray`.
+//! signals LAST | notify LINE... | raise N | watch | stray |
+//! hold DIRECTORY | hunt MARKER CAPABILITIES`.
 #![forbid(unsafe_code)]
 
 mod attempt;
 mod foreign;
+mod hunt;
 mod record;
 
 use std::io::{Read, Write};
@@ -42,6 +44,8 @@ fn main() {
         "raise" => raise(number()),
         "exit" => exit(number() as i32),
         "watch" => or_fail(foreign::watch()),
+        "hunt" => or_fail(hunt::hunt(&args[2], &args[3])),
+        "hold" => or_fail(foreign::hold(&args[2])),
         "stray" => or_fail(foreign::stray()),
         "record" => record::record(&args),
         "signals" => record::signals(args.get(2).map_or("", String::as_str)),

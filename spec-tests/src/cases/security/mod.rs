@@ -9,6 +9,7 @@ pub mod files;
 pub mod host_nodes;
 pub mod links;
 pub mod namespaces;
+pub mod neighbour;
 pub mod proc;
 pub mod process;
 

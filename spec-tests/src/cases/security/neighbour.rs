@@ -1,0 +1,115 @@
+//! A pid namespace that containers share, as those of a pod may: one of them has CAP_SYS_PTRACE, and searches each process
+//! that appears for what a runtime's own process brings along from the host.
+
+use anyhow::ensure;
+use serde_json::json;
+
+use super::Outside;
+use crate::harness::{Bundle, Case, Container, Ground, Level, wait_until};
+
+const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+    Case::new(name, section, Level::Security, run)
+}
+
+/// A process of the runtime's is there for a millisecond or less before it has become the container's.
+const ROUNDS: usize = 500;
+
+/// CAP_SYS_PTRACE, which is all that these containers have.
+const CAPABILITIES: (&str, u64) = ("CAP_SYS_PTRACE", 1 << 19);
+
+/// Without a user namespace CAP_SYS_PTRACE is good for every process that can be seen, dumpable or not.
+pub const CASES: &[Case] = &[
+    case("no create into a shared pid namespace shows the host to a neighbour", "CVE-2016-9962", creates),
+    case("no exec shows the host or more capabilities to a neighbour", "CVE-2016-9962", execs),
+];
+
+fn bundle(ground: &Ground) -> anyhow::Result<Bundle> {
+    let mut bundle = ground.bundle()?;
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.set(&format!("/process/capabilities/{set}"), json!([CAPABILITIES.0]));
+    }
+    bundle.set("/process/noNewPrivileges", json!(false)).args(&["/probe", "wait"]);
+    Ok(bundle)
+}
+
+/// The container that searches.
+struct Hunter<'a> {
+    container: Container<'a>,
+    outside: Outside,
+}
+
+impl<'a> Hunter<'a> {
+    fn start(ground: &'a Ground) -> anyhow::Result<Hunter<'a>> {
+        let outside = Outside::make(ground)?;
+        let mut bundle = bundle(ground)?;
+        let marker = outside.path().join("mark");
+        bundle.args(&["/probe", "hunt", &marker.to_string_lossy(), &format!("{:x}", CAPABILITIES.1)]);
+        let container = ground.create(&bundle)?;
+        container.start()?;
+        let hunter = Hunter { container, outside };
+        wait_until("the search", || Ok(hunter.container.output()?.starts_with("looks\n").then_some(())))?;
+        Ok(hunter)
+    }
+
+    fn found(&self) -> anyhow::Result<Vec<String>> {
+        let output = self.container.output()?;
+        Ok(output.lines().filter(|line| line.starts_with("reached ") || line.starts_with("more ")).map(str::to_owned).collect())
+    }
+
+    /// Fails when anything was found in this round.
+    fn expect_nothing(&self, verb: &str, round: usize) -> anyhow::Result<()> {
+        let found = self.found()?;
+        ensure!(found.is_empty(), "{verb} {round}: expected nothing of the host, found {found:?}");
+        Ok(())
+    }
+
+    fn wait_for(&self, what: &str) -> anyhow::Result<()> {
+        wait_until(&format!("the search to find {what:?}"), || {
+            Ok(self.found()?.iter().any(|line| line.contains(what)).then_some(()))
+        })
+    }
+
+    fn bundle(&self, ground: &Ground) -> anyhow::Result<Bundle> {
+        let mut bundle = bundle(ground)?;
+        bundle.namespace("pid", Some(&self.container.proc("ns/pid")));
+        Ok(bundle)
+    }
+
+    /// The search finds what is there to be found: in a container that has the host's directory, by each way.
+    fn finds_what_is_there(&self, ground: &Ground) -> anyhow::Result<()> {
+        let outside = self.outside.path().to_string_lossy();
+        let mut bundle = self.bundle(ground)?;
+        bundle.mount(&outside, "bind", &outside, &["bind"]).set("/process/cwd", json!(outside)).args(&["/probe", "hold", "/proc"]);
+        let container = ground.create(&bundle)?;
+        container.start()?;
+        for link in [" root", " cwd", " fd/"] {
+            self.wait_for(link)?;
+        }
+        container.exec_with(&["--detach", "--cap", "CAP_NET_ADMIN"], &["/probe", "wait"])?.ok()?;
+        self.wait_for("more ")?;
+        container.kill("KILL")
+    }
+}
+
+fn creates(ground: &Ground) -> anyhow::Result<()> {
+    let hunter = Hunter::start(ground)?;
+    let bundle = hunter.bundle(ground)?;
+    for round in 0..ROUNDS {
+        let container = ground.create(&bundle)?;
+        container.call_with_flags("delete", &["--force"])?.ok()?;
+        container.wait()?;
+        hunter.expect_nothing("create", round)?;
+    }
+    hunter.finds_what_is_there(ground)
+}
+
+fn execs(ground: &Ground) -> anyhow::Result<()> {
+    let hunter = Hunter::start(ground)?;
+    for round in 0..ROUNDS {
+        // Of root and of another user, whose ids are set before its program runs.
+        let user = if round % 2 == 0 { "0" } else { "1000" };
+        hunter.container.exec_with(&["--user", user], &["/probe", "exit", "0"])?.ok()?;
+        hunter.expect_nothing("exec", round)?;
+    }
+    hunter.finds_what_is_there(ground)
+}
