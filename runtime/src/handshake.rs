@@ -14,6 +14,8 @@
 //!   moves them           ── their addresses ►  sets those, and brings the devices up
 //!                      ◄── Mounted ──────── only with hooks of create
 //!   runs those hooks     ── () ───────────►
+//!                      ◄── Confine ──────── only where that stage may install the seccomp filter
+//!   whether it can       ── Program ──────►
 //!                      ◄── Sibling {pid} ── only where a pid namespace alone is joined: stage 1, which has stayed
 //!                                           outside, made the real init, and ends
 //!                      ◄── Limits ───────── only where init may not raise its own limits
@@ -55,6 +57,8 @@ pub enum Step {
     Devices,
     /// [`Mounted`]
     Mounted,
+    /// [`Confine`]
+    Confine,
     /// [`Limits`]
     Limits,
     /// [`Null`]
@@ -94,6 +98,11 @@ pub struct Device {
 /// The mounts stand and pivot_root has not been called: the moment of the prestart and createRuntime hooks.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Mounted;
+
+/// The first of two stages has done all that the seccomp filter might forbid. The reply is the filter, or `None` where the
+/// remaining steps need calls that it does not allow.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Confine;
 
 /// These could not be set from inside.
 #[derive(Debug, Serialize, Deserialize)]
@@ -154,6 +163,10 @@ impl Request for Devices {
 impl Request for Mounted {
     const STEP: Step = Step::Mounted;
     type Reply = ();
+}
+impl Request for Confine {
+    const STEP: Step = Step::Confine;
+    type Reply = Option<Filter>;
 }
 impl Request for Limits {
     const STEP: Step = Step::Limits;

@@ -21,7 +21,7 @@ const INIT_STEPS: &[&str] = &[
     "affinity", "join", "container_root", "sibling", "session", "cgroup_namespace", "time_namespace", "loopback",
     "names", "root", "runtime_hooks", "container_hooks", "console", "enter", "sysctl", "finish", "identity", "working_directory",
     "labels", "scheduling", "limits", "standard_streams", "children_namespace", "credentials",
-    "second_stage", "lookup", "ready", "wait_at_gate",
+    "confine", "second_stage", "lookup", "ready", "wait_at_gate",
     "start_hooks", "preserve", "filter", "exec",
 ];
 

@@ -42,6 +42,8 @@ pub(super) struct Init {
     pub chdir_later: bool,
     /// The pid namespace that the second stage starts in, until it is entered for children.
     pub pid_namespace: Option<OwnedFd>,
+    /// Checked before a filter could forbid the check.
+    pub single_threaded: Option<process::SingleThreaded>,
 }
 
 impl Init {
@@ -130,6 +132,7 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
         gate: None,
         chdir_later: false,
         pid_namespace: None,
+        single_threaded: None,
     };
     let error = match steps::walk(&mut init) {
         Ok(never) => return Ok(never),

@@ -33,14 +33,6 @@ pub(super) fn container_root(init: &mut Init) -> Result<()> {
     rustix::process::chroot(".").map_err(|error| SysError::from_rustix("chroot", "\".\"", error)).context(context)
 }
 
-/// Chooses the pid namespace that the second stage starts in. An exec has chosen it in [`join`].
-pub(super) fn children_namespace(init: &mut Init) -> Result<()> {
-    match init.pid_namespace.take() {
-        Some(namespace) => Ok(ns::join(namespace.as_fd(), libc::CLONE_NEWPID as u64).context("unable to join the pid namespace")?),
-        None => Ok(()),
-    }
-}
-
 fn become_root() -> Result<()> {
     match cred::set_groups(&[]) {
         // setgroups is denied where an unprivileged user wrote the maps (user_namespaces(7)).
@@ -64,24 +56,10 @@ pub(super) fn sibling(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-/// Makes the process that the container gets inside the pid namespace that is joined, and ends this one, which has
-/// stayed outside. True in the new process.
-///
-/// The processes of the pid namespace see the new one from its first moment on, and those with CAP_SYS_PTRACE can use
-/// what it has, dumpable or not (ptrace(2), "Ptrace access mode checking"). So it must have nothing by then that the
-/// container is not to have: neither the host's root, nor a directory or a procfs of the host's, nor capabilities.
-pub(super) fn second_stage(init: &mut Init) -> Result<bool> {
-    if !init.plan.second_stage {
-        return Ok(false);
-    }
-    init.close_proc();
-    continue_in_child(init, 0)?;
-    Ok(true)
-}
-
 /// Returns in a new child of the parent's. This process ends, and tells the parent of the child.
-fn continue_in_child(init: &mut Init, namespaces: u64) -> Result<()> {
-    let made = process::fork_sibling(namespaces).context("unable to make the container's process")?;
+pub(super) fn continue_in_child(init: &mut Init, namespaces: u64) -> Result<()> {
+    let single_threaded = init.single_threaded.take().map_or_else(process::SingleThreaded::check, Ok)?;
+    let made = process::fork_sibling(single_threaded, namespaces).context("unable to make the container's process")?;
     let Some(child) = made else { return Ok(()) };
     faults::reached(init.plan.stop_at.as_deref(), "sibling_made");
     let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`parent`] | the caller's, any thread | the caller's |
 //! | `sys::process`, between clone and exec | the child, a copy of the caller's memory | in its new namespaces |
-//! | [`init`], [`steps`], [`join`] | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
+//! | [`init`], [`steps`], [`join`], [`second_stage`] | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
 #![forbid(unsafe_code)]
 
 pub(crate) mod faults;
@@ -15,6 +15,7 @@ pub mod parent;
 mod join;
 mod network;
 mod program;
+mod second_stage;
 pub mod stall;
 mod steps;
 mod streams;

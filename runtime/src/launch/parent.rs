@@ -12,7 +12,7 @@ use oci_spec::runtime::LinuxSeccomp;
 
 use crate::channel::{self, Event, ParentEnd};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::handshake::{Devices, Filter, Limits, Mounted, Null, Ready, Recorded, Sibling, Step, Streams};
+use crate::handshake::{Confine, Devices, Filter, Limits, Mounted, Null, Ready, Recorded, Sibling, Step, Streams};
 use crate::plan::idmap::IdMap;
 use crate::plan::init::InitPlan;
 use crate::plan::seccomp::flag::NEW_LISTENER;
@@ -25,7 +25,7 @@ use crate::trace;
 use super::network::HandedOver;
 use super::guard::Guard;
 use super::stall::{self, StallLimit};
-use super::{INIT_NAME, PLAN_VERSION, faults, streams};
+use super::{INIT_NAME, PLAN_VERSION, faults, second_stage, streams};
 
 /// User and group maps of a new user namespace.
 #[derive(Debug)]
@@ -102,6 +102,7 @@ pub fn launch(launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
 
 fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
     let gated = launch.gate.is_some();
+    launch.plan.seccomp = launch.seccomp.is_some();
     let mut steps = expected(&launch);
     let maps_now = launch.id_maps.is_some() && launch.plan.sibling.is_none();
     let waits = moments.must_wait() || maps_now;
@@ -174,6 +175,9 @@ fn expected(launch: &Launch) -> Vec<Step> {
     if launch.plan.runtime_hooks {
         steps.push(Step::Mounted);
     }
+    if launch.plan.confines_first_stage() {
+        steps.push(Step::Confine);
+    }
     if launch.plan.second_stage {
         steps.push(Step::Sibling);
     }
@@ -191,7 +195,6 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     launch.plan.channel = init.number();
     launch.plan.gate = launch.gate.as_ref().map(AsRawFd::as_raw_fd);
     launch.plan.console = launch.console.as_ref().map(AsRawFd::as_raw_fd);
-    launch.plan.seccomp = launch.seccomp.is_some();
     launch.plan.stop_at = faults::wanted();
     launch.plan.trace = trace::fd();
     let bytes = postcard::to_stdvec(&(PLAN_VERSION, &launch.plan))
@@ -332,7 +335,7 @@ impl Server<'_> {
                 continue;
             }
             // After them, where init may not give the streams away itself.
-            if step == Step::Streams && expected == Step::Ready {
+            if step == Step::Streams && (expected == Step::Ready || self.plan.second_stage) {
                 streams::give(&self.parent.read(&body)?, self.guard.child().pid, self.stdio.as_ref())?;
                 self.parent.answer::<Streams>(&())?;
                 continue;
@@ -353,6 +356,10 @@ impl Server<'_> {
                 Step::Mounted => {
                     self.moments.mounted(self.guard.child())?;
                     self.parent.answer::<Mounted>(&())?;
+                }
+                Step::Confine => {
+                    let early = self.seccomp.take_if(|filter| second_stage::runs_under(filter));
+                    self.parent.answer::<Confine>(&early)?;
                 }
                 Step::Ready => {
                     let _phase = trace::phase("put on record");
@@ -384,8 +391,8 @@ impl Server<'_> {
             match self.next()? {
                 Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
                 sibling @ Event::Request(Step::Sibling, ..) => return Ok(sibling),
-                // Only the first stage asks for it where the second one is made last.
-                null @ Event::Request(Step::Null, ..) if self.plan.second_stage => return Ok(null),
+                // Of the first stage's, where the second one is made last.
+                streams @ Event::Request(Step::Null | Step::Streams, ..) if self.plan.second_stage => return Ok(streams),
                 other => early.push_back(other),
             }
         }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use crate::error::{Context, Error, Result};
-use crate::handshake::{Limits, Listening, Mounted, Ready};
+use crate::handshake::{Listening, Mounted, Ready};
 use crate::plan::passwd;
 use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::cred::SchedulerAttributes;
@@ -18,8 +18,9 @@ use crate::trace;
 use crate::{hooks, rootfs};
 
 use super::init::{Init, onto_stdio, take};
-use super::join::{self, children_namespace, container_root, join, sibling};
+use super::join::{container_root, join, sibling};
 use super::network::network_devices;
+use super::second_stage::{children_namespace, confine, new_session, second_stage, set_limits};
 use super::{gate, program, terminal};
 
 /// One step: its name, what it must come before, and why.
@@ -87,6 +88,8 @@ steps! {
     children_namespace,
     /// After every step that needs privilege.
     credentials,
+    /// After `credentials`, whose calls the filter need not allow, and with CAP_SYS_ADMIN.
+    confine,
     /// After everything that must not be in reach of the pid namespace's other processes: the host's root and files, and
     /// the capabilities.
     second_stage,
@@ -128,10 +131,6 @@ fn affinity(init: &mut Init) -> Result<()> {
         cred::set_affinity(cpus).context("unable to set process.execCPUAffinity.initial")?;
     }
     Ok(())
-}
-
-fn new_session() -> SysResult<()> {
-    rustix::process::setsid().map(drop).map_err(|error| SysError::from_rustix("setsid", "", error))
 }
 
 fn session(init: &mut Init) -> Result<()> {
@@ -387,32 +386,6 @@ fn scheduling(init: &mut Init) -> Result<()> {
 fn limits(init: &mut Init) -> Result<()> {
     // With few processes allowed, this one must not count against those of the container.
     if init.plan.second_stage { Ok(()) } else { set_limits(init, false) }
-}
-
-/// Sets the resource limits. `scheduler` says that the scheduler is to be set by the parent.
-fn set_limits(init: &Init, scheduler: bool) -> Result<()> {
-    let set = |limit: &crate::plan::process::Rlimit| process::set_rlimit(0, limit.resource, limit.soft, limit.hard);
-    let limits = init.plan.process.rlimits.iter().enumerate();
-    // A process in a user namespace may not raise a hard limit (setrlimit(2)), nor may one that has its container's
-    // capabilities already; but the parent may have the right.
-    let failed: Vec<usize> = limits.filter(|(_, limit)| set(limit).is_err()).map(|(index, _)| index).collect();
-    if failed.is_empty() && !scheduler {
-        return Ok(());
-    }
-    init.channel()?.ask(&Limits { failed, scheduler })
-}
-
-/// The process that becomes the container's does by itself what it cannot inherit.
-fn second_stage(init: &mut Init) -> Result<()> {
-    if !join::second_stage(init)? {
-        return Ok(());
-    }
-    new_session()?;
-    if init.plan.process.terminal {
-        tty::make_controlling(std::io::stdin().as_fd()).context("unable to take the terminal")?;
-    }
-    let scheduler = init.plan.process.scheduler.as_ref().is_some_and(|scheduler| !scheduler.is_inherited());
-    set_limits(init, scheduler)
 }
 
 fn standard_streams(init: &mut Init) -> Result<()> {

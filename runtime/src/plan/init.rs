@@ -12,6 +12,9 @@ use super::mounts::RootfsPlan;
 use super::network::NetDevice;
 use super::process::ProcessPlan;
 
+/// Bit 21 (linux/capability.h).
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
 /// A file descriptor that the child inherits; it takes ownership of each one once.
 pub type Inherited = i32;
 
@@ -102,6 +105,14 @@ impl InitPlan {
     /// The process that starts is replaced by one that it clones.
     pub fn has_two_stages(&self) -> bool {
         self.sibling.is_some() || self.second_stage
+    }
+
+    /// The first of two stages may install the seccomp filter, and so spare the second one the capability that this takes.
+    /// With no_new_privs no capability is needed, and the last step installs it. Hooks of the container need what they
+    /// may need, and are no reason for a filter to allow it.
+    pub fn confines_first_stage(&self) -> bool {
+        let may_stay_last = self.process.no_new_privileges || self.process.capabilities.permitted & CAP_SYS_ADMIN != 0;
+        self.second_stage && self.seccomp && !may_stay_last && self.start_container.is_empty()
     }
 }
 

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod permits;
 mod resolve;
 mod tables;
 #[cfg(test)]
@@ -37,6 +38,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Findings;
 use crate::plan::seccomp::{Abi, Profile, flag, read};
 use crate::sys::seccomp::{Instruction, flags_available};
+
+pub use permits::{Call, permits};
 
 /// A filter, ready for [`crate::sys::seccomp::install`]. It can be sent to another process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -199,17 +199,45 @@ fn pointers(strings: &[&CStr]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
+/// The knowledge that this process has a single thread, which starts no other.
+#[derive(Debug)]
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// EINVAL when this process has more than one thread.
+    pub fn check() -> SysResult<SingleThreaded> {
+        // unshare(2): CLONE_THREAD changes nothing, and is refused to a process of several threads.
+        super::ns::unshare(libc::CLONE_THREAD as u64).map(|()| SingleThreaded(()))
+    }
+}
+
 /// Makes a sibling: a child of this process's parent, in new `namespaces` and in the pid namespace that a
 /// setns chose for children. Returns the sibling in this process, `None` in the sibling.
 ///
 /// # Errors
-/// As clone3(2); and EINVAL when this process has more than one thread, since the sibling goes on in Rust.
-pub fn fork_sibling(namespaces: u64) -> SysResult<Option<Child>> {
-    // unshare(2): CLONE_THREAD changes nothing, and is refused to a process of several threads.
-    super::ns::unshare(libc::CLONE_THREAD as u64)?;
-    // SAFETY: this process has a single thread, so no lock is held by another, and the copy may go on.
-    unsafe { clone3(namespaces | libc::CLONE_PARENT as u64, 0, None) }
+/// As clone(2).
+pub fn fork_sibling(_single_threaded: SingleThreaded, namespaces: u64) -> SysResult<Option<Child>> {
+    let flags = namespaces | SIBLING_FLAGS;
+    let mut pidfd: RawFd = -1;
+    // clone(2) rather than clone3(2), which filters that look at the flags refuse. s390x has the first two arguments in the
+    // other order.
+    let (first, second) = if cfg!(target_arch = "s390x") { (0, flags) } else { (flags, 0) };
+    // SAFETY: this process has a single thread, so no lock is held by another, and the copy may go on in Rust, on a copy of
+    // this stack. The kernel stores the pidfd through the third argument, which is valid for the whole call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, first, second, &raw mut pidfd, 0, 0) };
+    match pid {
+        -1 => Err(SysError::last("clone", format!("flags {flags:#x}"))),
+        0 => Ok(None),
+        // SAFETY: the kernel stored a new close-on-exec pidfd that nothing else owns.
+        pid => Ok(Some(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
+    }
 }
+
+/// The flags of clone(2) that make a sibling.
+pub const SIBLING_FLAGS: u64 = libc::CLONE_PARENT as u64 | libc::CLONE_PIDFD as u64;
 
 /// Makes a child in new `namespaces` that does nothing but wait to be killed, so that others can take the namespaces
 /// from it. It sends no signal when it ends, and only [`end_holder`] waits for it: who waits for any child does not

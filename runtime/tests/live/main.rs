@@ -19,5 +19,6 @@ mod seccomp_live;
 mod seccomp_notify;
 mod sealed_program;
 mod security;
+mod shared_pid;
 mod stopped;
 mod terminal;

@@ -28,7 +28,8 @@ pub const CASES: &[Case] = &[
     Case::new("a call that is newer than its profile is not there", SECTION, Level::Runc, newer),
 ];
 
-fn profile() -> anyhow::Result<Value> {
+/// The profile that Docker gives a container by default.
+pub fn profile() -> anyhow::Result<Value> {
     serde_json::from_str(include_str!("../../../data/docker-default-seccomp.json")).context("the profile")
 }
 

@@ -5,6 +5,7 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::Outside;
+use crate::cases::linux::seccomp_profile::profile;
 use crate::harness::{Bundle, Case, Container, Ground, Level, wait_until};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
@@ -28,7 +29,8 @@ fn bundle(ground: &Ground) -> anyhow::Result<Bundle> {
     for set in ["bounding", "effective", "permitted"] {
         bundle.set(&format!("/process/capabilities/{set}"), json!([CAPABILITIES.0]));
     }
-    bundle.set("/process/noNewPrivileges", json!(false)).args(&["/probe", "wait"]);
+    // Without noNewPrivileges, a filter takes CAP_SYS_ADMIN to install: who has that, and until when?
+    bundle.set("/linux/seccomp", profile()?).set("/process/noNewPrivileges", json!(false)).args(&["/probe", "wait"]);
     Ok(bundle)
 }
 
