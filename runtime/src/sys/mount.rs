@@ -10,7 +10,7 @@
 //! | mount_setattr | 5.12 | mount(2) with MS_REMOUNT, after the mount is attached; recursive attributes fail |
 
 use std::borrow::Cow;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -20,6 +20,10 @@ use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::{SysError, SysResult};
+
+mod mountinfo;
+
+pub use mountinfo::{MountInfo, parse_mountinfo};
 
 /// MOUNT_ATTR_RDONLY (include/uapi/linux/mount.h).
 pub const ATTR_RDONLY: u64 = 0x1;
@@ -440,53 +444,6 @@ pub fn is_missing(error: &SysError) -> bool {
     error.errno() == Errno::ENOSYS
 }
 
-/// One line of /proc/self/mountinfo, as far as it is needed here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountInfo {
-    /// The directory of its file system that is mounted.
-    pub root: OsString,
-    /// Where, as this process sees it.
-    pub target: OsString,
-    /// The file system's type.
-    pub kind: String,
-}
-
-/// Reads the lines of a mountinfo file (proc_pid_mountinfo(5)); lines of another form are left out.
-pub fn parse_mountinfo(text: &str) -> Vec<MountInfo> {
-    text.lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let mut left = left.split(' ').skip(3);
-            Some(MountInfo {
-                root: unescape(left.next()?),
-                target: unescape(left.next()?),
-                kind: right.split(' ').next()?.to_owned(),
-            })
-        })
-        .collect()
-}
-
-/// Undoes the octal escapes of /proc files (`\040` for a space).
-fn unescape(text: &str) -> OsString {
-    let bytes = text.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let code = bytes.get(at + 1..at + 4).and_then(|d| std::str::from_utf8(d).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) if bytes[at] == b'\\' => {
-                plain.push(byte);
-                at += 4;
-            }
-            _ => {
-                plain.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    std::os::unix::ffi::OsStringExt::from_vec(plain)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -497,14 +454,6 @@ mod tests {
         assert_eq!(attributes(libc::MS_NOATIME | libc::MS_NODIRATIME), ATTR_NOATIME | ATTR_NODIRATIME);
         assert_eq!(attributes(libc::MS_STRICTATIME), ATTR_STRICTATIME);
         assert_eq!(attributes(MS_NOSYMFOLLOW), ATTR_NOSYMFOLLOW);
-    }
-
-    #[test]
-    fn mountinfo_is_unescaped() {
-        let lines = parse_mountinfo("29 26 0:26 / /a\\040b rw,relatime shared:3 - proc proc rw\nnonsense\n");
-        assert_eq!(lines.len(), 1);
-        assert_eq!(lines[0].target, OsStr::new("/a b"));
-        assert_eq!(lines[0].kind, "proc");
     }
 
     #[test]
