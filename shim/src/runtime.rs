@@ -105,14 +105,15 @@ impl Runtime {
         }
     }
 
-    /// The runtime of a container.
-    pub fn new(kept: &Kept) -> Runtime {
+    /// The runtime of the container of `bundle`.
+    pub fn new(kept: &Kept, bundle: &Path) -> Runtime {
         let root = PathBuf::from(&kept.root);
         if kept.binary.is_empty() {
             let manager = if kept.systemd_cgroup { CgroupManager::Systemd } else { CgroupManager::default() };
             Runtime::Engine(Engine::new(root, manager).resident())
         } else {
-            Runtime::Foreign(Foreign { binary: kept.binary.clone().into(), root, systemd_cgroup: kept.systemd_cgroup })
+            let (binary, log) = (kept.binary.clone().into(), bundle.join("log.json"));
+            Runtime::Foreign(Foreign { binary, root, systemd_cgroup: kept.systemd_cgroup, log })
         }
     }
 
@@ -351,10 +352,10 @@ mod tests {
         for ours in ["", "brig", "/usr/local/sbin/brig"] {
             let kept = Runtime::choose("default", "", ours, false);
             assert_eq!(kept.root, "/run/containerd/brig/default");
-            assert!(matches!(Runtime::new(&kept), Runtime::Engine(_)), "{ours}");
+            assert!(matches!(Runtime::new(&kept, Path::new("/b")), Runtime::Engine(_)), "{ours}");
         }
         let kept = Runtime::choose("moby", "/run/r", "/usr/sbin/runc", true);
         assert_eq!((kept.root.as_str(), kept.binary.as_str()), ("/run/r/moby", "/usr/sbin/runc"));
-        assert!(matches!(Runtime::new(&kept), Runtime::Foreign(_)));
+        assert!(matches!(Runtime::new(&kept, Path::new("/b")), Runtime::Foreign(_)));
     }
 }

@@ -284,7 +284,7 @@ impl Shim {
         }
         let options = options::parse(request.options.as_ref())?;
         let kept = Runtime::choose(&self.namespace, &options.root, &options.binary_name, options.systemd_cgroup);
-        let runtime = Runtime::new(&kept);
+        let runtime = Runtime::new(&kept, bundle);
         let saved = saved(request, &options)?;
         let facts = Facts::read(bundle)?;
         // An earlier container of the same bundle is none of this one's business.

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kit import host
-from kit.commands import check, contains, equal, run, wait_until
+from kit.commands import Failure, check, contains, equal, run, wait_until
 from kit.shim import parse_answer, socket_path
 from kit.suite import scenario
 from kit.ttrpc import Client, any_of, decode
@@ -270,10 +270,43 @@ def binary_name(shim):
     one.exec("ex", ["probe", "exit", "4"])
     equal(one.wait("ex"), 4, "the exec's status")
     equal(one.delete("ex"), 4, "the exec's status")
+    # Its name is that of a file in the bundle.
+    config = (one.bundle / "config.json").read_bytes()
+    one.exec("config", ["probe", "exit", "5"])
+    equal(one.wait("config"), 5, "the exec's status")
+    equal((one.bundle / "config.json").read_bytes(), config, "the configuration")
+    for method in ("Pids", "Pause", "Resume", "State"):
+        one.call(method)
     one.finish()
     calls = record.read_text()
-    for verb in ("create", "start", "exec", "delete"):
+    for verb in ("create", "start", "exec", "ps", "pause", "resume", "state", "kill", "delete"):
         contains(calls, f" {verb} ", "the wrapper's calls")
+    for call in calls.splitlines():
+        contains(call, f"--log {one.bundle}/log.json --log-format json", "a call")
+
+
+@scenario("BinaryName: a runtime whose errors are in its log alone: the last one is the answer's", deadline=60)
+def errors_in_the_log(shim):
+    daemon = shim.daemon()
+    wrapper = daemon.base / "silent-runc"
+    wrapper.write_text('#!/bin/sh\nexec runc "$@" 2>/dev/null\n')
+    wrapper.chmod(0o755)
+    one = shim.container(daemon=daemon, options=any_of(RUNC_OPTIONS, {6: str(wrapper), 7: f"{daemon.base}/state"}))
+    one.run()
+    for args, words in ((["no-such-program"], "no-such-program"), (["other-program"], "other-program")):
+        try:
+            one.exec(f"of-{words}", args)
+            problem = "it was started"
+        except Failure as failure:
+            problem = str(failure)
+        contains(problem, words, "the error of the exec")
+    try:
+        one.call("Update", resources=any_of("types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", b"wrong"))
+        problem = "it was updated"
+    except Failure as failure:
+        problem = str(failure)
+    check("program" not in problem and "invalid" in problem, f"the error of the update is its own: {problem}")
+    one.finish()
 
 
 @scenario("a daemon that comes back finds its container by Connect and Pids", deadline=60)

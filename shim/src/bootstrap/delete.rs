@@ -31,7 +31,7 @@ pub fn run(args: &Args) -> Result<()> {
         None => std::env::current_dir().context("unable to find the bundle")?,
     };
     if let Some(kept) = Kept::read(&bundle)? {
-        Runtime::new(&kept).delete_own(&args.id, &bundle)?;
+        Runtime::new(&kept, &bundle).delete_own(&args.id, &bundle)?;
     }
     rootfs::unmount(&bundle.join("rootfs"))?;
     sandbox::sweep(&bundle)?;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{ErrorKind as IoErrorKind, Read, Write};
+use std::io::{ErrorKind as IoErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use brig::cgroup::{Cgroup, CgroupRecord, OomWatch, Stats};
@@ -27,6 +27,8 @@ pub struct Foreign {
     pub root: PathBuf,
     /// Its `--systemd-cgroup`.
     pub systemd_cgroup: bool,
+    /// Its `--log`, of every verb, as go-runc gives it: a wrapper may rely on it.
+    pub log: PathBuf,
 }
 
 /// What `state` prints, as far as it matters here.
@@ -39,22 +41,35 @@ struct State {
 }
 
 impl Foreign {
-    fn command(&self, log: Option<&Path>) -> Command {
+    fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command.arg("--root").arg(&self.root);
+        command.arg("--log").arg(&self.log).args(["--log-format", "json"]);
         if self.systemd_cgroup {
             command.arg("--systemd-cgroup");
         }
-        if let Some(log) = log {
-            command.arg("--log").arg(log).args(["--log-format", "json"]);
-        }
         command
+    }
+
+    /// The error of a verb that failed: what it printed, else what it has added to the log, which held `logged` bytes.
+    fn failure(&self, stderr: &[u8], status: ExitStatus, logged: u64) -> Error {
+        let printed = String::from_utf8_lossy(stderr);
+        match printed.trim() {
+            "" => adapt(&last_error(&self.log, logged).unwrap_or_else(|| status.to_string())),
+            printed => adapt(printed),
+        }
+    }
+
+    /// The bytes in the log.
+    fn logged(&self) -> u64 {
+        std::fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }
 
     /// Runs a verb, and gives what it printed.
     fn output(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
         let unable = || format!("unable to execute {}", self.binary.display());
-        let mut command = self.command(None);
+        let logged = self.logged();
+        let mut command = self.command();
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(unable)?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -68,7 +83,7 @@ impl Foreign {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        Err(adapt(String::from_utf8_lossy(&output.stderr).trim()))
+        Err(self.failure(&output.stderr, output.status, logged))
     }
 
     pub(super) fn simple(&self, arguments: &[&str]) -> Result<()> {
@@ -103,7 +118,8 @@ impl Foreign {
     }
 
     pub(super) fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<()> {
-        let mut command = self.command(None);
+        let logged = self.logged();
+        let mut command = self.command();
         command.arg("checkpoint").arg("--image-path").arg(&options.images);
         if options.work != Path::new("") {
             command.arg("--work-path").arg(&options.work);
@@ -117,7 +133,7 @@ impl Foreign {
         ];
         command.args(flags.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag)).arg(id);
         let output = command.output().with_context(|| format!("unable to execute {}", self.binary.display()))?;
-        if output.status.success() { Ok(()) } else { Err(adapt(String::from_utf8_lossy(&output.stderr).trim())) }
+        if output.status.success() { Ok(()) } else { Err(self.failure(&output.stderr, output.status, logged)) }
     }
 
     pub(super) fn stats(&self, id: &str) -> Result<Stats> {
@@ -156,7 +172,7 @@ impl Foreign {
 
     pub(super) fn create(&self, creation: Creation) -> Result<Launched> {
         let pid_file = creation.bundle.join("init.pid");
-        self.launch(&creation.bundle, &pid_file, creation.streams, |command| {
+        self.launch(&pid_file, creation.streams, |command| {
             command.arg("create").arg("--bundle").arg(&creation.bundle);
             if creation.no_pivot {
                 command.arg("--no-pivot");
@@ -170,7 +186,7 @@ impl Foreign {
 
     pub(super) fn restore(&self, restoration: Restoration) -> Result<Launched> {
         let Restoration { id, bundle, saved, streams } = restoration;
-        self.launch(&bundle, &bundle.join("init.pid"), streams, |command| {
+        self.launch(&bundle.join("init.pid"), streams, |command| {
             command.args(["restore", "--detach", "--no-subreaper", "--bundle"]).arg(&bundle);
             command.arg("--image-path").arg(&saved.images);
             if saved.work != Path::new("") {
@@ -181,10 +197,11 @@ impl Foreign {
     }
 
     pub(super) fn exec(&self, execution: Execution) -> Result<Launched> {
-        let file = execution.pid_file.with_extension("json");
+        // An exec may be called config, whose file is the container's configuration.
+        let name = execution.pid_file.file_stem().unwrap_or_default().to_string_lossy();
+        let file = execution.pid_file.with_file_name(format!("exec.{name}.json"));
         brig::store::replace(&file, &execution.process, 0o600)?;
-        let bundle = execution.pid_file.parent().unwrap_or(Path::new("."));
-        let launched = self.launch(bundle, &execution.pid_file, execution.streams, |command| {
+        let launched = self.launch(&execution.pid_file, execution.streams, |command| {
             command.args(["exec", "--detach", "--process"]).arg(&file);
             &execution.id
         });
@@ -196,13 +213,12 @@ impl Foreign {
     /// ends, and its pid is safe then: whoever called holds the reaper.
     fn launch<'a>(
         &self,
-        bundle: &Path,
         pid_file: &Path,
         streams: Streams,
         verb: impl FnOnce(&mut Command) -> &'a str,
     ) -> Result<Launched> {
-        let log = bundle.join("log.json");
-        let mut command = self.command(Some(&log));
+        let logged = self.logged();
+        let mut command = self.command();
         let id = verb(&mut command);
         command.arg("--pid-file").arg(pid_file);
         let console = match streams {
@@ -222,7 +238,7 @@ impl Foreign {
         // The copies of the streams in it would keep their pipes open.
         drop(command);
         if !status.success() {
-            return Err(adapt(&last_error(&log).unwrap_or_else(|| status.to_string())));
+            return Err(self.failure(&[], status, logged));
         }
         let pid = std::fs::read_to_string(pid_file).with_context(|| format!("unable to read {}", pid_file.display()))?;
         let pid: i32 = pid.trim().parse().map_err(|_| Error::other(format!("{} holds no pid", pid_file.display())))?;
@@ -232,10 +248,12 @@ impl Foreign {
     }
 }
 
-/// The last error of a JSON log of runc's form.
-fn last_error(log: &Path) -> Option<String> {
+/// The last error of a JSON log of runc's form, behind its first `from` bytes.
+fn last_error(log: &Path, from: u64) -> Option<String> {
     let mut text = String::new();
-    std::fs::File::open(log).ok()?.read_to_string(&mut text).ok()?;
+    let mut file = std::fs::File::open(log).ok()?;
+    file.seek(SeekFrom::Start(from)).ok()?;
+    file.read_to_string(&mut text).ok()?;
     text.lines().rev().find_map(|line| {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         (line.get("level")? == "error").then(|| line.get("msg")?.as_str().map(str::to_owned)).flatten()
