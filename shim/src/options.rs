@@ -2,6 +2,8 @@
 //!
 //! - `containerd.runc.v1.Options` (containerd's api/types/runc/options/oci.proto): typed fields. CRI sends it only for
 //!   a runtime that is literally named io.containerd.runc.v2; `ctr` and Docker send it for any.
+//! - `containerd.linux.runc.CreateOptions` (containerd 1.6's runtime/linux/runctypes/runc.proto): what the client of 1.6
+//!   sends for a runtime that is not called io.containerd.runc.*; few of the same fields, by other numbers.
 //! - `runtimeoptions.v1.Options` (containerd's api/types/runtimeoptions/v1/api.proto): `config_body`, the TOML of the
 //!   runtime's section in containerd's configuration, or `config_path`, a TOML file of that form.
 //!
@@ -70,12 +72,14 @@ pub fn parse(any: Option<&Any>) -> Result<Options> {
     let options = match name {
         "" if any.value.is_empty() => Options::default(),
         "containerd.runc.v1.Options" => from_runc(&any.value)?,
+        "containerd.linux.runc.CreateOptions" => from_linux(&any.value)?,
         name if name.ends_with("runtimeoptions.v1.Options") => from_generic(&any.value)?,
         // containerd 1.x's empty options.
         "google.protobuf.Empty" => Options::default(),
         _ => {
             return Err(invalid(format!(
-                "runtime options of type {:?}: expected containerd.runc.v1.Options or runtimeoptions.v1.Options",
+                "runtime options of type {:?}: expected containerd.runc.v1.Options, \
+                 containerd.linux.runc.CreateOptions or runtimeoptions.v1.Options",
                 any.type_url
             )));
         }
@@ -121,6 +125,32 @@ fn from_runc(bytes: &[u8]) -> Result<Options> {
         task_api_address: message.task_api_address,
         task_api_version: message.task_api_version,
         output_timeouts: OutputTimeouts::default(),
+    })
+}
+
+/// containerd.linux.runc.CreateOptions.
+fn from_linux(bytes: &[u8]) -> Result<Options> {
+    let read = || -> protobuf::Result<Options> {
+        let mut options = Options::default();
+        let mut stream = CodedInputStream::from_bytes(bytes);
+        while let Some(tag) = stream.read_raw_tag_or_eof()? {
+            // A tag is the field's number and its wire type: 0 is "varint", 2 is "length-delimited".
+            match (tag >> 3, tag & 7) {
+                (1, 0) => options.no_pivot_root = stream.read_bool()?,
+                (8, 0) => options.no_new_keyring = stream.read_bool()?,
+                (9, 2) => options.shim_cgroup = stream.read_string()?,
+                (10, 0) => options.io_uid = stream.read_uint32()?,
+                (11, 0) => options.io_gid = stream.read_uint32()?,
+                (12, 2) => options.criu_work_path = stream.read_string()?,
+                (13, 2) => options.criu_image_path = stream.read_string()?,
+                // 2 to 7 are of checkpoints, whose request has them too.
+                _ => protobuf::rt::skip_field_for_tag(tag, &mut stream)?,
+            }
+        }
+        Ok(options)
+    };
+    read().map_err(|error| {
+        invalid(format!("runtime options: containerd.linux.runc.CreateOptions cannot be read: {error}"))
     })
 }
 
@@ -342,6 +372,31 @@ mod tests {
             };
             assert_eq!(options, expected);
         }
+    }
+
+    #[test]
+    fn options_of_the_client_of_1_6_are_taken_over() {
+        let mut bytes = vec![1 << 3, 1, 2 << 3, 1];
+        bytes.extend(field(7, b"soft"));
+        bytes.extend([8 << 3, 1]);
+        bytes.extend(field(9, b"/shims"));
+        bytes.extend([10 << 3, 0xe8, 0x07, 11 << 3, 6]);
+        bytes.extend(field(12, b"/w"));
+        bytes.extend(field(13, b"/i"));
+        let options = parse(Some(&any("containerd.linux.runc.CreateOptions", bytes))).unwrap();
+        let expected = Options {
+            no_pivot_root: true,
+            no_new_keyring: true,
+            shim_cgroup: "/shims".into(),
+            io_uid: 1000,
+            io_gid: 6,
+            criu_work_path: "/w".into(),
+            criu_image_path: "/i".into(),
+            ..Options::default()
+        };
+        assert_eq!(options, expected);
+        let error = parse(Some(&any("containerd.linux.runc.CreateOptions", vec![9 << 3 | 2, 9]))).unwrap_err();
+        assert!(error.to_string().contains("CreateOptions cannot be read"), "{error}");
     }
 
     #[test]

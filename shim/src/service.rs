@@ -307,7 +307,11 @@ impl TaskService for Service {
 fn checkpoint_options(request: &api::CheckpointTaskRequest) -> Result<CheckpointOptions> {
     let wrong = |error: protobuf::Error| invalid(&format!("options of the checkpoint: {error}"));
     let bytes = request.options.as_ref().map_or(&[][..], |any| &any.value);
-    let options = oci::CheckpointOptions::parse_from_bytes(bytes).map_err(wrong)?;
+    let mut options = oci::CheckpointOptions::parse_from_bytes(bytes).map_err(wrong)?;
+    if request.options.as_ref().is_some_and(|any| any.type_url.ends_with("containerd.linux.runc.CheckpointOptions")) {
+        // containerd 1.6's own message for runtimes of other names: the same but for the order of the two paths.
+        std::mem::swap(&mut options.image_path, &mut options.work_path);
+    }
     let cgroups = match options.cgroups_mode.as_str() {
         "" => CgroupsMode::default(),
         "ignore" => CgroupsMode::Ignore,

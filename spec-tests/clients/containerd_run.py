@@ -198,3 +198,8 @@ def many(containerd):
     for number, client in enumerate(clients):
         out, _ = client.communicate(timeout=60)
         equal((client.returncode, out.decode()), (0, f"{number}\n"), f"container {number}")
+
+
+@scenario("run without pivot_root: options that a client makes for runtimes of other names are understood")
+def no_pivot(containerd):
+    equal(containerd.run("--no-pivot", "np", ["echo", "words"]).text, "words", "the output")
