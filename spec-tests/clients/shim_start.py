@@ -229,6 +229,25 @@ def drop_in(shim):
     one.finish()
 
 
+@scenario("by hand: -help prints the flags, a wrong flag is an error on a line, and start without a bundle leaves nothing")
+def by_hand(shim):
+    daemon = shim.daemon()
+    done = run(shim.program, "-help")
+    equal((done.code, done.err), (0, ""), "status and standard error of -help")
+    for flag in ("-namespace", "-id", "-address", "-bundle", "-debug", "-info", "-v", "start", "delete"):
+        contains(done.out, flag, "the usage text")
+    done = run(shim.program, "-nope", code=1)
+    check(done.err.startswith("unknown flag -nope") and done.err.endswith("\n"), f"an error on a line: {done.err!r}")
+    nowhere = daemon.base / "nowhere"
+    nowhere.mkdir()
+    for generation in ("1.6", "2.3"):
+        daemon.generation = generation
+        done = daemon.invoke(nowhere, "one", "start", stdin=daemon.bootstrap("one"))
+        equal((done.returncode, done.stdout), (1, b""), "status and answer of start")
+        contains(done.stderr.decode(), f"{nowhere} is no bundle", "the error")
+    equal((list(nowhere.iterdir()), shim.shims(), shim.leftovers()), ([], [], []), "what is left")
+
+
 @scenario("options as runtimeoptions.v1: a body or a file of TOML; what is wrong in it is said", deadline=60)
 def toml(shim):
     daemon = shim.daemon()

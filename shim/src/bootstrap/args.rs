@@ -8,6 +8,8 @@ use brig::error::{Error, ErrorKind, Result};
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// `-help`: print the flags.
+    Help,
     /// `-v`: print the version.
     Version,
     /// `-info`: say what the runtime can do.
@@ -19,6 +21,26 @@ pub enum Action {
     /// No action: be the server, whose listening socket is standard input.
     Serve,
 }
+
+/// What `-help` prints.
+pub const USAGE: &str = "\
+Usage: containerd-shim-brig-v2 [FLAG ...] start | delete
+
+containerd's shim for brig. containerd starts it, with the bundle as working directory: start prints the address of a
+server for the container and makes that server if there is none; delete removes what a container has left whose server
+is gone.
+
+  -namespace NAME       containerd's namespace
+  -id ID                the container's id
+  -address PATH         containerd's gRPC address
+  -bundle PATH          the bundle, for delete; the working directory unless given
+  -publish-binary PATH  not used: events go to TTRPC_ADDRESS
+  -socket PATH          not used
+  -debug                log more
+  -info                 print what the runtime can do; reads its options from standard input
+  -v                    print the version
+  -help                 print this text
+";
 
 /// The command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +92,7 @@ impl Args {
                 None => (flag, None),
             };
             match name {
+                "h" | "help" => args.action = Action::Help,
                 "v" | "version" => args.action = Action::Version,
                 "info" => args.action = Action::Info,
                 "debug" => args.debug = value.is_none_or(|value| value == "true"),
@@ -90,9 +113,9 @@ impl Args {
                         _ => {}
                     }
                 }
-                _ => return Err(wrong(format!("unknown flag -{name}"))),
+                _ => return Err(wrong(format!("unknown flag -{name}; -help prints those that there are"))),
             }
-            if matches!(args.action, Action::Version | Action::Info) {
+            if matches!(args.action, Action::Help | Action::Version | Action::Info) {
                 return Ok(args);
             }
         }
@@ -130,6 +153,9 @@ mod tests {
         let args = parse("--namespace=x -address=y -id z -bundle /b delete").unwrap();
         assert_eq!((args.action, args.bundle), (Action::Delete, Some("/b".into())));
         assert_eq!(parse("-v").unwrap().action, Action::Version);
+        for help in ["-h", "-help", "--help"] {
+            assert_eq!(parse(help).unwrap().action, Action::Help);
+        }
         assert_eq!(parse("-info").unwrap().action, Action::Info);
         assert_eq!(parse("-namespace a -id b").unwrap().action, Action::Serve);
     }

@@ -16,7 +16,7 @@ mod start;
 mod version;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use brig::error::{Context, Result};
 
@@ -25,22 +25,31 @@ use args::{Action, Args};
 /// The binary's main: runs what `arguments` (argv, with the name) ask for. Gives the exit status.
 pub fn run(arguments: Vec<OsString>) -> i32 {
     let name = arguments.first().cloned().unwrap_or_default();
-    let result = Args::parse(arguments.into_iter().skip(1)).and_then(|args| match args.action {
+    let args = match Args::parse(arguments.into_iter().skip(1)) {
+        Ok(args) => args,
+        Err(error) => {
+            // A person has started this: containerd knows the flags.
+            eprintln!("{error}");
+            return 1;
+        }
+    };
+    let result = match args.action {
+        Action::Help => print(args::USAGE),
         Action::Version => print_version(&name.to_string_lossy()),
         Action::Info => info::run(),
         Action::Start => start::run(&args, &name),
         Action::Delete => {
             // Warnings go to containerd's log by standard error; the answer has standard output to itself.
-            crate::log::init_stderr(args.debug, &[("ns", &args.namespace), ("id", &args.id)])?;
-            delete::run(&args)
+            crate::log::init_stderr(args.debug, &[("ns", &args.namespace), ("id", &args.id)])
+                .and_then(|()| delete::run(&args))
         }
         Action::Serve => crate::server::run(&args),
-    });
+    };
     match result {
         Ok(()) => 0,
         Err(error) => {
-            // containerd shows standard error to its user.
-            eprint!("{error}");
+            // containerd shows standard error to its user, within its own message.
+            eprint!("{error}{}", if std::io::stderr().is_terminal() { "\n" } else { "" });
             1
         }
     }
@@ -48,6 +57,9 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
 
 fn print_version(name: &str) -> Result<()> {
     let name = name.rsplit('/').next().unwrap_or(name);
-    let text = format!("{name}:\n  Version:  {}\n", env!("CARGO_PKG_VERSION"));
+    print(&format!("{name}:\n  Version:  {}\n", env!("CARGO_PKG_VERSION")))
+}
+
+fn print(text: &str) -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("unable to print")
 }

@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use brig::error::{Context, Error, Result};
+use brig::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult, LogLevel};
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
@@ -57,11 +58,11 @@ impl Input {
 /// # Errors
 /// The bundle, which is the working directory, cannot be read; the socket or the server cannot be made.
 pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
+    let facts = facts_of_bundle(Path::new("."))?;
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).context("unable to read standard input")?;
     let input = Input::parse(&bytes, args)?;
     let options = options::parse(input.options.as_ref())?;
-    let facts = Facts::read_if_any(Path::new("."))?;
     if let (None, Some(options)) = (&facts, &input.options) {
         keep(options)?;
     }
@@ -100,6 +101,20 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
     };
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(&answer).and_then(|()| stdout.flush()).context("unable to answer")
+}
+
+/// What config.json says. A sandbox's bundle may have none: such a one is known by the log that containerd makes in every
+/// bundle before it starts a shim.
+fn facts_of_bundle(bundle: &Path) -> Result<Option<Facts>> {
+    let facts = Facts::read_if_any(bundle)?;
+    let log = std::fs::metadata(bundle.join("log"));
+    if facts.is_none() && !log.is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+        let directory = std::env::current_dir().unwrap_or_else(|_| bundle.to_owned());
+        let message = format!("{} is no bundle: it has neither config.json nor the FIFO log; containerd starts this \
+                               program in the container's bundle", directory.display());
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
+    }
+    Ok(facts)
 }
 
 /// Keeps a sandbox's runtime options in the bundle until it is created.
