@@ -28,6 +28,8 @@ pub struct Facts {
 struct Linux {
     #[serde(default)]
     namespaces: Option<Vec<Namespace>>,
+    #[serde(default, rename = "cgroupsPath")]
+    cgroups_path: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,6 +68,17 @@ impl Facts {
     /// The group of containers that this one belongs to.
     pub fn group(&self) -> Option<&str> {
         GROUPS.iter().find_map(|name| self.annotations.get(*name)).map(String::as_str).filter(|group| !group.is_empty())
+    }
+
+    /// The cgroup's path has the form that a systemd driver takes, NAME.slice:PREFIX:NAME.
+    pub fn names_scope(&self) -> bool {
+        let path = self.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()).unwrap_or_default();
+        let parts: Vec<&str> = path.split(':').collect();
+        let is_name = |name: &str| !name.is_empty() && !name.contains('/');
+        match parts[..] {
+            [slice, prefix, name] => slice.strip_suffix(".slice").is_some_and(is_name) && is_name(prefix) && is_name(name),
+            _ => false,
+        }
     }
 
     /// Its processes end with init: the pid namespace is the container's own.
@@ -145,6 +158,20 @@ mod tests {
         assert!(!facts(r#"{"linux": {"namespaces": [{"type": "pid", "path": "/proc/1/ns/pid"}]}}"#).own_pids());
         assert!(!facts(r#"{"linux": {"namespaces": null}}"#).own_pids());
         assert!(!facts("{}").own_pids());
+    }
+
+    #[test]
+    fn a_scope_is_named_by_slice_prefix_and_name() {
+        let names_scope = |path: &str| facts(&format!(r#"{{"linux": {{"cgroupsPath": {path:?}}}}}"#)).names_scope();
+        for path in ["system.slice:docker:0123", "-.slice:p:n", "a-b.slice:cri-containerd:x.y"] {
+            assert!(names_scope(path), "{path}");
+        }
+        for path in ["", "/docker/0123", "system.slice:docker", "system.slice:docker:a:b", "system.slice::a", ":docker:a",
+                     "system.slice:docker:", ".slice:docker:a", "system:docker:a", "/system.slice:docker:a",
+                     "system.slice:docker:a/b", "a/b.slice:docker:a"] {
+            assert!(!names_scope(path), "{path}");
+        }
+        assert!(!facts("{}").names_scope());
     }
 
     #[test]

@@ -45,8 +45,8 @@ pub struct Options {
     pub binary_name: String,
     /// The directory of the runtime's records; empty for the default.
     pub root: String,
-    /// Cgroups are systemd's to make.
-    pub systemd_cgroup: bool,
+    /// Cgroups are systemd's to make. `None` where the options do not say so: containerd.runc.v1.Options cannot say no.
+    pub systemd_cgroup: Option<bool>,
     /// Where checkpoints go and come from.
     pub criu_image_path: String,
     /// Where CRIU keeps its log.
@@ -119,7 +119,7 @@ fn from_runc(bytes: &[u8]) -> Result<Options> {
         io_gid: message.io_gid,
         binary_name: message.binary_name,
         root: message.root,
-        systemd_cgroup: message.systemd_cgroup,
+        systemd_cgroup: message.systemd_cgroup.then_some(true),
         criu_image_path: message.criu_image_path,
         criu_work_path: message.criu_work_path,
         task_api_address: message.task_api_address,
@@ -234,7 +234,7 @@ impl Options {
             "iogid" => Field::Number(&mut self.io_gid),
             "binaryname" => Field::Text(&mut self.binary_name),
             "root" => Field::Text(&mut self.root),
-            "systemdcgroup" => Field::Switch(&mut self.systemd_cgroup),
+            "systemdcgroup" => Field::Switch(self.systemd_cgroup.insert(false)),
             "criuimagepath" => Field::Text(&mut self.criu_image_path),
             "criuworkpath" => Field::Text(&mut self.criu_work_path),
             "taskapiaddress" => Field::Text(&mut self.task_api_address),
@@ -363,7 +363,7 @@ mod tests {
                 io_gid: 6,
                 binary_name: "crun".into(),
                 root: "/run/x".into(),
-                systemd_cgroup: true,
+                systemd_cgroup: Some(true),
                 criu_image_path: "/i".into(),
                 criu_work_path: "/w".into(),
                 task_api_address: "ttrpc+unix:///a".into(),
@@ -405,7 +405,7 @@ mod tests {
             CriuImagePath = \"/c\"\nUnheardOf = [1]\n";
         let options = parse(Some(&generic("", body))).unwrap();
         let expected = Options {
-            systemd_cgroup: true,
+            systemd_cgroup: Some(true),
             io_uid: 7,
             io_gid: 8,
             no_pivot_root: true,
@@ -413,6 +413,13 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn toml_can_refuse_systemd_and_runc_s_message_cannot() {
+        assert_eq!(parse(Some(&generic("", "SystemdCgroup = false"))).unwrap().systemd_cgroup, Some(false));
+        assert_eq!(parse(Some(&generic("", "Root = \"/r\""))).unwrap().systemd_cgroup, None);
+        assert_eq!(parse(Some(&any("containerd.runc.v1.Options", vec![]))).unwrap().systemd_cgroup, None);
     }
 
     #[test]

@@ -68,6 +68,11 @@ pub fn share_core() -> Result<()> {
     }
 }
 
+/// Whether systemd is the host's init (sd_booted(3)).
+pub fn systemd_is_running() -> bool {
+    std::fs::symlink_metadata("/run/systemd/system").is_ok_and(|metadata| metadata.is_dir())
+}
+
 fn new_core_cookie() -> Result<()> {
     rustix::thread::create_core_scheduling_cookie(rustix::process::getpid(), CoreSchedulingScope::ProcessGroup)
         .map_err(|error| SysError::from_rustix("prctl", "PR_SCHED_CORE, PR_SCHED_CORE_CREATE", error))

@@ -24,6 +24,7 @@ use crate::options::{self, Options};
 use crate::reaper::Reaper;
 use crate::rpc_error::not_found;
 use crate::runtime::{Creation, Runtime, Saved, Streams, blocking};
+use crate::setup;
 use crate::task::{Plan, Task};
 use crate::trace::Tracer;
 
@@ -283,10 +284,12 @@ impl Shim {
             return Err(Error::new(ErrorKind::InvalidConfig, format!("the bundle {:?} is not absolute", request.bundle)));
         }
         let options = options::parse(request.options.as_ref())?;
-        let kept = Runtime::choose(&self.namespace, &options.root, &options.binary_name, options.systemd_cgroup);
+        let facts = Facts::read(bundle)?;
+        // Docker passes no options to a runtime of another type than runc's: its driver shows in the path alone.
+        let systemd = options.systemd_cgroup.unwrap_or_else(|| facts.names_scope() && setup::systemd_is_running());
+        let kept = Runtime::choose(&self.namespace, &options.root, &options.binary_name, systemd);
         let runtime = Runtime::new(&kept, bundle);
         let saved = saved(request, &options)?;
-        let facts = Facts::read(bundle)?;
         // An earlier container of the same bundle is none of this one's business.
         ExitRecord::remove(bundle, "").and_then(|()| kept.write(bundle)).context("unable to prepare the bundle")?;
         Ok(Plan {
