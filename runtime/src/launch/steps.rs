@@ -13,7 +13,7 @@ use crate::plan::passwd;
 use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::cred::SchedulerAttributes;
 use crate::sys::path::{self, Dir, Links};
-use crate::sys::{SysError, SysResult, cred, file, keyring, memory, ns, process, seccomp, tty};
+use crate::sys::{SysError, SysResult, cred, file, keyring, memory, ns, process, seccomp, signal, tty};
 use crate::trace;
 use crate::{hooks, rootfs};
 
@@ -442,6 +442,10 @@ fn lookup(init: &mut Init) -> Result<()> {
 fn ready(init: &mut Init) -> Result<()> {
     // Once the parent knows, there can be an exec, and that could look into this process.
     init.close_proc();
+    if init.plan.gate.is_some() {
+        // Once it is on record it can be signalled.
+        signal::react_as_go_does()?;
+    }
     let recorded = init.channel()?.ask(&Ready)?;
     init.seccomp = recorded.seccomp;
     Ok(())

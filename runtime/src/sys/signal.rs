@@ -55,6 +55,48 @@ extern "C" fn note(signal: libc::c_int) {
     HELD.fetch_or(bit(signal), Ordering::Relaxed);
 }
 
+/// Signals that end a Go program, and those that it does not mind (Go's os/signal, Default behavior of signals).
+const ENDS_GO: [i32; 5] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGABRT, libc::SIGTERM];
+const HARMLESS_TO_GO: [i32; 8] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGPIPE,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+];
+
+/// The exit status of a Go program that a signal ends where the kernel does not.
+const GO_FATAL_STATUS: i32 = 2;
+
+extern "C" fn exit_at_once(_: libc::c_int) {
+    // SAFETY: _exit takes any number, and is async-signal-safe (signal-safety(7)).
+    unsafe { libc::_exit(GO_FATAL_STATUS) }
+}
+
+extern "C" fn pass_over(_: libc::c_int) {}
+
+/// From now until its exec this process reacts to signals as a Go program does, which is what managers know of a
+/// container that was created and not started.
+///
+/// The kernel drops a signal of default action that is sent to the first process of a pid namespace
+/// (pid_namespaces(7)); a handler there exits in its stead. Elsewhere the default action ends the process, and those
+/// that Go handles without effect get a handler without effect. Handlers do not outlive an exec, unlike SIG_IGN. As in
+/// Go, SIGHUP and SIGINT that the caller ignores (nohup) stay ignored.
+pub fn react_as_go_does() -> SysResult<()> {
+    let is_first = rustix::process::getpid().is_init();
+    let (signals, handler): (&[i32], extern "C" fn(libc::c_int)) =
+        if is_first { (&ENDS_GO, exit_at_once) } else { (&HARMLESS_TO_GO, pass_over) };
+    for &signal in signals {
+        if !matches!(signal, libc::SIGHUP | libc::SIGINT) || disposition(signal)? != libc::SIG_IGN {
+            install(signal, handler)?;
+        }
+    }
+    Ok(())
+}
+
 /// From now on a signal that would end this process is noted instead; [`Signals::open`] reports it.
 /// One that is ignored already (nohup) stays ignored.
 #[derive(Debug)]
@@ -71,18 +113,25 @@ impl Hold {
                 ignored |= bit(signal);
                 continue;
             }
-            // SAFETY: all zeroes is a valid sigaction: no flags, an empty mask.
-            let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-            action.sa_sigaction = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
-            action.sa_flags = libc::SA_RESTART;
-            // SAFETY: `action` lives over the call, and `note` is async-signal-safe: it only sets a bit.
-            let result = unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
-            if result < 0 {
-                return Err(SysError::last("rt_sigaction", signal.to_string()));
-            }
+            install(signal, note)?;
         }
         Ok(Hold { ignored })
     }
+}
+
+/// `handler` must be async-signal-safe (signal-safety(7)).
+fn install(signal: i32, handler: extern "C" fn(libc::c_int)) -> SysResult<()> {
+    // SAFETY: all zeroes is a valid sigaction: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: `action` lives over the call. The handlers of this file are async-signal-safe: `note` sets a bit,
+    // `exit_at_once` exits, and `pass_over` does nothing.
+    let result = unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
+    if result < 0 {
+        return Err(SysError::last("rt_sigaction", signal.to_string()));
+    }
+    Ok(())
 }
 
 fn disposition(signal: i32) -> SysResult<libc::sighandler_t> {

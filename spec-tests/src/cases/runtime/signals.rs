@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 
-use crate::harness::{Case, Ground, Level, wait_until};
+use crate::harness::{Case, Container, Ground, Level, wait_until};
 
 const SECTION: &str = "runtime.md#kill";
 
@@ -19,6 +19,8 @@ pub const CASES: &[Case] = &[
     Case::new("kill sends the signal that it is given", SECTION, Level::Must, given),
     Case::new("kill sends the signal to the container's process alone", SECTION, Level::Must, alone),
     Case::new("kill with a signal that there is not is an error, and sends none", SECTION, Level::Must, unknown),
+    Case::new("TERM, INT and HUP end a created container", "runc: kill", Level::Runc, ended),
+    Case::new("a signal that runc's init does not mind leaves a created container", "runc: kill", Level::Runc, left),
     Case::new("kill sends TERM unless told otherwise", "runc: kill", Level::Runc, default),
 ];
 
@@ -43,6 +45,48 @@ fn created(ground: &Ground) -> anyhow::Result<()> {
     let code = container.wait()?;
     ensure!(code == 128 + 9, "the end of the container's process: expected signal 9, found {code}");
     Ok(())
+}
+
+/// A created container, with a pid namespace of its own and without.
+fn with_and_without_pids(ground: &Ground, check: impl Fn(&Container<'_>, bool) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    for own_pids in [true, false] {
+        let mut bundle = ground.bundle()?;
+        if !own_pids {
+            bundle.without_namespace("pid");
+        }
+        bundle.args(&["/probe", "wait"]);
+        let container = ground.create(&bundle)?;
+        check(&container, own_pids)?;
+        container.call_with_flags("delete", &["--force"])?.ok()?;
+    }
+    Ok(())
+}
+
+fn ended(ground: &Ground) -> anyhow::Result<()> {
+    for (name, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
+        with_and_without_pids(ground, |container, own_pids| {
+            container.kill(name)?;
+            let code = container.wait()?;
+            // The kernel drops a signal of default action for the first process of a pid namespace, where Go's
+            // runtime exits with 2.
+            let expected = if own_pids { 2 } else { 128 + number };
+            ensure!(code == expected, "the end by {name} (own pids: {own_pids}): expected {expected}, found {code}");
+            container.wait_status("stopped")
+        })?;
+    }
+    Ok(())
+}
+
+fn left(ground: &Ground) -> anyhow::Result<()> {
+    with_and_without_pids(ground, |container, _| {
+        for name in ["USR1", "USR2", "WINCH"] {
+            container.kill(name)?;
+        }
+        container.start()?;
+        container.wait_status("running")?;
+        container.kill("KILL")?;
+        container.wait().map(drop)
+    })
 }
 
 /// Sends these signals by `kill`, one after the other, to a program that says what it receives; the last one ends it.
