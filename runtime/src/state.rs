@@ -160,6 +160,9 @@ pub fn allow(verb: Verb, status: Status, id: &str) -> Result<()> {
         (Verb::Exec { .. }, _) => state("cannot exec in a stopped container".into()),
         (Verb::Kill, Status::Stopped | Status::Creating) => not_running(),
         (Verb::Pause, Status::Running | Status::Created) => Ok(()),
+        (Verb::Pause, Status::Paused) => {
+            Err(Error::new(ErrorKind::NotRunning, "container not running: it is paused already"))
+        }
         (Verb::Pause, _) => not_running(),
         (Verb::Resume, Status::Paused) => Ok(()),
         (Verb::Resume, _) => state("container not paused".into()),
@@ -222,6 +225,8 @@ mod tests {
         assert_eq!(text(Verb::Start, Status::Stopped), "cannot start a container that has stopped");
         assert_eq!(text(Verb::Kill, Status::Stopped), "container not running");
         assert_eq!(text(Verb::Resume, Status::Running), "container not paused");
+        assert_eq!(text(Verb::Pause, Status::Stopped), "container not running");
+        assert_eq!(text(Verb::Pause, Status::Paused), "container not running: it is paused already");
         assert_eq!(text(Verb::Delete, Status::Running), "cannot delete container x that is not stopped: running");
         assert_eq!(text(Verb::Events, Status::Stopped), "container with id x is not running");
         assert!(text(Verb::Exec { ignore_paused: false }, Status::Paused).contains("--ignore-paused"));

@@ -159,6 +159,22 @@ fn a_cgroup_that_is_frozen_or_below_a_frozen_one_is_not_taken() {
 }
 
 #[test]
+fn cpus_and_nodes_that_the_host_does_not_have_are_named_with_those_that_it_has() {
+    if !bed::has_controller("cpuset") {
+        return;
+    }
+    let cpus = std::fs::read_to_string("/sys/devices/system/cpu/online").expect("the host's CPUs");
+    let path = format!("/brig-test-cpuset-{}", std::process::id());
+    for (name, list, there) in [("cpus", "0-999", format!("this host has CPUs {}", cpus.trim())),
+        ("cpus", "0-99999", "this host has CPUs".to_owned()), ("mems", "0-99", "this host has memory nodes 0".to_owned())]
+    {
+        let plan = plan_of(&path, &json!({ "cpu": { name: list } })).expect("a plan");
+        let error = Cgroup::create(&plan).expect_err("there are fewer").to_string();
+        assert!(error.contains(&format!("linux.resources.cpu.{name}: \"{list}\"")) && error.contains(&there), "{error}");
+    }
+}
+
+#[test]
 fn the_root_cgroup_is_no_containers() {
     let error = Cgroup::create(&plan_of("/", &json!({})).expect("a plan")).expect_err("it is the host's");
     assert!(error.to_string().contains("a container cannot be in the root cgroup"), "{error}");

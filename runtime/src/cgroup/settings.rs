@@ -152,6 +152,26 @@ impl Writer<'_> {
         }
     }
 
+    /// The CPUs or memory nodes that a cpuset may have, for an error.
+    fn available(&self, setting: &Setting, side: Side) -> String {
+        let (kind, what, file) = match setting.file.ends_with("mems") {
+            true => ("node", "memory nodes", "mems"),
+            false => ("cpu", "CPUs", "cpus"),
+        };
+        let trimmed = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        let host = Dir::open(&Path::new("/sys/devices/system").join(kind)).and_then(|dir| dir.read("online"));
+        let host = host.ok().and_then(trimmed).unwrap_or_else(|| "0".to_owned());
+        // What the cgroup above has is the limit on v1; v2 takes any CPU of the host.
+        let above = self.dir(setting, side).filter(|_| side == Side::Legacy).and_then(|dir| {
+            let above = Dir::open(dir.path().parent()?).ok()?;
+            trimmed(above.read(&format!("cpuset.{file}")).ok()?)
+        });
+        match above.filter(|above| *above != host) {
+            Some(above) => format!("this host has {what} {host}, and the cgroup above has {above}"),
+            None => format!("this host has {what} {host}"),
+        }
+    }
+
     /// What a person needs to know about a refused write.
     fn explain(&self, setting: &Setting, side: Side, error: SysError) -> Error {
         let controller = &setting.controller;
@@ -187,6 +207,11 @@ impl Writer<'_> {
                 ))
             }
             Errno::ENODEV => Error::from(error).context("no such block device").context(field),
+            // The kernel's words are of numbers that do not fit (ERANGE), of arguments and of permission.
+            Errno::ERANGE | Errno::EINVAL | Errno::EACCES if controller == "cpuset" => {
+                let reason = format!("{:?} is not among what there is ({})", setting.value, self.available(setting, side));
+                Error::new(ErrorKind::InvalidConfig, reason).context(field)
+            }
             Errno::EOPNOTSUPP => Error::from(error)
                 .context("the cgroup is threaded, which this controller does not support")
                 .context(field),
