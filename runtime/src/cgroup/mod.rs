@@ -184,6 +184,11 @@ impl Cgroup {
         }
     }
 
+    /// Whether the container has a cgroup of its own, which is still there.
+    pub fn exists(&self) -> Result<bool> {
+        Ok(self.main_dir()?.is_some())
+    }
+
     /// The container's directory in the hierarchy of `controller`; `None` when it has none, or when it is gone.
     fn dir_of(&self, controller: &str) -> Result<Option<Dir>> {
         self.record.paths.get(controller).map_or(Ok(None), |path| self.find(path))

@@ -19,12 +19,11 @@ impl Engine {
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
         let container = self.load(id)?;
         let status = container.status()?;
-        if all {
-            return container.cgroup().kill_all(signal);
+        if !all {
+            allow(Verb::Kill, status, id)?;
         }
-        allow(Verb::Kill, status, id)?;
-        if signal == libc::SIGKILL && !container.record.own_pids {
-            return container.cgroup().kill_all(signal);
+        if all || signal == libc::SIGKILL && !container.record.own_pids {
+            return container.signal_all(status, signal);
         }
         container.signal_init(signal)?;
         if signal == libc::SIGKILL {
@@ -38,6 +37,24 @@ impl Engine {
 }
 
 impl Container {
+    /// Sends `signal` to every process of the container that is known: those in its cgroup, or init where there is no
+    /// cgroup. Of a container that has stopped only the cgroup is left.
+    fn signal_all(&self, status: Status, signal: i32) -> Result<()> {
+        let cgroup = self.cgroup();
+        let is_live = !matches!(status, Status::Stopped | Status::Creating);
+        // SIGKILL is for init as well if it has left the container's cgroup.
+        let killed = match is_live && (signal == libc::SIGKILL || !cgroup.exists()?) {
+            true => self.signal_init(signal),
+            false => Ok(()),
+        };
+        cgroup.kill_all(signal)?;
+        match killed {
+            // It has ended meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotRunning => Ok(()),
+            killed => killed,
+        }
+    }
+
     pub(super) fn signal_init(&self, signal: i32) -> Result<()> {
         let gone = || Error::new(ErrorKind::NotRunning, "container not running");
         let pidfd = self.init()?.ok_or_else(gone)?;

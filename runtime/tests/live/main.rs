@@ -22,3 +22,4 @@ mod security;
 mod shared_pid;
 mod stopped;
 mod terminal;
+mod without_cgroup;
