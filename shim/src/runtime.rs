@@ -14,7 +14,7 @@ use brig::engine::{
     RestoreOptions, Status, Stdio,
 };
 use brig::error::{Error, ErrorKind, Result};
-use oci_spec::runtime::LinuxResources;
+use brig::plan::config;
 use tokio::sync::oneshot;
 
 use crate::bundle::Kept;
@@ -279,8 +279,8 @@ impl Runtime {
     pub fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
         match self {
             Runtime::Engine(engine) => {
-                let resources: LinuxResources = serde_json::from_slice(resources)
-                    .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("resources: {error}")))?;
+                let (resources, warnings) = config::parse_resources(resources)?;
+                warnings.iter().for_each(|warning| tracing::warn!(id, "update: {warning}"));
                 engine.update(id, &resources)
             }
             Runtime::Foreign(foreign) => foreign.update(id, resources),

@@ -7,7 +7,7 @@ use super::settings::{self, Dirs, Journal};
 use super::{CgroupKind, CgroupRecord, devices, systemd};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::Findings;
-use crate::plan::cgroup::{Change, Kind, change};
+use crate::plan::cgroup::{Change, Kind, change, changed_field};
 
 /// Puts `new` on top of the limits of `record`, in the cgroup first, and then in a new record, which `keep` writes
 /// down. When it cannot, files and device rules are put back; systemd's own view of a unit is not, and only until its
@@ -18,9 +18,14 @@ pub(super) fn update(
     keep: impl FnOnce(&CgroupRecord) -> Result<()>,
 ) -> Result<CgroupRecord> {
     let kind = match record.kind {
-        CgroupKind::None => {
-            return Err(Error::new(ErrorKind::Unsupported, "cannot update limits: the container has no cgroup"));
-        }
+        // Managers update every container, those without a cgroup and without a change too.
+        CgroupKind::None => match changed_field(&record.resources, new) {
+            None => return Ok(record.clone()),
+            Some(field) => {
+                let text = format!("cannot update limits: {field}: the container has no cgroup");
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+        },
         CgroupKind::Unified => Kind::Unified,
         CgroupKind::Legacy => Kind::Legacy,
         CgroupKind::Hybrid => Kind::Hybrid,

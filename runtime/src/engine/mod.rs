@@ -34,6 +34,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
+use crate::plan::cgroup::settle_zero_pids;
 use crate::state::{Facts, Record, Verb, allow};
 use crate::store::{self, Entry};
 use crate::sys::procfs::Proc;
@@ -156,7 +157,9 @@ impl Engine {
         allow(Verb::Update, container.status()?, id)?;
         let Container { entry, record, .. } = &mut container;
         let mut cgroup = Cgroup::from_record(&record.cgroup);
-        cgroup.update_and_keep(resources, |kept| {
+        let mut resources = resources.clone();
+        settle_zero_pids(&mut resources, &record.oci_version);
+        cgroup.update_and_keep(&resources, |kept| {
             record.cgroup.clone_from(kept);
             entry.write_record(record)
         })?;

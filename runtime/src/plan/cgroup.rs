@@ -16,7 +16,7 @@ pub mod variant;
 use std::borrow::Cow;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, Spec};
 
 use super::host::CgroupLayout;
 use super::{Findings, Host};
@@ -156,7 +156,8 @@ pub struct CgroupPlan {
 /// Builds the plan of container `id`. Faults go to `findings`; the plan is of use only when there are none.
 pub fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, findings: &mut Findings) -> CgroupPlan {
     let linux = spec.linux().as_ref();
-    let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    let mut resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    settle_zero_pids(&mut resources, spec.version());
     let asked = linux
         .and_then(|linux| linux.cgroups_path().as_deref())
         .filter(|path| !path.as_os_str().is_empty());
@@ -176,6 +177,17 @@ pub fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, finding
         settings,
         devices: (!unprivileged).then_some(devices),
         owner: owner(spec),
+    }
+}
+
+/// Reads a `pids.limit` of zero as the specification of `version`, the bundle's ociVersion, does: since 1.3 it is a
+/// limit (config-linux.md, PIDs). Before, Go's callers could not say "none" otherwise, and zero is no limit: Podman 4.3 to
+/// 5.4 write it for -1.
+pub fn settle_zero_pids(resources: &mut LinuxResources, version: &str) {
+    let mut numbers = version.split(['-', '+']).next().unwrap_or_default().split('.').map(str::parse::<u64>);
+    let is_older = matches!((numbers.next(), numbers.next()), (Some(Ok(1)), Some(Ok(0..3))));
+    if is_older && resources.pids().as_ref().is_some_and(|pids| pids.limit() == 0) {
+        resources.set_pids(LinuxPidsBuilder::default().limit(-1).build().ok());
     }
 }
 
@@ -335,6 +347,23 @@ pub fn change(old: &LinuxResources, new: &LinuxResources, kind: Kind, findings: 
         expressible(rules, findings);
     }
     Change { settings: settings(&touched, &placement), resources, touched, devices }
+}
+
+/// The field of a limit that `new` would change on top of `old`, if there is one. "No limit" is none.
+pub fn changed_field(old: &LinuxResources, new: &LinuxResources) -> Option<String> {
+    let merged = merge::merged(old, new);
+    let limits = |resources: &LinuxResources| {
+        let mut all = unified::settings(resources);
+        all.extend(legacy::settings(resources));
+        all.retain(|setting| setting.absent != Absent::Skip);
+        all
+    };
+    let before = limits(old);
+    if let Some(changed) = limits(&merged).into_iter().find(|setting| !before.contains(setting)) {
+        return Some(changed.field.into_owned());
+    }
+    let devices = |resources: &LinuxResources| resources.devices().clone().unwrap_or_default();
+    (devices(&merged) != devices(old)).then(|| "linux.resources.devices".to_owned())
 }
 
 #[cfg(test)]

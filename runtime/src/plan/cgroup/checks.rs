@@ -1,9 +1,11 @@
 //! What is wrong with `linux.resources`, by name; and what no manager honours, as warnings.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
-use super::{Findings, Placement};
+use super::{Absent, Findings, Placement, legacy, unified};
 
 /// Denies what the layout cannot give or the kernel would refuse; warns of what is passed over.
 pub(super) fn resources(resources: &LinuxResources, placement: &Placement, findings: &mut Findings) {
@@ -43,20 +45,18 @@ pub(super) fn resources(resources: &LinuxResources, placement: &Placement, findi
     if !legacy && network.is_some_and(|it| it.class_id().is_some() || it.priorities().is_some()) {
         findings.warn("linux.resources.network is ignored: cgroup v2 has no net_cls and no net_prio controller");
     }
-    unified(resources, legacy, findings);
+    self::unified(resources, legacy, findings);
 }
 
 fn without_cgroup(resources: &LinuxResources, findings: &mut Findings) {
-    let asked = [
-        ("memory", resources.memory().is_some()),
-        ("cpu", resources.cpu().is_some()),
-        ("pids", resources.pids().is_some()),
-        ("blockIO", resources.block_io().is_some()),
-        ("hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|list| !list.is_empty())),
-        ("rdma", resources.rdma().as_ref().is_some_and(|map| !map.is_empty())),
-        ("unified", resources.unified().as_ref().is_some_and(|map| !map.is_empty())),
-    ];
-    for (name, _) in asked.iter().filter(|(_, asked)| *asked) {
+    // A setting that may be skipped where its file is missing limits nothing.
+    let settings = unified::settings(resources).into_iter().chain(legacy::settings(resources));
+    let limits = settings.filter(|setting| setting.absent != Absent::Skip);
+    let group = |field: &str| field.split(['.', '[']).nth(2).unwrap_or_default().to_owned();
+    let mut asked: BTreeSet<String> = limits.map(|setting| group(&setting.field)).collect();
+    // cgroup v2 has no network controller, and ignores it.
+    asked.remove("network");
+    for name in asked {
         findings.deny(
             format!("linux.resources.{name}"),
             "the container gets no cgroup, so nothing can be limited",

@@ -15,7 +15,7 @@ pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
         self::memory(memory, &mut list);
     }
     if let Some(pids) = resources.pids() {
-        list.push(Setting::new("pids", "pids.max", unified::pids_max(pids.limit()), "linux.resources.pids.limit"));
+        list.push(unified::pids(pids.limit()));
     }
     if let Some(block) = resources.block_io() {
         blkio(block, &mut list);
@@ -46,8 +46,13 @@ fn cpu(cpu: &LinuxCpu, list: &mut Vec<Setting>) {
     add("cpu.idle", cpu.idle().map(|idle| idle.to_string()), "linux.resources.cpu.idle");
     add("cpu.shares", unsigned(cpu.shares()).filter(|_| !idle), "linux.resources.cpu.shares");
     add("cpu.cfs_period_us", unsigned(cpu.period()), "linux.resources.cpu.period");
-    add("cpu.cfs_quota_us", signed(cpu.quota()), "linux.resources.cpu.quota");
-    add("cpu.cfs_burst_us", cpu.burst().map(|burst| burst.to_string()), "linux.resources.cpu.burst");
+    if let Some(quota) = cpu.quota().filter(|&quota| quota != 0) {
+        let setting = Setting::new("cpu", "cpu.cfs_quota_us", quota, "linux.resources.cpu.quota");
+        list.push(if quota < 0 { setting.or_skip() } else { setting });
+    }
+    if let Some(burst) = cpu.burst() {
+        list.push(Setting::new("cpu", "cpu.cfs_burst_us", burst, "linux.resources.cpu.burst"));
+    }
     if let Some(cpus) = cpu.cpus().as_ref().filter(|cpus| !cpus.is_empty()) {
         list.push(Setting::new("cpuset", "cpuset.cpus", cpus, "linux.resources.cpu.cpus"));
     }
@@ -59,7 +64,8 @@ fn cpu(cpu: &LinuxCpu, list: &mut Vec<Setting>) {
 fn memory(memory: &LinuxMemory, list: &mut Vec<Setting>) {
     let limit = memory.limit().unwrap_or(0);
     if limit != 0 {
-        list.push(Setting::new("memory", "memory.limit_in_bytes", limit, "linux.resources.memory.limit"));
+        let setting = Setting::new("memory", "memory.limit_in_bytes", limit, "linux.resources.memory.limit");
+        list.push(if limit < 0 { setting.or_skip() } else { setting });
     }
     let swap = match (limit, memory.swap().unwrap_or(0)) {
         // No limit on memory, and none asked for on the sum: lift both, where swap is accounted at all.

@@ -233,6 +233,55 @@ fn an_update_to_zero_names_no_limit() {
 }
 
 #[test]
+fn a_pids_limit_of_zero_is_none_before_version_1_3() {
+    for (version, limit) in [
+        ("1.0.2", -1),
+        ("1.2.1", -1),
+        ("1.2.1+dev", -1),
+        ("1.0.0-rc5", -1),
+        ("1.3.0", 0),
+        ("1.3.0-rc.1", 0),
+        ("1.10.0", 0),
+        ("", 0),
+    ] {
+        let mut settled = resources(json!({"pids": {"limit": 0}}));
+        settle_zero_pids(&mut settled, version);
+        assert_eq!(settled.pids().map(|pids| pids.limit()), Some(limit), "{version}");
+    }
+    let (plan, _) = plan(None, json!({"pids": {"limit": 0}}), CgroupLayout::Unified);
+    assert_eq!(files(&plan.settings.unified), [("pids.max", "max")]);
+}
+
+#[test]
+fn an_update_that_changes_nothing_is_known_as_such() {
+    let old = resources(everything());
+    let unlimited = resources(json!({}));
+    for (old, new) in [
+        (&old, json!({})),
+        (&old, everything()),
+        (&old, json!({"memory": {}, "cpu": {"shares": 2048}})),
+        (&unlimited, json!({"memory": {"limit": 0}, "cpu": {}, "blockIO": {}, "devices": [], "unified": {}})),
+        (&unlimited, json!({"pids": {"limit": -1}, "memory": {"limit": -1}})),
+    ] {
+        assert_eq!(changed_field(old, &resources(new.clone())), None, "{new}");
+    }
+    for (new, field) in [
+        (json!({"memory": {"limit": 1001}}), "linux.resources.memory.swap"),
+        (json!({"pids": {"limit": 8}}), "linux.resources.pids.limit"),
+        (json!({"cpu": {"idle": 1}}), "linux.resources.cpu.idle"),
+        (json!({"devices": [{"allow": false, "access": "rwm"}]}), "linux.resources.devices"),
+    ] {
+        assert_eq!(changed_field(&old, &resources(new.clone())).as_deref(), Some(field), "{new}");
+    }
+}
+
+#[test]
+fn without_a_cgroup_only_what_limits_is_refused() {
+    let (_, findings) = plan(None, json!({"pids": {"limit": -1}, "memory": {}, "cpu": {"quota": -1}}), CgroupLayout::None);
+    assert_eq!(findings.violations, vec![]);
+}
+
+#[test]
 fn an_update_changes_one_device_of_many() {
     let device = |minor: i64, rate: u64| json!({"major": 8, "minor": minor, "rate": rate});
     let old = resources(json!({"blockIO": {"throttleReadBpsDevice": [device(0, 1), device(16, 2)]}}));

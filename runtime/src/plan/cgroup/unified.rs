@@ -12,7 +12,7 @@ const DEFAULT_PERIOD: u64 = 100_000;
 pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
     let mut list = Vec::new();
     if let Some(pids) = resources.pids() {
-        list.push(Setting::new("pids", "pids.max", pids_max(pids.limit()), "linux.resources.pids.limit"));
+        list.push(self::pids(pids.limit()));
     }
     if let Some(memory) = resources.memory() {
         self::memory(memory, &mut list);
@@ -35,9 +35,15 @@ pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
     list
 }
 
-/// pids.max: negative is no limit. Zero is written as 1, because systemd's TasksMax cannot say zero and both
+/// pids.max, which v1 and v2 share. Without the controller nothing is limited.
+pub(super) fn pids(limit: i64) -> Setting {
+    let setting = Setting::new("pids", "pids.max", pids_max(limit), "linux.resources.pids.limit");
+    if limit < 0 { setting.or_skip() } else { setting }
+}
+
+/// Negative is no limit. Zero is written as 1, because systemd's TasksMax cannot say zero and both
 /// managers are to agree; either way nothing can be forked.
-pub(super) fn pids_max(limit: i64) -> String {
+fn pids_max(limit: i64) -> String {
     match limit {
         i64::MIN..0 => "max".to_owned(),
         0 => "1".to_owned(),
@@ -68,7 +74,8 @@ fn memory(memory: &LinuxMemory, list: &mut Vec<Setting>) {
         list.push(if swap <= 0 { setting.or_skip() } else { setting });
     }
     if let Some(limit) = memory.limit().filter(|&limit| limit != 0) {
-        list.push(Setting::new("memory", "memory.max", bytes(limit), "linux.resources.memory.limit"));
+        let setting = Setting::new("memory", "memory.max", bytes(limit), "linux.resources.memory.limit");
+        list.push(if limit < 0 { setting.or_skip() } else { setting });
     }
     if let Some(low) = memory.reservation().filter(|&low| low != 0) {
         list.push(Setting::new("memory", "memory.low", bytes(low), "linux.resources.memory.reservation"));
@@ -107,7 +114,8 @@ fn cpu(cpu: &LinuxCpu, list: &mut Vec<Setting>) {
         let quota_text = if quota > 0 { quota.to_string() } else { "max".to_owned() };
         let period = if period == 0 { DEFAULT_PERIOD } else { period };
         let field = if quota != 0 { "linux.resources.cpu.quota" } else { "linux.resources.cpu.period" };
-        list.push(Setting::new("cpu", "cpu.max", format!("{quota_text} {period}"), field));
+        let setting = Setting::new("cpu", "cpu.max", format!("{quota_text} {period}"), field);
+        list.push(if quota > 0 { setting } else { setting.or_skip() });
     }
     if let Some(cpus) = cpu.cpus().as_ref().filter(|cpus| !cpus.is_empty()) {
         list.push(Setting::new("cpuset", "cpuset.cpus", cpus, "linux.resources.cpu.cpus"));

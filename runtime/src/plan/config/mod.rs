@@ -4,7 +4,7 @@
 //! [`schema`], which finds every fault at once and forgives what runc forgives:
 //!
 //! - an unknown capability is dropped with a warning (and `CAP_` may be missing from a known one);
-//! - a `null` is the same as an absent field;
+//! - a `null` is the same as an absent field, and a `linux.resources.pids` without a limit is no limit at all;
 //! - a missing `process.user` is root, a missing `process.cwd` is left to [`super::checks`];
 //! - `linux.seccomp` without a default action and without system calls is no seccomp;
 //! - a key given twice counts by its last value, and an unknown key is ignored (config.md, Extensibility).
@@ -27,6 +27,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
     read(bytes, "config.json", &schema::SPEC, |spec: &Spec| {
         !spec.process().as_ref().is_some_and(needs_care) && spec.linux().as_ref().is_none_or(|linux| {
             linux.seccomp().as_ref().is_none_or(|seccomp| seccomp.syscalls().is_some())
+                && linux.resources().as_ref().is_none_or(has_pids_limit)
         })
     })
 }
@@ -38,7 +39,12 @@ pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>)> {
 
 /// Reads config.json's `linux.resources` alone (update --resources).
 pub fn parse_resources(bytes: &[u8]) -> Result<(LinuxResources, Vec<String>)> {
-    read(bytes, "resources", &schema::RESOURCES, |_: &LinuxResources| true)
+    read(bytes, "resources", &schema::RESOURCES, has_pids_limit)
+}
+
+/// The model reads a `pids` without a limit as a limit of zero: the table tells them apart.
+fn has_pids_limit(resources: &LinuxResources) -> bool {
+    resources.pids().as_ref().is_none_or(|pids| pids.limit() != 0)
 }
 
 /// Rare fields whose type in the model is laxer than the specification: the table reads them.

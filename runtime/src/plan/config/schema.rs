@@ -23,6 +23,8 @@ pub(super) enum Type {
     Object(&'static [Field]),
     /// seccomp's object: nothing at all when it holds neither a default action nor system calls.
     Seccomp(&'static [Field]),
+    /// pids' object: nothing at all when it holds no limit, for which the model has no value.
+    Pids(&'static [Field]),
     /// An object of another platform: its content is not looked at.
     Foreign,
 }
@@ -287,7 +289,7 @@ pub(super) const RESOURCES: Type = Type::Object(&[
             may("idle", I64),
         ]),
     ),
-    may("pids", Type::Object(&[may("limit", I64)])),
+    may("pids", Type::Pids(&[may("limit", I64)])),
     may("blockIO", BLOCK_IO),
     may("hugepageLimits", Type::List(&Type::Object(&[may("pageSize", Type::Str), may("limit", I64)]))),
     may(

@@ -25,7 +25,7 @@ fn sample(ty: &Type) -> Value {
         Type::Capabilities => json!(["CAP_CHOWN"]),
         Type::List(item) => json!([sample(item)]),
         Type::Map(item) => json!({ "key.one": sample(item) }),
-        Type::Object(fields) | Type::Seccomp(fields) => {
+        Type::Object(fields) | Type::Seccomp(fields) | Type::Pids(fields) => {
             fields.iter().map(|field| (field.name.to_owned(), sample(&field.ty))).collect()
         }
         Type::Foreign => json!({}),
@@ -56,7 +56,7 @@ fn wrong(ty: &Type) -> Vec<Value> {
         Type::List(_) | Type::Capabilities => *value == json!([]),
         // Unknown keys are ignored in an object, and absent seccomp keys are no seccomp.
         Type::Map(_) => *value == json!({}),
-        Type::Object(_) | Type::Seccomp(_) | Type::Foreign => value.is_object(),
+        Type::Object(_) | Type::Seccomp(_) | Type::Pids(_) | Type::Foreign => value.is_object(),
     };
     let mut wrong: Vec<Value> = all.into_iter().filter(|value| !right(value)).collect();
     if let Type::Int(low, high) = ty {
@@ -78,7 +78,7 @@ fn places(ty: &'static Type, path: &str, steps: &[Value], check: &mut dyn FnMut(
     match ty {
         Type::List(item) => down(item, format!("{path}[0]"), json!(0)),
         Type::Map(item) => down(item, format!("{path}[\"key.one\"]"), json!("key.one")),
-        Type::Object(fields) | Type::Seccomp(fields) => {
+        Type::Object(fields) | Type::Seccomp(fields) | Type::Pids(fields) => {
             for field in *fields {
                 let dot = if path.is_empty() { "" } else { "." };
                 down(&field.ty, format!("{path}{dot}{}", field.name), json!(field.name));
@@ -160,7 +160,7 @@ fn required(steps: &[Value]) -> bool {
     for step in steps {
         ty = match ty {
             Type::List(item) | Type::Map(item) => item,
-            Type::Object(fields) | Type::Seccomp(fields) => {
+            Type::Object(fields) | Type::Seccomp(fields) | Type::Pids(fields) => {
                 let field = fields.iter().find(|field| step == field.name).unwrap();
                 required = matches!(field.need, Need::Required);
                 &field.ty
@@ -238,6 +238,20 @@ fn parts_are_read_alone() {
     let (resources, _) = parse_resources(br#"{"memory":{"limit":4096},"pids":null}"#).unwrap();
     assert_eq!(resources.memory().and_then(|memory| memory.limit()), Some(4096));
     assert!(parse_resources(br#"{"memory":{"limit":"4096"}}"#).is_err());
+}
+
+#[test]
+fn pids_without_a_limit_are_absent_and_a_limit_of_zero_is_not() {
+    for pids in ["{}", r#"{"limit":null}"#, "null"] {
+        let (resources, _) = parse_resources(format!(r#"{{"pids":{pids}}}"#).as_bytes()).unwrap();
+        assert_eq!(*resources.pids(), None, "{pids}");
+        let config = format!(r#"{{"ociVersion":"1.2.0","root":{{"path":"r"}},"linux":{{"resources":{{"pids":{pids}}}}}}}"#);
+        let (spec, _) = parse(config.as_bytes()).unwrap();
+        let resources = spec.linux().as_ref().unwrap().resources().clone().unwrap();
+        assert_eq!(*resources.pids(), None, "{pids}");
+    }
+    let (resources, _) = parse_resources(br#"{"pids":{"limit":0}}"#).unwrap();
+    assert_eq!(resources.pids().map(|pids| pids.limit()), Some(0));
 }
 
 proptest::proptest! {

@@ -45,6 +45,10 @@ impl Walk<'_> {
                 let nothing = blank("defaultAction") && blank("syscalls");
                 if nothing { None } else { Some(self.object(known, fields)) }
             }
+            (Type::Pids(known), Value::Object(fields)) => {
+                let limited = self.object(known, fields);
+                limited.get("limit").is_some().then_some(limited)
+            }
             (Type::Foreign, Value::Object(_)) => None,
             (ty, value) => {
                 self.deny(format!("expected {}, found {}", wanted(ty), found(&value)));
@@ -172,7 +176,7 @@ fn wanted(ty: &Type) -> &'static str {
         Type::Int(..) => "a number",
         Type::Str | Type::Enum(_) | Type::CpuList => "a string",
         Type::List(_) | Type::Capabilities => "an array",
-        Type::Map(_) | Type::Object(_) | Type::Seccomp(_) | Type::Foreign => "an object",
+        Type::Map(_) | Type::Object(_) | Type::Seccomp(_) | Type::Pids(_) | Type::Foreign => "an object",
     }
 }
 

@@ -28,6 +28,9 @@ pub const CASES: &[Case] = &[
     Case::new("pids.limit is written to the cgroup", PIDS, Level::Must, pids).on(PID),
     Case::new("a pids.limit of -1 is none", PIDS, Level::Must, unlimited_pids).on(PID),
     Case::new("a pids.limit of 0 lets nothing be started", PIDS, Level::Should, zero_pids).on(PID),
+    Case::new("a pids.limit of 0 is none before version 1.3", PIDS, Level::Should, old_zero_pids).on(PID),
+    Case::new("a pids without a limit limits nothing", PIDS, Level::Must, no_pids).on(PID),
+    Case::new("an update with a pids without a limit changes nothing", "runc: update", Level::Runc, pids_kept).on(PID),
     Case::new("no more processes than pids.limit", PIDS, Level::Must, fork_bomb).on(PID),
     Case::new("limits of an RDMA device are written to the cgroup", RDMA, Level::Must, rdma).on(&[
         Need::CgroupV2,
@@ -88,8 +91,40 @@ fn unlimited_pids(ground: &Ground) -> anyhow::Result<()> {
 fn zero_pids(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = ground.bundle()?;
     bundle.set("/linux/resources/pids", json!({ "limit": 0 })).args(&["/probe", "fork", "3"]);
+    bundle.set("/ociVersion", json!("1.3.0"));
     let done = ground.run(&bundle)?.ok()?;
     ensure!(done.stdout.contains("started 0\n"), "expected that nothing can be started, found {}", done.stdout);
+    Ok(())
+}
+
+/// Callers that could not leave the limit out wrote zero for none: Podman 4.3 to 5.4.
+fn old_zero_pids(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.set("/linux/resources/pids", json!({ "limit": 0 })).set("/ociVersion", json!("1.2.0"));
+    let container = ground.start(&mut bundle)?;
+    expect_file(ground, &container, "pids", ["pids.max", "pids.max"], "max")
+}
+
+fn no_pids(ground: &Ground) -> anyhow::Result<()> {
+    for version in ["1.2.0", "1.3.0"] {
+        for pids in [json!({}), json!({ "limit": null })] {
+            let mut bundle = ground.bundle()?;
+            bundle.set("/linux/resources/pids", pids).set("/ociVersion", json!(version));
+            let container = ground.start(&mut bundle)?;
+            expect_file(ground, &container, "pids", ["pids.max", "pids.max"], "max")?;
+        }
+    }
+    Ok(())
+}
+
+fn pids_kept(ground: &Ground) -> anyhow::Result<()> {
+    let container = limited(ground, json!({ "pids": { "limit": 77 } }))?;
+    let file = ground.directory().join("resources.json");
+    for pids in [json!({}), json!({ "limit": null }), json!(null)] {
+        std::fs::write(&file, json!({ "pids": pids }).to_string())?;
+        container.call_with_flags("update", &["--resources", &file.to_string_lossy()])?.ok()?;
+        expect_file(ground, &container, "pids", ["pids.max", "pids.max"], "77")?;
+    }
     Ok(())
 }
 
