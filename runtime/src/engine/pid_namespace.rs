@@ -23,7 +23,7 @@ pub(super) fn enter_last(init: &mut InitPlan, clone_flags: &mut u64, joined: &[O
     }
 }
 
-/// Whether a process outside of `pid_namespace` can make all of the root. Before Linux 6.17 a procfs shows the pid
+/// Whether a process outside of `pid_namespace` can make all of the root. Before Linux 6.18 a procfs shows the pid
 /// namespace of the process that mounts it: that process must be inside then, and is in reach of the others there.
 fn builds_root_outside(init: &InitPlan, pid_namespace: &OwnedFd) -> bool {
     let mounts = init.rootfs.iter().flat_map(|rootfs| &rootfs.mounts);
