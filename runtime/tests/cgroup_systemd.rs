@@ -20,6 +20,36 @@ fn here() -> bool {
     here
 }
 
+#[test]
+fn features_names_systemd_where_its_manager_works() {
+    let output = Command::new(env!("CARGO_BIN_EXE_brig")).arg("features").output().expect("brig");
+    let features: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let cgroup = &features["linux"]["cgroup"];
+    assert_eq!((&cgroup["systemd"], &cgroup["systemdUser"]), (&json!(here()), &json!(here())));
+}
+
+#[test]
+fn the_scope_that_has_taken_a_containers_name_is_left_alone() {
+    if !here() {
+        return;
+    }
+    let process = Gated::idle();
+    let mut cgroup = Cgroup::create(&plan_of("twice", &json!({}), &json!({}))).expect("systemd answers");
+    cgroup.attach(process.pid()).expect("the scope starts");
+    let gone = Cgroup::from_record(&cgroup.record());
+    drop(process);
+    assert!(cgroup.wait_empty(Duration::from_secs(20)).expect("an end"));
+    gone.remove().expect("it is gone");
+    let process = Gated::idle();
+    let mut later = Cgroup::create(&plan_of("twice", &json!({}), &json!({}))).expect("systemd answers");
+    later.attach(process.pid()).expect("the scope starts");
+    gone.kill_all(libc::SIGKILL).expect("nothing is killed");
+    gone.remove().expect("nothing is stopped");
+    assert_eq!(later.pids().expect("pids"), vec![process.pid()]);
+    later.kill_all(libc::SIGKILL).expect("killed");
+    later.remove().expect("it goes");
+}
+
 fn plan_of(name: &str, resources: &Value, annotations: &Value) -> CgroupPlan {
     let config = json!({
         "ociVersion": "1.2.0",

@@ -1,15 +1,18 @@
 //! `features`: what this build can do (features.md of the OCI runtime specification).
 #![forbid(unsafe_code)]
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::{Args, Count, Global, Order, Verb};
 use crate::cli::{SPEC_VERSION, output};
 use crate::error::Result;
+use crate::plan::host::CgroupLayout;
 use crate::plan::memory_policy;
 use crate::plan::mounts::options;
 use crate::plan::namespaces::NamespaceKind;
-use crate::seccomp;
+use crate::{probe, seccomp};
 
 pub const VERB: Verb = Verb {
     name: "features",
@@ -45,8 +48,15 @@ fn names(table: &[(&'static str, u32)]) -> Vec<&'static str> {
     table.iter().map(|(name, _)| *name).collect()
 }
 
-/// What this build can do: the document of features.md.
+/// Whether the systemd cgroup manager works here, for the system's systemd and, for other users than root, for theirs.
+fn has_systemd() -> bool {
+    // sd_booted(3).
+    probe::cgroup_layout() == CgroupLayout::Unified && Path::new("/run/systemd/system").is_dir()
+}
+
+/// What this build can do on this host: the document of features.md.
 pub fn document() -> Value {
+    let systemd = has_systemd();
     let mut namespaces = NamespaceKind::ALL.map(NamespaceKind::as_str);
     namespaces.sort_unstable();
     json!({
@@ -57,7 +67,7 @@ pub fn document() -> Value {
         "linux": {
             "namespaces": namespaces,
             "capabilities": CAPABILITIES.as_slice(),
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
+            "cgroup": { "v1": true, "v2": true, "systemd": systemd, "systemdUser": systemd, "rdma": true },
             "seccomp": {
                 "enabled": true,
                 "actions": seccomp::ACTIONS,
