@@ -134,10 +134,12 @@ fn rule(device: &LinuxDeviceCgroup, index: usize, findings: &mut Findings) -> Op
             'r' => access |= READ,
             'w' => access |= WRITE,
             'm' => access |= MKNOD,
+            // Callers write it for "all" where it has no meaning (config-linux.md, Device allowlist).
+            'a' => findings.warn(format!("{}: 'a' is no access, and is ignored", path("access"))),
             other => findings.deny(path("access"), format!("{other:?} is no access"), "use r, w and m"),
         }
     }
-    if device.access().as_deref().unwrap_or_default().is_empty() {
+    if access == 0 && findings.violations.len() == before {
         findings.deny(path("access"), "device access cannot be empty", "use r, w and m");
     }
     (findings.violations.len() == before).then_some(DeviceRule { allow: device.allow(), kind, major, minor, access })

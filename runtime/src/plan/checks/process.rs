@@ -113,10 +113,12 @@ fn scheduler_is_sound(process: &Process, place: Place<'_>, _: &Host, findings: &
         findings.deny(place.of("scheduler.policy"), "SCHED_ISO is not implemented by Linux", "use SCHED_RR");
     }
     if let Some(nice) = scheduler.nice().filter(|nice| *nice != 0) {
-        if !(-20..=19).contains(&nice) {
-            findings.deny(place.of("scheduler.nice"), format!("{nice} is out of range: expected -20 to 19"), "");
-        } else if policy != SchedOther && policy != SchedBatch {
-            findings.deny(place.of("scheduler.nice"), "goes with SCHED_OTHER and SCHED_BATCH alone", "");
+        let path = place.of("scheduler.nice");
+        if policy != SchedOther && policy != SchedBatch {
+            // The kernel keeps it for a later change of policy (kernel/sched/syscalls.c, __setscheduler_params).
+            findings.warn(format!("{path} goes with SCHED_OTHER and SCHED_BATCH alone, and has no effect"));
+        } else if !(-20..=19).contains(&nice) {
+            findings.deny(path, format!("{nice} is out of range: expected -20 to 19"), "");
         }
     }
     let realtime = policy == SchedFifo || policy == SchedRr;

@@ -107,6 +107,8 @@ fn scheduling() {
     allows("/process/scheduler", json!({"policy": "SCHED_FIFO", "priority": 10}));
     allows("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 19}));
     allows("/process/scheduler", json!({"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3}));
+    allows("/process/scheduler", json!({"policy": "SCHED_DEADLINE", "nice": 5, "runtime": 1, "deadline": 2, "period": 3}));
+    allows("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 1, "nice": -5}));
     denies("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 20}), "process.scheduler.nice: 20 is out");
     denies("/process/scheduler", json!({"policy": "SCHED_FIFO"}), "process.scheduler.priority: missing");
     denies("/process/scheduler", json!({"policy": "SCHED_OTHER", "priority": 1}), "process.scheduler.priority: goes with");
