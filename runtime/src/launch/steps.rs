@@ -126,11 +126,12 @@ pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
 }
 
 fn affinity(init: &mut Init) -> Result<()> {
-    let cpus = &init.plan.process.initial_affinity;
-    if !cpus.is_empty() {
-        cred::set_affinity(cpus).context("unable to set process.execCPUAffinity.initial")?;
+    let process = &init.plan.process;
+    match (process.initial_affinity.as_slice(), process.final_affinity.as_slice()) {
+        ([], []) => cred::reset_affinity().context("unable to take back the caller's CPU affinity"),
+        ([], _) => Ok(()),
+        (cpus, _) => cred::set_affinity(cpus).context("unable to set process.execCPUAffinity.initial"),
     }
-    Ok(())
 }
 
 fn session(init: &mut Init) -> Result<()> {

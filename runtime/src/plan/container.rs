@@ -254,6 +254,9 @@ pub fn build_exec(
     let namespaces = NamespacePlan::on_host(spec, host);
     let own_user_namespace = namespaces.is_private(NamespaceKind::User);
     let mut plan = process::build(process, own_user_namespace, host, &mut findings);
+    if process.exec_cpu_affinity().is_none() && let Some(own) = spec.process() {
+        (plan.initial_affinity, plan.final_affinity) = process::exec_affinity(own);
+    }
     checks::check_process(process, "process", host, &mut findings);
     let checked = findings.violations.len();
     checks::check_labels(choices.apparmor.as_deref(), choices.selinux.as_deref(), host, &mut findings);

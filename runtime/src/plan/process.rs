@@ -69,7 +69,8 @@ pub struct ProcessPlan {
     pub personality: Option<u64>,
     /// set_mempolicy(2).
     pub memory_policy: Option<MemoryPolicy>,
-    /// CPUs before the cgroup is entered; exec only.
+    /// CPUs before the cgroup is entered; exec only. Without these and those after it, the process has all CPUs of its
+    /// cpuset, whatever the caller's affinity is.
     pub initial_affinity: Vec<u32>,
     /// CPUs after; exec only.
     pub final_affinity: Vec<u32>,
@@ -81,8 +82,7 @@ pub const MAX_CPUS: u32 = 8192;
 /// Reads a process object. `place` is its JSON path, `process` or the empty string for a process.json.
 pub fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut Findings) -> ProcessPlan {
     let user = process.user();
-    let affinity = process.exec_cpu_affinity().as_ref();
-    let cpus = |list: Option<&String>| list.map(|list| parse_cpus(list)).unwrap_or_default();
+    let (initial_affinity, final_affinity) = exec_affinity(process);
     ProcessPlan {
         terminal: process.terminal().unwrap_or_default(),
         console_size: process.console_size().and_then(|size| {
@@ -115,9 +115,19 @@ pub fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut F
         scheduler: process.scheduler().as_ref().map(scheduler),
         personality: None,
         memory_policy: None,
-        initial_affinity: cpus(affinity.and_then(|affinity| affinity.initial().as_ref())),
-        final_affinity: cpus(affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref())),
+        initial_affinity,
+        final_affinity,
     }
+}
+
+/// The CPUs of execCPUAffinity, before and after the cgroup is entered.
+pub fn exec_affinity(process: &Process) -> (Vec<u32>, Vec<u32>) {
+    let affinity = process.exec_cpu_affinity().as_ref();
+    let cpus = |list: Option<&String>| list.map(|list| parse_cpus(list)).unwrap_or_default();
+    (
+        cpus(affinity.and_then(|affinity| affinity.initial().as_ref())),
+        cpus(affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref())),
+    )
 }
 
 /// Fills in what the process file of an exec leaves out and runc takes from the container's own process: what confines

@@ -209,6 +209,17 @@ pub fn set_memory_policy(mode: u32, nodes: &[u32]) -> SysResult<()> {
     check(result, "set_mempolicy", || format!("{mode:#x}, {nodes:?}"))
 }
 
+/// Allows this thread every CPU, those that are not there yet too. The kernel keeps to its cpuset, also when that changes
+/// later.
+pub fn reset_affinity() -> SysResult<()> {
+    // More than any kernel is built for; what is above its number is cut off (kernel/sched/syscalls.c, get_user_cpu_mask).
+    const WORDS: usize = 1024;
+    let mask = [u64::MAX; WORDS];
+    // SAFETY: the mask is of the length that is given, and outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, WORDS * 8, mask.as_ptr()) };
+    check(result, "sched_setaffinity", || "every CPU".to_owned())
+}
+
 /// sched_setaffinity(2) of this thread to these CPU numbers.
 ///
 /// # Errors

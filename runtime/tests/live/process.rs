@@ -361,3 +361,54 @@ fn a_closed_standard_stream_stays_closed_to_the_host() {
     assert!(["/dev/null\n", "\n"].contains(&seen.as_str()), "{seen:?}");
     drop(File::open("/dev/null").unwrap());
 }
+
+/// `brig ARGS` by a caller that may only use CPU 0; the CPUs that the program may use.
+fn cpus_of(bundle: &Bundle, args: &[&str]) -> String {
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0", crate::support::BRIG, "--root"]).arg(bundle.state_root()).args(args);
+    let done = output(command.stdin(std::process::Stdio::null()));
+    assert!(done.status.success(), "{args:?}: {done:?}");
+    let text = String::from_utf8(done.stdout).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_owned()
+}
+
+#[test]
+fn the_callers_cpu_affinity_does_not_reach_a_container() {
+    let all = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap().trim().to_owned();
+    if all == "0" {
+        return;
+    }
+    let status = ["/bin/grep", "Cpus_allowed_list", "/proc/self/status"];
+    let mut bundle = Bundle::new(&status);
+    bundle.config["linux"]["resources"] = json!({});
+    bundle.write();
+    let path = bundle.path().to_str().unwrap().to_owned();
+    assert_eq!(cpus_of(&bundle, &["run", "-b", &path, &bundle.id]), all);
+    let has_cpuset = std::path::Path::new("/sys/fs/cgroup/cpuset").is_dir();
+    if has_cpuset {
+        bundle.config["linux"]["resources"] = json!({"cpu": {"cpus": "1"}});
+        bundle.write();
+        assert_eq!(cpus_of(&bundle, &["run", "-b", &path, &bundle.id]), "1");
+        bundle.config["linux"]["resources"] = json!({"cpu": {"cpus": all}});
+    }
+    bundle.config["process"]["args"] = json!(["sleep", "1000"]);
+    bundle.start();
+    let exec = |words: &[&str]| cpus_of(&bundle, &[&["exec"], words, &[&bundle.id], &status].concat());
+    assert_eq!(exec(&[]), all);
+    // execCPUAffinity is as it says.
+    let process = bundle.path().join("process.json");
+    let pinned = json!({"args": status, "cwd": "/", "execCPUAffinity": {"final": "1"}});
+    std::fs::write(&process, pinned.to_string()).unwrap();
+    assert_eq!(cpus_of(&bundle, &["exec", "-p", process.to_str().unwrap(), &bundle.id]), "1");
+}
+
+#[test]
+fn an_exec_has_the_containers_cpu_affinity_unless_its_process_has_one() {
+    let status = ["/bin/grep", "Cpus_allowed_list", "/proc/self/status"];
+    let mut bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.config["process"]["execCPUAffinity"] = json!({"final": "0"});
+    bundle.start();
+    let process = bundle.path().join("process.json");
+    std::fs::write(&process, json!({"args": status, "cwd": "/"}).to_string()).unwrap();
+    assert_eq!(cpus_of(&bundle, &["exec", "-p", process.to_str().unwrap(), &bundle.id]), "0");
+}
