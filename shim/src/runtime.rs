@@ -13,7 +13,7 @@ use brig::engine::{
     CgroupManager, CheckpointOptions, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource,
     RestoreOptions, Status, Stdio,
 };
-use brig::error::{Error, ErrorKind, Result};
+use brig::error::{Context, Error, ErrorKind, Result};
 use brig::plan::config;
 use tokio::sync::oneshot;
 
@@ -172,7 +172,8 @@ impl Runtime {
                     stall_timeout: ExecOptions::stall_timeout_of_environment()?,
                     ..ExecOptions::default()
                 };
-                engine.exec(&execution.id, options)
+                // Another runtime's command says so too.
+                engine.exec(&execution.id, options).context("exec failed")
             }
             Runtime::Foreign(foreign) => foreign.exec(execution),
         }

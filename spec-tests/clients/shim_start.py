@@ -304,6 +304,31 @@ def binary_name(shim):
         contains(call, f"--log {one.bundle}/log.json --log-format json", "a call")
 
 
+@scenario("errors name a runtime that is not there in quotation marks, and an exec that failed as other shims do", deadline=60)
+def error_texts(shim):
+    daemon = shim.daemon()
+    for name in ("no-such-runtime", "/no/such/runtime"):
+        absent = shim.container("absent" + name.replace("/", "-"), daemon=daemon, options=any_of(RUNC_OPTIONS, {6: name})).launch()
+        try:
+            absent.create()
+            problem = "it was created"
+        except Failure as failure:
+            problem = str(failure)
+        contains(problem, f'"{name}"', "the error of Create")
+    one = shim.container(daemon=daemon)
+    one.run()
+    try:
+        one.exec("ex", ["no-such-program"])
+        problem = "it was started"
+    except Failure as failure:
+        problem = str(failure)
+    contains(problem, 'OCI runtime exec failed: exec failed: unable to start container process: exec: "no-such-program": '
+             'executable file not found in $PATH', "the error of Start")
+    for prefix in ("InvalidArgument", "NotFound", "FailedPrecondition"):
+        check(prefix not in problem, f"an error without a name of its code: {problem}")
+    one.finish()
+
+
 @scenario("BinaryName: a runtime whose errors are in its log alone: the last one is the answer's", deadline=60)
 def errors_in_the_log(shim):
     daemon = shim.daemon()

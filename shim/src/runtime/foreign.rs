@@ -67,7 +67,7 @@ impl Foreign {
 
     /// Runs a verb, and gives what it printed.
     fn output(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
-        let unable = || format!("unable to execute {}", self.binary.display());
+        let unable = || format!("unable to execute the runtime {:?} (BinaryName)", self.binary);
         let logged = self.logged();
         let mut command = self.command();
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -132,7 +132,7 @@ impl Foreign {
             (options.common.file_locks, "--file-locks"),
         ];
         command.args(flags.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag)).arg(id);
-        let output = command.output().with_context(|| format!("unable to execute {}", self.binary.display()))?;
+        let output = command.output().with_context(|| format!("unable to execute the runtime {:?} (BinaryName)", self.binary))?;
         if output.status.success() { Ok(()) } else { Err(self.failure(&output.stderr, output.status, logged)) }
     }
 
@@ -234,7 +234,7 @@ impl Foreign {
             }
         };
         command.arg::<&OsStr>(id.as_ref());
-        let status = command.status().with_context(|| format!("unable to execute {}", self.binary.display()))?;
+        let status = command.status().with_context(|| format!("unable to execute the runtime {:?} (BinaryName)", self.binary))?;
         // The copies of the streams in it would keep their pipes open.
         drop(command);
         if !status.success() {
