@@ -48,6 +48,7 @@ impl<'a> Setting<'a> {
 /// The hook's place and path, with its exit status, or that it was killed at its timeout, and its standard error.
 pub fn run(hooks: &[Hook], setting: Setting) -> Result<()> {
     hooks.iter().try_for_each(|hook| {
+        tracing::debug!("run {} {}", hook.place, hook.path.display());
         run_one(hook, setting).with_context(|| format!("error running {} {}", hook.place, hook.path.display()))
     })
 }

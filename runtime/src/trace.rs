@@ -73,8 +73,9 @@ pub fn continue_in(trace: OwnedFd) {
 #[must_use = "a phase ends when it is dropped"]
 pub struct Phase(Option<(&'static Sink, &'static str, f64)>);
 
-/// Begins a phase.
+/// Begins a phase, which the log shows too.
 pub fn phase(name: &'static str) -> Phase {
+    tracing::debug!("step: {name}");
     Phase(SINK.get().map(|sink| (sink, name, now())))
 }
 

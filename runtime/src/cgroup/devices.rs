@@ -12,6 +12,7 @@ use crate::sys::bpf;
 
 /// Attaches `rules` to a cgroup that nothing else has attached to.
 pub(super) fn attach(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
+    tracing::debug!("cgroup: attach a device program of {} rules to {}", rules.len(), dir.path().display());
     let program = load(rules)?;
     bpf::attach_device_program(dir.as_fd(), program.as_fd())
         .with_context(|| format!("cannot attach the device program to {}", dir.path().display()))

@@ -47,6 +47,7 @@ impl Dir {
 
     /// Writes `value` in one write(2), as every cgroup file wants it.
     pub(super) fn write(&self, name: &str, value: &str) -> SysResult<()> {
+        tracing::debug!("cgroup: write {value:?} to {}/{name}", self.path.display());
         let file = self.file(name, OFlags::WRONLY)?;
         loop {
             return match rustix::io::write(&file, value.as_bytes()) {
@@ -178,6 +179,7 @@ impl Unwind {
     /// Makes `path` and what is missing above it, down from `root`. False when it was there already.
     pub(super) fn make(&mut self, root: &Path, path: &Path) -> SysResult<bool> {
         let mkdir = |path: &Path| {
+            tracing::debug!("cgroup: make {}", path.display());
             rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))
                 .map_err(|errno| SysError::from_rustix("mkdir", format!("\"{}\"", path.display()), errno))
         };
@@ -206,6 +208,7 @@ impl Unwind {
 
 /// Makes one directory that is to stay, or finds it there.
 pub(super) fn make_one(path: &Path) -> SysResult<()> {
+    tracing::debug!("cgroup: make {}", path.display());
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(errno) => Err(SysError::from_rustix("mkdir", format!("\"{}\"", path.display()), errno)),

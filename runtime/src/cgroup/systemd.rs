@@ -70,6 +70,8 @@ impl Pending {
         if let Some(rules) = &self.whole.devices {
             properties.extend(device_properties(rules));
         }
+        tracing::debug!("systemd: start the unit {} for process {pid}", self.plan.unit);
+        properties.iter().for_each(|property| tracing::debug!("systemd: {}={:?}", property.name, property.value));
         let arguments = [
             Value::text(&*self.plan.unit),
             Value::text("replace"),

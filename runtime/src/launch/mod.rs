@@ -7,6 +7,7 @@
 //! | [`init`], [`steps`], [`join`], [`second_stage`] | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
 #![forbid(unsafe_code)]
 
+mod describe;
 pub(crate) mod faults;
 pub mod gate;
 mod guard;

@@ -25,7 +25,7 @@ use crate::trace;
 use super::network::HandedOver;
 use super::guard::Guard;
 use super::stall::{self, StallLimit};
-use super::{INIT_NAME, PLAN_VERSION, faults, second_stage, streams};
+use super::{INIT_NAME, PLAN_VERSION, describe, faults, second_stage, streams};
 
 /// User and group maps of a new user namespace.
 #[derive(Debug)]
@@ -103,6 +103,7 @@ pub fn launch(launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
 fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
     let gated = launch.gate.is_some();
     launch.plan.seccomp = launch.seccomp.is_some();
+    describe::plan(&launch);
     let mut steps = expected(&launch);
     let maps_now = launch.id_maps.is_some() && launch.plan.sibling.is_none();
     let waits = moments.must_wait() || maps_now;
@@ -112,6 +113,7 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
     };
     faults::parent("cloned");
     let child = guard.child();
+    tracing::debug!("init is process {}", child.pid);
     {
         let _phase = trace::phase("limits");
         moments.born(child.pid)?;
@@ -197,6 +199,7 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     launch.plan.console = launch.console.as_ref().map(AsRawFd::as_raw_fd);
     launch.plan.stop_at = faults::wanted();
     launch.plan.trace = trace::fd();
+    launch.plan.debug = tracing::event_enabled!(tracing::Level::DEBUG);
     let bytes = postcard::to_stdvec(&(PLAN_VERSION, &launch.plan))
         .map_err(|error| Error::other(format!("unable to write the plan: {error}")))?;
     let plan = seal::memory_file(c"plan", &bytes)?;
@@ -344,6 +347,7 @@ impl Server<'_> {
                 return Err(Error::other(format!("init is at the step {step:?}; {expected:?} was expected")));
             }
             steps.next();
+            tracing::debug!("init (pid {}) asks for {step:?}", self.guard.child().pid);
             match step {
                 Step::Sibling => self.adopt(&body, fd)?,
                 Step::Devices => {

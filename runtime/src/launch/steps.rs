@@ -119,6 +119,7 @@ pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
     for step in STEPS {
         super::faults::reached(init.plan.stop_at.as_deref(), step.name);
         let _phase = trace::phase(step.name);
+        super::describe::step(init, step.name)?;
         (step.run)(init)?;
     }
     super::faults::reached(init.plan.stop_at.as_deref(), "exec");

@@ -81,6 +81,8 @@ pub struct InitPlan {
     pub stop_at: Option<String>,
     /// The file that the process's phases are appended to.
     pub trace: Option<Inherited>,
+    /// The parent's log shows each step.
+    pub debug: bool,
 }
 
 /// The container state that hooks read (runtime.md, State).

@@ -6,6 +6,7 @@
 mod support;
 
 mod against_runc;
+mod debug_log;
 mod devices;
 mod helpers;
 mod hooks;

@@ -16,7 +16,9 @@ pub const VERB: Verb = Verb {
     about: "run another process in a running container",
     details: "What no flag says is taken from process in the container's config.json. A file of --process says it\n\
         all: a command, and flags that describe the process, are then left out.\n\
-        Flags stand before CONTAINER: what follows it is the command's own.",
+        Flags stand before CONTAINER: what follows it is the command's own.\n\
+        A process that makes no progress for 10 seconds until its command runs is killed: a process of the container\n\
+        may have stopped it. BRIG_EXEC_TIMEOUT in the environment is another number of seconds, 0 no limit.",
     example: "brig exec --tty box1 sh",
     flags: &[
         Flag::value("console-socket", "", "SOCKET", "unix socket that receives the terminal's master side"),
