@@ -63,6 +63,7 @@ pub const ALL: &[&[Case]] = &[
     security::host_nodes::CASES,
     security::neighbour::CASES,
     security::process::CASES,
+    security::systemd::CASES,
     security::cgroup::CASES,
     security::console::CASES,
     features::CASES,

@@ -46,6 +46,10 @@ impl<'a> Container<'a> {
         Ok(Container { ground, id, pid, stdout, stderr })
     }
 
+    pub(super) fn adopt(ground: &'a Ground, id: &str, pid: i32) -> anyhow::Result<Container<'a>> {
+        Ok(Container { ground, id: id.to_owned(), pid, stdout: tempfile::tempfile()?, stderr: tempfile::tempfile()? })
+    }
+
     /// Its id.
     pub fn id(&self) -> &str {
         &self.id

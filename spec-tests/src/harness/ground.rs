@@ -221,6 +221,11 @@ impl Ground {
         Facts::parse(&done.ok()?.stdout)
     }
 
+    /// A container that a case has created by [`Ground::call`]; what it writes went to that call.
+    pub fn container(&self, id: &str, pid: i32) -> anyhow::Result<Container<'_>> {
+        Container::adopt(self, id, pid)
+    }
+
     /// Creates and starts a container whose program is the probe's `wait`; for execs, signals and looks from outside.
     pub fn start(&self, bundle: &mut Bundle) -> anyhow::Result<Container<'_>> {
         bundle.args(&["/probe", "wait"]);

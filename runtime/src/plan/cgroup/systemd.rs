@@ -11,6 +11,16 @@ use super::{Findings, Host, unified};
 
 /// Annotations with this prefix become properties of the unit.
 const PROPERTY: &str = "org.systemd.property.";
+/// Properties by which a unit starts, stops or reloads other units of the host (systemd.unit(5)), takes in processes of
+/// the host, or leaves the slice that linux.cgroupsPath names. Annotations may come from whoever makes a pod
+/// (CVE-2024-3154), so these are refused there, as is each property whose name ends in `Action`, which can power the
+/// machine off.
+const REACHES_OUT: &[&str] = &[
+    "BindsTo", "BoundBy", "ConflictedBy", "Conflicts", "OnFailure", "OnFailureOf", "OnSuccess", "OnSuccessOf", "PIDFDs",
+    "PIDs", "PropagatesReloadTo", "PropagatesStopTo", "RebootArgument", "ReloadPropagatedFrom", "RequiredBy", "Requires",
+    "RequiresOverridable", "Requisite", "RequisiteOf", "Slice", "StopPropagatedFrom", "TriggeredBy", "Triggers",
+    "UpheldBy", "Upholds", "WantedBy", "Wants",
+];
 /// The annotation that puts the container into a cgroup below the scope's own.
 const SUBGROUP: &str = "run.oci.systemd.subgroup";
 
@@ -153,6 +163,11 @@ fn annotations(spec: &Spec, properties: &mut Vec<Property>, findings: &mut Findi
         let path = format!("annotations[\"{PROPERTY}{name}\"]");
         if name.len() < 3 || !name.chars().all(|c| c.is_ascii_alphabetic()) {
             findings.deny(path, format!("{name:?} is no property name"), "it consists of letters only");
+            continue;
+        }
+        if name.ends_with("Action") || REACHES_OUT.contains(&name) {
+            let problem = format!("the property {name} reaches beyond the container's own unit");
+            findings.deny(path, problem, "give the property to a unit of the host's own, and order the container After it");
             continue;
         }
         let seconds = name.strip_suffix("Sec").filter(|stem| stem.ends_with(|c: char| c.is_ascii_lowercase()));

@@ -1,13 +1,15 @@
 //! Cgroups of the host cannot be changed from inside.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 use super::{Outside, unless_refused};
 use crate::facts::Facts;
-use crate::harness::{Bundle, Case, Container, Ground, Level, Need};
+use crate::harness::{Bundle, Case, Container, Ground, Level, Need, wait_until};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
@@ -17,6 +19,8 @@ const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> any
 pub const CASES: &[Case] = &[
     case("a read-only mount of cgroups cannot be written", "CVE-2022-0492", readonly),
     case("a release_agent cannot be written", "CVE-2022-0492", release_agent).on(&[Need::CgroupV1]),
+    case("a release_agent of the container's choice is not run on the host", "CVE-2022-0492", agent)
+        .on(&[Need::OwnMachine]),
     case("a mount of cgroups shows no more than the container's own", "CVE-2023-25809", own_only),
     case(
         "no mount of cgroups can be written from a user namespace without a cgroup namespace",
@@ -73,6 +77,75 @@ fn release_agent(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A v1 hierarchy that the host has beside its own cgroups, and a program that leaves a mark when the kernel runs it,
+/// which does so in the first mount namespace. Dropped, all are gone.
+struct Hierarchy {
+    option: String,
+    point: PathBuf,
+    agent: PathBuf,
+    mark: PathBuf,
+}
+
+impl Hierarchy {
+    fn mount(ground: &Ground) -> anyhow::Result<Hierarchy> {
+        let (id, point) = (ground.id(), ground.directory().join("hierarchy"));
+        let (agent, mark) = (PathBuf::from(format!("/run/{id}-agent")), PathBuf::from(format!("/run/{id}-mark")));
+        fs::create_dir(&point)?;
+        let hierarchy = Hierarchy { option: format!("none,name={id}"), point, agent, mark };
+        let program = hierarchy.on_host(&hierarchy.agent);
+        fs::write(&program, format!("#!/bin/sh\nexec touch {}\n", hierarchy.mark.display()))?;
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        mount(Some("spec"), &hierarchy.point, Some("cgroup"), MsFlags::empty(), Some(hierarchy.option.as_str()))?;
+        Ok(hierarchy)
+    }
+
+    fn on_host(&self, path: &Path) -> PathBuf {
+        Path::new("/proc/1/root").join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+impl Drop for Hierarchy {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.point.join("escape"));
+        for path in [&self.agent, &self.mark] {
+            let _ = fs::remove_file(self.on_host(path));
+        }
+        let _ = umount2(&self.point, MntFlags::MNT_DETACH);
+    }
+}
+
+/// What the attack prints, in a container with the capabilities that Docker gives by default and these.
+fn attack(ground: &Ground, hierarchy: &Hierarchy, more: &[&str], with_namespace: bool) -> anyhow::Result<String> {
+    let mut bundle = ground.bundle()?;
+    ground.install(&bundle, "escapes")?;
+    let default = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID", "CAP_SYS_CHROOT"];
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.set(&format!("/process/capabilities/{set}"), json!([&default[..], more].concat()));
+    }
+    if with_namespace {
+        bundle.namespace("cgroup", None);
+    }
+    bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &FLAGS);
+    let (agent, option) = (hierarchy.agent.to_string_lossy(), &*hierarchy.option);
+    bundle.args(&["/escapes", "agent", &agent, option, "freezer", "devices", "net_cls", "pids", "memory"]);
+    Ok(ground.run(&bundle)?.ok()?.stdout)
+}
+
+fn agent(ground: &Ground) -> anyhow::Result<()> {
+    let hierarchy = Hierarchy::mount(ground)?;
+    let mark = hierarchy.on_host(&hierarchy.mark);
+    for with_namespace in [true, false] {
+        let said = attack(ground, &hierarchy, &[], with_namespace)?;
+        let set = fs::read_to_string(hierarchy.point.join("release_agent"))?;
+        ensure!(set.trim().is_empty() && !mark.exists(), "a release_agent was set: {set}{said}");
+    }
+    // That says something where the attack works with the privilege that it takes.
+    let said = attack(ground, &hierarchy, &["CAP_SYS_ADMIN"], false)?;
+    wait_until(&format!("the host to run the agent of a privileged container, which printed {said}"), || {
+        Ok(mark.exists().then_some(()))
+    })
+}
+
 fn own_only(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = ground.bundle()?;
     let container = with_mount(ground, bundle.namespace("cgroup", None), &READONLY)?;
@@ -125,7 +198,7 @@ fn dots(ground: &Ground) -> anyhow::Result<()> {
     outside.is_untouched()?;
     // What stands for the outside among the cgroups, if it was made there.
     let mut inside = outside.path().join("made");
-    while inside.pop() && inside != std::path::Path::new("/") {
+    while inside.pop() && inside != Path::new("/") {
         for directory in ground.host().cgroup_directories(&inside.to_string_lossy()) {
             let _ = fs::remove_dir(directory);
         }

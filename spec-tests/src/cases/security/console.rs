@@ -5,13 +5,11 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::json;
 
-use super::{unless_refused, without_mounts};
+use super::{null_device, while_exchanged, without_mounts};
 use crate::harness::{Bundle, Case, ConsoleSocket, Ground, Level};
 
 const SECTION: &str = "CVE-2025-52565";
@@ -22,19 +20,23 @@ pub const CASES: &[Case] = &[
     Case::new("a terminal's name that is swapped for a link is not mounted", SECTION, Level::Security, swapped),
 ];
 
+/// So many containers are made while names are swapped.
+const SWAPS: usize = 20;
+
 /// What an attacker wants to write to, and nobody is hurt by.
 const WANTED: &str = "/proc/sys/kernel/domainname";
 
 /// Creates the bundle with a terminal. Where that is not refused, no file of /proc may be mounted anywhere, and nothing
-/// may be mounted on one.
-fn judge(ground: &Ground, bundle: &Bundle) -> anyhow::Result<()> {
+/// may be mounted on one. Gives what a runtime said that refused it.
+fn judge(ground: &Ground, bundle: &Bundle) -> anyhow::Result<Option<String>> {
     let socket = ConsoleSocket::listen(ground)?;
     let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
     let (path, pid_path) = (bundle.path().to_string_lossy().into_owned(), pid_file.to_string_lossy().into_owned());
     let console = socket.path().to_string_lossy().into_owned();
     let words = ["create", "--bundle", &path, "--pid-file", &pid_path, "--console-socket", &console, &id];
-    if unless_refused(ground.call(&words)?)?.is_none() {
-        return Ok(());
+    let done = ground.call(&words)?;
+    if done.code != 0 {
+        return done.refused().map(Some);
     }
     let pid = fs::read_to_string(&pid_file)?;
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", pid.trim())).context("init's mounts")?;
@@ -46,7 +48,7 @@ fn judge(ground: &Ground, bundle: &Bundle) -> anyhow::Result<()> {
         let is_file_of_proc = kind.starts_with("proc ") && root != "/";
         ensure!(!is_file_of_proc && !point.starts_with("/proc/"), "expected no mount of or on a file of /proc: {line}");
     }
-    Ok(())
+    Ok(None)
 }
 
 fn with_terminal(ground: &Ground) -> anyhow::Result<Bundle> {
@@ -65,7 +67,7 @@ fn link(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = with_terminal(ground)?;
     symlink(WANTED, bundle.rootfs("/dev/console"))?;
     devpts(&mut bundle).write()?;
-    judge(ground, &bundle)
+    judge(ground, &bundle).map(drop)
 }
 
 fn devpts(bundle: &mut Bundle) -> &mut Bundle {
@@ -85,24 +87,16 @@ fn swapped(ground: &Ground) -> anyhow::Result<()> {
     }
     fs::write(volume.join("console"), "")?;
     symlink(WANTED, volume.join("other"))?;
+    symlink("pts/ptmx", volume.join("ptmx"))?;
+    null_device(&volume.join("null"))?;
     bundle.mount("/dev", "bind", &volume.to_string_lossy(), &["rbind", "rw"]);
     devpts(&mut bundle).write()?;
-    let (stop, volume) = (AtomicBool::new(false), &volume);
-    std::thread::scope(|scope| {
-        let swap = |one: &str, other: &str| {
-            renameat_with(CWD, volume.join(one), CWD, volume.join(other), RenameFlags::EXCHANGE)
-        };
-        let stop = &stop;
-        let swapper = scope.spawn(move || -> rustix::io::Result<()> {
-            while !stop.load(Ordering::Relaxed) {
-                swap("pts", "links")?;
-                swap("console", "other")?;
-            }
-            Ok(())
-        });
-        let runs = (0..10).try_for_each(|_| judge(ground, &bundle));
-        stop.store(true, Ordering::Relaxed);
-        let swapped = swapper.join().map_err(|_| anyhow::anyhow!("the swapping thread panicked"));
-        swapped.and_then(|result| Ok(result?)).and(runs)
-    })
+    let refusal = judge(ground, &bundle)?;
+    ensure!(refusal.is_none(), "expected a container while nothing is swapped, found {refusal:?}");
+    let [pts, links, console, other] = ["pts", "links", "console", "other"].map(|name| volume.join(name));
+    let (names, mount_points) = ((&*pts, &*links), (&*console, &*other));
+    for pairs in [&[names][..], &[mount_points], &[names, mount_points]] {
+        while_exchanged(pairs, || (0..SWAPS).try_for_each(|_| judge(ground, &bundle).map(drop)))?;
+    }
+    Ok(())
 }

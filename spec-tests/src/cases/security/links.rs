@@ -2,13 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::ensure;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::json;
 
-use super::{Outside, link, run_in_time, unless_refused, without_mounts};
+use super::{Outside, link, run_in_time, unless_refused, while_exchanged, without_mounts};
 use crate::harness::{Bundle, Case, Ground, Level};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
@@ -36,11 +34,15 @@ pub const CASES: &[Case] = &[
     case("a masked path that is a link of the image masks inside", "CVE-2025-31133", masked),
     case("a mask is the null device, whatever the image has at /dev/null", "CVE-2025-31133", null_device),
     case("a null device of the image that is another device is no mask", "CVE-2025-31133", other_null_device),
+    case("a null device that is swapped for a link while masks are made covers nothing else", "CVE-2025-31133", swapped_null),
     case("a read-only path that is a link of the image changes nothing outside", "CVE-2025-31133", readonly),
     case("a /etc/passwd of the image that is a link is read inside", "CVE-2026-47766", passwd),
     case("a /etc/passwd of the image that is a fifo holds nobody up", "CVE-2026-47766", passwd_fifo),
     case("a program that is a link of the image is one of the container's", "CVE-2024-45310", program),
 ];
+
+/// So many containers are made while names are swapped.
+const SWAPS: usize = 20;
 
 fn mount_target(ground: &Ground) -> anyhow::Result<()> {
     let outside = Outside::make(ground)?;
@@ -85,20 +87,7 @@ fn swapped(ground: &Ground) -> anyhow::Result<()> {
     link(&bundle, "/volume/b", outside.path())?;
     bundle.mount("/volume/a/new", "tmpfs", "tmpfs", &["size=1m"]).mount("/volume/a/other", "tmpfs", "tmpfs", &[]);
     let (one, other) = (bundle.rootfs("/volume/a"), bundle.rootfs("/volume/b"));
-    let stop = AtomicBool::new(false);
-    let outcome = std::thread::scope(|scope| {
-        let swapper = scope.spawn(|| -> rustix::io::Result<()> {
-            while !stop.load(Ordering::Relaxed) {
-                renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE)?;
-            }
-            Ok(())
-        });
-        let runs = (0..10).try_for_each(|_| unless_refused(ground.run(&bundle)?).map(drop));
-        stop.store(true, Ordering::Relaxed);
-        let swapped = swapper.join().map_err(|_| anyhow::anyhow!("the swapping thread panicked"));
-        swapped.and_then(|result| Ok(result?)).and(runs)
-    });
-    outcome?;
+    while_exchanged(&[(&one, &other)], || (0..10).try_for_each(|_| unless_refused(ground.run(&bundle)?).map(drop)))?;
     outside.is_untouched()
 }
 
@@ -301,6 +290,20 @@ fn other_null_device(ground: &Ground) -> anyhow::Result<()> {
     without_mounts(&mut bundle, "/dev");
     fs::write(bundle.rootfs("/dev/null"), "a file of the image")?;
     is_masked(ground, &mut bundle)
+}
+
+/// /dev is a volume of a neighbour's, who swaps its null device with a link to what he wants to write: a runtime that
+/// looks at the path, and then mounts the path, gives him that as a mask.
+fn swapped_null(ground: &Ground) -> anyhow::Result<()> {
+    let volume = ground.directory().join("volume");
+    fs::create_dir(&volume)?;
+    let (null, other) = (volume.join("null"), volume.join("other"));
+    super::null_device(&null)?;
+    symlink("/proc/sys/kernel/domainname", &other)?;
+    let mut bundle = ground.bundle()?;
+    without_mounts(&mut bundle, "/dev");
+    bundle.mount("/dev", "bind", &volume.to_string_lossy(), &["rbind", "rw"]);
+    while_exchanged(&[(&null, &other)], || (0..SWAPS).try_for_each(|_| is_masked(ground, &mut bundle)))
 }
 
 fn readonly(ground: &Ground) -> anyhow::Result<()> {

@@ -12,11 +12,15 @@ pub mod namespaces;
 pub mod neighbour;
 pub mod proc;
 pub mod process;
+pub mod systemd;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::harness::{Bundle, Done, Ground};
 
@@ -84,4 +88,30 @@ fn run_in_time(ground: &Ground, bundle: &Bundle) -> anyhow::Result<Done> {
     let done = ground.tool("timeout", &words)?;
     ensure!(!matches!(done.code, 124 | 137), "the runtime still waited after 20 s");
     Ok(done)
+}
+
+/// Makes a node of the null device.
+fn null_device(path: &Path) -> anyhow::Result<()> {
+    Ok(mknod(path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3))?)
+}
+
+/// Does `work` while another thread exchanges the two names of each pair again and again.
+fn while_exchanged(pairs: &[(&Path, &Path)], work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let exchange = || -> rustix::io::Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                for (one, other) in pairs {
+                    renameat_with(CWD, *one, CWD, *other, RenameFlags::EXCHANGE)?;
+                }
+            }
+            Ok(())
+        };
+        let exchanger = scope.spawn(exchange);
+        let outcome = work();
+        stop.store(true, Ordering::Relaxed);
+        let exchanged = exchanger.join().map_err(|_| anyhow::anyhow!("the exchanging thread panicked"))?;
+        exchanged.context("exchanging names")?;
+        outcome
+    })
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use anyhow::ensure;
 use serde_json::json;
 
-use super::{Outside, unless_refused, without_mounts};
+use super::{Outside, unless_refused, while_exchanged, without_mounts};
 use crate::harness::{Bundle, Case, Ground, Level, Need};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
@@ -29,8 +29,16 @@ pub const CASES: &[Case] = &[
         apparmor_exec,
     )
     .on(&[Need::AppArmor]),
+    case("an AppArmor profile is applied, whatever is swapped for /proc meanwhile", "CVE-2025-52881", apparmor_swapped)
+        .on(&[Need::AppArmor]),
+    case("an SELinux label is applied, whatever is swapped for /proc meanwhile", "CVE-2025-52881", selinux_swapped)
+        .on(&[Need::Selinux]),
+    case("a sysctl is written to the kernel, whatever is swapped for /proc meanwhile", "CVE-2025-52881", sysctl_swapped),
     case("nothing below /proc/sys or /sys can be written by default", "CVE-2025-52881", default_is_readonly),
 ];
+
+/// So many containers are made while names are swapped one way; some beds take seconds for each.
+const SWAPS: usize = 6;
 
 /// A bundle whose /proc is a plain directory of the image's choice.
 fn with_false_proc(ground: &Ground) -> anyhow::Result<(Bundle, std::path::PathBuf)> {
@@ -197,6 +205,91 @@ fn apparmor_exec(ground: &Ground) -> anyhow::Result<()> {
         }
         container.call_with_flags("delete", &["--force"])?.ok().map(drop)
     })
+}
+
+/// Containers whose image a neighbour writes to: he swaps /proc with a directory of false files, and with a link to one,
+/// before and after procfs is mounted there. None of the false files may be written to. `judge` looks at a container
+/// that was not refused, started by the probe's `wait`.
+fn with_swapped_proc(
+    ground: &Ground,
+    bundle: &mut Bundle,
+    judge: impl Fn(&crate::harness::Container) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let [proc, directory, there] = ["/proc", "/false", "/there"].map(|path| bundle.rootfs(path));
+    for inside in ["self/attr/apparmor", "thread-self/attr/apparmor", "sys/kernel"] {
+        fs::create_dir_all(directory.join(inside))?;
+    }
+    let files = ["self/attr/exec", "self/attr/apparmor/exec", "thread-self/attr/exec", "thread-self/attr/apparmor/exec", "sys/kernel/msgmax"];
+    for file in files {
+        fs::write(directory.join(file), "")?;
+    }
+    symlink("/false", &there)?;
+    bundle.args(&["/probe", "wait"]).write()?;
+    let (path, pid_file) = (bundle.path().to_string_lossy().into_owned(), ground.directory().join("init.pid"));
+    for pair in [(&*proc, &*directory), (&*proc, &*there)] {
+        while_exchanged(&[pair], || {
+            (0..SWAPS).try_for_each(|_| {
+                let id = ground.id();
+                let words = ["create", "--bundle", &path, "--pid-file", &*pid_file.to_string_lossy(), &id];
+                if unless_refused(ground.call(&words)?)?.is_none() {
+                    return Ok(());
+                }
+                let container = ground.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?)?;
+                judge(&container)?;
+                container.call_with_flags("delete", &["--force"])?.ok().map(drop)
+            })
+        })?;
+        for place in [&proc, &directory] {
+            for file in files.map(|file| place.join(file)).iter().filter(|file| file.is_file()) {
+                let found = fs::read_to_string(file)?;
+                ensure!(found.is_empty(), "a file that is none of procfs was written to: {found:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// That the program has this label, unless it is one that never came to run.
+fn has_label(container: &crate::harness::Container, expected: &str) -> anyhow::Result<()> {
+    if unless_refused(container.call("start", &[])?)?.is_none() {
+        return Ok(());
+    }
+    let runs = crate::harness::wait_until("the program to run, or to end", || {
+        // Unreadable once it has ended.
+        let words = fs::read(container.proc("cmdline")).unwrap_or_default();
+        if words.starts_with(b"/probe\0") {
+            return Ok(Some(true));
+        }
+        Ok((container.status()? == "stopped").then_some(false))
+    })?;
+    if !runs {
+        return Ok(());
+    }
+    let found = fs::read_to_string(container.proc("attr/current"))?;
+    let found = found.trim_end_matches(['\n', '\0']);
+    ensure!(found == expected, "the program's label: expected {expected}, found {found}");
+    Ok(())
+}
+
+fn apparmor_swapped(ground: &Ground) -> anyhow::Result<()> {
+    with_profile(ground, |profile| {
+        let mut bundle = ground.bundle()?;
+        bundle.set("/process/apparmorProfile", json!(profile));
+        with_swapped_proc(ground, &mut bundle, |container| has_label(container, &format!("{profile} (enforce)")))
+    })
+}
+
+fn selinux_swapped(ground: &Ground) -> anyhow::Result<()> {
+    let label = "system_u:system_r:container_t:s0:c1,c2";
+    let mut bundle = ground.bundle()?;
+    bundle.set("/process/selinuxLabel", json!(label));
+    with_swapped_proc(ground, &mut bundle, |container| has_label(container, label))
+}
+
+fn sysctl_swapped(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.set("/linux/sysctl", json!({ "kernel.msgmax": "4321" }));
+    with_swapped_proc(ground, &mut bundle, |_| Ok(()))
 }
 
 /// What `runc spec` gives its callers.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::unless_refused;
 use crate::facts::Facts;
-use crate::harness::{Case, Ground, Level, wait_until};
+use crate::harness::{Bundle, Case, Ground, Level, wait_until};
 
 /// So many processes come in while one looks; each is there for a fraction of a millisecond before its program runs.
 const EXECS: usize = 50;
@@ -25,6 +25,8 @@ pub const CASES: &[Case] = &[
     case("a startContainer hook has the rights of its container, and no more", "CVE-2016-3697", hook_confinement),
     case("exec is in every namespace of its container", "CVE-2016-9962", exec_namespaces),
     case("no process that a container sees is elsewhere or holds a directory of elsewhere", "CVE-2016-9962", elsewhere),
+    case("a file that the caller's groups may read cannot be read", "CVE-2023-25173", callers_groups),
+    case("a group that a file is closed to stays, whatever group a program takes on", "CVE-2023-25173", kept_group),
     case("a user by a number that is none is refused", "CVE-2016-3697", numeric_user),
     case("a name in the image's passwd that looks like a number is no user", "CVE-2016-3697", numeric_names),
     case("a user or a group of 4294967295 is refused", "CVE-2016-3697", minus_one),
@@ -162,6 +164,61 @@ fn elsewhere(ground: &Ground) -> anyhow::Result<()> {
             Ok(is_seen.then_some(()))
         })?;
     }
+    Ok(())
+}
+
+/// A file of this group and mode, at /secret.
+fn secret(bundle: &Bundle, gid: u32, mode: u32) -> anyhow::Result<()> {
+    let path = bundle.rootfs("/secret");
+    std::fs::write(&path, "of the group")?;
+    std::os::unix::fs::chown(&path, Some(0), Some(gid))?;
+    Ok(std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?)
+}
+
+/// The caller of the runtime is in a group that may read the file, the container is not.
+fn callers_groups(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    secret(&bundle, 4242, 0o040)?;
+    bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    let container = ground.start(&mut bundle)?;
+    let program = ["/probe", "try", "read", "/secret"];
+    let mut bundle = ground.bundle()?;
+    secret(&bundle, 4242, 0o040)?;
+    bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })).args(&program).write()?;
+    let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
+    let exec = [&["exec", container.id()], &program[..]].concat();
+    let exec_as = [&["exec", "--user", "1000:1000", container.id()], &program[..]].concat();
+    for words in [&["run", "--bundle", &path, &id][..], &exec, &exec_as] {
+        let command = ground.command(words);
+        let words: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let runtime = ground.runtime().to_string_lossy();
+        let words = ["--groups", "4242", "--", &*runtime].into_iter().chain(words.iter().map(String::as_str));
+        let found = ground.tool("setpriv", &words.collect::<Vec<_>>())?.ok()?;
+        ensure!(found.stdout.trim() == "EACCES", "{}: expected EACCES, found {}", found.what, found.stdout);
+    }
+    Ok(())
+}
+
+/// The file is closed to the container's group, and open to all others: a program that takes on another group has the
+/// first one still, where config.json has it among the additional ones too, as every manager writes it by now.
+fn kept_group(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    secret(&bundle, 1000, 0o604)?;
+    let path = bundle.rootfs("/setgid");
+    std::fs::copy(bundle.rootfs("/probe"), &path)?;
+    std::os::unix::fs::chown(&path, Some(0), Some(7))?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o2755))?;
+    bundle.set("/process/noNewPrivileges", json!(false));
+    let program = ["/setgid", "try", "read", "/secret"];
+    // Without it the attack works, which is what the managers were blamed for.
+    bundle.set("/process/user", json!({ "uid": 2000, "gid": 1000 })).args(&program);
+    let found = ground.run(&bundle)?.ok()?.stdout;
+    ensure!(found == "ok of the group\n", "without additionalGids: expected the attack to work, found {found}");
+    bundle.set("/process/user", json!({ "uid": 2000, "gid": 1000, "additionalGids": [1000] }));
+    let found = ground.run(&bundle)?.ok()?.stdout;
+    ensure!(found.trim() == "EACCES", "in run: expected EACCES, found {found}");
+    let found = ground.start(&mut bundle)?.exec(&program)?.ok()?.stdout;
+    ensure!(found.trim() == "EACCES", "in exec: expected EACCES, found {found}");
     Ok(())
 }
 

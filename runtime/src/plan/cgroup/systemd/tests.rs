@@ -61,6 +61,10 @@ fn annotations_become_properties_and_win() {
     assert_eq!(get("TimeoutStopUSec"), [&Value::U64(2_000_000)]);
     assert_eq!(get("Delegate"), [&Value::Bool(false)]);
     assert_eq!(get("After"), [&Value::Array("s".into(), vec![Value::text("a.service")])]);
+    for name in ["SuccessAction", "Wants", "Conflicts", "PIDs", "Slice"] {
+        let (_, violations) = unit_of("", json!({format!("org.systemd.property.{name}"): "['a.service']"}));
+        assert!(violations[0].contains("reaches beyond the container's own unit"), "{violations:?}");
+    }
     for (name, value) in [("bad-name", "true"), ("After", "a.service"), ("TimeoutStopSec", "'x'")] {
         let (_, violations) = unit_of("", json!({format!("org.systemd.property.{name}"): value}));
         assert_eq!(violations.len(), 1, "{name}");
