@@ -13,6 +13,26 @@ use crate::sys::socket;
 /// The largest packet: a seccomp filter of 4096 instructions of 8 bytes, or an error text.
 const LIMIT: usize = 64 * 1024;
 
+/// The most of a text that is sent: it has to fit into a packet, and nobody reads more. The container chooses parts of it,
+/// such as the program's name.
+const MAX_TEXT_LEN: usize = 8 * 1024;
+
+/// The text without its middle, when it is longer than [`MAX_TEXT_LEN`]: what was being done, and why it failed.
+fn cut(text: String) -> String {
+    if text.len() <= MAX_TEXT_LEN {
+        return text;
+    }
+    let mut head = MAX_TEXT_LEN / 2;
+    let mut tail = text.len() - MAX_TEXT_LEN / 2;
+    while !text.is_char_boundary(head) {
+        head -= 1;
+    }
+    while !text.is_char_boundary(tail) {
+        tail += 1;
+    }
+    format!("{}... ({} bytes left out) ...{}", &text[..head], tail - head, &text[tail..])
+}
+
 /// Makes both ends.
 pub fn pair() -> Result<(ParentEnd, InitEnd)> {
     let (parent, init) = socket::packet_pair()?;
@@ -167,13 +187,13 @@ impl InitEnd {
 
     /// Sends a log line. A parent that is gone is noticed at the next request.
     pub fn log(&self, warning: bool, message: impl Into<String>) -> Result<()> {
-        let message = FromInit::Log { warning, message: message.into() };
+        let message = FromInit::Log { warning, message: cut(message.into()) };
         socket::send(self.0.as_fd(), &typed(&message)?, &[]).context("the parent is gone")
     }
 
     /// The last word.
     pub fn failed(&self, error: &Error) -> Result<()> {
-        let message = FromInit::Failed { kind: Kind::from(error.kind()), message: error.to_string() };
+        let message = FromInit::Failed { kind: Kind::from(error.kind()), message: cut(error.to_string()) };
         socket::send(self.0.as_fd(), &typed(&message)?, &[]).context("the parent is gone")
     }
 }
@@ -190,6 +210,19 @@ mod tests {
             init.tell(&Sibling { pid }, &[]).unwrap();
             let Event::Request(Step::Sibling, body, _) = parent.next(|| Ok(()), |_, _| ()).unwrap() else { panic!("pid {pid}") };
             assert_eq!(parent.read::<Sibling>(&body).unwrap().pid, pid);
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_loses_its_middle() {
+        let (parent, init) = pair().unwrap();
+        let long = format!("begin {} end", "\u{20ac}".repeat(100_000));
+        init.log(false, long.clone()).unwrap();
+        init.failed(&Error::other(long)).unwrap();
+        let mut line = String::new();
+        let Event::Failed(error) = parent.next(|| Ok(()), |_, text| line = text.to_owned()).unwrap() else { panic!("no error") };
+        for text in [error.to_string(), line] {
+            assert!(text.starts_with("begin ") && text.ends_with(" end") && text.len() < MAX_TEXT_LEN + 100);
         }
     }
 
