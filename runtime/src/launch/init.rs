@@ -36,6 +36,8 @@ pub(super) struct Init {
     pub seccomp: Option<Filter>,
     /// The program's path, once it was looked up.
     pub program: Option<std::ffi::CString>,
+    /// What may keep the kernel from executing it.
+    pub program_flaw: Option<String>,
     /// This end of the gate, once it is open; the exec closes it.
     pub gate: Option<OwnedFd>,
     /// chdir was refused to the privileged user, and is tried again as the container's.
@@ -129,6 +131,7 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
         terminal: None,
         seccomp: None,
         program: None,
+        program_flaw: None,
         gate: None,
         chdir_later: false,
         pid_namespace: None,

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod describe;
+mod executable;
 pub(crate) mod faults;
 pub mod gate;
 mod guard;

@@ -131,6 +131,10 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
         Some(profile) => {
             let _phase = trace::phase("compile seccomp");
             let compiled = crate::seccomp::compile(profile)?;
+            if compiled.refuses_exec {
+                let text = "linux.seccomp refuses execve, so that the container's program cannot be executed: allow execve";
+                return Err(Error::new(ErrorKind::InvalidConfig, text));
+            }
             compiled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             if !compiled.unknown.is_empty() {
                 let unknown = format!("linux.seccomp: unknown syscalls: {}", compiled.unknown.join(" "));

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::process::ProcessPlan;
 use crate::sys::process;
 
+use super::executable;
 use super::init::Init;
 
 /// Finds `args[0]`: by its path when it has a slash, else in the directories of the container's PATH.
@@ -51,7 +52,10 @@ fn check(path: &Path) -> Result<(), String> {
         Err(rustix::io::Errno::NOSYS) => rustix::fs::access(path, Access::EXEC_OK),
         other => other,
     }
-    .map_err(words)
+    .map_err(|error| match error {
+        rustix::io::Errno::ACCESS => format!("{}{}", words(error), executable::why_denied(path, &stat)),
+        _ => words(error),
+    })
 }
 
 /// An errno in the words of Go's syscall package, which runc's callers match on.
@@ -65,7 +69,7 @@ fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::new(ErrorKind::InvalidConfig, format!("{text:?} holds a NUL byte")))
 }
 
-/// Executes the program; on failure the reason.
+/// Executes the program; on failure the reason, and what `flaw` says of the file.
 pub(super) fn execute(init: &Init) -> Result<Infallible> {
     let strings = |list: &[String]| list.iter().map(|text| c_string(text)).collect::<Result<Vec<CString>>>();
     let args = strings(&init.plan.process.args)?;
@@ -75,7 +79,8 @@ pub(super) fn execute(init: &Init) -> Result<Infallible> {
     let path = init.program.as_deref().ok_or_else(|| Error::other("the program was not looked up"))?;
     let error = process::exec(path, &args, &env);
     let reason = words(rustix::io::Errno::from_raw_os_error(error.errno() as i32));
-    Err(Error::new(ErrorKind::Executable, format!("exec {}: {reason}", path.to_string_lossy())))
+    let flaw = init.program_flaw.as_ref().map(|flaw| format!(": {flaw}")).unwrap_or_default();
+    Err(Error::new(ErrorKind::Executable, format!("exec {}: {reason}{flaw}", path.to_string_lossy())))
 }
 
 #[cfg(test)]
@@ -103,7 +108,8 @@ mod tests {
         assert_eq!(text("nosuch"), "exec: \"nosuch\": executable file not found in $PATH");
         assert_eq!(text("/nosuch"), "exec: \"/nosuch\": stat /nosuch: no such file or directory");
         assert_eq!(text("/etc"), "exec: \"/etc\": is a directory");
-        assert_eq!(text("/etc/passwd"), "exec: \"/etc/passwd\": permission denied");
+        let denied = "exec: \"/etc/passwd\": permission denied: /etc/passwd has no execute permission (mode 0644)";
+        assert_eq!(text("/etc/passwd"), denied);
         assert_eq!(find(&[], "/bin").unwrap_err().kind(), ErrorKind::Executable);
     }
 }

@@ -21,7 +21,7 @@ use super::init::{Init, onto_stdio, take};
 use super::join::{container_root, join, sibling};
 use super::network::network_devices;
 use super::second_stage::{children_namespace, confine, new_session, second_stage, set_limits};
-use super::{gate, program, terminal};
+use super::{executable, gate, program, terminal};
 
 /// One step: its name, what it must come before, and why.
 struct Step {
@@ -437,7 +437,9 @@ fn credentials(init: &mut Init) -> Result<()> {
 }
 
 fn lookup(init: &mut Init) -> Result<()> {
-    init.program = Some(program::lookup(&init.plan.process)?);
+    let program = program::lookup(&init.plan.process)?;
+    init.program_flaw = executable::flaw(&program);
+    init.program = Some(program);
     Ok(())
 }
 

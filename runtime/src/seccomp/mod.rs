@@ -57,6 +57,8 @@ pub struct Compiled {
     pub program: Program,
     /// Lines for the log at level warning.
     pub warnings: Vec<String>,
+    /// The profile lets no program be executed, that of the container among them.
+    pub refuses_exec: bool,
     /// Names in the profile that no architecture known here has; their rules were ignored.
     pub unknown: Vec<String>,
 }
@@ -69,8 +71,10 @@ pub fn compile(spec: &LinuxSeccomp) -> Result<Compiled> {
     let mut findings = Findings::default();
     let profile = read(spec, native, &mut findings);
     let warnings = findings.into_result()?;
-    let (program, unknown) = assemble(&profile)?;
-    Ok(Compiled { program, warnings, unknown })
+    let resolved = resolve::resolve(&profile)?;
+    let refuses_exec = resolved.refuses(native.audit_arch(), libc::SYS_execve as u32);
+    let program = Program { instructions: assemble::assemble(&resolved)?, flags: profile.flags };
+    Ok(Compiled { program, warnings, unknown: resolved.unknown, refuses_exec })
 }
 
 /// Compiles a checked profile, and names the syscalls in it that are unknown.

@@ -58,6 +58,18 @@ pub(super) struct Resolved {
     pub unknown: Vec<String>,
 }
 
+impl Resolved {
+    /// True where this call is refused whatever its arguments are. A tracer or an agent may still let it pass.
+    pub(super) fn refuses(&self, audit_arch: u32, number: u32) -> bool {
+        let Some(machine) = self.machines.iter().find(|machine| machine.audit_arch == audit_arch) else {
+            return true;
+        };
+        let outcome = machine.ranges.iter().rev().find(|range| range.start <= number).map(|range| range.outcome);
+        const REFUSING: [u32; 4] = [ret::KILL_THREAD, ret::KILL_PROCESS, ret::TRAP, ret::ERRNO];
+        matches!(outcome, Some(Outcome::Return(action)) if REFUSING.contains(&(action & 0xffff_0000)))
+    }
+}
+
 /// What a filter returns for an architecture that the profile does not name.
 pub(super) const BAD_ARCHITECTURE: Return = ret::KILL_THREAD;
 

@@ -412,3 +412,72 @@ fn an_exec_has_the_containers_cpu_affinity_unless_its_process_has_one() {
     std::fs::write(&process, json!({"args": status, "cwd": "/"}).to_string()).unwrap();
     assert_eq!(cpus_of(&bundle, &["exec", "-p", process.to_str().unwrap(), &bundle.id]), "0");
 }
+
+#[test]
+fn what_keeps_a_file_from_being_executed_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut bundle = script("exec sleep 1000");
+    let write = |name: &str, bytes: &[u8], mode: u32| {
+        std::fs::write(bundle.rootfs(name), bytes).unwrap();
+        std::fs::set_permissions(bundle.rootfs(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write("script", b"#!/usr/bin/python9 -u\n", 0o755);
+    write("dos", b"#!/bin/sh\r\necho\r\n", 0o755);
+    write("plain", b"echo hello\n", 0o755);
+    write("unset", b"#!/bin/sh\n", 0o644);
+    write("dynamic", &std::fs::read("/bin/ls").unwrap(), 0o755);
+    let mut foreign = std::fs::read("/bin/busybox").unwrap();
+    // e_machine (elf(5)): EM_S390.
+    foreign[18..20].copy_from_slice(&22u16.to_le_bytes());
+    write("foreign", &foreign, 0o755);
+    let fixed = bundle.path().join("fixed");
+    std::fs::create_dir(&fixed).unwrap();
+    std::fs::write(fixed.join("run"), "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(fixed.join("run"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mount = json!({"destination": "/fixed", "type": "bind", "source": fixed, "options": ["bind", "noexec"]});
+    bundle.config["mounts"].as_array_mut().unwrap().push(mount);
+    let cases = [
+        ("/script", "no such file or directory", "the interpreter /usr/bin/python9 of this script is not in the container"),
+        ("/dos", "no such file or directory", "carriage return"),
+        ("/plain", "exec format error", "/plain is no ELF program, and no script"),
+        ("/unset", "permission denied", "/unset has no execute permission (mode 0644)"),
+        ("/dynamic", "no such file or directory", "the loader /lib"),
+        ("/foreign", "exec format error", "the program is for another machine, s390x"),
+        ("/fixed/run", "permission denied", "/fixed/run is on a file system that is mounted noexec"),
+    ];
+    bundle.start();
+    for (path, words, reason) in cases {
+        let exec = bundle.brig(&["exec", &bundle.id, path]);
+        let said = String::from_utf8_lossy(&exec.stderr).into_owned();
+        assert_eq!(exec.status.code(), Some(255), "{path}: {said}");
+        assert!(said.contains(words) && said.contains(reason), "{path}: {said}");
+    }
+    bundle.ok(&["delete", "-f", &bundle.id]);
+    // Under a filter that forbids to look, as well.
+    let forbidden = json!([{"names": ["openat", "open", "access", "faccessat", "faccessat2"], "action": "SCMP_ACT_KILL_PROCESS"}]);
+    bundle.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": forbidden});
+    for (path, words, reason) in cases {
+        bundle.config["process"]["args"] = json!([path]);
+        let error = bundle.run_fails();
+        assert!(error.contains(words) && error.contains(reason), "{path}: {error}");
+    }
+}
+
+#[test]
+fn a_long_error_of_init_is_cut_and_told() {
+    let name = "x".repeat(130_000);
+    let mut bundle = script("exec sleep 1000");
+    bundle.start();
+    let exec = bundle.brig(&["exec", &bundle.id, &name]);
+    let said = String::from_utf8_lossy(&exec.stderr).into_owned();
+    assert_eq!(exec.status.code(), Some(255));
+    bundle.ok(&["delete", "-f", &bundle.id]);
+    for path in [name.clone(), format!("/{name}")] {
+        bundle.config["process"]["args"] = json!([path]);
+        let error = bundle.run_fails();
+        let reason = if path.starts_with('/') { "ile name too long" } else { "executable file not found in $PATH" };
+        for said in [&error, &said].into_iter().take(if path.starts_with('/') { 1 } else { 2 }) {
+            assert!(said.len() < 20_000 && said.contains(reason) && !said.contains("Message too long"), "{said}");
+        }
+    }
+}

@@ -149,3 +149,23 @@ fn arguments_decide() {
     };
     assert_eq!([result("0xffffffff"), result("0")], ["0\n", "1\n"]);
 }
+
+#[test]
+fn a_profile_that_refuses_execve_is_named() {
+    let rule = |action: &str| json!([{"names": ["execve"], "action": action}]);
+    for profile in [
+        json!({"defaultAction": "SCMP_ACT_ERRNO"}),
+        json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": [{"names": ["exit_group"], "action": "SCMP_ACT_ALLOW"}]}),
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rule("SCMP_ACT_ERRNO")}),
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rule("SCMP_ACT_KILL")}),
+    ] {
+        let mut bundle = Bundle::new(&["true"]);
+        bundle.config["linux"]["seccomp"] = profile;
+        let error = bundle.run_fails();
+        assert!(error.contains("linux.seccomp refuses execve"), "{error}");
+    }
+    let mut bundle = Bundle::new(&["true"]);
+    let syscalls = json!([{"names": ["execve"], "action": "SCMP_ACT_LOG"}]);
+    bundle.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": syscalls});
+    bundle.run_ok();
+}
