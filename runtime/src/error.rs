@@ -1,6 +1,7 @@
 //! The one error type of the engine: a short kind that callers match on, a message for a person, and a cause.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::sys::SysError;
@@ -76,13 +77,34 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        match &self.source {
-            Some(source) if self.message.is_empty() => write!(f, "{source}"),
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
+        f.write_str(&without_numbers(&self.message))?;
+        let Some(source) = &self.source else { return Ok(()) };
+        if !self.message.is_empty() {
+            f.write_str(": ")?;
+        }
+        f.write_str(&without_numbers(&source.to_string()))
+    }
+}
+
+/// The text without the ` (os error 2)` that the standard library puts after the words for an errno, which say the same.
+pub fn without_numbers(text: &str) -> Cow<'_, str> {
+    const BEGIN: &str = " (os error ";
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(BEGIN) {
+        let digits = after.len() - after.trim_start_matches(|character: char| character.is_ascii_digit()).len();
+        match after[digits..].strip_prefix(')') {
+            Some(after) if digits > 0 => {
+                kept.push_str(before);
+                rest = after;
+            }
+            _ => {
+                kept.push_str(&rest[..before.len() + BEGIN.len()]);
+                rest = after;
+            }
         }
     }
+    if kept.is_empty() && rest.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(kept + rest) }
 }
 
 impl std::error::Error for Error {
@@ -142,6 +164,16 @@ mod tests {
         let error = Error::new(ErrorKind::NotFound, "container does not exist").context("unable to load");
         assert_eq!(error.to_string(), "unable to load: container does not exist");
         assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn an_errno_has_words_and_no_number() {
+        let missing = std::io::Error::from_raw_os_error(2);
+        let error = Err::<(), _>(missing).context("open /x").unwrap_err();
+        assert_eq!(error.to_string(), "open /x: No such file or directory");
+        let error = Error::other(format!("a ({}), b: {}", std::io::Error::from_raw_os_error(13), rustix::io::Errno::PERM));
+        assert_eq!(error.to_string(), "a (Permission denied), b: Operation not permitted");
+        assert_eq!(without_numbers("x (os error ) (os error 1 (os error 22)"), "x (os error ) (os error 1");
     }
 
     #[test]

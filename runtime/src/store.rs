@@ -57,7 +57,8 @@ pub fn reserve(root: &Path, id: &str) -> Result<Reservation> {
     let path = root.join(id);
     match fs::DirBuilder::new().mode(0o711).create(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::new(ErrorKind::AlreadyExists, "container with given ID already exists"));
+            let message = format!("container with given ID already exists: {}", place(&path));
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
         }
         other => other.with_context(|| format!("unable to make {}", path.display()))?,
     }
@@ -88,6 +89,14 @@ pub fn open(root: &Path, id: &str) -> Result<Entry> {
 pub fn ids(root: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let message = format!(
+                "open {}: permission denied: containers of another user are listed by that user (often root); give --root \
+                 for your own",
+                root.display()
+            );
+            return Err(Error::other(message));
+        }
         other => other.with_context(|| format!("unable to list {}", root.display()))?,
     };
     let mut ids = Vec::new();
@@ -115,12 +124,23 @@ fn flock(directory: &File, path: &Path, operation: FlockOperation) -> Result<boo
     }
 }
 
+/// The error for a container whose directory is not at `path`. The first words are runc's, which callers match.
+pub fn missing(path: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, format!("container does not exist: {}", place(path)))
+}
+
+/// A container's id and its root, for messages.
+fn place(path: &Path) -> String {
+    let root = path.parent().unwrap_or(Path::new("/"));
+    format!("{} (--root {})", path.file_name().unwrap_or_default().to_string_lossy(), root.display())
+}
+
 fn open_directory(path: &Path) -> Result<File> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => Ok(File::from(fd)),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
-            Err(Error::new(ErrorKind::NotFound, "container does not exist"))
+            Err(missing(path))
         }
         Err(error) => Err(SysError::from_rustix("open", path.display().to_string(), error).into()),
     }
@@ -314,6 +334,7 @@ mod tests {
         assert_eq!(ids(root.path()).unwrap(), ["a"]);
         // A child that another thread has just forked may hold a copy of what was locked, for a moment.
         open(root.path(), "a").unwrap().lock().unwrap();
-        assert_eq!(open(root.path(), "b").unwrap_err().to_string(), "container does not exist");
+        let expected = format!("container does not exist: b (--root {})", root.path().display());
+        assert_eq!(open(root.path(), "b").unwrap_err().to_string(), expected);
     }
 }

@@ -423,3 +423,22 @@ fn ps_and_list_print_in_their_formats() {
     let list: Value = serde_json::from_str(&bundle.ok(&["list", "-f", "json"])).unwrap();
     assert!(list[0]["pid"] == 0 && list[0]["status"] == "stopped", "{list}");
 }
+
+#[test]
+fn mistaken_command_lines_are_told_what_to_do() {
+    let bundle = sleeper();
+    let kill = bundle.fails(&["kill", "KILL", &bundle.id]);
+    let remedy = format!("brig kill {} KILL", bundle.id);
+    assert!(kill.contains("container does not exist: KILL (--root ") && kill.contains(&remedy), "{kill}");
+    for verb in ["run", "create"] {
+        let image = bundle.fails(&[verb, "-it", "alpine", "sh"]);
+        assert!(image.contains("flag provided but not defined: -it") && image.contains("not images"), "{image}");
+    }
+    bundle.create();
+    let again = bundle.fails(&["create", "-b", bundle.path().to_str().unwrap(), &bundle.id]);
+    let place = format!("{} (--root {})", bundle.id, bundle.state_root().display());
+    assert!(again.contains(&format!("container with given ID already exists: {place}")), "{again}");
+    let missing = bundle.fails(&["state", "nope"]);
+    assert!(missing.contains("container does not exist: nope (--root "), "{missing}");
+    assert!(![kill, again, missing].iter().any(|said| said.contains("os error") || said.contains("runc")));
+}

@@ -292,7 +292,7 @@ fn format(level: Level, message: &str, fields: &BTreeMap<&str, &str>, time: Syst
         let _ = write!(tail, " {name}={}", quoted(value));
     }
     let head = format!("time=\"{time}\" level={level} msg=");
-    let mut text = quoted(message);
+    let mut text = quoted(&brig::error::without_numbers(message));
     // The message is what gets shorter: whose it is must stay in the line.
     let room = LONGEST.saturating_sub(head.len() + tail.len() + "\n".len());
     if text.len() > room {

@@ -13,7 +13,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, without_numbers};
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,6 +136,7 @@ impl Visit for Text {
 fn line(format: Format, level: &str, message: &str, fields: &str, time: SystemTime) -> String {
     let time = humantime::format_rfc3339_seconds(time);
     let message = if fields.is_empty() { message.to_owned() } else { format!("{message}:{fields}") };
+    let message = without_numbers(&message);
     match format {
         Format::Text => format!("time=\"{time}\" level={level} msg={}\n", quoted(&message)),
         Format::Json => format!("{{\"level\":\"{level}\",\"msg\":{},\"time\":\"{time}\"}}\n", serde_json::Value::from(message)),

@@ -48,6 +48,8 @@ pub(crate) static GLOBAL_FLAGS: &[Flag] = &[
 pub(crate) struct Global {
     /// Where containers are recorded, absolute.
     pub root: PathBuf,
+    /// `--root` was given.
+    pub root_is_given: bool,
     /// Who makes cgroups.
     pub manager: CgroupManager,
 }
@@ -107,7 +109,7 @@ fn with_verb(name: &str, run: impl FnOnce(&Verb) -> Result<i32>) -> Result<i32> 
 }
 
 fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
-    let args = args::parse(verb.flags, verb.order, rest.iter().cloned())?;
+    let args = args::parse(verb.flags, verb.order, rest.iter().cloned()).map_err(|error| no_image(verb, rest, error))?;
     if args.help {
         return output::print(&help::verb(verb)).map(|()| 0);
     }
@@ -116,7 +118,7 @@ fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
     if of_the_session {
         make_sticky(&root)?;
     }
-    let global = Global { root, manager: manager(global)? };
+    let global = Global { root, root_is_given: global.path("root").is_some(), manager: manager(global)? };
     match (verb.run)(&global, &args) {
         Err(error) if verb.name == "exec" => {
             log::fatal(&error.context("exec failed").to_string());
@@ -127,6 +129,19 @@ fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
         }
         outcome => outcome,
     }
+}
+
+/// Adds to the error of a command line that is Docker's or Podman's what brig runs instead of an image.
+fn no_image(verb: &Verb, rest: &[OsString], error: Error) -> Error {
+    /// Flags of their `run` and `create` that users give first, and that are none of brig's.
+    const FOREIGN: [&str; 14] =
+        ["-i", "-t", "-it", "-ti", "-dit", "-itd", "-p", "-v", "-e", "--rm", "--name", "--interactive", "--tty", "--volume"];
+    let flag = |word: &OsString| word.to_string_lossy().split('=').next().is_some_and(|flag| FOREIGN.contains(&flag));
+    if !matches!(verb.name, "run" | "create") || !rest.iter().any(flag) {
+        return error;
+    }
+    let hint = "brig runs bundles (a directory with config.json and a root file system), not images; 'brig run --help' shows how";
+    Error::new(error.kind(), format!("{error}; {hint}"))
 }
 
 /// `--root`, or the place that suits the caller's privilege; and whether that is one below XDG_RUNTIME_DIR.

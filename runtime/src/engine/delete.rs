@@ -35,12 +35,12 @@ impl Engine {
         }
         entry.lock()?;
         if !entry.is_current()? {
-            return Err(Error::new(ErrorKind::NotFound, "container does not exist"));
+            return Err(store::missing(entry.path()));
         }
         let record = match entry.read_record() {
             Ok(Some(record)) => record,
             Ok(None) if force => return entry.remove(),
-            Ok(None) => return Err(Error::new(ErrorKind::NotFound, "container does not exist")),
+            Ok(None) => return Err(store::missing(entry.path())),
             Err(error) if force => {
                 tracing::warn!("{error}; its processes and cgroup, if there are any, stay");
                 return entry.remove();

@@ -85,7 +85,7 @@ impl Engine {
         entry.lock()?;
         // Whoever held the lock may have deleted the container.
         if !entry.is_current()? {
-            return Err(Error::new(ErrorKind::NotFound, "container does not exist"));
+            return Err(store::missing(entry.path()));
         }
         read(id, entry)
     }
@@ -186,7 +186,7 @@ fn read(id: &str, entry: Entry) -> Result<Container> {
     match entry.read_record()? {
         Some(record) => Ok(Container { id: id.to_owned(), entry, record }),
         // create has only just begun, or was killed at once: for every verb but delete there is nothing yet.
-        None => Err(Error::new(ErrorKind::NotFound, "container does not exist")),
+        None => Err(store::missing(entry.path())),
     }
 }
 

@@ -88,8 +88,12 @@ fn kill(global: &Global, args: &Args) -> Result<i32> {
     };
     let Some(signal) = signal(&name) else {
         // A wrong id is the better answer to both mistakes.
-        if !args.is_on("regex") {
-            engine.state(id)?;
+        if !args.is_on("regex")
+            && let Err(error) = engine.state(id)
+        {
+            let is_swapped = error.kind() == ErrorKind::NotFound && signal(id).is_some();
+            let hint = format!("{error}; the container comes before the signal: brig kill {name} {id}");
+            return Err(if is_swapped { Error::new(error.kind(), hint) } else { error });
         }
         return Err(Error::new(ErrorKind::InvalidConfig, format!("unknown signal {name:?}")));
     };

@@ -69,6 +69,12 @@ fn format(args: &Args) -> Result<Format> {
 }
 
 fn list(global: &Global, args: &Args) -> Result<i32> {
+    // The default root is made by the first create; another one that is not there is most likely misspelled.
+    if global.root_is_given
+        && std::fs::metadata(&global.root).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    {
+        return Err(Error::new(ErrorKind::NotFound, format!("open {}: no such file or directory", global.root.display())));
+    }
     if args.is_on("quiet") {
         let ids: String = global.engine().list_ids()?.iter().map(|id| format!("{id}\n")).collect();
         return output::print(&ids).map(|()| 0);
