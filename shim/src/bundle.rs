@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use brig::error::{Context, Result};
+use brig::plan::annotations::{Annotation, SHIM_GROUP, SHIM_SANDBOX};
 use serde::{Deserialize, Serialize};
 
 /// The few parts of config.json that decide something here.
@@ -41,7 +42,7 @@ struct Namespace {
 }
 
 /// Containers of one value share a server; the first that is there counts.
-const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+const GROUPS: [Annotation; 2] = [SHIM_GROUP, SHIM_SANDBOX];
 
 impl Facts {
     /// Reads config.json of the bundle. A sandbox's bundle has none, and there are no facts then.
@@ -67,7 +68,7 @@ impl Facts {
 
     /// The group of containers that this one belongs to.
     pub fn group(&self) -> Option<&str> {
-        GROUPS.iter().find_map(|name| self.annotations.get(*name)).map(String::as_str).filter(|group| !group.is_empty())
+        GROUPS.iter().find_map(|name| self.annotations.get(name.name())).map(String::as_str).filter(|group| !group.is_empty())
     }
 
     /// The cgroup's path has the form that a systemd driver takes, NAME.slice:PREFIX:NAME.

@@ -16,7 +16,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::container::{self, CreateChoices};
 use crate::plan::mounts::RootfsPlan;
 use crate::plan::namespaces::{NamespaceKind, NamespacePlan};
-use crate::plan::outside;
+use crate::plan::{annotations, outside};
 use crate::probe;
 use crate::state::{Verb, allow};
 use crate::store;
@@ -24,8 +24,6 @@ use crate::sys::path::{Dir, Links, file_type};
 
 /// The file among the images that names the container's standard streams, as runc writes it.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
-/// The annotation that names a configuration file for CRIU, as with runc.
-const CONFIGURATION: &str = "org.criu.config";
 
 impl Engine {
     /// Saves a running container. Unless it is told to go on, it is gone afterwards.
@@ -53,7 +51,7 @@ impl Engine {
         asked.page_server = options.page_server.as_ref().map(|(address, port)| (address.as_str(), *port));
         asked.status = options.status_fd;
         asked.freeze = container.freezer();
-        asked.configuration = spec.annotations().as_ref().and_then(|all| all.get(CONFIGURATION)).map(String::as_str);
+        asked.configuration = annotations::CRIU_CONFIG.of(&spec);
         apply(&mut asked, &options.common);
         let namespaces = NamespacePlan::new(&spec);
         for (kind, name) in EXTERNAL {

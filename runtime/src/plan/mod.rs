@@ -16,6 +16,7 @@ pub mod intel_rdt;
 pub mod memory_policy;
 pub mod mounts;
 pub mod namespaces;
+pub mod nearest;
 pub mod network;
 pub mod outside;
 pub mod passwd;

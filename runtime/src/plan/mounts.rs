@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DeviceOp};
 use super::namespaces::NamespaceKind;
-use super::{Findings, Host, ids};
+use super::{Findings, Host, annotations, ids};
 
 mod idmap;
 pub mod options;
@@ -317,15 +317,15 @@ fn root_propagation(spec: &Spec, options: &MountOptions, findings: &mut Findings
     Some(flags)
 }
 
-/// linux.mountLabel, and the option that carries it (annotation run.oci.mount_context_type, after crun).
+/// linux.mountLabel, and the option that carries it (an annotation, after crun).
 fn mount_label(spec: &Spec, host: &Host, findings: &mut Findings) -> Option<MountLabel> {
     let label = spec.linux().as_ref()?.mount_label().clone().filter(|label| !label.is_empty())?;
     if !host.selinux {
         findings.deny("linux.mountLabel", "SELinux is not enabled on this host", "leave it out");
         return None;
     }
-    let annotation = "run.oci.mount_context_type";
-    let kind = spec.annotations().as_ref().and_then(|all| all.get(annotation)).map_or("context", String::as_str);
+    let annotation = annotations::MOUNT_CONTEXT.name();
+    let kind = annotations::MOUNT_CONTEXT.of(spec).unwrap_or("context");
     if !matches!(kind, "context" | "fscontext" | "defcontext" | "rootcontext") {
         let mend = "use context, fscontext, defcontext or rootcontext";
         findings.deny(format!("annotations.{annotation}"), format!("{kind:?} is no type of context"), mend);

@@ -9,7 +9,7 @@ use super::{Args, Count, Global, Order, Verb};
 use crate::cli::{SPEC_VERSION, output};
 use crate::error::Result;
 use crate::plan::host::CgroupLayout;
-use crate::plan::memory_policy;
+use crate::plan::{annotations, memory_policy};
 use crate::plan::mounts::options;
 use crate::plan::namespaces::NamespaceKind;
 use crate::{probe, seccomp};
@@ -87,6 +87,21 @@ pub fn document() -> Value {
             "org.opencontainers.runc.checkpoint.enabled": "true",
             "run.brig.version": env!("CARGO_PKG_VERSION"),
         },
-        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "run.oci."],
+        "potentiallyUnsafeConfigAnnotations": annotations::UNSAFE,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_annotation_that_is_honoured_is_in_features() {
+        let document = document();
+        let listed = document["potentiallyUnsafeConfigAnnotations"].as_array().unwrap();
+        for annotation in annotations::HONOURED {
+            let covers = |entry: &str| entry == annotation.name() || entry.ends_with('.') && annotation.name().starts_with(entry);
+            assert!(listed.iter().filter_map(Value::as_str).any(covers), "{}", annotation.name());
+        }
+    }
 }

@@ -8,9 +8,8 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use super::devices::{DeviceKind, DeviceRule, Mode, simplify};
 use super::variant::Value;
 use super::{Findings, Host, unified};
+use crate::plan::annotations::{SUBGROUP, SYSTEMD_PROPERTY};
 
-/// Annotations with this prefix become properties of the unit.
-const PROPERTY: &str = "org.systemd.property.";
 /// Properties by which a unit starts, stops or reloads other units of the host (systemd.unit(5)), takes in processes of
 /// the host, or leaves the slice that linux.cgroupsPath names. Annotations may come from whoever makes a pod
 /// (CVE-2024-3154), so these are refused there, as is each property whose name ends in `Action`, which can power the
@@ -21,8 +20,6 @@ const REACHES_OUT: &[&str] = &[
     "RequiresOverridable", "Requisite", "RequisiteOf", "Slice", "StopPropagatedFrom", "TriggeredBy", "Triggers",
     "UpheldBy", "Upholds", "WantedBy", "Wants",
 ];
-/// The annotation that puts the container into a cgroup below the scope's own.
-const SUBGROUP: &str = "run.oci.systemd.subgroup";
 
 /// The systemd version that first knew cgroup v2's cpuset; older ones are not spoken to in detail.
 const CPUSET: u32 = 244;
@@ -146,21 +143,17 @@ pub(super) fn unit(
 }
 
 fn subgroup(spec: &Spec, findings: &mut Findings) -> String {
-    let value = spec.annotations().as_ref().and_then(|map| map.get(SUBGROUP)).cloned().unwrap_or_default();
+    let value = SUBGROUP.of(spec).unwrap_or_default().to_owned();
     if value == "." || value == ".." || value.contains('/') {
-        findings.deny(format!("annotations[{SUBGROUP:?}]"), format!("{value:?} is no name of a cgroup"), "");
+        findings.deny(format!("annotations[{:?}]", SUBGROUP.name()), format!("{value:?} is no name of a cgroup"), "");
     }
     value
 }
 
 /// Every `org.systemd.property.NAME`, in the order of the names.
 fn annotations(spec: &Spec, properties: &mut Vec<Property>, findings: &mut Findings) {
-    let Some(map) = spec.annotations() else { return };
-    let mut asked: Vec<(&str, &String)> =
-        map.iter().filter_map(|(key, value)| Some((key.strip_prefix(PROPERTY)?, value))).collect();
-    asked.sort();
-    for (name, text) in asked {
-        let path = format!("annotations[\"{PROPERTY}{name}\"]");
+    for (name, text) in SYSTEMD_PROPERTY.all_of(spec) {
+        let path = format!("annotations[\"{}{name}\"]", SYSTEMD_PROPERTY.name());
         if name.len() < 3 || !name.chars().all(|c| c.is_ascii_alphabetic()) {
             findings.deny(path, format!("{name:?} is no property name"), "it consists of letters only");
             continue;

@@ -14,7 +14,7 @@ use oci_spec::runtime::{Linux, Process, Spec};
 pub use sysctl::dotted as dotted_sysctl;
 
 use super::namespaces::{NamespaceKind, NamespacePlan};
-use super::{Findings, Host};
+use super::{Findings, Host, annotations};
 
 /// One check. It notes what it finds and leaves the rest to the others.
 type Check = fn(&Spec, &Host, &mut Findings);
@@ -46,6 +46,7 @@ const WARNINGS: &[Check] = &[
     root::mount_destinations_are_absolute,
     linux::personality_flags_are_ignored,
     platforms::what_runc_ignores_too,
+    annotations_of_other_runtimes,
     process_is_odd,
 ];
 
@@ -68,6 +69,10 @@ pub fn check_process(process: &Process, path: &str, host: &Host, findings: &mut 
 pub fn check_labels(apparmor: Option<&str>, selinux: Option<&str>, host: &Host, findings: &mut Findings) {
     let (profile, label) = ((apparmor, "--apparmor".to_owned()), (selinux, "--process-label".to_owned()));
     process::labels_have_their_module_at(profile, label, host, findings);
+}
+
+fn annotations_of_other_runtimes(spec: &Spec, _: &Host, findings: &mut Findings) {
+    annotations::warn_of_others(spec, findings);
 }
 
 fn process_is_valid(spec: &Spec, host: &Host, findings: &mut Findings) {
