@@ -14,6 +14,8 @@ use std::path::Path;
 
 use brig::error::{Context, Result};
 use brig::plan::annotations::{Annotation, SHIM_GROUP, SHIM_SANDBOX};
+use brig::plan::config;
+use brig::sys::file;
 use serde::{Deserialize, Serialize};
 
 /// The few parts of config.json that decide something here.
@@ -59,7 +61,7 @@ impl Facts {
     /// It is no JSON of that shape.
     pub fn read_if_any(bundle: &Path) -> Result<Option<Facts>> {
         let path = bundle.join("config.json");
-        match std::fs::read(&path) {
+        match std::fs::File::open(&path).and_then(|file| file::read_beginning(file, config::MAX_BYTES)) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| path.display().to_string()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("unable to read {}", path.display())),

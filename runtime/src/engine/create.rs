@@ -1,6 +1,7 @@
 //! create and run: from a bundle to a process, with everything unwound when a part fails.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -26,7 +27,7 @@ use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
 use crate::sys::process::{self, Child};
 use crate::sys::procfs::Proc;
-use crate::sys::{socket, tty};
+use crate::sys::{file, socket, tty};
 use crate::{probe, rootfs, trace};
 
 impl Engine {
@@ -340,7 +341,7 @@ pub(super) fn set_oom_score(pid: i32, score: i32) -> Result<()> {
 
 /// A bundle that is no directory is the better answer than the missing file in it. The words are runc's.
 pub(super) fn read_config(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
-    match std::fs::read(path) {
+    match File::open(path).and_then(|file| file::read_beginning(file, config::MAX_BYTES)) {
         Err(_) if !bundle.exists() => {
             let message = format!("chdir {}: no such file or directory", bundle.display());
             Err(Error::new(ErrorKind::InvalidConfig, message))

@@ -1,6 +1,7 @@
 //! exec: a further process in a running container. A smaller plan, walked by the same steps.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::plan::container::{self, ExecChoices};
 use crate::probe;
 use crate::state::{Verb, allow};
 use crate::plan::namespaces::NamespaceKind;
+use crate::sys::file;
 use crate::sys::process::{self, Child};
 use crate::sys::procfs::Proc;
 use crate::trace;
@@ -127,7 +129,8 @@ fn container_root(init: &OwnedFd, pid: i32, join: u64) -> Result<Option<OwnedFd>
 fn read_process(source: &ProcessSource) -> Result<Process> {
     let (parsed, origin) = match source {
         ProcessSource::File(path) => {
-            let bytes = std::fs::read(path).with_context(|| format!("unable to read {}", path.display()))?;
+            let bytes = File::open(path).and_then(|file| file::read_beginning(file, config::MAX_BYTES));
+            let bytes = bytes.with_context(|| format!("unable to read {}", path.display()))?;
             (config::parse_process(&bytes), path.display().to_string())
         }
         ProcessSource::Json(bytes) => (config::parse_process(bytes), "the process".to_owned()),

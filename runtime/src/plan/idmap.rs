@@ -77,6 +77,7 @@ impl IdMap {
     pub fn check(&self, path: &str, findings: &mut Findings) {
         if self.ranges.len() > MAX_RANGES {
             findings.deny(path, format!("{} mappings: the kernel takes {MAX_RANGES}", self.ranges.len()), "");
+            return;
         }
         for (index, range) in self.ranges.iter().enumerate() {
             let place = format!("{path}[{index}]");

@@ -32,12 +32,21 @@ pub struct Findings {
     pub violations: Vec<Violation>,
     /// Lines for the log at level warning.
     pub warnings: Vec<String>,
+    /// How many more of each there were.
+    omitted: [usize; 2],
 }
+
+/// As many of each are kept: a document may have a million faults, and a person reads the first ones.
+const MAX_KEPT: usize = 256;
 
 impl Findings {
     /// Notes a violation.
     pub fn deny(&mut self, path: impl Into<String>, reason: impl Into<String>, mend: impl Into<String>) {
-        self.violations.push(Violation { path: path.into(), reason: reason.into(), mend: mend.into() });
+        if self.violations.len() < MAX_KEPT {
+            self.violations.push(Violation { path: path.into(), reason: reason.into(), mend: mend.into() });
+        } else {
+            self.omitted[0] += 1;
+        }
     }
 
     /// Takes back what was denied after the first `checked` violations at a place that one of those names: what plans a
@@ -50,7 +59,11 @@ impl Findings {
 
     /// Notes a warning.
     pub fn warn(&mut self, message: impl Into<String>) {
-        self.warnings.push(message.into());
+        if self.warnings.len() < MAX_KEPT {
+            self.warnings.push(message.into());
+        } else {
+            self.omitted[1] += 1;
+        }
     }
 
     /// `Ok` without violations; else one error that lists them all.
@@ -59,11 +72,30 @@ impl Findings {
     }
 
     /// Like [`Findings::into_result`], for a file of another name.
-    pub fn into_result_of(self, file: &str) -> Result<Vec<String>, Error> {
+    pub fn into_result_of(mut self, file: &str) -> Result<Vec<String>, Error> {
+        let [violations, warnings] = self.omitted;
         if self.violations.is_empty() {
+            self.warnings.extend((warnings > 0).then(|| format!("{file}: {warnings} more warnings")));
             return Ok(self.warnings);
         }
-        let list: Vec<String> = self.violations.iter().map(Violation::to_string).collect();
+        let mut list: Vec<String> = self.violations.iter().map(Violation::to_string).collect();
+        list.extend((violations > 0).then(|| format!("{violations} more faults")));
         Err(Error::new(ErrorKind::InvalidConfig, format!("invalid {file}: {}", list.join("; "))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_faults_is_cut_and_counted() {
+        let mut findings = Findings::default();
+        (0..1000).for_each(|index| findings.warn(index.to_string()));
+        let warnings = findings.clone().into_result().unwrap();
+        assert_eq!((warnings.len(), warnings[256].as_str()), (257, "config.json: 744 more warnings"));
+        (0..1000).for_each(|index| findings.deny(index.to_string(), "x", ""));
+        let text = findings.into_result().unwrap_err().to_string();
+        assert!(text.starts_with("invalid config.json: 0: x; 1: x; ") && text.ends_with("; 255: x; 744 more faults"));
     }
 }

@@ -190,6 +190,13 @@ pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, Re
     Ok(bytes)
 }
 
+/// Reads up to `max` bytes, and one more where there is more: enough to see that it is too much.
+pub fn read_beginning(from: impl Read, max: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(max as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Reads a file by its path on the host, in a directory that may be another user's: a symbolic link in its place is
 /// not followed. `None` when there is no such file.
 ///

@@ -1,7 +1,7 @@
 //! `update`: other limits for a running container.
 #![forbid(unsafe_code)]
 
-use std::io::Read;
+use std::fs::File;
 use std::str::FromStr;
 
 use oci_spec::runtime::LinuxResources;
@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{Args, Count, Flag, Global, Order, Verb};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::config;
+use crate::sys::file;
 
 pub const VERB: Verb = Verb {
     name: "update",
@@ -69,12 +70,12 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
 fn resources(args: &Args) -> Result<LinuxResources> {
     let (resources, warnings) = match args.path("resources") {
         Some(path) if path.as_os_str() == "-" => {
-            let mut bytes = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut bytes).context("read standard input")?;
+            let bytes = file::read_beginning(std::io::stdin().lock(), config::MAX_BYTES).context("read standard input")?;
             config::parse_resources(&bytes)?
         }
         Some(path) => {
-            let bytes = std::fs::read(&path).with_context(|| format!("open {}", path.display()))?;
+            let bytes = File::open(&path).and_then(|file| file::read_beginning(file, config::MAX_BYTES));
+            let bytes = bytes.with_context(|| format!("open {}", path.display()))?;
             config::parse_resources(&bytes)?
         }
         None => {

@@ -104,6 +104,10 @@ pub(super) fn time_offsets_have_a_time_namespace(spec: &Spec, host: &Host, findi
     }
 }
 
+/// The kernel goes through all mounts of the root for each path that becomes read-only: more of them take the time of
+/// their square (fs/namespace.c, copy_tree).
+const MAX_HIDDEN_PATHS: usize = 4096;
+
 /// Masking a path in the caller's own mount namespace would mask it for the host.
 pub(super) fn hidden_paths_have_a_mount_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
     let Some(linux) = linux(spec) else { return };
@@ -113,6 +117,10 @@ pub(super) fn hidden_paths_have_a_mount_namespace(spec: &Spec, host: &Host, find
         if !private && !list.is_empty() {
             let reason = "unable to restrict sys entries without a private MNT namespace";
             findings.deny(format!("linux.{name}"), reason, "add {\"type\": \"mount\"} to linux.namespaces");
+        }
+        if list.len() > MAX_HIDDEN_PATHS {
+            let reason = format!("expected at most {MAX_HIDDEN_PATHS} paths, found {}", list.len());
+            findings.deny(format!("linux.{name}"), reason, "mask or write-protect a directory above them");
         }
         for (index, path) in list.iter().enumerate().filter(|(_, path)| !is_absolute(path)) {
             findings.deny(format!("linux.{name}[{index}]"), format!("{path:?} is not absolute"), "");

@@ -160,6 +160,15 @@ fn devices_and_limits() {
 }
 
 #[test]
+fn hidden_paths_are_limited_in_number() {
+    for name in ["maskedPaths", "readonlyPaths"] {
+        let paths = |count: usize| json!((0..count).map(|index| format!("/{index}")).collect::<Vec<_>>());
+        allows(&format!("/linux/{name}"), paths(4096));
+        denies(&format!("/linux/{name}"), paths(4097), &format!("linux.{name}: expected at most 4096 paths, found 4097"));
+    }
+}
+
+#[test]
 fn sysctls() {
     for name in ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.1/forwarding", "kernel.sem", "kernel/shmmax", "fs.mqueue.msg_max",
         "kernel.domainname"] {

@@ -22,6 +22,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Findings;
 use schema::Type;
 
+/// The largest document that is taken, in bytes. What is in it is copied to init, to the record and to hooks; a program's
+/// arguments and environment have 6 MiB at the most (execve(2)).
+pub const MAX_BYTES: usize = 16 << 20;
+
 /// Reads a config.json. The strings are warnings for the log.
 pub fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
     read(bytes, "config.json", &schema::SPEC, |spec: &Spec| {
@@ -58,6 +62,10 @@ fn read<T: DeserializeOwned>(
     schema: &Type,
     trusted: impl Fn(&T) -> bool,
 ) -> Result<(T, Vec<String>)> {
+    if bytes.len() > MAX_BYTES {
+        let text = format!("{file}: expected at most {MAX_BYTES} bytes, found more");
+        return Err(Error::new(ErrorKind::InvalidConfig, text));
+    }
     if !may_hold_minus_one(bytes)
         && let Ok(parsed) = strict::from_slice::<T>(bytes)
         && trusted(&parsed)

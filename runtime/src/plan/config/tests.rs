@@ -279,3 +279,12 @@ fn the_full_example_has_every_field() {
         assert!(free || mentioned, "{path} is not in tests/data/full.json");
     });
 }
+
+#[test]
+fn a_document_is_limited_in_size() {
+    let blanks = " ".repeat(MAX_BYTES - SMALL.len());
+    assert!(parse(format!("{SMALL}{blanks}").as_bytes()).is_ok());
+    let error = parse(format!("{SMALL}{blanks} ").as_bytes()).unwrap_err();
+    assert_eq!(error.to_string(), "config.json: expected at most 16777216 bytes, found more");
+    assert_eq!(parse_process(" ".repeat(MAX_BYTES + 1).as_bytes()).unwrap_err().kind(), ErrorKind::InvalidConfig);
+}
