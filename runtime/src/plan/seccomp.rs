@@ -254,7 +254,8 @@ fn read_action(action: LinuxSeccompAction, errno: Option<u32>, path: &str, findi
 }
 
 fn read_architectures(spec: &LinuxSeccomp, native: Abi, findings: &mut Findings) -> Vec<(Abi, bool)> {
-    let mut abis = vec![(native, false)];
+    // Without a list the native architecture is the one that the profile is for, as if it were named.
+    let mut abis = vec![(native, spec.architectures().iter().flatten().next().is_none())];
     for (i, arch) in spec.architectures().iter().flatten().enumerate() {
         match Abi::from_spec(*arch, native) {
             None => findings.warn(format!(

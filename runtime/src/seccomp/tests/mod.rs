@@ -85,6 +85,19 @@ fn x32_without_being_named_ends_the_thread_but_a_skipped_call_does_not() {
 }
 
 #[test]
+fn a_call_newer_than_a_profile_without_architectures_is_not_there() {
+    for architectures in ["", r#""architectures": [],"#, r#""architectures": ["SCMP_ARCH_X86_64"],"#] {
+        let profile = format!(
+            r#"{{"defaultAction": "SCMP_ACT_ERRNO", {architectures}
+                "syscalls": [{{"names": ["read", "close"], "action": "SCMP_ACT_ALLOW"}}]}}"#
+        );
+        let program = program(&spec(&profile), Abi::X86_64);
+        let run = |nr| machine::run(&program.instructions, &x86_64(nr, [0; 6])).outcome;
+        assert_eq!((run(0), run(1), run(4)), (ret::ALLOW, EPERM, ENOSYS), "{architectures}");
+    }
+}
+
+#[test]
 fn a_mask_comes_first_and_what_it_must_equal_second() {
     let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["clone"], "action": "SCMP_ACT_ERRNO",
         "args": [{"index": 0, "value": 240, "valueTwo": 16, "op": "SCMP_CMP_MASKED_EQ"}]}]}"#;

@@ -118,7 +118,11 @@ fn rank(candidate: &Candidate, narrow: bool) -> Vec<(usize, u8, u64)> {
 /// What the filter must return for `call`.
 pub fn outcome(spec: &LinuxSeccomp, native: Abi, call: &Call) -> u32 {
     let default = action(spec.default_action(), spec.default_errno_ret());
-    let named: Vec<Abi> = spec.architectures().iter().flatten().map(|arch| abi_of(*arch)).collect();
+    let mut named: Vec<Abi> = spec.architectures().iter().flatten().map(|arch| abi_of(*arch)).collect();
+    // Without a list, the profile is for the native architecture.
+    if named.is_empty() {
+        named.push(native);
+    }
     let filtered = |abi: Abi| abi == native || named.contains(&abi);
     let abi = if call.arch == Abi::X86_64.audit_arch() {
         match (call.nr >> 30 != 0, filtered(Abi::X32)) {
