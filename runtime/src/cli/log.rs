@@ -1,13 +1,16 @@
-//! The log: runc's lines, in runc's two formats, to a file or to standard error.
+//! The log: runc's lines, in runc's two formats, to a file or to standard error; or bare messages to the journal or to
+//! syslog, which crun's `--log journald:ID` and `--log syslog:ID` ask for.
 #![forbid(unsafe_code)]
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -38,21 +41,85 @@ impl Format {
 
 /// Sends the log of this process to its place; once in its life.
 ///
-/// Without a `file` it goes to standard error. `debug` adds debug lines to it.
-pub fn init(file: Option<&Path>, format: Format, debug: bool) -> Result<()> {
-    let file = match file {
-        Some(path) => {
-            let open = OpenOptions::new().append(true).create(true).mode(0o644).open(path);
-            Some(open.with_context(|| format!("open log file {}", path.display()))?)
-        }
-        None => None,
-    };
-    TO_FILE.get_or_init(|| file.is_some());
-    let log = Log { file, format, level: if debug { Level::DEBUG } else { Level::INFO } };
+/// Without a `place` it goes to standard error. `debug` adds debug lines to it.
+pub fn init(place: Option<&Path>, format: Format, debug: bool) -> Result<()> {
+    let sink = place.map_or(Ok(Sink::Stderr), Sink::open)?;
+    TO_FILE.get_or_init(|| !matches!(sink, Sink::Stderr));
+    let log = Log { sink, format, level: if debug { Level::DEBUG } else { Level::INFO } };
     tracing::subscriber::set_global_default(log).map_err(|_| Error::other("the log is open already"))
 }
 
 static TO_FILE: OnceLock<bool> = OnceLock::new();
+
+/// Where the lines go.
+enum Sink {
+    Stderr,
+    File(File),
+    /// The journal's socket, and the identifier of the entries.
+    Journal(UnixDatagram, String),
+    /// The same of syslog(3).
+    Syslog(UnixDatagram, String),
+}
+
+/// Where journald listens (systemd-journald.service(8)), and where syslogd does (syslog(3)).
+const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
+const SYSLOG_SOCKET: &str = "/dev/log";
+
+impl Sink {
+    fn open(place: &Path) -> Result<Sink> {
+        let identifier = |prefix: &str| place.as_os_str().as_bytes().strip_prefix(prefix.as_bytes());
+        if let Some(identifier) = identifier("journald:") {
+            return Ok(Sink::Journal(connect(JOURNAL_SOCKET, "--log journald:")?, name(identifier)));
+        }
+        if let Some(identifier) = identifier("syslog:") {
+            return Ok(Sink::Syslog(connect(SYSLOG_SOCKET, "--log syslog:")?, name(identifier)));
+        }
+        let path = identifier("file:").map_or(place, |path| Path::new(std::ffi::OsStr::from_bytes(path)));
+        let open = OpenOptions::new().append(true).create(true).mode(0o644).open(path);
+        Ok(Sink::File(open.with_context(|| format!("open log file {}", path.display()))?))
+    }
+}
+
+/// The identifier of entries: what stands behind the colon, on one line; the program's name when there is nothing.
+fn name(identifier: &[u8]) -> String {
+    let name: String = String::from_utf8_lossy(identifier).chars().filter(|sign| !sign.is_control()).collect();
+    if name.is_empty() { "brig".to_owned() } else { name }
+}
+
+/// A socket to a logging service. One that does not read holds the runtime up for no more than a moment a line.
+fn connect(path: &str, what: &str) -> Result<UnixDatagram> {
+    const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
+    let unable = || format!("{what} unable to connect to {path} (is that service running?)");
+    let socket = UnixDatagram::unbound().with_context(unable)?;
+    socket.connect(path).with_context(unable)?;
+    socket.set_write_timeout(Some(WRITE_TIMEOUT)).with_context(unable)?;
+    Ok(socket)
+}
+
+/// The priority of a level (syslog(3)).
+fn priority(level: &Level) -> u8 {
+    match *level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+/// An entry in journald's native protocol: a field with line breaks has its length before it.
+fn journal_entry(level: &Level, identifier: &str, message: &str) -> Vec<u8> {
+    let mut entry = format!("PRIORITY={}\nSYSLOG_IDENTIFIER={identifier}\nID={identifier}\nMESSAGE\n", priority(level)).into_bytes();
+    entry.extend((message.len() as u64).to_le_bytes());
+    entry.extend(message.as_bytes());
+    entry.push(b'\n');
+    entry
+}
+
+/// A message of syslogd's local protocol, of the facility LOG_USER.
+fn syslog_message(level: &Level, identifier: &str, message: &str) -> String {
+    const LOG_USER: u8 = 1 << 3;
+    format!("<{}>{identifier}[{}]: {message}", LOG_USER | priority(level), std::process::id())
+}
 
 /// The last words of a command that failed: a line of the log and, if that is a file, the bare message on
 /// standard error.
@@ -74,7 +141,7 @@ pub fn fatal(message: &str) {
 }
 
 struct Log {
-    file: Option<File>,
+    sink: Sink,
     format: Format,
     level: Level,
 }
@@ -98,11 +165,15 @@ impl Subscriber for Log {
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        let line = line(self.format, level, &text.message, &text.fields, SystemTime::now());
+        let line = || line(self.format, level, &text.message, &text.fields, SystemTime::now());
+        let bare = || if text.fields.is_empty() { text.message.clone() } else { format!("{}:{}", text.message, text.fields) };
+        let level = event.metadata().level();
         // A log that cannot be written to must not fail the container. One write keeps the line whole.
-        let _ = match &self.file {
-            Some(file) => (&*file).write_all(line.as_bytes()),
-            None => std::io::stderr().write_all(line.as_bytes()),
+        let _ = match &self.sink {
+            Sink::Stderr => std::io::stderr().write_all(line().as_bytes()),
+            Sink::File(file) => (&*file).write_all(line().as_bytes()),
+            Sink::Journal(socket, identifier) => socket.send(&journal_entry(level, identifier, &bare())).map(drop),
+            Sink::Syslog(socket, identifier) => socket.send(syslog_message(level, identifier, &bare()).as_bytes()).map(drop),
         };
     }
 
@@ -194,6 +265,16 @@ mod tests {
     fn a_hostile_message_stays_in_its_line() {
         assert_eq!(quoted("plain/word"), "plain/word");
         assert_eq!(quoted("a\n\"b\"\\\x1b[0m ü"), "\"a\\n\\\"b\\\"\\\\\\x1b[0m ü\"");
+    }
+
+    #[test]
+    fn entries_of_the_journal_and_of_syslog_hold_level_identifier_and_message() {
+        let entry = journal_entry(&Level::WARN, "box", "a\nPRIORITY=0");
+        let head = b"PRIORITY=4\nSYSLOG_IDENTIFIER=box\nID=box\nMESSAGE\n\x0c\0\0\0\0\0\0\0a\nPRIORITY=0\n";
+        assert_eq!(entry, head);
+        let expected = format!("<11>box[{}]: failed", std::process::id());
+        assert_eq!(syslog_message(&Level::ERROR, "box", "failed"), expected);
+        assert_eq!((name(b""), name(b"a\nb")), ("brig".to_owned(), "ab".to_owned()));
     }
 
     #[test]

@@ -33,7 +33,7 @@ const EXEC_FAILED: i32 = 255;
 /// Flags that stand before the verb.
 pub(crate) static GLOBAL_FLAGS: &[Flag] = &[
     Flag::switch("debug", "", "write debug lines to the log"),
-    Flag::value("log", "", "FILE", "write the log to FILE (default: standard error)"),
+    Flag::value("log", "", "FILE", "write the log to FILE, journald:ID or syslog:ID (default: standard error)"),
     Flag::value("log-format", "", "text|json", "format of the log's lines (default: text)"),
     Flag::value("root", "", "DIR", "where containers are recorded (default: /run/brig, or $XDG_RUNTIME_DIR/brig)"),
     Flag::switch("systemd-cgroup", "", "let systemd make the cgroups; cgroupsPath is then slice:prefix:name"),

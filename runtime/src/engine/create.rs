@@ -17,6 +17,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
 use crate::launch::parent::{IdMaps, Launch, Moments, launch};
 use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
+use crate::launch::unknown_syscalls::UnknownSyscalls;
 use crate::launch::{faults, gate};
 use crate::plan::container::{self, ContainerPlan, CreateChoices};
 use crate::plan::hooks::{Hook, HooksPlan};
@@ -159,7 +160,7 @@ impl Engine {
             namespaces: clone_flags,
             id_maps,
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
-            refuse_unknown_syscalls: annotations::refuses_unknown_syscalls(spec),
+            unknown_syscalls: if annotations::refuses_unknown_syscalls(spec) { UnknownSyscalls::Refuse } else { UnknownSyscalls::Warn },
             seal_beside: entry.path(),
             keep_image: false,
             inherit,

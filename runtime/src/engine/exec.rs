@@ -15,6 +15,7 @@ use crate::cgroup::{Cgroup, ExecTarget};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, Moments, launch};
 use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
+use crate::launch::unknown_syscalls::UnknownSyscalls;
 use crate::plan::intel_rdt::Group;
 use crate::plan::{annotations, config, process as process_plan};
 use crate::plan::container::{self, ExecChoices};
@@ -96,7 +97,7 @@ impl Engine {
             namespaces: 0,
             id_maps: None,
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
-            refuse_unknown_syscalls: annotations::refuses_unknown_syscalls(&spec),
+            unknown_syscalls: if annotations::refuses_unknown_syscalls(&spec) { UnknownSyscalls::Refuse } else { UnknownSyscalls::Ignore },
             seal_beside: container.entry.path(),
             keep_image: self.is_resident,
             inherit: std::iter::once(init).chain(root).collect(),
@@ -142,6 +143,7 @@ fn read_process(source: &ProcessSource) -> Result<Process> {
 
 fn choices(options: &ExecOptions) -> ExecChoices {
     ExecChoices {
+        process_given: options.process.is_some(),
         args: options.args.clone(),
         cwd: options.cwd.clone(),
         env: options.env.clone(),

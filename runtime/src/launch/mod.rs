@@ -22,6 +22,7 @@ pub mod stall;
 mod steps;
 mod streams;
 mod terminal;
+pub mod unknown_syscalls;
 
 /// A plan is read by the very version that wrote it, even while the binary is being replaced.
 pub const PLAN_VERSION: &str = env!("CARGO_PKG_VERSION");

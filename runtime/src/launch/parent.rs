@@ -22,6 +22,7 @@ use crate::sys::procfs::Proc;
 use crate::sys::{SysError, SysResult, cred, seal};
 use crate::trace;
 
+use super::unknown_syscalls::{UnknownSyscalls, report_unknown};
 use super::network::HandedOver;
 use super::guard::Guard;
 use super::stall::{self, StallLimit};
@@ -49,8 +50,8 @@ pub struct Launch<'a> {
     pub id_maps: Option<IdMaps>,
     /// A filter to compile while init is at work.
     pub seccomp: Option<&'a LinuxSeccomp>,
-    /// A system call in `seccomp` that nobody knows is an error.
-    pub refuse_unknown_syscalls: bool,
+    /// What a system call in `seccomp` is that no architecture knows.
+    pub unknown_syscalls: UnknownSyscalls,
     /// An empty directory on a file system that overlay accepts, such as the container's own below the root.
     pub seal_beside: &'a Path,
     /// This process will launch again: it keeps the sealed image for that, as long as it lives.
@@ -135,14 +136,7 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
                 let text = "linux.seccomp refuses execve, so that the container's program cannot be executed: allow execve";
                 return Err(Error::new(ErrorKind::InvalidConfig, text));
             }
-            compiled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            if !compiled.unknown.is_empty() {
-                let unknown = format!("linux.seccomp: unknown syscalls: {}", compiled.unknown.join(" "));
-                if launch.refuse_unknown_syscalls {
-                    return Err(Error::new(ErrorKind::InvalidConfig, unknown));
-                }
-                tracing::debug!("{unknown}, ignored");
-            }
+            report_unknown(compiled.unknown, launch.unknown_syscalls)?;
             if compiled.program.flags & NEW_LISTENER != 0 {
                 steps.push(Step::Listening);
             }

@@ -217,6 +217,8 @@ pub fn annotations(spec: &Spec) -> BTreeMap<String, String> {
 /// What the caller of exec decides; see `engine::ExecOptions`.
 #[derive(Clone, Debug, Default)]
 pub struct ExecChoices {
+    /// The process is not the configuration's, but comes with the exec.
+    pub process_given: bool,
     /// Replaces the configuration's argv.
     pub args: Vec<String>,
     /// Replaces its cwd.
@@ -258,6 +260,10 @@ pub fn build_exec(
         (plan.initial_affinity, plan.final_affinity) = process::exec_affinity(own);
     }
     checks::check_process(process, "process", host, &mut findings);
+    if !choices.process_given {
+        // create has warned of the configuration's own process.
+        findings.warnings.clear();
+    }
     let checked = findings.violations.len();
     checks::check_labels(choices.apparmor.as_deref(), choices.selinux.as_deref(), host, &mut findings);
     if !choices.args.is_empty() {

@@ -186,16 +186,16 @@ pub fn dedup_env(env: &[String]) -> Vec<String> {
 /// The five sets, without what the caller does not have; a new user namespace is born with all of them.
 fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mut Findings) -> CapabilitySets {
     let Some(wanted) = process.capabilities() else { return CapabilitySets::default() };
-    let mut set = |name: &str, capabilities: &Option<Capabilities>| {
+    let mut set = |capabilities: &Option<Capabilities>| {
         let mut bits = 0;
         for capability in capabilities.iter().flatten() {
             let number = capability_number(*capability);
             if number > host.last_capability {
-                findings.warn(format!("process.capabilities.{name}: this kernel has no CAP_{capability}; ignored"));
+                // The check of the process has warned of it.
             } else if !own_user_ns && host.effective_capabilities & 1 << number == 0 {
                 // config.md, Linux Process: what cannot be granted is a warning, and no reason to fail.
                 let reason = format!("CAP_{capability} cannot be given: the caller does not have it; ignored");
-                findings.warn(format!("process.capabilities.{name}: {reason}"));
+                findings.warn(format!("process.capabilities: {reason}"));
             } else {
                 bits |= 1 << number;
             }
@@ -203,26 +203,42 @@ fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mu
         bits
     };
     let mut sets = CapabilitySets {
-        bounding: set("bounding", wanted.bounding()),
-        effective: set("effective", wanted.effective()),
-        permitted: set("permitted", wanted.permitted()),
-        inheritable: set("inheritable", wanted.inheritable()),
-        ambient: set("ambient", wanted.ambient()),
+        bounding: set(wanted.bounding()),
+        effective: set(wanted.effective()),
+        permitted: set(wanted.permitted()),
+        inheritable: set(wanted.inheritable()),
+        ambient: set(wanted.ambient()),
     };
-    // capabilities(7): a capability can be ambient only while it is permitted and inheritable. runc's own default
-    // configuration asks for more, and managers copy it, so there is nothing to warn of.
-    sets.ambient &= sets.permitted & sets.inheritable;
+    // capabilities(7): a capability can be ambient only while it is permitted and inheritable.
+    let possible = sets.permitted & sets.inheritable;
+    let mut beyond: Vec<String> = wanted
+        .ambient()
+        .iter()
+        .flatten()
+        .filter(|one| (sets.ambient & !possible) & 1 << capability_number(**one) != 0)
+        .map(|one| format!("CAP_{one}"))
+        .collect();
+    if !beyond.is_empty() {
+        beyond.sort();
+        let list = beyond.join(", ");
+        findings.warn(format!("process.capabilities.ambient: {list} not permitted and inheritable at once; ignored"));
+    }
+    sets.ambient &= possible;
     sets
 }
 
-/// Bits of the named capabilities, `CAP_CHOWN` or `chown`, and the names that no kernel has.
+/// The capability of this name: `CAP_CHOWN`, in capitals, as runc knows it and no other way.
+pub fn capability_named(name: &str) -> Option<Capability> {
+    name.strip_prefix("CAP_")?.parse().ok()
+}
+
+/// Bits of the named capabilities, and the names that no kernel has.
 pub fn parse_capabilities(names: &[String]) -> (u64, Vec<String>) {
     let (mut bits, mut unknown) = (0, Vec::new());
     for name in names {
-        let upper = name.to_ascii_uppercase();
-        match upper.strip_prefix("CAP_").unwrap_or(&upper).parse::<Capability>() {
-            Ok(capability) => bits |= 1 << capability_number(capability),
-            Err(_) => unknown.push(name.clone()),
+        match capability_named(name) {
+            Some(capability) => bits |= 1 << capability_number(capability),
+            None => unknown.push(name.clone()),
         }
     }
     (bits, unknown)
@@ -362,8 +378,8 @@ mod tests {
     }
 
     #[test]
-    fn capability_names_are_read_in_both_spellings() {
-        let names = ["CAP_CHOWN", "kill", "CAP_X"].map(str::to_owned);
-        assert_eq!(parse_capabilities(&names), (1 | 1 << 5, vec!["CAP_X".to_owned()]));
+    fn capability_names_are_read_in_their_one_spelling() {
+        let names = ["CAP_CHOWN", "CAP_KILL", "KILL", "kill", "cap_kill", "CAP_CAP_KILL", "CAP_X"].map(str::to_owned);
+        assert_eq!(parse_capabilities(&names), (1 | 1 << 5, names[2..].to_vec()));
     }
 }

@@ -57,10 +57,14 @@ impl Findings {
         self.violations = told.iter().cloned().chain(new).collect();
     }
 
-    /// Notes a warning.
+    /// Notes a warning; one that is noted already counts once.
     pub fn warn(&mut self, message: impl Into<String>) {
+        let message = message.into();
+        if self.warnings.contains(&message) {
+            return;
+        }
         if self.warnings.len() < MAX_KEPT {
-            self.warnings.push(message.into());
+            self.warnings.push(message);
         } else {
             self.omitted[1] += 1;
         }

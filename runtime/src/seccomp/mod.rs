@@ -35,7 +35,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::Findings;
+use crate::plan::{Findings, nearest};
 use crate::plan::seccomp::{Abi, Profile, flag, read};
 use crate::sys::seccomp::{Instruction, flags_available};
 
@@ -55,7 +55,7 @@ pub struct Program {
 pub struct Compiled {
     /// The filter.
     pub program: Program,
-    /// Lines for the log at level warning.
+    /// Warnings about the profile. The plan's check, which reads it too, has them for the log.
     pub warnings: Vec<String>,
     /// The profile lets no program be executed, that of the container among them.
     pub refuses_exec: bool,
@@ -75,6 +75,12 @@ pub fn compile(spec: &LinuxSeccomp) -> Result<Compiled> {
     let refuses_exec = resolved.refuses(native.audit_arch(), libc::SYS_execve as u32);
     let program = Program { instructions: assemble::assemble(&resolved)?, flags: profile.flags };
     Ok(Compiled { program, warnings, unknown: resolved.unknown, refuses_exec })
+}
+
+/// A hint at the system call that a name which is none most likely means; empty when none is near, or when it is a call
+/// of an architecture that has no table here.
+pub fn nearest_syscall(name: &str) -> String {
+    nearest::hint(name, tables::SYSCALLS.iter().map(|(known, _)| *known))
 }
 
 /// Compiles a checked profile, and names the syscalls in it that are unknown.

@@ -23,4 +23,5 @@ mod security;
 mod shared_pid;
 mod stopped;
 mod terminal;
+mod warnings;
 mod without_cgroup;

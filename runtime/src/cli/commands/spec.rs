@@ -70,7 +70,6 @@ fn document(owner: Option<(u32, u32)>, unified: bool) -> Value {
                 "bounding": capabilities,
                 "effective": capabilities,
                 "permitted": capabilities,
-                "ambient": capabilities,
             },
             "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],
             "noNewPrivileges": true,

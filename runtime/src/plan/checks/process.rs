@@ -33,7 +33,7 @@ pub(super) const DENIALS: &[Check] = &[
 ];
 
 /// What is worth a line in the log.
-pub(super) const WARNINGS: &[Check] = &[capabilities_are_known_to_the_kernel];
+pub(super) const WARNINGS: &[Check] = &[capabilities_are_known_to_the_kernel, user_has_no_name];
 
 fn cwd_is_absolute(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
     let cwd = process.cwd();
@@ -195,6 +195,14 @@ fn capabilities_are_known_to_the_kernel(process: &Process, place: Place<'_>, hos
             let place = place.of("capabilities");
             findings.warn(format!("{place}: ignoring unknown or unavailable capability CAP_{capability}"));
         }
+    }
+}
+
+/// config.md, User: username is for Windows. Callers resolve names themselves, or by exec's --user.
+fn user_has_no_name(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+    if let Some(name) = process.user().username().as_ref().filter(|name| !name.is_empty()) {
+        let reason = format!("{name:?} is ignored on Linux; the process runs as uid {}", process.user().uid());
+        findings.warn(format!("{}: {reason}", place.of("user.username")));
     }
 }
 

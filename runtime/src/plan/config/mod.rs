@@ -3,11 +3,11 @@
 //! One fast typed pass serves every correct file. A file that it refuses is read again against the table of
 //! [`schema`], which finds every fault at once and forgives what runc forgives:
 //!
-//! - an unknown capability is dropped with a warning (and `CAP_` may be missing from a known one);
+//! - an unknown capability is dropped with a warning, and so is a known one without its `CAP_`;
 //! - a `null` is the same as an absent field, and a `linux.resources.pids` without a limit is no limit at all;
 //! - a missing `process.user` is root, a missing `process.cwd` is left to [`super::checks`];
 //! - `linux.seccomp` without a default action and without system calls is no seccomp;
-//! - a key given twice counts by its last value, and an unknown key is ignored (config.md, Extensibility).
+//! - a key given twice counts by its last value, and an unknown key is ignored with a warning (config.md, Extensibility).
 #![forbid(unsafe_code)]
 
 mod schema;

@@ -1,5 +1,5 @@
 //! serde_json without the liberties that derived types take: an object is an object (not an array of its
-//! fields), and a name is a string (not an object of one key).
+//! fields), a name is a string (not an object of one key), a key is known, and a capability has its full name.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -9,20 +9,35 @@ use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor,
 };
 
+use crate::plan::process::capability_named;
+
 /// One typed pass over a whole JSON document.
 pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = T::deserialize(Strict(&mut json))?;
+    let value = T::deserialize(Strict { inner: &mut json, capabilities: false })?;
     json.end()?;
     Ok(value)
 }
 
-struct Strict<T>(T);
+struct Strict<T> {
+    inner: T,
+    /// Strings in here are names of capabilities.
+    capabilities: bool,
+}
+
+impl<T> Strict<T> {
+    /// Splits the value from what makes others as strict as this one.
+    fn split<U>(self) -> (T, impl FnOnce(U) -> Strict<U>) {
+        let capabilities = self.capabilities;
+        (self.inner, move |inner| Strict { inner, capabilities })
+    }
+}
 
 macro_rules! through {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            self.0.$method(Strict(visitor))
+            let (inner, strict) = self.split();
+            inner.$method(strict(visitor))
         }
     )*};
 }
@@ -35,19 +50,26 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_f32 deserialize_f64
         deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf
         deserialize_option deserialize_unit deserialize_seq deserialize_map deserialize_identifier
-        deserialize_ignored_any
+    }
+
+    /// Derived types skip the value of a key that they do not know by this.
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, D::Error> {
+        Err(D::Error::custom("a key that is not known"))
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_unit_struct(name, Strict(visitor))
+        let (inner, strict) = self.split();
+        inner.deserialize_unit_struct(name, strict(visitor))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_newtype_struct(name, Strict(visitor))
+        let (inner, strict) = self.split();
+        inner.deserialize_newtype_struct(name, strict(visitor))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_tuple(len, Strict(visitor))
+        let (inner, strict) = self.split();
+        inner.deserialize_tuple(len, strict(visitor))
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -56,16 +78,18 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         len: usize,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_tuple_struct(name, len, Strict(visitor))
+        let (inner, strict) = self.split();
+        inner.deserialize_tuple_struct(name, len, strict(visitor))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_map(Strict(visitor))
+        let capabilities = self.capabilities || name == "LinuxCapabilities";
+        self.inner.deserialize_map(Strict { inner: visitor, capabilities })
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -74,14 +98,25 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_str(Name(visitor))
+        self.inner.deserialize_str(Name(visitor))
     }
 }
 
 macro_rules! visit {
     ($($method:ident $ty:ty),*) => {$(
         fn $method<E: Error>(self, value: $ty) -> Result<V::Value, E> {
-            self.0.$method(value)
+            self.inner.$method(value)
+        }
+    )*};
+}
+
+macro_rules! visit_name {
+    ($($method:ident $ty:ty),*) => {$(
+        fn $method<E: Error>(self, value: $ty) -> Result<V::Value, E> {
+            if self.capabilities && capability_named(&value).is_none() {
+                return Err(E::custom("no capability has this name"));
+            }
+            self.inner.$method(value)
         }
     )*};
 }
@@ -90,41 +125,46 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.expecting(f)
+        self.inner.expecting(f)
     }
 
     visit! {
-        visit_bool bool, visit_i64 i64, visit_u64 u64, visit_f64 f64, visit_char char, visit_str &str,
-        visit_borrowed_str &'de str, visit_string String, visit_bytes &[u8], visit_borrowed_bytes &'de [u8],
-        visit_byte_buf Vec<u8>
+        visit_bool bool, visit_i64 i64, visit_u64 u64, visit_f64 f64, visit_char char, visit_bytes &[u8],
+        visit_borrowed_bytes &'de [u8], visit_byte_buf Vec<u8>
     }
 
+    visit_name! { visit_str &str, visit_borrowed_str &'de str, visit_string String }
+
     fn visit_none<E: Error>(self) -> Result<V::Value, E> {
-        self.0.visit_none()
+        self.inner.visit_none()
     }
 
     fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
-        self.0.visit_unit()
+        self.inner.visit_unit()
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
-        self.0.visit_some(Strict(deserializer))
+        let (inner, strict) = self.split();
+        inner.visit_some(strict(deserializer))
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
-        self.0.visit_newtype_struct(Strict(deserializer))
+        let (inner, strict) = self.split();
+        inner.visit_newtype_struct(strict(deserializer))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<V::Value, A::Error> {
-        self.0.visit_seq(Strict(seq))
+        let (inner, strict) = self.split();
+        inner.visit_seq(strict(seq))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        self.0.visit_map(Strict(map))
+        let (inner, strict) = self.split();
+        inner.visit_map(strict(map))
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<V::Value, A::Error> {
-        self.0.visit_enum(data)
+        self.inner.visit_enum(data)
     }
 }
 
@@ -132,11 +172,11 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Strict<A> {
     type Error = A::Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        self.0.next_element_seed(Strict(seed))
+        self.inner.next_element_seed(Strict { inner: seed, capabilities: self.capabilities })
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.0.size_hint()
+        self.inner.size_hint()
     }
 }
 
@@ -145,15 +185,15 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Strict<A> {
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
         // Keys are strings: there is nothing to be strict about.
-        self.0.next_key_seed(seed)
+        self.inner.next_key_seed(seed)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        self.0.next_value_seed(Strict(seed))
+        self.inner.next_value_seed(Strict { inner: seed, capabilities: self.capabilities })
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.0.size_hint()
+        self.inner.size_hint()
     }
 }
 
@@ -161,7 +201,8 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Strict<S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
-        self.0.deserialize(Strict(deserializer))
+        let (inner, strict) = self.split();
+        inner.deserialize(strict(deserializer))
     }
 }
 

@@ -215,7 +215,7 @@ fn what_runc_forgives_is_forgiven() {
     assert!(spec.linux().as_ref().unwrap().seccomp().is_none());
     assert_eq!(
         warnings,
-        ["process.capabilities.bounding[1]: ignoring unknown or unavailable capability CAP_NEW"]
+        ["process.capabilities: ignoring unknown or unavailable capability CAP_NEW", "vendor: unknown key, ignored"]
     );
 }
 
@@ -287,4 +287,48 @@ fn a_document_is_limited_in_size() {
     let error = parse(format!("{SMALL}{blanks} ").as_bytes()).unwrap_err();
     assert_eq!(error.to_string(), "config.json: expected at most 16777216 bytes, found more");
     assert_eq!(parse_process(" ".repeat(MAX_BYTES + 1).as_bytes()).unwrap_err().kind(), ErrorKind::InvalidConfig);
+}
+
+#[test]
+fn an_unknown_key_is_a_warning_with_the_nearest_known_key() {
+    let mut config: Value = serde_json::from_str(SMALL).unwrap();
+    config["proces"] = json!({});
+    config["null"] = json!(null);
+    config["process"]["user"]["uids"] = json!(1);
+    config["linux"] = json!({ "resource": {}, "namespaces": [{ "type": "pid" }, { "type": "uts", "Path": "/x" }] });
+    config["com.example.own"] = json!([1]);
+    let (_, mut warnings) = parse_value(&config).unwrap();
+    warnings.sort();
+    assert_eq!(
+        warnings,
+        [
+            "com.example.own: unknown key, ignored",
+            "linux.namespaces[1].Path: unknown key, ignored (did you mean \"path\"?)",
+            "linux.resource: unknown key, ignored (did you mean \"resources\"?)",
+            "proces: unknown key, ignored (did you mean \"process\"?)",
+            "process.user.uids: unknown key, ignored (did you mean \"uid\"?)",
+        ]
+    );
+    let (_, warnings) = parse_resources(br#"{"memory":{"limits":1},"cpus":{}}"#).unwrap();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let (_, warnings) = parse_process(br#"{"args":["a"],"cwd":"/","argv":["b"]}"#).unwrap();
+    assert_eq!(warnings, ["argv: unknown key, ignored (did you mean \"args\"?)"]);
+}
+
+#[test]
+fn a_capability_without_its_prefix_is_ignored_and_warned_of_once() {
+    let mut config: Value = serde_json::from_str(SMALL).unwrap();
+    let names = json!(["CHOWN", "cap_kill", "CAP_CAP_KILL", "CAP_SETUID"]);
+    config["process"]["capabilities"] = json!({ "bounding": names, "permitted": names, "effective": names });
+    let (spec, warnings) = parse_value(&config).unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "process.capabilities: ignoring unknown or unavailable capability CHOWN (did you mean \"CAP_CHOWN\"?)",
+            "process.capabilities: ignoring unknown or unavailable capability cap_kill (did you mean \"CAP_KILL\"?)",
+            "process.capabilities: ignoring unknown or unavailable capability CAP_CAP_KILL",
+        ]
+    );
+    let sets = spec.process().as_ref().unwrap().capabilities().as_ref().unwrap().clone();
+    assert_eq!(sets.bounding().as_ref().unwrap().len(), 1);
 }

@@ -1,13 +1,11 @@
 //! A JSON value against the schema: every fault is noted, and what remains is what the typed model takes.
 #![forbid(unsafe_code)]
 
-use oci_spec::runtime::Capability;
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
 use serde_json::{Map, Value};
 
 use super::schema::{Field, Need, Type};
-use crate::plan::Findings;
+use crate::plan::process::capability_named;
+use crate::plan::{Findings, nearest};
 
 /// Notes what is wrong with `value`, and gives it back without unknown keys, nulls and unknown capabilities.
 pub(super) fn clean(ty: &Type, value: Value, findings: &mut Findings) -> Value {
@@ -49,7 +47,10 @@ impl Walk<'_> {
                 let limited = self.object(known, fields);
                 limited.get("limit").is_some().then_some(limited)
             }
-            (Type::Foreign, Value::Object(_)) => None,
+            (Type::Foreign, Value::Object(_)) => {
+                self.findings.warn(format!("{}: ignored on Linux", self.path));
+                None
+            }
             (ty, value) => {
                 self.deny(format!("expected {}, found {}", wanted(ty), found(&value)));
                 None
@@ -121,9 +122,13 @@ impl Walk<'_> {
             self.deny(format!("expected a string, found {}", found(&value)));
             return None;
         };
-        let known: Result<Capability, serde::de::value::Error> = Capability::deserialize(name.as_str().into_deserializer());
-        if known.is_err() {
-            self.findings.warn(format!("{}: ignoring unknown or unavailable capability {name}", self.path));
+        if capability_named(&name).is_none() {
+            let upper = name.to_ascii_uppercase();
+            let meant = [format!("CAP_{upper}"), upper].into_iter().find(|full| capability_named(full).is_some());
+            let hint = meant.map_or_else(String::new, |full| format!(" (did you mean {full:?}?)"));
+            // One for all five sets.
+            let sets = self.path.rsplit_once('.').map_or("", |(sets, _)| sets);
+            self.findings.warn(format!("{sets}: ignoring unknown or unavailable capability {name}{hint}"));
             return None;
         }
         Some(Value::String(name))
@@ -166,9 +171,23 @@ impl Walk<'_> {
                 kept.insert(field.name.to_owned(), value);
             }
         }
+        self.unknown(known, &fields);
         Value::Object(kept)
     }
+
+    /// config.md, Extensibility: an unknown key is no error. It may be a known one that was mistyped.
+    fn unknown(&mut self, known: &[Field], left: &Map<String, Value>) {
+        for (key, _) in left.iter().filter(|(_, value)| !value.is_null()) {
+            let hint = nearest::hint(key, known.iter().map(|field| field.name));
+            let dot = if self.path.is_empty() { "" } else { "." };
+            let key: String = key.chars().take(MAX_KEY_LEN).collect();
+            self.findings.warn(format!("{}{dot}{}: unknown key, ignored{hint}", self.path, key.escape_debug()));
+        }
+    }
 }
+
+/// Longer keys are cut in messages.
+const MAX_KEY_LEN: usize = 100;
 
 fn wanted(ty: &Type) -> &'static str {
     match ty {

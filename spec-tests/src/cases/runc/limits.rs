@@ -83,7 +83,7 @@ fn pids(ground: &Ground) -> anyhow::Result<()> {
 fn file(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?;
-    let text = r#"{ "pids": { "limit": 12 }, "memory": {}, "unknown": 1 }"#;
+    let text = r#"{ "pids": { "limit": 12 }, "memory": {} }"#;
     twins.each(|twin| Ok(fs::write(twin.directory().join("limits"), text)?))?;
     twins.lines(&["update -r {dir}/limits {id}"])?;
     files(&twins, "update -r FILE", &[("pids", "pids.max")])?;
