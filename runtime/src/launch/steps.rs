@@ -68,13 +68,15 @@ steps! {
     console,
     /// After everything that needs the host's paths.
     enter,
+    /// In the container's root, and before the root and tmpfs mounts turn read-only: a missing directory is made.
+    make_working_directory,
     /// Before read-only paths cover /proc/sys, though the private handle would reach below them.
     sysctl,
     /// After the last write into the root: it turns read-only, and paths are masked.
     finish,
     /// In the container's root, with privilege, since HOME and names are read from its files.
     identity,
-    /// With privilege: a missing directory is made as root, and one that the user may not read is entered.
+    /// With privilege: a directory that the user may not read is entered.
     working_directory,
     /// While /proc/self/attr can be written; the change comes with the exec.
     labels,
@@ -246,6 +248,21 @@ fn enter(init: &mut Init) -> Result<()> {
     }
 }
 
+/// Not for an exec: a missing directory is an error there, as with runc.
+fn make_working_directory(init: &mut Init) -> Result<()> {
+    let cwd = &init.plan.process.cwd;
+    if init.plan.rootfs.is_none() || cwd.as_os_str().is_empty() || cwd == Path::new("/") {
+        return Ok(());
+    }
+    match Dir::open_host(Path::new("/"))?.mkdir_all(cwd, 0o755, Links::Follow) {
+        // On a network file system root may be refused what the container's user is not; see `working_directory`.
+        Err(error) if error.errno() == nix::errno::Errno::EACCES => {
+            init.channel()?.log(false, format!("process.cwd as root: {error}"))
+        }
+        made => made.map(drop).context("unable to make process.cwd"),
+    }
+}
+
 fn sysctl(init: &mut Init) -> Result<()> {
     for (name, value) in &init.plan.sysctl {
         let path = format!("sys/{}", name.replace('.', "/"));
@@ -316,13 +333,7 @@ fn working_directory(init: &mut Init) -> Result<()> {
     if cwd.as_os_str().is_empty() || cwd == Path::new("/") {
         return Ok(chdir(Path::new("/"))?);
     }
-    // Missing directories are made below the root that was entered; not by an exec, as with runc.
-    let made = match init.plan.rootfs {
-        Some(_) => Dir::open_host(Path::new("/"))?.mkdir_all(&cwd, 0o755, Links::Follow).map(drop),
-        None => Ok(()),
-    };
-    let entered = made.and_then(|()| chdir(&cwd));
-    match entered {
+    match chdir(&cwd) {
         // On a network file system the container's user may enter what root may not: try again as that user.
         Err(error) if init.plan.process.uid != 0 && error.errno() == nix::errno::Errno::EACCES => {
             init.chdir_later = true;

@@ -29,13 +29,22 @@ struct Above {
     left: Vec<CString>,
 }
 
+/// What the mount's own options say of the top directory. The mode is always theirs, or came with the mount.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TopOptions {
+    /// uid= is among them.
+    pub uid: bool,
+    /// gid= is among them.
+    pub gid: bool,
+}
+
 /// Copies everything in `from` (open for reading) into the directory `to`: files, directories, symlinks, nodes and
-/// FIFOs, with owners, modes, times and extended attributes; and `from`'s own owner and attributes. Sockets are left
-/// out, and so are holes and hard links as such.
+/// FIFOs, with owners, modes, times and extended attributes; and `from`'s own owner and attributes, save what `top`
+/// names and the mode. Sockets are left out, and so are holes and hard links as such.
 ///
 /// # Errors
 /// A tree that is deeper than [`MAX_DEPTH`], and one that is moved while it is copied (ESTALE).
-pub(super) fn tree(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+pub(super) fn tree(from: &OwnedFd, to: &OwnedFd, top: TopOptions) -> Result<()> {
     // `to` may be an O_PATH descriptor of a mount; writing attributes takes an open one.
     let mut to = open(to, c".")?;
     let mut from = open(from, c".")?;
@@ -60,10 +69,12 @@ pub(super) fn tree(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
         let outer = outer.transpose()?;
         // Last: what is made inside changes the times, and an owner other than us may shut us out.
         let stat = rustix::fs::fstat(&from).map_err(|e| SysError::from_rustix("fstat", "", e))?;
-        attributes(&from, &to, &stat)?;
         match outer {
-            Some(outer) => (from, to, left) = outer,
-            None => return Ok(()),
+            Some(outer) => {
+                attributes(&from, &to, &stat)?;
+                (from, to, left) = outer;
+            }
+            None => return top_attributes(&from, &to, &stat, top),
         }
     }
 }
@@ -188,6 +199,14 @@ fn attributes(from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<()> {
     extended(from, to)?;
     rustix::fs::futimens(to, &times(stat)).map_err(|e| SysError::from_rustix("futimens", "", e))?;
     Ok(())
+}
+
+fn top_attributes(from: &OwnedFd, to: &OwnedFd, stat: &Stat, top: TopOptions) -> Result<()> {
+    let (uid, gid) = owner(stat);
+    rustix::fs::fchown(to, uid.filter(|_| !top.uid), gid.filter(|_| !top.gid))
+        .map_err(|e| SysError::from_rustix("fchown", "", e))?;
+    extended(from, to)?;
+    Ok(rustix::fs::futimens(to, &times(stat)).map_err(|e| SysError::from_rustix("futimens", "", e))?)
 }
 
 fn extended(from: &OwnedFd, to: &OwnedFd) -> SysResult<()> {

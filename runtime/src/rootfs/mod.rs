@@ -53,6 +53,8 @@ pub struct Root {
     null: Option<OwnedFd>,
     /// The pid namespace that a procfs shows; `None` for this process's own.
     pid_namespace: Option<OwnedFd>,
+    /// Mounts that turn read-only in [`Root::finish`].
+    readonly_in_the_end: Vec<OwnedFd>,
 }
 
 impl Root {
@@ -146,9 +148,9 @@ pub fn prepare_for(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<
     // First of all: later, /proc may be the image's.
     let proc = Proc::open().context("error opening /proc")?;
     let (dir, outside) = pivot::attach_root(plan, &proc)?;
-    let mut root = Root { dir, proc, outside, null: None, pid_namespace };
+    let mut root = Root { dir, proc, outside, null: None, pid_namespace, readonly_in_the_end: Vec::new() };
     for op in &plan.mounts {
-        mounts::execute(&root, plan, op).with_context(|| mounts::describe(op))?;
+        mounts::execute(&mut root, plan, op).with_context(|| mounts::describe(op))?;
     }
     if plan.setup_dev {
         dev::set_up(&root, plan).context("error setting up /dev")?;

@@ -52,7 +52,7 @@ fn kind_name(kind: &MountKind) -> &str {
 }
 
 /// Mounts one operation below `root`.
-pub(super) fn execute(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<()> {
+pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp) -> Result<()> {
     let mounted = match &op.kind {
         MountKind::Bind { recursive } => match bind(root, op, *recursive)? {
             Some(mounted) => mounted,
@@ -84,7 +84,11 @@ pub(super) fn execute(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<()
             place(root, &fs, op, op.flags, target)?
         }
     };
-    settle(op, &mounted)
+    settle(op, &mounted)?;
+    if op.kind == MountKind::Tmpfs && op.flags & libc::MS_RDONLY != 0 {
+        root.readonly_in_the_end.push(mounted);
+    }
+    Ok(())
 }
 
 /// Attributes of the whole tree and propagation, for a mount that is in place.
@@ -177,8 +181,11 @@ fn reopen_mounted(root: &Root, op: &MountOp, below: &OwnedFd) -> Result<OwnedFd>
     }
 }
 
+/// A tmpfs is writable until [`Root::finish`]: targets of later mounts, tmpcopyup's files and the working directory may
+/// have to be made in it.
 fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
-    let mut fs = labelled(filesystem(op, "tmpfs", op.flags), plan);
+    let flags = op.flags & !libc::MS_RDONLY;
+    let mut fs = labelled(filesystem(op, "tmpfs", flags), plan);
     let mut found = None;
     if !has_option(op, "mode") {
         // Must precede the making of a directory, because only one of the image's has a mode to keep.
@@ -197,7 +204,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
         None => directory(root, op)?,
     };
     if !op.copy_up {
-        return place(root, &fs, op, op.flags, target);
+        return place(root, &fs, op, flags, target);
     }
     let from = rustix::fs::openat(
         &target,
@@ -206,37 +213,26 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
         rustix::fs::Mode::empty(),
     )
     .map_err(|e| SysError::from_rustix("openat", format!("{:?}", op.target), e))?;
-    // Filled while it is still writable, and on new kernels while no one can reach it.
-    let writable = op.flags & !libc::MS_RDONLY;
-    let fs = fs.flags(writable);
-    let mounted = if fs.fits_fsconfig() { fs.mount(mount::attributes(writable)).map(Some) } else { Ok(None) };
-    let mounted = match mounted {
+    // On new kernels it is filled while no one can reach it.
+    let mounted = if fs.fits_fsconfig() { fs.mount(mount::attributes(flags)).map(Some) } else { Ok(None) };
+    match mounted {
         Ok(Some(mounted)) => {
-            copy::tree(&from, &mounted).context("tmpcopyup")?;
+            copy_up(op, &from, &mounted)?;
             mount::attach(&mounted, &target)?;
-            mounted
+            Ok(mounted)
         }
-        Ok(None) => copy_up_attached(root, &fs, op, writable, target, &from)?,
-        Err(error) if mount::is_missing(&error) => copy_up_attached(root, &fs, op, writable, target, &from)?,
-        Err(error) => return Err(error.into()),
-    };
-    if writable_dev(op, op.flags) & libc::MS_RDONLY != 0 {
-        make_readonly(root, &mounted)?;
+        Err(error) if !mount::is_missing(&error) => Err(error.into()),
+        _ => {
+            let mounted = place(root, &fs, op, flags, target)?;
+            copy_up(op, &from, &mounted)?;
+            Ok(mounted)
+        }
     }
-    Ok(mounted)
 }
 
-fn copy_up_attached(
-    root: &Root,
-    fs: &Filesystem<'_>,
-    op: &MountOp,
-    flags: u64,
-    target: OwnedFd,
-    from: &OwnedFd,
-) -> Result<OwnedFd> {
-    let mounted = place(root, fs, op, flags, target)?;
-    copy::tree(from, &mounted).context("tmpcopyup")?;
-    Ok(mounted)
+fn copy_up(op: &MountOp, from: &OwnedFd, mounted: &OwnedFd) -> Result<()> {
+    let top = copy::TopOptions { uid: has_option(op, "uid"), gid: has_option(op, "gid") };
+    copy::tree(from, mounted, top).context("tmpcopyup")
 }
 
 /// Makes an attached mount read-only and leaves its other flags.

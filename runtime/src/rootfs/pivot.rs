@@ -172,6 +172,9 @@ pub(super) fn finish_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
         // Only now is / the new root: set before, it would have changed the mount that the root lies on.
         mount::mount_raw(None, Path::new("/"), None, flags, None).context("error setting rootfsPropagation")?;
     }
+    for mounted in &root.readonly_in_the_end {
+        make_readonly(root, mounted).context("error remounting a tmpfs as readonly")?;
+    }
     if plan.dev_readonly {
         let dev = root.dir.open(Path::new("/dev"), OFlags::PATH, Links::Follow)?;
         make_readonly(root, &dev).context("error remounting \"/dev\" as readonly")?;

@@ -135,6 +135,9 @@ fn a_read_only_root_and_dev() {
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "nosuid"]},
                 {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
+                {"destination": "/fixed", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "nodev"]},
+                {"destination": "/fixed/inner", "type": "tmpfs", "source": "tmpfs"},
+                {"destination": "/copied", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "tmpcopyup"]},
             ]),
             json!({}),
         );
@@ -145,6 +148,11 @@ fn a_read_only_root_and_dev() {
         assert_eq!(errno(std::fs::write("/x", "")), Some(libc::EROFS));
         assert_eq!(errno(std::fs::write("/dev/x", "")), Some(libc::EROFS));
         std::fs::write("/dev/null", "x").expect("a device is written all the same");
+        for path in ["/fixed/x", "/copied/x"] {
+            assert_eq!(errno(std::fs::write(path, "")), Some(libc::EROFS), "{path}");
+        }
+        assert!(mounts_of(Path::new("/proc"))[Path::new("/fixed")].has("nodev"));
+        std::fs::write("/fixed/inner/x", "").expect("a mount in a read-only one stays as it was");
         std::fs::write("/tmp/x", "").expect("a mount of its own stays as it was");
         assert!(mounts_of(Path::new("/proc"))[Path::new("/dev")].has("nosuid"));
     });
