@@ -171,9 +171,10 @@ pub(super) fn cgroup_mounts(cgroup: &Cgroup) -> Result<CgroupMounts> {
                     None => controller.clone(),
                 },
                 own: own.clone(),
-                unified: controller.is_empty(),
             };
-            let mut list: Vec<CgroupHierarchy> = paths.iter().map(hierarchy).collect();
+            // The cgroup2 hierarchy of a hybrid host has no name here, and is not mounted; see `CgroupMounts`.
+            let named = paths.iter().filter(|(controller, _)| !controller.is_empty());
+            let mut list: Vec<CgroupHierarchy> = named.map(hierarchy).collect();
             // Controllers that share a hierarchy have one directory.
             list.sort_by(|a, b| a.own.cmp(&b.own));
             list.dedup_by(|a, b| a.own == b.own);
@@ -187,7 +188,6 @@ fn hierarchy_name(controller: &str, own: &Path) -> String {
     let below = own.strip_prefix("/sys/fs/cgroup").ok().and_then(|below| below.components().next());
     match below {
         Some(name) => name.as_os_str().to_string_lossy().into_owned(),
-        None if controller.is_empty() => "unified".to_owned(),
         None => controller.trim_start_matches("name=").to_owned(),
     }
 }

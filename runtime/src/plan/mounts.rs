@@ -99,14 +99,12 @@ pub struct MountOp {
 /// One hierarchy of cgroups on the host, and the container's place in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupHierarchy {
-    /// The name of its directory below /sys/fs/cgroup: `cpu,cpuacct`, `memory`, `systemd`, `unified`.
+    /// The name of its directory below /sys/fs/cgroup: `cpu,cpuacct`, `memory`, `systemd`.
     pub name: String,
-    /// The mount options that name it: `cpu,cpuacct`, or `none,name=systemd`. Empty for cgroup2.
+    /// The mount options that name it: `cpu,cpuacct`, or `none,name=systemd`.
     pub options: String,
     /// The container's own cgroup as a directory of the host: `/sys/fs/cgroup/memory/x/y`.
     pub own: PathBuf,
-    /// It is cgroup2 (the unified part of a hybrid host).
-    pub unified: bool,
 }
 
 /// What a mount of type `cgroup` shows.
@@ -122,7 +120,8 @@ pub enum CgroupMounts {
         /// The container's own cgroup as a directory of the host.
         own: PathBuf,
     },
-    /// v1 hierarchies, and on a hybrid host the unified one among them.
+    /// v1 hierarchies. The cgroup2 one of a hybrid host is not among them: systemd as PID 1 of the container would take
+    /// the host for hybrid and fail, because that hierarchy is not its own.
     Hierarchies(Vec<CgroupHierarchy>),
 }
 
@@ -235,8 +234,10 @@ pub fn build(
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
         && !host.own_namespaces.contains(&NamespaceKind::Mount);
+    // Each path once, as with runc. A relative one counts from the root.
     let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
-        list.into_iter().flatten().map(|path| clean(Path::new(path))).collect()
+        let mut seen = std::collections::HashSet::new();
+        list.into_iter().flatten().map(|path| clean(Path::new(path))).filter(|path| seen.insert(path.clone())).collect()
     };
     let masked_paths = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
     let readonly_paths = paths(linux.and_then(|linux| linux.readonly_paths().as_ref()));
@@ -265,7 +266,7 @@ pub fn build(
     RootfsPlan {
         root,
         root_fd: None,
-        readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        readonly: own_mounts && spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
         root_propagation: root_propagation(spec, options, findings),
         dev_readonly: mounts.iter().any(|op| op.target == Path::new("/dev") && op.flags & libc::MS_RDONLY != 0),
         mounts,
@@ -296,7 +297,7 @@ fn check_shared_mounts(spec: &Spec, masked: &[PathBuf], readonly: &[PathBuf], fi
         }
     }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
-        findings.deny("root.readonly", "the host's own mounts would become read-only", mend);
+        findings.warn("root.readonly: without a mount namespace it has no effect: the host's own mounts would be read-only");
     }
     if spec.mounts().iter().flatten().next().is_some() {
         findings.warn("mounts: without a mount namespace they are made on the host, and stay there");
@@ -374,8 +375,13 @@ fn one(
     check_owners(&at("options"), &parsed.data, findings);
     let map = idmap::build(index, mount, &kind, &parsed, maps, findings);
     check_proc(&at("destination"), &kind, &target, findings);
-    if kind == MountKind::Cgroup && !options.cgroup_namespace && parsed.flags & libc::MS_RDONLY == 0 {
-        findings.warn(format!("{}: read-only, since the container has no cgroup namespace of its own", at("options")));
+    let in_user_namespace = options.user_namespace || maps.1.in_user_namespace;
+    let shares_cgroups = in_user_namespace && !options.cgroup_namespace;
+    if kind == MountKind::Cgroup && shares_cgroups && parsed.flags & libc::MS_RDONLY == 0 {
+        findings.warn(format!(
+            "{}: the mount is read-only, since the container has a user namespace and no cgroup namespace of its own",
+            at("options")
+        ));
     }
     (findings.violations.len() == before).then_some(MountOp {
         index: index as u32,

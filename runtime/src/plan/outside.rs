@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(seen(&plan), [data.clone(), x.clone(), one(&node, &node, false)]);
         plan.cgroup = CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: "/sys/fs/cgroup/a".into() };
         assert_eq!(seen(&plan)[2], one("/sys/fs/cgroup", "/sys/fs/cgroup", true));
-        let hierarchy = CgroupHierarchy { name: "memory".into(), options: "memory".into(), own: "/h/a".into(), unified: false };
+        let hierarchy = CgroupHierarchy { name: "memory".into(), options: "memory".into(), own: "/h/a".into() };
         plan.cgroup = CgroupMounts::Hierarchies(vec![hierarchy]);
         assert_eq!(seen(&plan)[2], one("/sys/fs/cgroup/memory", "/h/a", false));
         plan.cgroup_namespace = true;

@@ -1,7 +1,9 @@
 //! A container's view of its cgroups.
 //!
-//! Nothing of the host's hierarchy may be writable from a container: a mount is read-only unless the container has a
-//! cgroup namespace of its own, in which it sees its own part alone.
+//! A mount is as writable as the configuration asks, as with runc: what a v1 hierarchy shows is the container's own
+//! part, and without a cgroup namespace of its own a container on v2 sees the whole hierarchy. In a user namespace
+//! without such a namespace a mount is read-only in any case: the process's ids could own cgroups of the host that are
+//! no part of the container (CVE-2023-25809).
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -25,7 +27,8 @@ const CGROUP_MAGICS: [u64; 2] = [0x27_e0eb, 0x6367_7270];
 
 /// Mounts what `plan.cgroup` says at the operation's target.
 pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
-    let readonly = if plan.cgroup_namespace { op.flags & libc::MS_RDONLY } else { libc::MS_RDONLY };
+    let may_write = plan.cgroup_namespace || !plan.user_namespace;
+    let readonly = if may_write { op.flags & libc::MS_RDONLY } else { libc::MS_RDONLY };
     let target = directory(root, op)?;
     match &plan.cgroup {
         CgroupMounts::None => {
@@ -148,8 +151,7 @@ fn hierarchies(
 
 fn one(root: &Root, plan: &RootfsPlan, hierarchy: &CgroupHierarchy, flags: u64, target: &OwnedFd) -> Result<()> {
     if plan.cgroup_namespace {
-        let (kind, source) = if hierarchy.unified { ("cgroup2", "cgroup2") } else { ("cgroup", "cgroup") };
-        let mut fs = Filesystem::new(kind).source(source.as_ref());
+        let mut fs = Filesystem::new("cgroup").source("cgroup".as_ref());
         for option in hierarchy.options.split(',').filter(|option| !option.is_empty()) {
             fs = match option.split_once('=') {
                 Some((name, value)) => fs.parameter(name, Some(value.into())),

@@ -127,18 +127,17 @@ fn hierarchies() -> Vec<CgroupHierarchy> {
     let below = |path: &Path| path.parent() == Some(Path::new("/sys/fs/cgroup"));
     mounts
         .iter()
-        .filter(|(path, seen)| below(path) && seen.kind.starts_with("cgroup"))
-        .map(|(path, seen)| {
+        .filter(|(path, seen)| below(path) && seen.kind == "cgroup")
+        .map(|(path, _)| {
             let name = path.file_name().expect("a name").to_string_lossy().into_owned();
             let options = if name == "systemd" { "none,name=systemd".to_owned() } else { name.clone() };
-            let unified = seen.kind == "cgroup2";
-            CgroupHierarchy { options: if unified { String::new() } else { options }, own: path.clone(), unified, name }
+            CgroupHierarchy { options, own: path.clone(), name }
         })
         .collect()
 }
 
 #[test]
-fn cgroup_hierarchies_are_read_only_without_a_namespace_of_their_own() {
+fn cgroup_hierarchies_are_as_writable_as_asked() {
     in_bed(|bed| {
         let mut list = hierarchies();
         if list.is_empty() {
@@ -146,18 +145,26 @@ fn cgroup_hierarchies_are_read_only_without_a_namespace_of_their_own() {
         }
         // A name of two controllers, as hosts mount cpu and cpuacct, stands for both.
         list[0].name = "one,two".to_owned();
-        for (namespace, asked) in [(false, json!(["rw"])), (true, json!(["ro"])), (true, json!(["rw"]))] {
+        for (namespace, asked, user, readonly) in [
+            (false, json!(["rw"]), false, false),
+            (false, json!(["ro"]), false, true),
+            // CVE-2023-25809
+            (false, json!(["rw"]), true, true),
+            (true, json!(["ro"]), false, true),
+            (true, json!(["rw"]), false, false),
+        ] {
             let mount = json!([{"destination": "/cg", "source": "cgroup", "type": "cgroup", "options": asked}]);
             let options = MountOptions { cgroup_namespace: namespace, ..MountOptions::default() };
             let mut plan = bed.plan_with(mount, json!({}), &options);
             plan.cgroup = CgroupMounts::Hierarchies(list.clone());
+            plan.user_namespace = user;
+            plan.devices.clear();
             let (top, list) = (bed.root("cg"), list.clone());
             in_container(move || {
                 if namespace {
                     nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).expect("unshare");
                 }
                 rootfs::prepare(&plan).expect("prepare");
-                let readonly = !(namespace && asked == json!(["rw"]));
                 for hierarchy in &list {
                     let seen = seen(&top.join(&hierarchy.name));
                     assert!(seen.kind.starts_with("cgroup"), "{seen:?}");
@@ -172,19 +179,24 @@ fn cgroup_hierarchies_are_read_only_without_a_namespace_of_their_own() {
 }
 
 #[test]
-fn the_unified_hierarchy_is_read_only_without_a_namespace_of_its_own() {
+fn the_unified_hierarchy_is_as_writable_as_asked() {
     in_bed(|bed| {
         let host = crate::bed::mounts_of(Path::new("/proc"));
         let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
         let Some(mountpoint) = places.into_iter().find(|at| host.get(*at).is_some_and(|m| m.kind == "cgroup2")) else {
             return;
         };
-        for (namespace, readonly) in [(false, true), (true, false)] {
+        // The third is CVE-2023-25809.
+        for (namespace, asked, user, readonly) in
+            [(false, "rw", false, false), (false, "ro", false, true), (false, "rw", true, true), (true, "rw", false, false)]
+        {
             let mount = json!([{"destination": "/sys/fs/cgroup", "source": "cgroup", "type": "cgroup",
-                                "options": ["nosuid", "noexec", "nodev", "relatime"]}]);
+                                "options": ["nosuid", "noexec", "nodev", "relatime", asked]}]);
             let options = MountOptions { cgroup_namespace: namespace, ..MountOptions::default() };
             let mut plan = bed.plan_with(mount, json!({}), &options);
             plan.cgroup = CgroupMounts::Unified { mountpoint: mountpoint.into(), own: mountpoint.into() };
+            plan.user_namespace = user;
+            plan.devices.clear();
             let top = bed.root("sys/fs/cgroup");
             in_container(move || {
                 if namespace {
