@@ -215,7 +215,7 @@ fn violations() -> (Value, Vec<&'static str>) {
         "process.execCPUAffinity.initial: ", "process.capabilities.effective: ", "process.apparmorProfile: ",
         "process.selinuxLabel: ", "hooks.poststop[0].path: ", "hooks.poststop[0].timeout: ", "hooks.poststop[0].env[0]: ",
         "linux.namespaces[1]: ", "linux.namespaces[2].path: ", "linux.uidMappings: ", "linux.timeOffsets: ",
-        "linux.timeOffsets[\"realtime\"]: ", "linux.maskedPaths: ", "linux.maskedPaths[0]: ", "linux.readonlyPaths[0]: ",
+        "linux.timeOffsets[\"realtime\"]: ", "linux.maskedPaths: ", "linux.readonlyPaths: ",
         "linux.devices[0].path: ", "linux.devices[0].major: ", "linux.resources.devices[0].access: ",
         "linux.resources.hugepageLimits[0].limit: ", "linux.resources.memory.swap: ", "linux.sysctl[\"kernel.panic\"]: ",
         "linux.sysctl[\"kernel.msgmax\"]: ", "linux.rootfsPropagation: ", "linux.seccomp.syscalls[0].args[0].index: ",
@@ -301,4 +301,26 @@ fn an_id_that_is_none_is_refused_before_anything_is_read() {
         }
     }
     assert!(!bundle.state_root().exists());
+}
+
+#[test]
+fn a_root_that_is_no_directory_is_refused_before_anything_is_made() {
+    let bundle = Bundle::new(&["true"]);
+    let below = bundle.path().join("state");
+    let create = |root: &str| {
+        let mut config: Value = bundle.config.clone();
+        config["root"]["path"] = json!(root);
+        fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
+        let mut command = bundle.command(&["run", "--bundle"]);
+        command.arg(bundle.path()).arg("no-root").env_remove("XDG_RUNTIME_DIR");
+        support::output(&mut command)
+    };
+    fs::write(bundle.path().join("file"), "").unwrap();
+    for (root, reason) in [("missing", "root.path: stat "), ("file", "file is a file; expected a directory")] {
+        let output = create(root);
+        let text = show(&output);
+        assert!(!output.status.success() && text.contains(reason), "{root}: {text}");
+        assert!(!text.contains("container init"), "{root}: init was started: {text}");
+    }
+    assert!(!below.exists());
 }

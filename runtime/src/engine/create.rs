@@ -74,6 +74,7 @@ impl Engine {
         let (mut plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
         drop(phase);
         warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));
+        plan.init.rootfs.as_ref().map_or(Ok(()), rootfs::check_root)?;
         check_console(plan.init.process.terminal, &options.console)?;
         let (console, terminal) = open_console(plan.init.process.terminal, &options.console)?;
         prepare_proxied(&mut plan.init, &options.console);

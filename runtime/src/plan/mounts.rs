@@ -363,7 +363,11 @@ fn one(
         // Not cleaned: `..` after a symlink means what the kernel makes of it.
         source = bundle.join(source);
         if !parsed.data.is_empty() {
-            let names: Vec<&str> = parsed.data.iter().map(|(name, _)| name.as_str()).collect();
+            let named = |(name, _): &(String, Option<String>)| match options::similar(name) {
+                Some(known) => format!("{name} (did you mean {known:?}?)"),
+                None => name.clone(),
+            };
+            let names: Vec<String> = parsed.data.iter().map(named).collect();
             findings.warn(format!("{}: a bind mount has no use for {}", at("options"), names.join(", ")));
         }
     } else if kind == MountKind::Other(String::new()) {

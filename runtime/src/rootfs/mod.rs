@@ -38,6 +38,7 @@ mod pivot;
 mod seed;
 
 pub use host_node::{is_null, open_null};
+pub use pivot::check_root;
 pub use seed::seed;
 use outside::Outside;
 

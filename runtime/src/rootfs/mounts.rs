@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, FileType};
 
 use super::{Root, by_path, cgroup, copy, has_option, refuse};
 use crate::error::{Context, Error, Result};
-use crate::plan::mounts::{MountKind, MountOp, PROC_FILES, RootfsPlan};
+use crate::plan::mounts::{MountKind, MountOp, PROC_FILES, RootfsPlan, options};
 use crate::sys::mount::{self, Filesystem};
 use crate::sys::path::{Links, file_type};
 use crate::sys::procfs::{PROC_SUPER_MAGIC, mount_id};
@@ -165,11 +165,33 @@ pub(super) fn place(
                 return Ok(mounted);
             }
             Err(error) if mount::is_missing(&error) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(explain(op, error)),
         }
     }
     by_path(root, |path| fs.mount_legacy(&path(target.as_fd()), flags))?;
     reopen_mounted(root, op, &target)
+}
+
+/// Names the field that a file system's own error is about, where that is known.
+fn explain(op: &MountOp, error: SysError) -> Error {
+    let kind = kind_name(&op.kind);
+    if error.call() == "fsopen" && error.errno() == Errno::ENODEV {
+        let hint = "correct the name, or load the kernel's module for it (/proc/filesystems lists those that are there)";
+        let what = format!("mounts[{}].type: this kernel knows no file system {kind:?}; {hint}", op.index);
+        return Error::from(error).context(what);
+    }
+    if error.call() == "fsconfig" && error.errno() == Errno::EINVAL {
+        let text = error.to_string();
+        let is_meant = |name: &str| text.contains(&format!("\"{name}")) || text.contains("; given: ");
+        let similar = |(name, _): &(String, Option<String>)| {
+            is_meant(name).then(|| Some((name.clone(), options::similar(name)?))).flatten()
+        };
+        if let Some((name, known)) = op.data.iter().find_map(similar) {
+            let what = format!("mounts[{}].options: {name:?} is no option of {kind}; did you mean {known:?}?", op.index);
+            return Error::from(error).context(what);
+        }
+    }
+    error.into()
 }
 
 /// After mount(2), which gives no descriptor: looks the target up again, and makes sure that a mount was found on it.
@@ -221,7 +243,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
             mount::attach(&mounted, &target)?;
             Ok(mounted)
         }
-        Err(error) if !mount::is_missing(&error) => Err(error.into()),
+        Err(error) if !mount::is_missing(&error) => Err(explain(op, error)),
         _ => {
             let mounted = place(root, &fs, op, flags, target)?;
             copy_up(op, &from, &mounted)?;
@@ -330,6 +352,11 @@ fn bind_target(root: &Root, op: &MountOp, is_directory: bool) -> Result<OwnedFd>
     }
     let target = root.dir.make_file(&op.target, 0o755, links(op))?;
     check_target(root, op, &target)?;
+    if file_type(&target)? == FileType::Directory {
+        // Managers look for the last three words.
+        let what = format!("{:?} is a directory in the container, and the source {:?} is", op.target, op.source);
+        return Err(Error::other(format!("mounts[{}].destination: {what} not a directory", op.index)));
+    }
     Ok(target)
 }
 

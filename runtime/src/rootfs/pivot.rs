@@ -61,11 +61,29 @@ pub(super) fn attach_root(plan: &RootfsPlan, proc: &Proc) -> Result<(Dir, Outsid
     Ok((Dir::from_fd(tree), Outside::Here))
 }
 
+/// Checks that root.path leads to a directory, before anything is made. What this process may not see, the container's
+/// may.
+pub fn check_root(plan: &RootfsPlan) -> Result<()> {
+    match std::fs::metadata(&plan.root) {
+        Ok(found) if !found.is_dir() => {
+            let kind = if found.is_file() { "a file" } else { "no directory" };
+            let what = format!("root.path: {} is {kind}; expected a directory", plan.root.display());
+            Err(Error::new(ErrorKind::InvalidConfig, what).context("invalid rootfs"))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing_root(plan)),
+        _ => Ok(()),
+    }
+}
+
+fn missing_root(plan: &RootfsPlan) -> Error {
+    let what = format!("root.path: stat {}: no such file or directory", plan.root.display());
+    Error::new(ErrorKind::InvalidConfig, what).context("invalid rootfs")
+}
+
 /// The root could not be copied.
 fn root_error(plan: &RootfsPlan, error: SysError) -> Error {
     if error.errno() == Errno::ENOENT {
-        let what = format!("root.path: stat {}: no such file or directory", plan.root.display());
-        return Error::new(ErrorKind::InvalidConfig, what).context("invalid rootfs");
+        return missing_root(plan);
     }
     Error::from(error).context(format!("error preparing rootfs {:?}", plan.root))
 }
@@ -81,8 +99,10 @@ fn bind_root(plan: &RootfsPlan) -> SysResult<Dir> {
 /// Makes the mount that holds `root` private. Which of the directories above is its root is found by trying: only on
 /// that one does the call succeed.
 fn make_parent_private(root: &Path) -> SysResult<()> {
+    // A symlink in the path leads to other directories than those that its text names.
+    let real = std::fs::canonicalize(root).map_err(|e| SysError::from_io("realpath", format!("{root:?}"), &e))?;
     let mut last = None;
-    for path in root.ancestors() {
+    for path in real.ancestors() {
         match mount::mount_raw(None, path, None, libc::MS_PRIVATE, None) {
             Err(error) if error.errno() == Errno::EINVAL => last = Some(error),
             other => return other,

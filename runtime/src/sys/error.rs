@@ -36,6 +36,11 @@ impl SysError {
         SysError::new(call, args, Errno::from_raw(error.raw_os_error()))
     }
 
+    /// The name of the call.
+    pub fn call(&self) -> &'static str {
+        self.call
+    }
+
     /// Why it failed.
     pub fn errno(&self) -> Errno {
         self.errno

@@ -234,9 +234,10 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> SysResult<()> {
         .map_err(|e| SysError::from_rustix("move_mount", "", e))
 }
 
-/// Moves the mount `mount` onto a path of the host.
+/// Moves the mount `mount` onto a path of the host, whose symlinks are followed.
 pub fn attach_host(mount: impl AsFd, path: &Path) -> SysResult<()> {
-    rustix::mount::move_mount(mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    rustix::mount::move_mount(mount, "", CWD, path, flags)
         .map_err(|e| SysError::from_rustix("move_mount", format!("{path:?}"), e))
 }
 

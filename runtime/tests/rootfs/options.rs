@@ -214,7 +214,28 @@ fn errors_name_the_mount_and_the_reason() {
         let text = fails(json!({"destination": "/x", "source": "t", "type": "tmpfs", "options": ["size=much"]}));
         assert!(text.contains("mounts[0]") && text.contains("size=much") && text.contains("kernel"), "{text}");
         let text = fails(json!({"destination": "/x", "source": "t", "type": "nofs"}));
-        assert!(text.contains("nofs"), "{text}");
+        assert!(text.contains("mounts[0].type: this kernel knows no file system \"nofs\""), "{text}");
+        let text = fails(json!({"destination": "/x", "source": "t", "type": "tmpfs", "options": ["size=1m", "nosiud"]}));
+        assert!(text.contains("mounts[0].options: \"nosiud\" is no option of tmpfs; did you mean \"nosuid\"?"), "{text}");
+        std::fs::create_dir(bed.root("directory")).expect("mkdir");
+        std::fs::write(bed.host("file"), "").expect("write");
+        let text = fails(json!({"destination": "/directory", "source": bed.host("file"), "options": ["bind"]}));
+        assert!(text.ends_with("is not a directory") && text.contains("mounts[0].destination"), "{text}");
+    });
+}
+
+#[test]
+fn tmpcopyup_keeps_the_owner_that_the_options_name() {
+    in_bed(|bed| {
+        std::fs::create_dir(bed.root("data")).expect("mkdir");
+        std::os::unix::fs::chown(bed.root("data"), Some(12), Some(34)).expect("chown");
+        let mount = |options| json!({"destination": "/data", "source": "t", "type": "tmpfs", "options": options});
+        for (options, owner) in [(json!(["tmpcopyup"]), (12, 34)), (json!(["tmpcopyup", "uid=5"]), (5, 34))] {
+            bed.one(mount(options)).expect("mount");
+            let found = bed.root("data").metadata().expect("stat");
+            assert_eq!((found.uid(), found.gid()), owner);
+            nix::mount::umount(&bed.root("data")).expect("umount");
+        }
     });
 }
 

@@ -75,6 +75,7 @@ pub const ALL: &[&[Case]] = &[
     runc::kill::CASES,
     runc::freeze::CASES,
     runc::look::CASES,
+    runc::mounts::CASES,
     runc::limits::CASES,
     runc::spec::CASES,
     runc::inherited::CASES,

@@ -123,7 +123,7 @@ pub(super) fn hidden_paths_have_a_mount_namespace(spec: &Spec, host: &Host, find
             findings.deny(format!("linux.{name}"), reason, "mask or write-protect a directory above them");
         }
         for (index, path) in list.iter().enumerate().filter(|(_, path)| !is_absolute(path)) {
-            findings.deny(format!("linux.{name}[{index}]"), format!("{path:?} is not absolute"), "");
+            findings.warn(format!("linux.{name}[{index}]: {path:?} is not absolute: taken from the root"));
         }
     }
 }

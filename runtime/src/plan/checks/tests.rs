@@ -144,7 +144,7 @@ fn clocks_and_paths() {
     assert!(faults(&[offset.clone(), ("/linux/namespaces", json!([]))])[0].contains("isn't enabled"));
     let joined = json!([{"type": "time", "path": "/proc/7/ns/time"}]);
     assert!(faults(&[offset, ("/linux/namespaces", joined)])[0].contains("both namespace path and time offsets"));
-    denies("/linux/maskedPaths", json!(["/a", "b"]), "linux.maskedPaths[1]: \"b\" is not absolute");
+    allows("/linux/maskedPaths", json!(["/a", "b"]));
     let hidden = ("/linux/readonlyPaths", json!(["/proc/sys"]));
     assert!(faults(&[hidden, ("/linux/namespaces", json!([]))])[0].contains("without a private MNT namespace"));
 }

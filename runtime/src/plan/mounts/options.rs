@@ -118,6 +118,55 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().map(|(name, _)| *name)
 }
 
+/// Options of common file systems, for [`similar`].
+const OF_FILE_SYSTEMS: [&str; 12] = [
+    "gid", "hidepid", "huge", "mode", "newinstance", "nr_blocks", "nr_inodes", "ptmxmode", "size", "subset", "uid",
+    "upperdir",
+];
+
+/// Words that people write for an option with another name.
+const SYNONYMS: [(&str, &str); 6] = [
+    ("rdonly", "ro"), ("readonly", "ro"), ("read-only", "ro"), ("readwrite", "rw"), ("recursive", "rbind"),
+    ("rdwr", "rw"),
+];
+
+/// The option that the unknown `name` may stand for. `None` for the name of an option that exists.
+pub fn similar(name: &str) -> Option<&'static str> {
+    const MAX_NAME_LEN: usize = 32;
+    let known = || names().chain(OF_FILE_SYSTEMS);
+    if name.len() > MAX_NAME_LEN || known().any(|known| known == name) {
+        return None;
+    }
+    let lower = name.to_ascii_lowercase();
+    if let Some((_, meant)) = SYNONYMS.iter().find(|(word, _)| *word == lower) {
+        return Some(meant);
+    }
+    let allowed = if name.len() < 5 { 1 } else { 2 };
+    let near = known().map(|known| (edits(&lower, known), known));
+    near.filter(|(edits, _)| *edits <= allowed).min_by_key(|(edits, _)| *edits).map(|(_, known)| known)
+}
+
+/// The number of letters to insert, delete, replace or swap with the next one that make `a` into `b`.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            if i == 0 || j == 0 {
+                rows[i][j] = i + j;
+                continue;
+            }
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = least;
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
 /// A propagation type by its name (`rootfsPropagation`), as MS_ flags.
 pub fn propagation(name: &str) -> Option<u64> {
     match meaning(name)? {
@@ -228,6 +277,17 @@ fn split_data(option: &str) -> Vec<(String, Option<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_option_is_answered_with_a_similar_one() {
+        let pairs = [("nosiud", "nosuid"), ("readonly", "ro"), ("noexecs", "noexec"), ("szie", "size"), ("NODEV", "nodev")];
+        for (typed, meant) in pairs {
+            assert_eq!(similar(typed), Some(meant), "{typed}");
+        }
+        for name in ["nosuid", "size", "lowerdir", "subvol", "x"] {
+            assert_eq!(similar(name), None, "{name}");
+        }
+    }
     use proptest::prelude::*;
 
     #[test]

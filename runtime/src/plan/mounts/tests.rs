@@ -95,7 +95,19 @@ fn without_a_mount_namespace_nothing_of_the_host_is_restricted() {
         "linux":{"namespaces":[{"type":"pid"}],"maskedPaths":["/proc/kcore"],"readonlyPaths":["/proc/sys"]}}"#;
     let (plan, findings) = build_json(json, &MountOptions::default(), &host());
     assert_eq!(plan.pivot, Pivot::Chroot);
-    assert_eq!(denied(&findings), ["linux.maskedPaths", "linux.readonlyPaths", "root.readonly"]);
+    assert_eq!(denied(&findings), ["linux.maskedPaths", "linux.readonlyPaths"]);
+    assert!(!plan.readonly && findings.warnings.iter().any(|warning| warning.starts_with("root.readonly: ")));
+}
+
+#[test]
+fn a_path_is_masked_once_and_counts_from_the_root() {
+    let json = r#"{"ociVersion":"1.0.2","root":{"path":"/r"},"linux":{"namespaces":[{"type":"mount"}],
+        "maskedPaths":["/proc/keys","proc/kcore","/proc//keys","/proc/../proc/keys/","/proc/kcore"],
+        "readonlyPaths":["proc/sys","/proc/sys"]}}"#;
+    let (plan, findings) = build_json(json, &MountOptions::default(), &host());
+    assert_eq!(denied(&findings), [""; 0]);
+    assert_eq!(plan.masked_paths, [PathBuf::from("/proc/keys"), PathBuf::from("/proc/kcore")]);
+    assert_eq!(plan.readonly_paths, [PathBuf::from("/proc/sys")]);
 }
 
 #[test]
@@ -157,7 +169,6 @@ fn a_plan_survives_the_wire() {
         name: "cpu,cpuacct".to_owned(),
         options: "cpu,cpuacct".to_owned(),
         own: PathBuf::from("/sys/fs/cgroup/cpu/x"),
-        unified: false,
     }]);
     let bytes = postcard::to_stdvec(&plan).expect("it serialises");
     assert_eq!(postcard::from_bytes::<RootfsPlan>(&bytes).expect("and back"), plan);

@@ -10,6 +10,7 @@ pub mod inherited;
 pub mod kill;
 pub mod limits;
 pub mod look;
+pub mod mounts;
 pub mod run;
 pub mod spec;
 pub mod usage;
