@@ -16,6 +16,7 @@ pub mod init;
 pub mod parent;
 mod join;
 mod network;
+mod cwd;
 mod program;
 mod second_stage;
 pub mod stall;

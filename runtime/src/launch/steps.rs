@@ -13,10 +13,11 @@ use crate::plan::passwd;
 use crate::plan::seccomp::flag::NEW_LISTENER;
 use crate::sys::cred::SchedulerAttributes;
 use crate::sys::path::{self, Dir, Links};
-use crate::sys::{SysError, SysResult, cred, file, keyring, memory, ns, process, seccomp, signal, tty};
+use crate::sys::{SysError, cred, file, keyring, memory, ns, process, seccomp, signal, tty};
 use crate::trace;
 use crate::{hooks, rootfs};
 
+use super::cwd::{chdir, make_working_directory, working_directory};
 use super::init::{Init, onto_stdio, take};
 use super::join::{container_root, join, sibling};
 use super::network::network_devices;
@@ -248,21 +249,6 @@ fn enter(init: &mut Init) -> Result<()> {
     }
 }
 
-/// Not for an exec: a missing directory is an error there, as with runc.
-fn make_working_directory(init: &mut Init) -> Result<()> {
-    let cwd = &init.plan.process.cwd;
-    if init.plan.rootfs.is_none() || cwd.as_os_str().is_empty() || cwd == Path::new("/") {
-        return Ok(());
-    }
-    match Dir::open_host(Path::new("/"))?.mkdir_all(cwd, 0o755, Links::Follow) {
-        // On a network file system root may be refused what the container's user is not; see `working_directory`.
-        Err(error) if error.errno() == nix::errno::Errno::EACCES => {
-            init.channel()?.log(false, format!("process.cwd as root: {error}"))
-        }
-        made => made.map(drop).context("unable to make process.cwd"),
-    }
-}
-
 fn sysctl(init: &mut Init) -> Result<()> {
     for (name, value) in &init.plan.sysctl {
         let path = format!("sys/{}", name.replace('.', "/"));
@@ -326,25 +312,6 @@ fn home_of(init: &Init, uid: u32) -> Result<Option<String>> {
             Ok(None)
         }
     }
-}
-
-fn working_directory(init: &mut Init) -> Result<()> {
-    let cwd = init.plan.process.cwd.clone();
-    if cwd.as_os_str().is_empty() || cwd == Path::new("/") {
-        return Ok(chdir(Path::new("/"))?);
-    }
-    match chdir(&cwd) {
-        // On a network file system the container's user may enter what root may not: try again as that user.
-        Err(error) if init.plan.process.uid != 0 && error.errno() == nix::errno::Errno::EACCES => {
-            init.chdir_later = true;
-            init.channel()?.log(false, format!("process.cwd as root: {error}"))
-        }
-        other => other.context("unable to enter process.cwd"),
-    }
-}
-
-fn chdir(path: &Path) -> SysResult<()> {
-    rustix::process::chdir(path).map_err(|error| SysError::from_rustix("chdir", format!("{path:?}"), error))
 }
 
 fn labels(init: &mut Init) -> Result<()> {
