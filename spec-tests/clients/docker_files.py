@@ -31,6 +31,17 @@ def binds(docker):
     contains(missing.err, "does not exist", "a source that is not there")
 
 
+@scenario("21 a bind mount below a read-only tmpfs is mounted and writable; the tmpfs refuses writes")
+def below_a_read_only_tmpfs(docker):
+    shared = docker.base / "below"
+    shared.mkdir(exist_ok=True)
+    (shared / "file").write_text("from the host\n")
+    seen = docker("run", "--rm", "--tmpfs", "/x:ro", "-v", f"{shared}:/x/y", "busybox", "sh", "-c",
+                  "cat /x/y/file; touch /x/y/new && ls /x/y; touch /x/z", code=1)
+    equal(seen.out, "from the host\nfile\nnew\n", "the bind mount")
+    contains(seen.err, "Read-only file system", "a write to the tmpfs")
+
+
 @scenario("21 propagation: a mount made on the host afterwards shows with rslave, and not with rprivate")
 def propagation(docker):
     outer = docker.base / "outer"

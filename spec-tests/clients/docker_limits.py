@@ -111,3 +111,15 @@ def devices(docker):
     docker("run", "--rm", "--device", "/dev/zero:/dev/mine:r", "busybox", "sh", "-c", "head -c1 /dev/mine >/dev/null")
     docker("run", "--rm", "--device", "/dev/kmsg:/dev/log-in:w", "busybox", "sh", "-c",
            "! head -c1 /dev/log-in 2>/dev/null && : >/dev/log-in")
+
+
+@scenario("28 a privileged container creates a cgroup and moves a process into it; any other gets a read-only file system")
+def writable_cgroups(docker):
+    # Without a cgroup namespace of its own, a container sees the whole hierarchy on v2 and only its own part on v1.
+    own = "/sys/fs/cgroup$(cut -d : -f 3 /proc/self/cgroup)" if host.pure_v2() else "/sys/fs/cgroup/pids"
+    script = f"own={own}; mkdir $own/inner && echo $$ >$own/inner/cgroup.procs && grep -c /inner$ /proc/self/cgroup"
+    for namespace in ("host", "private"):
+        options = ("--cgroupns", namespace, "busybox", "sh", "-c")
+        equal(docker("run", "--rm", "--privileged", *options, script).text, "1", f"{namespace}: lines with the new cgroup")
+        refused = docker("run", "--rm", *options, script, code=1).err
+        contains(refused, "Read-only file system", f"{namespace}: without --privileged")
