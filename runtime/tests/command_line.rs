@@ -154,6 +154,8 @@ fn spec_writes_runcs_configuration() {
             // The version and the name of the product differ; that is the point.
             config["ociVersion"].take();
             config["hostname"].take();
+            // runc has written no ambient set since 1.2: nothing in the inheritable set allows one.
+            config["process"]["capabilities"].as_object_mut().unwrap().remove("ambient");
             let again = run(program, dir.path(), &["spec"]);
             (config, again.status.code(), message(&String::from_utf8_lossy(&again.stderr)))
         });

@@ -47,13 +47,14 @@ pub fn init(path: &Path, debug: bool, fields: &[(&str, &str)]) -> Result<()> {
     tracing::subscriber::set_global_default(log).map_err(|_| Error::other("the log is open already"))
 }
 
-/// Sends this process's log to its standard error: for those of the shim's commands that end at once.
+/// Sends this process's log to its standard error, without lines of `debug` level: for those of the shim's commands that
+/// exit at once.
 ///
 /// # Errors
 /// The log is open already.
-pub fn init_stderr(debug: bool, fields: &[(&str, &str)]) -> Result<()> {
+pub fn init_stderr(fields: &[(&str, &str)]) -> Result<()> {
     let stderr = std::io::stderr().as_fd().try_clone_to_owned().context("cannot keep standard error for the log")?;
-    let log = Log::new(stderr, debug, fields);
+    let log = Log::new(stderr, false, fields);
     tracing::subscriber::set_global_default(log).map_err(|_| Error::other("the log is open already"))
 }
 

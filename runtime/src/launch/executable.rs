@@ -64,7 +64,7 @@ fn script_flaw(path: &Path, line: &[u8]) -> Option<String> {
 
 /// Why another file that takes part cannot be executed.
 fn unusable(path: &Path) -> Option<&'static str> {
-    match rustix::fs::access(path, Access::EXISTS) {
+    match rustix::fs::accessat(rustix::fs::CWD, path, Access::EXISTS, rustix::fs::AtFlags::empty()) {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Some("is not in the container"),
         Err(_) => return Some("cannot be reached by the container's user"),
         Ok(()) => {}

@@ -1,7 +1,7 @@
 //! Files in places that another user may write, or that an image or a container has shaped: how they are replaced, and
 //! how they are read.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -24,14 +24,17 @@ const MAX_NAMES: u32 = 16;
 /// The directory may be another user's. The temporary file is made with O_EXCL under a name that cannot be foreseen,
 /// and the directory is looked up once: a link that was planted there is neither followed nor written through.
 ///
+/// A device, such as /dev/null, is never replaced: every other program would lose it.
+///
 /// # Errors
-/// The failed call. No temporary file stays.
+/// The failed call, or ENOTSUP for a device at `path`. No temporary file stays.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> SysResult<()> {
     let name = path.file_name().ok_or_else(|| SysError::new("rename", format!("{path:?}: no file name"), Errno::EINVAL))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(parent, flags, Mode::empty())
         .map_err(|error| SysError::from_rustix("open", format!("{parent:?}, O_PATH|O_DIRECTORY"), error))?;
+    refuse_device(&directory, name, path)?;
     let (file, temporary) = make_temporary(&directory, parent)?;
     let written = write(file, &temporary, bytes, mode).and_then(|()| {
         rustix::fs::renameat(&directory, &temporary, &directory, name)
@@ -42,6 +45,19 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> SysResult<()> {
         let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
     }
     written
+}
+
+fn refuse_device(directory: &OwnedFd, name: &OsStr, path: &Path) -> SysResult<()> {
+    let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        other => other.map_err(|error| SysError::from_rustix("fstatat", format!("{path:?}"), error))?,
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::CharacterDevice | FileType::BlockDevice => {
+            Err(SysError::new("renameat", format!("{path:?} is a device, and a file is to be written there"), Errno::ENOTSUP))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A new file in `directory`, which this process alone may open until it has its mode, and its name.
@@ -236,6 +252,20 @@ mod tests {
         let path = root.path().join("pid");
         std::fs::create_dir(&path).unwrap();
         assert_eq!(replace(&path, b"1", 0o644).unwrap_err().errno(), Errno::EISDIR);
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_device_is_not_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("null");
+        match rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)) {
+            // An ordinary user cannot make one.
+            Err(rustix::io::Errno::PERM) => return,
+            made => made.unwrap(),
+        }
+        assert_eq!(replace(&path, b"1", 0o644).unwrap_err().errno(), Errno::ENOTSUP);
+        assert!(!std::fs::symlink_metadata(&path).unwrap().is_file());
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
     }
 

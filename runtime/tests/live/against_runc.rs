@@ -16,6 +16,15 @@ struct Seen {
     message: String,
 }
 
+impl Seen {
+    /// The same outcome in the reference runtime's words, which callers match. A file, a root or a reason may follow them.
+    fn continues(&self, reference: &Seen) -> bool {
+        let more = self.message.trim_end().strip_prefix(reference.message.trim_end());
+        let is_more = |more: &str| more.is_empty() || more.starts_with(": ");
+        self.code == reference.code && self.out == reference.out && more.is_some_and(is_more)
+    }
+}
+
 /// Takes out what differs from one container to the next.
 fn seen(bundle: &Bundle, output: &Output) -> Seen {
     let plain = |bytes: &[u8]| {
@@ -72,7 +81,7 @@ fn programs_end_as_under_runc() {
     ];
     for (name, args) in runs {
         let [ours, theirs] = run_both(|config| config["process"]["args"] = args.clone());
-        assert_eq!(ours, theirs, "{name}");
+        assert!(ours.continues(&theirs), "{name}: {ours:?} {theirs:?}");
     }
 }
 
@@ -185,7 +194,7 @@ fn execs_end_as_under_runc() {
     let [ours, theirs] = both(make, act);
     for ((line, ours), theirs) in lines.iter().zip(ours).zip(theirs) {
         match line.iter().position(|word| *word == "#") {
-            None => assert_eq!(ours, theirs, "{line:?}"),
+            None => assert!(ours.continues(&theirs), "{line:?}: {ours:?} {theirs:?}"),
             Some(place) => {
                 assert_eq!(ours.code, theirs.code, "{line:?}: {ours:?} {theirs:?}");
                 for words in &line[place + 1..] {
@@ -230,7 +239,7 @@ fn verbs_in_every_state_end_as_under_runc() {
             verbs.iter().map(|verb| one_verb(bundle, state, verb)).collect::<Vec<_>>()
         });
         for ((verb, ours), theirs) in verbs.iter().zip(ours).zip(theirs) {
-            if ours != theirs {
+            if !ours.0.continues(&theirs.0) || ours.1 != theirs.1 {
                 differences.push(format!("{verb:?} when {state}\n  ours   {ours:?}\n  theirs {theirs:?}"));
             }
         }

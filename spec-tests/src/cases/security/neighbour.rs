@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::Outside;
 use crate::cases::linux::seccomp_profile::profile;
-use crate::harness::{Bundle, Case, Container, Ground, Level, wait_until};
+use crate::harness::{Bundle, Case, Container, Ground, Level, Need, wait_until};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
@@ -18,10 +18,17 @@ const ROUNDS: usize = 500;
 /// CAP_SYS_PTRACE, which is all that these containers have.
 const CAPABILITIES: (&str, u64) = ("CAP_SYS_PTRACE", 1 << 19);
 
+/// A search that loops needs a CPU of its own, or a round takes as long as it gets of one.
+const EXECS: &[Need] = &[Need::Cpus(2)];
+/// Before procfs takes `pidns=`, the root of a create cannot be built outside of the pid namespace.
+const CREATES: &[Need] = &[Need::Cpus(2), Need::Kernel(6, 18)];
+
 /// Without a user namespace CAP_SYS_PTRACE is good for every process that can be seen, dumpable or not.
 pub const CASES: &[Case] = &[
-    case("no create into a shared pid namespace shows the host to a neighbour", "CVE-2016-9962", creates),
-    case("no exec shows the host or more capabilities to a neighbour", "CVE-2016-9962", execs),
+    case("no create into a shared pid namespace shows the host to a neighbour", "CVE-2016-9962", creates)
+        .on(CREATES),
+    case("no exec shows the host or more capabilities to a neighbour", "CVE-2016-9962", execs)
+        .on(EXECS),
 ];
 
 fn bundle(ground: &Ground) -> anyhow::Result<Bundle> {
