@@ -13,7 +13,7 @@ from kit.installed import Installed
 from kit.kubernetes import Kubernetes
 from kit.kubernetes_systemd import KubernetesBelowSystemd
 from kit.nerdctl import Nerdctl
-from kit.podman import Podman
+from kit.podman import Podman, RootlessPodman
 from kit.shim import Shim, ShimInBed
 
 
@@ -69,6 +69,7 @@ SUITES = {
                        bed=["uml"], needs={"debian"}),
     "podman": Suite(Podman, ["clients.podman", "clients.podman_network"]),
     "podman-v2": Suite(Podman, ["clients.podman", "clients.podman_v2"], bed=["uml"]),
+    "podman-rootless": Suite(RootlessPodman, ["clients.podman_rootless"], bed=["uml"]),
     "apparmor": Suite(DockerWithoutNetwork, ["clients.docker_apparmor", "clients.docker_cpuset"], bed=["qemu"]),
     "buildah": Suite(Buildah, ["clients.buildah"]),
     "ctr": Suite(ContainerdOverRunc, ["clients.ctr"]),
