@@ -117,12 +117,12 @@ def goes_on(containerd):
 
 
 def _told(containerd, name):
-    """The shim's lines about a container in the daemon's log: (message, the other fields). Those that only look,
-    or come only if the client is quick enough (CloseIO), are left out."""
+    """The shim's calls, events and signals of a container in the daemon's log: (message, the other fields). Calls that
+    only look, or come only if the client is quick enough (CloseIO), are left out, and so are the engine's own lines."""
     found = []
     for line in Path(containerd.log.name).read_text(errors="replace").splitlines():
         fields = {key: value.strip('"') for key, value in re.findall(r'(\w+)=("[^"]*"|\S+)', line)}
-        if fields.get("id") == name and "shim" in fields and fields["msg"] not in ("State", "Wait", "Pids", "CloseIO"):
+        if fields.get("id") == name and "shim" in fields and re.match(r"[A-Z]\w*$|event |a signal ", fields["msg"]) and fields["msg"] not in ("State", "Wait", "Pids", "CloseIO"):
             found.append((fields["msg"], fields))
     return found
 

@@ -31,6 +31,8 @@ def life(shim):
     check(b"trap" not in open(f"/proc/{pid}/cmdline", "rb").read(), "the program does not run before Start")
     equal(one.call("Start")[1], [pid], "Start's pid")
     equal(one.status(), RUNNING, "status")
+    # Init catches the signal too, until it executes the program.
+    wait_until(lambda: b"trap" in open(f"/proc/{pid}/cmdline", "rb").read(), "the program to be executed")
     wait_until(lambda: int(host.status_of(pid)["SigCgt"], 16) & 1 << 14, "the trap to be set")
     one.kill(15)
     equal(one.wait(), 5, "the exit status")

@@ -4,13 +4,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{FileType, Gid, Stat, Uid};
 
 use crate::error::{Context, Error, Result};
 use crate::handshake::{Null, Streams};
 use crate::rootfs;
 use crate::sys::path::{Dir, Links};
-use crate::sys::{SysError, SysResult, process, socket, tty};
+use crate::sys::{SysError, SysResult, file, process, socket, tty};
 
 use super::init::{Init, take};
 use super::streams;
@@ -34,13 +34,13 @@ pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
     Ok(slave)
 }
 
-/// Opens /dev/null anew where it is a standard stream. The caller's is on a mount of the host's, which the container
+/// Opens /dev/null anew where it is a standard stream, or an fd that is to be preserved. The caller's is on a mount of the host's, which the container
 /// would hold on to, which CRIU cannot save, and whose inode a process with CAP_FOWNER or CAP_CHOWN could change through
 /// the descriptor. The container's own device takes its place; without one, the host's on a read-only mount.
 pub(super) fn reopen_null(init: &Init) -> Result<()> {
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    if !streams.into_iter().any(is_null) {
+    let is_null_device = |number: &i32| file::stat_inherited(*number).is_ok_and(|stat| rootfs::is_null(&stat));
+    let handed_over: Vec<i32> = (0..3 + init.plan.preserve_fds as i32).filter(is_null_device).collect();
+    if handed_over.is_empty() {
         return Ok(());
     }
     let own = match open_own_null(init) {
@@ -54,12 +54,7 @@ pub(super) fn reopen_null(init: &Init) -> Result<()> {
     let Some(null) = own else {
         return init.channel()?.log(false, "a standard stream remains the caller's /dev/null");
     };
-    for (number, stream) in (0..).zip(streams) {
-        if is_null(stream) {
-            process::dup_onto(null.as_fd(), number)?;
-        }
-    }
-    Ok(())
+    handed_over.into_iter().try_for_each(|number| Ok(process::dup_onto(null.as_fd(), number)?))
 }
 
 fn is_null(fd: BorrowedFd<'_>) -> bool {
@@ -75,11 +70,12 @@ fn open_own_null(init: &Init) -> SysResult<Option<OwnedFd>> {
 }
 
 /// Gives the standard streams to the container's user, who must be able to open /proc/self/fd/1 again. What it
-/// already owns, /dev/null, and files that refuse (read-only, not ours) stay as they are.
+/// already owns, devices that are no terminals, and files that refuse (read-only, not ours) stay as they are.
 pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
     /// What stands for an id that the user namespace does not map (user_namespaces(7)), unless /proc/sys says otherwise.
     const OVERFLOW: u32 = 65534;
-    let null = rustix::fs::makedev(1, 3);
+    // A device that is no terminal is the host's: /dev/null, or another one that the caller chose.
+    let is_device = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut unmapped = Vec::new();
     for (number, stream) in (0..).zip([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]) {
@@ -87,7 +83,7 @@ pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
             continue; // The caller left it closed.
         };
         let owned = stat.st_uid == uid && !(init.plan.user_namespace && uid == OVERFLOW);
-        if stat.st_rdev == null || owned {
+        if owned || is_device(&stat) && !rustix::termios::isatty(stream) {
             continue;
         }
         let given = rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(stat.st_gid)));

@@ -84,20 +84,17 @@ pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp) -> Resul
             place(root, &fs, op, op.flags, target)?
         }
     };
-    settle(op, &mounted)?;
-    if op.kind == MountKind::Tmpfs && op.flags & libc::MS_RDONLY != 0 {
-        root.readonly_in_the_end.push(mounted);
-    }
-    Ok(())
-}
-
-/// Attributes of the whole tree and propagation, for a mount that is in place.
-fn settle(op: &MountOp, mounted: &OwnedFd) -> Result<()> {
-    if let (Some((set, clear)), false) = (op.recursive, matches!(op.kind, MountKind::Bind { .. })) {
-        mount::set_attributes(mounted, set, clear, 0, true)?;
+    let is_tmpfs = op.kind == MountKind::Tmpfs;
+    let whole_tree = op.recursive.map(|(set, clear)| (if is_tmpfs { set & !mount::ATTR_RDONLY } else { set }, clear));
+    if let (Some((set, clear)), false) = (whole_tree, matches!(op.kind, MountKind::Bind { .. })) {
+        mount::set_attributes(&mounted, set, clear, 0, true)?;
     }
     for &flags in &op.propagation {
-        mount::set_propagation(mounted, flags)?;
+        mount::set_propagation(&mounted, flags)?;
+    }
+    let readonly = op.flags & libc::MS_RDONLY != 0 || whole_tree != op.recursive;
+    if is_tmpfs && readonly {
+        root.readonly_in_the_end.push(mounted);
     }
     Ok(())
 }

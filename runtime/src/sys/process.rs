@@ -423,9 +423,9 @@ pub fn keep_over_exec(fd: RawFd) -> SysResult<()> {
     Ok(())
 }
 
-/// dup2 of `from` onto a standard stream's number, not close-on-exec.
+/// dup2 of `from` onto the number of a standard stream or of an fd to be preserved, not close-on-exec.
 pub fn dup_onto(from: BorrowedFd, number: RawFd) -> SysResult<()> {
-    // SAFETY: the target is 0, 1 or 2, which no OwnedFd of this project ever owns.
+    // SAFETY: the target is a standard stream, or was inherited to be preserved: no OwnedFd of this project owns either.
     if unsafe { libc::dup2(from.as_raw_fd(), number) } < 0 {
         return Err(SysError::last("dup2", format!("{}, {number}", from.as_raw_fd())));
     }

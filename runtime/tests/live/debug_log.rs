@@ -21,14 +21,23 @@ fn debug_shows_each_step_the_plan_and_each_cgroup_write_and_no_secret() {
     let mut bundle = script("sleep 1000");
     bundle.config["process"]["env"] = json!(["PATH=/bin", "TOKEN=hush-hush"]);
     bundle.config["annotations"] = json!({"org.example.token": "hush-hush"});
-    bundle.config["linux"]["resources"]["pids"] = json!({"limit": 77});
+    // The view of cgroup v2 on a hybrid host has no controller for it.
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let has_pids = std::path::Path::new("/sys/fs/cgroup/pids").exists() || controllers.contains("pids");
+    if has_pids {
+        bundle.config["linux"]["resources"]["pids"] = json!({"limit": 77});
+    }
     bundle.config["hooks"] = json!({"createRuntime": [{"path": "/bin/true", "env": ["TOKEN=hush-hush"]}]});
     bundle.write();
     let id = bundle.id.clone();
     let created = debug(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &id]);
+    let written = if has_pids { ["write \\\"77\\\" to ", "pids.max"] } else { ["cgroup: make ", "init is process "] };
+    for part in written {
+        assert!(created.contains(part), "{part}: {created}");
+    }
     for part in [
         "step: plan", "step: make the cgroup", "plan: new namespaces:", "plan: mount", "/dev/shm", "plan: {", "TOKEN",
-        "write \\\"77\\\" to ", "pids.max", "init: step root", "init: step credentials", "run hooks.createRuntime[0] /bin/true",
+        "init: step root", "init: step credentials", "run hooks.createRuntime[0] /bin/true",
         "asks for Ready",
     ] {
         assert!(created.contains(part), "{part}: {created}");

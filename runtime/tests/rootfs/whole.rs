@@ -138,6 +138,8 @@ fn a_read_only_root_and_dev() {
                 {"destination": "/fixed", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "nodev"]},
                 {"destination": "/fixed/inner", "type": "tmpfs", "source": "tmpfs"},
                 {"destination": "/copied", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "tmpcopyup"]},
+                {"destination": "/whole", "type": "tmpfs", "source": "tmpfs", "options": ["rro"]},
+                {"destination": "/whole/inner", "type": "tmpfs", "source": "tmpfs"},
             ]),
             json!({}),
         );
@@ -148,10 +150,11 @@ fn a_read_only_root_and_dev() {
         assert_eq!(errno(std::fs::write("/x", "")), Some(libc::EROFS));
         assert_eq!(errno(std::fs::write("/dev/x", "")), Some(libc::EROFS));
         std::fs::write("/dev/null", "x").expect("a device is written all the same");
-        for path in ["/fixed/x", "/copied/x"] {
+        for path in ["/fixed/x", "/copied/x", "/whole/x"] {
             assert_eq!(errno(std::fs::write(path, "")), Some(libc::EROFS), "{path}");
         }
         assert!(mounts_of(Path::new("/proc"))[Path::new("/fixed")].has("nodev"));
+        std::fs::write("/whole/inner/x", "").expect("a mount in one that is read-only as a whole was made later");
         std::fs::write("/fixed/inner/x", "").expect("a mount in a read-only one stays as it was");
         std::fs::write("/tmp/x", "").expect("a mount of its own stays as it was");
         assert!(mounts_of(Path::new("/proc"))[Path::new("/dev")].has("nosuid"));

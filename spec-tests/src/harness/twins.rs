@@ -301,7 +301,7 @@ impl<'a> Twins<'a> {
                 .map(|_| format!("`{command}`: {field} is as runc's: take it out of data/differences.json")),
             false => {
                 let wanted = concerned().fold(runc.to_owned(), |text, one| one.rewrite(command, field, text));
-                let explained = wanted == here || concerned().any(|one| one.explains(command, field, &wanted, here));
+                let explained = wanted == here || continues(here, &wanted) || concerned().any(|one| one.explains(command, field, &wanted, here));
                 (!explained).then(|| {
                     let (runc, here) = excerpts(&wanted, here);
                     format!("`{command}`: {field}: expected, as from runc, {runc:?}; found {here:?}")
@@ -310,6 +310,19 @@ impl<'a> Twins<'a> {
         };
         self.faults.borrow_mut().extend(fault);
     }
+}
+
+/// Whether each line says what runc's does, and more after its words: callers match those, and a container, a root or a
+/// reason may follow them.
+fn continues(here: &str, runc: &str) -> bool {
+    let one = |(here, runc): (&str, &str)| {
+        let same = here.bytes().zip(runc.bytes()).take_while(|(a, b)| a == b).count();
+        // The message ends there: at the end of the line, or at the quote around it.
+        let rest = runc.get(same..).filter(|rest| rest.is_empty() || rest.starts_with(['"', '\\']));
+        let more = rest.and_then(|rest| here.get(same..)?.strip_suffix(rest));
+        here == runc || more.is_some_and(|more| more.starts_with(": "))
+    };
+    here.lines().count() == runc.lines().count() && here.lines().zip(runc.lines()).all(one)
 }
 
 /// Whether one of a command's words is a verb of which runc warns by chance.
@@ -352,6 +365,15 @@ fn excerpts(one: &str, other: &str) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_may_follow_runcs_words_in_each_line() {
+        assert!(continues("msg=\"none: web (--root /run)\"\n", "msg=\"none\"\n"));
+        assert!(continues("a\nb: c\n", "a\nb\n"));
+        for other in ["msg=\"no: none\"\n", "msg=\"none, web\"\n", "msg=\"none\"\nmore\n", "msg=\"non\"\n"] {
+            assert!(!continues(other, "msg=\"none\"\n"), "{other}");
+        }
+    }
 
     #[test]
     fn what_runc_says_by_chance_is_left_out_by_the_line() {

@@ -129,12 +129,12 @@ fn init_streams(ground: &Ground) -> anyhow::Result<()> {
     attempt(&container, &["/proc/1/fd/0"])
 }
 
-/// Starts an exec in the background whose streams are all /dev/null, and returns its pid.
+/// Starts an exec in the background whose streams and fd 3 are all /dev/null, and returns its pid.
 fn exec_in_background(ground: &Ground, container: &Container, flags: &[&str]) -> anyhow::Result<i32> {
     let pid_file = ground.directory().join("exec.pid");
     let pid_path = pid_file.to_string_lossy();
     let words = [&["exec", "--detach", "--pid-file", &*pid_path], flags, &[container.id(), "/probe", "wait"]].concat();
-    ground.call_after("exec >/dev/null 2>&1", &words)?.ok()?;
+    ground.call_after("exec >/dev/null 2>&1 3</dev/null", &words)?.ok()?;
     Ok(fs::read_to_string(&pid_file)?.trim().parse()?)
 }
 
@@ -150,7 +150,8 @@ fn exec_variants(ground: &Ground) -> anyhow::Result<()> {
     for flags in [&["--user", "0:0", "--cwd", "/"][..], &["--user", "1000"], &["--cap", "CAP_FOWNER"]] {
         streams(exec_in_background(ground, &container, flags)?)?;
     }
-    Ok(())
+    let preserving = exec_in_background(ground, &container, &["--preserve-fds", "1"])?;
+    cannot_be_changed(&format!("/proc/{preserving}/fd/3"), "/dev/null")
 }
 
 /// With a directory bound to /dev, nothing is made in it.
