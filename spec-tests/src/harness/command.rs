@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 static LIMIT: OnceLock<Duration> = OnceLock::new();
@@ -73,7 +74,7 @@ impl Done {
 /// Runs a command to its end, with stdin from /dev/null unless `command` was given one by `stdin`.
 pub(super) fn run(mut command: Command, stdin: Option<Stdio>) -> anyhow::Result<Done> {
     let what = words(&command);
-    let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let (out, err) = outputs()?;
     command.stdin(stdin.unwrap_or(Stdio::null())).stdout(out.try_clone()?).stderr(err.try_clone()?);
     let mut child = command.spawn().with_context(|| format!("unable to run {what}"))?;
     let status = wait(&mut child, deadline()).with_context(|| what.clone());
@@ -84,11 +85,19 @@ pub(super) fn run(mut command: Command, stdin: Option<Stdio>) -> anyhow::Result<
     }
 }
 
+/// Files for stdout and stderr. Stderr appends: a log on /dev/stderr is the same file through another open file
+/// description, whose offset is its own, so that each would overwrite what the other has written.
+fn outputs() -> anyhow::Result<(File, File)> {
+    let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    fcntl_setfl(&err, fcntl_getfl(&err)? | OFlags::APPEND)?;
+    Ok((out, err))
+}
+
 /// The same, while every other child that ends is waited for too: the end of a container's first process waits for those
 /// that were started in its pid namespace from outside, and those are ours.
 pub(super) fn run_and_reap(mut command: Command) -> anyhow::Result<Done> {
     let what = words(&command);
-    let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let (out, err) = outputs()?;
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?);
     let child = command.spawn().with_context(|| format!("unable to run {what}"))?;
     let child = i32::try_from(child.id())?;
@@ -173,4 +182,16 @@ fn words(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_on_stderr_and_stderr_itself_are_both_kept() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "echo a log >>/dev/stderr; echo an error >&2; echo more >>/dev/stderr"]);
+        assert_eq!(run(shell, None).unwrap().stderr, "a log\nan error\nmore\n");
+    }
 }

@@ -369,6 +369,8 @@ mod tests {
     #[test]
     fn more_may_follow_runcs_words_in_each_line() {
         assert!(continues("msg=\"none: web (--root /run)\"\n", "msg=\"none\"\n"));
+        assert!(continues("{\"msg\":\"none: web\",\"time\":\"T\"}\n", "{\"msg\":\"none\",\"time\":\"T\"}\n"));
+        assert!(!continues("{\"msg\":\"none: web\",\"time\":\"U\"}\n", "{\"msg\":\"none\",\"time\":\"T\"}\n"));
         assert!(continues("a\nb: c\n", "a\nb\n"));
         for other in ["msg=\"no: none\"\n", "msg=\"none, web\"\n", "msg=\"none\"\nmore\n", "msg=\"non\"\n"] {
             assert!(!continues(other, "msg=\"none\"\n"), "{other}");
