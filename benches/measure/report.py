@@ -112,8 +112,8 @@ def write_results(directory):
         parts.append(f"### The shim, below containerd {found['generation']}, against the Go shim it ships\n\n"
                      f"{found['table']}")
     between_marks(TOP / "benches" / "RESULTS.md", "\n\n".join(parts))
-    if "verbs" in facts:
-        between_marks(TOP / "README.md", f"{short(facts['verbs'])}\n\n{head}")
+    if "verbs" in facts and "memory" in facts:
+        between_marks(TOP / "README.md", summary(facts))
 
 
 def between_marks(path, text):
@@ -135,13 +135,21 @@ def spread(verbs):
     return "\n".join(lines)
 
 
-def short(verbs):
-    """The table of the README: medians alone."""
-    names = list(next(iter(verbs.values())))
-    lines = ["| ms | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    lines += [f"| {verb} | " + " | ".join(f"{one['median']:.2f}" for one in series.values()) + " |"
-              for verb, series in verbs.items()]
-    return "\n".join(lines)
+# The columns of the README's table.
+SUMMARY = (OURS, "crun", "runc")
+
+
+def summary(facts):
+    """The README's table of three numbers, and a line that names the versions, the machine and the method."""
+    verbs, memory = facts["verbs"], facts["memory"]
+    names = [name for name in SUMMARY if name in verbs["run"] and name in memory]
+    rows = [(f"Time of `{verb}` with `/bin/true`", [f"{verbs[verb][name]['median']:.2f} ms" for name in names])
+            for verb in ("run", "exec")]
+    rows.append(("Memory of a container between `create` and `start`", [f"{memory[name]['pss']} KiB" for name in names]))
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    lines += [f"| {what} | " + " | ".join(cells) + " |" for what, cells in rows]
+    versions = ", ".join(facts["versions"][name].replace(" version", "") for name in names)
+    return "\n".join([*lines, "", f"{versions}, on {facts['machine']}; medians of {facts['rounds']} rounds."])
 
 
 def machine():
