@@ -3,7 +3,7 @@ PREFIX ?= /usr/local
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 BUILT := target/$(HOST)/release
 SHIM := containerd-shim-brig-v2
-SOURCES := $(shell find runtime/src shim/src -name '*.rs') Cargo.toml Cargo.lock runtime/Cargo.toml shim/Cargo.toml
+SOURCES := $(shell find runtime shim -path "*/src/*" -name '*.rs') Cargo.toml Cargo.lock $(wildcard runtime/Cargo.toml runtime/*/Cargo.toml shim/Cargo.toml)
 
 .PHONY: build shim demo test proving check matrix bench install clean
 
@@ -37,7 +37,7 @@ proving: brig
 ## check: what is quick: lints, unit tests, and brig as a debug build before every case that this host can run, as root
 check:
 	cargo clippy --locked --workspace --all-targets --features brig/faults -- -D warnings
-	cargo test --locked --workspace --lib
+	cargo test --locked --workspace --lib --bins
 	spec-tests/rules
 	cargo build --locked --package brig --bin brig
 	spec-tests/spec host --runtime target/debug/brig

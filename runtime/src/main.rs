@@ -1,11 +1,31 @@
-//! The `brig` command: argv goes to the sealed init stage or to the command line; nothing else happens here.
+//! The `brig` command: runc's flags, messages, exit codes and JSON over [`brig_engine`].
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`cli`] | global flags, and the dispatch to a verb |
+//! | [`args`], [`help`] | the grammar of the arguments, and the help texts |
+//! | [`commands`] | one file for each verb, or for a few related ones |
+//! | [`foreground`], [`proxy`] | a container in the foreground: signals, the terminal |
+//! | [`inherited`] | the descriptors that the caller passes on |
+//! | [`log`], [`output`] | the log, and standard output |
 #![forbid(unsafe_code)]
 
+mod args;
+mod cli;
+mod commands;
+mod foreground;
+mod help;
+mod inherited;
+mod log;
+mod output;
+mod proxy;
+
 fn main() {
-    let status = if brig::launch::is_init() {
-        brig::launch::init::main()
+    // The engine executes this very binary inside containers, under another argv[0].
+    let status = if brig_engine::launch::is_init() {
+        brig_engine::launch::init::main()
     } else {
-        brig::cli::run(std::env::args_os().collect())
+        cli::run(std::env::args_os().collect())
     };
     std::process::exit(status)
 }

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use brig::plan::container::{self, CreateChoices};
-use brig::plan::host::CgroupLayout;
-use brig::plan::{Host, config};
+use brig_plan::container::{self, CreateChoices};
+use brig_plan::host::CgroupLayout;
+use brig_plan::{Host, config};
 use serde_json::{Value, json};
 use support::{Bundle, show};
 

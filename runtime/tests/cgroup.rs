@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bed::{Gated, Scratch, plan_of};
-use brig::cgroup::{Cgroup, CgroupRecord, OomEvent};
-use brig::plan::host::CgroupLayout;
+use brig_engine::cgroup::{Cgroup, CgroupRecord, OomEvent};
+use brig_plan::host::CgroupLayout;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
@@ -435,7 +435,7 @@ fn a_process_that_joins_goes_where_it_is_told() {
     let mut scratch = Scratch::new("exec", &json!({}));
     let init = Gated::idle();
     scratch.enter(&init);
-    let place = |target: &brig::cgroup::ExecTarget, process: &Gated| {
+    let place = |target: &brig_engine::cgroup::ExecTarget, process: &Gated| {
         if let Some(fd) = target.clone_target() {
             let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)));
             std::fs::write(path.expect("a path").join("cgroup.procs"), process.pid().to_string()).expect("entered");

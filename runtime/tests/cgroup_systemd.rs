@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use bed::Gated;
-use brig::cgroup::{Cgroup, CgroupKind, CgroupRecord};
-use brig::plan::Findings;
-use brig::plan::cgroup::{CgroupManager, CgroupPlan, build};
-use brig::plan::host::CgroupLayout;
+use brig_engine::cgroup::{Cgroup, CgroupKind, CgroupRecord};
+use brig_plan::Findings;
+use brig_plan::cgroup::{CgroupManager, CgroupPlan, build};
+use brig_plan::host::CgroupLayout;
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::{Value, json};
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bed::{Gated, Scratch};
-use brig::cgroup::Cgroup;
-use brig::plan::host::CgroupLayout;
+use brig_engine::cgroup::Cgroup;
+use brig_plan::host::CgroupLayout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::fs::{CWD, Mode, OFlags};
 use serde_json::json;

@@ -203,7 +203,7 @@ fn the_root_of_an_interrupted_restore_is_unmounted_and_not_removed() {
     let bound = bundle.state_root().join(&bundle.id).join("criu-root");
     fs::create_dir(&bound).unwrap();
     for _ in 0..2 {
-        brig::sys::mount::mount_raw(Some(bundle.rootfs("").as_os_str()), &bound, None, libc::MS_BIND, None).unwrap();
+        brig_sys::mount::mount_raw(Some(bundle.rootfs("").as_os_str()), &bound, None, libc::MS_BIND, None).unwrap();
     }
     assert!(bound.join("bin/busybox").exists());
     bundle.ok(&["delete", "-f", &bundle.id]);

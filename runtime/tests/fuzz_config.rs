@@ -7,10 +7,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use brig::plan::container::{self, CreateChoices, ExecChoices};
-use brig::plan::host::CgroupLayout;
-use brig::plan::namespaces::NamespaceKind;
-use brig::plan::{Host, config};
+use brig_plan::container::{self, CreateChoices, ExecChoices};
+use brig_plan::host::CgroupLayout;
+use brig_plan::namespaces::NamespaceKind;
+use brig_plan::{Host, config};
 use serde_json::{Map, Value, json};
 
 const DEFAULT_CASES: u64 = 20_000;
@@ -196,7 +196,7 @@ fn host(random: &mut Random) -> Host {
 
 /// Everything that a create, an exec, and an update do with such bytes before they touch the host. True: it is
 /// accepted.
-fn run(bytes: &[u8], host: &Host, manager: brig::engine::CgroupManager) -> bool {
+fn run(bytes: &[u8], host: &Host, manager: brig_engine::CgroupManager) -> bool {
     // The files of update and exec are read by the same code: a few cases are enough for their tables.
     match bytes.len() % 16 {
         0 => drop(config::parse_resources(bytes)),
@@ -210,7 +210,7 @@ fn run(bytes: &[u8], host: &Host, manager: brig::engine::CgroupManager) -> bool 
         let _ = container::build_exec(&spec, "box", process, &ExecChoices::default(), host);
     }
     if planned && let Some(seccomp) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-        let _ = brig::seccomp::compile(seccomp);
+        let _ = brig_engine::seccomp::compile(seccomp);
     }
     planned
 }
@@ -255,7 +255,7 @@ fn any_configuration_is_planned_or_refused() {
     for number in 0..cases {
         let bytes = case(&corpus, &mut random);
         let host = host(&mut random);
-        let manager = *random.pick(&[brig::engine::CgroupManager::Cgroupfs, brig::engine::CgroupManager::Systemd]);
+        let manager = *random.pick(&[brig_engine::CgroupManager::Cgroupfs, brig_engine::CgroupManager::Systemd]);
         match catch_unwind(AssertUnwindSafe(|| run(&bytes, &host, manager))) {
             Ok(planned) => accepted += u64::from(planned),
             Err(_) => {

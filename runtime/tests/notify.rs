@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use brig::sys::socket;
+use brig_sys::socket;
 use serde_json::json;
 use support::{Bundle, wait_for_program, wait_until};
 

@@ -6,17 +6,16 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use brig::seccomp::compile;
+use brig_engine::seccomp::compile;
 #[rustfmt::skip]
-use brig::sys; // for machine, which is a module of the library otherwise
-use brig::sys::seccomp::{Instruction, action_available, flags_available, install};
+use brig_sys::seccomp::{Instruction, action_available, flags_available, install};
 use machine::Call;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
-#[path = "../src/seccomp/tests/machine.rs"]
+#[path = "../engine/src/seccomp/tests/machine.rs"]
 #[allow(dead_code)] // the unit tests use the rest
 mod machine;
 

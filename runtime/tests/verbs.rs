@@ -11,7 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use brig::sys::{socket, tty};
+use brig_sys::{socket, tty};
 use rustix::net::{Shutdown, shutdown};
 use serde_json::{Value, json};
 use support::{BRIG, Bundle, output, show, wait_for_program, wait_until};

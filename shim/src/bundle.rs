@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use brig::error::{Context, Result};
-use brig::plan::annotations::{Annotation, SHIM_GROUP, SHIM_SANDBOX};
-use brig::plan::config;
-use brig::sys::file;
+use brig_engine::error::{Context, Result};
+use brig_plan::annotations::{Annotation, SHIM_GROUP, SHIM_SANDBOX};
+use brig_plan::config;
+use brig_sys::file;
 use serde::{Deserialize, Serialize};
 
 /// The few parts of config.json that decide something here.
@@ -122,7 +122,7 @@ impl Kept {
     /// Writes it.
     pub fn write(&self, bundle: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).context("unable to write shim.json")?;
-        brig::store::replace(&bundle.join("shim.json"), &bytes, 0o600)
+        brig_engine::store::replace(&bundle.join("shim.json"), &bytes, 0o600)
     }
 }
 

@@ -13,7 +13,7 @@
 //! A call that waits has no thread. It is given up when its caller goes, by a closed connection or at its deadline. A call
 //! that has begun runs to its end: half a verb would leave the container in between.
 
-use brig::error::{Error, ErrorKind, Result};
+use brig_engine::error::{Error, ErrorKind, Result};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::Instrument;
 

@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use brig::error::{Context, Error, Result};
+use brig_engine::error::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::remove_if_there;
@@ -49,7 +49,7 @@ impl ExitRecord {
     pub fn keep(bundle: &Path, exec_id: &str, pid: i32, ended: Ended) {
         let write = || {
             let bytes = serde_json::to_vec(&ExitRecord::new(pid, ended)).context("unable to write an exit status")?;
-            brig::store::replace(&path(bundle, exec_id), &bytes, 0o600)
+            brig_engine::store::replace(&path(bundle, exec_id), &bytes, 0o600)
         };
         if let Err(error) = write() {
             tracing::warn!("the exit status {} of process {pid} is not kept in the bundle: {error}", ended.status);

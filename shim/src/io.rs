@@ -27,8 +27,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brig::error::{Context, Error, ErrorKind, Result};
-use brig::sys::SysError;
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_sys::SysError;
 use rustix::pipe::PipeFlags;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -430,7 +430,7 @@ impl Copying {
     /// Sets the terminal's size in character cells. Without a terminal nothing is done.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         match &self.terminal {
-            Some(master) => Ok(brig::sys::tty::set_size(master.as_fd(), rows, columns)?),
+            Some(master) => Ok(brig_sys::tty::set_size(master.as_fd(), rows, columns)?),
             None => Ok(()),
         }
     }

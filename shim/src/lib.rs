@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! containerd ── start, delete, -info, -v ──► bootstrap        (synchronous, one short process each)
-//!            ── ttrpc: Task v2, Task v3 ───► service ─► tasks ─► task ─► process ─► runtime ─► brig::engine
+//!            ── ttrpc: Task v2, Task v3 ───► service ─► tasks ─► task ─► process ─► runtime ─► brig_engine
 //!            ◄─ events ────────────────────── events ◄── reaper, oom
 //! ```
 //!

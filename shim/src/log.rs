@@ -18,9 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use brig::cli::log::quoted;
-use brig::error::{Context, Error, Result};
-use brig::sys::SysError;
+use brig_wire::logrus::quoted;
+use brig_engine::error::{Context, Error, Result};
+use brig_sys::SysError;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -293,7 +293,7 @@ fn format(level: Level, message: &str, fields: &BTreeMap<&str, &str>, time: Syst
         let _ = write!(tail, " {name}={}", quoted(value));
     }
     let head = format!("time=\"{time}\" level={level} msg=");
-    let mut text = quoted(&brig::error::without_numbers(message));
+    let mut text = quoted(&brig_engine::error::without_numbers(message));
     // The message is what gets shorter: whose it is must stay in the line.
     let room = LONGEST.saturating_sub(head.len() + tail.len() + "\n".len());
     if text.len() > room {

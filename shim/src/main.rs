@@ -4,8 +4,8 @@
 
 fn main() {
     // Before anything else: the engine starts this very binary inside of containers.
-    let status = if brig::launch::is_init() {
-        brig::launch::init::main()
+    let status = if brig_engine::launch::is_init() {
+        brig_engine::launch::init::main()
     } else if brig_shim::sandbox::pause::is_pause(std::env::args_os().next().as_deref()) {
         brig_shim::sandbox::pause::main()
     } else {

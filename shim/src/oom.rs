@@ -17,9 +17,9 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use brig::cgroup::{OomEvent, OomWatch};
-use brig::error::{Context, Result};
-use brig::sys::{SysError, SysResult};
+use brig_engine::cgroup::{OomEvent, OomWatch};
+use brig_engine::error::{Context, Result};
+use brig_sys::{SysError, SysResult};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFlags, Timespec};
 use tokio::io::Interest;

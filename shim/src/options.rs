@@ -16,8 +16,8 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use brig::error::{Context, Error, ErrorKind, Result};
-use brig::plan::ids;
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_plan::ids;
 use containerd_shim_protos::shim::oci;
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Message};

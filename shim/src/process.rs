@@ -4,9 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use brig::engine::Launched;
-use brig::error::{Error, ErrorKind, Result};
-use brig::sys::process;
+use brig_engine::Launched;
+use brig_engine::error::{Error, ErrorKind, Result};
+use brig_sys::process;
 use tokio::sync::watch;
 
 use crate::io::{Addresses, Copying, StdinEnds};

@@ -21,12 +21,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use brig::error::{Context, Error, ErrorKind, Result};
-use brig::sys::loopdev::LoopDevice;
-use brig::sys::mount::{self, Filesystem};
-use brig::sys::path::Dir;
-use brig::sys::procfs::{fd_path, mount_id};
-use brig::sys::{SysError, SysResult, ns};
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_sys::loopdev::LoopDevice;
+use brig_sys::mount::{self, Filesystem};
+use brig_sys::path::Dir;
+use brig_sys::procfs::{fd_path, mount_id};
+use brig_sys::{SysError, SysResult, ns};
 use containerd_shim_protos::types::mount::Mount;
 use nix::errno::Errno;
 use request::{IdMaps, Kind, Layers, Request};

@@ -1,6 +1,6 @@
 //! The engine's errors as ttrpc statuses, which containerd turns into its own errors (errdefs) by their code.
 
-use brig::error::{Error, ErrorKind};
+use brig_engine::error::{Error, ErrorKind};
 use ttrpc::Code;
 
 /// The code of containerd's errdefs that says what `kind` says.

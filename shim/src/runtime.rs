@@ -8,13 +8,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use brig::cgroup::{OomWatch, Stats};
-use brig::engine::{
+use brig_engine::cgroup::{OomWatch, Stats};
+use brig_engine::{
     CgroupManager, CheckpointOptions, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource,
     RestoreOptions, Status, Stdio,
 };
-use brig::error::{Context, Error, ErrorKind, Result};
-use brig::plan::config;
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_plan::config;
 use tokio::sync::oneshot;
 
 use crate::bundle::Kept;

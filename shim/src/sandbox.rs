@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use brig::error::{Context, Error, ErrorKind, Result};
-use brig::sys::procfs::Proc;
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_sys::procfs::Proc;
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::sandbox_api as api;
 use containerd_shim_protos::sandbox_async::{Sandbox as SandboxService, create_sandbox};
@@ -229,7 +229,7 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
     std::fs::write(rootfs.join(ROOT_FILE), "").context("unable to make /pause of a sandbox")?;
     let binary = std::env::current_exe().context("unable to find this program")?;
     let config = pod.config(id, netns, &binary, oom_score()?);
-    brig::store::replace(&path, config.to_string().as_bytes(), 0o600)?;
+    brig_engine::store::replace(&path, config.to_string().as_bytes(), 0o600)?;
     Ok(true)
 }
 
@@ -265,7 +265,7 @@ pub fn sweep(bundle: &Path) -> Result<()> {
 /// A pod's pause process is the last that the kernel's killer is to choose, as CRI has it; without the capability to
 /// lower a score, this shim's own is as low as it gets.
 fn oom_score() -> Result<i32> {
-    if brig::sys::cred::effective_capabilities()? & CAP_SYS_RESOURCE != 0 {
+    if brig_sys::cred::effective_capabilities()? & CAP_SYS_RESOURCE != 0 {
         return Ok(LOW_SCORE);
     }
     let text = Proc::open()?.read_to_string("self/oom_score_adj")?;
@@ -402,7 +402,7 @@ mod tests {
         let path = bundle.path().join("config.json");
         assert!(prepare(bundle.path(), "box", "", &Pod::default()).unwrap());
         let first = std::fs::read(&path).unwrap();
-        brig::plan::config::parse(&first).unwrap();
+        brig_plan::config::parse(&first).unwrap();
         for name in ["rootfs/proc", "rootfs/dev", "rootfs/pause"] {
             assert!(bundle.path().join(name).exists(), "{name}");
         }

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brig::error::{Context, Error, ErrorKind, Result};
-use brig::sys::process;
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_sys::process;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Lets go of the pages of this program, of which the next call needs few.
 fn release_program() {
-    if let Err(error) = brig::sys::memory::release_program() {
+    if let Err(error) = brig_sys::memory::release_program() {
         tracing::debug!("{error}");
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use brig::engine::{CgroupsMode, CheckpointOptions, CriuOptions, Status};
-use brig::error::{Error, ErrorKind, Result};
+use brig_engine::{CgroupsMode, CheckpointOptions, CriuOptions, Status};
+use brig_engine::error::{Error, ErrorKind, Result};
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim::oci::{self, ProcessDetails};
 use containerd_shim_protos::shim_async::{Task as TaskService, create_task};

@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use brig::error::{Context, Result};
-use brig::sys::SysError;
-use brig::sys::procfs::Proc;
+use brig_engine::error::{Context, Result};
+use brig_sys::SysError;
+use brig_sys::procfs::Proc;
 use nix::errno::Errno;
 use rustix::thread::CoreSchedulingScope;
 
@@ -51,7 +51,7 @@ fn set_oom_score(pid: i32, parent: i32) -> Result<()> {
 pub fn join_cgroup(name: &str, pid: i32) -> Result<()> {
     match name {
         "" => Ok(()),
-        name => brig::cgroup::join(Path::new(name), pid).context("ShimCgroup"),
+        name => brig_engine::cgroup::join(Path::new(name), pid).context("ShimCgroup"),
     }
 }
 

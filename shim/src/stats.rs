@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use brig::cgroup::stats::{BlkioEntry, MemoryEntry, Pressure, PressureLine, RdmaEntry, Stats};
-use brig::error::{Error, Result};
+use brig_engine::cgroup::stats::{BlkioEntry, MemoryEntry, Pressure, PressureLine, RdmaEntry, Stats};
+use brig_engine::error::{Error, Result};
 use containerd_shim_protos::cgroups::metrics as v1;
 use containerd_shim_protos::cgroups_v2::metrics as v2;
 use protobuf::well_known_types::any::Any;

@@ -22,8 +22,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use brig::engine::{CheckpointOptions, Status};
-use brig::error::{Context, Error, ErrorKind, Result};
+use brig_engine::{CheckpointOptions, Status};
+use brig_engine::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::events::task as events;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;

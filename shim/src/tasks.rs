@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use brig::error::{Context, Error, ErrorKind, Result};
+use brig_engine::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as events;
 use protobuf::MessageField;
@@ -223,7 +223,7 @@ impl Shim {
     }
 
     fn reserve<'a>(&'a self, id: &'a str) -> Result<Reservation<'a>> {
-        brig::state::check_id(id)?;
+        brig_engine::state::check_id(id)?;
         let mut tasks = self.tasks();
         if tasks.closed {
             return Err(Error::new(ErrorKind::InvalidState, "the shim ends"));

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use brig::cgroup::Cgroup;
-use brig::plan::Findings;
-use brig::plan::cgroup::{CgroupManager, CgroupPlan, build};
+use brig_engine::cgroup::Cgroup;
+use brig_plan::Findings;
+use brig_plan::cgroup::{CgroupManager, CgroupPlan, build};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::{Gated, host};
 
 /// The plan of a cgroup at `path` with these `linux.resources`.
-pub fn plan_of(path: &str, resources: &Value) -> Result<CgroupPlan, brig::error::Error> {
+pub fn plan_of(path: &str, resources: &Value) -> Result<CgroupPlan, brig_engine::error::Error> {
     let config = json!({
         "ociVersion": "1.2.0",
         "root": {"path": "rootfs"},
@@ -21,7 +21,7 @@ pub fn plan_of(path: &str, resources: &Value) -> Result<CgroupPlan, brig::error:
     let spec: Spec = serde_json::from_value(config).expect("a configuration");
     let mut findings = Findings::default();
     let plan = build(&spec, "brig-test", CgroupManager::Cgroupfs, &host(), &mut findings);
-    findings.into_result().map(|_| plan)
+    Ok(findings.into_result().map(|_| plan)?)
 }
 
 /// A cgroup that is gone at the end of the test, with all that is in it.

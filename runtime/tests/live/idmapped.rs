@@ -82,7 +82,7 @@ struct Below(PathBuf);
 impl Below {
     fn new(path: PathBuf) -> Below {
         fs::create_dir(&path).unwrap();
-        brig::sys::mount::mount_raw(Some("tmpfs".as_ref()), &path, Some("tmpfs"), 0, None).unwrap();
+        brig_sys::mount::mount_raw(Some("tmpfs".as_ref()), &path, Some("tmpfs"), 0, None).unwrap();
         fs::write(path.join("file"), "").unwrap();
         Below(path)
     }
@@ -90,7 +90,7 @@ impl Below {
 
 impl Drop for Below {
     fn drop(&mut self) {
-        let _ = brig::sys::mount::detach(&self.0);
+        let _ = brig_sys::mount::detach(&self.0);
     }
 }
 

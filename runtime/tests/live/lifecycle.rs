@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 
-use brig::sys::socket;
+use brig_sys::socket;
 use serde_json::json;
 
 use crate::helpers::script;

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use brig::sys::socket;
+use brig_sys::socket;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::json;
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use brig::plan::mounts::MountOptions;
-use brig::rootfs;
-use brig::sys::mount::mount_raw;
-use brig::sys::procfs::Proc;
+use brig_plan::mounts::MountOptions;
+use brig_engine::rootfs;
+use brig_sys::mount::mount_raw;
+use brig_sys::procfs::Proc;
 use rustix::fs::{OFlags, RenameFlags};
 use serde_json::json;
 
@@ -154,7 +154,7 @@ fn a_target_swapped_for_a_symlink_while_it_is_mounted_on() {
             let _root = bed.one(mount);
             let outside = |path: &Path| path.starts_with(bed.host(""));
             assert!(!mounts_of(Path::new("/proc")).keys().any(|path| outside(path)), "round {round}: mounted on the host");
-            brig::sys::mount::detach(&bed.root("")).expect("detach the root with all in it");
+            brig_sys::mount::detach(&bed.root("")).expect("detach the root with all in it");
             assert!(is_empty(&bed.host("outside")), "round {round}: made on the host");
         }
         stop.store(true, Ordering::Relaxed);
@@ -242,7 +242,7 @@ fn a_file_mounted_over_a_sysctl_is_not_written() {
             let proc = Proc::open().expect("procfs");
             assert_eq!(proc.read_to_string("sys/kernel/domainname").expect("the real one"), before);
             proc.open_file("sys/kernel/domainname", OFlags::WRONLY).expect("to write the real one");
-            brig::sys::mount::detach(sysctl).expect("detach");
+            brig_sys::mount::detach(sysctl).expect("detach");
         }
         assert_eq!(std::fs::read_to_string(bed.host("victim")).expect("read"), "untouched");
     });

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use brig::plan::host::CgroupLayout;
-use brig::plan::mounts::{self, MountOptions, RootfsPlan};
-use brig::plan::{Findings, Host};
-use brig::rootfs::{self, Root};
-use brig::sys::mount::{ATTR_RDONLY, mount_raw, set_attributes};
+use brig_plan::host::CgroupLayout;
+use brig_plan::mounts::{self, MountOptions, RootfsPlan};
+use brig_plan::{Findings, Host};
+use brig_engine::rootfs::{self, Root};
+use brig_sys::mount::{ATTR_RDONLY, mount_raw, set_attributes};
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ impl Bed {
     }
 
     /// Prepares a plan of one mount.
-    pub fn one(&self, mount: Value) -> brig::error::Result<Root> {
+    pub fn one(&self, mount: Value) -> brig_engine::error::Result<Root> {
         rootfs::prepare(&self.plan(json!([mount]), json!({})))
     }
 }
@@ -84,7 +84,7 @@ pub fn in_bed(body: impl FnOnce(&Bed) + Send) {
 fn leave_the_host() {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("unshare");
     mount_raw(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE, None).expect("private");
-    let top = brig::sys::path::Dir::open_host(Path::new("/")).expect("open");
+    let top = brig_sys::path::Dir::open_host(Path::new("/")).expect("open");
     set_attributes(top.fd(), ATTR_RDONLY, 0, 0, true).expect("read-only");
 }
 

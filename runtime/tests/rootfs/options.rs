@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use brig::rootfs;
+use brig_engine::rootfs;
 use serde_json::json;
 
 use crate::bed::{in_bed, seen, tmpfs};
@@ -29,7 +29,7 @@ fn flags_of_binds() {
             tmpfs(&source, there);
             bed.one(json!({"destination": "/d", "source": source, "type": "bind", "options": options})).expect("mount");
             assert_eq!(seen(&bed.root("d")).options.join(","), expected, "{options} on {there:#x}");
-            brig::sys::mount::detach(&source).expect("detach");
+            brig_sys::mount::detach(&source).expect("detach");
         }
     });
 }

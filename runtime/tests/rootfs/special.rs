@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 
-use brig::plan::mounts::{CgroupHierarchy, CgroupMounts, MountOptions};
-use brig::rootfs;
-use brig::sys::mount::mount_raw;
-use brig::sys::tty::open_peer;
+use brig_plan::mounts::{CgroupHierarchy, CgroupMounts, MountOptions};
+use brig_engine::rootfs;
+use brig_sys::mount::mount_raw;
+use brig_sys::tty::open_peer;
 use nix::sched::CloneFlags;
 use serde_json::json;
 

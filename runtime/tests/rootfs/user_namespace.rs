@@ -4,8 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use brig::plan::mounts::MountOptions;
-use brig::rootfs;
+use brig_plan::mounts::MountOptions;
+use brig_engine::rootfs;
 use serde_json::json;
 
 use crate::bed::{in_bed, seen};

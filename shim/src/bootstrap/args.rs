@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use brig::error::{Error, ErrorKind, Result};
+use brig_engine::error::{Error, ErrorKind, Result};
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use brig::error::{Context, Error, Result};
+use brig_engine::error::{Context, Error, Result};
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::Message;
 

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::Command;
 
-use brig::error::{Context, Error, Result};
+use brig_engine::error::{Context, Error, Result};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
@@ -44,7 +44,7 @@ pub fn run() -> Result<()> {
 fn features(binary: &str) -> Option<Vec<u8>> {
     let kept = Runtime::choose("", "", binary, false);
     if kept.binary.is_empty() {
-        return Some(brig::cli::features().to_string().into_bytes());
+        return Some(brig_engine::features().to_string().into_bytes());
     }
     let output = Command::new(&kept.binary).arg("features").output().ok()?;
     output.status.success().then_some(output.stdout)

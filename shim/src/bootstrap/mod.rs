@@ -18,7 +18,7 @@ mod version;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 
-use brig::error::{Context, Result};
+use brig_engine::error::{Context, Result};
 
 use args::{Action, Args};
 

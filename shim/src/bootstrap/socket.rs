@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use brig::error::{Context, Error, ErrorKind, Result};
+use brig_engine::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use brig::error::{Error, Result};
+use brig_engine::error::{Error, Result};
 use containerd_shim_protos::api::{ConnectRequest, ConnectResponse};
 use protobuf::Message;
 use ttrpc::{Client, Code, Request};

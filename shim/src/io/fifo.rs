@@ -19,8 +19,8 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use brig::error::Result;
-use brig::sys::procfs::fd_path;
+use brig_engine::error::Result;
+use brig_sys::procfs::fd_path;
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 

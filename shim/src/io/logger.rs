@@ -8,8 +8,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brig::error::{Context, Error, ErrorKind, Result};
-use brig::sys::process;
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_sys::process;
 use command_fds::{CommandFdExt, FdMapping};
 
 use super::{Owner, pipe};

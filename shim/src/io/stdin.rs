@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use brig::error::{Context, Result};
+use brig_engine::error::{Context, Result};
 
 use super::open_fifo;
 

@@ -421,7 +421,7 @@ fn a_terminal_s_master_is_copied_both_ways() {
         // Before the copying ends, and with it the FIFO.
         let mut fifo = std::fs::File::open(output).unwrap();
         copying.resize(7, 33).unwrap();
-        assert_eq!(brig::sys::tty::size(pty.slave.as_fd()).unwrap(), (7, 33));
+        assert_eq!(brig_sys::tty::size(pty.slave.as_fd()).unwrap(), (7, 33));
         std::fs::OpenOptions::new().write(true).open(&input).unwrap().write_all(b"typed\n").unwrap();
         let mut slave = std::fs::File::from(pty.slave);
         assert!(slave.as_raw_fd() > 2);

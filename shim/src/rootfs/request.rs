@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use brig::error::{Error, ErrorKind, Result};
-use brig::plan::Findings;
-use brig::plan::idmap::{IdMap, IdRange};
-use brig::plan::mounts::options;
-use brig::sys::mount::Filesystem;
+use brig_engine::error::{Error, ErrorKind, Result};
+use brig_plan::Findings;
+use brig_plan::idmap::{IdMap, IdRange};
+use brig_plan::mounts::options;
+use brig_sys::mount::Filesystem;
 use containerd_shim_protos::types::mount::Mount;
 
 /// A mount that can be made.

@@ -4,10 +4,10 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use brig::error::{Context, Result};
-use brig::sys::mount::{detach, parse_mountinfo};
-use brig::sys::procfs::Proc;
-use brig::sys::{SysError, SysResult};
+use brig_engine::error::{Context, Result};
+use brig_sys::mount::{detach, parse_mountinfo};
+use brig_sys::procfs::Proc;
+use brig_sys::{SysError, SysResult};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 

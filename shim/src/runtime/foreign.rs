@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use brig::cgroup::{Cgroup, CgroupRecord, OomWatch, Stats};
-use brig::engine::{CheckpointOptions, Launched, Status};
-use brig::error::{Context, Error, ErrorKind, Result};
-use brig::sys::{process, socket};
+use brig_engine::cgroup::{Cgroup, CgroupRecord, OomWatch, Stats};
+use brig_engine::{CheckpointOptions, Launched, Status};
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_sys::{process, socket};
 use serde::Deserialize;
 
 use super::{Creation, Execution, Restoration, Streams};
@@ -200,7 +200,7 @@ impl Foreign {
         // An exec may be called config, whose file is the container's configuration.
         let name = execution.pid_file.file_stem().unwrap_or_default().to_string_lossy();
         let file = execution.pid_file.with_file_name(format!("exec.{name}.json"));
-        brig::store::replace(&file, &execution.process, 0o600)?;
+        brig_engine::store::replace(&file, &execution.process, 0o600)?;
         let launched = self.launch(&execution.pid_file, execution.streams, |command| {
             command.args(["exec", "--detach", "--process"]).arg(&file);
             &execution.id

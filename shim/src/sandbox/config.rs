@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use brig::error::{Error, ErrorKind, Result};
+use brig_engine::error::{Error, ErrorKind, Result};
 use protobuf::CodedInputStream;
 use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!((&config["hostname"], &config["linux"]["cgroupsPath"]), (&"web".into(), &"/kubepods/pod1/box".into()));
         assert_eq!(config["linux"]["sysctl"]["net.ipv4.ip_forward"], "1");
         assert_eq!(config["mounts"][2]["source"], "/usr/bin/shim");
-        brig::plan::config::parse(config.to_string().as_bytes()).unwrap();
+        brig_plan::config::parse(config.to_string().as_bytes()).unwrap();
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use brig::error::{Context, Result};
-use brig::sys::signal::{Hold, Signals};
+use brig_engine::error::{Context, Result};
+use brig_sys::signal::{Hold, Signals};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
@@ -39,7 +39,7 @@ fn wait() -> Result<()> {
             Some(libc::SIGTERM | libc::SIGINT) => return Ok(()),
             Some(_) => reap(),
             None => {
-                brig::sys::process::poll_readable(signals.as_fd(), None)?;
+                brig_sys::process::poll_readable(signals.as_fd(), None)?;
             }
         }
     }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use brig::cgroup::{Cgroup, CgroupKind, CgroupRecord};
+use brig_engine::cgroup::{Cgroup, CgroupKind, CgroupRecord};
 use std::path::{Path, PathBuf};
 
 fn cgroup(kind: CgroupKind, paths: &[(&str, PathBuf)]) -> Cgroup {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use brig::error::{Context, Error, ErrorKind, Result};
-use brig::sys::procfs::Proc;
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_sys::procfs::Proc;
 use containerd_shim_protos::events::task as events;
 use tracing::Instrument;
 

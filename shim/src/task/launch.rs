@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use brig::engine::Launched;
-use brig::error::{Error, Result};
+use brig_engine::Launched;
+use brig_engine::error::{Error, Result};
 use tokio::sync::oneshot;
 
 use crate::io::{Addresses, Copying, Opened, Owner};
@@ -42,6 +42,6 @@ pub(super) async fn launch(
 
 /// Ends a process whose streams cannot be copied: that is `error`.
 fn kill<T>(launched: &Launched, error: Error) -> Result<T> {
-    brig::sys::process::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL)?;
+    brig_sys::process::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL)?;
     Err(error)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use brig::error::Result;
+use brig_engine::error::Result;
 
 use super::launch::launch;
 use super::{Task, lock};

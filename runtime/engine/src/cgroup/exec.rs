@@ -1,0 +1,116 @@
+//! Where a process that joins a container goes: the container's cgroup, one below it, or init's own.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use super::dir::Dir;
+use super::place::{self, ROOT};
+use super::wait::PATIENCE;
+use super::{CgroupKind, CgroupRecord, UnitRecord, systemd, tasks, v1};
+use crate::error::{Context, Error, ErrorKind, Result};
+use brig_sys::SysResult;
+
+/// The cgroup of a process that is about to be made.
+#[derive(Debug, Default)]
+pub struct ExecTarget {
+    /// A cgroup2 directory to be born in.
+    dir: Option<Dir>,
+    /// Directories to be moved into.
+    paths: BTreeMap<String, PathBuf>,
+    /// A unit of the user's systemd to be moved into, and the cgroup below it.
+    unit: Option<(UnitRecord, String)>,
+}
+
+impl ExecTarget {
+    /// The directory for CLONE_INTO_CGROUP. Without one, [`ExecTarget::attach`] does all the work.
+    pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
+        self.dir.as_ref().map(AsFd::as_fd)
+    }
+
+    /// See [`super::Cgroup::self_entry`].
+    pub fn self_entry(&self) -> Result<Vec<OwnedFd>> {
+        v1::self_entry(&self.paths)
+    }
+
+    /// Moves the process where it was not born already. Call it after the clone, before the process goes on.
+    pub fn attach(&self, pid: i32) -> Result<()> {
+        if let Some((unit, sub)) = &self.unit {
+            return systemd::attach(unit, sub, pid);
+        }
+        v1::attach(self.paths.iter(), pid)
+    }
+}
+
+/// Reads the arguments of `exec --cgroup`: `path`, or on v1 `controller[,controller]:path`.
+fn subpaths(record: &CgroupRecord, arguments: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+    let mut paths = record.paths.clone();
+    for argument in arguments {
+        let wrong = |reason: &str| {
+            Error::new(ErrorKind::InvalidConfig, format!("invalid --cgroup argument {argument:?}: {reason}"))
+        };
+        let (controllers, path) = match argument.rsplit_once(':') {
+            Some((controllers, path)) => (Some(controllers), path),
+            None => (None, argument.as_str()),
+        };
+        let sub = Path::new(path.trim_start_matches('/'));
+        if sub.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Err(wrong("the path must be below the container's cgroup"));
+        }
+        match (controllers, record.kind) {
+            (Some(_), CgroupKind::Unified | CgroupKind::Systemd) => {
+                return Err(wrong("cgroup v2 has one path for all controllers"));
+            }
+            (None, CgroupKind::Unified | CgroupKind::Systemd) if arguments.len() > 1 => {
+                return Err(wrong("cgroup v2 takes one --cgroup argument"));
+            }
+            (None, _) => paths = record.paths.iter().map(|(name, base)| (name.clone(), base.join(sub))).collect(),
+            (Some(controllers), _) => {
+                for controller in controllers.split(',') {
+                    let base = record.paths.get(controller);
+                    let base = base.ok_or_else(|| wrong(&format!("there is no controller {controller:?}")))?;
+                    paths.insert(controller.to_owned(), base.join(sub));
+                }
+            }
+        }
+    }
+    Ok(paths)
+}
+
+/// The target for a process that joins the container of `record`, whose init is `init`.
+pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> Result<ExecTarget> {
+    let mut paths = subpaths(record, arguments)?;
+    let unified = match record.kind {
+        CgroupKind::None => return Ok(ExecTarget::default()),
+        CgroupKind::Unified | CgroupKind::Systemd => Path::new(ROOT).to_owned(),
+        CgroupKind::Legacy => return Ok(ExecTarget { paths, ..ExecTarget::default() }),
+        CgroupKind::Hybrid => Path::new(ROOT).join("unified"),
+    };
+    let Some(path) = paths.remove("") else { return Ok(ExecTarget { paths, ..ExecTarget::default() }) };
+    let mut dir = Dir::open(&path).with_context(|| format!("cannot open the cgroup {}", path.display()))?;
+    // A cgroup that hands controllers down takes no process of its own (EBUSY). That happens when the container has
+    // made cgroups and moved itself into one of them; then the new process joins it there.
+    let busy = arguments.is_empty() && dir.read("cgroup.subtree_control").is_ok_and(|text| !text.trim().is_empty());
+    if busy {
+        dir = cgroup_of_init(&dir, init, &unified).context("cannot open the cgroup of the container's init")?;
+    }
+    if let Some(unit) = record.unit.as_ref().filter(|unit| unit.user) {
+        let sub = dir.path().strip_prefix(&record.paths[""]).map_or(String::new(), |sub| sub.display().to_string());
+        return Ok(ExecTarget { unit: Some((unit.clone(), sub)), ..ExecTarget::default() });
+    }
+    Ok(ExecTarget { dir: Some(dir), paths, unit: None })
+}
+
+/// The cgroup2 directory that `init` is in, which is below `dir` mostly.
+fn cgroup_of_init(dir: &Dir, init: i32, unified: &Path) -> SysResult<Dir> {
+    match place::unified_of(init, unified).and_then(|own| Dir::open(&own)) {
+        // A container can go deeper than a path can say.
+        Err(error) if error.errno() == Errno::ENAMETOOLONG => {
+            tasks::find(dir, init, Instant::now() + PATIENCE)?.ok_or(error)
+        }
+        result => result,
+    }
+}

@@ -1,0 +1,365 @@
+//! Out of memory: counts and notification.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::fs::OFlags;
+
+use super::dir::{Dir, is_gone, keyed, read_from_start};
+use crate::error::{Context, Result};
+use brig_sys::SysError;
+
+/// How many processes of the cgroup at `path` (cgroup2 if `unified`) the OOM killer has killed; 0 when the memory
+/// controller is not there or the cgroup is gone.
+pub(super) fn kills(path: &Path, unified: bool) -> Result<u64> {
+    let file = if unified { "memory.events" } else { "memory.oom_control" };
+    match Dir::open(path).and_then(|dir| dir.read(file)) {
+        Ok(text) => Ok(keyed(&text, "oom_kill").unwrap_or(0)),
+        Err(error) if is_gone(&error) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How long those who watch a cgroup have to read what its last notification was about. The kernel holds one back for
+/// 10 ms after the one before (cgroup_file_notify in kernel/cgroup/cgroup.c), and running out of memory makes many.
+const TIME_TO_READ: Duration = Duration::from_millis(100);
+
+/// Gives containerd's shim, conmon and the like the time to see that the OOM killer has been at work, before the cgroup
+/// is removed: its last notification comes after the end of the process that was killed, and is lost with the cgroup.
+/// Nothing tells whether they have read it, so this is a plain pause, for containers alone in which something was
+/// killed.
+pub(super) fn let_kills_be_seen() {
+    std::thread::sleep(TIME_TO_READ);
+}
+
+/// What an [`OomWatch`] has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OomEvent {
+    /// Nothing new.
+    None,
+    /// The cgroup ran out of memory this many times more.
+    Oom(u64),
+    /// The cgroup is empty or gone: there is nothing left to watch.
+    Ended,
+}
+
+/// Watches one cgroup. Poll its descriptors with [`OomWatch::poll_fds`], then call [`OomWatch::check`].
+#[derive(Debug)]
+pub struct OomWatch {
+    source: Source,
+    kills: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Unified { files: Files, seen: Seen },
+    Legacy { eventfd: OwnedFd, control: PathBuf },
+}
+
+/// What is read of a cgroup2 directory.
+#[derive(Debug)]
+struct Files {
+    memory: OwnedFd,
+    events: OwnedFd,
+    /// The parent's memory.events; the root of the hierarchy has none.
+    parent: Option<OwnedFd>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum File {
+    /// memory.events
+    Memory,
+    /// cgroup.events
+    Events,
+    /// The parent's memory.events.
+    Parent,
+}
+
+impl Files {
+    /// The text of a file; `None` when its cgroup is gone, or has none.
+    fn read(&self, file: File) -> Result<Option<String>, SysError> {
+        let (fd, name) = match (file, &self.parent) {
+            (File::Memory, _) => (&self.memory, "memory.events"),
+            (File::Events, _) => (&self.events, "cgroup.events"),
+            (File::Parent, Some(parent)) => (parent, "memory.events of the parent"),
+            (File::Parent, None) => return Ok(None),
+        };
+        match read_from_start(fd.as_fd()) {
+            Ok(text) => Ok(Some(text)),
+            Err(Errno::ENODEV) => Ok(None),
+            Err(errno) => Err(SysError::new("read", name, errno)),
+        }
+    }
+}
+
+/// What was read of a cgroup2 directory last.
+///
+/// The kernel counts a kill in the cgroup, then in its parent, and kills then; the process ends, the cgroup is empty, and
+/// somebody removes it. The order in which we read is such that whatever comes between two reads is seen, in the cgroup's
+/// counts or in its parent's, which counts what is killed in its children too, and outlives them:
+///
+/// | read | so that |
+/// |---|---|
+/// | the parent's count before the cgroup's own | what is counted in between is new to us later, not old |
+/// | whether it is empty before its counts | counts that are read when it was empty already are the last ones |
+/// | the parent's count again when the cgroup is gone | all that was killed in it is counted there by now |
+#[derive(Debug, Default)]
+struct Seen {
+    /// Kills, or moments at the limit with nothing to reclaim: whichever were more. A kill follows such a moment, or the
+    /// end of a sibling, and either number may move first.
+    count: u64,
+    kills: u64,
+    /// The parent's kills, those that it counts after the own counts were read left out, and perhaps others.
+    around: u64,
+    /// See [`OomWatch::may_have_missed`].
+    missed: bool,
+}
+
+impl Seen {
+    fn look(&mut self, mut read: impl FnMut(File) -> Result<Option<String>, SysError>) -> Result<OomEvent, SysError> {
+        let number = |text: Option<&String>, key| text.and_then(|text| keyed(text, key)).unwrap_or(0);
+        let around = number(read(File::Parent)?.as_ref(), "oom_kill");
+        let populated = number(read(File::Events)?.as_ref(), "populated") == 1;
+        let Some(text) = read(File::Memory)? else {
+            self.missed |= number(read(File::Parent)?.as_ref(), "oom_kill") > self.around;
+            return Ok(OomEvent::Ended);
+        };
+        let kills = number(Some(&text), "oom_kill");
+        // What is new here is counted there too, or will be at once.
+        self.around = around.max(self.around + kills.saturating_sub(self.kills));
+        self.kills = kills;
+        let count = kills.max(number(Some(&text), "oom"));
+        let new = count.saturating_sub(self.count);
+        self.count = count;
+        Ok(match (new, populated) {
+            (1.., _) => OomEvent::Oom(new),
+            (0, true) => OomEvent::None,
+            (0, false) => OomEvent::Ended,
+        })
+    }
+}
+
+impl OomWatch {
+    /// Watches the cgroup2 directory at `path`.
+    pub(super) fn unified(path: &Path) -> Result<OomWatch> {
+        let what = || format!("cannot watch {} for out of memory", path.display());
+        let dir = Dir::open(path).with_context(what)?;
+        let memory = dir.file("memory.events", OFlags::RDONLY).with_context(what)?;
+        let events = dir.file("cgroup.events", OFlags::RDONLY).with_context(what)?;
+        let above = path.parent().and_then(|above| Dir::open(above).ok());
+        let above = above.and_then(|above| above.file("memory.events", OFlags::RDONLY).ok());
+        let files = Files { memory, events, parent: above };
+        let mut watch = OomWatch { source: Source::Unified { files, seen: Seen::default() }, kills: 0 };
+        // The first reading is the base line, and arms the notification.
+        watch.check().with_context(what)?;
+        Ok(watch)
+    }
+
+    /// Watches the v1 memory directory at `path` (Documentation/admin-guide/cgroup-v1/memory.rst, OOM Control).
+    pub(super) fn legacy(path: &Path) -> Result<OomWatch> {
+        let what = || format!("cannot watch {} for out of memory", path.display());
+        let dir = Dir::open(path).with_context(what)?;
+        let control = dir.file("memory.oom_control", OFlags::RDONLY).with_context(what)?;
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| SysError::from_rustix("eventfd2", "", errno))
+            .with_context(what)?;
+        // The kernel keeps what it needs of both descriptors; `control` may be closed afterwards.
+        let line = format!("{} {}", eventfd.as_raw_fd(), control.as_fd().as_raw_fd());
+        dir.write("cgroup.event_control", &line).with_context(what)?;
+        let source = Source::Legacy { eventfd, control: path.join("cgroup.event_control") };
+        Ok(OomWatch { source, kills: 0 })
+    }
+
+    /// The descriptors, and what to poll them for.
+    pub fn poll_fds(&self) -> Vec<PollFd<'_>> {
+        self.descriptors().into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect()
+    }
+
+    /// The same as plain pairs, for other event loops. cgroup files notify with POLLPRI.
+    pub fn descriptors(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        match &self.source {
+            Source::Unified { files, .. } => {
+                vec![(files.memory.as_fd(), PollFlags::PRI), (files.events.as_fd(), PollFlags::PRI)]
+            }
+            Source::Legacy { eventfd, .. } => vec![(eventfd.as_fd(), PollFlags::IN)],
+        }
+    }
+
+    /// How many processes the killer had killed at the last [`OomWatch::check`]. A v1 eventfd tells only of moments
+    /// without memory: there it is how many of those there were since the watch began.
+    pub fn kills(&self) -> u64 {
+        self.kills
+    }
+
+    /// Whether the cgroup was removed before its last counts could be read, and something has been killed meanwhile, in
+    /// it or beside it. systemd removes a scope's cgroup as soon as it is empty.
+    pub fn may_have_missed(&self) -> bool {
+        match &self.source {
+            Source::Unified { seen, .. } => seen.missed,
+            Source::Legacy { .. } => false,
+        }
+    }
+
+    /// What has happened since the last call. It does not block.
+    ///
+    /// # Errors
+    /// A read that fails for another reason than the cgroup's end.
+    pub fn check(&mut self) -> Result<OomEvent> {
+        match &mut self.source {
+            Source::Unified { files, seen } => {
+                let event = seen.look(|file| files.read(file))?;
+                self.kills = seen.kills;
+                Ok(event)
+            }
+            Source::Legacy { eventfd, control } => {
+                let mut count = [0u8; 8];
+                // What is read of one that was gone before is the last.
+                let was_gone = !control.exists();
+                let signals = match rustix::io::read(&*eventfd, &mut count) {
+                    Ok(_) => u64::from_ne_bytes(count),
+                    Err(rustix::io::Errno::AGAIN) => 0,
+                    Err(errno) => return Err(SysError::from_rustix("read", "eventfd", errno).into()),
+                };
+                // The kernel also signals when the cgroup is removed, once.
+                let times = if was_gone || !control.exists() { signals.saturating_sub(1) } else { signals };
+                self.kills += times;
+                Ok(match times {
+                    1.. => OomEvent::Oom(times),
+                    0 if was_gone || signals > 0 => OomEvent::Ended,
+                    0 => OomEvent::None,
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What happens to a cgroup and beside it, in the kernel's order where that has one.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Step {
+        /// The count of kills of the cgroup.
+        Own,
+        /// That of its parent, for the same kill.
+        Parent,
+        /// Its last process ends.
+        Exit,
+        /// It is removed.
+        Remove,
+        /// Something is killed beside it.
+        Beside,
+    }
+
+    /// The files, in a world where before each read some steps are taken.
+    struct World {
+        /// How many reads come before each step.
+        steps: Vec<(usize, Step)>,
+        reads: usize,
+        taken: Vec<Step>,
+    }
+
+    impl World {
+        fn count(&self, which: &[Step]) -> usize {
+            self.taken.iter().filter(|step| which.contains(step)).count()
+        }
+
+        fn take_until(&mut self, enough: impl Fn(&World, usize) -> bool) {
+            while let Some((when, step)) = self.steps.first().copied() {
+                if enough(self, when) {
+                    return;
+                }
+                self.steps.remove(0);
+                self.taken.push(step);
+            }
+        }
+
+        fn read(&mut self, file: File) -> Option<String> {
+            self.take_until(|world, when| when > world.reads);
+            self.reads += 1;
+            let gone = self.taken.contains(&Step::Remove);
+            let kills = match file {
+                File::Parent => self.count(&[Step::Parent, Step::Beside]),
+                _ if gone => return None,
+                File::Events if self.taken.contains(&Step::Exit) => return Some("populated 0\nfrozen 0\n".to_owned()),
+                File::Events => return Some("populated 1\nfrozen 0\n".to_owned()),
+                File::Memory => self.count(&[Step::Own]),
+            };
+            Some(format!("max 3\noom {kills}\noom_kill {kills}\noom_group_kill 0\n"))
+        }
+    }
+
+    /// Looks as one who watches does: at first, some times while it runs, and when its process has ended; no more once it
+    /// is told that there is nothing left to watch.
+    fn watch(steps: Vec<(usize, Step)>, looks: usize) -> Seen {
+        let mut world = World { steps, reads: 0, taken: Vec::new() };
+        let mut seen = Seen::default();
+        for _ in 0..=looks {
+            if seen.look(|file| Ok(world.read(file))).unwrap() == OomEvent::Ended {
+                return seen;
+            }
+        }
+        world.take_until(|world, _| world.taken.contains(&Step::Exit));
+        while seen.look(|file| Ok(world.read(file))).unwrap() != OomEvent::Ended {}
+        seen
+    }
+
+    /// Every way to take `steps` in their order, the first after `least` reads.
+    fn orders(steps: &[Step], least: usize, most: usize) -> Vec<Vec<(usize, Step)>> {
+        let Some((first, rest)) = steps.split_first() else { return vec![Vec::new()] };
+        let mut all = Vec::new();
+        for when in least..=most {
+            for mut order in orders(rest, when, most) {
+                order.insert(0, (when, *first));
+                all.push(order);
+            }
+        }
+        all
+    }
+
+    /// Reads of one look that finds the cgroup, which is also that of the beginning.
+    const READS: usize = 3;
+
+    #[test]
+    fn a_kill_is_seen_once_whatever_comes_between_two_reads() {
+        use Step::{Beside, Exit, Own, Parent, Remove};
+        let mut tried = 0;
+        for looks in 0..=2 {
+            let most = READS * (looks + 2) + 1;
+            for order in orders(&[Own, Parent, Exit, Remove], READS, most) {
+                let seen = watch(order.clone(), looks);
+                assert_eq!((seen.kills == 1, seen.missed), (!seen.missed, seen.kills == 0), "{looks}: {order:?}");
+                tried += 1;
+            }
+            for order in orders(&[Beside, Own, Parent, Exit, Remove], 0, most) {
+                if order[1].0 >= READS {
+                    let seen = watch(order.clone(), looks);
+                    assert!(seen.kills == 1 || seen.missed, "{looks}: {order:?}");
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 1000, "{tried}");
+    }
+
+    #[test]
+    fn an_end_without_a_kill_is_none() {
+        for looks in 0..=2 {
+            for order in orders(&[Step::Exit, Step::Remove], READS, READS * (looks + 2) + 1) {
+                let seen = watch(order.clone(), looks);
+                assert_eq!((seen.kills, seen.missed), (0, false), "{looks}: {order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_killed_beside_it_before_the_last_look_is_not_taken_for_its_own() {
+        let seen = watch(vec![(0, Step::Beside), (READS, Step::Beside), (2 * READS, Step::Exit), (2 * READS, Step::Remove)], 1);
+        assert_eq!((seen.kills, seen.missed), (0, false));
+    }
+}

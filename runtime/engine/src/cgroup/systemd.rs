@@ -1,0 +1,224 @@
+//! A scope of systemd: started with the process in it, changed by properties, stopped.
+
+use std::path::{Path, PathBuf};
+
+use super::dbus::{Bus, CallError};
+use super::dir::{Dir, make_one};
+use super::place::ROOT;
+use super::{UnitRecord, freeze, v1, v2};
+use crate::error::{Context, Error, Result};
+use brig_plan::cgroup::devices::DeviceRule;
+use brig_plan::cgroup::systemd::{Property, UnitPlan, device_properties, limits};
+use brig_plan::cgroup::variant::Value;
+use brig_plan::cgroup::{CgroupPlan, Placement};
+
+const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+const SCOPE: &str = "org.freedesktop.systemd1.Scope";
+const NO_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
+/// A scope that starts once there is a process for it.
+#[derive(Debug)]
+pub(super) struct Pending {
+    plan: UnitPlan,
+    whole: Box<CgroupPlan>,
+}
+
+impl Pending {
+    /// Checks that the systemd of `whole` answers, while nothing is made yet. `None` without a unit in the plan.
+    pub(super) fn new(whole: &CgroupPlan) -> Result<Option<Pending>> {
+        let Placement::Systemd(plan) = &whole.placement else { return Ok(None) };
+        Bus::connect(plan.user)?;
+        Ok(Some(Pending { plan: plan.clone(), whole: Box::new(whole.clone()) }))
+    }
+
+    /// Where the container's directory will be once the unit is started, as far as systemd's rules tell.
+    pub(super) fn expected(&self) -> Result<PathBuf> {
+        let mut path = PathBuf::from(ROOT);
+        if self.plan.user {
+            // The system's own systemd has the root of all cgroups; a user's has what the system gave it.
+            let group = Bus::connect(true)?.property("", "", "ControlGroup")?;
+            path.push(group.trim_start_matches('/'));
+        }
+        path.push(self.plan.place());
+        Ok(path)
+    }
+
+    /// Starts the unit with `pid` in it, and puts everything in force. Returns the container's directory.
+    ///
+    /// # Errors
+    /// The unit is stopped again.
+    pub(super) fn start(&self, pid: i32) -> Result<(PathBuf, UnitRecord)> {
+        let unit = UnitRecord { unit: self.plan.unit.clone(), slice: self.plan.slice.clone(), user: self.plan.user };
+        let mut bus = Bus::connect(unit.user)?;
+        self.start_unit(&mut bus, pid).with_context(|| format!("unable to start unit {:?}", unit.unit))?;
+        match self.fill(&mut bus, pid) {
+            Ok(path) => Ok((path, unit)),
+            Err(error) => {
+                // The error that led here counts; a unit without processes goes by itself.
+                let _ = stop_unit(&mut bus, &unit.unit);
+                Err(error)
+            }
+        }
+    }
+
+    fn start_unit(&self, bus: &mut Bus, pid: i32) -> Result<()> {
+        let mut properties = self.plan.properties.clone();
+        let pids = vec![Value::U32(pid.unsigned_abs())];
+        properties.push(Property { name: "PIDs".into(), value: Value::Array("u".into(), pids), since: 0 });
+        properties.extend(limits(&self.whole.resources));
+        if let Some(rules) = &self.whole.devices {
+            properties.extend(device_properties(rules));
+        }
+        tracing::debug!("systemd: start the unit {} for process {pid}", self.plan.unit);
+        properties.iter().for_each(|property| tracing::debug!("systemd: {}={:?}", property.name, property.value));
+        let arguments = [
+            Value::text(&*self.plan.unit),
+            Value::text("replace"),
+            encode(bus, &properties)?,
+            Value::Array("(sa(sv))".into(), Vec::new()),
+        ];
+        let answer = match bus.manager("StartTransientUnit", &arguments) {
+            // Most likely what is left of a unit that failed.
+            Err(CallError::Remote(name, _)) if name == EXISTS => {
+                reset_failed(bus, &self.plan.unit)?;
+                bus.manager("StartTransientUnit", &arguments)
+            }
+            result => result,
+        };
+        match finish(bus, answer?)?.as_str() {
+            "done" => Ok(()),
+            result => {
+                reset_failed(bus, &self.plan.unit)?;
+                Err(Error::other(format!("its job ended with {result:?}")))
+            }
+        }
+    }
+
+    /// Everything that systemd does not do, or does roughly: exact values, files without a property, exact device
+    /// rules; in the cgroup below the scope's own where one was asked for.
+    fn fill(&self, bus: &mut Bus, pid: i32) -> Result<PathBuf> {
+        let object = match bus.manager("GetUnit", &[Value::text(&*self.plan.unit)])?.into_iter().next() {
+            Some(Value::Path(path)) => path,
+            other => return Err(Error::other(format!("systemd names no unit but {other:?}"))),
+        };
+        let group = bus.property(&object, SCOPE, "ControlGroup")?;
+        let group = group.trim_start_matches('/');
+        if group.is_empty() {
+            return Err(Error::other(format!("the scope {} has no cgroup: its process has ended", self.plan.unit)));
+        }
+        let mut path = Path::new(ROOT).join(group);
+        if !self.plan.subgroup.is_empty() {
+            path.push(&self.plan.subgroup);
+            let what = || format!("cannot make the cgroup {}", path.display());
+            make_one(&path).with_context(what)?;
+            // The scope hands nothing down while it has a process of its own.
+            v1::enter(&path, pid)?;
+        }
+        let dir = Dir::open(&path).context("cannot open the scope's cgroup")?;
+        if freeze::unified_is_frozen(&dir)? {
+            return Err(v2::unexpectedly_frozen(&path));
+        }
+        v2::enable(Path::new(ROOT), &dir)?;
+        v2::fill(dir, &self.whole)?;
+        Ok(path)
+    }
+}
+
+/// `a(sv)`, without the properties that this systemd does not know yet.
+fn encode(bus: &mut Bus, properties: &[Property]) -> Result<Value> {
+    let newest = properties.iter().map(|property| property.since).max().unwrap_or(0);
+    let version = if newest == 0 { 0 } else { version(bus)? };
+    let known = properties.iter().filter(|property| property.since <= version);
+    let pairs = known.map(|property| {
+        Value::Struct(vec![Value::text(&*property.name), Value::Variant(Box::new(property.value.clone()))])
+    });
+    Ok(Value::Array("(sv)".into(), pairs.collect()))
+}
+
+/// `252` of `252.39-1~deb12u1` or `v252`.
+fn version(bus: &mut Bus) -> Result<u32> {
+    let text = bus.property("", "", "Version")?;
+    let digits: String =
+        text.trim_start_matches(['"', 'v']).chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().map_err(|_| Error::other(format!("systemd's version {text:?} is no number")))
+}
+
+/// Waits for the job that `answer` names.
+fn finish(bus: &mut Bus, answer: Vec<Value>) -> Result<String> {
+    match answer.into_iter().next() {
+        Some(Value::Path(job)) => bus.job_result(&job),
+        other => Err(Error::other(format!("systemd names no job but {other:?}"))),
+    }
+}
+
+fn reset_failed(bus: &mut Bus, unit: &str) -> Result<()> {
+    match bus.manager("ResetFailedUnit", &[Value::text(unit)]) {
+        Ok(_) => Ok(()),
+        Err(CallError::Remote(name, _)) if name == NO_UNIT => Ok(()),
+        Err(error) => Err(Error::from(error).context(format!("cannot reset the unit {unit}"))),
+    }
+}
+
+fn stop_unit(bus: &mut Bus, unit: &str) -> Result<()> {
+    match bus.manager("StopUnit", &[Value::text(unit), Value::text("replace")]) {
+        Ok(answer) => {
+            finish(bus, answer)?;
+        }
+        // A scope ends with its last process, and is forgotten then.
+        Err(CallError::Remote(name, _)) if name == NO_UNIT => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    reset_failed(bus, unit)
+}
+
+/// Stops the unit, unless another one has taken its name: `own` is the container's directory, if it is still there. A
+/// unit that is gone is fine.
+pub(super) fn stop(unit: &UnitRecord, own: Option<&Path>) -> Result<()> {
+    let mut bus = Bus::connect(unit.user)?;
+    let what = || format!("cannot stop the unit {}", unit.unit);
+    let group = match bus.manager("GetUnit", &[Value::text(&*unit.unit)]) {
+        Ok(answer) => match answer.into_iter().next() {
+            Some(Value::Path(object)) => bus.property(&object, SCOPE, "ControlGroup").with_context(what)?,
+            other => return Err(Error::other(format!("{}: systemd names no unit but {other:?}", what()))),
+        },
+        Err(CallError::Remote(name, _)) if name == NO_UNIT => return Ok(()),
+        Err(error) => return Err(Error::from(error)).with_context(what),
+    };
+    let group = group.trim_start_matches('/');
+    if !group.is_empty() && !own.is_some_and(|own| own.starts_with(Path::new(ROOT).join(group))) {
+        tracing::warn!("the unit {} is another one than the container's, and is left alone", unit.unit);
+        return Ok(());
+    }
+    stop_unit(&mut bus, &unit.unit).with_context(what)
+}
+
+/// Sets the properties behind `resources`, and behind the device rules when they change. It is all or nothing.
+pub(super) fn set(
+    unit: &UnitRecord,
+    resources: &oci_spec::runtime::LinuxResources,
+    rules: Option<&[DeviceRule]>,
+) -> Result<()> {
+    let mut properties = limits(resources);
+    properties.extend(rules.map(device_properties).into_iter().flatten());
+    if properties.is_empty() {
+        return Ok(());
+    }
+    let mut bus = Bus::connect(unit.user)?;
+    // For this run only: a transient unit has no file to keep it in.
+    let arguments = [Value::text(&*unit.unit), Value::Bool(true), encode(&mut bus, &properties)?];
+    match bus.manager("SetUnitProperties", &arguments) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::from(error).context(format!("unable to set unit properties of {}", unit.unit))),
+    }
+}
+
+/// Moves `pid` into `sub` below the unit's cgroup. A user may not move processes between cgroups of its own accord
+/// (cgroups(7), delegation), but its systemd may.
+pub(super) fn attach(unit: &UnitRecord, sub: &str, pid: i32) -> Result<()> {
+    let mut bus = Bus::connect(unit.user)?;
+    let pids = Value::Array("u".into(), vec![Value::U32(pid.unsigned_abs())]);
+    let arguments = [Value::text(&*unit.unit), Value::text(format!("/{}", sub.trim_start_matches('/'))), pids];
+    bus.manager("AttachProcessesToUnit", &arguments)
+        .map(drop)
+        .map_err(|error| Error::from(error).context(format!("cannot move process {pid} into {}", unit.unit)))
+}

@@ -1,0 +1,135 @@
+//! Making a cgroup2 directory, with its limits and its device program in force before any process is in it.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use super::devices;
+use super::dir::{Dir, Unwind, keyed};
+use super::place::{self, ROOT};
+use super::settings::{self, Dirs};
+use super::wait::PATIENCE;
+use crate::error::{Context, Error, ErrorKind, Result};
+use brig_plan::cgroup::{CgroupPath, CgroupPlan};
+use brig_sys::SysResult;
+
+/// Makes the directory and writes everything into it. On failure nothing that was made is left.
+pub(super) fn create(path: &CgroupPath, plan: &CgroupPlan) -> Result<Dir> {
+    let (root, full) = (Path::new(ROOT), place::unified(path)?);
+    let mut unwind = Unwind::default();
+    let dir = make(root, &full, &mut unwind)?;
+    enable(root, &dir)?;
+    fill(dir, plan).inspect(|_| unwind.keep())
+}
+
+/// Limits, device program and owner of a directory that is there.
+pub(super) fn fill(dir: Dir, plan: &CgroupPlan) -> Result<Dir> {
+    let mut dirs = Dirs { unified: Some(dir), legacy: Vec::new() };
+    settings::write(&plan.settings, &dirs, None)?;
+    let Some(dir) = dirs.unified.take() else { return Err(Error::other("the cgroup's directory is gone")) };
+    if let Some(rules) = &plan.devices {
+        devices::attach(&dir, rules)?;
+    }
+    if let Some(uid) = plan.owner {
+        give(&dir, uid).with_context(|| format!("cannot give {} to user {uid}", dir.path().display()))?;
+    }
+    Ok(dir)
+}
+
+/// Gives the directory to `uid`, with the files that make delegation: those that the kernel lists, which are never
+/// the limits.
+fn give(dir: &Dir, uid: u32) -> SysResult<()> {
+    const USUAL: &str = "cgroup.procs cgroup.threads cgroup.subtree_control";
+    // The list is there since Linux 4.15.
+    let list = Dir::open(Path::new("/sys/kernel/cgroup")).and_then(|dir| dir.read("delegate"));
+    for name in list.as_deref().unwrap_or(USUAL).split_whitespace() {
+        match dir.give(name, uid) {
+            // Of a controller that is not enabled here.
+            Err(error) if error.errno() == Errno::ENOENT => {}
+            result => result?,
+        }
+    }
+    dir.give("", uid)
+}
+
+/// Makes the directory itself, or takes an existing one that has no process.
+pub(super) fn make(root: &Path, full: &Path, unwind: &mut Unwind) -> Result<Dir> {
+    let what = || format!("cannot make the cgroup {}", full.display());
+    refuse_root(root, full)?;
+    let new = unwind.make(root, full).with_context(what)?;
+    let dir = Dir::open(full).with_context(what)?;
+    let events = dir.read("cgroup.events").with_context(what)?;
+    if !new && keyed(&events, "populated") == Some(1) {
+        let count = super::tasks::all(&dir, Instant::now() + PATIENCE).with_context(what)?.len();
+        return Err(not_empty(full, count));
+    }
+    // A new cgroup is frozen with the one above it.
+    if keyed(&events, "frozen") == Some(1) {
+        return Err(unexpectedly_frozen(full));
+    }
+    Ok(dir)
+}
+
+/// The root cgroup of the hierarchy at `root` holds the host's processes.
+pub(super) fn refuse_root(root: &Path, full: &Path) -> Result<()> {
+    if full == root {
+        return Err(Error::new(ErrorKind::InvalidConfig, "linux.cgroupsPath: a container cannot be in the root cgroup"));
+    }
+    Ok(())
+}
+
+/// The error for a cgroup that has processes already. The words are runc's.
+pub(super) fn not_empty(full: &Path, count: usize) -> Error {
+    Error::other(format!(
+        "cannot make the cgroup {}: container's cgroup is not empty: {count} process(es) found (choose another \
+         linux.cgroupsPath)",
+        full.display()
+    ))
+}
+
+/// The error for a cgroup in which the container's first process would stop and never go on. The words are runc's.
+pub(super) fn unexpectedly_frozen(full: &Path) -> Error {
+    Error::other(format!(
+        "cannot make the cgroup {}: container's cgroup unexpectedly frozen (thaw it and those above it, or choose \
+         another linux.cgroupsPath)",
+        full.display()
+    ))
+}
+
+/// Hands every controller of `root` down to `dir`.
+///
+/// One level that already does it is the rule, and costs two reads. A controller that a level cannot hand down (the
+/// level has processes of its own, or no right to it) is passed over here: the limit that needs it will say so.
+pub(super) fn enable(root: &Path, dir: &Dir) -> Result<()> {
+    let what = || format!("cannot read the controllers of {}", dir.path().display());
+    let top = Dir::open(root).with_context(what)?;
+    let all = top.read("cgroup.controllers").with_context(what)?;
+    let have = dir.read("cgroup.controllers").with_context(what)?;
+    let missing = |have: &str| -> Vec<String> {
+        all.split_whitespace().filter(|it| !have.split_whitespace().any(|have| have == *it)).map(str::to_owned).collect()
+    };
+    let wanted = missing(&have);
+    if !wanted.is_empty() {
+        hand_down(root, dir.path(), &wanted);
+    }
+    Ok(())
+}
+
+/// Enables `controllers` in every directory from `root` down to the parent of `path`, as far as that goes.
+pub(super) fn hand_down(root: &Path, path: &Path, controllers: &[String]) {
+    let mut levels: Vec<PathBuf> =
+        path.ancestors().skip(1).take_while(|level| level.starts_with(root)).map(Path::to_owned).collect();
+    levels.reverse();
+    for level in levels {
+        let Ok(dir) = Dir::open(&level) else { continue };
+        let together: Vec<String> = controllers.iter().map(|name| format!("+{name}")).collect();
+        if dir.write("cgroup.subtree_control", &together.join(" ")).is_ok() {
+            continue;
+        }
+        for one in &together {
+            // See `enable`: whoever needs the controller will find it missing, and name it.
+            let _ = dir.write("cgroup.subtree_control", one);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The two ends of the channel between parent and init: whole packets, typed by [`crate::handshake`].
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context, Error, Result};
+use crate::handshake::{FromInit, Kind, Request, Step};
+use brig_sys::socket;
+
+/// The largest packet: a seccomp filter of 4096 instructions of 8 bytes, or an error text.
+const LIMIT: usize = 64 * 1024;
+
+/// The most of a text that is sent: it has to fit into a packet, and nobody reads more. The container chooses parts of it,
+/// such as the program's name.
+const MAX_TEXT_LEN: usize = 8 * 1024;
+
+/// The text without its middle, when it is longer than [`MAX_TEXT_LEN`]: what was being done, and why it failed.
+fn cut(text: String) -> String {
+    if text.len() <= MAX_TEXT_LEN {
+        return text;
+    }
+    let mut head = MAX_TEXT_LEN / 2;
+    let mut tail = text.len() - MAX_TEXT_LEN / 2;
+    while !text.is_char_boundary(head) {
+        head -= 1;
+    }
+    while !text.is_char_boundary(tail) {
+        tail += 1;
+    }
+    format!("{}... ({} bytes left out) ...{}", &text[..head], tail - head, &text[tail..])
+}
+
+/// Makes both ends.
+pub fn pair() -> Result<(ParentEnd, InitEnd)> {
+    let (parent, init) = socket::packet_pair()?;
+    Ok((ParentEnd(parent), InitEnd(init)))
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    postcard::to_stdvec(value).map_err(|error| Error::other(format!("unable to write a message: {error}")))
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    postcard::from_bytes(bytes).map_err(|error| Error::other(format!("unable to read a message: {error}")))
+}
+
+/// What leads every typed packet of init, so that none, however small, has the length of a bare errno.
+const TYPED: &[u8; 4] = b"init";
+
+fn typed(message: &FromInit) -> Result<Vec<u8>> {
+    let mut packet = TYPED.to_vec();
+    packet.extend(encode(message)?);
+    Ok(packet)
+}
+
+/// The parent's end.
+#[derive(Debug)]
+pub struct ParentEnd(OwnedFd);
+
+/// What the parent receives.
+#[derive(Debug)]
+pub enum Event {
+    /// A request, its body, and the fd that came with it.
+    Request(Step, Vec<u8>, Option<OwnedFd>),
+    /// Init gave up, and this is why.
+    Failed(Error),
+    /// Nothing more will come: init executed its program, or died.
+    End,
+}
+
+impl ParentEnd {
+    /// The fd, to be polled.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Lets a child go on that waits before its exec.
+    pub fn go(&self) -> Result<()> {
+        socket::send(self.0.as_fd(), &[1], &[]).context("unable to let the new process go on")
+    }
+
+    /// The next request, or the end. Log lines are handed to `log` on the way.
+    ///
+    /// A bare four-byte packet is the errno of a step between clone and exec (see [`brig_sys::process`]). `ready`
+    /// waits for each packet, and ends the wait with its error.
+    pub fn next(&self, ready: impl Fn() -> Result<()>, mut log: impl FnMut(bool, &str)) -> Result<Event> {
+        loop {
+            ready()?;
+            let (packet, fds) = match socket::receive(self.0.as_fd(), LIMIT) {
+                // A child that died with our messages unread resets the connection.
+                Err(error) if error.errno() == nix::errno::Errno::ECONNRESET => return Ok(Event::End),
+                other => other.context("unable to hear from the new process")?,
+            };
+            if packet.is_empty() {
+                return Ok(Event::End);
+            }
+            if let Ok(errno) = <[u8; 4]>::try_from(packet.as_slice()) {
+                let errno = nix::errno::Errno::from_raw(i32::from_ne_bytes(errno));
+                return Ok(Event::Failed(Error::other(format!("unable to execute the init stage: {}", errno.desc()))));
+            }
+            let message = packet.strip_prefix(TYPED).ok_or_else(|| Error::other("a message of no known kind"))?;
+            match decode(message)? {
+                FromInit::Request { step, body } => return Ok(Event::Request(step, body, fds.into_iter().next())),
+                FromInit::Log { warning, message } => log(warning, &message),
+                FromInit::Failed { kind, message } => return Ok(Event::Failed(Error::new(kind.into(), message))),
+            }
+        }
+    }
+
+    /// Reads the body of a request of type `R`.
+    pub fn read<R: Request>(&self, body: &[u8]) -> Result<R> {
+        decode(body)
+    }
+
+    /// Answers a request of type `R`.
+    pub fn answer<R: Request>(&self, reply: &R::Reply) -> Result<()> {
+        self.answer_with::<R>(reply, &[])
+    }
+
+    /// Answers a request of type `R` and sends fds with the reply.
+    pub fn answer_with<R: Request>(&self, reply: &R::Reply, fds: &[BorrowedFd]) -> Result<()> {
+        // A unit reply would be an empty packet, which is the end of file: every reply is led by one byte.
+        let mut packet = vec![0u8];
+        packet.extend(encode(reply)?);
+        socket::send(self.0.as_fd(), &packet, fds).context("unable to answer the new process")
+    }
+}
+
+/// Init's end.
+#[derive(Debug)]
+pub struct InitEnd(OwnedFd);
+
+impl InitEnd {
+    /// From the fd that the parent left open.
+    pub fn from_fd(fd: OwnedFd) -> InitEnd {
+        InitEnd(fd)
+    }
+
+    /// Another handle on the same end.
+    pub fn try_clone(&self) -> Result<InitEnd> {
+        self.0.try_clone().map(InitEnd).context("unable to copy an fd")
+    }
+
+    /// The fd's number, to be inherited.
+    pub fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// The fd.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Sends a request and waits for its reply.
+    pub fn ask<R: Request>(&self, request: &R) -> Result<R::Reply> {
+        self.tell(request, &[])?;
+        self.hear::<R>()
+    }
+
+    /// Sends a request and waits for its reply and the fd that comes with it.
+    pub fn ask_for_fd<R: Request>(&self, request: &R) -> Result<(R::Reply, Option<OwnedFd>)> {
+        self.tell(request, &[])?;
+        self.receive::<R>()
+    }
+
+    /// Sends a request with fds, without waiting: the reply is for another process that shares the channel.
+    pub fn tell<R: Request>(&self, request: &R, fds: &[BorrowedFd]) -> Result<()> {
+        let message = FromInit::Request { step: R::STEP, body: encode(request)? };
+        socket::send(self.0.as_fd(), &typed(&message)?, fds).context("the parent is gone")
+    }
+
+    /// Waits for the reply to a request of type `R`.
+    pub fn hear<R: Request>(&self) -> Result<R::Reply> {
+        self.receive::<R>().map(|(reply, _)| reply)
+    }
+
+    fn receive<R: Request>(&self) -> Result<(R::Reply, Option<OwnedFd>)> {
+        let (packet, fds) = socket::receive(self.0.as_fd(), LIMIT).context("unable to hear from the parent")?;
+        match packet.split_first() {
+            Some((_, reply)) => Ok((decode(reply)?, fds.into_iter().next())),
+            None => Err(Error::other("the parent is gone")),
+        }
+    }
+
+    /// Sends a log line. A parent that is gone is noticed at the next request.
+    pub fn log(&self, warning: bool, message: impl Into<String>) -> Result<()> {
+        let message = FromInit::Log { warning, message: cut(message.into()) };
+        socket::send(self.0.as_fd(), &typed(&message)?, &[]).context("the parent is gone")
+    }
+
+    /// The last word.
+    pub fn failed(&self, error: &Error) -> Result<()> {
+        let message = FromInit::Failed { kind: Kind::from(error.kind()), message: cut(error.to_string()) };
+        socket::send(self.0.as_fd(), &typed(&message)?, &[]).context("the parent is gone")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::{Limits, Mounted, Ready, Recorded, Sibling};
+
+    #[test]
+    fn a_small_request_is_no_errno() {
+        let (parent, init) = pair().unwrap();
+        for pid in [1, 63, 64, 8191, 8192] {
+            init.tell(&Sibling { pid }, &[]).unwrap();
+            let Event::Request(Step::Sibling, body, _) = parent.next(|| Ok(()), |_, _| ()).unwrap() else { panic!("pid {pid}") };
+            assert_eq!(parent.read::<Sibling>(&body).unwrap().pid, pid);
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_loses_its_middle() {
+        let (parent, init) = pair().unwrap();
+        let long = format!("begin {} end", "\u{20ac}".repeat(100_000));
+        init.log(false, long.clone()).unwrap();
+        init.failed(&Error::other(long)).unwrap();
+        let mut line = String::new();
+        let Event::Failed(error) = parent.next(|| Ok(()), |_, text| line = text.to_owned()).unwrap() else { panic!("no error") };
+        for text in [error.to_string(), line] {
+            assert!(text.starts_with("begin ") && text.ends_with(" end") && text.len() < MAX_TEXT_LEN + 100);
+        }
+    }
+
+    #[test]
+    fn requests_replies_logs_and_the_last_word_arrive_as_sent() {
+        let (parent, init) = pair().unwrap();
+        let child = std::thread::spawn(move || {
+            init.log(true, "careful").unwrap();
+            init.ask(&Mounted).unwrap();
+            init.ask(&Limits { failed: vec![2], scheduler: false }).unwrap();
+            assert!(init.ask(&Ready).unwrap().seccomp.is_none());
+            init.failed(&Error::new(crate::error::ErrorKind::Executable, "exec: no")).unwrap();
+        });
+        let mut lines = Vec::new();
+        let mut next = || parent.next(|| Ok(()), |warning, line| lines.push((warning, line.to_owned()))).unwrap();
+        let Event::Request(Step::Mounted, ..) = next() else { panic!("Mounted comes first") };
+        parent.answer::<Mounted>(&()).unwrap();
+        let Event::Request(Step::Limits, body, _) = next() else { panic!("then Limits") };
+        assert_eq!(parent.read::<Limits>(&body).unwrap().failed, [2]);
+        parent.answer::<Limits>(&()).unwrap();
+        let Event::Request(Step::Ready, ..) = next() else { panic!("then Ready") };
+        parent.answer::<Ready>(&Recorded { seccomp: None }).unwrap();
+        let Event::Failed(error) = next() else { panic!("then the last word") };
+        assert_eq!(error.kind(), crate::error::ErrorKind::Executable);
+        child.join().unwrap();
+        assert!(matches!(next(), Event::End));
+        assert_eq!(lines, [(true, "careful".to_owned())]);
+    }
+}

@@ -1,0 +1,192 @@
+//! What CRIU is told: criu_opts of its rpc.proto, with the numbers of the fields.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use brig_wire::protobuf::Message;
+
+/// Everything in CRIU's log.
+const LOG_LEVEL: i64 = 4;
+
+/// A mount from outside: its place in the container, and what it is called (in a dump) or where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Its mount point.
+    pub key: PathBuf,
+    /// Its name, or its source.
+    pub value: PathBuf,
+}
+
+/// The options of one request. Descriptors are those of this process: CRIU opens them through /proc.
+#[derive(Debug)]
+pub struct Options<'a> {
+    /// The directory of the images, and its path for messages.
+    pub images: (BorrowedFd<'a>, &'a Path),
+    /// The directory of the log, and its path. Without one, the images'.
+    pub work: Option<(BorrowedFd<'a>, &'a Path)>,
+    /// The log's name there.
+    pub log: &'a str,
+    /// The root of the processes to dump.
+    pub pid: Option<i32>,
+    /// The container's root on the host.
+    pub root: &'a Path,
+    /// See `engine::CheckpointOptions`, as for the others below.
+    pub leave_running: bool,
+    /// Unix sockets to the outside.
+    pub external_unix: bool,
+    /// Open TCP connections.
+    pub tcp_established: bool,
+    /// TCP connections in the making are left out.
+    pub tcp_skip_in_flight: bool,
+    /// A job of a shell.
+    pub shell_job: bool,
+    /// File locks.
+    pub file_locks: bool,
+    /// Files that are open and unlinked.
+    pub link_remap: bool,
+    /// Pages that a later image holds are dropped.
+    pub auto_dedup: bool,
+    /// Pages on demand.
+    pub lazy_pages: bool,
+    /// Only changed memory counts, from now on.
+    pub track_memory: bool,
+    /// An earlier image, relative to this one.
+    pub parent: Option<&'a Path>,
+    /// A server that takes the pages: address and port.
+    pub page_server: Option<(&'a str, u16)>,
+    /// Gets a NUL byte once lazy pages can be asked for.
+    pub status: Option<i32>,
+    /// Namespaces (CLONE_NEW*) that are made but left empty.
+    pub empty_namespaces: u32,
+    /// criu_cg_mode: what of the cgroups is saved or brought back.
+    pub cgroups: i64,
+    /// The cgroup whose freezer stops the processes.
+    pub freeze: Option<PathBuf>,
+    /// A configuration file of CRIU's.
+    pub configuration: Option<&'a str>,
+    /// Mounts from outside.
+    pub mounts: Vec<Mapped>,
+    /// Namespaces from outside, by the name that is inherited.
+    pub external: Vec<String>,
+    /// Descriptors of CRIU's that stand for what the image names.
+    pub inherit: Vec<(String, i32)>,
+    /// Namespaces to join: their kind and file.
+    pub join: Vec<(&'a str, PathBuf)>,
+    /// The restored cgroups' roots: controllers and path.
+    pub cgroup_roots: Vec<(String, String)>,
+    /// What is restored becomes a child of ours.
+    pub sibling: bool,
+    /// `TYPE:NAME` of a security profile.
+    pub lsm_profile: Option<&'a str>,
+    /// A security context for mounts.
+    pub lsm_mount_context: Option<&'a str>,
+}
+
+impl<'a> Options<'a> {
+    /// With nothing but what there must be.
+    pub fn new(images: (BorrowedFd<'a>, &'a Path), log: &'a str, root: &'a Path) -> Options<'a> {
+        Options {
+            images,
+            work: None,
+            log,
+            pid: None,
+            root,
+            leave_running: false,
+            external_unix: false,
+            tcp_established: false,
+            tcp_skip_in_flight: false,
+            shell_job: false,
+            file_locks: false,
+            link_remap: false,
+            auto_dedup: false,
+            lazy_pages: false,
+            track_memory: false,
+            parent: None,
+            page_server: None,
+            status: None,
+            empty_namespaces: 0,
+            cgroups: 0,
+            freeze: None,
+            configuration: None,
+            mounts: Vec::new(),
+            external: Vec::new(),
+            inherit: Vec::new(),
+            join: Vec::new(),
+            cgroup_roots: Vec::new(),
+            sibling: false,
+            lsm_profile: None,
+            lsm_mount_context: None,
+        }
+    }
+
+    /// Where CRIU writes its log.
+    pub(super) fn log_path(&self) -> PathBuf {
+        self.work.map_or(self.images.1, |(_, path)| path).join(self.log)
+    }
+
+    pub(super) fn message(&self) -> Message {
+        let path = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        let mut message = Message::default()
+            .number(1, self.images.0.as_raw_fd().into())
+            .flag(3, self.leave_running)
+            .flag(4, self.external_unix)
+            .flag(5, self.tcp_established)
+            // Device nodes are found again by what they are, wherever they are.
+            .flag(6, true)
+            .flag(7, self.shell_job)
+            .flag(8, self.file_locks)
+            .number(9, LOG_LEVEL)
+            .text(10, self.log)
+            .flag(12, true)
+            .text(13, path(self.root))
+            .flag(15, self.track_memory)
+            .flag(16, self.auto_dedup)
+            .flag(18, self.link_remap)
+            .flag(24, self.cgroups != 0)
+            .flag(26, self.sibling)
+            .number(34, self.cgroups)
+            .number(38, self.empty_namespaces.into())
+            .flag(46, self.tcp_skip_in_flight)
+            .flag(48, self.lazy_pages)
+            .flag(50, true);
+        if let Some(pid) = self.pid {
+            message = message.number(2, pid.into());
+        }
+        if let Some((address, port)) = self.page_server {
+            message = message.message(11, &Message::default().text(1, address).number(2, port.into()));
+        }
+        if let Some(parent) = self.parent {
+            message = message.text(14, path(parent));
+        }
+        if let Some((work, _)) = self.work {
+            message = message.number(17, work.as_raw_fd().into());
+        }
+        for mount in &self.mounts {
+            message = message.message(23, &Message::default().text(1, path(&mount.key)).text(2, path(&mount.value)));
+        }
+        for (controllers, root) in &self.cgroup_roots {
+            message = message.message(25, &Message::default().text(1, controllers).text(2, root));
+        }
+        for (name, fd) in &self.inherit {
+            message = message.message(27, &Message::default().text(1, name).number(2, (*fd).into()));
+        }
+        for name in &self.external {
+            message = message.text(37, name);
+        }
+        for (kind, file) in &self.join {
+            message = message.message(39, &Message::default().text(1, kind).text(2, path(file)));
+        }
+        if let Some(freezer) = &self.freeze {
+            message = message.text(44, path(freezer));
+        }
+        if let Some(status) = self.status {
+            message = message.number(49, status.into());
+        }
+        for (field, text) in [(51, self.configuration), (53, self.lsm_profile), (63, self.lsm_mount_context)] {
+            if let Some(text) = text {
+                message = message.text(field, text);
+            }
+        }
+        message
+    }
+}

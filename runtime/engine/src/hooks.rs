@@ -1,0 +1,176 @@
+//! Runs hooks: the state on standard input, the timeout enforced, and what a failed one said in the error.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::error::{Context, Error, Result};
+use crate::handshake::Filter;
+use brig_plan::hooks::Hook;
+use brig_sys::{process, seal, seccomp};
+
+/// The most of a failed hook's standard error that goes into our message.
+const STDERR_LIMIT: u64 = 4096;
+
+/// What hooks of one moment share.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    /// The container's state, which a hook reads from standard input.
+    pub state: &'a [u8],
+    /// The working directory; `None` for that of this process.
+    pub directory: Option<&'a Path>,
+    /// A seccomp filter, which each hook's process installs before it executes the hook.
+    pub filter: Option<&'a Filter>,
+    /// The container's init, by its pidfd: a hook is killed when init ends, because what it prepares is then in vain. So a
+    /// delete that kills init does not wait for a hook that hangs.
+    pub init: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Setting<'a> {
+    /// Hooks that run beside the runtime, in this directory.
+    pub fn beside(state: &'a [u8], directory: &'a Path) -> Setting<'a> {
+        Setting { state, directory: Some(directory), filter: None, init: None }
+    }
+
+    /// The same for as long as `init`, a pidfd, runs.
+    pub fn while_runs(self, init: BorrowedFd<'a>) -> Setting<'a> {
+        Setting { init: Some(init), ..self }
+    }
+}
+
+/// Runs the hooks in order; the first that fails ends the list.
+///
+/// # Errors
+/// The hook's place and path, with its exit status, or that it was killed at its timeout, and its standard error.
+pub fn run(hooks: &[Hook], setting: Setting) -> Result<()> {
+    hooks.iter().try_for_each(|hook| {
+        tracing::debug!("run {} {}", hook.place, hook.path.display());
+        run_one(hook, setting).with_context(|| format!("error running {} {}", hook.place, hook.path.display()))
+    })
+}
+
+/// Runs every hook, and gives what failed: for poststop, whose failures only warn (runtime.md, Lifecycle).
+pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<Error> {
+    let setting = Setting { state, directory: None, filter: None, init: None };
+    hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), setting).err()).collect()
+}
+
+fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
+    // Files in memory rather than pipes: neither a hook that does not read nor one that writes without end blocks us.
+    let stdin = seal::memory_file(c"hook", setting.state)?;
+    let mut stderr = File::from(seal::memory_file(c"hook", b"")?);
+    let mut command = Command::new(&hook.path);
+    if let Some((name, rest)) = hook.args.split_first() {
+        command.arg0(name).args(rest);
+    }
+    if let Some(env) = &hook.env {
+        command.env_clear().envs(env.iter().map(|entry| entry.split_once('=').unwrap_or((entry, ""))));
+    }
+    if let Some(directory) = setting.directory {
+        command.current_dir(directory);
+    }
+    command.stdin(stdin).stdout(Stdio::null());
+    command.stderr(stderr.try_clone().context("unable to copy an fd")?);
+    let [to_stdout, to_stderr] = &hook.outputs;
+    if let Some(path) = to_stdout {
+        command.stdout(append(path)?);
+    }
+    if let Some(path) = to_stderr {
+        command.stderr(append(path)?);
+    }
+    if let Some(filter) = setting.filter {
+        seccomp::install_before_exec(&mut command, filter.instructions.clone(), filter.flags);
+    }
+    let mut child = command.spawn().context("unable to start it")?;
+    let pidfd = process::pidfd_open(child.id() as i32)?;
+    let ended = match setting.init {
+        Some(init) => process::readable_before_end(pidfd.as_fd(), init, hook.timeout)?,
+        None => process::wait_ended(pidfd.as_fd(), hook.timeout)?.then_some(true),
+    };
+    if ended != Some(true) {
+        child.kill().and_then(|()| child.wait()).context("unable to stop it")?;
+        if ended == Some(false) {
+            return Err(Error::other("it was killed, because the container's init ended while it ran"));
+        }
+        let seconds = hook.timeout.unwrap_or_default().as_secs_f64();
+        return Err(Error::other(format!("it ran longer than its timeout of {seconds} s, and was killed")));
+    }
+    let status = child.wait().context("unable to wait for it")?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = Vec::new();
+    stderr.rewind().and_then(|()| stderr.take(STDERR_LIMIT).read_to_end(&mut said)).context("unable to read its stderr")?;
+    let how = match status.signal() {
+        Some(libc::SIGSYS) if setting.filter.is_some() => "killed by the filter of linux.seccomp".to_owned(),
+        Some(signal) => format!("killed by signal {signal}"),
+        None => format!("exit status {}", status.code().unwrap_or_default()),
+    };
+    let said = String::from_utf8_lossy(&said);
+    Err(Error::other(format!("{how}, stderr: {}", said.trim())))
+}
+
+fn append(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.with_context(|| format!("unable to open {} for what hooks write", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
+        super::run(hooks, Setting::beside(state, Path::new("/")))
+    }
+
+    fn hook(script: &str) -> Hook {
+        Hook {
+            place: "hooks.poststop[0]".to_owned(),
+            path: "/bin/sh".into(),
+            args: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env: Some(vec!["NAME=value".to_owned()]),
+            timeout: None,
+            outputs: [None, None],
+        }
+    }
+
+    #[test]
+    fn the_state_and_the_environment_reach_the_hook() {
+        run(&[hook("test \"$(cat)\" = state && test $NAME = value && test -z \"$HOME\"")], b"state").unwrap();
+        run(&[hook("exit 0")], &[b'x'; 30_000]).unwrap();
+    }
+
+    #[test]
+    fn a_failure_names_the_hook_its_status_and_its_words_and_ends_the_list() {
+        let directory = tempfile::tempdir().unwrap();
+        let mark = directory.path().join("mark");
+        let hooks = [hook("echo no such luck >&2; exit 3"), hook(&format!("touch {}", mark.display()))];
+        let error = run(&hooks, b"").unwrap_err().to_string();
+        assert_eq!(error, "error running hooks.poststop[0] /bin/sh: exit status 3, stderr: no such luck");
+        assert!(!mark.exists());
+        assert_eq!(run_all(&hooks, b"").len(), 1);
+        assert!(mark.exists());
+    }
+
+    #[test]
+    fn what_hooks_write_is_appended_where_that_is_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let outputs = ["out", "err"].map(|name| Some(directory.path().join(name)));
+        let hook = Hook { outputs: outputs.clone(), ..hook("echo said; echo complained >&2") };
+        run(&[hook.clone(), hook], b"").unwrap();
+        let read = |place: usize| std::fs::read_to_string(outputs[place].as_ref().unwrap()).unwrap();
+        assert_eq!([read(0), read(1)], ["said\nsaid\n", "complained\ncomplained\n"]);
+    }
+
+    #[test]
+    fn a_hook_is_killed_at_its_timeout() {
+        let hook = Hook { timeout: Some(Duration::from_millis(50)), ..hook("exec sleep 100") };
+        let started = Instant::now();
+        assert!(run(&[hook], b"").unwrap_err().to_string().contains("timeout"));
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+}

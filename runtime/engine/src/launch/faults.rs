@@ -1,0 +1,27 @@
+//! A hook for tests: a process stops at a named step, says so on standard error, and stays there to be killed.
+//!
+//! It is compiled with the feature `faults` alone. The environment variable BRIG_STOP_AT of the caller names a step
+//! of init's table (`root`) or of the parent (`parent:cloned`).
+
+/// The step at which init shall stop.
+pub(crate) fn wanted() -> Option<String> {
+    if cfg!(feature = "faults") { std::env::var("BRIG_STOP_AT").ok() } else { None }
+}
+
+/// Stops this process for ever when `step` is the wanted one.
+pub(crate) fn reached(wanted: Option<&str>, step: &str) {
+    if cfg!(feature = "faults") && wanted == Some(step) {
+        eprintln!("stopped at {step}");
+        loop {
+            // A stop signal would not do: the first process of a pid namespace ignores its own.
+            nix::unistd::pause();
+        }
+    }
+}
+
+/// [`reached`] for a step of the parent.
+pub(crate) fn parent(step: &str) {
+    if cfg!(feature = "faults") {
+        reached(wanted().as_deref(), &format!("parent:{step}"));
+    }
+}

@@ -1,0 +1,179 @@
+//! The init stage: the fresh, single-threaded process that becomes the container's program.
+//!
+//! Privilege: first that of the caller in the new namespaces, with all capabilities there; after the step
+//! `credentials` that of the container's user. It runs from a sealed image, is not dumpable, never calls NSS, and
+//! opens no path but through [`brig_sys::path`] and [`brig_sys::procfs`].
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::channel::InitEnd;
+use crate::error::{Context, Error, Result};
+use crate::handshake::Filter;
+use brig_plan::init::{Inherited, InitPlan};
+use crate::rootfs::Root;
+use brig_sys::procfs::Proc;
+use brig_sys::{SysError, SysResult, process};
+
+use super::{gate, steps};
+
+/// What the steps share.
+pub(super) struct Init {
+    /// The plan.
+    pub plan: InitPlan,
+    /// The channel, until the parent stops listening.
+    pub channel: Option<InitEnd>,
+    /// /proc, and whose: see [`Init::proc`].
+    proc: OnceCell<Proc>,
+    /// The root while it is being set up.
+    pub root: Option<Root>,
+    /// The terminal's slave side.
+    pub terminal: Option<OwnedFd>,
+    /// The filter, once the parent has sent it.
+    pub seccomp: Option<Filter>,
+    /// The program's path, once it was looked up.
+    pub program: Option<std::ffi::CString>,
+    /// What may keep the kernel from executing it.
+    pub program_flaw: Option<String>,
+    /// This end of the gate, once it is open; the exec closes it.
+    pub gate: Option<OwnedFd>,
+    /// chdir was refused to the privileged user, and is tried again as the container's.
+    pub chdir_later: bool,
+    /// The pid namespace that the second stage starts in, until it is entered for children.
+    pub pid_namespace: Option<OwnedFd>,
+    /// Checked before a filter could forbid the check.
+    pub single_threaded: Option<process::SingleThreaded>,
+}
+
+impl Init {
+    /// The channel.
+    ///
+    /// # Errors
+    /// After the parent stopped listening: a step stands on the wrong side of `ready`.
+    pub fn channel(&self) -> Result<&InitEnd> {
+        self.channel.as_ref().ok_or_else(|| Error::other("the parent no longer listens"))
+    }
+
+    /// The host's /proc, opened before any namespace was joined. A process that the container's can look into must not
+    /// hold it (CVE-2016-9962), and has the container's, opened when it is first needed: the second stage, and an exec
+    /// that shares both the pid and the user namespace with its caller. With a user namespace of the container's between
+    /// them, its programs cannot look into this process (ptrace(2), the dumpable attribute).
+    pub fn proc(&self) -> SysResult<&Proc> {
+        match self.proc.get() {
+            Some(proc) => Ok(proc),
+            None => {
+                let opened = Proc::open_inside()?;
+                Ok(self.proc.get_or_init(|| opened))
+            }
+        }
+    }
+
+    /// Nothing is looked up any more, and the process may wait for long.
+    pub fn close_proc(&mut self) {
+        self.proc.take();
+    }
+}
+
+/// The init stage's main. `argv[1]` is the number of the plan's memory file. It returns an exit status only when
+/// something failed; the error has then gone to the parent.
+pub fn main() -> i32 {
+    // Before anything else: from here on no process in a namespace that we join can reach our memory or fds.
+    if process::set_undumpable().is_err() {
+        return 1;
+    }
+    let (plan, channel) = match receive() {
+        Ok(received) => received,
+        Err(error) => {
+            // There is no channel to say it on: an init stage that was started by hand, or by another version.
+            eprintln!("brig: the init stage is not for you to start: {error}");
+            return 1;
+        }
+    };
+    match run(plan, channel) {
+        Ok(never) => match never {},
+        Err(()) => 1,
+    }
+}
+
+fn receive() -> Result<(InitPlan, InitEnd)> {
+    let number = std::env::args().nth(1).and_then(|number| number.parse().ok());
+    let number = number.ok_or_else(|| Error::other("no plan was given"))?;
+    let mut bytes = Vec::new();
+    File::from(process::take_inherited(number)?).read_to_end(&mut bytes).context("unable to read the plan")?;
+    let (version, plan): (String, InitPlan) =
+        postcard::from_bytes(&bytes).map_err(|error| Error::other(format!("unable to read the plan: {error}")))?;
+    if version != super::PLAN_VERSION {
+        return Err(Error::other(format!("the plan is of brig {version}, and this is {}", super::PLAN_VERSION)));
+    }
+    if let Some(number) = plan.trace {
+        crate::trace::continue_in(process::take_inherited(number)?);
+    }
+    let channel = InitEnd::from_fd(process::take_inherited(plan.channel)?);
+    Ok((plan, channel))
+}
+
+fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()> {
+    let proc = match prepare(&plan) {
+        Ok(proc) => proc,
+        Err(error) => {
+            say(&channel, &error);
+            return Err(());
+        }
+    };
+    let mut init = Init {
+        plan,
+        channel: Some(channel),
+        proc,
+        root: None,
+        terminal: None,
+        seccomp: None,
+        program: None,
+        program_flaw: None,
+        gate: None,
+        chdir_later: false,
+        pid_namespace: None,
+        single_threaded: None,
+    };
+    let error = match steps::walk(&mut init) {
+        Ok(never) => return Ok(never),
+        Err(error) => error,
+    };
+    match &init.channel {
+        Some(channel) => say(channel, &error),
+        // The gate is open and the parent gone. A start that waits hears it there; else standard error is all that is
+        // left, as for runc.
+        None => {
+            eprintln!("brig: {error}");
+            if let Some(Err(unheard)) = init.gate.take().map(|gate| gate::tell(gate, &error)) {
+                eprintln!("brig: {unheard}");
+            }
+        }
+    }
+    Err(())
+}
+
+fn prepare(plan: &InitPlan) -> Result<OnceCell<Proc>> {
+    // Every inherited fd is closed by the exec unless a step says otherwise: nothing can be forgotten.
+    process::cloexec_from(3)?;
+    process::reset_signals()?;
+    let comes_into_reach = plan.rootfs.is_none() && !plan.user_namespace && !plan.second_stage;
+    if comes_into_reach { Ok(OnceCell::new()) } else { Ok(OnceCell::from(Proc::open()?)) }
+}
+
+fn say(channel: &InitEnd, error: &Error) {
+    // A parent that is gone has told what failed on its side, which is why this failed too; or it was killed, and has
+    // nobody to tell.
+    let _ = channel.failed(error);
+}
+
+/// Takes an fd that the plan names. Each is taken by one step, once.
+pub(super) fn take(number: Inherited) -> Result<OwnedFd> {
+    process::take_inherited(number).context("the plan names an fd that is not open")
+}
+
+/// Duplicates a terminal's fd onto the three standard streams.
+pub(super) fn onto_stdio(fd: BorrowedFd) -> Result<(), SysError> {
+    (0..3).try_for_each(|number| process::dup_onto(fd.as_fd(), number))
+}

@@ -1,0 +1,70 @@
+//! The first steps of init where namespaces are joined: into them, and on to a process that is in all of them.
+
+use std::os::fd::AsFd;
+
+use super::faults;
+use super::init::{Init, take};
+use crate::error::{Context, Result};
+use crate::handshake::Sibling;
+use brig_sys::{SysError, cred, ns, process};
+
+/// Joins what the plan names, in its order.
+pub(super) fn join(init: &mut Init) -> Result<()> {
+    const CLONE_NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
+    for (number, flags) in std::mem::take(&mut init.plan.join) {
+        let namespace = take(number)?;
+        ns::join(namespace.as_fd(), flags).context("unable to join a namespace")?;
+        if flags & CLONE_NEWUSER != 0 {
+            // The ids of the caller most often have no name in the namespace that was joined.
+            become_root()?;
+        }
+    }
+    init.pid_namespace = init.plan.pid_namespace.take().map(take).transpose()?;
+    Ok(())
+}
+
+/// Enters the root of a container that has no mount namespace of its own. setns(2) enters the root of any other.
+pub(super) fn container_root(init: &mut Init) -> Result<()> {
+    let Some(number) = init.plan.container_root else { return Ok(()) };
+    let root = take(number)?;
+    let context = "unable to enter the container's root";
+    rustix::process::fchdir(&root).map_err(|error| SysError::from_rustix("fchdir", "", error)).context(context)?;
+    rustix::process::chroot(".").map_err(|error| SysError::from_rustix("chroot", "\".\"", error)).context(context)
+}
+
+fn become_root() -> Result<()> {
+    match cred::set_groups(&[]) {
+        // setgroups is denied where an unprivileged user wrote the maps (user_namespaces(7)).
+        Err(error) if error.errno() != nix::errno::Errno::EPERM => return Err(error.into()),
+        _ => {}
+    }
+    cred::set_ids(0, 0).context("unable to become root in the user namespace; it must map id 0")?;
+    // The change of ids made this process dumpable by the value of fs.suid_dumpable.
+    Ok(process::set_undumpable()?)
+}
+
+/// Makes the process that the container gets, and ends this one.
+pub(super) fn sibling(init: &mut Init) -> Result<()> {
+    let Some(namespaces) = init.plan.sibling else { return Ok(()) };
+    continue_in_child(init, namespaces)?;
+    // The parent writes the maps of a user namespace that is new with the sibling.
+    if namespaces & libc::CLONE_NEWUSER as u64 != 0 {
+        init.channel()?.hear::<Sibling>()?;
+        become_root()?;
+    }
+    Ok(())
+}
+
+/// Returns in a new child of the parent's. This process ends, and tells the parent of the child.
+pub(super) fn continue_in_child(init: &mut Init, namespaces: u64) -> Result<()> {
+    let single_threaded = init.single_threaded.take().map_or_else(process::SingleThreaded::check, Ok)?;
+    let made = process::fork_sibling(single_threaded, namespaces).context("unable to make the container's process")?;
+    let Some(child) = made else { return Ok(()) };
+    faults::reached(init.plan.stop_at.as_deref(), "sibling_made");
+    let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
+    if told.is_err() {
+        // No process would know of the child, which may have exited by itself.
+        let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+    }
+    std::process::exit(i32::from(told.is_err()));
+}

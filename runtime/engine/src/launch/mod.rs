@@ -1,0 +1,37 @@
+//! Layer 3: who runs where. The parent clones, init executes the plan, one channel joins them.
+//!
+//! | file | process | privilege |
+//! |---|---|---|
+//! | [`parent`] | the caller's, any thread | the caller's |
+//! | `sys::process`, between clone and exec | the child, a copy of the caller's memory | in its new namespaces |
+//! | [`init`], [`steps`], [`join`], [`second_stage`] | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
+
+mod describe;
+mod executable;
+pub(crate) mod faults;
+pub mod gate;
+mod guard;
+pub mod init;
+pub mod parent;
+mod join;
+mod network;
+mod cwd;
+mod program;
+mod second_stage;
+pub mod stall;
+mod steps;
+mod streams;
+mod terminal;
+pub mod unknown_syscalls;
+
+/// A plan is read by the very version that wrote it, even while the binary is being replaced.
+pub const PLAN_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// argv\[0\] of the init stage. The parent alone starts it so.
+pub const INIT_NAME: &std::ffi::CStr = c"brig:init";
+
+/// True when this process was started as an init stage: the program's main calls [`init::main`] then, before
+/// anything else.
+pub fn is_init() -> bool {
+    std::env::args_os().next().is_some_and(|name| name.as_encoded_bytes() == INIT_NAME.to_bytes())
+}

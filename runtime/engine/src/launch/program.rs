@@ -1,0 +1,114 @@
+//! The last act: finding the program and executing it, with runc's words for what is wrong with it.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD};
+
+use crate::error::{Error, ErrorKind, Result};
+use brig_plan::process::ProcessPlan;
+use brig_sys::process;
+
+use super::executable;
+use super::init::Init;
+
+/// Finds `args[0]`: by its path when it has a slash, else in the directories of the container's PATH.
+///
+/// # Errors
+/// [`ErrorKind::Executable`]: not found, a directory, or not executable by this user.
+pub(super) fn lookup(plan: &ProcessPlan) -> Result<CString> {
+    let Some(name) = plan.args.first().filter(|name| !name.is_empty()) else {
+        return Err(Error::new(ErrorKind::Executable, "exec: \"\": executable file not found in $PATH"));
+    };
+    if name.contains('/') {
+        return check(Path::new(name))
+            .map_err(|reason| Error::new(ErrorKind::Executable, format!("exec: {name:?}: {reason}")))
+            .and_then(|()| c_string(name));
+    }
+    let path = plan.env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+    for directory in path.split(':') {
+        // An empty element is the working directory; a program found by a relative one is refused, as Go does.
+        let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
+        if check(&candidate).is_ok() {
+            if !candidate.is_absolute() {
+                let reason = "cannot run executable found relative to current directory";
+                return Err(Error::new(ErrorKind::Executable, format!("exec: {name:?}: {reason}")));
+            }
+            return c_string(&candidate.to_string_lossy());
+        }
+    }
+    Err(Error::new(ErrorKind::Executable, format!("exec: {name:?}: executable file not found in $PATH")))
+}
+
+fn check(path: &Path) -> Result<(), String> {
+    let stat = rustix::fs::stat(path).map_err(|error| format!("stat {}: {}", path.display(), words(error)))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
+        return Err("is a directory".to_owned());
+    }
+    match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
+        // faccessat2 came with 5.8; all our ids are equal by now, so the real ones will do.
+        Err(rustix::io::Errno::NOSYS) => rustix::fs::access(path, Access::EXEC_OK),
+        other => other,
+    }
+    .map_err(|error| match error {
+        rustix::io::Errno::ACCESS => format!("{}{}", words(error), executable::why_denied(path, &stat)),
+        _ => words(error),
+    })
+}
+
+/// An errno in the words of Go's syscall package, which runc's callers match on.
+fn words(error: rustix::io::Errno) -> String {
+    let text = nix::errno::Errno::from_raw(error.raw_os_error()).desc();
+    let mut characters = text.chars();
+    characters.next().map(|first| first.to_ascii_lowercase().to_string() + characters.as_str()).unwrap_or_default()
+}
+
+fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::new(ErrorKind::InvalidConfig, format!("{text:?} holds a NUL byte")))
+}
+
+/// Executes the program; on failure the reason, and what `flaw` says of the file.
+pub(super) fn execute(init: &Init) -> Result<Infallible> {
+    let strings = |list: &[String]| list.iter().map(|text| c_string(text)).collect::<Result<Vec<CString>>>();
+    let args = strings(&init.plan.process.args)?;
+    let env = strings(&init.plan.process.env)?;
+    let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
+    let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
+    let path = init.program.as_deref().ok_or_else(|| Error::other("the program was not looked up"))?;
+    let error = process::exec(path, &args, &env);
+    let reason = words(rustix::io::Errno::from_raw_os_error(error.errno() as i32));
+    let flaw = init.program_flaw.as_ref().map(|flaw| format!(": {flaw}")).unwrap_or_default();
+    Err(Error::new(ErrorKind::Executable, format!("exec {}: {reason}{flaw}", path.to_string_lossy())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(args: &[&str], path: &str) -> Result<CString> {
+        let plan = ProcessPlan {
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: vec![format!("PATH={path}")],
+            ..ProcessPlan::default()
+        };
+        lookup(&plan)
+    }
+
+    #[test]
+    fn programs_are_found_as_a_shell_would() {
+        assert_eq!(find(&["sh"], "/nowhere:/bin").unwrap().to_str(), Ok("/bin/sh"));
+        assert_eq!(find(&["/bin/sh"], "").unwrap().to_str(), Ok("/bin/sh"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_runcs_words() {
+        let text = |name| find(&[name], "/bin").unwrap_err().to_string();
+        assert_eq!(text("nosuch"), "exec: \"nosuch\": executable file not found in $PATH");
+        assert_eq!(text("/nosuch"), "exec: \"/nosuch\": stat /nosuch: no such file or directory");
+        assert_eq!(text("/etc"), "exec: \"/etc\": is a directory");
+        let denied = "exec: \"/etc/passwd\": permission denied: /etc/passwd has no execute permission (mode 0644)";
+        assert_eq!(text("/etc/passwd"), denied);
+        assert_eq!(find(&[], "/bin").unwrap_err().kind(), ErrorKind::Executable);
+    }
+}

@@ -1,0 +1,190 @@
+//! The wait for init, and its end when init makes no progress.
+//!
+//! As soon as init is in a pid namespace that others share, each of their processes with its user id, or with CAP_KILL,
+//! can send it SIGSTOP, and the parent would wait for ever. A file system that does not answer (the working directory, the
+//! program) holds it up just the same. What counts is init's progress, not the clock: a slow machine, a parent that was
+//! stopped itself, and a paused container use up none of the time.
+
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use brig_sys::SysResult;
+use brig_sys::procfs::Proc;
+
+/// How long init may make no progress, unless the caller says otherwise.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The timeout is measured in so many waits: a parent that was stopped, or a machine that stood still, uses up one.
+const STEPS: u32 = 20;
+
+/// Init that runs, but sends nothing, is given up after this many timeouts: a tracer can keep it busy.
+const MAX_SILENT_TIMEOUTS: u32 = 6;
+
+/// What counts as no progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stalled {
+    /// Init neither sends anything nor runs.
+    Idle,
+    /// Init is stopped or traced. For create: its init also waits for hooks, and for mounts of slow file systems.
+    Stopped,
+}
+
+/// When init is given up.
+#[derive(Clone, Copy, Debug)]
+pub struct StallLimit {
+    /// How long it may make no progress.
+    pub timeout: Duration,
+    /// What counts as none.
+    pub counts: Stalled,
+}
+
+/// What init does at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sample {
+    /// As in /proc/PID/status.
+    state: char,
+    /// Voluntary and involuntary context switches: they change whenever init runs.
+    switches: u64,
+}
+
+impl Sample {
+    /// `None` for a process that is not there, or not to be seen.
+    fn take(pid: i32) -> Option<Sample> {
+        Sample::parse(&Proc::open().ok()?.read_to_string(format!("{pid}/status")).ok()?)
+    }
+
+    fn parse(status: &str) -> Option<Sample> {
+        let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let switches = |name: &str| value(name).and_then(|text| text.parse::<u64>().ok());
+        Some(Sample {
+            state: value("State:")?.chars().next()?,
+            switches: switches("voluntary_ctxt_switches:")?.wrapping_add(switches("nonvoluntary_ctxt_switches:")?),
+        })
+    }
+
+    fn is_stopped(self) -> bool {
+        matches!(self.state, 'T' | 't')
+    }
+}
+
+/// The progress of one init since its last message.
+struct Progress {
+    limit: StallLimit,
+    last: Option<Sample>,
+    /// Steps without progress, one after the other.
+    stalled: u32,
+    /// Steps without a message.
+    silent: u32,
+}
+
+impl Progress {
+    /// Counts a step in which nothing came. True when init is to be given up.
+    fn step(&mut self, now: Option<Sample>) -> bool {
+        let runs = now.is_some_and(|now| now.state == 'R') || now != self.last;
+        let stopped = now.is_some_and(Sample::is_stopped);
+        self.last = now;
+        match self.limit.counts {
+            Stalled::Idle => {
+                self.silent += 1;
+                self.stalled = if runs && !stopped { 0 } else { self.stalled + 1 };
+            }
+            Stalled::Stopped => self.stalled = if stopped { self.stalled + 1 } else { 0 },
+        }
+        self.stalled >= STEPS || self.silent >= STEPS * MAX_SILENT_TIMEOUTS
+    }
+}
+
+/// Waits for init, the process `pid`, until `poll`, which waits for the time that it is given, has something.
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`] when init made no progress for the time of `limit`. While `is_frozen`, nothing is counted.
+pub fn wait<T>(
+    limit: StallLimit,
+    pid: i32,
+    is_frozen: impl Fn() -> bool,
+    poll: impl Fn(Option<Duration>) -> SysResult<Option<T>>,
+) -> Result<T> {
+    let step = limit.timeout.checked_div(STEPS).filter(|_| limit.timeout < Duration::MAX);
+    let mut progress = Progress { limit, last: None, stalled: 0, silent: 0 };
+    loop {
+        if let Some(done) = poll(step)? {
+            return Ok(done);
+        }
+        let now = Sample::take(pid);
+        if is_frozen() {
+            progress = Progress { limit, last: None, stalled: 0, silent: 0 };
+        } else if progress.step(now) {
+            return Err(given_up(pid, limit.timeout, now));
+        }
+    }
+}
+
+fn given_up(pid: i32, timeout: Duration, now: Option<Sample>) -> Error {
+    let why = match now.map(|now| now.state) {
+        Some('T') => "it is stopped, as a process of the container with its user id can do by SIGSTOP".to_owned(),
+        Some('t') => "another process traces it".to_owned(),
+        Some('D') => "it waits in the kernel, for a file system or device that does not answer".to_owned(),
+        Some(state) => format!("its state is {state}, proc_pid_status(5)"),
+        None => "its state is not known".to_owned(),
+    };
+    let seconds = timeout.as_secs_f64();
+    Error::new(ErrorKind::TimedOut, format!("init (pid {pid}) made no progress for {seconds} s, and was killed: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    const IDLE: StallLimit = StallLimit { timeout: STALL_TIMEOUT, counts: Stalled::Idle };
+
+    fn sample(state: char, switches: u64) -> Option<Sample> {
+        Some(Sample { state, switches })
+    }
+
+    fn steps(limit: StallLimit, samples: impl Iterator<Item = Option<Sample>>) -> Option<usize> {
+        let mut progress = Progress { limit, last: None, stalled: 0, silent: 0 };
+        samples.take(1000).position(|now| progress.step(now))
+    }
+
+    #[test]
+    fn a_stopped_or_sleeping_init_is_given_up_and_a_running_one_much_later() {
+        assert_eq!(steps(IDLE, std::iter::repeat(sample('T', 5))), Some(STEPS as usize - 1));
+        assert_eq!(steps(IDLE, std::iter::repeat(sample('D', 5))), Some(STEPS as usize));
+        assert_eq!(steps(IDLE, std::iter::repeat(sample('R', 5))), Some((STEPS * MAX_SILENT_TIMEOUTS) as usize - 1));
+        assert_eq!(steps(IDLE, (0..).map(|step| sample('S', step))), Some((STEPS * MAX_SILENT_TIMEOUTS) as usize - 1));
+    }
+
+    #[test]
+    fn for_create_only_a_stopped_init_counts() {
+        let limit = StallLimit { counts: Stalled::Stopped, ..IDLE };
+        assert_eq!(steps(limit, std::iter::repeat(sample('S', 5))), None);
+        assert_eq!(steps(limit, std::iter::repeat(sample('D', 5))), None);
+        assert_eq!(steps(limit, std::iter::repeat(sample('t', 5))), Some(STEPS as usize - 1));
+        // Stopped and continued in turn: it runs.
+        assert_eq!(steps(limit, (0..).map(|step| sample(if step % 2 == 0 { 'T' } else { 'S' }, step))), None);
+    }
+
+    #[test]
+    fn no_time_is_counted_while_the_container_is_frozen() {
+        let limit = StallLimit { timeout: Duration::from_millis(20), counts: Stalled::Idle };
+        let polls = Cell::new(0);
+        let poll = |_| {
+            polls.set(polls.get() + 1);
+            Ok((polls.get() > 200).then_some(()))
+        };
+        wait(limit, i32::MAX, || true, poll).unwrap();
+        polls.set(0);
+        let error = wait(limit, i32::MAX, || false, poll).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(error.to_string().contains("made no progress for 0.02 s"), "{error}");
+    }
+
+    #[test]
+    fn a_sample_is_read_from_the_status_of_a_process() {
+        let status = "Name:\tbrig\nState:\tT (stopped)\nvoluntary_ctxt_switches:\t3\nnonvoluntary_ctxt_switches:\t4\n";
+        assert_eq!(Sample::parse(status), sample('T', 7));
+        assert!(Sample::take(std::process::id() as i32).is_some());
+        assert!(Sample::take(i32::MAX).is_none());
+    }
+}

@@ -1,0 +1,476 @@
+//! The one ordered table of steps, for create and for exec. An exec skips what its plan leaves empty; it cannot
+//! forget what both need.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use crate::error::{Context, Error, Result};
+use crate::handshake::{Listening, Mounted, Ready};
+use brig_plan::passwd;
+use brig_plan::seccomp::flag::NEW_LISTENER;
+use brig_sys::cred::SchedulerAttributes;
+use brig_sys::path::{self, Dir, Links};
+use brig_sys::{SysError, cred, file, keyring, memory, ns, process, seccomp, signal, tty};
+use crate::trace;
+use crate::{hooks, rootfs};
+
+use super::cwd::{chdir, make_working_directory, working_directory};
+use super::init::{Init, onto_stdio, take};
+use super::join::{container_root, join, sibling};
+use super::network::network_devices;
+use super::second_stage::{children_namespace, confine, new_session, second_stage, set_limits};
+use super::{executable, gate, program, terminal};
+
+/// One step: its name, what it must come before, and why.
+struct Step {
+    name: &'static str,
+    run: fn(&mut Init) -> Result<()>,
+}
+
+macro_rules! steps {
+    ($($(#[doc = $why:literal])+ $name:ident,)+) => {
+        /// Every step in its order.
+        const STEPS: &[Step] = &[$(Step { name: stringify!($name), run: $name }),+];
+    };
+}
+
+steps! {
+    /// The process must be placed before it does work.
+    affinity,
+    /// Before all the rest: each later step acts on the namespaces that the process is in by then.
+    join,
+    /// After the user namespace is joined, which gives CAP_SYS_CHROOT. Before the sibling: the container's processes can
+    /// trace it once it is in their pid namespace, and must not find the host's root there.
+    container_root,
+    /// Before anything that a thread cannot hand to another process: what follows must happen in the real init.
+    sibling,
+    /// Before the terminal, which becomes the new session's.
+    session,
+    /// Before the cgroup namespace and the root, whose proc and cgroup mounts show it.
+    cgroup_namespace,
+    /// While the process is single-threaded, which entering a time namespace asks for.
+    time_namespace,
+    /// With CAP_NET_ADMIN over the new network namespace, which the user of the container may not have.
+    loopback,
+    /// As `loopback`; and before the hooks, which may go on with them.
+    network_devices,
+    /// With CAP_SYS_ADMIN over the new UTS namespace.
+    names,
+    /// After every namespace that a mounted file system shows: pid, network, ipc, cgroup.
+    root,
+    /// Before pivot_root: the specification gives these hooks the mounts and the host's paths.
+    runtime_hooks,
+    /// After the runtime's hooks, in the specification's order; in the container's namespaces, before pivot_root.
+    container_hooks,
+    /// Before pivot_root: /dev/console is bound onto the new root by fd, and the console socket gets the master.
+    console,
+    /// After everything that needs the host's paths.
+    enter,
+    /// In the container's root, and before the root and tmpfs mounts turn read-only: a missing directory is made.
+    make_working_directory,
+    /// Before read-only paths cover /proc/sys, though the private handle would reach below them.
+    sysctl,
+    /// After the last write into the root: it turns read-only, and paths are masked.
+    finish,
+    /// In the container's root, with privilege, since HOME and names are read from its files.
+    identity,
+    /// With privilege: a directory that the user may not read is entered.
+    working_directory,
+    /// While /proc/self/attr can be written; the change comes with the exec.
+    labels,
+    /// With CAP_SYS_NICE.
+    scheduling,
+    /// With CAP_SYS_RESOURCE where there is one; late, so that small limits do not stop the steps above.
+    limits,
+    /// With CAP_CHOWN: the user must be able to reopen its own standard streams by /proc/self/fd.
+    standard_streams,
+    /// With CAP_SYS_ADMIN. After the hooks, whose processes would be in the pid namespace with the host's root.
+    children_namespace,
+    /// After every step that needs privilege.
+    credentials,
+    /// After `credentials`, whose calls the filter need not allow, and with CAP_SYS_ADMIN.
+    confine,
+    /// After everything that must not be in reach of the pid namespace's other processes: the host's root and files, and
+    /// the capabilities.
+    second_stage,
+    /// As the container's user, whose permissions decide what can be executed.
+    lookup,
+    /// Last of what can fail for the configuration's sake: the parent puts the container on record.
+    ready,
+    /// After `ready`, which brings the filter, and before the gate: while the parent still listens, since an agent that
+    /// cannot be told is an error of create. What follows runs under the agent's eyes, as with runc.
+    listener,
+    /// After `ready`: from here on nobody hears what goes wrong.
+    wait_at_gate,
+    /// After the gate, in the order of the specification. The hooks are programs of the image, and have no more rights
+    /// than the container's own: its user, capabilities, label, no_new_privs and seccomp filter.
+    start_hooks,
+    /// After the last fd was opened, so that none can be given a number to be preserved.
+    preserve,
+    /// The very last: a profile need not allow what the steps above call, and cannot kill them.
+    filter,
+}
+
+/// Walks the table, and executes the program.
+///
+/// # Errors
+/// What failed, led by nothing that names the step: the error itself says what was being done.
+pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
+    for step in STEPS {
+        super::faults::reached(init.plan.stop_at.as_deref(), step.name);
+        let _phase = trace::phase(step.name);
+        super::describe::step(init, step.name)?;
+        (step.run)(init)?;
+    }
+    super::faults::reached(init.plan.stop_at.as_deref(), "exec");
+    program::execute(init)
+}
+
+fn affinity(init: &mut Init) -> Result<()> {
+    let process = &init.plan.process;
+    match (process.initial_affinity.as_slice(), process.final_affinity.as_slice()) {
+        ([], []) => cred::reset_affinity().context("unable to take back the caller's CPU affinity"),
+        ([], _) => Ok(()),
+        (cpus, _) => cred::set_affinity(cpus).context("unable to set process.execCPUAffinity.initial"),
+    }
+}
+
+fn session(init: &mut Init) -> Result<()> {
+    new_session()?;
+    let Some(name) = &init.plan.keyring else { return Ok(()) };
+    let name = CString::new(name.as_str()).map_err(|_| Error::other("the keyring's name holds a NUL byte"))?;
+    match keyring::join_session(&name) {
+        Err(error) if error.errno() == nix::errno::Errno::ENOSYS => {
+            init.channel()?.log(true, "this kernel has no keyrings; the caller's session keyring stays")
+        }
+        // The new keyring counts against the user's quota, and is a default, not a request.
+        Err(error) if error.errno() == nix::errno::Errno::EDQUOT => {
+            init.channel()?.log(true, format!("the caller's session keyring stays: {error}"))
+        }
+        other => other.context("unable to make a session keyring (--no-new-keyring leaves the caller's)"),
+    }
+}
+
+fn cgroup_namespace(init: &mut Init) -> Result<()> {
+    if init.plan.unshare_cgroup {
+        ns::unshare(libc::CLONE_NEWCGROUP as u64).context("unable to make a cgroup namespace")?;
+    }
+    Ok(())
+}
+
+fn time_namespace(init: &mut Init) -> Result<()> {
+    let Some(offsets) = &init.plan.time_offsets else { return Ok(()) };
+    const CLONE_NEWTIME: u64 = 0x80;
+    ns::unshare(CLONE_NEWTIME).context("linux.namespaces: unable to make a time namespace (a kernel without them says Invalid argument: leave it out)")?;
+    if !offsets.is_empty() {
+        init.proc()?.write("self/timens_offsets", offsets.as_bytes()).context("unable to set linux.timeOffsets")?;
+    }
+    let namespace = init.proc()?.open_namespace("time_for_children")?;
+    ns::join(namespace.as_fd(), CLONE_NEWTIME).context("unable to enter the time namespace")
+}
+
+fn loopback(init: &mut Init) -> Result<()> {
+    if init.plan.loopback_up {
+        ns::loopback_up().context("unable to bring up the loopback interface")?;
+    }
+    Ok(())
+}
+
+fn names(init: &mut Init) -> Result<()> {
+    if let Some(name) = &init.plan.hostname {
+        ns::set_hostname(name).context("unable to set hostname")?;
+    }
+    if let Some(name) = &init.plan.domainname {
+        ns::set_domainname(name).context("unable to set domainname")?;
+    }
+    Ok(())
+}
+
+fn root(init: &mut Init) -> Result<()> {
+    if let Some(plan) = &init.plan.rootfs {
+        let pid_namespace = init.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose().context("unable to copy an fd")?;
+        init.root = Some(rootfs::prepare_for(plan, pid_namespace).context("error preparing rootfs")?);
+    }
+    Ok(())
+}
+
+fn runtime_hooks(init: &mut Init) -> Result<()> {
+    if init.plan.runtime_hooks {
+        init.channel()?.ask(&Mounted)?;
+    }
+    Ok(())
+}
+
+fn container_hooks(init: &mut Init) -> Result<()> {
+    let hooks = std::mem::take(&mut init.plan.create_container);
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    if let Some(root) = &init.root {
+        rustix::process::fchdir(root.dir().fd()).map_err(|error| SysError::from_rustix("fchdir", "root", error))?;
+    }
+    // The umask is 0 while the root is built.
+    let building = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    run_hooks(init, &hooks, "creating")?;
+    nix::sys::stat::umask(building);
+    Ok(())
+}
+
+/// Runs hooks in this process's working directory, under the filter that the parent has sent by then, unless this
+/// process is under it already.
+fn run_hooks(init: &Init, list: &[brig_plan::hooks::Hook], status: &str) -> Result<()> {
+    let state = init.plan.hook_state.json(status, std::process::id() as i32);
+    hooks::run(list, hooks::Setting { state: &state, directory: None, filter: init.seccomp.as_ref(), init: None })
+}
+
+fn console(init: &mut Init) -> Result<()> {
+    if !init.plan.process.terminal {
+        return Ok(());
+    }
+    let slave = match &init.root {
+        Some(root) => {
+            let slave = terminal::make(init, root.dir())?;
+            root.bind_console(slave.as_fd()).context("unable to bind /dev/console")?;
+            slave
+        }
+        None => terminal::make(init, &Dir::open_host(Path::new("/"))?)?,
+    };
+    init.terminal = Some(slave);
+    Ok(())
+}
+
+fn enter(init: &mut Init) -> Result<()> {
+    match (&init.root, &init.plan.rootfs) {
+        (Some(root), Some(plan)) => root.enter(plan),
+        _ => Ok(()),
+    }
+}
+
+fn sysctl(init: &mut Init) -> Result<()> {
+    for (name, value) in &init.plan.sysctl {
+        let path = format!("sys/{}", name.replace('.', "/"));
+        init.proc()?.write(path, value.as_bytes()).with_context(|| format!("unable to set linux.sysctl {name}"))?;
+    }
+    Ok(())
+}
+
+fn finish(init: &mut Init) -> Result<()> {
+    match (init.root.take(), &init.plan.rootfs) {
+        (Some(root), Some(plan)) => root.finish(plan),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a small file of the container's, such as /etc/passwd; empty when there is none.
+///
+/// # Errors
+/// What is there is no ordinary file: a link to /proc/kmsg would hold the container up and give the host's log away.
+fn read_inside(init: &Init, path: &str) -> Result<String> {
+    /// Larger files are the image's mistake or malice.
+    const MAX_BYTES: u64 = 16 << 20;
+    let unable = || format!("unable to read the container's {path}");
+    let root = Dir::open_host(Path::new("/"))?;
+    let Some(found) = root.try_find(Path::new(path), Links::Follow).with_context(unable)? else {
+        return Ok(String::new());
+    };
+    let bytes = file::read_found(init.proc()?, &found, MAX_BYTES).with_context(unable)?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+fn identity(init: &mut Init) -> Result<()> {
+    let mut home = None;
+    if let Some(user) = init.plan.process.user.take() {
+        let passwd = read_inside(init, "/etc/passwd")?;
+        let group = read_inside(init, "/etc/group")?;
+        let identity = passwd::identify(&user, &passwd, &group).map_err(|error| Error::other(format!("unable to find {error}")))?;
+        init.plan.process.uid = identity.uid;
+        init.plan.process.gid = identity.gid;
+        init.plan.process.groups.extend(identity.groups);
+        home = identity.home;
+    }
+    let has_home = |entry: &String| entry.strip_prefix("HOME=").is_some_and(|home| !home.is_empty());
+    if !init.plan.process.env.iter().any(has_home) {
+        if home.is_none() {
+            home = home_of(init, init.plan.process.uid)?;
+        }
+        init.plan.process.env.retain(|entry| !entry.starts_with("HOME="));
+        init.plan.process.env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
+    }
+    Ok(())
+}
+
+/// The home directory of a user, for an environment without HOME. It is a default, as with runc: a file that cannot be
+/// read is a warning.
+fn home_of(init: &Init, uid: u32) -> Result<Option<String>> {
+    match read_inside(init, "/etc/passwd") {
+        Ok(passwd) => Ok(passwd::home(&passwd, uid).map(str::to_owned)),
+        Err(error) => {
+            init.channel()?.log(true, format!("process.env has no HOME, and it becomes \"/\": {error}"))?;
+            Ok(None)
+        }
+    }
+}
+
+fn labels(init: &mut Init) -> Result<()> {
+    let process = &init.plan.process;
+    if let Some(profile) = &process.apparmor {
+        // The file of its own came with 5.8; before, AppArmor shared attr/exec with the other modules.
+        let text = format!("exec {profile}");
+        let written = match init.proc()?.write("thread-self/attr/apparmor/exec", text.as_bytes()) {
+            Err(error) if error.errno() == nix::errno::Errno::ENOENT => {
+                init.proc()?.write("thread-self/attr/exec", text.as_bytes())
+            }
+            other => other,
+        };
+        written.with_context(|| format!("unable to apply apparmor profile {profile}"))?;
+    }
+    if let Some(label) = &process.selinux {
+        init.proc()?
+            .write("thread-self/attr/exec", label.as_bytes())
+            .with_context(|| format!("unable to set selinux label {label}"))?;
+    }
+    Ok(())
+}
+
+fn scheduling(init: &mut Init) -> Result<()> {
+    let process = &init.plan.process;
+    // What a clone does not inherit is set by the process that needs it.
+    let inherited = |scheduler: &&SchedulerAttributes| !init.plan.second_stage || scheduler.is_inherited();
+    if let Some(scheduler) = process.scheduler.as_ref().filter(inherited) {
+        cred::set_scheduler(scheduler).context("unable to set process.scheduler")?;
+    }
+    if let Some((class, level)) = process.io_priority {
+        cred::set_io_priority(class, level).context("unable to set process.ioPriority")?;
+    }
+    if let Some(persona) = process.personality {
+        cred::set_personality(persona).context("unable to set linux.personality")?;
+    }
+    if let Some(policy) = &process.memory_policy {
+        cred::set_memory_policy(policy.mode, &policy.nodes).with_context(|| {
+            format!(
+                "unable to set linux.memoryPolicy (are the nodes {:?} there and in linux.resources.cpu.mems, and does \
+                 this kernel know the mode and its flags?)",
+                policy.nodes
+            )
+        })?;
+    }
+    if !process.final_affinity.is_empty() {
+        cred::set_affinity(&process.final_affinity).context("unable to set process.execCPUAffinity.final")?;
+    }
+    Ok(())
+}
+
+fn limits(init: &mut Init) -> Result<()> {
+    // With few processes allowed, this one must not count against those of the container.
+    if init.plan.second_stage { Ok(()) } else { set_limits(init, false) }
+}
+
+fn standard_streams(init: &mut Init) -> Result<()> {
+    if let Some(slave) = init.terminal.take() {
+        onto_stdio(slave.as_fd())?;
+        if !init.plan.second_stage {
+            tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
+        }
+    }
+    terminal::reopen_null(init)?;
+    let uid = init.plan.process.uid;
+    if uid == 0 && !init.plan.user_namespace {
+        return Ok(());
+    }
+    terminal::own_standard_streams(init, uid)
+}
+
+fn credentials(init: &mut Init) -> Result<()> {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let process = &init.plan.process;
+    let wanted = process.capabilities;
+    cred::limit_bounding(wanted.bounding).context("unable to limit the bounding set")?;
+    cred::keep_capabilities()?;
+    match if process.keep_groups { Ok(()) } else { cred::set_groups(&process.groups) } {
+        Err(error) if process.groups.is_empty() && error.errno() == nix::errno::Errno::EPERM => {}
+        other => other.context("unable to set process.user.additionalGids")?,
+    }
+    cred::set_ids(process.uid, process.gid)
+        .with_context(|| format!("unable to become user {}:{}", process.uid, process.gid))?;
+    if process.no_new_privileges {
+        cred::set_no_new_privs()?;
+    }
+    // Without no_new_privs, installing a filter takes CAP_SYS_ADMIN. It is kept until the exec, which computes the
+    // new sets from the bounding, inheritable and ambient ones alone (capabilities(7)): the program never has it.
+    let keep = if init.plan.seccomp && !process.no_new_privileges { CAP_SYS_ADMIN } else { 0 };
+    cred::set_capabilities(wanted.effective | keep, wanted.permitted | keep, wanted.inheritable)
+        .context("unable to set process.capabilities")?;
+    cred::set_ambient(wanted.ambient).context("unable to set process.capabilities.ambient")?;
+    process::set_undumpable()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
+    if init.chdir_later {
+        chdir(&process.cwd).context("unable to enter process.cwd")?;
+    }
+    // A working directory outside of the root would be a way out of the container (CVE-2024-21626).
+    path::working_directory().context("process.cwd: the working directory is not inside the container's root")?;
+    Ok(())
+}
+
+fn lookup(init: &mut Init) -> Result<()> {
+    let program = program::lookup(&init.plan.process)?;
+    init.program_flaw = executable::flaw(&program);
+    init.program = Some(program);
+    Ok(())
+}
+
+fn ready(init: &mut Init) -> Result<()> {
+    // Once the parent knows, there can be an exec, and that could look into this process.
+    init.close_proc();
+    if init.plan.gate.is_some() {
+        // Once it is on record it can be signalled.
+        signal::react_as_go_does()?;
+    }
+    let recorded = init.channel()?.ask(&Ready)?;
+    init.seccomp = recorded.seccomp;
+    Ok(())
+}
+
+fn wait_at_gate(init: &mut Init) -> Result<()> {
+    let Some(number) = init.plan.gate else { return Ok(()) };
+    // The parent has gone, or goes now: it does not wait for the program.
+    init.channel = None;
+    // A created container may wait for long, and there may be a thousand of them.
+    memory::release_program()?;
+    init.gate = Some(gate::wait(take(number)?)?);
+    Ok(())
+}
+
+fn start_hooks(init: &mut Init) -> Result<()> {
+    let mut hooks = std::mem::take(&mut init.plan.start_container);
+    for hook in &mut hooks {
+        hook.env.get_or_insert_with(|| init.plan.process.env.clone());
+    }
+    if hooks.is_empty() { Ok(()) } else { run_hooks(init, &hooks, "created") }
+}
+
+fn preserve(init: &mut Init) -> Result<()> {
+    for number in 3..3 + init.plan.preserve_fds as i32 {
+        process::keep_over_exec(number).with_context(|| format!("fd {number} of --preserve-fds is not open"))?;
+    }
+    Ok(())
+}
+
+fn listener(init: &mut Init) -> Result<()> {
+    let Some(filter) = init.seccomp.take_if(|filter| filter.flags & NEW_LISTENER != 0) else { return Ok(()) };
+    let channel = init.channel()?.try_clone()?;
+    let deliver = move |listener: OwnedFd| channel.tell(&Listening, &[listener.as_fd()]).is_ok();
+    let installed = seccomp::install_with_listener(&filter.instructions, filter.flags, deliver);
+    // No memory is given back under the filter, which may forbid the call for it.
+    std::mem::forget(filter);
+    installed.context("unable to install the seccomp filter (SCMP_ACT_NOTIFY takes a kernel since 5.0)")
+}
+
+fn filter(init: &mut Init) -> Result<()> {
+    match &init.seccomp {
+        Some(filter) => Ok(seccomp::install(&filter.instructions, filter.flags)
+            .context("unable to install the seccomp filter")?),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,103 @@
+//! The container's terminal: made in its own devpts, its master handed out, its slave kept.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Gid, Stat, Uid};
+
+use crate::error::{Context, Error, Result};
+use crate::handshake::{Null, Streams};
+use crate::rootfs;
+use brig_sys::path::{Dir, Links};
+use brig_sys::{SysError, SysResult, file, process, socket, tty};
+
+use super::init::{Init, take};
+use super::streams;
+
+/// Makes a pty in the devpts of `root`, sets its size, and sends the master where the plan says. Gives the slave,
+/// opened from the master itself and never by a path (an image could have put something else there).
+pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
+    let place = init.plan.console.ok_or_else(|| Error::other("process.terminal is set, and no console was given"))?;
+    let console = take(place)?;
+    let unable = "unable to make a terminal";
+    let master = rootfs::open_ptmx(root, init.proc()?)?;
+    let slave = tty::open_peer(master.as_fd()).context(unable)?;
+    if let Some((rows, columns)) = init.plan.process.console_size {
+        tty::set_size(master.as_fd(), rows, columns).context("unable to set process.consoleSize")?;
+    }
+    if init.plan.proxied_terminal {
+        tty::disable_newline_translation(master.as_fd()).context(unable)?;
+    }
+    let name = format!("/dev/pts/{}", tty::number(master.as_fd())?);
+    socket::send(console.as_fd(), name.as_bytes(), &[master.as_fd()]).context("unable to send the terminal")?;
+    Ok(slave)
+}
+
+/// Opens /dev/null anew where it is a standard stream, or an fd that is to be preserved. The caller's is on a mount of the host's, which the container
+/// would hold on to, which CRIU cannot save, and whose inode a process with CAP_FOWNER or CAP_CHOWN could change through
+/// the descriptor. The container's own device takes its place; without one, the host's on a read-only mount.
+pub(super) fn reopen_null(init: &Init) -> Result<()> {
+    let is_null_device = |number: &i32| file::stat_inherited(*number).is_ok_and(|stat| rootfs::is_null(&stat));
+    let handed_over: Vec<i32> = (0..3 + init.plan.preserve_fds as i32).filter(is_null_device).collect();
+    if handed_over.is_empty() {
+        return Ok(());
+    }
+    let own = match open_own_null(init) {
+        Ok(Some(own)) => Some(own),
+        Ok(None) => init.channel()?.ask_for_fd(&Null)?.1,
+        Err(error) => {
+            init.channel()?.log(false, format!("the container's /dev/null cannot be used as a standard stream: {error}"))?;
+            init.channel()?.ask_for_fd(&Null)?.1
+        }
+    };
+    let Some(null) = own else {
+        return init.channel()?.log(false, "a standard stream remains the caller's /dev/null");
+    };
+    handed_over.into_iter().try_for_each(|number| Ok(process::dup_onto(null.as_fd(), number)?))
+}
+
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| rootfs::is_null(&stat))
+}
+
+/// The null device at /dev/null of the container; `None` where there is none, or another file.
+fn open_own_null(init: &Init) -> SysResult<Option<OwnedFd>> {
+    let found = Dir::open_host(Path::new("/"))?.try_find(Path::new("/dev/null"), Links::Follow)?;
+    // Only a null device may be opened: opening another one can have effects.
+    let Some(found) = found.filter(|found| is_null(found.as_fd())) else { return Ok(None) };
+    init.proc()?.reopen(&found, rustix::fs::OFlags::RDWR).map(Some)
+}
+
+/// Gives the standard streams to the container's user, who must be able to open /proc/self/fd/1 again. What it
+/// already owns, devices that are no terminals, and files that refuse (read-only, not ours) stay as they are.
+pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
+    /// What stands for an id that the user namespace does not map (user_namespaces(7)), unless /proc/sys says otherwise.
+    const OVERFLOW: u32 = 65534;
+    // A device that is no terminal is the host's: /dev/null, or another one that the caller chose.
+    let is_device = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let mut unmapped = Vec::new();
+    for (number, stream) in (0..).zip([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]) {
+        let Ok(stat) = rustix::fs::fstat(stream) else {
+            continue; // The caller left it closed.
+        };
+        let owned = stat.st_uid == uid && !(init.plan.user_namespace && uid == OVERFLOW);
+        if owned || is_device(&stat) && !rustix::termios::isatty(stream) {
+            continue;
+        }
+        let given = rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(stat.st_gid)));
+        match given {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM)
+                if init.plan.user_namespace && streams::is_joint(stream) =>
+            {
+                unmapped.push(number);
+            }
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM | rustix::io::Errno::ROFS) => {
+                init.channel()?.log(false, format!("standard stream {number} keeps its owner"))?;
+            }
+            Err(error) => return Err(SysError::from_rustix("fchown", number.to_string(), error).into()),
+        }
+    }
+    if unmapped.is_empty() { Ok(()) } else { init.channel()?.ask(&Streams { uid, numbers: unmapped }) }
+}

@@ -1,0 +1,170 @@
+//! A container's view of its cgroups.
+//!
+//! A mount is as writable as the configuration asks, as with runc: what a v1 hierarchy shows is the container's own
+//! part, and without a cgroup namespace of its own a container on v2 sees the whole hierarchy. In a user namespace
+//! without such a namespace a mount is read-only in any case: the process's ids could own cgroups of the host that are
+//! no part of the container (CVE-2023-25809).
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use rustix::fs::{Mode, OFlags};
+
+use super::mounts::{directory, filesystem, labelled, make_readonly, place};
+use super::{Root, by_path, refuse};
+use crate::error::Result;
+use brig_plan::mounts::{CgroupHierarchy, CgroupMounts, MountOp, RootfsPlan};
+use brig_sys::mount::{self, Filesystem};
+use brig_sys::{SysError, SysResult};
+
+/// Every mount of a hierarchy gets these.
+const FLAGS: u64 = libc::MS_NOEXEC | libc::MS_NOSUID | libc::MS_NODEV;
+
+/// f_type of cgroup and cgroup2 (include/uapi/linux/magic.h).
+const CGROUP_MAGICS: [u64; 2] = [0x27_e0eb, 0x6367_7270];
+
+/// Mounts what `plan.cgroup` says at the operation's target.
+pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
+    let may_write = plan.cgroup_namespace || !plan.user_namespace;
+    let readonly = if may_write { op.flags & libc::MS_RDONLY } else { libc::MS_RDONLY };
+    let target = directory(root, op)?;
+    match &plan.cgroup {
+        CgroupMounts::None => {
+            let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
+            place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
+        }
+        CgroupMounts::Unified { mountpoint, own } => {
+            unified(root, plan, op, op.flags | readonly, target, mountpoint, own)
+        }
+        CgroupMounts::Hierarchies(list) => hierarchies(root, plan, op, readonly, target, list),
+    }
+}
+
+fn unified(
+    root: &Root,
+    plan: &RootfsPlan,
+    op: &MountOp,
+    flags: u64,
+    target: OwnedFd,
+    mountpoint: &Path,
+    own: &Path,
+) -> Result<OwnedFd> {
+    if plan.cgroup_namespace {
+        match filesystem(op, "cgroup2", flags).mount(mount::attributes(flags)) {
+            Ok(mounted) => {
+                mount::attach(&mounted, &target)?;
+                return Ok(mounted);
+            }
+            Err(error) if mount::is_missing(&error) => {
+                return place(root, &filesystem(op, "cgroup2", flags), op, flags, target);
+            }
+            // In a user namespace that does not own the cgroup namespace.
+            Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // In the host's cgroup namespace a mount of our own would set the host's mount options anew: without nsdelegate
+    // and memory_recursiveprot, every cgroup of the host would lose them (kernel/cgroup/cgroup.c,
+    // apply_cgroup_root_flags). A bind leaves them alone.
+    let source = if plan.cgroup_namespace { own } else { mountpoint };
+    match root.outside.copy(source, false, true) {
+        Err(error) if error.errno() == Errno::ENOENT => {
+            // A rootless container without a cgroup of its own: it gets none to see.
+            let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
+            place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
+        }
+        tree => bind(root, source, tree, flags, &target),
+    }
+}
+
+/// Binds a directory of the host's cgroups, of which `tree` is a copy unless open_tree is missing.
+fn bind(root: &Root, source: &Path, tree: SysResult<OwnedFd>, flags: u64, target: &OwnedFd) -> Result<OwnedFd> {
+    let tree = match tree {
+        Ok(tree) => tree,
+        Err(error) if mount::is_missing(&error) => return bind_legacy(root, source, flags, target),
+        Err(error) => return Err(error.into()),
+    };
+    match mount::remount_bind(&tree, flags, 0) {
+        Ok(()) => mount::attach(&tree, target)?,
+        Err(error) if mount::is_missing(&error) => {
+            mount::attach(&tree, target)?;
+            by_path(root, |path| mount::remount_bind_legacy(&tree, &path(tree.as_fd()), flags, 0))?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(tree)
+}
+
+/// Without open_tree. The new mount is opened by the path of what it covers, and must be one of cgroups.
+fn bind_legacy(root: &Root, source: &Path, flags: u64, target: &OwnedFd) -> Result<OwnedFd> {
+    by_path(root, |path| {
+        mount::mount_raw(Some(source.as_os_str()), &path(target.as_fd()), None, libc::MS_BIND, None)
+    })?;
+    let place = root.proc.read_link(format!("self/fd/{}", target.as_raw_fd()))?;
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mounted = rustix::fs::open(&place, directory, Mode::empty())
+        .map_err(|e| SysError::from_rustix("open", format!("{place:?}"), e))?;
+    let fs = rustix::fs::fstatfs(&mounted).map_err(|e| SysError::from_rustix("fstatfs", format!("{place:?}"), e))?;
+    if !CGROUP_MAGICS.contains(&(fs.f_type as u64)) {
+        return Err(refuse(&place, "was changed while it was mounted on"));
+    }
+    by_path(root, |path| mount::remount_bind_legacy(&mounted, &path(mounted.as_fd()), flags, 0))?;
+    Ok(mounted)
+}
+
+/// A tmpfs with a directory for each hierarchy, and symlinks for the names of those mounted together.
+fn hierarchies(
+    root: &Root,
+    plan: &RootfsPlan,
+    op: &MountOp,
+    readonly: u64,
+    target: OwnedFd,
+    list: &[CgroupHierarchy],
+) -> Result<OwnedFd> {
+    let fs = Filesystem::new("tmpfs").source("tmpfs".as_ref()).parameter("mode", Some("755".into()));
+    let top = place(root, &labelled(fs, plan), op, FLAGS, target)?;
+    for hierarchy in list {
+        let name = hierarchy.name.as_str();
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return Err(refuse(Path::new(name), "is no name of a cgroup hierarchy"));
+        }
+        rustix::fs::mkdirat(&top, name, Mode::from_raw_mode(0o755))
+            .map_err(|e| SysError::from_rustix("mkdirat", format!("{:?}/{name}", op.target), e))?;
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(&top, name, directory, Mode::empty())
+            .map_err(|e| SysError::from_rustix("openat", format!("{:?}/{name}", op.target), e))?;
+        one(root, plan, hierarchy, FLAGS | readonly, &place)?;
+        for alias in name.split(',').filter(|alias| *alias != name && !alias.is_empty()) {
+            match rustix::fs::symlinkat(name, &top, alias) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => return Err(SysError::from_rustix("symlinkat", format!("{name:?}, {alias:?}"), e).into()),
+            }
+        }
+    }
+    if readonly != 0 {
+        make_readonly(root, &top)?;
+    }
+    Ok(top)
+}
+
+fn one(root: &Root, plan: &RootfsPlan, hierarchy: &CgroupHierarchy, flags: u64, target: &OwnedFd) -> Result<()> {
+    if plan.cgroup_namespace {
+        let mut fs = Filesystem::new("cgroup").source("cgroup".as_ref());
+        for option in hierarchy.options.split(',').filter(|option| !option.is_empty()) {
+            fs = match option.split_once('=') {
+                Some((name, value)) => fs.parameter(name, Some(value.into())),
+                None => fs.parameter(option, None),
+            };
+        }
+        match fs.mount(mount::attributes(flags)) {
+            Ok(mounted) => return Ok(mount::attach(&mounted, target)?),
+            // No fsopen, or a user namespace that may not mount it: a bind of our own part shows the same.
+            Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EPERM | Errno::EBUSY) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let tree = root.outside.copy(&hierarchy.own, false, true);
+    bind(root, &hierarchy.own, tree, flags, target)?;
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Layer 2: a container's root file system, from a [`RootfsPlan`] to a process inside it.
+//!
+//! ```text
+//! parent                child, single-threaded, in its own mount namespace
+//! open_sources()  ───►  prepare()        propagation, the root, every mount, /dev
+//!                       bind_console()   once a terminal was opened in the new devpts
+//!                                        (createContainer hooks run here)
+//!                       enter()          pivot_root; the old root is gone
+//!                       finish()         propagation of /, read-only root, masked and read-only paths
+//! ```
+//!
+//! The image and what other containers do in shared volumes are hostile. Every path in the root goes through
+//! [`brig_sys::path`], and what it finds is used by descriptor.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::Mode;
+
+use crate::error::{Context, Error, Result};
+use brig_plan::mounts::{MountKind, MountOp, Pivot, RootfsPlan};
+use brig_sys::mount;
+use brig_sys::path::Dir;
+use brig_sys::procfs::{Proc, mount_id};
+use brig_sys::{SysError, SysResult};
+
+mod cgroup;
+mod copy;
+mod dev;
+mod host_node;
+mod idmap;
+mod mask;
+mod mounts;
+mod outside;
+mod pivot;
+mod seed;
+
+pub use host_node::{is_null, open_null};
+pub use pivot::check_root;
+pub use seed::seed;
+use outside::Outside;
+
+/// The root of a container that is being set up.
+#[derive(Debug)]
+pub struct Root {
+    dir: Dir,
+    /// The host's, opened while /proc is still that.
+    proc: Proc,
+    /// Where the host's paths are, until this is the process's root.
+    outside: Outside,
+    /// A detached copy of the host's /dev/null, for masked files.
+    null: Option<OwnedFd>,
+    /// The pid namespace that a procfs shows; `None` for this process's own.
+    pid_namespace: Option<OwnedFd>,
+    /// Mounts that turn read-only in [`Root::finish`].
+    readonly_in_the_end: Vec<OwnedFd>,
+}
+
+impl Root {
+    /// The root directory (O_PATH).
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.fd()
+    }
+
+    /// The root, for lookups inside it.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// True when `found` is the root directory itself, on the root's own mount: symlinks of the image can lead there
+    /// from any path.
+    fn is_top(&self, found: &OwnedFd) -> SysResult<bool> {
+        let stat = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map_err(|e| SysError::from_rustix("fstat", "", e));
+        let (top, other) = (stat(self.fd())?, stat(found.as_fd())?);
+        if (top.st_dev, top.st_ino) != (other.st_dev, other.st_ino) {
+            return Ok(false);
+        }
+        // The root can be bound below itself as well. A kernel that does not tell mounts apart gets no such mount.
+        Ok(match (mount_id(self.fd()), mount_id(found)) {
+            (Some(top), Some(other)) => top == other,
+            _ => true,
+        })
+    }
+
+    /// Refuses `found`, which `path` led to, where it is the root directory. A mount on it would be hidden from init,
+    /// whose root lies below the mount, and would be the root of every exec, because setns(2) takes the topmost mount
+    /// (mntns_install, fs/namespace.c): without the masks, the read-only root and /proc.
+    fn refuse_top(&self, path: &Path, found: &OwnedFd) -> Result<()> {
+        if self.is_top(found)? {
+            return Err(refuse(path, "leads to the top of the rootfs; name a file or directory below it"));
+        }
+        Ok(())
+    }
+}
+
+/// Opens the sources of bind mounts as detached copies where a child could not: one in a user namespace may not reach the
+/// host's paths, and only a copy that is nowhere yet can be mapped. Gives pairs of a place in `plan.mounts` and its
+/// descriptor; what may not be opened here (EPERM) is left to the child. A missing source is an error that names it.
+///
+/// Every other source is copied by the child when its turn has come: from Linux 6.8 on, /proc/PID/mountinfo lists mounts
+/// in the order in which they came to be, and that is where the configuration's order is looked for.
+///
+/// Runs in the parent, before the clone. The caller passes the descriptors on and notes their numbers in
+/// [`MountOp::source_fd`].
+pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
+    let mut sources = Vec::new();
+    let mut maps = idmap::Maps::default();
+    for (place, op) in plan.mounts.iter().enumerate() {
+        let MountKind::Bind { recursive } = op.kind else { continue };
+        if !plan.user_namespace && op.map.is_none() {
+            continue;
+        }
+        if op.copy_symlink && is_symlink(&op.source) {
+            continue;
+        }
+        let tree = match mount::clone_host_tree(&op.source, recursive, !op.source_nofollow) {
+            Ok(tree) => tree,
+            Err(error) if op.map.is_none() && matches!(error.errno(), Errno::EPERM | Errno::ENOSYS) => continue,
+            Err(error) => return Err(mounts::source_error(op, error)),
+        };
+        // While it is detached: what can be reached already cannot be mapped any more.
+        maps.apply(op, &tree)?;
+        // The copy is a peer of the host's mount. As a mount of the child's own namespace it would have become what
+        // the root's propagation says; unless that is shared, nothing of the container may spread to the host.
+        let spread = plan.spread();
+        if spread & libc::MS_SHARED == 0 {
+            let kind = if spread & libc::MS_PRIVATE != 0 { libc::MS_PRIVATE } else { libc::MS_SLAVE };
+            mount::set_propagation(&tree, kind | libc::MS_REC).with_context(|| mounts::describe(op))?;
+        }
+        sources.push((place, tree));
+    }
+    Ok(sources)
+}
+
+fn is_symlink(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
+}
+
+/// Builds the root and everything mounted in it. Runs in the child. The umask is 0 until [`Root::finish`].
+pub fn prepare(plan: &RootfsPlan) -> Result<Root> {
+    prepare_for(plan, None)
+}
+
+/// [`prepare`] for a container whose processes will be in `pid_namespace`, which this process is outside of.
+pub fn prepare_for(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<Root> {
+    rustix::process::umask(Mode::empty());
+    // First of all: later, /proc may be the image's.
+    let proc = Proc::open().context("error opening /proc")?;
+    let (dir, outside) = pivot::attach_root(plan, &proc)?;
+    let mut root = Root { dir, proc, outside, null: None, pid_namespace, readonly_in_the_end: Vec::new() };
+    for op in &plan.mounts {
+        mounts::execute(&mut root, plan, op).with_context(|| mounts::describe(op))?;
+    }
+    if plan.setup_dev {
+        dev::set_up(&root, plan).context("error setting up /dev")?;
+    }
+    if !plan.masked_paths.is_empty() {
+        // While the host's /dev can still be reached: the container's own could be anything.
+        root.null = mask::host_null(&root.outside)?;
+    }
+    Ok(root)
+}
+
+/// Opens /dev/pts/ptmx below a container's root for reading and writing, after a check that it is one. With O_NOCTTY.
+pub fn open_ptmx(root: &Dir, proc: &Proc) -> Result<OwnedFd> {
+    dev::open_ptmx(root, proc).context("error opening /dev/pts/ptmx of the container (is a devpts mounted on /dev/pts?)")
+}
+
+impl Root {
+    /// Mounts the terminal whose slave side `slave` is on /dev/console, by descriptor. Between [`prepare`] and
+    /// [`Root::enter`]. The terminal must come from a devpts of this mount namespace, such as the container's own:
+    /// see [`Root::open_ptmx`].
+    pub fn bind_console(&self, slave: impl AsFd) -> Result<()> {
+        dev::bind_console(self, slave.as_fd()).context("error mounting the terminal on /dev/console")
+    }
+
+    /// Opens the container's /dev/pts/ptmx for reading and writing, after a check that it is one. With O_NOCTTY.
+    pub fn open_ptmx(&self) -> Result<OwnedFd> {
+        open_ptmx(&self.dir, &self.proc)
+    }
+
+    /// Makes this root the process's root and working directory; of the old one nothing can be reached any more.
+    pub fn enter(&self, plan: &RootfsPlan) -> Result<()> {
+        let how = match plan.pivot {
+            Pivot::Pivot => pivot::pivot(self, plan),
+            Pivot::Move => pivot::move_root(self, plan),
+            Pivot::Chroot => pivot::change_root(self),
+        };
+        how.context("error jailing process inside rootfs")
+    }
+
+    /// What can only be done inside: propagation of the new root, read-only mounts, masked and read-only paths, in
+    /// that order. Sets the umask to 0022.
+    pub fn finish(&self, plan: &RootfsPlan) -> Result<()> {
+        pivot::finish_root(self, plan)?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        // Read-only paths first: a path may be in both lists, and hiding it counts more.
+        for path in &plan.readonly_paths {
+            mask::make_readonly(self, path).with_context(|| format!("error making {path:?} read-only"))?;
+        }
+        mask::hide(self, plan)
+    }
+}
+
+/// Lets mount(2), which takes paths alone, work on descriptors: from the host's /proc as working directory, the
+/// relative path of each leads to the very file, inside the new root and outside. Afterwards the working directory is
+/// the root of this process.
+fn by_path<T>(root: &Root, call: impl FnOnce(&dyn Fn(BorrowedFd<'_>) -> PathBuf) -> SysResult<T>) -> Result<T> {
+    rustix::process::fchdir(root.proc.fd()).map_err(|e| SysError::from_rustix("fchdir", "/proc", e))?;
+    let done = call(&|fd| PathBuf::from(format!("self/fd/{}", fd.as_raw_fd())));
+    rustix::process::chdir("/").map_err(|e| SysError::from_rustix("chdir", "\"/\"", e))?;
+    Ok(done?)
+}
+
+/// An error that says where a path was refused.
+fn refuse(path: &Path, reason: &str) -> Error {
+    Error::other(format!("{path:?} {reason}"))
+}
+
+/// [`MountOp::data`] has the option `name`.
+fn has_option(op: &MountOp, name: &str) -> bool {
+    op.data.iter().any(|(known, _)| known == name)
+}

@@ -1,0 +1,205 @@
+//! Into the new root, and out of the old one.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::Root;
+use super::mounts::make_readonly;
+use super::outside::Outside;
+use crate::error::{Context, Error, ErrorKind, Result};
+use brig_plan::mounts::{Pivot, RootfsPlan};
+use brig_sys::mount::{self, Filesystem};
+use brig_sys::path::{Dir, Links};
+use brig_sys::procfs::Proc;
+use brig_sys::{SysError, SysResult};
+
+/// Makes this mount namespace's events our own, and the root a mount of its own.
+pub(super) fn attach_root(plan: &RootfsPlan, proc: &Proc) -> Result<(Dir, Outside)> {
+    let context = || format!("error preparing rootfs {:?}", plan.root);
+    if plan.pivot == Pivot::Chroot {
+        return Ok((Dir::open_host(&plan.root).with_context(context)?, Outside::Here));
+    }
+    if let Some(number) = plan.seed {
+        let seed = mount::adopt(number)?;
+        let tree = mount::clone_host_tree(&plan.root, true, true).map_err(|error| root_error(plan, error))?;
+        if let Some(outside) = Outside::leave(plan, proc, &seed, &tree).with_context(context)? {
+            return Ok((Dir::from_fd(tree), outside));
+        }
+    }
+    let asked = plan.spread();
+    // What is unbindable can be bound no more, not even to be our root: that comes last, in `finish_root`.
+    let spread = if asked & libc::MS_UNBINDABLE != 0 { libc::MS_PRIVATE | libc::MS_REC } else { asked };
+    mount::mount_raw(None, Path::new("/"), None, spread, None).with_context(context)?;
+    let tree = match plan.root_fd {
+        Some(number) => mount::adopt(number),
+        None => mount::clone_host_tree(&plan.root, true, true),
+    };
+    // Shared mounts can be left: the new root must not spread to the host when it is attached, and pivot_root(2)
+    // refuses a root whose parent mount is shared.
+    if spread & libc::MS_SHARED != 0 || spread & libc::MS_REC == 0 {
+        make_parent_private(&plan.root).with_context(context)?;
+    }
+    let tree = match tree {
+        Ok(tree) => tree,
+        Err(error) if mount::is_missing(&error) => {
+            return Ok((bind_root(plan).with_context(context)?, Outside::Here));
+        }
+        Err(error) => return Err(root_error(plan, error)),
+    };
+    mount::attach_host(&tree, &plan.root).with_context(context)?;
+    if spread & libc::MS_SHARED != 0 {
+        // The copy is a peer of the image's mount on the host: what is mounted in it would appear there.
+        mount::set_propagation(&tree, libc::MS_PRIVATE).with_context(context)?;
+    } else if spread & libc::MS_REC == 0 {
+        // Only the mount of / was changed above; pivot_root(2) refuses a root that is still a peer of the host's.
+        mount::set_propagation(&tree, spread).with_context(context)?;
+    }
+    Ok((Dir::from_fd(tree), Outside::Here))
+}
+
+/// Checks that root.path leads to a directory, before anything is made. What this process may not see, the container's
+/// may.
+pub fn check_root(plan: &RootfsPlan) -> Result<()> {
+    match std::fs::metadata(&plan.root) {
+        Ok(found) if !found.is_dir() => {
+            let kind = if found.is_file() { "a file" } else { "no directory" };
+            let what = format!("root.path: {} is {kind}; expected a directory", plan.root.display());
+            Err(Error::new(ErrorKind::InvalidConfig, what).context("invalid rootfs"))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing_root(plan)),
+        _ => Ok(()),
+    }
+}
+
+fn missing_root(plan: &RootfsPlan) -> Error {
+    let what = format!("root.path: stat {}: no such file or directory", plan.root.display());
+    Error::new(ErrorKind::InvalidConfig, what).context("invalid rootfs")
+}
+
+/// The root could not be copied.
+fn root_error(plan: &RootfsPlan, error: SysError) -> Error {
+    if error.errno() == Errno::ENOENT {
+        return missing_root(plan);
+    }
+    Error::from(error).context(format!("error preparing rootfs {:?}", plan.root))
+}
+
+fn bind_root(plan: &RootfsPlan) -> SysResult<Dir> {
+    let flags = libc::MS_BIND | libc::MS_REC;
+    mount::mount_raw(Some(plan.root.as_os_str()), &plan.root, None, flags, None)?;
+    let root = Dir::open_host(&plan.root)?;
+    mount::mount_raw(None, &plan.root, None, libc::MS_PRIVATE, None)?;
+    Ok(root)
+}
+
+/// Makes the mount that holds `root` private. Which of the directories above is its root is found by trying: only on
+/// that one does the call succeed.
+fn make_parent_private(root: &Path) -> SysResult<()> {
+    // A symlink in the path leads to other directories than those that its text names.
+    let real = std::fs::canonicalize(root).map_err(|e| SysError::from_io("realpath", format!("{root:?}"), &e))?;
+    let mut last = None;
+    for path in real.ancestors() {
+        match mount::mount_raw(None, path, None, libc::MS_PRIVATE, None) {
+            Err(error) if error.errno() == Errno::EINVAL => last = Some(error),
+            other => return other,
+        }
+    }
+    last.map_or(Ok(()), Err)
+}
+
+fn change_directory(root: &Root) -> SysResult<()> {
+    rustix::process::fchdir(root.fd()).map_err(|e| SysError::from_rustix("fchdir", "root", e))
+}
+
+fn to_top() -> SysResult<()> {
+    rustix::process::chdir("/").map_err(|e| SysError::from_rustix("chdir", "\"/\"", e))
+}
+
+/// pivot_root(2) in place.
+pub(super) fn pivot(root: &Root, plan: &RootfsPlan) -> Result<()> {
+    let spreads = plan.root_propagation.is_some_and(|flags| {
+        flags & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 || flags & libc::MS_REC == 0
+    });
+    let old: Option<OwnedFd> = if spreads { Some(open_old_root()?) } else { None };
+    change_directory(root)?;
+    mount::pivot_here()?;
+    if let Some(old) = old {
+        // Must precede the detach, because a shared mount would carry that to the host, and unmount its tree.
+        rustix::process::fchdir(&old).map_err(|e| SysError::from_rustix("fchdir", "old root", e))?;
+        mount::mount_raw(None, Path::new("."), None, libc::MS_SLAVE | libc::MS_REC, None)?;
+    }
+    mount::detach(Path::new("."))?;
+    Ok(to_top()?)
+}
+
+fn open_old_root() -> SysResult<OwnedFd> {
+    rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::from_rustix("open", "\"/\", O_PATH", e))
+}
+
+/// For a root that pivot_root(2) does not take (a ramdisk): the new root is moved over it, and entered by chroot(2).
+///
+/// The old root's mounts stay in the namespace, below. Complete procfs and sysfs instances among them must go first:
+/// as long as one can be seen, the kernel lets a process with privilege in the container mount another that nothing
+/// masks (fs/namespace.c, mount_too_revealing).
+pub(super) fn move_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
+    let mounts = mount::parse_mountinfo(&root.proc.read_to_string("self/mountinfo")?);
+    let real = std::fs::canonicalize(&plan.root).with_context(|| format!("error resolving {:?}", plan.root))?;
+    let full = mounts.iter().filter(|info| {
+        matches!(info.kind.as_str(), "proc" | "sysfs") && info.root == "/" && !Path::new(&info.target).starts_with(&real)
+    });
+    for info in full {
+        let path = Path::new(&info.target);
+        // One below another may have gone with it already.
+        match mount::mount_raw(None, path, None, libc::MS_SLAVE | libc::MS_REC, None).and_then(|()| mount::detach(path)) {
+            Ok(()) => {}
+            Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => cover(path)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    change_directory(root)?;
+    mount::mount_raw(Some(".".as_ref()), Path::new("/"), None, libc::MS_MOVE, None)?;
+    rustix::process::chroot(".").map_err(|e| SysError::from_rustix("chroot", "\".\"", e))?;
+    Ok(to_top()?)
+}
+
+/// Hides a mount that is locked in place, and cannot be unmounted here, below an empty tmpfs.
+fn cover(path: &Path) -> SysResult<()> {
+    match Filesystem::new("tmpfs").source("tmpfs".as_ref()).mount_legacy(path, 0) {
+        Err(error) if error.errno() == Errno::ENOENT => Ok(()),
+        other => other,
+    }
+}
+
+/// chroot(2) alone: the container shares the host's mounts.
+pub(super) fn change_root(root: &Root) -> Result<()> {
+    change_directory(root)?;
+    rustix::process::chroot(".").map_err(|e| SysError::from_rustix("chroot", "\".\"", e))?;
+    Ok(to_top()?)
+}
+
+/// Propagation of the new root, then what becomes read-only.
+pub(super) fn finish_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
+    // The whole tree was made private or slave before anything was mounted in it: again, it would undo what a mount's
+    // own options have asked for since.
+    let done = |flags: u64| flags & libc::MS_REC != 0 && flags & (libc::MS_PRIVATE | libc::MS_SLAVE) != 0;
+    let left = plan.root_propagation.filter(|&flags| !done(flags));
+    if let (Some(flags), true) = (left, plan.pivot != Pivot::Chroot) {
+        // Only now is / the new root: set before, it would have changed the mount that the root lies on.
+        mount::mount_raw(None, Path::new("/"), None, flags, None).context("error setting rootfsPropagation")?;
+    }
+    for mounted in &root.readonly_in_the_end {
+        make_readonly(root, mounted).context("error remounting a tmpfs as readonly")?;
+    }
+    if plan.dev_readonly {
+        let dev = root.dir.open(Path::new("/dev"), OFlags::PATH, Links::Follow)?;
+        make_readonly(root, &dev).context("error remounting \"/dev\" as readonly")?;
+    }
+    if plan.readonly {
+        make_readonly(root, root.fd()).context("error setting rootfs as readonly")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! From ranges of syscall numbers to BPF.
+//!
+//! The program is built from its end: a jump goes forward only, so that every target is known when the jump is made.
+//! `code` holds the instructions in reverse, and a position is an index into it.
+
+use oci_spec::runtime::LinuxSeccompOperator as Op;
+use seccompiler::{BackendError, BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+
+use super::resolve::{BAD_ARCHITECTURE, Clause, Outcome, Range, Resolved, effective};
+use crate::error::{Error, ErrorKind, Result};
+use brig_plan::seccomp::{Condition, Return};
+use brig_sys::seccomp::Instruction;
+
+/// The most that the kernel takes: BPF_MAXINSNS of linux/bpf_common.h.
+pub(super) const MAX_INSTRUCTIONS: usize = 4096;
+
+// linux/bpf_common.h, and the fields of struct seccomp_data in linux/seccomp.h.
+const LD_W_ABS: u16 = 0x20;
+const JMP_JA: u16 = 0x05;
+const JMP_JEQ_K: u16 = 0x15;
+const JMP_JGE_K: u16 = 0x35;
+const RET_K: u16 = 0x06;
+const DATA_NR: u32 = 0;
+const DATA_ARCH: u32 = 4;
+
+/// How far a conditional jump is allowed to look back at its target. It reaches 255; one is kept for the helper of the
+/// other branch, which may come between.
+const REACH: usize = 254;
+
+/// Assembles the program.
+pub(super) fn assemble(resolved: &Resolved) -> Result<Vec<Instruction>> {
+    let mut builder = Builder {
+        resolved,
+        code: Vec::with_capacity(1024),
+        returns: Vec::with_capacity(8),
+        blocks: vec![None; resolved.blocks.len()],
+    };
+    let mut machines = Vec::with_capacity(resolved.machines.len());
+    for machine in resolved.machines.iter().rev() {
+        let tree = builder.tree(&machine.ranges, 1 << 32)?;
+        builder.fall_into(tree);
+        machines.push((machine.audit_arch, builder.push(LD_W_ABS, DATA_NR)));
+    }
+    let mut next = Target::Return(BAD_ARCHITECTURE);
+    for (audit_arch, start) in machines {
+        next = Target::At(builder.branch(JMP_JEQ_K, audit_arch, Target::At(start), next));
+    }
+    builder.fall_into(next);
+    builder.push(LD_W_ABS, DATA_ARCH);
+    if builder.code.len() > MAX_INSTRUCTIONS {
+        return Err(too_long(builder.code.len()));
+    }
+    builder.code.reverse();
+    Ok(builder.code)
+}
+
+fn too_long(len: usize) -> Error {
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!(
+            "invalid config.json: linux.seccomp: the profile needs {len} BPF instructions, and the kernel takes no more \
+             than {MAX_INSTRUCTIONS} (use fewer conditions on arguments, or fewer architectures)"
+        ),
+    )
+}
+
+/// Where a branch goes.
+#[derive(Clone, Copy)]
+enum Target {
+    /// To any instruction that returns this.
+    Return(Return),
+    /// To a position.
+    At(usize),
+}
+
+struct Builder<'a> {
+    resolved: &'a Resolved,
+    code: Vec<Instruction>,
+    /// For each value that was returned so far, the nearest position that returns it.
+    returns: Vec<(Return, usize)>,
+    /// Where each block begins, once it is there.
+    blocks: Vec<Option<usize>>,
+}
+
+impl Builder<'_> {
+    fn push(&mut self, code: u16, k: u32) -> usize {
+        self.code.push(Instruction { code, jt: 0, jf: 0, k });
+        self.code.len() - 1
+    }
+
+    fn push_return(&mut self, value: Return) -> usize {
+        let position = self.push(RET_K, value);
+        match self.returns.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, nearest)) => *nearest = position,
+            None => self.returns.push((value, position)),
+        }
+        position
+    }
+
+    /// A position within reach that comes to `target`: itself, or a helper that is put here.
+    fn reach(&mut self, target: Target) -> usize {
+        let here = self.code.len();
+        match target {
+            Target::Return(value) => {
+                let near = self.returns.iter().find(|(known, at)| *known == value && here - at <= REACH);
+                match near {
+                    Some(&(_, at)) => at,
+                    None => self.push_return(value),
+                }
+            }
+            Target::At(at) if here - at <= REACH => at,
+            Target::At(at) => self.push(JMP_JA, (here - at - 1) as u32),
+        }
+    }
+
+    /// Lets the instruction that is pushed next be followed by `target`.
+    fn fall_into(&mut self, target: Target) {
+        match target {
+            Target::At(at) if at + 1 == self.code.len() => {}
+            Target::At(at) => {
+                let here = self.code.len();
+                self.push(JMP_JA, (here - at - 1) as u32);
+            }
+            Target::Return(value) => {
+                self.push_return(value);
+            }
+        }
+    }
+
+    /// A comparison of the accumulator with `k`.
+    fn branch(&mut self, code: u16, k: u32, then: Target, otherwise: Target) -> usize {
+        let then = self.reach(then);
+        let otherwise = self.reach(otherwise);
+        let here = self.code.len();
+        // Both are at most REACH + 1 back, and so the offsets fit.
+        let offset = |at: usize| (here - at - 1) as u8;
+        self.code.push(Instruction { code, jt: offset(then), jf: offset(otherwise), k });
+        here
+    }
+
+    /// A search for the range that holds the accumulator: balanced, down to groups of few single numbers, which are
+    /// compared one by one. `end` is where the last range ends, exclusive.
+    fn tree(&mut self, ranges: &[Range], end: u64) -> Result<Target> {
+        if let Some(rest) = rest_of_singles(ranges, end) {
+            let mut next = self.target(rest)?;
+            for single in ranges.iter().rev().filter(|range| range.outcome != rest) {
+                let then = self.target(single.outcome)?;
+                next = Target::At(self.branch(JMP_JEQ_K, single.start, then, next));
+            }
+            return Ok(next);
+        }
+        let (left, right) = ranges.split_at(ranges.len() / 2);
+        let middle = right[0].start;
+        let then = self.tree(right, end)?;
+        let otherwise = self.tree(left, middle.into())?;
+        Ok(Target::At(self.branch(JMP_JGE_K, middle, then, otherwise)))
+    }
+
+    fn target(&mut self, outcome: Outcome) -> Result<Target> {
+        match outcome {
+            Outcome::Return(value) => Ok(Target::Return(value)),
+            Outcome::Block(index) => match self.blocks[index] {
+                Some(at) => Ok(Target::At(at)),
+                None => {
+                    let at = self.block(index)?;
+                    self.blocks[index] = Some(at);
+                    Ok(Target::At(at))
+                }
+            },
+        }
+    }
+
+    /// The clauses of a block one after the other. A clause that does not match goes on after its own return.
+    fn block(&mut self, index: usize) -> Result<usize> {
+        let block = &self.resolved.blocks[index];
+        let mut start = self.push_return(self.resolved.default);
+        for clause in block.clauses.iter().rev() {
+            let clause = &self.resolved.clauses[*clause as usize];
+            self.push_return(clause.action);
+            for instruction in conditions(clause, block.is_32_bit)?.iter().rev() {
+                let seccompiler::sock_filter { code, jt, jf, k } = *instruction;
+                self.code.push(Instruction { code, jt, jf, k });
+            }
+            start = self.code.len() - 1;
+            if self.code.len() > MAX_INSTRUCTIONS {
+                return Err(too_long(self.code.len()));
+            }
+        }
+        Ok(start)
+    }
+}
+
+/// How many numbers are compared one after the other before a tree is better.
+const SINGLES: usize = 4;
+
+/// The outcome of all ranges but few, each of which is a single number.
+fn rest_of_singles(ranges: &[Range], end: u64) -> Option<Outcome> {
+    let single = |i: usize| ranges.get(i + 1).map_or(end, |next| next.start.into()) - u64::from(ranges[i].start) == 1;
+    // Neighbours differ, so that the outcome of the rest is that of the first range or of the second.
+    ranges.iter().take(2).map(|range| range.outcome).find(|&rest| {
+        ranges.len() <= 2 * SINGLES + 1
+            && ranges.iter().filter(|range| range.outcome != rest).count() <= SINGLES
+            && (0..ranges.len()).all(|i| ranges[i].outcome == rest || single(i))
+    })
+}
+
+/// The conditions of a clause as seccompiler compiles them: they fall through when all hold, and skip one instruction
+/// more when one does not.
+fn conditions(clause: &Clause, is_32_bit: bool) -> Result<BpfProgram> {
+    let failed = |error: BackendError| Error::other(format!("linux.seccomp.syscalls: {error}"));
+    let list: Result<Vec<_>> = effective(&clause.conditions, is_32_bit)
+        .map(|condition| condition_of(&condition, is_32_bit).map_err(failed))
+        .collect();
+    let mut program: BpfProgram = SeccompRule::new(list?).map_err(failed)?.into();
+    // It begins with a jump over a jump past the whole rule, for chains that are entered in their middle. Here the rule
+    // is entered at its start only.
+    let skip = |instruction: &seccompiler::sock_filter, k: usize| instruction.code == JMP_JA && instruction.k as usize == k;
+    if program.len() > 2 && skip(&program[0], 1) && skip(&program[1], program.len()) {
+        program.drain(..2);
+    }
+    Ok(program)
+}
+
+fn condition_of(condition: &Condition, is_32_bit: bool) -> Result<SeccompCondition, BackendError> {
+    let op = match condition.op {
+        Op::ScmpCmpEq => SeccompCmpOp::Eq,
+        Op::ScmpCmpNe => SeccompCmpOp::Ne,
+        Op::ScmpCmpLt => SeccompCmpOp::Lt,
+        Op::ScmpCmpLe => SeccompCmpOp::Le,
+        Op::ScmpCmpGe => SeccompCmpOp::Ge,
+        Op::ScmpCmpGt => SeccompCmpOp::Gt,
+        Op::ScmpCmpMaskedEq => SeccompCmpOp::MaskedEq(condition.mask),
+    };
+    // A mask without upper half needs no look at the upper half.
+    let low = is_32_bit || condition.mask >> 32 == 0;
+    let len = if low { SeccompCmpArgLen::Dword } else { SeccompCmpArgLen::Qword };
+    SeccompCondition::new(condition.index, len, op, condition.value)
+}

@@ -1,0 +1,235 @@
+//! The record of a container, and its status, derived from facts whenever someone asks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use brig_plan::cgroup::record::CgroupRecord;
+use crate::resctrl::Group;
+
+/// What was made, in the names that tools which read runc's state.json expect. It says nothing of the status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// The container's id.
+    pub id: String,
+    /// Init's pid; 0 until init is set up.
+    pub init_process_pid: i32,
+    /// Init's start time in clock ticks since boot (proc(5), stat, field 22), which tells it from a later process
+    /// of the same pid.
+    pub init_process_start: u64,
+    /// When create was called, RFC 3339, UTC.
+    pub created: String,
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// The spec version of the configuration.
+    pub oci_version: String,
+    /// The caller's user id.
+    pub owner: u32,
+    /// The configuration's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// It has a pid namespace of its own, whose processes end with init.
+    pub own_pids: bool,
+    /// There are startContainer hooks, whose failure is an error of its start.
+    #[serde(default)]
+    pub start_container: bool,
+    /// There are poststart hooks to run after its start.
+    pub poststart: bool,
+    /// There are poststop hooks to run at its end.
+    pub poststop: bool,
+    /// Facts of the configuration that other tools read.
+    pub config: RecordConfig,
+    /// The cgroup's directory by controller, the empty name for the unified one.
+    pub cgroup_paths: BTreeMap<String, PathBuf>,
+    /// A file in /proc by namespace, in runc's names: NEWNET, NEWNS ...
+    pub namespace_paths: BTreeMap<String, PathBuf>,
+    /// What the cgroup manager needs to go on.
+    pub cgroup: CgroupRecord,
+    /// Its group of the resctrl file system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<Group>,
+}
+
+/// See [`Record::config`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecordConfig {
+    /// The root file system, absolute.
+    pub rootfs: PathBuf,
+    /// Annotations, as `NAME=value`, and the bundle as `bundle=PATH`.
+    pub labels: Vec<String>,
+}
+
+/// What a status is derived from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// `create` still holds the container's lock.
+    pub creating: bool,
+    /// Init lives: its pid and start time are those on record, and it is no zombie.
+    pub alive: bool,
+    /// The gate is still there.
+    pub gate: bool,
+    /// The cgroup is frozen.
+    pub frozen: bool,
+}
+
+/// A container's status, derived at the moment that it was asked for (runtime.md, State, and `paused`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// `create` is at work on it.
+    Creating,
+    /// Set up; waits for `start`.
+    Created,
+    /// The user's program runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Init has ended.
+    Stopped,
+}
+
+impl Status {
+    /// The word that `state` and `list` print.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+
+    /// From the facts of this moment.
+    pub fn derive(facts: Facts) -> Status {
+        match facts {
+            Facts { alive: false, creating: true, .. } => Status::Creating,
+            Facts { alive: false, .. } => Status::Stopped,
+            Facts { frozen: true, .. } => Status::Paused,
+            Facts { gate: true, .. } => Status::Created,
+            _ => Status::Running,
+        }
+    }
+}
+
+/// What a verb may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// start
+    Start,
+    /// exec; `ignore_paused` as the flag says.
+    Exec {
+        /// A paused container will do.
+        ignore_paused: bool,
+    },
+    /// kill
+    Kill,
+    /// pause
+    Pause,
+    /// resume
+    Resume,
+    /// delete without force
+    Delete,
+    /// events: the container has processes.
+    Events,
+    /// update
+    Update,
+    /// checkpoint
+    Checkpoint,
+}
+
+/// Whether a container of this status allows the verb.
+///
+/// # Errors
+/// The texts are runc's: callers match on them.
+pub fn allow(verb: Verb, status: Status, id: &str) -> Result<()> {
+    let state = |message: String| Err(Error::new(ErrorKind::InvalidState, message));
+    let not_running = || Err(Error::new(ErrorKind::NotRunning, "container not running"));
+    match (verb, status) {
+        (Verb::Start, Status::Created) => Ok(()),
+        (Verb::Start, Status::Stopped) => state("cannot start a container that has stopped".into()),
+        (Verb::Start, Status::Running) => state("cannot start an already running container".into()),
+        (Verb::Start, _) => state(format!("cannot start a container in the {} state", status.as_str())),
+        (Verb::Exec { .. }, Status::Created | Status::Running) => Ok(()),
+        (Verb::Exec { ignore_paused: true }, Status::Paused) => Ok(()),
+        (Verb::Exec { .. }, Status::Paused) => {
+            state("cannot exec in a paused container (use --ignore-paused to override)".into())
+        }
+        (Verb::Exec { .. }, _) => state("cannot exec in a stopped container".into()),
+        (Verb::Kill, Status::Stopped | Status::Creating) => not_running(),
+        (Verb::Pause, Status::Running | Status::Created) => Ok(()),
+        (Verb::Pause, Status::Paused) => {
+            Err(Error::new(ErrorKind::NotRunning, "container not running: it is paused already"))
+        }
+        (Verb::Pause, _) => not_running(),
+        (Verb::Resume, Status::Paused) => Ok(()),
+        (Verb::Resume, _) => state("container not paused".into()),
+        // As runc does: what was created and never started is killed and deleted.
+        (Verb::Delete, Status::Stopped | Status::Created) => Ok(()),
+        (Verb::Delete, _) => {
+            state(format!("cannot delete container {id} that is not stopped: {}", status.as_str()))
+        }
+        (Verb::Events, Status::Stopped | Status::Creating) => {
+            Err(Error::new(ErrorKind::NotRunning, format!("container with id {id} is not running")))
+        }
+        (Verb::Update, Status::Stopped | Status::Creating) => not_running(),
+        (Verb::Checkpoint, Status::Running | Status::Paused) => Ok(()),
+        (Verb::Checkpoint, _) => state(format!("Container cannot be checkpointed in {} state", status.as_str())),
+        (Verb::Kill | Verb::Events | Verb::Update, _) => Ok(()),
+    }
+}
+
+/// Checks a container id: one path component of letters, digits, `_`, `+`, `-` and `.`, at most 1024 long.
+///
+/// # Errors
+/// [`ErrorKind::InvalidId`], with runc's text.
+pub fn check_id(id: &str) -> Result<()> {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
+    if id.is_empty() || id.len() > 1024 || id == "." || id == ".." || !id.bytes().all(word) {
+        return Err(Error::new(ErrorKind::InvalidId, "invalid container ID format"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_follows_from_the_facts() {
+        let stopped = Facts { creating: false, alive: false, gate: true, frozen: false };
+        let alive = Facts { alive: true, ..stopped };
+        assert_eq!(Status::derive(stopped), Status::Stopped);
+        assert_eq!(Status::derive(Facts { creating: true, ..stopped }), Status::Creating);
+        assert_eq!(Status::derive(alive), Status::Created);
+        assert_eq!(Status::derive(Facts { gate: false, ..alive }), Status::Running);
+        assert_eq!(Status::derive(Facts { frozen: true, gate: false, ..alive }), Status::Paused);
+    }
+
+    #[test]
+    fn ids_are_one_path_component() {
+        for good in ["a", "A-b_c+d.e", "1", "..."] {
+            check_id(good).unwrap();
+        }
+        for bad in ["", ".", "..", "a/b", "a b", "ä", "a\0"] {
+            assert_eq!(check_id(bad).unwrap_err().kind(), ErrorKind::InvalidId, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn verbs_are_refused_in_the_words_that_callers_match() {
+        let text = |verb, status| allow(verb, status, "x").unwrap_err().to_string();
+        assert_eq!(text(Verb::Start, Status::Running), "cannot start an already running container");
+        assert_eq!(text(Verb::Start, Status::Stopped), "cannot start a container that has stopped");
+        assert_eq!(text(Verb::Kill, Status::Stopped), "container not running");
+        assert_eq!(text(Verb::Resume, Status::Running), "container not paused");
+        assert_eq!(text(Verb::Pause, Status::Stopped), "container not running");
+        assert_eq!(text(Verb::Pause, Status::Paused), "container not running: it is paused already");
+        assert_eq!(text(Verb::Delete, Status::Running), "cannot delete container x that is not stopped: running");
+        assert_eq!(text(Verb::Events, Status::Stopped), "container with id x is not running");
+        assert!(text(Verb::Exec { ignore_paused: false }, Status::Paused).contains("--ignore-paused"));
+        assert!(allow(Verb::Exec { ignore_paused: true }, Status::Paused, "x").is_ok());
+        assert_eq!(text(Verb::Exec { ignore_paused: true }, Status::Stopped), "cannot exec in a stopped container");
+    }
+}

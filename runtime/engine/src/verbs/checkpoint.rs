@@ -1,0 +1,175 @@
+//! checkpoint: a container to disk, by CRIU.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use super::record::cgroup_mounts;
+use super::{CheckpointOptions, Container, CriuOptions, Engine, Status, absolute};
+use crate::cgroup::Cgroup;
+use crate::criu::{Criu, Kind, Mapped, Options, Place};
+use crate::error::{Context, Error, ErrorKind, Result};
+use brig_plan::container::{self, CreateChoices};
+use brig_plan::mounts::RootfsPlan;
+use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
+use brig_plan::{annotations, outside};
+use crate::probe;
+use crate::state::{Verb, allow};
+use crate::store;
+use brig_sys::path::{Dir, Links, file_type};
+
+/// The file among the images that names the container's standard streams, as runc writes it.
+pub(super) const DESCRIPTORS: &str = "descriptors.json";
+
+impl Engine {
+    /// Saves a running container. Unless it is told to go on, it is gone afterwards.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] for one that does not run; [`ErrorKind::Unsupported`] without CRIU; else what CRIU
+    /// says. The container goes on then.
+    pub fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<()> {
+        let container = self.load_locked(id)?;
+        allow(Verb::Checkpoint, container.status()?, id)?;
+        let spec = container.spec()?;
+        let images = Directory::make(&options.images)?;
+        let work = work_directory(&options.work)?;
+        let parent = options.parent.as_deref().map(|parent| check_parent(&images.path, parent)).transpose()?;
+        let rootfs = container.rootfs_plan(&spec, self)?;
+        let pid = container.record.init_process_pid;
+        let mut asked = Options::new((images.file.as_fd(), &images.path), "dump.log", &rootfs.root);
+        asked.work = work.as_ref().map(|work| (work.file.as_fd(), work.path.as_path()));
+        asked.pid = Some(pid);
+        asked.leave_running = options.leave_running;
+        asked.tcp_skip_in_flight = options.tcp_skip_in_flight;
+        asked.link_remap = options.link_remap;
+        asked.parent = parent;
+        asked.track_memory = parent.is_some() || options.pre_dump;
+        asked.page_server = options.page_server.as_ref().map(|(address, port)| (address.as_str(), *port));
+        asked.status = options.status_fd;
+        asked.freeze = container.freezer();
+        asked.configuration = annotations::CRIU_CONFIG.of(&spec);
+        apply(&mut asked, &options.common);
+        let namespaces = NamespacePlan::new(&spec);
+        for (kind, name) in EXTERNAL {
+            if namespaces.joined().any(|(joined, _)| joined == kind) {
+                asked.external.push(format!("{}[{}]:{name}", kind.proc_name(), inode(pid, kind)?));
+            }
+        }
+        let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
+        if kind == Kind::Dump {
+            asked.mounts = dumped_mounts(&rootfs, pid)?;
+            write_descriptors(&images.path, pid)?;
+        }
+        Criu::start(&Place::default())?.request(kind, &asked, &mut |_| Ok(()))?;
+        if options.leave_running || options.pre_dump {
+            return Ok(());
+        }
+        container.end(Status::Stopped, container.init()?)?;
+        container.forget(self.is_resident)
+    }
+}
+
+/// Namespaces that are not the container's own, with the names under which runc's images have them.
+pub(super) const EXTERNAL: [(NamespaceKind, &str); 2] =
+    [(NamespaceKind::Network, "extRootNetNS"), (NamespaceKind::Pid, "extRootPidNS")];
+
+fn inode(pid: i32, kind: NamespaceKind) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let path = format!("/proc/{pid}/ns/{}", kind.proc_name());
+    Ok(std::fs::metadata(&path).with_context(|| format!("unable to look at {path}"))?.ino())
+}
+
+/// What checkpoint and restore are told alike.
+pub(super) fn apply(asked: &mut Options<'_>, common: &CriuOptions) {
+    asked.tcp_established = common.tcp_established;
+    asked.external_unix = common.external_unix;
+    asked.shell_job = common.shell_job;
+    asked.file_locks = common.file_locks;
+    asked.lazy_pages = common.lazy_pages;
+    asked.auto_dedup = common.auto_dedup;
+    // Devices and addresses are their manager's affair, as with runc: a new namespace comes back with `lo` alone.
+    asked.empty_namespaces = NamespaceKind::Network.clone_flag() as u32;
+    asked.cgroups = common.cgroups as i64;
+}
+
+/// A directory of images or logs, open.
+pub(super) struct Directory {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+}
+
+impl Directory {
+    pub(super) fn open(path: &Path) -> Result<Directory> {
+        let path = absolute(if path.as_os_str().is_empty() { Path::new("checkpoint") } else { path })?;
+        let file = File::open(&path).with_context(|| format!("unable to open {}", path.display()))?;
+        Ok(Directory { file, path })
+    }
+
+    fn make(path: &Path) -> Result<Directory> {
+        let path = if path.as_os_str().is_empty() { Path::new("checkpoint") } else { path };
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.with_context(|| format!("unable to make {}", path.display()))?;
+        Directory::open(path)
+    }
+}
+
+/// The directory of the log, if it is not the images'.
+pub(super) fn work_directory(path: &Path) -> Result<Option<Directory>> {
+    if path.as_os_str().is_empty() { Ok(None) } else { Directory::make(path).map(Some) }
+}
+
+/// An earlier image is found from the later one, wherever both are moved.
+fn check_parent<'a>(images: &Path, parent: &'a Path) -> Result<&'a Path> {
+    let invalid = |text: String| Error::new(ErrorKind::InvalidConfig, text);
+    if parent.is_absolute() {
+        return Err(invalid(format!("--parent-path {} must be relative to --image-path", parent.display())));
+    }
+    let real = images.join(parent);
+    if !real.is_dir() {
+        return Err(invalid(format!("--parent-path: there is no directory {}", real.display())));
+    }
+    Ok(parent)
+}
+
+/// The container's mounts that come from outside, by their names.
+fn dumped_mounts(rootfs: &RootfsPlan, pid: i32) -> Result<Vec<Mapped>> {
+    let named = |one: outside::Outside| Mapped { key: one.target.clone(), value: one.target };
+    let mut mounts: Vec<Mapped> = outside::mounts(rootfs).into_iter().map(named).collect();
+    // Masked directories are a tmpfs of the container's own.
+    let root = Dir::open_host(&PathBuf::from(format!("/proc/{pid}/root")))?;
+    for path in &rootfs.masked_paths {
+        let masked = root.try_find(path, Links::Follow)?;
+        if masked.is_some_and(|found| !file_type(found).is_ok_and(|kind| kind == rustix::fs::FileType::Directory)) {
+            mounts.push(Mapped { key: path.clone(), value: outside::NULL.into() });
+        }
+    }
+    Ok(mounts)
+}
+
+/// Notes what the standard streams are: restore puts its own in the place of pipes.
+fn write_descriptors(images: &Path, pid: i32) -> Result<()> {
+    let stream = |number: i32| std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
+    let streams: Vec<String> = (0..3).map(|number| stream(number).to_string_lossy().into_owned()).collect();
+    let text = serde_json::to_vec(&streams).map_err(|error| Error::other(format!("unable to write the streams: {error}")))?;
+    store::replace(&images.join(DESCRIPTORS), &text, 0o600)
+}
+
+impl Container {
+    /// The container's root as it was planned, with the mounts of its own cgroup.
+    fn rootfs_plan(&self, spec: &Spec, engine: &Engine) -> Result<RootfsPlan> {
+        let choices = CreateChoices { manager: engine.manager, ..CreateChoices::default() };
+        let (plan, _) = container::build(spec, &self.id, &self.record.bundle, choices, &probe::host()?)?;
+        let mut rootfs = plan.init.rootfs.ok_or_else(|| Error::other("the container has no root"))?;
+        rootfs.cgroup = cgroup_mounts(&Cgroup::from_record(&self.record.cgroup))?;
+        Ok(rootfs)
+    }
+
+    /// The directory of its cgroup's freezer.
+    fn freezer(&self) -> Option<PathBuf> {
+        let paths = &self.record.cgroup.paths;
+        paths.get("freezer").or_else(|| paths.get("")).cloned()
+    }
+}

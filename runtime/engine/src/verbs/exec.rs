@@ -1,0 +1,218 @@
+//! exec: a further process in a running container. A smaller plan, walked by the same steps.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use oci_spec::runtime::Process;
+
+use super::joined::compare_with_init;
+use super::listener::Listener;
+use super::create::{check_console, make_pipes, open_console, prepare_proxied, receive_terminal, set_oom_score};
+use super::{Engine, ExecOptions, Launched, ProcessSource, Stdio, announce};
+use crate::cgroup::{Cgroup, ExecTarget};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::launch::parent::{Launch, Moments, launch};
+use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
+use crate::launch::unknown_syscalls::UnknownSyscalls;
+use crate::resctrl::Group;
+use brig_plan::{annotations, config, process as process_plan};
+use brig_plan::container::{self, ExecChoices};
+use crate::probe;
+use crate::state::{Verb, allow};
+use brig_plan::namespaces::NamespaceKind;
+use brig_sys::file;
+use brig_sys::process::{self, Child};
+use brig_sys::procfs::Proc;
+use crate::trace;
+
+impl Engine {
+    /// Runs a process in every namespace, in the cgroup, and under the seccomp filter, labels and limits of a
+    /// container. On return it has been executed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] unless the container is created or running (or paused, when the options allow it);
+    /// [`ErrorKind::Executable`] when the program cannot be executed.
+    pub fn exec(&self, id: &str, mut options: ExecOptions) -> Result<Launched> {
+        let phase = trace::phase("plan");
+        let container = self.load(id)?;
+        let (status, init) = container.look()?;
+        allow(Verb::Exec { ignore_paused: options.ignore_paused }, status, id)?;
+        let init = init.ok_or_else(|| Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"))?;
+        let mut spec = container.spec()?;
+        annotations::settle(&mut spec);
+        let mut host = probe::host()?;
+        compare_with_init(&spec, container.record.init_process_pid, &mut host)?;
+        let process = match &options.process {
+            Some(source) => {
+                let process = read_process(source)?;
+                match spec.process() {
+                    Some(container) => process_plan::with_defaults(process, container),
+                    None => process,
+                }
+            }
+            None => spec
+                .process()
+                .clone()
+                .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "config.json has no process; give one with --process"))?,
+        };
+        let choices = choices(&options);
+        let (mut plan, join, warnings) = container::build_exec(&spec, id, &process, &choices, &host)?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        check_console(plan.process.terminal, &options.console)?;
+        drop(phase);
+        let (console, terminal) = open_console(plan.process.terminal, &options.console)?;
+        prepare_proxied(&mut plan, &options.console);
+        let pipes = make_pipes(&mut options.stdio, &plan)?;
+        let stdio = match std::mem::take(&mut options.stdio) {
+            Stdio::Inherit | Stdio::Proxied => None,
+            Stdio::Fds(fds) => Some(fds),
+        };
+        let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
+        let cgroup = target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
+        let root = container_root(&init, container.record.init_process_pid, join)?;
+        plan.container_root = root.as_ref().map(AsRawFd::as_raw_fd);
+        plan.join = vec![(init.as_raw_fd(), join)];
+        if join == 0 {
+            plan.join.clear();
+        }
+        let enter = target.self_entry()?;
+        // Only a manager of the user's own has to move the process; else it is born there, or enters first of all.
+        let attaches = cgroup.is_none() && enter.is_empty();
+        let mut moments = Joining {
+            attaches,
+            must_wait: attaches
+                || plan.has_two_stages() && (process.oom_score_adj().is_some() || container.record.intel_rdt.is_some()),
+            target,
+            oom_score_adj: process.oom_score_adj(),
+            options: &options,
+            listener: Listener::of(&spec, id, &container.record.bundle),
+            init: container.record.init_process_pid,
+            group: container.record.intel_rdt.clone(),
+            cgroup: container.cgroup(),
+        };
+        let request = Launch {
+            plan,
+            namespaces: 0,
+            id_maps: None,
+            seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
+            unknown_syscalls: if annotations::refuses_unknown_syscalls(&spec) { UnknownSyscalls::Refuse } else { UnknownSyscalls::Ignore },
+            seal_beside: container.entry.path(),
+            keep_image: self.is_resident,
+            inherit: std::iter::once(init).chain(root).collect(),
+            cgroup,
+            enter,
+            stdio,
+            gate: None,
+            console,
+            stall: StallLimit { timeout: options.stall_timeout.unwrap_or(STALL_TIMEOUT), counts: Stalled::Idle },
+        };
+        let child = launch(request, &mut moments)?;
+        let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
+        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes, notify: None })
+    }
+}
+
+/// The root directory of init, for a container without a mount namespace of its own: nothing else leads into it.
+fn container_root(init: &OwnedFd, pid: i32, join: u64) -> Result<Option<OwnedFd>> {
+    if join & NamespaceKind::Mount.clone_flag() != 0 {
+        return Ok(None);
+    }
+    let root = Proc::open()?.open_root_of(pid).context("unable to open the container's root")?;
+    // The pid may belong to another process by now, unless init still runs.
+    if process::wait_ended(init.as_fd(), Some(Duration::ZERO))? {
+        return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
+    }
+    Ok(Some(root))
+}
+
+fn read_process(source: &ProcessSource) -> Result<Process> {
+    let (parsed, origin) = match source {
+        ProcessSource::File(path) => {
+            let bytes = File::open(path).and_then(|file| file::read_beginning(file, config::MAX_BYTES));
+            let bytes = bytes.with_context(|| format!("unable to read {}", path.display()))?;
+            (config::parse_process(&bytes), path.display().to_string())
+        }
+        ProcessSource::Json(bytes) => (config::parse_process(bytes), "the process".to_owned()),
+    };
+    let (process, warnings) = parsed.context(origin)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(process)
+}
+
+fn choices(options: &ExecOptions) -> ExecChoices {
+    ExecChoices {
+        process_given: options.process.is_some(),
+        args: options.args.clone(),
+        cwd: options.cwd.clone(),
+        env: options.env.clone(),
+        terminal: options.tty,
+        user: options.user.clone(),
+        additional_gids: options.additional_gids.clone(),
+        selinux: options.process_label.clone(),
+        apparmor: options.apparmor.clone(),
+        no_new_privs: options.no_new_privs,
+        capabilities: options.capabilities.clone(),
+        preserve_fds: options.preserve_fds,
+    }
+}
+
+/// The moments of exec.
+struct Joining<'a> {
+    attaches: bool,
+    must_wait: bool,
+    target: ExecTarget,
+    oom_score_adj: Option<i32>,
+    options: &'a ExecOptions,
+    listener: Option<Listener>,
+    group: Option<Group>,
+    /// The container's init.
+    init: i32,
+    /// The container's own.
+    cgroup: Cgroup,
+}
+
+impl Moments for Joining<'_> {
+    fn born(&mut self, pid: i32) -> Result<()> {
+        if self.attaches {
+            self.target.attach(pid).context("unable to enter the container's cgroup")?;
+        }
+        if let Some(group) = &self.group {
+            group.enter(pid)?;
+        }
+        match self.oom_score_adj {
+            Some(score) => set_oom_score(pid, score),
+            None => Ok(()),
+        }
+    }
+
+    fn must_wait(&self) -> bool {
+        self.must_wait
+    }
+
+    fn mounted(&mut self, _: &Child) -> Result<()> {
+        Ok(())
+    }
+
+    fn ready(&mut self, child: &Child) -> Result<()> {
+        announce(child, self.options.pidfd_socket.as_deref(), self.options.pid_file.as_deref())
+    }
+
+    fn listening(&mut self, child: &Child, fd: OwnedFd) -> Result<()> {
+        match &self.listener {
+            Some(listener) => listener.send(fd, child.pid, "running", self.init),
+            None => Ok(()),
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.cgroup.is_frozen().unwrap_or_else(|error| {
+            tracing::debug!("{error}");
+            false
+        })
+    }
+
+    fn died(&self) -> String {
+        String::new()
+    }
+}

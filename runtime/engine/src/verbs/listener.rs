@@ -1,0 +1,73 @@
+//! The listener of a seccomp filter, on its way to the agent (config-linux.md, "The Container Process State").
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde::Serialize;
+
+use crate::error::{Context, Error, Result};
+use brig_plan::container;
+use brig_plan::init::HookState;
+use brig_plan::seccomp::notifies;
+use brig_sys::socket;
+
+/// The name of the listener among the descriptors that are sent.
+const SECCOMP_FD: &str = "seccompFd";
+
+/// Where a container's seccomp listener goes, and what the agent there is told.
+pub(super) struct Listener {
+    path: PathBuf,
+    metadata: String,
+    state: HookState,
+}
+
+/// What the agent reads. Serialises in this order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProcessState<'a> {
+    oci_version: &'a str,
+    fds: [&'a str; 1],
+    pid: i32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    metadata: &'a str,
+    state: HookState,
+}
+
+impl Listener {
+    /// That of a container whose profile uses SCMP_ACT_NOTIFY.
+    pub(super) fn of(spec: &Spec, id: &str, bundle: &Path) -> Option<Listener> {
+        let profile = spec.linux().as_ref()?.seccomp().as_ref().filter(|profile| notifies(profile))?;
+        Some(Listener {
+            path: profile.listener_path().clone()?,
+            metadata: profile.listener_metadata().clone().unwrap_or_default(),
+            state: container::hook_state(spec, id, bundle),
+        })
+    }
+
+    /// Sends `listener`, that of process `pid`, over a connection of its own. `init` and `status` are the container's.
+    ///
+    /// # Errors
+    /// When nobody listens there: its programs would wait for ever, or find calls missing.
+    pub(super) fn send(&self, listener: OwnedFd, pid: i32, status: &str, init: i32) -> Result<()> {
+        let state = HookState { status: status.to_owned(), pid: init, ..self.state.clone() };
+        let message = ProcessState {
+            oci_version: &self.state.oci_version,
+            fds: [SECCOMP_FD],
+            pid,
+            metadata: &self.metadata,
+            state,
+        };
+        let text = serde_json::to_vec(&message)
+            .map_err(|error| Error::other(format!("unable to write the container process state: {error}")))?;
+        let unable = || {
+            format!(
+                "unable to hand the seccomp listener to linux.seccomp.listenerPath {} (is the agent running, and does \
+                 it listen on a stream socket?)",
+                self.path.display()
+            )
+        };
+        let agent = socket::connect(&self.path).with_context(unable)?;
+        socket::send_stream(agent.as_fd(), &text, &[listener.as_fd()]).with_context(unable)
+    }
+}

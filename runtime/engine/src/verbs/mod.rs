@@ -1,0 +1,267 @@
+//! The verbs: one function of the engine for each.
+
+mod checkpoint;
+mod create;
+mod delete;
+mod exec;
+mod inspect;
+mod joined;
+mod listener;
+mod notify;
+
+mod pid_namespace;
+mod record;
+mod restore;
+mod signal;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use crate::cgroup::Cgroup;
+use crate::error::{Error, ErrorKind, Result};
+use brig_plan::cgroup::settle_zero_pids;
+use crate::state::{Facts, Record, Verb, allow};
+use crate::store::{self, Entry};
+use brig_sys::procfs::Proc;
+use brig_sys::process;
+
+pub use brig_plan::cgroup::CgroupManager;
+pub use crate::state::Status;
+pub use notify::Notify;
+pub use crate::options::*;
+
+/// The engine over one root directory. It holds no state: any number of them, in any processes, may share a root.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    root: PathBuf,
+    manager: CgroupManager,
+    /// See [`Engine::resident`].
+    is_resident: bool,
+}
+
+/// A container that is on record.
+struct Container {
+    id: String,
+    entry: Entry,
+    record: Record,
+}
+
+impl Engine {
+    /// An engine that keeps its records below `root`. `manager` is for containers that it makes; a later verb uses
+    /// the one on record.
+    pub fn new(root: PathBuf, manager: CgroupManager) -> Engine {
+        Engine { root, manager, is_resident: false }
+    }
+
+    /// The same for a process that stays beside its containers. It watches them itself ([`Engine::oom_watch`]), and has
+    /// read what the OOM killer counted before it calls delete, which then does not wait for others to read it; and what
+    /// an exec needs of this program is kept for the next one.
+    pub fn resident(self) -> Engine {
+        Engine { is_resident: true, ..self }
+    }
+
+    fn load(&self, id: &str) -> Result<Container> {
+        read(id, store::open(&self.root, id)?)
+    }
+
+    /// Loads the container under its lock, so that no other verb changes it meanwhile.
+    fn load_locked(&self, id: &str) -> Result<Container> {
+        let entry = store::open(&self.root, id)?;
+        entry.lock()?;
+        // Whoever held the lock may have deleted the container.
+        if !entry.is_current()? {
+            return Err(store::missing(entry.path()));
+        }
+        read(id, entry)
+    }
+
+    /// Opens the gate of a created container: its program runs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] unless it is in the state `created`.
+    pub fn start(&self, id: &str) -> Result<()> {
+        self.open_gate(id, |_| Ok(())).map(|_| ())
+    }
+
+    /// Like [`Engine::start`]; then waits until the container says READY, or ends, and tells it to `manager`, the
+    /// caller's NOTIFY_SOCKET. Does not wait for a container that was created without a NOTIFY_SOCKET.
+    ///
+    /// # Errors
+    /// As for start; or the service manager cannot be told, while the container runs.
+    pub fn start_and_notify(&self, id: &str, manager: &Path) -> Result<()> {
+        let (container, notify) = self.open_gate(id, |container| Notify::bind(container.entry.path(), manager))?;
+        let (init, pid) = (container.init()?, container.record.init_process_pid);
+        // Its lock is not held while it takes its time.
+        drop(container);
+        match (notify, init) {
+            (Some(notify), Some(init)) => notify.wait_and_tell(init.as_fd(), pid),
+            _ => Ok(()),
+        }
+    }
+
+    fn open_gate<T>(&self, id: &str, before: impl FnOnce(&Container) -> Result<T>) -> Result<(Container, T)> {
+        let container = self.load_locked(id)?;
+        allow(Verb::Start, container.status()?, id)?;
+        let result = before(&container)?;
+        // Callers watch the container for what happens to it from when this returns: nothing that takes time may be
+        // between the gate and the end.
+        let poststart = match container.record.poststart {
+            true => create::Poststart::of(&container.spec()?, &container.record),
+            false => None,
+        };
+        let opened = crate::launch::gate::open(&container.entry.gate_path())?;
+        if container.record.start_container || poststart.is_some() {
+            // What runs now may take its time, and delete does not wait for it.
+            container.entry.unlock()?;
+            let started = opened.wait_executed().and_then(|()| poststart.map_or(Ok(()), |hooks| hooks.run()));
+            if let Err(error) = started {
+                container.destroy();
+                return Err(error);
+            }
+        }
+        Ok((container, result))
+    }
+
+    /// Freezes every process of the container.
+    pub fn pause(&self, id: &str) -> Result<()> {
+        let container = self.load_locked(id)?;
+        allow(Verb::Pause, container.status()?, id)?;
+        container.cgroup().freeze()
+    }
+
+    /// Thaws it.
+    pub fn resume(&self, id: &str) -> Result<()> {
+        let container = self.load_locked(id)?;
+        allow(Verb::Resume, container.status()?, id)?;
+        container.cgroup().thaw()
+    }
+
+    /// Changes the limits that `resources` names, and keeps the others. A rejected change changes nothing.
+    pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<()> {
+        let mut container = self.load_locked(id)?;
+        allow(Verb::Update, container.status()?, id)?;
+        let Container { entry, record, .. } = &mut container;
+        let mut cgroup = Cgroup::from_record(&record.cgroup);
+        let mut resources = resources.clone();
+        settle_zero_pids(&mut resources, &record.oci_version);
+        cgroup.update_and_keep(&resources, |kept| {
+            record.cgroup.clone_from(kept);
+            entry.write_record(record)
+        })?;
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Changes lines of the schemata of the container's resctrl group (`L3:...`, `MB:...`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidState`] for a container without one.
+    pub fn update_schemata(&self, id: &str, lines: &[String]) -> Result<()> {
+        let container = self.load_locked(id)?;
+        allow(Verb::Update, container.status()?, id)?;
+        match &container.record.intel_rdt {
+            Some(group) => group.update(lines),
+            None => Err(Error::new(ErrorKind::InvalidState, "the container was made without linux.intelRdt")),
+        }
+    }
+}
+
+fn read(id: &str, entry: Entry) -> Result<Container> {
+    match entry.read_record()? {
+        Some(record) => Ok(Container { id: id.to_owned(), entry, record }),
+        // create has only just begun, or was killed at once: for every verb but delete there is nothing yet.
+        None => Err(store::missing(entry.path())),
+    }
+}
+
+impl Container {
+    /// Stops and deletes it, with its poststop hooks, after a hook of its start has failed (runtime.md, Lifecycle).
+    /// That hook is what the caller hears of; what goes wrong here is a warning, and delete can be called again.
+    fn destroy(&self) {
+        let destroyed = self.entry.lock().and_then(|()| self.entry.is_current()).and_then(|is_current| {
+            if !is_current {
+                // A delete has come first.
+                return Ok(());
+            }
+            let init = self.init()?;
+            self.end(Status::Running, init)?;
+            self.forget(false)
+        });
+        if let Err(error) = destroyed {
+            tracing::warn!("unable to clean up: {error}");
+        }
+    }
+
+    fn cgroup(&self) -> Cgroup {
+        Cgroup::from_record(&self.record.cgroup)
+    }
+
+    /// The configuration as create saw it.
+    fn spec(&self) -> Result<Spec> {
+        Ok(brig_plan::config::parse(&self.entry.read_config()?)?.0)
+    }
+
+    /// A pidfd of init, if it lives. The start time is compared after the pidfd is open, and so holds for it.
+    fn init(&self) -> Result<Option<OwnedFd>> {
+        let pid = self.record.init_process_pid;
+        if pid <= 0 {
+            return Ok(None);
+        }
+        let pidfd = match process::pidfd_open(pid) {
+            // EINVAL: the number is still that of a process group or session whose leader is gone.
+            Err(error) if matches!(error.errno(), Errno::ESRCH | Errno::EINVAL) => return Ok(None),
+            other => other?,
+        };
+        let stat = Proc::open()?.pid_stat(pid)?;
+        let same = |stat: &brig_sys::procfs::PidStat| {
+            stat.start_time == self.record.init_process_start && !stat.has_ended()
+        };
+        Ok(stat.filter(same).map(|_| pidfd))
+    }
+
+    fn status(&self) -> Result<Status> {
+        Ok(self.look()?.0)
+    }
+
+    /// The status, and [`Container::init`] of the same moment.
+    fn look(&self) -> Result<(Status, Option<OwnedFd>)> {
+        let init = self.init()?;
+        let alive = init.is_some();
+        // While it is being created the pid is not on record yet.
+        let creating = !alive && self.record.init_process_pid == 0 && self.entry.is_locked()?;
+        let frozen = alive && self.cgroup().is_frozen()?;
+        Ok((Status::derive(Facts { creating, alive, gate: self.entry.has_gate(), frozen }), init))
+    }
+}
+
+/// `path` made absolute against the working directory, without looking at symlinks.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    use crate::error::Context;
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = std::path::absolute(path).with_context(|| format!("unable to make {} absolute", path.display()))?;
+    Ok(brig_plan::mounts::clean(&path))
+}
+
+/// Sends a process's pidfd over the unix socket at `path`.
+fn send_pidfd(path: &Path, pidfd: &OwnedFd) -> Result<()> {
+    use crate::error::Context;
+    let unable = || format!("unable to send the pidfd over {}", path.display());
+    let socket = brig_sys::socket::connect(path).with_context(unable)?;
+    brig_sys::socket::send(socket.as_fd(), b"pidfd", &[pidfd.as_fd()]).with_context(unable)
+}
+
+/// Tells of a new process where the caller asked for it. The pid file comes last, under a temporary name first: who
+/// waits for it may use the container at once, and no reader sees half of it.
+fn announce(child: &process::Child, pidfd_socket: Option<&Path>, pid_file: Option<&Path>) -> Result<()> {
+    if let Some(path) = pidfd_socket {
+        send_pidfd(path, &child.pidfd)?;
+    }
+    match pid_file {
+        Some(path) => store::replace(path, child.pid.to_string().as_bytes(), 0o644),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,193 @@
+//! What create and restore put on record, and what of it a plan needs to know.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use crate::cgroup::{Cgroup, CgroupKind};
+use crate::error::{Context, Error, Result};
+use crate::launch::faults;
+use brig_plan::cgroup::CgroupPlan;
+use brig_plan::container::{self, ContainerPlan};
+use brig_plan::intel_rdt::IntelRdtPlan;
+use crate::resctrl::Group;
+use brig_plan::mounts::{CgroupHierarchy, CgroupMounts};
+use brig_plan::namespaces::NamespaceKind;
+use crate::state::{Record, RecordConfig};
+use crate::store::Entry;
+use brig_sys::procfs::Proc;
+
+/// Puts init on record.
+pub(super) fn put_init(record: &mut Record, pid: i32) -> Result<()> {
+    let stat = Proc::open()?.pid_stat(pid)?;
+    let stat = stat.ok_or_else(|| Error::other("init ended while it was put on record"))?;
+    record.init_process_pid = pid;
+    record.init_process_start = stat.start_time;
+    for kind in NamespaceKind::ALL {
+        let path = PathBuf::from(format!("/proc/{pid}/ns/{}", kind.proc_name()));
+        record.namespace_paths.insert(runc_name(kind).to_owned(), path);
+    }
+    record.cgroup_paths = record.cgroup.paths.clone();
+    Ok(())
+}
+
+/// Makes the cgroup of `plan`, with everything on record that an interrupted create leaves: what is about to be made
+/// before, and after that what is the container's. A cgroup that create refused, or never came to, may be another's.
+pub(super) fn make_cgroup(plan: &CgroupPlan, record: &mut Record, entry: &Entry) -> Result<CgroupGuard> {
+    record.cgroup = Cgroup::planned_record(plan)?;
+    entry.write_record(record)?;
+    faults::parent("recorded");
+    let cgroup = Cgroup::create(plan)?;
+    faults::parent("cgroup");
+    let guard = CgroupGuard(Some(cgroup));
+    record.cgroup = guard.cgroup()?.record();
+    if !record.cgroup.paths.is_empty() {
+        entry.write_record(record)?;
+    }
+    faults::parent("owned");
+    Ok(guard)
+}
+
+/// Has systemd put process `pid` into the container's unit, and puts the unit on record.
+pub(super) fn attach(cgroup: &mut CgroupGuard, pid: i32, record: &mut Record, entry: &Entry) -> Result<()> {
+    let cgroup = cgroup.0.as_mut().ok_or_else(gone)?;
+    cgroup.attach(pid).context("unable to apply cgroup configuration")?;
+    record.cgroup = cgroup.record();
+    entry.write_record(record)
+}
+
+fn gone() -> Error {
+    Error::other("the cgroup is gone already")
+}
+
+/// A cgroup that is removed when it is dropped before [`CgroupGuard::keep`].
+pub(super) struct CgroupGuard(pub(super) Option<Cgroup>);
+
+impl CgroupGuard {
+    pub(super) fn cgroup(&self) -> Result<&Cgroup> {
+        self.0.as_ref().ok_or_else(gone)
+    }
+
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CgroupGuard {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take()
+            && let Err(error) = cgroup.destroy()
+        {
+            tracing::warn!("unable to clean up: {error}");
+        }
+    }
+}
+
+/// A group of resctrl, whose own part is removed when this is dropped before [`GroupGuard::keep`].
+pub(super) struct GroupGuard(Option<Group>);
+
+impl GroupGuard {
+    /// Makes the group of `plan`, on record before it is there: whatever kills us, delete finds what to remove.
+    pub(super) fn new(plan: Option<&IntelRdtPlan>, record: &mut Record, entry: &Entry) -> Result<GroupGuard> {
+        let Some(plan) = plan else { return Ok(GroupGuard(None)) };
+        let group = Group::planned(plan)?;
+        record.intel_rdt = Some(group.clone());
+        entry.write_record(record)?;
+        group.make(plan)?;
+        Ok(GroupGuard(Some(group)))
+    }
+
+    /// It stays.
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for GroupGuard {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(|group| group.remove()) {
+            tracing::warn!("unable to clean up: {error}");
+        }
+    }
+}
+
+/// The record before there is anything to put into it.
+pub(super) fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &ContainerPlan, owner: u32) -> Result<Record> {
+    let rootfs = plan.init.rootfs.as_ref().map(|rootfs| rootfs.root.clone()).unwrap_or_default();
+    let annotations = container::annotations(spec);
+    let mut labels: Vec<String> = annotations.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    labels.push(format!("bundle={}", bundle.display()));
+    Ok(Record {
+        id: id.to_owned(),
+        init_process_pid: 0,
+        init_process_start: 0,
+        created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
+        bundle: bundle.to_owned(),
+        oci_version: spec.version().clone(),
+        owner,
+        annotations,
+        own_pids: plan.namespaces.is_new(NamespaceKind::Pid),
+        start_container: !plan.hooks.start_container.is_empty(),
+        poststart: !plan.hooks.poststart.is_empty(),
+        poststop: !plan.hooks.poststop.is_empty(),
+        config: RecordConfig { rootfs, labels },
+        cgroup_paths: BTreeMap::new(),
+        namespace_paths: BTreeMap::new(),
+        cgroup: Default::default(),
+        intel_rdt: None,
+    })
+}
+
+/// runc's name of a namespace in state.json.
+fn runc_name(kind: NamespaceKind) -> &'static str {
+    match kind {
+        NamespaceKind::User => "NEWUSER",
+        NamespaceKind::Cgroup => "NEWCGROUP",
+        NamespaceKind::Ipc => "NEWIPC",
+        NamespaceKind::Uts => "NEWUTS",
+        NamespaceKind::Network => "NEWNET",
+        NamespaceKind::Pid => "NEWPID",
+        NamespaceKind::Mount => "NEWNS",
+        NamespaceKind::Time => "NEWTIME",
+    }
+}
+
+/// What a mount of type cgroup shows: the container's own place in each hierarchy.
+pub(super) fn cgroup_mounts(cgroup: &Cgroup) -> Result<CgroupMounts> {
+    let record = cgroup.record();
+    let paths = &record.paths;
+    Ok(match record.kind {
+        CgroupKind::None => CgroupMounts::None,
+        CgroupKind::Unified | CgroupKind::Systemd => match cgroup.own()? {
+            Some(own) => CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own },
+            None => CgroupMounts::None,
+        },
+        CgroupKind::Legacy | CgroupKind::Hybrid => {
+            let hierarchy = |(controller, own): (&String, &PathBuf)| CgroupHierarchy {
+                name: hierarchy_name(controller, own),
+                options: match controller.strip_prefix("name=") {
+                    Some(_) => format!("none,{controller}"),
+                    None => controller.clone(),
+                },
+                own: own.clone(),
+            };
+            // The cgroup2 hierarchy of a hybrid host has no name here, and is not mounted; see `CgroupMounts`.
+            let named = paths.iter().filter(|(controller, _)| !controller.is_empty());
+            let mut list: Vec<CgroupHierarchy> = named.map(hierarchy).collect();
+            // Controllers that share a hierarchy have one directory.
+            list.sort_by(|a, b| a.own.cmp(&b.own));
+            list.dedup_by(|a, b| a.own == b.own);
+            CgroupMounts::Hierarchies(list)
+        }
+    })
+}
+
+/// The directory's name below /sys/fs/cgroup, of `own` = /sys/fs/cgroup/NAME/...
+fn hierarchy_name(controller: &str, own: &Path) -> String {
+    let below = own.strip_prefix("/sys/fs/cgroup").ok().and_then(|below| below.components().next());
+    match below {
+        Some(name) => name.as_os_str().to_string_lossy().into_owned(),
+        None => controller.trim_start_matches("name=").to_owned(),
+    }
+}

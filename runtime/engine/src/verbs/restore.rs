@@ -1,0 +1,307 @@
+//! restore: a container from disk, by CRIU, in a cgroup and on a record as create makes them.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use super::checkpoint::{DESCRIPTORS, Directory, EXTERNAL, apply, work_directory};
+use super::create::{check_console, read_config};
+use super::joined::Joined;
+use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
+use super::{Console, Engine, Launched, RestoreOptions, Stdio, absolute, announce};
+use crate::cgroup::CgroupKind;
+use crate::criu::{Criu, Kind, Mapped, Notification, Options, Place};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::hooks::{self, Setting};
+use brig_plan::container::{self, ContainerPlan, CreateChoices};
+use brig_plan::mounts::RootfsPlan;
+use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
+use brig_plan::{config, outside};
+use crate::probe;
+use crate::state::{Record, check_id};
+use crate::store::{self, Entry};
+use brig_sys::path::{Dir, Links};
+use brig_sys::process::{self, Child};
+use brig_sys::{file, mount, ns, socket};
+
+impl Engine {
+    /// Brings back a container that [`Engine::checkpoint`] saved, under any id. It runs on return.
+    ///
+    /// # Errors
+    /// As for [`Engine::create`]; [`ErrorKind::Unsupported`] without CRIU; else what CRIU says. Nothing is left behind.
+    pub fn restore(&self, id: &str, options: RestoreOptions) -> Result<Launched> {
+        check_id(id)?;
+        let bundle = absolute(&options.bundle)?;
+        let path = bundle.join("config.json");
+        let bytes = read_config(&bundle, &path)?;
+        let (spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
+        let mut host = probe::host()?;
+        // CRIU opens them itself, by their paths.
+        Joined::open(&spec, &mut host)?;
+        let choices = CreateChoices { manager: self.manager, ..CreateChoices::default() };
+        let (plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
+        warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));
+        check_console(plan.init.process.terminal, &options.console)?;
+        let images = Directory::open(&options.images)?;
+        let pipes = pipes(&images.path)?;
+
+        let reservation = store::reserve(&self.root, id)?;
+        let entry = reservation.entry();
+        entry.write_config(&bytes)?;
+        let mut record = first_record(id, &spec, &bundle, &plan, host.euid)?;
+        let mut cgroup = make_cgroup(&plan.cgroup, &mut record, entry)?;
+        let group = GroupGuard::new(plan.intel_rdt.as_ref(), &mut record, entry)?;
+        let restoring = Restoring { entry, record, plan: &plan, options: &options, pipes, init: None, terminal: None };
+        let (child, terminal) = restoring.run(&spec, &mut cgroup, &images)?;
+        cgroup.keep();
+        group.keep();
+        reservation.keep();
+        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes: None, notify: None })
+    }
+}
+
+/// A container on its way back. What CRIU has restored is killed when this is dropped.
+struct Restoring<'a> {
+    entry: &'a Entry,
+    record: Record,
+    plan: &'a ContainerPlan,
+    options: &'a RestoreOptions,
+    /// Standard streams that CRIU takes over from this process, by their names in the images.
+    pipes: Vec<(String, i32)>,
+    init: Option<Child>,
+    terminal: Option<OwnedFd>,
+}
+
+impl Restoring<'_> {
+    fn run(
+        mut self,
+        spec: &Spec,
+        cgroup: &mut CgroupGuard,
+        images: &Directory,
+    ) -> Result<(Child, Option<OwnedFd>)> {
+        let mut rootfs = self.plan.init.rootfs.clone().ok_or_else(|| Error::other("the container has no root"))?;
+        rootfs.cgroup = cgroup_mounts(cgroup.cgroup()?)?;
+        let mounts = outside::mounts(&rootfs);
+        make_targets(&rootfs, &mounts)?;
+        let root = BoundRoot::new(self.entry.restore_root(), &rootfs.root)?;
+        let work = work_directory(&self.options.work)?;
+        let namespaces = NamespacePlan::new(spec);
+        let (inherited, join) = namespaces_from_outside(&namespaces)?;
+
+        let made = cgroup.cgroup()?;
+        let enter = made.self_entry()?;
+        let enter: Vec<_> = enter.iter().map(AsFd::as_fd).collect();
+        let inherit: Vec<_> = inherited.iter().map(|(_, fd)| fd.as_fd()).collect();
+        let stdio = match &self.options.stdio {
+            Stdio::Inherit | Stdio::Proxied => None,
+            Stdio::Fds(fds) => Some([fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
+        };
+        let criu = Criu::start(&Place { cgroup: made.clone_target(), enter: &enter, stdio, inherit: &inherit })?;
+        if self.record.cgroup.kind == CgroupKind::Systemd {
+            attach(cgroup, criu.pid(), &mut self.record, self.entry)?;
+        }
+        if let Some(group) = &self.record.intel_rdt {
+            group.enter(criu.pid())?;
+        }
+        let mut asked = Options::new((images.file.as_fd(), &images.path), "restore.log", &root.0);
+        asked.work = work.as_ref().map(|work| (work.file.as_fd(), work.path.as_path()));
+        asked.sibling = true;
+        apply(&mut asked, &self.options.common);
+        asked.lsm_profile = self.options.lsm_profile.as_deref();
+        asked.lsm_mount_context = self.options.lsm_mount_context.as_deref();
+        asked.mounts = mounts.into_iter().map(|one| Mapped { key: one.target, value: one.source }).collect();
+        asked.mounts.push(Mapped { key: outside::NULL.into(), value: outside::NULL.into() });
+        asked.inherit = std::mem::take(&mut self.pipes);
+        asked.inherit.extend(inherited.iter().map(|(name, fd)| ((*name).to_owned(), fd.as_raw_fd())));
+        asked.join = join;
+        asked.cgroup_roots = cgroup_roots(criu.pid())?;
+        criu.request(Kind::Restore, &asked, &mut |told| self.told(told))?;
+        let init = self.init.take().ok_or_else(|| Error::other("CRIU has restored no process"))?;
+        Ok((init, self.terminal.take()))
+    }
+
+    fn told(&mut self, told: Notification) -> Result<()> {
+        match told.script.as_str() {
+            "setup-namespaces" => {
+                if self.plan.namespaces.is_new(NamespaceKind::Network) {
+                    loopback_up(told.pid).context("unable to bring up the loopback interface")?;
+                }
+                let state = self.plan.init.hook_state.json("creating", told.pid);
+                let setting = Setting::beside(&state, &self.plan.init.hook_state.bundle);
+                hooks::run(&self.plan.hooks.prestart, setting)?;
+                hooks::run(&self.plan.hooks.create_runtime, setting)
+            }
+            "orphan-pts-master" => {
+                let master = told.fd.ok_or_else(|| Error::other("CRIU sent no terminal"))?;
+                self.hand_over(master)
+            }
+            // Its processes are there, and do not run yet.
+            "post-restore" => {
+                let child = Child { pid: told.pid, pidfd: process::pidfd_open(told.pid)? };
+                put_init(&mut self.record, child.pid)?;
+                let child = self.init.insert(child);
+                self.entry.write_record(&self.record)?;
+                announce(child, None, self.options.pid_file.as_deref())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn hand_over(&mut self, master: OwnedFd) -> Result<()> {
+        match &self.options.console {
+            Console::None => Err(Error::new(ErrorKind::InvalidConfig, "the image has a terminal, and there is no console for it")),
+            Console::Socket(path) => {
+                let unable = || format!("unable to send the terminal over the console socket {}", path.display());
+                let console = socket::connect(path).with_context(unable)?;
+                socket::send(console.as_fd(), b"/dev/ptmx", &[master.as_fd()]).with_context(unable)
+            }
+            Console::Caller | Console::Proxied => {
+                self.terminal = Some(master);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Restoring<'_> {
+    fn drop(&mut self) {
+        let Some(init) = self.init.take() else { return };
+        let killed = process::pidfd_send_signal(init.pidfd.as_fd(), libc::SIGKILL);
+        match killed.and_then(|()| process::wait(init.pidfd.as_fd()).map(drop)) {
+            Err(error) if !matches!(error.errno(), nix::errno::Errno::ESRCH | nix::errno::Errno::ECHILD) => {
+                tracing::warn!("unable to clean up: {error}");
+            }
+            _ => {}
+        }
+        if let Some(path) = &self.options.pid_file
+            && let Err(error) = std::fs::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("unable to remove {}: {error}", path.display());
+        }
+    }
+}
+
+/// Brings up `lo` in the network namespace of a process.
+fn loopback_up(pid: i32) -> Result<()> {
+    let network = NamespaceKind::Network.clone_flag();
+    let namespace = ns::open(&PathBuf::from(format!("/proc/{pid}/ns/net")), network)?;
+    // A namespace is a thread's own affair: this one must not leave the caller's.
+    let up = std::thread::scope(|scope| {
+        let bring_up = || ns::join(namespace.as_fd(), network).and_then(|()| ns::loopback_up());
+        scope.spawn(bring_up).join().map_err(|_| Error::other("a thread has panicked"))
+    })?;
+    Ok(up?)
+}
+
+/// The container's root, bound below its record: CRIU wants a mount point with nothing over its parent.
+struct BoundRoot(PathBuf);
+
+impl BoundRoot {
+    fn new(path: PathBuf, root: &Path) -> Result<BoundRoot> {
+        std::fs::create_dir(&path).with_context(|| format!("unable to make {}", path.display()))?;
+        let bound = BoundRoot(path);
+        let flags = libc::MS_BIND | libc::MS_REC;
+        mount::mount_raw(Some(root.as_os_str()), &bound.0, None, flags, None).context("root.path")?;
+        Ok(bound)
+    }
+}
+
+impl Drop for BoundRoot {
+    fn drop(&mut self) {
+        match mount::detach(&self.0) {
+            // It was not mounted yet.
+            Err(error) if error.errno() != nix::errno::Errno::EINVAL => tracing::warn!("unable to clean up: {error}"),
+            _ => {}
+        }
+        if let Err(error) = std::fs::remove_dir(&self.0) {
+            tracing::warn!("unable to remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Makes the mount points that the root does not have: the image may be restored on another copy of it.
+fn make_targets(rootfs: &RootfsPlan, mounts: &[outside::Outside]) -> Result<()> {
+    let root = Dir::open_host(&rootfs.root).context("root.path")?;
+    for one in mounts.iter().filter(|one| one.needs_target) {
+        let source = std::fs::metadata(&one.source);
+        let source = source.with_context(|| format!("unable to look at the source {} of a mount", one.source.display()))?;
+        let made = match source.is_dir() {
+            true => root.mkdir_all(&one.target, 0o755, Links::Follow),
+            false => root.make_file(&one.target, 0o755, Links::Follow),
+        };
+        made.with_context(|| format!("unable to make the mount point {}", one.target.display()))?;
+    }
+    Ok(())
+}
+
+/// Namespaces that CRIU inherits by name, and namespaces that it joins by their file.
+type FromOutside = (Vec<(&'static str, OwnedFd)>, Vec<(&'static str, PathBuf)>);
+
+fn namespaces_from_outside(namespaces: &NamespacePlan) -> Result<FromOutside> {
+    let (mut inherited, mut join) = (Vec::new(), Vec::new());
+    for (kind, path) in namespaces.joined() {
+        match EXTERNAL.iter().find(|(external, _)| *external == kind) {
+            Some((_, name)) => {
+                let unable = || format!("unable to join the {} namespace {}", kind.as_str(), path.display());
+                inherited.push((*name, ns::open(path, kind.clone_flag()).with_context(unable)?));
+            }
+            None if kind == NamespaceKind::Cgroup => {
+                let text = "linux.namespaces: CRIU cannot restore into a cgroup namespace that is joined (leave its path out)";
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            None => join.push((kind.proc_name(), path.to_owned())),
+        }
+    }
+    Ok((inherited, join))
+}
+
+/// Standard streams that were pipes become those of CRIU's, which are ours. The images may come from anywhere.
+fn pipes(images: &Path) -> Result<Vec<(String, i32)>> {
+    /// Three links of /proc/PID/fd, each shorter than PATH_MAX.
+    const MAX_BYTES: u64 = 64 << 10;
+    let path = images.join(DESCRIPTORS);
+    let bytes = file::read_nofollow(&path, MAX_BYTES).with_context(|| format!("unable to read {}", path.display()))?;
+    let bytes = bytes.ok_or_else(|| Error::new(ErrorKind::InvalidConfig, format!("{} is missing", path.display())))?;
+    let streams: Vec<String> = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("{}: {error}", path.display())))?;
+    Ok(streams.into_iter().zip(0..3).filter(|(stream, _)| stream.contains("pipe:")).collect())
+}
+
+/// The cgroups of a process, as controllers and path (cgroups(7), /proc/PID/cgroup).
+fn cgroup_roots(pid: i32) -> Result<Vec<(String, String)>> {
+    let text = brig_sys::procfs::Proc::open()?.read_to_string(format!("{pid}/cgroup"))?;
+    let root = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+    };
+    Ok(text.lines().filter_map(root).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn descriptors_are_read_from_a_small_regular_file_alone() {
+        let images = tempfile::tempdir().unwrap();
+        let path = images.path().join(DESCRIPTORS);
+        let refused = || pipes(images.path()).unwrap_err().to_string();
+        assert!(refused().ends_with("descriptors.json is missing"));
+        std::fs::write(&path, r#"["/dev/null","pipe:[7]","pipe:[8]"]"#).unwrap();
+        assert_eq!(pipes(images.path()).unwrap(), [("pipe:[7]".to_owned(), 1), ("pipe:[8]".to_owned(), 2)]);
+        std::fs::write(&path, " ".repeat((64 << 10) + 1)).unwrap();
+        assert!(refused().contains("expected at most 65536 bytes"));
+        std::fs::remove_file(&path).unwrap();
+        for target in ["/dev/zero", "/etc/passwd", "missing"] {
+            symlink(target, &path).unwrap();
+            assert!(refused().contains("found a symbolic link"), "{target}");
+            std::fs::remove_file(&path).unwrap();
+        }
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(refused().contains("found a FIFO"));
+    }
+}

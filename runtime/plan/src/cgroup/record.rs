@@ -1,0 +1,62 @@
+//! What later verbs need to know of a cgroup, as it stands in the container's record.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+
+use super::devices::DeviceRule;
+
+/// Who manages the cgroup, on what kind of host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupKind {
+    /// There is none: the container is in the cgroup of whoever made it.
+    #[default]
+    None,
+    /// A directory of cgroup2.
+    Unified,
+    /// Directories of v1 hierarchies.
+    Legacy,
+    /// Directories of v1 hierarchies, and one of cgroup2.
+    Hybrid,
+    /// A scope of systemd, on cgroup2.
+    Systemd,
+}
+
+/// A unit of systemd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitRecord {
+    /// Its name.
+    pub unit: String,
+    /// Its slice.
+    pub slice: String,
+    /// It is one of the user's own systemd.
+    pub user: bool,
+}
+
+/// What later verbs need to know of a cgroup.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CgroupRecord {
+    /// The kind.
+    pub kind: CgroupKind,
+    /// Absolute directories by controller; an empty name for cgroup2, `name=systemd` for a named hierarchy.
+    pub paths: BTreeMap<String, PathBuf>,
+    /// The inode number of each directory of `paths`. A later directory of the same path has another one, and is not
+    /// the container's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inodes: BTreeMap<PathBuf, u64>,
+    /// Directories that did not exist when this record was written, and that create was about to make; the deepest
+    /// first. They are in `paths` once they are the container's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planned: Vec<PathBuf>,
+    /// The unit, with [`CgroupKind::Systemd`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<UnitRecord>,
+    /// The resources that are in force: those of the configuration, with every update on top.
+    pub resources: LinuxResources,
+    /// The device rules that are in force; `None` when devices are left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Vec<DeviceRule>>,
+}

@@ -1,0 +1,140 @@
+use serde_json::{Value as Json, json};
+
+use super::super::{CgroupManager, Placement, build};
+use super::*;
+use crate::host::CgroupLayout;
+
+fn host() -> Host {
+    Host::of_root(CgroupLayout::Unified)
+}
+
+fn unit_of(path: &str, annotations: Json) -> (Option<UnitPlan>, Vec<String>) {
+    let spec = serde_json::from_value(json!({
+        "ociVersion": "1.2.0", "annotations": annotations, "linux": {"cgroupsPath": path},
+    }))
+    .expect("a configuration");
+    let mut findings = Findings::default();
+    let plan = build(&spec, "abc", CgroupManager::Systemd, &host(), &mut findings);
+    let unit = match plan.placement {
+        Placement::Systemd(unit) => Some(unit),
+        _ => None,
+    };
+    (unit, findings.violations.iter().map(ToString::to_string).collect())
+}
+
+fn limits_of(json: Json) -> Vec<(String, Value)> {
+    let resources = serde_json::from_value(json).expect("resources");
+    limits(&resources).into_iter().map(|property| (property.name, property.value)).collect()
+}
+
+#[test]
+fn names_of_units() {
+    let names = |path: &str| unit_of(path, json!({})).0.map(|unit| (unit.slice, unit.unit));
+    let pair = |slice: &str, unit: &str| Some((slice.to_owned(), unit.to_owned()));
+    assert_eq!(names(""), pair("system.slice", "brig-abc.scope"));
+    assert_eq!(names("machine.slice:libpod:1f"), pair("machine.slice", "libpod-1f.scope"));
+    assert_eq!(names(":docker:1f"), pair("system.slice", "docker-1f.scope"));
+    assert_eq!(names("-.slice:docker:1f"), pair("-.slice", "docker-1f.scope"));
+    for wrong in ["/a/b", "a:b", "a:b:c:d", "no-slice:p:n", "a--b.slice:p:n", "a.slice:p:n/../m", "a.slice:p:"] {
+        let (unit, violations) = unit_of(wrong, json!({}));
+        assert_eq!((unit, violations.len()), (None, 1), "{wrong}: {violations:?}");
+        assert!(violations[0].starts_with("linux.cgroupsPath: "), "{violations:?}");
+    }
+}
+
+#[test]
+fn annotations_become_properties_and_win() {
+    let (unit, violations) = unit_of(
+        "",
+        json!({
+            "org.systemd.property.TimeoutStopSec": "2",
+            "org.systemd.property.Delegate": "false",
+            "org.systemd.property.After": "['a.service']",
+            "unrelated": "x",
+        }),
+    );
+    assert_eq!(violations, Vec::<String>::new());
+    let properties = unit.expect("a unit").properties;
+    let get = |name: &str| -> Vec<&Value> {
+        properties.iter().filter(|property| property.name == name).map(|property| &property.value).collect()
+    };
+    assert_eq!(get("TimeoutStopUSec"), [&Value::U64(2_000_000)]);
+    assert_eq!(get("Delegate"), [&Value::Bool(false)]);
+    assert_eq!(get("After"), [&Value::Array("s".into(), vec![Value::text("a.service")])]);
+    for name in ["SuccessAction", "Wants", "Conflicts", "PIDs", "Slice"] {
+        let (_, violations) = unit_of("", json!({format!("org.systemd.property.{name}"): "['a.service']"}));
+        assert!(violations[0].contains("reaches beyond the container's own unit"), "{violations:?}");
+    }
+    for (name, value) in [("bad-name", "true"), ("After", "a.service"), ("TimeoutStopSec", "'x'")] {
+        let (_, violations) = unit_of("", json!({format!("org.systemd.property.{name}"): value}));
+        assert_eq!(violations.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_unit_has_its_place_below_its_slice() {
+    let place = |path: &str, annotations: Json| {
+        let (unit, violations) = unit_of(path, annotations);
+        assert_eq!(violations, Vec::<String>::new());
+        unit.expect("a unit").place()
+    };
+    assert_eq!(place("system.slice:p:n", json!({})).as_os_str(), "system.slice/p-n.scope");
+    assert_eq!(place("a-b-c.slice:p:n", json!({})).as_os_str(), "a.slice/a-b.slice/a-b-c.slice/p-n.scope");
+    assert_eq!(place("-.slice:p:n", json!({})).as_os_str(), "p-n.scope");
+    let below = json!({"run.oci.systemd.subgroup": "container"});
+    assert_eq!(place("a.slice:p:n", below).as_os_str(), "a.slice/p-n.scope/container");
+}
+
+#[test]
+fn limits_as_properties() {
+    let all = limits_of(json!({
+        "memory": {"limit": 1000, "swap": 3000, "reservation": 500},
+        "cpu": {"shares": 1024, "quota": 5000, "period": 30_000, "cpus": "0-2,9", "mems": "0"},
+        "pids": {"limit": 0},
+    }));
+    let bytes = |bytes: &[u8]| Value::Array("y".into(), bytes.iter().copied().map(Value::Byte).collect());
+    let expected = [
+        ("MemoryMax", Value::U64(1000)),
+        ("MemoryLow", Value::U64(500)),
+        ("MemorySwapMax", Value::U64(2000)),
+        ("CPUWeight", Value::U64(100)),
+        ("CPUQuotaPeriodUSec", Value::U64(30_000)),
+        ("CPUQuotaPerSecUSec", Value::U64(170_000)),
+        ("AllowedCPUs", bytes(&[0b111, 0b10])),
+        ("AllowedMemoryNodes", bytes(&[1])),
+        ("TasksMax", Value::U64(1)),
+    ];
+    assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value)));
+    let none = limits_of(json!({"memory": {"limit": -1}, "pids": {"limit": -1}, "cpu": {"quota": -1}}));
+    assert!(none.iter().all(|(_, value)| *value == Value::U64(u64::MAX)), "{none:?}");
+    assert_eq!(none.len(), 4);
+    let raw = limits_of(json!({"unified": {"memory.high": "max", "hugetlb.2MB.max": "1"}}));
+    assert_eq!(raw, [("MemoryHigh".to_owned(), Value::U64(u64::MAX))]);
+}
+
+#[test]
+fn device_properties_are_never_narrower_than_the_rules() {
+    let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: 7 };
+    let deny = rule(false, DeviceKind::All, None, None);
+    let policy = |rules: &[DeviceRule]| {
+        let list = device_properties(rules);
+        let policy = list.iter().find(|property| property.name == "DevicePolicy").map(|it| it.value.clone());
+        let allow = list.iter().rev().find(|property| property.name == "DeviceAllow").map(|it| it.value.clone());
+        (policy.expect("a policy"), allow.expect("a list"))
+    };
+    let pair = |path: &str| Value::Struct(vec![Value::text(path), Value::text("rwm")]);
+    let rules = [
+        deny,
+        rule(true, DeviceKind::Char, Some(1), Some(3)),
+        rule(true, DeviceKind::Block, Some(8), None),
+        rule(true, DeviceKind::Char, None, Some(5)),
+    ];
+    let expected = vec![pair("/dev/char/1:3"), pair("block-8"), pair("char-*")];
+    assert_eq!(policy(&rules), (Value::text("strict"), Value::Array("(ss)".into(), expected)));
+    // The default rules end with `c *:* m`: it must not take away what one of the configuration gave.
+    let made = DeviceRule { access: crate::cgroup::devices::MKNOD, ..rule(true, DeviceKind::Char, None, None) };
+    let wide = [deny, rule(true, DeviceKind::Char, None, Some(5)), made];
+    assert_eq!(policy(&wide).1, Value::Array("(ss)".into(), vec![pair("char-*")]));
+    let all_but_one = [rule(true, DeviceKind::All, None, None), rule(false, DeviceKind::Char, Some(1), Some(3))];
+    assert_eq!(policy(&all_but_one).0, Value::text("auto"));
+}

@@ -1,0 +1,181 @@
+//! Checks of config-linux.md: namespaces, mappings, offsets, paths, devices and limits.
+
+use oci_spec::runtime::{LinuxDeviceType, Spec};
+
+use super::{is_absolute, is_private, linux};
+use crate::idmap::IdMap;
+use crate::namespaces::{Namespace, NamespaceKind, NamespacePlan};
+use crate::{Findings, Host};
+
+/// config-linux.md, Namespaces: an error for a kind that is listed twice.
+pub(super) fn namespaces_are_listed_once(spec: &Spec, _: &Host, findings: &mut Findings) {
+    let listed = linux(spec).and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    for (index, namespace) in listed.iter().enumerate() {
+        if listed[..index].iter().any(|earlier| earlier.typ() == namespace.typ()) {
+            let kind = NamespaceKind::from(namespace.typ());
+            let path = format!("linux.namespaces[{index}]");
+            findings.deny(path, format!("malformed spec file: duplicated ns {:?}", kind.as_str()), "list it once");
+        }
+    }
+}
+
+/// config-linux.md, Namespaces: the path is absolute.
+pub(super) fn namespace_paths_are_absolute(spec: &Spec, _: &Host, findings: &mut Findings) {
+    let listed = linux(spec).and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    for (index, namespace) in listed.iter().enumerate() {
+        if let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty() && !path.is_absolute()) {
+            findings.deny(format!("linux.namespaces[{index}].path"), format!("{path:?} is not absolute"), "");
+        }
+    }
+}
+
+/// The container's root would become the root of the host's own processes.
+pub(super) fn mount_namespace_is_not_the_hosts(spec: &Spec, host: &Host, findings: &mut Findings) {
+    let private = is_private(spec, host, NamespaceKind::Mount);
+    if private && host.host_namespaces.contains(&NamespaceKind::Mount) {
+        let reason = "the path of the mount namespace leads to that of process 1";
+        findings.deny("linux.namespaces", reason, "leave the path out for a new one");
+    }
+}
+
+/// A new user namespace without mappings holds nobody; mappings without one say nothing.
+pub(super) fn user_namespaces_have_mappings(spec: &Spec, host: &Host, findings: &mut Findings) {
+    let Some(linux) = linux(spec) else { return };
+    let lists = [
+        ("linux.uidMappings", IdMap::new(linux.uid_mappings().as_deref())),
+        ("linux.gidMappings", IdMap::new(linux.gid_mappings().as_deref())),
+    ];
+    let plan = NamespacePlan::on_host(spec, host);
+    for (path, map) in &lists {
+        map.check(path, findings);
+        match plan.get(NamespaceKind::User) {
+            Namespace::New if map.is_empty() => {
+                let reason = "user namespaces enabled, but no namespace path to join nor mappings to apply specified";
+                findings.deny(*path, reason, "map at least the container's id 0");
+            }
+            Namespace::Inherited if !map.is_empty() => {
+                let reason = "user namespace mappings specified, but user namespace isn't enabled in the config";
+                findings.deny(*path, reason, "add {\"type\": \"user\"} to linux.namespaces");
+            }
+            // runc takes mappings beside a path when they are those of the namespace; the launch compares them.
+            Namespace::New | Namespace::Inherited | Namespace::Joined(_) => {}
+        }
+    }
+}
+
+/// Without privilege nothing can be made but in a user namespace.
+pub(super) fn rootless_has_a_user_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
+    if host.euid != 0 && !is_private(spec, host, NamespaceKind::User) {
+        findings.deny(
+            "linux.namespaces",
+            "rootless container requires user namespaces",
+            "add {\"type\": \"user\"} and mappings, as 'brig spec --rootless' writes them",
+        );
+    }
+}
+
+/// config-linux.md, Offset for Time Namespace; time_namespaces(7) has no other clocks.
+pub(super) fn time_offsets_have_a_time_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
+    let Some(offsets) = linux(spec).and_then(|linux| linux.time_offsets().as_ref()).filter(|map| !map.is_empty()) else {
+        return;
+    };
+    match NamespacePlan::on_host(spec, host).get(NamespaceKind::Time) {
+        Namespace::New => {}
+        Namespace::Inherited => {
+            let reason = "time namespace offsets specified, but time namespace isn't enabled in the config";
+            findings.deny("linux.timeOffsets", reason, "add {\"type\": \"time\"} to linux.namespaces");
+        }
+        Namespace::Joined(_) => {
+            let reason = "time namespace enabled, but both namespace path and time offsets specified";
+            findings.deny("linux.timeOffsets", reason, "you may only provide one");
+        }
+    }
+    let mut offsets: Vec<_> = offsets.iter().collect();
+    offsets.sort_by_key(|(clock, _)| clock.as_str());
+    for (clock, offset) in offsets {
+        let path = format!("linux.timeOffsets[{clock:?}]");
+        if clock != "monotonic" && clock != "boottime" {
+            findings.deny(&path, "unknown clock", "expected monotonic or boottime");
+        }
+        if offset.nanosecs().is_some_and(|nanosecs| nanosecs >= 1_000_000_000) {
+            findings.deny(&path, "nanosecs is a second or more", "put whole seconds into secs");
+        }
+    }
+}
+
+/// The kernel goes through all mounts of the root for each path that becomes read-only: more of them take the time of
+/// their square (fs/namespace.c, copy_tree).
+const MAX_HIDDEN_PATHS: usize = 4096;
+
+/// Masking a path in the caller's own mount namespace would mask it for the host.
+pub(super) fn hidden_paths_have_a_mount_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
+    let Some(linux) = linux(spec) else { return };
+    let private = is_private(spec, host, NamespaceKind::Mount);
+    for (name, list) in [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())] {
+        let list = list.as_deref().unwrap_or_default();
+        if !private && !list.is_empty() {
+            let reason = "unable to restrict sys entries without a private MNT namespace";
+            findings.deny(format!("linux.{name}"), reason, "add {\"type\": \"mount\"} to linux.namespaces");
+        }
+        if list.len() > MAX_HIDDEN_PATHS {
+            let reason = format!("expected at most {MAX_HIDDEN_PATHS} paths, found {}", list.len());
+            findings.deny(format!("linux.{name}"), reason, "mask or write-protect a directory above them");
+        }
+        for (index, path) in list.iter().enumerate().filter(|(_, path)| !is_absolute(path)) {
+            findings.warn(format!("linux.{name}[{index}]: {path:?} is not absolute: taken from the root"));
+        }
+    }
+}
+
+/// config-linux.md, Devices.
+pub(super) fn devices_have_a_type_and_a_path(spec: &Spec, _: &Host, findings: &mut Findings) {
+    let devices = linux(spec).and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    for (index, device) in devices.iter().enumerate() {
+        let place = format!("linux.devices[{index}]");
+        if !device.path().is_absolute() {
+            findings.deny(format!("{place}.path"), format!("{:?} is not absolute", device.path()), "");
+        }
+        if device.typ() == LinuxDeviceType::A {
+            findings.deny(format!("{place}.type"), "\"a\" is no device", "expected c, b, u or p");
+        }
+        let numbered = device.typ() != LinuxDeviceType::P;
+        for (name, number) in [("major", device.major()), ("minor", device.minor())] {
+            if numbered && u32::try_from(number).is_err() {
+                findings.deny(format!("{place}.{name}"), format!("{number} is no device number"), "");
+            }
+        }
+    }
+}
+
+/// config-linux.md, Device allow list.
+pub(super) fn device_rules_are_readable(spec: &Spec, _: &Host, findings: &mut Findings) {
+    let resources = linux(spec).and_then(|linux| linux.resources().as_ref());
+    for (index, rule) in resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten().enumerate() {
+        let place = format!("linux.resources.devices[{index}]");
+        if matches!(rule.typ(), Some(LinuxDeviceType::U | LinuxDeviceType::P)) {
+            findings.deny(format!("{place}.type"), "is no type of a rule", "expected a, b or c");
+        }
+        let access = rule.access().as_deref().unwrap_or_default();
+        if let Some(letter) = access.chars().find(|letter| !"rwm".contains(*letter)) {
+            findings.deny(format!("{place}.access"), format!("unknown letter {letter:?}"), "expected some of r, w, m");
+        }
+    }
+}
+
+/// Numbers that the model takes as signed and the specification does not.
+pub(super) fn limits_are_no_less_than_nothing(spec: &Spec, _: &Host, findings: &mut Findings) {
+    let resources = linux(spec).and_then(|linux| linux.resources().as_ref());
+    let limits = resources.and_then(|resources| resources.hugepage_limits().as_ref());
+    for (index, limit) in limits.into_iter().flatten().enumerate().filter(|(_, limit)| limit.limit() < 0) {
+        let path = format!("linux.resources.hugepageLimits[{index}].limit");
+        findings.deny(path, format!("{} is less than 0", limit.limit()), "");
+    }
+}
+
+/// No flag is defined for a personality yet (config-linux.md, Personality); runc ignores them too.
+pub(super) fn personality_flags_are_ignored(spec: &Spec, _: &Host, findings: &mut Findings) {
+    let personality = linux(spec).and_then(|linux| linux.personality().as_ref());
+    if let Some(flags) = personality.and_then(|found| found.flags().as_ref()).filter(|flags| !flags.is_empty()) {
+        findings.warn(format!("linux.personality.flags: ignoring unsupported flags {}", flags.join(", ")));
+    }
+}

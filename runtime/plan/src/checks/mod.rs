@@ -1,0 +1,111 @@
+//! Named checks of a configuration: an array that denies, and an array that warns.
+//!
+//! They catch what the kernel would refuse later with a bare EINVAL, or worse, accept with another meaning.
+
+mod linux;
+mod platforms;
+mod process;
+mod root;
+mod sysctl;
+
+use oci_spec::runtime::{Linux, Process, Spec};
+
+pub use sysctl::dotted as dotted_sysctl;
+
+use super::namespaces::{NamespaceKind, NamespacePlan};
+use super::{Findings, Host, annotations};
+
+/// One check. It notes what it finds and leaves the rest to the others.
+type Check = fn(&Spec, &Host, &mut Findings);
+
+/// What denies a configuration.
+const DENIALS: &[Check] = &[
+    root::version_is_of_this_major,
+    root::root_is_given,
+    root::names_have_a_uts_namespace,
+    root::hooks_are_absolute_and_limited,
+    root::mounts_have_destinations,
+    root::mount_propagation_is_known,
+    process_is_valid,
+    linux::namespaces_are_listed_once,
+    linux::namespace_paths_are_absolute,
+    linux::mount_namespace_is_not_the_hosts,
+    linux::user_namespaces_have_mappings,
+    linux::rootless_has_a_user_namespace,
+    linux::time_offsets_have_a_time_namespace,
+    linux::hidden_paths_have_a_mount_namespace,
+    linux::devices_have_a_type_and_a_path,
+    linux::device_rules_are_readable,
+    linux::limits_are_no_less_than_nothing,
+    sysctl::sysctls_are_namespaced,
+];
+
+/// What is worth a line in the log.
+const WARNINGS: &[Check] = &[
+    root::mount_destinations_are_absolute,
+    linux::personality_flags_are_ignored,
+    platforms::what_runc_ignores_too,
+    annotations_of_other_runtimes,
+    process_is_odd,
+];
+
+/// Runs every check on a whole configuration.
+pub fn check(spec: &Spec, host: &Host, findings: &mut Findings) {
+    for check in DENIALS.iter().chain(WARNINGS) {
+        check(spec, host, findings);
+    }
+}
+
+/// Runs the checks of a process alone (exec). `path` is its place: `process`, or empty for a process.json.
+pub fn check_process(process: &Process, path: &str, host: &Host, findings: &mut Findings) {
+    let place = process::Place(path);
+    for check in process::DENIALS.iter().chain(process::WARNINGS) {
+        check(process, place, host, findings);
+    }
+}
+
+/// Runs the check of an AppArmor profile and an SELinux label that exec was given by flags.
+pub fn check_labels(apparmor: Option<&str>, selinux: Option<&str>, host: &Host, findings: &mut Findings) {
+    let (profile, label) = ((apparmor, "--apparmor".to_owned()), (selinux, "--process-label".to_owned()));
+    process::labels_have_their_module_at(profile, label, host, findings);
+}
+
+fn annotations_of_other_runtimes(spec: &Spec, _: &Host, findings: &mut Findings) {
+    annotations::warn_of_others(spec, findings);
+}
+
+fn process_is_valid(spec: &Spec, host: &Host, findings: &mut Findings) {
+    match spec.process() {
+        Some(process) => process::DENIALS.iter().for_each(|check| check(process, process::Place("process"), host, findings)),
+        None => findings.deny("process", "missing", "say what to run in process.args"),
+    }
+}
+
+fn process_is_odd(spec: &Spec, host: &Host, findings: &mut Findings) {
+    if let Some(process) = spec.process() {
+        process::WARNINGS.iter().for_each(|check| check(process, process::Place("process"), host, findings));
+    }
+}
+
+/// `linux`, when it is there.
+fn linux(spec: &Spec) -> Option<&Linux> {
+    spec.linux().as_ref()
+}
+
+/// The process gets a namespace of this kind that is not the caller's.
+fn is_private(spec: &Spec, host: &Host, kind: NamespaceKind) -> bool {
+    NamespacePlan::on_host(spec, host).is_private(kind)
+}
+
+/// What is changed in the process's namespace of this kind changes neither the caller's nor the host's.
+fn is_apart_from_host(spec: &Spec, host: &Host, kind: NamespaceKind) -> bool {
+    is_private(spec, host, kind) && !host.host_namespaces.contains(&kind)
+}
+
+/// An absolute path.
+fn is_absolute(path: &str) -> bool {
+    path.starts_with('/')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! config.json and its parts, from bytes to types.
+//!
+//! One fast typed pass serves every correct file. A file that it refuses is read again against the table of
+//! [`schema`], which finds every fault at once and forgives what runc forgives:
+//!
+//! - an unknown capability is dropped with a warning, and so is a known one without its `CAP_`;
+//! - a `null` is the same as an absent field, and a `linux.resources.pids` without a limit is no limit at all;
+//! - a missing `process.user` is root, a missing `process.cwd` is left to [`super::checks`];
+//! - `linux.seccomp` without a default action and without system calls is no seccomp;
+//! - a key given twice counts by its last value, and an unknown key is ignored with a warning (config.md, Extensibility).
+
+mod schema;
+mod strict;
+mod walk;
+
+use oci_spec::runtime::{LinuxResources, Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{Findings, Refused};
+use schema::Type;
+
+/// The largest document that is taken, in bytes. What is in it is copied to init, to the record and to hooks; a program's
+/// arguments and environment have 6 MiB at the most (execve(2)).
+pub const MAX_BYTES: usize = 16 << 20;
+
+/// Reads a config.json. The strings are warnings for the log.
+pub fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>), Refused> {
+    read(bytes, "config.json", &schema::SPEC, |spec: &Spec| {
+        !spec.process().as_ref().is_some_and(needs_care) && spec.linux().as_ref().is_none_or(|linux| {
+            linux.seccomp().as_ref().is_none_or(|seccomp| seccomp.syscalls().is_some())
+                && linux.resources().as_ref().is_none_or(has_pids_limit)
+        })
+    })
+}
+
+/// Reads a process.json, which is config.json's `process` alone (exec --process).
+pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>), Refused> {
+    read(bytes, "process.json", &schema::PROCESS, |process: &Process| !needs_care(process))
+}
+
+/// Reads config.json's `linux.resources` alone (update --resources).
+pub fn parse_resources(bytes: &[u8]) -> Result<(LinuxResources, Vec<String>), Refused> {
+    read(bytes, "resources", &schema::RESOURCES, has_pids_limit)
+}
+
+/// The model reads a `pids` without a limit as a limit of zero: the table tells them apart.
+fn has_pids_limit(resources: &LinuxResources) -> bool {
+    resources.pids().as_ref().is_none_or(|pids| pids.limit() != 0)
+}
+
+/// Rare fields whose type in the model is laxer than the specification: the table reads them.
+fn needs_care(process: &Process) -> bool {
+    process.io_priority().is_some() || process.scheduler().is_some()
+}
+
+fn read<T: DeserializeOwned>(
+    bytes: &[u8],
+    file: &str,
+    schema: &Type,
+    trusted: impl Fn(&T) -> bool,
+) -> Result<(T, Vec<String>), Refused> {
+    if bytes.len() > MAX_BYTES {
+        let text = format!("{file}: expected at most {MAX_BYTES} bytes, found more");
+        return Err(Refused::new(text));
+    }
+    if !may_hold_minus_one(bytes)
+        && let Ok(parsed) = strict::from_slice::<T>(bytes)
+        && trusted(&parsed)
+    {
+        return Ok((parsed, Vec::new()));
+    }
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
+        Refused::new(format!("{file} is not JSON: {error}"))
+    })?;
+    let mut findings = Findings::default();
+    let value = walk::clean(schema, value, &mut findings);
+    let warnings = findings.into_result_of(file)?;
+    let parsed = serde_json::from_value(value)
+        .map_err(|error| Refused::new(format!("invalid {file}: {error}")))?;
+    Ok((parsed, warnings))
+}
+
+/// The document may have (uid_t)-1 in the place of an id, which the model takes for a number like any other, and the
+/// table refuses. A JSON number of that value has one spelling.
+fn may_hold_minus_one(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| text.contains("4294967295"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,377 @@
+//! The plan of a whole container, and of a further process in one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Linux, Process, Spec};
+
+use super::cgroup::{CgroupManager, CgroupPlan};
+use super::hooks::HooksPlan;
+use super::idmap::IdMap;
+use super::ids::{self, IdOrName};
+use super::init::{HookState, InitPlan};
+use super::intel_rdt::IntelRdtPlan;
+use super::mounts::MountOptions;
+use super::namespaces::{NamespaceKind, NamespacePlan};
+use super::{Findings, Host, Refused, annotations, checks, cgroup, hooks, intel_rdt, memory_policy, mounts, network, passwd, process, seccomp};
+
+/// What the caller of create decides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CreateChoices {
+    /// `--no-pivot`.
+    pub no_pivot: bool,
+    /// `--no-new-keyring`.
+    pub no_new_keyring: bool,
+    /// Fds to keep, socket-activation ones included.
+    pub preserve_fds: u32,
+    /// How many of them are socket-activation fds.
+    pub listen_fds: u32,
+    /// The cgroup manager.
+    pub manager: CgroupManager,
+}
+
+/// Everything about a container before it is made.
+#[derive(Debug)]
+pub struct ContainerPlan {
+    /// What init is told; fds are filled in at launch.
+    pub init: InitPlan,
+    /// Its namespaces.
+    pub namespaces: NamespacePlan,
+    /// New namespaces of the first clone.
+    pub clone_flags: u64,
+    /// User and group maps of a new user namespace.
+    pub id_maps: Option<(IdMap, IdMap)>,
+    /// Its cgroup.
+    pub cgroup: CgroupPlan,
+    /// Its hooks.
+    pub hooks: HooksPlan,
+    /// Its group of resctrl.
+    pub intel_rdt: Option<IntelRdtPlan>,
+}
+
+/// Builds the plan of a container, and gives the warnings.
+///
+/// # Errors
+/// One error with every violation.
+pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host: &Host) -> Result<(ContainerPlan, Vec<String>), Refused> {
+    let mut findings = Findings::default();
+    checks::check(spec, host, &mut findings);
+    let checked = findings.violations.len();
+    let linux = spec.linux().as_ref();
+    check_seccomp(linux, &mut findings);
+    let namespaces = NamespacePlan::on_host(spec, host);
+    let Stages { clone_flags, sibling, second_stage } = divide(&namespaces);
+    let mount_options = MountOptions {
+        no_pivot: choices.no_pivot,
+        user_namespace: namespaces.is_private(NamespaceKind::User),
+        cgroup_namespace: namespaces.is_private(NamespaceKind::Cgroup),
+    };
+    let rootfs = mounts::build(spec, bundle, &mount_options, host, &mut findings);
+    let cgroup = cgroup::build(spec, id, choices.manager, host, &mut findings);
+    let hooks = hooks::build(spec, &mut findings);
+    let process = process_plan(spec, &namespaces, choices, host, &mut findings);
+    let is_new = |kind| namespaces.is_new(kind);
+    let id_maps = is_new(NamespaceKind::User).then(|| {
+        let map = |list: Option<&Vec<_>>| IdMap::new(list.map(Vec::as_slice));
+        (
+            map(linux.and_then(|linux| linux.uid_mappings().as_ref())),
+            map(linux.and_then(|linux| linux.gid_mappings().as_ref())),
+        )
+    });
+    let plan = ContainerPlan {
+        init: InitPlan {
+            sibling,
+            second_stage,
+            unshare_cgroup: is_new(NamespaceKind::Cgroup),
+            time_offsets: is_new(NamespaceKind::Time).then(|| time_offsets(linux)),
+            user_namespace: namespaces.is_private(NamespaceKind::User),
+            keyring: (!choices.no_new_keyring).then(|| keyring(id)),
+            loopback_up: is_new(NamespaceKind::Network),
+            net_devices: network::build(linux, &namespaces, host, &mut findings),
+            hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
+            domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
+            rootfs: Some(rootfs),
+            sysctl: sysctl(linux),
+            // Of createContainer hooks the parent has to know too: poststop hooks follow when one of them fails.
+            runtime_hooks: [&hooks.prestart, &hooks.create_runtime, &hooks.create_container]
+                .iter()
+                .any(|list| !list.is_empty()),
+            create_container: hooks.create_container.clone(),
+            start_container: hooks.start_container.clone(),
+            hook_state: hook_state(spec, id, bundle),
+            process,
+            preserve_fds: choices.preserve_fds + choices.listen_fds,
+            ..InitPlan::default()
+        },
+        clone_flags,
+        namespaces,
+        id_maps,
+        cgroup,
+        hooks,
+        intel_rdt: intel_rdt::build(linux, id, &mut findings),
+    };
+    findings.tell_once(checked);
+    Ok((plan, findings.into_result()?))
+}
+
+/// The session keyring's name, which an exec joins by it.
+fn keyring(id: &str) -> String {
+    format!("_ses.{id}")
+}
+
+/// Which process makes and joins what; see [`InitPlan`].
+struct Stages {
+    clone_flags: u64,
+    sibling: Option<u64>,
+    second_stage: bool,
+}
+
+/// Splits the new namespaces between the first clone and the sibling's.
+///
+/// A joined namespace is entered before a new user namespace is made, because the container's root may have no right
+/// to enter it; a joined user namespace is entered before the others are made, because it owns them; and a joined pid
+/// namespace holds children alone. Each of them needs a second clone, in the sealed process. The cgroup and the time
+/// namespace are unshared later.
+///
+/// The second clone is the last act where the pid namespace alone needs it. With a user namespace it comes first: the
+/// new namespaces belong to that, and a process of a user namespace below the caller's cannot trace one that is not
+/// dumpable and that was started outside (ptrace(2)).
+fn divide(namespaces: &NamespacePlan) -> Stages {
+    let late = NamespaceKind::Cgroup.clone_flag() | NamespaceKind::Time.clone_flag();
+    let flags = namespaces.clone_flags() & !late;
+    let joins = namespaces.joined().next().is_some();
+    let joined = |kind| namespaces.is_private(kind) && !namespaces.is_new(kind);
+    let sibling = joined(NamespaceKind::User) || joins && namespaces.is_new(NamespaceKind::User);
+    if sibling {
+        Stages { clone_flags: 0, sibling: Some(flags), second_stage: false }
+    } else {
+        Stages { clone_flags: flags, sibling: None, second_stage: joined(NamespaceKind::Pid) }
+    }
+}
+
+fn process_plan(
+    spec: &Spec,
+    namespaces: &NamespacePlan,
+    choices: CreateChoices,
+    host: &Host,
+    findings: &mut Findings,
+) -> process::ProcessPlan {
+    let Some(process) = spec.process() else { return process::ProcessPlan::default() };
+    let mut plan = process::build(process, namespaces.is_private(NamespaceKind::User), host, findings);
+    // The specification keeps execCPUAffinity from the container's own process.
+    plan.initial_affinity.clear();
+    plan.final_affinity.clear();
+    let personality = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
+    plan.personality = personality.map(process::personality);
+    plan.memory_policy = memory_policy::build(spec.linux().as_ref(), findings);
+    plan.keep_groups = annotations::keeps_groups(spec);
+    if choices.listen_fds > 0 {
+        plan.env.push(format!("LISTEN_FDS={}", choices.listen_fds));
+        plan.env.push("LISTEN_PID=1".to_owned());
+    }
+    plan
+}
+
+fn check_seccomp(linux: Option<&Linux>, findings: &mut Findings) {
+    let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else { return };
+    if let Some(native) = seccomp::Abi::native() {
+        // The program itself is compiled later, while init is at work.
+        seccomp::read(profile, native, findings);
+    }
+}
+
+fn time_offsets(linux: Option<&Linux>) -> String {
+    let offsets = linux.and_then(|linux| linux.time_offsets().as_ref());
+    let line = |(clock, offset): (&String, &oci_spec::runtime::LinuxTimeOffset)| {
+        format!("{clock} {} {}\n", offset.secs().unwrap_or_default(), offset.nanosecs().unwrap_or_default())
+    };
+    offsets.into_iter().flatten().map(line).collect()
+}
+
+fn sysctl(linux: Option<&Linux>) -> Vec<(String, String)> {
+    let all = linux.and_then(|linux| linux.sysctl().as_ref());
+    let mut list: Vec<_> = all.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
+    list.sort();
+    list
+}
+
+/// The state that hooks read, with the status and pid still open.
+pub fn hook_state(spec: &Spec, id: &str, bundle: &Path) -> HookState {
+    HookState {
+        oci_version: spec.version().clone(),
+        id: id.to_owned(),
+        status: String::new(),
+        pid: 0,
+        bundle: bundle.to_owned(),
+        annotations: annotations(spec),
+    }
+}
+
+/// The annotations, sorted.
+pub fn annotations(spec: &Spec) -> BTreeMap<String, String> {
+    spec.annotations().iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// What the caller of exec decides; see `engine::ExecOptions`.
+#[derive(Clone, Debug, Default)]
+pub struct ExecChoices {
+    /// The process is not the configuration's, but comes with the exec.
+    pub process_given: bool,
+    /// Replaces the configuration's argv.
+    pub args: Vec<String>,
+    /// Replaces its cwd.
+    pub cwd: Option<PathBuf>,
+    /// Added to its environment.
+    pub env: Vec<String>,
+    /// Replaces its `terminal`.
+    pub terminal: Option<bool>,
+    /// `uid[:gid]`, or names.
+    pub user: Option<String>,
+    /// Added to its groups.
+    pub additional_gids: Vec<u32>,
+    /// Replaces its SELinux label.
+    pub selinux: Option<String>,
+    /// Replaces its AppArmor profile.
+    pub apparmor: Option<String>,
+    /// Replaces its noNewPrivileges.
+    pub no_new_privs: Option<bool>,
+    /// Added to its capabilities.
+    pub capabilities: Vec<String>,
+    /// Fds to keep.
+    pub preserve_fds: u32,
+}
+
+/// Builds the plan of a further process in a running container, and gives the warnings. The namespaces to join
+/// are every one that is not the host's, as one set of CLONE_NEW* flags for setns(2) on init's pidfd.
+pub fn build_exec(
+    spec: &Spec,
+    id: &str,
+    process: &Process,
+    choices: &ExecChoices,
+    host: &Host,
+) -> Result<(InitPlan, u64, Vec<String>), Refused> {
+    let mut findings = Findings::default();
+    let namespaces = NamespacePlan::on_host(spec, host);
+    let own_user_namespace = namespaces.is_private(NamespaceKind::User);
+    let mut plan = process::build(process, own_user_namespace, host, &mut findings);
+    if process.exec_cpu_affinity().is_none() && let Some(own) = spec.process() {
+        (plan.initial_affinity, plan.final_affinity) = process::exec_affinity(own);
+    }
+    checks::check_process(process, "process", host, &mut findings);
+    if !choices.process_given {
+        // create has warned of the configuration's own process.
+        findings.warnings.clear();
+    }
+    let checked = findings.violations.len();
+    checks::check_labels(choices.apparmor.as_deref(), choices.selinux.as_deref(), host, &mut findings);
+    if !choices.args.is_empty() {
+        plan.args.clone_from(&choices.args);
+    }
+    if let Some(cwd) = &choices.cwd {
+        plan.cwd.clone_from(cwd);
+        if !cwd.is_absolute() {
+            findings.deny("--cwd", format!("Cwd must be an absolute path, not {cwd:?}"), "");
+        }
+    }
+    if !choices.env.is_empty() {
+        for entry in choices.env.iter().filter(|entry| entry.find('=').is_none_or(|place| place == 0)) {
+            findings.deny("--env", format!("invalid environment variable: {entry:?}"), "write NAME=value");
+        }
+        plan.env.extend(choices.env.iter().cloned());
+        plan.env = process::dedup_env(&plan.env);
+    }
+    plan.terminal = choices.terminal.unwrap_or(plan.terminal);
+    plan.no_new_privileges = choices.no_new_privs.unwrap_or(plan.no_new_privileges);
+    plan.selinux = choices.selinux.clone().or(plan.selinux);
+    plan.apparmor = choices.apparmor.clone().or(plan.apparmor);
+    plan.groups.extend(&choices.additional_gids);
+    for gid in choices.additional_gids.iter().filter(|gid| **gid > ids::MAX) {
+        findings.deny("--additional-gids", format!("{gid} is out of range: expected {}", ids::RANGE), "");
+    }
+    if let Some(user) = &choices.user {
+        set_user(&mut plan, user, &mut findings);
+    }
+    let (added, unknown) = process::parse_capabilities(&choices.capabilities);
+    if !unknown.is_empty() {
+        findings.warn(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
+    }
+    if !own_user_namespace && added & !host.effective_capabilities != 0 {
+        let reason = format!("{:#x} cannot be given: the caller does not have it", added & !host.effective_capabilities);
+        findings.deny("--cap", reason, "leave it out, or give it to the caller");
+    }
+    plan.capabilities.bounding |= added;
+    plan.capabilities.effective |= added;
+    plan.capabilities.permitted |= added;
+    // Never inheritable: CVE-2022-29162. Ambient only where the configuration made it inheritable.
+    plan.capabilities.ambient |= added & plan.capabilities.inheritable;
+    if plan.args.is_empty() {
+        findings.deny("process.args", "there is no command to run", "give one");
+    }
+    let linux = spec.linux().as_ref();
+    let personality = linux.and_then(|linux| linux.personality().as_ref());
+    plan.personality = personality.map(process::personality);
+    plan.memory_policy = memory_policy::build(linux, &mut findings);
+    plan.keep_groups = annotations::keeps_groups(spec);
+    let private = |kind: &NamespaceKind| namespaces.is_private(*kind);
+    let join = NamespaceKind::ALL.into_iter().filter(private).fold(0, |flags, kind| flags | kind.clone_flag());
+    let init = InitPlan {
+        // Only a child is in a pid namespace that was joined.
+        second_stage: namespaces.is_private(NamespaceKind::Pid),
+        user_namespace: own_user_namespace,
+        keyring: Some(keyring(id)),
+        process: plan,
+        preserve_fds: choices.preserve_fds,
+        ..InitPlan::default()
+    };
+    findings.tell_once(checked);
+    let warnings = findings.into_result()?;
+    Ok((init, join, warnings))
+}
+
+/// Decimal ids replace just what they name, as with runc; names are looked up by init in the container's files.
+fn set_user(plan: &mut process::ProcessPlan, user: &str, findings: &mut Findings) {
+    match passwd::parse_user(user) {
+        Ok((IdOrName::Id(uid), None)) => plan.uid = uid,
+        Ok((IdOrName::Id(uid), Some(IdOrName::Id(gid)))) => (plan.uid, plan.gid) = (uid, gid),
+        Ok(_) => plan.user = Some(user.to_owned()),
+        Err(reason) => findings.deny("--user", reason, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::host::CgroupLayout;
+
+    /// Each refused place of a configuration that is sound but for this change.
+    fn refused(change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let mut config = json!({
+            "ociVersion": "1.3.0", "root": { "path": "rootfs" },
+            "process": { "user": {}, "args": ["sh"], "cwd": "/" },
+            "linux": { "namespaces": [{ "type": "mount" }] },
+        });
+        change(&mut config);
+        let spec: Spec = serde_json::from_value(config).unwrap();
+        let host = Host::of_root(CgroupLayout::Unified);
+        let error = build(&spec, "box", Path::new("/bundle"), CreateChoices::default(), &host).err();
+        let text = error.map_or_else(String::new, |error| error.to_string());
+        let list = text.trim_start_matches("invalid config.json: ").split("; ");
+        list.filter_map(|one| Some(one.split_once(": ")?.0.to_owned())).collect()
+    }
+
+    #[test]
+    fn a_fault_is_told_once() {
+        assert_eq!(refused(|_| ()), Vec::<String>::new());
+        let root = |config: &mut Value| drop(config["root"].take());
+        assert_eq!(refused(root), ["root"]);
+        let propagation = |config: &mut Value| config["linux"]["rootfsPropagation"] = json!("public");
+        assert_eq!(refused(propagation), ["linux.rootfsPropagation"]);
+        assert_eq!(refused(|config| config["process"]["args"] = json!([])), ["process.args"]);
+        let hook = |config: &mut Value| config["hooks"] = json!({ "poststop": [{ "path": "/x", "timeout": -1 }] });
+        assert_eq!(refused(hook), ["hooks.poststop[0].timeout"]);
+        let device = |config: &mut Value| config["linux"]["devices"] = json!([{ "path": "/dev/x", "type": "a" }]);
+        assert_eq!(refused(device), ["linux.devices[0].type"]);
+    }
+}

@@ -1,0 +1,97 @@
+//! Hooks (config.md, POSIX-platform Hooks): six lists, each with its moment and its namespace.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oci_spec::runtime::{Hook as SpecHook, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::{Findings, annotations};
+
+/// One program to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Where it stands in config.json, for messages: `hooks.poststop[0]`.
+    pub place: String,
+    /// The executable, absolute.
+    pub path: PathBuf,
+    /// argv; the path alone when the configuration gives none.
+    pub args: Vec<String>,
+    /// The whole environment; without one the hook has that of the process which runs it, and in the container that of
+    /// the container's program.
+    pub env: Option<Vec<String>>,
+    /// It is killed after this time, and counts as failed.
+    pub timeout: Option<Duration>,
+    /// Files to which its standard output and standard error are appended; nowhere, and into the error, without.
+    pub outputs: [Option<PathBuf>; 2],
+}
+
+/// The six lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HooksPlan {
+    /// Runtime namespace, in create, before pivot_root. Deprecated by the spec, and run before `create_runtime`.
+    pub prestart: Vec<Hook>,
+    /// Runtime namespace, in create, before pivot_root.
+    pub create_runtime: Vec<Hook>,
+    /// Container namespace, in create, after the mounts and before pivot_root.
+    pub create_container: Vec<Hook>,
+    /// Container namespace, in start, before the program.
+    pub start_container: Vec<Hook>,
+    /// Runtime namespace, in start, after the program was started. A failure ends the container.
+    pub poststart: Vec<Hook>,
+    /// Runtime namespace, in delete. A failure only warns.
+    pub poststop: Vec<Hook>,
+}
+
+/// Reads the configuration's hooks.
+pub fn build(spec: &Spec, findings: &mut Findings) -> HooksPlan {
+    let Some(hooks) = spec.hooks() else { return HooksPlan::default() };
+    let outputs = annotations::hook_outputs(spec, findings);
+    let list = |name, hooks, findings: &mut Findings| list(name, hooks, &outputs, findings);
+    #[allow(deprecated, reason = "the specification deprecates prestart, and still asks for it")]
+    let prestart = hooks.prestart();
+    HooksPlan {
+        prestart: list("prestart", prestart.as_deref(), findings),
+        create_runtime: list("createRuntime", hooks.create_runtime().as_deref(), findings),
+        create_container: list("createContainer", hooks.create_container().as_deref(), findings),
+        // Theirs are other paths: the files are the host's.
+        start_container: self::list("startContainer", hooks.start_container().as_deref(), &[None, None], findings),
+        poststart: list("poststart", hooks.poststart().as_deref(), findings),
+        poststop: list("poststop", hooks.poststop().as_deref(), findings),
+    }
+}
+
+fn list(
+    name: &str,
+    hooks: Option<&[SpecHook]>,
+    outputs: &[Option<PathBuf>; 2],
+    findings: &mut Findings,
+) -> Vec<Hook> {
+    let read = |(index, hook): (usize, &SpecHook)| {
+        let place = format!("hooks.{name}[{index}]");
+        let timeout = hook.timeout().and_then(|seconds| match u64::try_from(seconds) {
+            Ok(seconds) if seconds > 0 => Some(Duration::from_secs(seconds)),
+            _ => {
+                findings.deny(format!("{place}.timeout"), format!("{seconds} is not above 0"), "leave it out for no timeout");
+                None
+            }
+        });
+        let path = hook.path().clone();
+        let args = match hook.args() {
+            Some(args) if !args.is_empty() => args.clone(),
+            _ => vec![path.to_string_lossy().into_owned()],
+        };
+        let env = environment(name, hook.env().as_ref());
+        Hook { place, path, args, env, timeout, outputs: outputs.clone() }
+    };
+    hooks.unwrap_or_default().iter().enumerate().map(read).collect()
+}
+
+/// As runc has it: an empty list is no default for a startContainer hook, and a createContainer hook has none.
+fn environment(name: &str, env: Option<&Vec<String>>) -> Option<Vec<String>> {
+    match name {
+        "startContainer" => env.filter(|env| !env.is_empty()).cloned(),
+        "createContainer" => Some(env.cloned().unwrap_or_default()),
+        _ => env.cloned(),
+    }
+}

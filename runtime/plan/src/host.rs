@@ -1,0 +1,59 @@
+//! The facts about a host that a plan depends on; `probe` finds them, tests make them up.
+
+use super::namespaces::NamespaceKind;
+
+/// How the host lays out its cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupLayout {
+    /// /sys/fs/cgroup is cgroup2.
+    Unified,
+    /// v1 hierarchies below /sys/fs/cgroup, and cgroup2 at /sys/fs/cgroup/unified.
+    Hybrid,
+    /// v1 hierarchies alone.
+    Legacy,
+    /// No cgroup file system at /sys/fs/cgroup.
+    None,
+}
+
+/// Facts about the host and about the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Effective user id of the caller.
+    pub euid: u32,
+    /// Effective capabilities of the caller, bit N for capability N (capability.h).
+    pub effective_capabilities: u64,
+    /// Highest capability number that the kernel knows (/proc/sys/kernel/cap_last_cap).
+    pub last_capability: u8,
+    /// The cgroup layout.
+    pub cgroup: CgroupLayout,
+    /// AppArmor is enabled (/sys/module/apparmor/parameters/enabled).
+    pub apparmor: bool,
+    /// SELinux is enabled (/sys/fs/selinux is mounted).
+    pub selinux: bool,
+    /// The caller runs in a user namespace other than the initial one.
+    pub in_user_namespace: bool,
+    /// Kernel release, major and minor.
+    pub kernel: (u32, u32),
+    /// Kinds whose path in linux.namespaces leads to the caller's own namespace, whatever the path: nothing is joined.
+    pub own_namespaces: Vec<NamespaceKind>,
+    /// Kinds whose path in linux.namespaces leads to the namespace of process 1, the host's.
+    pub host_namespaces: Vec<NamespaceKind>,
+}
+
+impl Host {
+    /// Root with every capability, on Linux 6.12 without a security module: for plans that are tried without a host.
+    pub fn of_root(cgroup: CgroupLayout) -> Host {
+        Host {
+            euid: 0,
+            effective_capabilities: u64::MAX,
+            last_capability: 40,
+            cgroup,
+            apparmor: false,
+            selinux: false,
+            in_user_namespace: false,
+            kernel: (6, 12),
+            own_namespaces: Vec::new(),
+            host_namespaces: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Layer 1: from a spec to a plan. No I/O; every function is tested without root.
+#![forbid(unsafe_code)]
+
+pub mod annotations;
+pub mod cgroup;
+pub mod checks;
+pub mod config;
+pub mod container;
+pub mod devices;
+pub mod hooks;
+pub mod host;
+pub mod idmap;
+pub mod ids;
+pub mod init;
+pub mod intel_rdt;
+pub mod memory_policy;
+pub mod mounts;
+pub mod namespaces;
+pub mod nearest;
+pub mod network;
+pub mod outside;
+pub mod passwd;
+pub mod process;
+pub mod seccomp;
+mod violation;
+
+pub use host::Host;
+pub use violation::{Findings, Refused, Violation};

@@ -1,0 +1,455 @@
+//! A container's root and mounts, as a list of operations that `rootfs` executes in order.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::devices::{self, DeviceOp};
+use super::namespaces::NamespaceKind;
+use super::{Findings, Host, annotations, ids};
+
+mod idmap;
+pub mod options;
+
+pub use idmap::{MappedBy, MountMap};
+
+/// What the caller of create decides about the root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// `--no-pivot`: move the root and chroot.
+    pub no_pivot: bool,
+    /// The container gets, or joins, a user namespace other than the host's.
+    pub user_namespace: bool,
+    /// The container gets a new cgroup namespace.
+    pub cgroup_namespace: bool,
+}
+
+/// How the process comes into its root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pivot {
+    /// pivot_root(2), and the old root is detached.
+    Pivot,
+    /// The root is moved over / and entered by chroot(2).
+    Move,
+    /// chroot(2) alone, in the host's mount namespace.
+    Chroot,
+}
+
+/// What a mount is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or directory of the host, with the mounts below it when `recursive`.
+    Bind {
+        /// `rbind`.
+        recursive: bool,
+    },
+    /// procfs; its target must be a real directory.
+    Proc,
+    /// sysfs; its target must be a real directory.
+    Sysfs,
+    /// tmpfs.
+    Tmpfs,
+    /// POSIX message queues.
+    Mqueue,
+    /// The container's view of its cgroups, whatever the host's layout is.
+    Cgroup,
+    /// Changes what is mounted at the target already.
+    Remount,
+    /// Any other file system, by name.
+    Other(String),
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountOp {
+    /// Its place in config.json's `mounts`.
+    pub index: u32,
+    /// What it is.
+    pub kind: MountKind,
+    /// The source; absolute for a bind.
+    pub source: PathBuf,
+    /// An inherited descriptor with a detached copy of a bind's source; see `rootfs::open_sources`.
+    pub source_fd: Option<i32>,
+    /// Where in the container: absolute, without `.` and `..`.
+    pub target: PathBuf,
+    /// MS_ flags.
+    pub flags: u64,
+    /// MS_ flags that were cleared by name.
+    pub cleared: u64,
+    /// MOUNT_ATTR_ to set and to clear for the whole tree.
+    pub recursive: Option<(u64, u64)>,
+    /// Propagation types to set, in order (MS_ flags).
+    pub propagation: Vec<u64>,
+    /// The file system's own options.
+    pub data: Vec<(String, Option<String>)>,
+    /// Copy the image's files at the target into the tmpfs.
+    pub copy_up: bool,
+    /// Copy the source if it is a symlink.
+    pub copy_symlink: bool,
+    /// The ids of its source are mapped.
+    pub map: Option<MountMap>,
+    /// Do not follow the source's last symlink.
+    pub source_nofollow: bool,
+    /// Do not follow the target's last symlink.
+    pub target_nofollow: bool,
+}
+
+/// One hierarchy of cgroups on the host, and the container's place in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupHierarchy {
+    /// The name of its directory below /sys/fs/cgroup: `cpu,cpuacct`, `memory`, `systemd`.
+    pub name: String,
+    /// The mount options that name it: `cpu,cpuacct`, or `none,name=systemd`.
+    pub options: String,
+    /// The container's own cgroup as a directory of the host: `/sys/fs/cgroup/memory/x/y`.
+    pub own: PathBuf,
+}
+
+/// What a mount of type `cgroup` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupMounts {
+    /// The host has no cgroups, or the container is in none.
+    #[default]
+    None,
+    /// cgroup2 alone.
+    Unified {
+        /// The host's mount point, most often /sys/fs/cgroup.
+        mountpoint: PathBuf,
+        /// The container's own cgroup as a directory of the host.
+        own: PathBuf,
+    },
+    /// v1 hierarchies. The cgroup2 one of a hybrid host is not among them: systemd as PID 1 of the container would take
+    /// the host for hybrid and fail, because that hierarchy is not its own.
+    Hierarchies(Vec<CgroupHierarchy>),
+}
+
+/// A SELinux label for new mounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountLabel {
+    /// `context`, `fscontext`, `defcontext` or `rootcontext` (mount(8)).
+    pub option: String,
+    /// The label.
+    pub label: String,
+}
+
+/// The root and everything in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootfsPlan {
+    /// The root on the host, absolute.
+    pub root: PathBuf,
+    /// An inherited descriptor with a detached, recursive copy of the root's mount, instead of `root`.
+    pub root_fd: Option<i32>,
+    /// The root becomes read-only in the end.
+    pub readonly: bool,
+    /// rootfsPropagation as MS_ flags; `None` means rslave, and nothing is set on the new root.
+    pub root_propagation: Option<u64>,
+    /// The mounts, in order.
+    pub mounts: Vec<MountOp>,
+    /// The device nodes, default ones included. Empty when the host's /dev is bound.
+    pub devices: Vec<DeviceOp>,
+    /// Make the symlinks of /dev too: false when the host's /dev is bound.
+    pub setup_dev: bool,
+    /// /dev is to be read-only once everything in it is made.
+    pub dev_readonly: bool,
+    /// Paths to hide.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths to make read-only.
+    pub readonly_paths: Vec<PathBuf>,
+    /// How the root is entered.
+    pub pivot: Pivot,
+    /// An inherited descriptor of a mount namespace with nothing in it. The process is still in the host's, and makes its
+    /// own as a copy of this one.
+    pub seed: Option<i32>,
+    /// The process gets a terminal, and the container a /dev/console.
+    pub console: bool,
+    /// linux.mountLabel.
+    pub mount_label: Option<MountLabel>,
+    /// In a user namespace nodes are bound from the host instead of made.
+    pub user_namespace: bool,
+    /// A new cgroup namespace: cgroup mounts may be writable.
+    pub cgroup_namespace: bool,
+    /// What cgroup mounts show; filled in once the container's cgroup is known.
+    pub cgroup: CgroupMounts,
+}
+
+impl RootfsPlan {
+    /// How mount events spread before the container's own propagation is set, as MS_ flags.
+    pub fn spread(&self) -> u64 {
+        self.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC)
+    }
+
+    /// Everything in the root can be made from detached copies of the host's mounts, so that the mount namespace need not
+    /// begin as a copy of the host's. Not so for a file system that looks its source up by itself, for a root from which
+    /// events spread to the host, and for what a user namespace may not do outside.
+    pub fn fits_empty_namespace(&self) -> bool {
+        let by_path = |op: &MountOp| matches!(&op.kind, MountKind::Other(name) if name != "devpts");
+        let spread = self.spread();
+        self.pivot == Pivot::Pivot
+            && !self.user_namespace
+            && spread & libc::MS_REC != 0
+            && spread & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0
+            && !self.mounts.iter().any(by_path)
+    }
+}
+
+/// Files below /proc that may be mounted over: lxcfs emulates them.
+pub const PROC_FILES: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// `path` as an absolute path without `.`, `..` and doubled slashes, `..` taken literally and never above `/`.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    clean
+}
+
+/// The plan of `spec`'s root. `bundle` is absolute: relative paths are relative to it.
+pub fn build(
+    spec: &Spec,
+    bundle: &Path,
+    options: &MountOptions,
+    host: &Host,
+    findings: &mut Findings,
+) -> RootfsPlan {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
+        && !host.own_namespaces.contains(&NamespaceKind::Mount);
+    // Each path once, as with runc. A relative one counts from the root.
+    let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
+        let mut seen = std::collections::HashSet::new();
+        list.into_iter().flatten().map(|path| clean(Path::new(path))).filter(|path| seen.insert(path.clone())).collect()
+    };
+    let masked_paths = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
+    let readonly_paths = paths(linux.and_then(|linux| linux.readonly_paths().as_ref()));
+    if !own_mounts {
+        check_shared_mounts(spec, &masked_paths, &readonly_paths, findings);
+    }
+    let root = match spec.root() {
+        Some(root) if !root.path().as_os_str().is_empty() => clean(&bundle.join(root.path())),
+        _ => {
+            findings.deny("root", "it is missing", "give root.path, the directory of the container's file system");
+            PathBuf::from("/")
+        }
+    };
+    let container = idmap::of_container(linux);
+    let mounts: Vec<MountOp> = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .enumerate()
+        .filter_map(|(index, mount)| one(index, mount, bundle, options, (container.as_ref(), host), findings))
+        .collect();
+    let bound_dev = |op: &MountOp| matches!(op.kind, MountKind::Bind { .. }) && op.target == Path::new("/dev");
+    let setup_dev = !mounts.iter().any(bound_dev);
+    let configured = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    let devices = devices::build(configured, findings);
+    RootfsPlan {
+        root,
+        root_fd: None,
+        readonly: own_mounts && spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        root_propagation: root_propagation(spec, options, findings),
+        dev_readonly: mounts.iter().any(|op| op.target == Path::new("/dev") && op.flags & libc::MS_RDONLY != 0),
+        mounts,
+        devices: if setup_dev { devices } else { Vec::new() },
+        setup_dev,
+        masked_paths,
+        readonly_paths,
+        pivot: match (own_mounts, options.no_pivot) {
+            (false, _) => Pivot::Chroot,
+            (true, true) => Pivot::Move,
+            (true, false) => Pivot::Pivot,
+        },
+        seed: None,
+        console: spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false),
+        mount_label: mount_label(spec, host, findings),
+        user_namespace: options.user_namespace || host.in_user_namespace,
+        cgroup_namespace: options.cgroup_namespace,
+        cgroup: CgroupMounts::None,
+    }
+}
+
+/// Without a mount namespace of its own, what the container mounts is mounted on the host, as with runc.
+fn check_shared_mounts(spec: &Spec, masked: &[PathBuf], readonly: &[PathBuf], findings: &mut Findings) {
+    let mend = "add a namespace of type \"mount\" to linux.namespaces";
+    for (field, list) in [("linux.maskedPaths", masked), ("linux.readonlyPaths", readonly)] {
+        if !list.is_empty() {
+            findings.deny(field, "unable to restrict sys entries without a private MNT namespace", mend);
+        }
+    }
+    if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        findings.warn("root.readonly: without a mount namespace it has no effect: the host's own mounts would be read-only");
+    }
+    if spec.mounts().iter().flatten().next().is_some() {
+        findings.warn("mounts: without a mount namespace they are made on the host, and stay there");
+    }
+}
+
+fn root_propagation(spec: &Spec, options: &MountOptions, findings: &mut Findings) -> Option<u64> {
+    let name = spec.linux().as_ref()?.rootfs_propagation().as_deref().filter(|name| !name.is_empty())?;
+    let Some(flags) = options::propagation(name) else {
+        let mend = "use one of [r]shared, [r]slave, [r]private, [r]unbindable";
+        findings.deny("linux.rootfsPropagation", format!("rootfsPropagation={name} is not supported"), mend);
+        return None;
+    };
+    if options.no_pivot && flags & libc::MS_PRIVATE != 0 {
+        let reason = "rootfsPropagation of [r]private is not safe without pivot_root";
+        findings.deny("linux.rootfsPropagation", reason, "drop --no-pivot, or use rslave");
+    }
+    Some(flags)
+}
+
+/// linux.mountLabel, and the option that carries it (an annotation, after crun).
+fn mount_label(spec: &Spec, host: &Host, findings: &mut Findings) -> Option<MountLabel> {
+    let label = spec.linux().as_ref()?.mount_label().clone().filter(|label| !label.is_empty())?;
+    if !host.selinux {
+        findings.deny("linux.mountLabel", "SELinux is not enabled on this host", "leave it out");
+        return None;
+    }
+    let annotation = annotations::MOUNT_CONTEXT.name();
+    let kind = annotations::MOUNT_CONTEXT.of(spec).unwrap_or("context");
+    if !matches!(kind, "context" | "fscontext" | "defcontext" | "rootcontext") {
+        let mend = "use context, fscontext, defcontext or rootcontext";
+        findings.deny(format!("annotations.{annotation}"), format!("{kind:?} is no type of context"), mend);
+        return None;
+    }
+    Some(MountLabel { option: kind.to_owned(), label })
+}
+
+fn one(
+    index: usize,
+    mount: &Mount,
+    bundle: &Path,
+    options: &MountOptions,
+    maps: (Option<&MappedBy>, &Host),
+    findings: &mut Findings,
+) -> Option<MountOp> {
+    let at = |field: &str| format!("mounts[{index}].{field}");
+    let before = findings.violations.len();
+    let parsed = options::parse(mount.options().as_deref().unwrap_or_default());
+    if mount.destination().as_os_str().is_empty() {
+        findings.deny(at("destination"), "it is empty", "give an absolute path");
+    }
+    let target = clean(mount.destination());
+    if target == Path::new("/") && !mount.destination().as_os_str().is_empty() {
+        let reason = format!("{:?} is the top of the rootfs", mount.destination());
+        findings.deny(at("destination"), reason, "name a directory below it, or use root.path and root.readonly");
+    }
+    let kind = kind(mount.typ().as_deref().unwrap_or(""), &parsed);
+    let mut source = mount.source().clone().unwrap_or_default();
+    if let MountKind::Bind { .. } = kind {
+        if source.as_os_str().is_empty() {
+            findings.deny(at("source"), "a bind mount has none", "give the path on the host");
+        }
+        // Not cleaned: `..` after a symlink means what the kernel makes of it.
+        source = bundle.join(source);
+        if !parsed.data.is_empty() {
+            let named = |(name, _): &(String, Option<String>)| match options::similar(name) {
+                Some(known) => format!("{name} (did you mean {known:?}?)"),
+                None => name.clone(),
+            };
+            let names: Vec<String> = parsed.data.iter().map(named).collect();
+            findings.warn(format!("{}: a bind mount has no use for {}", at("options"), names.join(", ")));
+        }
+    } else if kind == MountKind::Other(String::new()) {
+        findings.deny(at("type"), "it is missing", "name a file system, or add the option bind or rbind");
+    }
+    if parsed.copy_up && kind != MountKind::Tmpfs {
+        findings.deny(at("options"), "tmpcopyup is for tmpfs alone", "drop it");
+    }
+    check_owners(&at("options"), &parsed.data, findings);
+    let map = idmap::build(index, mount, &kind, &parsed, maps, findings);
+    check_proc(&at("destination"), &kind, &target, findings);
+    let in_user_namespace = options.user_namespace || maps.1.in_user_namespace;
+    let shares_cgroups = in_user_namespace && !options.cgroup_namespace;
+    if kind == MountKind::Cgroup && shares_cgroups && parsed.flags & libc::MS_RDONLY == 0 {
+        findings.warn(format!(
+            "{}: the mount is read-only, since the container has a user namespace and no cgroup namespace of its own",
+            at("options")
+        ));
+    }
+    (findings.violations.len() == before).then_some(MountOp {
+        index: index as u32,
+        kind,
+        source,
+        source_fd: None,
+        target,
+        flags: parsed.flags,
+        cleared: parsed.cleared,
+        recursive: parsed.recursive.then_some((parsed.all_set, parsed.all_clear)),
+        propagation: parsed.propagation,
+        data: parsed.data,
+        copy_up: parsed.copy_up,
+        copy_symlink: parsed.copy_symlink,
+        map,
+        source_nofollow: parsed.source_nofollow,
+        target_nofollow: parsed.target_nofollow,
+    })
+}
+
+/// The owners that file systems take: (uid_t)-1 is none (tmpfs(5), mount.fuse3(8)).
+fn check_owners(at: &str, data: &[(String, Option<String>)], findings: &mut Findings) {
+    const OWNERS: [&str; 4] = ["uid", "gid", "user_id", "group_id"];
+    for (name, value) in data.iter().filter(|(name, _)| OWNERS.contains(&name.as_str())) {
+        if let Some(value) = value.as_deref().filter(|value| ids::is_out_of_range(value)) {
+            findings.deny(at, format!("{name}={value} is out of range: expected {}", ids::RANGE), "");
+        }
+    }
+}
+
+fn kind(name: &str, parsed: &options::Parsed) -> MountKind {
+    if parsed.flags & libc::MS_REMOUNT != 0 {
+        return MountKind::Remount;
+    }
+    // The type of a bind mount means nothing.
+    if parsed.flags & libc::MS_BIND != 0 || name == "bind" {
+        return MountKind::Bind { recursive: parsed.flags & libc::MS_REC != 0 };
+    }
+    match name {
+        "proc" => MountKind::Proc,
+        "sysfs" => MountKind::Sysfs,
+        "tmpfs" => MountKind::Tmpfs,
+        "mqueue" => MountKind::Mqueue,
+        "cgroup" => MountKind::Cgroup,
+        // Without a type there is nothing to mount; "none" with neither bind nor remount says no more.
+        "none" => MountKind::Other(String::new()),
+        other => MountKind::Other(other.to_owned()),
+    }
+}
+
+/// Nothing but procfs comes over /proc, and nothing below it but what lxcfs emulates: LSM labels and sysctls of the
+/// container's later processes go through there. A bind over /proc is judged by its source, when that is open.
+fn check_proc(at: &str, kind: &MountKind, target: &Path, findings: &mut Findings) {
+    if !target.starts_with("/proc") || matches!(kind, MountKind::Remount) {
+        return;
+    }
+    if target == Path::new("/proc") {
+        if !matches!(kind, MountKind::Proc | MountKind::Bind { .. }) {
+            let reason = format!("{target:?} cannot be mounted because it is not of type proc");
+            findings.deny(at, reason, "mount it elsewhere");
+        }
+    } else if !PROC_FILES.iter().any(|file| target == Path::new(file)) {
+        findings.deny(at, format!("{target:?} cannot be mounted because it is inside /proc"), "mount it elsewhere");
+    }
+}
+
+#[cfg(test)]
+pub(in crate) mod tests;

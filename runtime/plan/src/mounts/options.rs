@@ -1,0 +1,353 @@
+//! The mount options that mean something to the runtime, in one table; every other option is the file system's.
+//!
+//! Sources: mount(8), config.md "Linux mount options" of the OCI runtime specification, and runc's and crun's
+//! additions to it. `features` prints the names.
+
+use brig_sys::mount::{
+    ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW, ATTR_RDONLY,
+    ATTR_RELATIME, ATTR_STRICTATIME, MS_LAZYTIME, MS_NOSYMFOLLOW,
+};
+
+/// What an option does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// Sets MS_ flags.
+    Set(u64),
+    /// Clears MS_ flags.
+    Clear(u64),
+    /// Sets attributes (MOUNT_ATTR_) of the mount and all below it.
+    SetAll(u64),
+    /// Clears attributes of the mount and all below it.
+    ClearAll(u64),
+    /// Sets a propagation type, MS_REC included.
+    Propagation(u64),
+    /// Copy what the image has at the target into the new tmpfs.
+    CopyUp,
+    /// Copy the source, if it is a symlink, instead of what it points to.
+    CopySymlink,
+    /// Mount the source itself, if it is a symlink.
+    SourceNoFollow,
+    /// Mount over the target itself, if it is a symlink.
+    TargetNoFollow,
+    /// An idmapped mount: this one, or with true those below it too.
+    IdMap(bool),
+}
+
+use Meaning::{Clear, ClearAll, Propagation, Set, SetAll};
+
+/// Every option of the runtime, sorted by name.
+pub const OPTIONS: &[(&str, Meaning)] = &[
+    ("async", Clear(libc::MS_SYNCHRONOUS)),
+    ("atime", Clear(libc::MS_NOATIME)),
+    ("bind", Set(libc::MS_BIND)),
+    ("copy-symlink", Meaning::CopySymlink),
+    ("defaults", Set(0)),
+    ("dest-nofollow", Meaning::TargetNoFollow),
+    ("dev", Clear(libc::MS_NODEV)),
+    ("diratime", Clear(libc::MS_NODIRATIME)),
+    ("dirsync", Set(libc::MS_DIRSYNC)),
+    ("exec", Clear(libc::MS_NOEXEC)),
+    ("idmap", Meaning::IdMap(false)),
+    ("iversion", Set(libc::MS_I_VERSION)),
+    ("lazytime", Set(MS_LAZYTIME)),
+    ("loud", Clear(libc::MS_SILENT)),
+    ("mand", Set(libc::MS_MANDLOCK)),
+    ("noatime", Set(libc::MS_NOATIME)),
+    ("nodev", Set(libc::MS_NODEV)),
+    ("nodiratime", Set(libc::MS_NODIRATIME)),
+    ("noexec", Set(libc::MS_NOEXEC)),
+    ("noiversion", Clear(libc::MS_I_VERSION)),
+    ("nolazytime", Clear(MS_LAZYTIME)),
+    ("nomand", Clear(libc::MS_MANDLOCK)),
+    ("norelatime", Clear(libc::MS_RELATIME)),
+    ("nostrictatime", Clear(libc::MS_STRICTATIME)),
+    ("nosuid", Set(libc::MS_NOSUID)),
+    ("nosymfollow", Set(MS_NOSYMFOLLOW)),
+    ("private", Propagation(libc::MS_PRIVATE)),
+    ("ratime", ClearAll(ATTR_NOATIME)),
+    ("rbind", Set(libc::MS_BIND | libc::MS_REC)),
+    ("rdev", ClearAll(ATTR_NODEV)),
+    ("rdiratime", ClearAll(ATTR_NODIRATIME)),
+    ("relatime", Set(libc::MS_RELATIME)),
+    ("remount", Set(libc::MS_REMOUNT)),
+    ("rexec", ClearAll(ATTR_NOEXEC)),
+    ("ridmap", Meaning::IdMap(true)),
+    ("rnoatime", SetAll(ATTR_NOATIME)),
+    ("rnodev", SetAll(ATTR_NODEV)),
+    ("rnodiratime", SetAll(ATTR_NODIRATIME)),
+    ("rnoexec", SetAll(ATTR_NOEXEC)),
+    ("rnorelatime", ClearAll(ATTR_RELATIME)),
+    ("rnostrictatime", ClearAll(ATTR_STRICTATIME)),
+    ("rnosuid", SetAll(ATTR_NOSUID)),
+    ("rnosymfollow", SetAll(ATTR_NOSYMFOLLOW)),
+    ("ro", Set(libc::MS_RDONLY)),
+    ("rprivate", Propagation(libc::MS_PRIVATE | libc::MS_REC)),
+    ("rrelatime", SetAll(ATTR_RELATIME)),
+    ("rro", SetAll(ATTR_RDONLY)),
+    ("rrw", ClearAll(ATTR_RDONLY)),
+    ("rshared", Propagation(libc::MS_SHARED | libc::MS_REC)),
+    ("rslave", Propagation(libc::MS_SLAVE | libc::MS_REC)),
+    ("rstrictatime", SetAll(ATTR_STRICTATIME)),
+    ("rsuid", ClearAll(ATTR_NOSUID)),
+    ("rsymfollow", ClearAll(ATTR_NOSYMFOLLOW)),
+    ("runbindable", Propagation(libc::MS_UNBINDABLE | libc::MS_REC)),
+    ("rw", Clear(libc::MS_RDONLY)),
+    ("shared", Propagation(libc::MS_SHARED)),
+    ("silent", Set(libc::MS_SILENT)),
+    ("slave", Propagation(libc::MS_SLAVE)),
+    ("src-nofollow", Meaning::SourceNoFollow),
+    ("strictatime", Set(libc::MS_STRICTATIME)),
+    ("suid", Clear(libc::MS_NOSUID)),
+    ("symfollow", Clear(MS_NOSYMFOLLOW)),
+    ("sync", Set(libc::MS_SYNCHRONOUS)),
+    ("tmpcopyup", Meaning::CopyUp),
+    ("unbindable", Propagation(libc::MS_UNBINDABLE)),
+];
+
+/// The attributes that the three access-time options of a whole tree set or clear.
+const TIMES: [&str; 6] = ["ratime", "rnoatime", "rrelatime", "rnorelatime", "rstrictatime", "rnostrictatime"];
+
+/// The option `name`, if the runtime knows it.
+pub fn meaning(name: &str) -> Option<Meaning> {
+    OPTIONS.binary_search_by(|(known, _)| known.cmp(&name)).ok().map(|at| OPTIONS[at].1)
+}
+
+/// The names that `features` prints as mountOptions: what is supported, sorted.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    OPTIONS.iter().map(|(name, _)| *name)
+}
+
+/// Options of common file systems, for [`similar`].
+const OF_FILE_SYSTEMS: [&str; 12] = [
+    "gid", "hidepid", "huge", "mode", "newinstance", "nr_blocks", "nr_inodes", "ptmxmode", "size", "subset", "uid",
+    "upperdir",
+];
+
+/// Words that people write for an option with another name.
+const SYNONYMS: [(&str, &str); 6] = [
+    ("rdonly", "ro"), ("readonly", "ro"), ("read-only", "ro"), ("readwrite", "rw"), ("recursive", "rbind"),
+    ("rdwr", "rw"),
+];
+
+/// The option that the unknown `name` may stand for. `None` for the name of an option that exists.
+pub fn similar(name: &str) -> Option<&'static str> {
+    const MAX_NAME_LEN: usize = 32;
+    let known = || names().chain(OF_FILE_SYSTEMS);
+    if name.len() > MAX_NAME_LEN || known().any(|known| known == name) {
+        return None;
+    }
+    let lower = name.to_ascii_lowercase();
+    if let Some((_, meant)) = SYNONYMS.iter().find(|(word, _)| *word == lower) {
+        return Some(meant);
+    }
+    let allowed = if name.len() < 5 { 1 } else { 2 };
+    let near = known().map(|known| (edits(&lower, known), known));
+    near.filter(|(edits, _)| *edits <= allowed).min_by_key(|(edits, _)| *edits).map(|(_, known)| known)
+}
+
+/// The number of letters to insert, delete, replace or swap with the next one that make `a` into `b`.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            if i == 0 || j == 0 {
+                rows[i][j] = i + j;
+                continue;
+            }
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = least;
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+/// A propagation type by its name (`rootfsPropagation`), as MS_ flags.
+pub fn propagation(name: &str) -> Option<u64> {
+    match meaning(name)? {
+        Propagation(flags) => Some(flags),
+        _ => None,
+    }
+}
+
+/// The parsed options of a mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parsed {
+    /// MS_ flags that are set.
+    pub flags: u64,
+    /// MS_ flags that were cleared by name, and not set again later.
+    pub cleared: u64,
+    /// MOUNT_ATTR_ set for the whole tree.
+    pub all_set: u64,
+    /// MOUNT_ATTR_ cleared for the whole tree.
+    pub all_clear: u64,
+    /// Some option was about the whole tree.
+    pub recursive: bool,
+    /// Propagation types, in order.
+    pub propagation: Vec<u64>,
+    /// See [`Meaning::CopyUp`].
+    pub copy_up: bool,
+    /// See [`Meaning::CopySymlink`].
+    pub copy_symlink: bool,
+    /// See [`Meaning::SourceNoFollow`].
+    pub source_nofollow: bool,
+    /// See [`Meaning::TargetNoFollow`].
+    pub target_nofollow: bool,
+    /// See [`Meaning::IdMap`]; and what stood after a `=`.
+    pub idmap: Option<(bool, Option<String>)>,
+    /// The file system's own options: name, and value if there was a `=`.
+    pub data: Vec<(String, Option<String>)>,
+}
+
+/// Sorts options by who they are for. A later option wins over an earlier one.
+pub fn parse<S: AsRef<str>>(options: &[S]) -> Parsed {
+    let mut parsed = Parsed::default();
+    for option in options.iter().map(AsRef::as_ref).filter(|option| !option.is_empty()) {
+        match meaning(option) {
+            Some(Set(flags)) => {
+                parsed.flags |= flags;
+                parsed.cleared &= !flags;
+            }
+            Some(Clear(flags)) => {
+                parsed.flags &= !flags;
+                parsed.cleared |= flags;
+            }
+            Some(Meaning::SetAll(set)) => parsed.whole_tree(option, set, 0),
+            Some(Meaning::ClearAll(clear)) => parsed.whole_tree(option, 0, clear),
+            Some(Propagation(flags)) => parsed.propagation.push(flags),
+            Some(Meaning::CopyUp) => parsed.copy_up = true,
+            Some(Meaning::CopySymlink) => parsed.copy_symlink = true,
+            Some(Meaning::SourceNoFollow) => parsed.source_nofollow = true,
+            Some(Meaning::TargetNoFollow) => parsed.target_nofollow = true,
+            Some(Meaning::IdMap(recursive)) => parsed.idmap = Some((recursive, None)),
+            None => match option.split_once('=').map(|(name, value)| (meaning(name), value)) {
+                Some((Some(Meaning::IdMap(recursive)), maps)) => parsed.idmap = Some((recursive, Some(maps.to_owned()))),
+                // Several of the file system's options may come as one string, as in fstab.
+                _ => parsed.data.extend(split_data(option)),
+            },
+        }
+    }
+    parsed
+}
+
+impl Parsed {
+    fn whole_tree(&mut self, option: &str, set: u64, clear: u64) {
+        self.recursive = true;
+        if TIMES.contains(&option) {
+            // Access times are one value of three in the kernel, not a bit each: it is replaced as a whole.
+            // Clearing one of them means the default, relatime.
+            self.all_set = (self.all_set & !ATTR_ATIME) | set;
+            self.all_clear |= ATTR_ATIME;
+        } else {
+            self.all_set = (self.all_set | set) & !clear;
+            self.all_clear = (self.all_clear | clear) & !set;
+        }
+    }
+}
+
+/// Splits `a=1,b,c="x,y"` at the commas that stand outside of double quotes and are not escaped; quotes go.
+fn split_data(option: &str) -> Vec<(String, Option<String>)> {
+    let mut parts = vec![String::new()];
+    let mut quoted = false;
+    let mut escaped = false;
+    for letter in option.chars() {
+        let part = parts.len() - 1;
+        match letter {
+            '"' if !escaped => quoted = !quoted,
+            ',' if !quoted && !escaped => parts.push(String::new()),
+            other => parts[part].push(other),
+        }
+        escaped = letter == '\\' && !escaped;
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+        .into_iter()
+        .map(|part| match part.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (part, None),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_option_is_answered_with_a_similar_one() {
+        let pairs = [("nosiud", "nosuid"), ("readonly", "ro"), ("noexecs", "noexec"), ("szie", "size"), ("NODEV", "nodev")];
+        for (typed, meant) in pairs {
+            assert_eq!(similar(typed), Some(meant), "{typed}");
+        }
+        for name in ["nosuid", "size", "lowerdir", "subvol", "x"] {
+            assert_eq!(similar(name), None, "{name}");
+        }
+    }
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_table_is_sorted_and_without_doubles() {
+        assert!(OPTIONS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn every_option_that_runc_lists_is_known() {
+        let listed = "ro rw suid nosuid dev nodev exec noexec sync async dirsync remount mand nomand atime noatime \
+            diratime nodiratime relatime norelatime strictatime nostrictatime lazytime nolazytime iversion noiversion \
+            silent loud nosymfollow symfollow bind rbind private shared slave unbindable rprivate rshared rslave \
+            runbindable rro rrw rnosuid rsuid rnodev rdev rnoexec rexec rnoatime ratime rdiratime rnodiratime \
+            rrelatime rnorelatime rstrictatime rnostrictatime rnosymfollow rsymfollow tmpcopyup defaults";
+        for name in listed.split_ascii_whitespace() {
+            assert!(names().any(|known| known == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_later_option_wins() {
+        let parsed = parse(&["ro", "nosuid", "rw", "noexec"]);
+        assert_eq!(parsed.flags, libc::MS_NOSUID | libc::MS_NOEXEC);
+        assert_eq!(parsed.cleared, libc::MS_RDONLY);
+        let parsed = parse(&["rw", "ro"]);
+        assert_eq!((parsed.flags, parsed.cleared), (libc::MS_RDONLY, 0));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_the_file_systems() {
+        let parsed = parse(&["size=64k", "mode=755,gid=5", "newinstance", "context=\"a,b\""]);
+        let text = |s: &str| Some(s.to_owned());
+        assert_eq!(
+            parsed.data,
+            [
+                ("size".to_owned(), text("64k")),
+                ("mode".to_owned(), text("755")),
+                ("gid".to_owned(), text("5")),
+                ("newinstance".to_owned(), None),
+                ("context".to_owned(), text("a,b")),
+            ]
+        );
+    }
+
+    #[test]
+    fn access_times_of_a_tree_are_one_value() {
+        let parsed = parse(&["rnoatime", "rro"]);
+        assert_eq!((parsed.all_set, parsed.all_clear), (ATTR_NOATIME | ATTR_RDONLY, ATTR_ATIME));
+        let parsed = parse(&["ratime"]);
+        assert_eq!((parsed.all_set, parsed.all_clear), (0, ATTR_ATIME));
+    }
+
+    proptest! {
+        #[test]
+        fn any_options_are_parsed_and_no_flag_is_both_set_and_cleared(
+            options in proptest::collection::vec(
+                prop_oneof![proptest::sample::select(OPTIONS).prop_map(|o| o.0.to_owned()), "[a-z=,\"\\\\]{0,12}"], 0..12)
+        ) {
+            let parsed = parse(&options);
+            prop_assert_eq!(parsed.flags & parsed.cleared, 0);
+            prop_assert_eq!(parsed.all_set & parsed.all_clear & !ATTR_ATIME, 0);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Which namespaces a container makes, which it joins, and which it shares with its caller (config-linux.md).
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::Host;
+
+/// A kind of namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NamespaceKind {
+    /// Ids and capabilities. It comes first: it owns the ones made with it.
+    User,
+    /// The view of the cgroup tree.
+    Cgroup,
+    /// System V IPC and POSIX message queues.
+    Ipc,
+    /// Host name and domain name.
+    Uts,
+    /// Network devices, addresses, ports.
+    Network,
+    /// Process ids.
+    Pid,
+    /// Mounts.
+    Mount,
+    /// Offsets of the boot and monotonic clocks.
+    Time,
+}
+
+impl NamespaceKind {
+    /// Every kind, in the order in which they are joined: user first, for the privilege over the others.
+    pub const ALL: [NamespaceKind; 8] = [
+        NamespaceKind::User,
+        NamespaceKind::Cgroup,
+        NamespaceKind::Ipc,
+        NamespaceKind::Uts,
+        NamespaceKind::Network,
+        NamespaceKind::Pid,
+        NamespaceKind::Mount,
+        NamespaceKind::Time,
+    ];
+
+    /// The specification's word, as in config.json.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NamespaceKind::User => "user",
+            NamespaceKind::Cgroup => "cgroup",
+            NamespaceKind::Ipc => "ipc",
+            NamespaceKind::Uts => "uts",
+            NamespaceKind::Network => "network",
+            NamespaceKind::Pid => "pid",
+            NamespaceKind::Mount => "mount",
+            NamespaceKind::Time => "time",
+        }
+    }
+
+    /// Its file in /proc/PID/ns (namespaces(7)).
+    pub const fn proc_name(self) -> &'static str {
+        match self {
+            NamespaceKind::Network => "net",
+            NamespaceKind::Mount => "mnt",
+            kind => kind.as_str(),
+        }
+    }
+
+    /// Its CLONE_NEW* flag (linux/sched.h).
+    pub const fn clone_flag(self) -> u64 {
+        match self {
+            NamespaceKind::User => 0x1000_0000,
+            NamespaceKind::Cgroup => 0x0200_0000,
+            NamespaceKind::Ipc => 0x0800_0000,
+            NamespaceKind::Uts => 0x0400_0000,
+            NamespaceKind::Network => 0x4000_0000,
+            NamespaceKind::Pid => 0x2000_0000,
+            NamespaceKind::Mount => 0x0002_0000,
+            NamespaceKind::Time => 0x0000_0080,
+        }
+    }
+}
+
+impl From<LinuxNamespaceType> for NamespaceKind {
+    fn from(ty: LinuxNamespaceType) -> NamespaceKind {
+        match ty {
+            LinuxNamespaceType::User => NamespaceKind::User,
+            LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
+            LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
+            LinuxNamespaceType::Uts => NamespaceKind::Uts,
+            LinuxNamespaceType::Network => NamespaceKind::Network,
+            LinuxNamespaceType::Pid => NamespaceKind::Pid,
+            LinuxNamespaceType::Mount => NamespaceKind::Mount,
+            LinuxNamespaceType::Time => NamespaceKind::Time,
+        }
+    }
+}
+
+/// Where a process's namespace of one kind comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Namespace {
+    /// The caller's.
+    #[default]
+    Inherited,
+    /// A new one.
+    New,
+    /// The one that this file refers to.
+    Joined(PathBuf),
+}
+
+/// The namespaces of one process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespacePlan {
+    /// Indexed as [`NamespaceKind::ALL`].
+    kinds: [Namespace; 8],
+}
+
+impl NamespacePlan {
+    /// From `linux.namespaces`. Of a kind that is listed twice, which `checks` refuses, the last one counts.
+    pub fn new(spec: &Spec) -> NamespacePlan {
+        let mut plan = NamespacePlan::default();
+        let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        for namespace in listed {
+            let source = match namespace.path() {
+                Some(path) if !path.as_os_str().is_empty() => Namespace::Joined(path.clone()),
+                _ => Namespace::New,
+            };
+            plan.set(namespace.typ().into(), source);
+        }
+        plan
+    }
+
+    /// The same on `host`: a path that leads to the caller's own namespace joins nothing.
+    pub fn on_host(spec: &Spec, host: &Host) -> NamespacePlan {
+        let mut plan = NamespacePlan::new(spec);
+        for kind in &host.own_namespaces {
+            if matches!(plan.get(*kind), Namespace::Joined(_)) {
+                plan.set(*kind, Namespace::Inherited);
+            }
+        }
+        plan
+    }
+
+    /// Where the namespace of `kind` comes from.
+    pub fn get(&self, kind: NamespaceKind) -> &Namespace {
+        &self.kinds[kind as usize]
+    }
+
+    /// Replaces it.
+    pub fn set(&mut self, kind: NamespaceKind, namespace: Namespace) {
+        self.kinds[kind as usize] = namespace;
+    }
+
+    /// It is made for the process.
+    pub fn is_new(&self, kind: NamespaceKind) -> bool {
+        *self.get(kind) == Namespace::New
+    }
+
+    /// It is not the caller's: new, or joined by path.
+    pub fn is_private(&self, kind: NamespaceKind) -> bool {
+        *self.get(kind) != Namespace::Inherited
+    }
+
+    /// CLONE_NEW* of every new namespace but time's. A time namespace is unshared, given its offsets, and then
+    /// entered: with clone3 the process would be in it before the offsets could be written (time_namespaces(7)).
+    pub fn clone_flags(&self) -> u64 {
+        let clone = |kind: &NamespaceKind| *kind != NamespaceKind::Time && self.is_new(*kind);
+        NamespaceKind::ALL.into_iter().filter(clone).fold(0, |flags, kind| flags | kind.clone_flag())
+    }
+
+    /// The namespaces to join, in order.
+    pub fn joined(&self) -> impl Iterator<Item = (NamespaceKind, &Path)> {
+        NamespaceKind::ALL.into_iter().filter_map(|kind| match self.get(kind) {
+            Namespace::Joined(path) => Some((kind, path.as_path())),
+            Namespace::Inherited | Namespace::New => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(namespaces: &str) -> NamespacePlan {
+        let config = format!(r#"{{"linux":{{"namespaces":{namespaces}}}}}"#);
+        NamespacePlan::new(&crate::config::parse(config.as_bytes()).unwrap().0)
+    }
+
+    #[test]
+    fn kinds_are_indexed_by_themselves() {
+        for (index, kind) in NamespaceKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index);
+        }
+    }
+
+    #[test]
+    fn flags_are_those_of_sched_h() {
+        let flags = [
+            libc::CLONE_NEWUSER, libc::CLONE_NEWCGROUP, libc::CLONE_NEWIPC, libc::CLONE_NEWUTS,
+            libc::CLONE_NEWNET, libc::CLONE_NEWPID, libc::CLONE_NEWNS, libc::CLONE_NEWTIME,
+        ];
+        assert_eq!(NamespaceKind::ALL.map(NamespaceKind::clone_flag), flags.map(|flag| flag as u64));
+    }
+
+    #[test]
+    fn new_joined_and_inherited_are_told_apart() {
+        let plan = plan(r#"[{"type":"pid"},{"type":"time"},{"type":"mount","path":""},
+            {"type":"network","path":"/run/netns/a"},{"type":"user","path":"/proc/7/ns/user"}]"#);
+        assert_eq!(plan.clone_flags(), (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64);
+        assert!(plan.is_new(NamespaceKind::Time) && plan.is_private(NamespaceKind::Network));
+        assert!(!plan.is_private(NamespaceKind::Ipc));
+        let joined: Vec<_> = plan.joined().collect();
+        assert_eq!(
+            joined,
+            [
+                (NamespaceKind::User, Path::new("/proc/7/ns/user")),
+                (NamespaceKind::Network, Path::new("/run/netns/a"))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_plan_survives_its_way_to_the_child() {
+        let plan = plan(r#"[{"type":"pid"},{"type":"network","path":"/run/netns/a"}]"#);
+        let bytes = postcard::to_stdvec(&plan).unwrap();
+        assert_eq!(postcard::from_bytes::<NamespacePlan>(&bytes).unwrap(), plan);
+    }
+}

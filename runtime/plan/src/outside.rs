@@ -1,0 +1,83 @@
+//! What of a container's mounts comes from outside: CRIU neither saves nor makes it, but must be told its name.
+
+use std::path::{Path, PathBuf};
+
+use super::mounts::{CgroupMounts, MountKind, MountOp, RootfsPlan};
+
+/// The name of every masked file, which is one /dev/null of the host.
+pub const NULL: &str = "/dev/null";
+
+/// A mount from outside. Its mount point is its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// Where in the container.
+    pub target: PathBuf,
+    /// What on the host.
+    pub source: PathBuf,
+    /// Its target may have to be made in the root, since no file system that is saved is mounted above it.
+    pub needs_target: bool,
+}
+
+/// Every bind, every part of the host's cgroups, and every device node that may be one. `plan.cgroup` is filled in.
+pub fn mounts(plan: &RootfsPlan) -> Vec<Outside> {
+    let mut list = Vec::new();
+    for (place, op) in plan.mounts.iter().enumerate() {
+        let needs_target = !plan.mounts[..place].iter().any(|above| is_saved(above) && op.target.starts_with(&above.target));
+        let mut add = |target: PathBuf, source: &Path, needs_target| {
+            list.push(Outside { target, source: source.to_owned(), needs_target });
+        };
+        match (&op.kind, &plan.cgroup) {
+            (MountKind::Bind { .. }, _) => add(op.target.clone(), &op.source, needs_target),
+            (MountKind::Cgroup, CgroupMounts::Unified { mountpoint, .. }) if !plan.cgroup_namespace => {
+                add(op.target.clone(), mountpoint, needs_target);
+            }
+            (MountKind::Cgroup, CgroupMounts::Hierarchies(hierarchies)) if !plan.cgroup_namespace => {
+                // Their directories are in a tmpfs, which is saved.
+                hierarchies.iter().for_each(|hierarchy| add(op.target.join(&hierarchy.name), &hierarchy.own, false));
+            }
+            _ => {}
+        }
+    }
+    let node = |path: &PathBuf| Outside { target: path.clone(), source: path.clone(), needs_target: false };
+    list.extend(plan.devices.iter().map(|device| node(&device.path)));
+    list
+}
+
+/// A file system that CRIU saves with its files.
+fn is_saved(op: &MountOp) -> bool {
+    matches!(op.kind, MountKind::Tmpfs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mounts::tests::{build_json, host};
+    use crate::mounts::{CgroupHierarchy, MountOptions};
+
+    #[test]
+    fn binds_and_the_hosts_cgroups_come_from_outside() {
+        let json = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"linux":{"namespaces":[{"type":"mount"}]},"mounts":[
+            {"destination":"/dev","type":"tmpfs","source":"tmpfs"},
+            {"destination":"/data","type":"bind","source":"/srv"},
+            {"destination":"/dev/x","type":"bind","source":"/x"},
+            {"destination":"/sys/fs/cgroup","type":"cgroup","source":"cgroup"}]}"#;
+        let (mut plan, _) = build_json(json, &MountOptions::default(), &host());
+        plan.devices.truncate(1);
+        let seen = |plan: &RootfsPlan| -> Vec<(String, String, bool)> {
+            let text = |path: PathBuf| path.display().to_string();
+            mounts(plan).into_iter().map(|one| (text(one.target), text(one.source), one.needs_target)).collect()
+        };
+        let one = |target: &str, source: &str, needs: bool| (target.to_owned(), source.to_owned(), needs);
+        let node = plan.devices[0].path.display().to_string();
+        let binds = [one("/data", "/srv", true), one("/dev/x", "/x", false)];
+        let [data, x] = binds.clone();
+        assert_eq!(seen(&plan), [data.clone(), x.clone(), one(&node, &node, false)]);
+        plan.cgroup = CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: "/sys/fs/cgroup/a".into() };
+        assert_eq!(seen(&plan)[2], one("/sys/fs/cgroup", "/sys/fs/cgroup", true));
+        let hierarchy = CgroupHierarchy { name: "memory".into(), options: "memory".into(), own: "/h/a".into() };
+        plan.cgroup = CgroupMounts::Hierarchies(vec![hierarchy]);
+        assert_eq!(seen(&plan)[2], one("/sys/fs/cgroup/memory", "/h/a", false));
+        plan.cgroup_namespace = true;
+        assert_eq!(seen(&plan), [data, x, one(&node, &node, false)]);
+    }
+}
