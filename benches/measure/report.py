@@ -87,7 +87,7 @@ GROUP_TITLES = {
     "verbs": "Each verb alone, milliseconds", "host": "The same on the host's own cgroups",
     "counts": "What each verb executes: instructions of processes and kernel in an emulated machine, system calls by strace",
     "growth": "What grows: `run` with more of it", "seccomp": "Docker's seccomp profile, three architectures",
-    "scale": "Many containers, 16 at a time", "memory": "Memory (UML bed)", "binary": "The binary"}
+    "scale": "Many containers, 16 at a time", "memory": "Memory (in the UML environment)", "binary": "The binary"}
 
 
 def write_results(directory):
@@ -109,7 +109,7 @@ def write_results(directory):
         parts.append("### What was missed\n\n" + "\n".join(f"- {line.strip()}" for line in facts["obstacles"]))
     for shim in sorted(directory.glob("shim-*.json")):
         found = json.loads(shim.read_text())
-        parts.append(f"### The shim, below containerd {found['generation']}, against the Go shim it ships\n\n"
+        parts.append(f"### The shim with containerd {found['generation']}, compared with the Go shim of that version\n\n"
                      f"{found['table']}")
     between_marks(TOP / "benches" / "RESULTS.md", "\n\n".join(parts))
     if "verbs" in facts and "memory" in facts:
