@@ -1,7 +1,7 @@
 """The documents of the repository: whether what they refer to exists.
 
-Checked are relative links with their anchors, and words in backticks that begin like a path of the repository. A word
-`PATH::NAME` also needs a function of that name in the file.
+Checked are relative links with their anchors, and words in backticks that begin like a path of the repository. After
+`PATH::NAME` the file must have a function of that name; after "`A`, `B` in `PATH`" it must hold both words.
 """
 
 import re
@@ -16,6 +16,7 @@ PLACES = ("runtime/", "shim/", "spec-tests/", "benches/", "docs/", "packaging/",
 HISTORY = "CHANGELOG.md"
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.M | re.S)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_NAMES_IN = re.compile(r"((?:`\w+`(?:,| and) )*`\w+`) (?:in|of) `([^`\n]+)`")
 
 
 def prose(path):
@@ -59,3 +60,9 @@ def faults(path):
             yield f"`{name}` is not in the repository"
         elif function and not re.search(rf"\bfn {re.escape(function)}\b", target.read_text()):
             yield f"{name} has no function {function}"
+    for names, name in _NAMES_IN.findall(text):
+        if name.startswith(PLACES) and (host.TOP / name).is_file():
+            held = (host.TOP / name).read_text()
+            for word in re.findall(r"\w+", names):
+                if not re.search(rf"\b{word}\b", held):
+                    yield f"{name} has no {word}"
