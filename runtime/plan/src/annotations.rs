@@ -143,27 +143,6 @@ mod tests {
         }
     }
 
-    /// What reads annotations in another way could honour one that is not in the table.
-    #[test]
-    fn annotations_are_read_through_the_table_alone() {
-        // The second copies all of them into the state and the record.
-        let allowed = ["plan/src/annotations.rs", "plan/src/container.rs"];
-        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let mut directories: Vec<_> = ["plan/src", "engine/src", "src"].iter().map(|layer| source.join(layer)).collect();
-        while let Some(directory) = directories.pop() {
-            for entry in std::fs::read_dir(directory).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    directories.push(path);
-                } else {
-                    let text = std::fs::read_to_string(&path).unwrap();
-                    let name = path.strip_prefix(source).unwrap().to_str().unwrap();
-                    assert!(!text.contains(".annotations()") || allowed.contains(&name), "{name}");
-                }
-            }
-        }
-    }
-
     #[test]
     fn annotations_of_other_runtimes_are_worth_a_warning() {
         let text = br#"{"annotations":{"run.oci.handler":"krun","krun.cpus":"1","module.wasm.image/variant":"x","com.example":"y",

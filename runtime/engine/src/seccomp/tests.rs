@@ -13,7 +13,7 @@ use brig_plan::seccomp::{Abi, flag, read, ret};
 use machine::Call;
 
 /// Docker's default profile as it reaches the runtime for a container with default capabilities.
-const DOCKER: &str = include_str!("../../../../../spec-tests/data/docker-default-seccomp.json");
+const DOCKER: &str = include_str!("../../../../spec-tests/data/docker-default-seccomp.json");
 
 fn spec(json: &str) -> LinuxSeccomp {
     serde_json::from_str(json).unwrap()
