@@ -184,7 +184,7 @@ fn violations() -> (Value, Vec<&'static str>) {
             "apparmorProfile": "profile",
             "selinuxLabel": "label"
         },
-        "hooks": {"poststop": [{"path": "relative", "timeout": 0, "env": ["A"]}]},
+        "hooks": {"poststop": [{"path": "relative", "timeout": 0, "env": ["A\u{0}"]}]},
         "linux": {
             "namespaces": [{"type": "pid"}, {"type": "pid"}, {"type": "network", "path": "relative"}],
             "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],

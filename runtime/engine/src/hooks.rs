@@ -1,8 +1,10 @@
 //! Runs hooks: the state on standard input, the timeout enforced, and what a failed one said in the error.
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,7 +12,8 @@ use std::process::{Command, Stdio};
 use crate::error::{Context, Error, Result};
 use crate::handshake::Filter;
 use brig_plan::hooks::Hook;
-use brig_sys::{process, seal, seccomp};
+use brig_plan::process::dedup_env;
+use brig_sys::{command, process, seal, seccomp};
 
 /// The most of a failed hook's standard error that goes into our message.
 const STDERR_LIMIT: u64 = 4096;
@@ -52,10 +55,12 @@ pub fn run(hooks: &[Hook], setting: Setting) -> Result<()> {
     })
 }
 
-/// Runs every hook, and gives what failed: for poststop, whose failures only warn (runtime.md, Lifecycle).
-pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<Error> {
-    let setting = Setting { state, directory: None, filter: None, init: None };
-    hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), setting).err()).collect()
+/// Runs the poststop hooks in the bundle, or in the caller's directory where the bundle has been removed. Each is run
+/// whatever the others return, and a failure is a warning (runtime.md, Lifecycle).
+pub fn run_poststop(hooks: &[Hook], state: &[u8], bundle: &Path) {
+    let setting = Setting { state, directory: Some(bundle).filter(|bundle| bundle.is_dir()), filter: None, init: None };
+    let failed = hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), setting).err());
+    failed.for_each(|error| tracing::warn!("{error}"));
 }
 
 fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
@@ -67,7 +72,7 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
         command.arg0(name).args(rest);
     }
     if let Some(env) = &hook.env {
-        command.env_clear().envs(env.iter().map(|entry| entry.split_once('=').unwrap_or((entry, ""))));
+        command.env_clear().envs(env.iter().filter_map(|entry| entry.split_once('=')));
     }
     if let Some(directory) = setting.directory {
         command.current_dir(directory);
@@ -83,6 +88,10 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
     }
     if let Some(filter) = setting.filter {
         seccomp::install_before_exec(&mut command, filter.instructions.clone(), filter.flags);
+    }
+    // After the filter, because it executes the hook.
+    if let Some(env) = hook.env.as_ref().filter(|env| env.iter().any(|entry| !entry.contains('='))) {
+        exec_with(&mut command, hook, env)?;
     }
     let mut child = command.spawn().context("unable to start it")?;
     let pidfd = process::pidfd_open(child.id() as i32)?;
@@ -111,6 +120,18 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
     };
     let said = String::from_utf8_lossy(&said);
     Err(Error::other(format!("{how}, stderr: {}", said.trim())))
+}
+
+/// Executes the hook with an environment that `Command` cannot express: one with entries that have no `=`. runc passes
+/// these on as they are, unless they are empty.
+fn exec_with(child: &mut Command, hook: &Hook, env: &[String]) -> Result<()> {
+    let text = |text: &[u8]| CString::new(text).map_err(|_| Error::other("its configuration contains a NUL byte"));
+    let path = text(hook.path.as_os_str().as_bytes())?;
+    let args = hook.args.iter().map(|word| text(word.as_bytes())).collect::<Result<_>>()?;
+    let env = dedup_env(env).into_iter().filter(|entry| !entry.is_empty());
+    let env = env.map(|entry| text(entry.as_bytes())).collect::<Result<_>>()?;
+    command::replace_exec(child, path, args, env);
+    Ok(())
 }
 
 fn append(path: &Path) -> Result<File> {
@@ -145,6 +166,24 @@ mod tests {
     }
 
     #[test]
+    fn an_environment_with_entries_that_are_no_assignments_is_passed_on() {
+        let env = ["NAME=old", "word", "", "=x", "NAME=value"].map(str::to_owned).to_vec();
+        let script = "test \"$(tr '\\0' , </proc/$$/environ)\" = 'NAME=value,word,=x,' && test $0 = sh";
+        run(&[Hook { env: Some(env), ..hook(script) }], b"").unwrap();
+    }
+
+    #[test]
+    fn poststop_hooks_run_in_the_bundle_or_without_one_where_the_caller_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let mark = directory.path().join("mark");
+        let hooks = [hook(&format!("pwd >>{}", mark.display()))];
+        run_poststop(&hooks, b"", Path::new("/usr"));
+        run_poststop(&hooks, b"", &directory.path().join("removed"));
+        let caller = std::env::current_dir().unwrap();
+        assert_eq!(std::fs::read_to_string(&mark).unwrap(), format!("/usr\n{}\n", caller.display()));
+    }
+
+    #[test]
     fn a_failure_names_the_hook_its_status_and_its_words_and_ends_the_list() {
         let directory = tempfile::tempdir().unwrap();
         let mark = directory.path().join("mark");
@@ -152,7 +191,7 @@ mod tests {
         let error = run(&hooks, b"").unwrap_err().to_string();
         assert_eq!(error, "error running hooks.poststop[0] /bin/sh: exit status 3, stderr: no such luck");
         assert!(!mark.exists());
-        assert_eq!(run_all(&hooks, b"").len(), 1);
+        run_poststop(&hooks, b"", Path::new("/"));
         assert!(mark.exists());
     }
 

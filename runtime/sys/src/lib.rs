@@ -4,6 +4,7 @@ mod error;
 pub use error::{SysError, SysResult};
 
 pub mod bpf;
+pub mod command;
 pub mod cred;
 pub mod file;
 pub mod keyring;

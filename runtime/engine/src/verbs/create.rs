@@ -317,8 +317,7 @@ impl Making<'_> {
     /// the cgroup goes with its guard, the directory with its reservation.
     fn unwind(&mut self) {
         if self.hooks_began {
-            let failed = hooks::run_all(&self.hooks.poststop, &self.hook_state.json("stopped", 0));
-            failed.iter().for_each(|error| tracing::warn!("{error}"));
+            hooks::run_poststop(&self.hooks.poststop, &self.hook_state.json("stopped", 0), &self.record.bundle);
         }
         // Only what was written here: a file that stood in the way is the caller's.
         if let Some(path) = self.options.pid_file.as_ref().filter(|_| self.announced)

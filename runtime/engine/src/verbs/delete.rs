@@ -117,6 +117,6 @@ impl Container {
     fn poststop(&self, spec: &oci_spec::runtime::Spec) {
         let hooks = brig_plan::hooks::build(spec, &mut Findings::default());
         let state = container::hook_state(spec, &self.id, &self.record.bundle).json("stopped", 0);
-        hooks::run_all(&hooks.poststop, &state).iter().for_each(|error| tracing::warn!("{error}"));
+        hooks::run_poststop(&hooks.poststop, &state, &self.record.bundle);
     }
 }

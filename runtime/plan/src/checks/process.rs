@@ -58,11 +58,7 @@ fn args_name_a_program(process: &Process, place: Place<'_>, _: &Host, findings: 
 }
 
 fn environment_is_made_of_assignments(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
-    check_environment(process.env().as_deref(), &place.of("env"), findings);
-}
-
-/// POSIX: a name without `=`, the sign, a value.
-pub(super) fn check_environment(env: Option<&[String]>, path: &str, findings: &mut Findings) {
+    let (env, path) = (process.env().as_deref(), place.of("env"));
     for (index, entry) in env.unwrap_or_default().iter().enumerate() {
         match entry.find('=') {
             None => findings.deny(format!("{path}[{index}]"), format!("{entry:?} has no \"=\""), "write NAME=value"),
@@ -70,7 +66,7 @@ pub(super) fn check_environment(env: Option<&[String]>, path: &str, findings: &m
             Some(_) => {}
         }
     }
-    check_no_nul(env, path, findings);
+    check_no_nul(env, &path, findings);
 }
 
 /// The kernel ends a string at its first NUL: what comes after it would be lost without a word.

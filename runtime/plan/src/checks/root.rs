@@ -65,7 +65,8 @@ pub(super) fn hooks_are_absolute_and_limited(spec: &Spec, _: &Host, findings: &m
             if hook.timeout().is_some_and(|timeout| timeout <= 0) {
                 findings.deny(format!("{place}.timeout"), "must be greater than zero", "leave it out for no limit");
             }
-            super::process::check_environment(hook.env().as_deref(), &format!("{place}.env"), findings);
+            // Entries without "=" are passed on, as runc does.
+            super::process::check_no_nul(hook.env().as_deref(), &format!("{place}.env"), findings);
             super::process::check_no_nul(hook.args().as_deref(), &format!("{place}.args"), findings);
         }
     }

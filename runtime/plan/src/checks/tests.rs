@@ -65,7 +65,8 @@ fn the_top_of_the_file() {
     denies("/process", json!(null), "process: missing");
     denies("/hooks/poststop", json!([{"path": "a"}]), "hooks.poststop[0].path: \"a\" is not absolute");
     denies("/hooks/prestart", json!([{"path": "/a", "timeout": 0}]), "hooks.prestart[0].timeout: must be greater");
-    denies("/hooks/createRuntime", json!([{"path": "/a", "env": ["X"]}]), "hooks.createRuntime[0].env[0]: ");
+    denies("/hooks/createRuntime", json!([{"path": "/a", "env": ["A\0"]}]), "hooks.createRuntime[0].env[0]: contains a NUL");
+    allows("/hooks/createRuntime", json!([{"path": "/a", "env": ["X", "=x", ""]}]));
     denies("/mounts/0", json!({"destination": ""}), "mounts[0].destination: is empty");
     denies("/linux/rootfsPropagation", json!("public"), "linux.rootfsPropagation: \"public\" is not supported");
 }

@@ -41,7 +41,10 @@ pub const CASES: &[Case] = &[
     Case::new("a hook that does not read its stdin is no failure", "runc: hooks", Level::Runc, deaf),
     Case::new("a hook of the runtime without env has the runtime's environment", "runc: hooks", Level::Runc, no_env),
     Case::new("a startContainer hook without env has the program's environment", "runc: hooks", Level::Runc, inner_env),
+    Case::new("a hook's env may hold entries that are no assignments", "runc: hooks", Level::Runc, words_in_env),
     Case::new("a hook runs in the bundle, and a createContainer hook in the root", "runc: hooks", Level::Runc, places),
+    Case::new("a poststop hook of run runs in the bundle", "runc: hooks", Level::Runc, place_after_run),
+    Case::new("a poststop hook after a create that failed runs in the bundle", "runc: hooks", Level::Runc, place_after_failure),
 ];
 
 /// Creates, starts, waits for the end and deletes; the hooks have written their log then.
@@ -339,4 +342,44 @@ fn places(ground: &Ground) -> anyhow::Result<()> {
         ensure!(Path::new(&found) == wanted, "the working directory of {kind}: expected {wanted:?}, found {found}");
     }
     Ok(())
+}
+
+fn words_in_env(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    let file = bundle.path().join("environ");
+    // The shell would pass on assignments alone: the kernel's copy shows what the hook was executed with.
+    let script = format!("cat </proc/$$/environ >>{}", file.display());
+    for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
+        let env = json!(["word", "NAME=value", "=x"]);
+        let entry = json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": env });
+        bundle.push(&format!("/hooks/{kind}"), entry);
+    }
+    life(ground, &mut bundle)?;
+    let found = std::fs::read_to_string(file)?;
+    let mut entries: Vec<&str> = found.split_terminator('\0').collect();
+    ensure!(entries.len() == 12, "expected three entries for each of four hooks, found {found:?}");
+    entries.sort_unstable();
+    entries.dedup();
+    ensure!(entries == ["=x", "NAME=value", "word"], "expected =x, NAME=value and word, found {entries:?}");
+    Ok(())
+}
+
+fn poststop_in_bundle(bundle: &Bundle) -> anyhow::Result<()> {
+    let found = bundle.record("poststop")?.directory;
+    ensure!(Path::new(&found) == bundle.path(), "expected the bundle {:?}, found {found}", bundle.path());
+    Ok(())
+}
+
+fn place_after_run(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.hook("poststop", "poststop", &[]).args(&["/probe", "exit", "0"]).write()?;
+    ground.call(&["run", "--bundle", &bundle.path().to_string_lossy(), &ground.id()])?.ok()?;
+    poststop_in_bundle(&bundle)
+}
+
+fn place_after_failure(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = ground.bundle()?;
+    bundle.hook("createRuntime", "failing", &["exit", "3"]).hook("poststop", "poststop", &[]);
+    ground.refused(&bundle)?;
+    poststop_in_bundle(&bundle)
 }
