@@ -5,13 +5,15 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Seek};
 use std::path::Path;
+use std::process::Stdio;
 
 use brig_plan::container::{self, CreateChoices};
 use brig_plan::host::CgroupLayout;
 use brig_plan::{Host, config};
 use serde_json::{Value, json};
-use support::{Bundle, show};
+use support::{Bundle, show, wait_until};
 
 const FULL: &str = include_str!("data/full.json");
 
@@ -149,6 +151,45 @@ fn a_file_that_is_missing_or_no_json_is_refused() {
     fs::write(&path, "{}").unwrap();
     for field in ["ociVersion: missing", "root: root must be specified", "process: missing"] {
         refused(field);
+    }
+}
+
+/// The error of a command that has to end by itself.
+fn refused_at_once(bundle: &Bundle, args: &[&str]) -> String {
+    let mut errors = tempfile::tempfile().unwrap();
+    let mut command = bundle.command(args);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    wait_until(&format!("end of brig {args:?}"), || child.try_wait().unwrap().is_some());
+    assert!(!child.wait().unwrap().success(), "{args:?}");
+    let mut text = String::new();
+    errors.rewind().and_then(|()| errors.read_to_string(&mut text)).unwrap();
+    text
+}
+
+#[test]
+fn a_file_of_the_callers_that_would_wait_is_refused_by_its_path() {
+    let bundle = Bundle::new(&["sleep", "100"]);
+    bundle.create();
+    let fifo = bundle.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let other = Bundle::new(&["true"]);
+    for (file, kind) in [(fifo.to_str().unwrap(), "a FIFO"), ("/dev/zero", "a character device")] {
+        let said = |text: &str, name: &str| {
+            let expected = format!("{name}: expected a regular file, found {kind}");
+            assert!(text.contains(&expected), "{expected:?} is not in {text}");
+        };
+        said(&refused_at_once(&bundle, &["exec", "-p", file, &bundle.id]), file);
+        said(&refused_at_once(&bundle, &["update", "-r", file, &bundle.id]), file);
+        said(&refused_at_once(&other, &["create", "-b", other.path().to_str().unwrap(), "--config", file, &other.id]), file);
+        let config = other.path().join("config.json");
+        fs::remove_file(&config).unwrap();
+        std::os::unix::fs::symlink(file, &config).unwrap();
+        for verb in ["create", "run", "restore"] {
+            let text = refused_at_once(&other, &[verb, "-b", other.path().to_str().unwrap(), &other.id]);
+            said(&text, config.to_str().unwrap());
+        }
+        other.assert_nothing_left();
     }
 }
 

@@ -61,7 +61,7 @@ impl Facts {
     /// It is no JSON of that shape.
     pub fn read_if_any(bundle: &Path) -> Result<Option<Facts>> {
         let path = bundle.join("config.json");
-        match std::fs::File::open(&path).and_then(|file| file::read_beginning(file, config::MAX_BYTES)) {
+        match file::read_regular(&path, config::MAX_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| path.display().to_string()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("unable to read {}", path.display())),

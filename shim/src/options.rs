@@ -12,12 +12,12 @@
 //! what it was to change would silently not happen.
 #![forbid(unsafe_code)]
 
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
 use brig_plan::ids;
+use brig_sys::file;
 use containerd_shim_protos::shim::oci;
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Message};
@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 use crate::io::OutputTimeouts;
 
 /// The largest configuration file that is read, in bytes.
-const LARGEST: u64 = 1 << 20;
+const LARGEST: usize = 1 << 20;
 
 /// What containerd wants of the runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -201,13 +201,11 @@ impl Generic {
 
 fn read(path: &Path) -> Result<String> {
     let what = || format!("runtime options: config_path {}", path.display());
-    let file = std::fs::File::open(path).with_context(what)?;
-    let mut text = String::new();
-    file.take(LARGEST + 1).read_to_string(&mut text).with_context(what)?;
-    if text.len() as u64 > LARGEST {
+    let bytes = file::read_regular(path, LARGEST).with_context(what)?;
+    if bytes.len() > LARGEST {
         return Err(invalid(format!("{}: larger than {LARGEST} bytes", what())));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|_| invalid(format!("{}: not UTF-8", what())))
 }
 
 /// Where a key's value goes.

@@ -5,9 +5,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::handshake::Filter;
@@ -134,8 +137,14 @@ fn exec_with(child: &mut Command, hook: &Hook, env: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// A FIFO without a reader is an error (ENXIO): create would wait for one under the container's lock.
 fn append(path: &Path) -> Result<File> {
-    let opened = OpenOptions::new().append(true).create(true).open(path);
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let opened = options.open(path).and_then(|file| {
+        rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
+        Ok(file)
+    });
     opened.with_context(|| format!("unable to open {} for what hooks write", path.display()))
 }
 

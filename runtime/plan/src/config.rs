@@ -39,8 +39,11 @@ pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>), Refused> {
     read(bytes, "process.json", &schema::PROCESS, |process: &Process| !needs_care(process))
 }
 
-/// Reads config.json's `linux.resources` alone (update --resources).
+/// Reads config.json's `linux.resources` alone (update --resources). `null` changes nothing.
 pub fn parse_resources(bytes: &[u8]) -> Result<(LinuxResources, Vec<String>), Refused> {
+    if bytes.trim_ascii() == b"null" {
+        return Ok((LinuxResources::default(), Vec::new()));
+    }
     read(bytes, "resources", &schema::RESOURCES, has_pids_limit)
 }
 

@@ -1,6 +1,5 @@
 //! `update`: other limits for a running container.
 
-use std::fs::File;
 use std::str::FromStr;
 
 use oci_spec::runtime::LinuxResources;
@@ -73,7 +72,7 @@ fn resources(args: &Args) -> Result<LinuxResources> {
             config::parse_resources(&bytes)?
         }
         Some(path) => {
-            let bytes = File::open(&path).and_then(|file| file::read_beginning(file, config::MAX_BYTES));
+            let bytes = file::read_given(&path, config::MAX_BYTES);
             let bytes = bytes.with_context(|| format!("open {}", path.display()))?;
             config::parse_resources(&bytes)?
         }

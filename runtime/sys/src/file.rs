@@ -206,6 +206,56 @@ pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, Re
     Ok(bytes)
 }
 
+/// Reads a regular file of the host's whose path the caller gave, up to `max` bytes, and one more where there is more. A
+/// FIFO without a writer, a terminal or a file of the kernel's that has nothing to say would hold this process up, and the
+/// lock of the container with it.
+///
+/// # Errors
+/// Those of open(2) and read(2); [`ReadError::NotRegular`]; EWOULDBLOCK for a file of the kernel's that waits.
+pub fn read_regular(path: &Path, max: usize) -> std::io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&file)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    match kind {
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(rustix::io::Errno::ISDIR.into()),
+        _ => return Err(std::io::Error::other(ReadError::NotRegular(kind))),
+    }
+    let mut bytes = Vec::with_capacity((stat.st_size as usize).min(max) + 1);
+    File::from(file).take(max as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same for a file that may also be the other end of the caller's pipe: a path that names a descriptor of a process
+/// (/dev/stdin, /dev/fd/N, /proc/PID/fd/N) is read to its end, whatever it is.
+///
+/// # Errors
+/// As for [`read_regular`].
+pub fn read_given(path: &Path, max: usize) -> std::io::Result<Vec<u8>> {
+    if !names_descriptor(path) {
+        return read_regular(path, max);
+    }
+    // A FIFO whose writer has gone would wait for the next one, and not show what it holds.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+    read_beginning(File::from(file), max)
+}
+
+fn names_descriptor(path: &Path) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let words: Vec<&str> = path.to_str().unwrap_or_default().split('/').collect();
+    match words[..] {
+        ["", "dev", "stdin"] => true,
+        ["", "dev", "fd", number] => is_number(number),
+        ["", "proc", process, "fd", number] => {
+            (is_number(process) || matches!(process, "self" | "thread-self")) && is_number(number)
+        }
+        _ => false,
+    }
+}
+
 /// Reads up to `max` bytes, and one more where there is more: enough to see that it is too much.
 pub fn read_beginning(from: impl Read, max: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -327,6 +377,33 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(read(fifo.to_str().unwrap(), 3), Err(ReadError::NotRegular(FileType::Fifo)));
         assert_eq!(read("/dev/zero", 3), Err(ReadError::NotRegular(FileType::CharacterDevice)));
+    }
+
+    #[test]
+    fn a_file_by_its_path_is_regular_and_one_by_its_descriptor_may_be_a_pipe() {
+        let root = tempfile::tempdir().unwrap();
+        let (path, fifo) = (root.path().join("file"), root.path().join("fifo"));
+        std::fs::write(&path, "abcd").unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for read in [read_regular, read_given] {
+            assert_eq!(read(&path, 4).unwrap(), b"abcd");
+            assert_eq!(read(&path, 2).unwrap(), b"abc");
+            assert_eq!(read(root.path(), 4).unwrap_err().kind(), std::io::ErrorKind::IsADirectory);
+            for (other, kind) in [(&*fifo, "a FIFO"), (Path::new("/dev/zero"), "a character device")] {
+                assert_eq!(read(other, 4).unwrap_err().to_string(), format!("expected a regular file, found {kind}"));
+            }
+        }
+        for form in ["/dev/fd/", "/proc/self/fd/"] {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            writer.write_all(b"abcd").unwrap();
+            drop(writer);
+            let path = format!("{form}{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+            assert_eq!(read_given(Path::new(&path), 4).unwrap(), b"abcd");
+            assert_eq!(read_regular(Path::new(&path), 4).unwrap_err().to_string(), "expected a regular file, found a FIFO");
+        }
+        for other in ["/dev/fd/", "/dev/fd/x", "/proc/self/fd", "/proc/x/fd/1", "/srv/dev/fd/1", "/dev/stdin/x"] {
+            assert!(!names_descriptor(Path::new(other)), "{other}");
+        }
     }
 
     #[test]

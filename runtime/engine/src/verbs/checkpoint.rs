@@ -1,8 +1,8 @@
 //! checkpoint: a container to disk, by CRIU.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -104,7 +104,10 @@ pub(super) struct Directory {
 impl Directory {
     pub(super) fn open(path: &Path) -> Result<Directory> {
         let path = absolute(if path.as_os_str().is_empty() { Path::new("checkpoint") } else { path })?;
-        let file = File::open(&path).with_context(|| format!("unable to open {}", path.display()))?;
+        let mut directory = OpenOptions::new();
+        // A FIFO in its place would wait for a writer.
+        directory.read(true).custom_flags(libc::O_DIRECTORY);
+        let file = directory.open(&path).with_context(|| format!("unable to open {}", path.display()))?;
         Ok(Directory { file, path })
     }
 

@@ -1,6 +1,5 @@
 //! create and run: from a bundle to a process, with everything unwound when a part fails.
 
-use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -341,7 +340,7 @@ pub(super) fn set_oom_score(pid: i32, score: i32) -> Result<()> {
 
 /// A bundle that is no directory is the better answer than the missing file in it. The words are runc's.
 pub(super) fn read_config(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
-    match File::open(path).and_then(|file| file::read_beginning(file, config::MAX_BYTES)) {
+    match file::read_given(path, config::MAX_BYTES) {
         Err(_) if !bundle.exists() => {
             let message = format!("chdir {}: no such file or directory", bundle.display());
             Err(Error::new(ErrorKind::InvalidConfig, message))

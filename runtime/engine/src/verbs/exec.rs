@@ -1,6 +1,5 @@
 //! exec: a further process in a running container. A smaller plan, walked by the same steps.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -129,7 +128,7 @@ fn container_root(init: &OwnedFd, pid: i32, join: u64) -> Result<Option<OwnedFd>
 fn read_process(source: &ProcessSource) -> Result<Process> {
     let (parsed, origin) = match source {
         ProcessSource::File(path) => {
-            let bytes = File::open(path).and_then(|file| file::read_beginning(file, config::MAX_BYTES));
+            let bytes = file::read_given(path, config::MAX_BYTES);
             let bytes = bytes.with_context(|| format!("unable to read {}", path.display()))?;
             (config::parse_process(&bytes), path.display().to_string())
         }
