@@ -103,14 +103,12 @@ def damaged_exit_status(shim):
 
 @scenario("SIGKILL of the shim of a group: every container of it can be cleaned up", deadline=60)
 def group_killed(shim):
-    daemon = shim.daemon()
-    members = [shim.container(name, daemon=daemon, annotations={"io.containerd.runc.v2.group": "aa"})
-               for name in ("aa", "bb", "cc")]
+    members = shim.pod("aa", "bb", "cc")
     pids = [one.run() for one in members]
     os.kill(shim.shims()[0], signal.SIGKILL)
     wait_until(lambda: not shim.shims(), "the shim to be gone")
     for one in members:
-        equal(daemon.invoke(one.bundle, one.name, "delete").returncode, 0, f"delete of {one.name}")
+        equal(one.daemon.invoke(one.bundle, one.name, "delete").returncode, 0, f"delete of {one.name}")
     wait_until(lambda: all(map(host.has_ended, pids)), "all processes to be gone")
 
 
@@ -280,10 +278,7 @@ def delete_from_half_way(shim):
 @scenario("ten containers of one shim, and outputs that nobody has come for, take one inotify instance at the most, of which "
           "a user has few", deadline=60)
 def inotify_instances(shim):
-    daemon = shim.daemon()
-    annotations = {"io.containerd.runc.v2.group": "c0"}
-    members = [shim.container(f"c{number}", daemon=daemon, annotations=annotations, resources={"memory": {"limit": 1 << 26}})
-               for number in range(10)]
+    members = shim.pod(*(f"c{number}" for number in range(10)), resources={"memory": {"limit": 1 << 26}})
     server = {shim.shim_of(one.run()) for one in members}
     equal(len(server), 1, "shims")
     outputs = []
@@ -297,9 +292,7 @@ def inotify_instances(shim):
     for number, output in enumerate(outputs):
         equal(output.path.read_text(), f"words {number}\n", "what a late reader gets")
     for one in members:
-        one.kill()
-        equal(one.wait(), 137, "status")
-        one.delete()
+        one.end()
 
 
 @scenario("two daemons with one namespace and one name: neither touches the other's container", deadline=60)
@@ -378,9 +371,7 @@ def many_children(shim):
     out.until(f"started {wanted}".encode(), 90)
     equal(len(one.call("Pids")[1]), wanted + 1, "Pids")
     begin = time.monotonic()
-    one.kill()
-    equal(one.wait(timeout=80), 137, "status")
-    equal(one.delete(timeout=80), 137, "status")
+    one.end(timeout=80)
     check(time.monotonic() - begin < 80, f"kill and delete took {time.monotonic() - begin:.1f} s")
     one.shutdown()
 
@@ -400,10 +391,9 @@ def killed_while_paused(shim):
 @scenario("a slow call of one container of a pod stalls no other", deadline=60)
 def no_stall(shim):
     daemon = shim.daemon()
-    annotations = {"io.containerd.runc.v2.group": "aa"}
-    first = shim.container("aa", daemon=daemon, annotations=annotations)
+    first, slow = shim.pod("aa", "bb", daemon=daemon)
     first.run()
-    slow = shim.container("bb", daemon=daemon, annotations=annotations).launch()
+    slow.launch()
     logger = daemon.base / "logger"
     # It never says that it is ready, so Create waits for it.
     logger.write_text("#!/bin/sh\nexec sleep 1000\n")
@@ -419,9 +409,7 @@ def no_stall(shim):
         waiting(60)
     except Failure:
         pass  # how it fails is the affair of another scenario
-    first.kill()
-    equal(first.wait(), 137, "status")
-    first.delete()
+    first.end()
 
 
 @scenario("a kill that takes longer than its container's end is answered before the deletion is", deadline=60)
@@ -454,7 +442,7 @@ def connections(shim):
     before = len(os.listdir(f"/proc/{server}/fd"))
     for _ in range(200):
         client = ttrpc.Client(one.socket)
-        client.call(f"containerd.task.v{one.version}.Task", "State", {1: one.name})
+        one.call("State", client=client)
         client.close()
     for number in range(30):
         one.exec(f"e{number}", ["true"])

@@ -11,7 +11,7 @@ import time
 from clients.shim_task import refused
 from kit import host, ttrpc
 from kit.commands import Failure, check, contains, equal, wait_until
-from kit.shim import CREATED, RUNNING, process_of
+from kit.shim import CREATED, GROUP, RUNNING, process_of
 from kit.suite import scenario
 from kit.ttrpc import any_of
 
@@ -19,12 +19,11 @@ from kit.ttrpc import any_of
 _SHORT = 0.1
 # Starts of execs of one container at the same time (SHIM, calls.rs).
 _EXECS = 16
-_GROUP = {"io.containerd.runc.v2.group": "aa"}
 
 
 def _neighbour(shim, daemon):
     """A container whose short calls are measured, with an exec."""
-    one = shim.container("aa", daemon=daemon, annotations=_GROUP)
+    [one] = shim.pod("aa", daemon=daemon)
     one.run()
     one.exec("ex", ["probe", "wait"])
     return one
@@ -32,9 +31,8 @@ def _neighbour(shim, daemon):
 
 def _member(shim, neighbour, name, **config):
     """A further container of the same shim, with a connection of its own."""
-    one = shim.container(name, daemon=neighbour.daemon, annotations=_GROUP, **config)
-    one.client, one.version, one.socket = ttrpc.Client(neighbour.socket), neighbour.version, neighbour.socket
-    return one
+    one = shim.container(name, daemon=neighbour.daemon, annotations={GROUP: neighbour.name}, **config)
+    return one.join(neighbour)
 
 
 def _measure(one, when):
@@ -95,13 +93,8 @@ def blocked_creates(shim):
         go_on(64)
         for call in calls:
             call(200)
-    for one in (*blocked, further):
-        one.kill()
-        one.wait()
-        one.delete()
-    first.kill()
-    equal(first.wait(), 137, "status")
-    first.delete()
+    for one in (*blocked, further, first):
+        one.end()
 
 
 @scenario("64 execs that the container stops: short calls of it and of a neighbour take 100 ms, and each exec ends", deadline=240)
@@ -132,13 +125,9 @@ def stopped_execs(shim):
             equal(status.code, ttrpc.DEADLINE_EXCEEDED, "the code")
             stopped += 1
     check(stopped > 0, "the container was too slow to stop one")
-    hostile.kill()
-    equal(hostile.wait(), 137, "status")
-    equal(hostile.delete(), 137, "status")
+    hostile.end()
     check(host.has_ended(pid), "the process is gone")
-    first.kill()
-    equal(first.wait(), 137, "status")
-    first.delete()
+    first.end()
 
 
 @scenario("log files that cannot be opened, or not be written to, hold up nothing but their own process", deadline=120)
@@ -177,9 +166,7 @@ def hung_files(shim):
         except ttrpc.Status as status:
             check(status.code in (ttrpc.FAILED_PRECONDITION, ttrpc.NOT_FOUND), f"{status}")
     os.close(reader)
-    first.kill()
-    equal(first.wait(), 137, "status")
-    first.delete()
+    first.end()
 
 
 @scenario("a call that waits for its turn is not begun once its caller has gone or its deadline has passed", deadline=60)
@@ -196,8 +183,8 @@ def callers_gone(shim):
         _register(one, name, ["true"])
     refused(lambda: one.call("Start", 1, exec_id="late"), ttrpc.DEADLINE_EXCEEDED)
     other = ttrpc.Client(one.socket)
-    other.send(f"containerd.task.v{one.version}.Task", "Start", {1: one.name, 2: "gone"}, 60)
-    other.call(f"containerd.task.v{one.version}.Task", "Connect", {1: one.name})
+    one.send("Start", 60, other, exec_id="gone")
+    one.call("Connect", client=other)
     other.close()
     here = one.send("Start", 60, exec_id="here")
     one.status()
@@ -227,9 +214,9 @@ def waits_of_the_gone(shim):
     def wait_and_go():
         client = ttrpc.Client(one.socket)
         for _ in range(3000):
-            client.send(f"containerd.task.v{one.version}.Task", "Wait", {1: one.name}, 100)
+            one.send("Wait", 100, client)
         # An answer says that what came before it was read.
-        client.call(f"containerd.task.v{one.version}.Task", "Connect", {1: one.name})
+        one.call("Connect", client=client)
         client.close()
         wait_until(lambda: len(os.listdir(f"/proc/{server}/fd")) <= before, "the connection to be closed", 20)
 
@@ -283,8 +270,8 @@ def partial_frames(shim):
     for connection, _ in connections[20:]:
         connection.close()
     client = ttrpc.Client(one.socket)
-    client.call(f"containerd.task.v{one.version}.Task", "Exec",
-                {1: one.name, 2: "large", 7: any_of("types.containerd.io/opencontainers/runtime-spec/1/Process", spec)}, 100)
+    one.call("Exec", 100, client, exec_id="large",
+             spec=any_of("types.containerd.io/opencontainers/runtime-spec/1/Process", spec))
     client.close()
     for connection, _ in connections[:20]:
         connection.close()

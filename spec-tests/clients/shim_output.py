@@ -378,9 +378,7 @@ def log_story(shim):
 
 @scenario("a log of several containers tells whose each line is, the engine's lines too", deadline=60)
 def whose_line(shim):
-    daemon = shim.daemon()
-    first, second = (shim.container(name, daemon=daemon, annotations={"io.containerd.runc.v2.group": "aa"})
-                     for name in ("aa", "bb"))
+    first, second = shim.pod("aa", "bb")
     first.launch(debug=True)
     # Of what it does not know, the engine warns.
     path = second.bundle / "config.json"

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from kit import host
 from kit.commands import Failure, check, contains, equal, run, wait_until
-from kit.shim import parse_answer, socket_path
+from kit.shim import GROUP, parse_answer, socket_path
 from kit.suite import scenario
 from kit.ttrpc import Client, any_of, decode
 
 RUNC_OPTIONS = "containerd.runc.v1.Options"
-GROUP = "io.containerd.runc.v2.group"
 
 
 @scenario("start: 1.6 is told a plain address and serves task v2; the bundle holds it too", deadline=60)
@@ -116,18 +115,14 @@ def grouped(shim):
         second.call("Start")
         equal(shim.shim_of(pid), server, "the second's shim")
         for one in (first, second):
-            one.kill()
-            equal(one.wait(), 137, f"the exit of {one.name}")
-            equal(one.delete(), 137, f"the delete of {one.name}")
-            one.shutdown()
+            one.finish()
         wait_until(lambda: not shim.shims(), "the shim to end")
 
 
 @scenario("a container of an old daemon joins a group as well, and its bundle holds the address", deadline=60)
 def grouped_old(shim):
     daemon = shim.daemon("1.6")
-    first = shim.container("first", daemon=daemon, annotations={GROUP: "first"})
-    second = shim.container("second", daemon=daemon, annotations={GROUP: "first"})
+    first, second = shim.pod("first", "second", daemon=daemon)
     first.launch()
     second.launch()
     equal(second.socket, first.socket, "the socket")
@@ -163,7 +158,7 @@ def never_created(shim):
 def two_starts(shim):
     daemon = shim.daemon()
     names = [f"race{number}" for number in range(6)]
-    members = [shim.container(name, daemon=daemon, annotations={GROUP: "race0"}) for name in names]
+    members = shim.pod(*names, daemon=daemon)
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda one: one.launch(), members))
     equal({one.socket for one in members}, {members[0].socket}, "sockets")
@@ -375,7 +370,7 @@ def upgraded(shim):
             path.write_bytes(shim.program.read_bytes() + mark)
             path.chmod(0o755)
         # The file of the group's first container makes the server; both containers are made after the upgrade.
-        pair = [shim.container(f"{way}{number}", daemon=daemon, annotations={GROUP: f"{way}0"}) for number in range(2)]
+        pair = shim.pod(f"{way}0", f"{way}1", daemon=daemon)
         pair[0].launch(program=program)
         if way == "replaced":
             os.replace(new, program)
@@ -390,10 +385,7 @@ def upgraded(shim):
             equal(exe[-9:], b"yesterday", f"the end of init's program, {way}, container {one.name}")
             one.call("Start")
         for one in pair:
-            one.kill()
-            equal(one.wait(), 137, "the exit status")
-            equal(one.delete(), 137, "the deleted task's exit status")
-            one.shutdown()
+            one.finish()
         wait_until(lambda: not shim.shims(), "the shim to end")
         if way == "covered":
             run("umount", program.parent)

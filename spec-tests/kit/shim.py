@@ -14,6 +14,8 @@ from kit.ttrpc import Client, EventSink, any_of, decode, encode
 UNKNOWN_STATUS, CREATED, RUNNING, STOPPED, PAUSED = range(5)
 _CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_MKNOD"]
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "network")
+# The annotation by which containers share a shim.
+GROUP = "io.containerd.runc.v2.group"
 
 
 def config_of(root, args, cgroup, terminal=False, namespaces=_NAMESPACES, annotations=None, resources=None):
@@ -112,14 +114,20 @@ class Container:
         self.client = Client(self.socket)
         return self
 
-    def call(self, method, timeout=60, **fields):
-        """A call of the Task service, by the names of FIELDS."""
-        return self.send(method, timeout, **fields)()
+    def join(self, other):
+        """Connects to the shim of another container of the group, in the place of launch."""
+        self.client, self.version, self.socket = Client(other.socket), other.version, other.socket
+        return self
 
-    def send(self, method, timeout=60, **fields):
+    def call(self, method, timeout=60, client=None, **fields):
+        """A call of the Task service, by the names of FIELDS; `client` is another connection than the container's own."""
+        return self.send(method, timeout, client, **fields)()
+
+    def send(self, method, timeout=60, client=None, **fields):
         """The same without waiting; returns a function that does."""
         numbers = {FIELDS[method][key]: value for key, value in fields.items()}
-        return self.client.send(f"containerd.task.v{self.version}.Task", method, {1: self.name, **numbers}, timeout)
+        service = f"containerd.task.v{self.version}.Task"
+        return (client or self.client).send(service, method, {1: self.name, **numbers}, timeout)
 
     def create(self, stdin="", stdout="", stderr="", **more):
         """Create; returns the pid."""
@@ -157,11 +165,15 @@ class Container:
         """Deletes a process that has ended; returns its exit status."""
         return self.call("Delete", timeout, exec_id=exec_id).get(2, [0])[0]
 
+    def end(self, status=137, timeout=15):
+        """Kills, waits and deletes."""
+        self.kill()
+        equal(self.wait(), status, f"the exit status of {self.name}")
+        equal(self.delete(timeout=timeout), status, f"the deleted task's exit status of {self.name}")
+
     def finish(self, status=137):
         """Kills, waits, deletes, shuts down; the shim must be gone then."""
-        self.kill()
-        equal(self.wait(), status, "the exit status")
-        equal(self.delete(), status, "the deleted task's exit status")
+        self.end(status)
         self.shutdown()
 
     def shutdown(self):
@@ -225,6 +237,11 @@ class Shim:
     def container(self, name="one", args=("probe", "wait"), daemon=None, generation="2.3", **config):
         """A container with a bundle, not launched yet."""
         return Container(self, name, daemon or self.daemon(generation), list(args), **config)
+
+    def pod(self, *names, daemon=None, **config):
+        """Containers that share a shim, not launched yet; the group has the first one's name."""
+        daemon = daemon or self.daemon()
+        return [self.container(name, daemon=daemon, annotations={GROUP: names[0]}, **config) for name in names]
 
     def shims(self):
         """The server processes that this suite's program has."""
