@@ -198,6 +198,20 @@ def exec_fails(shim):
     one.finish()
 
 
+@scenario("the sealed image is made once: all containers of a shim are created from it", deadline=60)
+def one_image(shim):
+    members = shim.pod("aa", "bb")
+    programs = []
+    for one in members:
+        one.launch()
+        program = f"/proc/{one.create()}/exe"
+        programs.append((os.readlink(program), os.stat(program).st_dev, os.stat(program).st_ino))
+    # Where no overlay can be mounted, each is a copy in memory.
+    check(programs[0] == programs[1] or programs[0][0].startswith("/memfd:"), f"the program of each init: {programs}")
+    for one in members:
+        one.finish()
+
+
 @scenario("pids of cgroups below the container's own are told", deadline=60)
 def nested_pids(shim):
     one = shim.container()

@@ -57,8 +57,8 @@ impl Engine {
     }
 
     /// The same for a process that stays beside its containers. It watches them itself ([`Engine::oom_watch`]), and has
-    /// read what the OOM killer counted before it calls delete, which then does not wait for others to read it; and what
-    /// an exec needs of this program is kept for the next one.
+    /// read what the OOM killer counted before it calls delete, which then does not wait for others to read it; and the
+    /// sealed image of this program is kept open from one create or exec to the next.
     pub fn resident(self) -> Engine {
         Engine { is_resident: true, ..self }
     }

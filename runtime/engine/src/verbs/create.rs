@@ -161,7 +161,7 @@ impl Engine {
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
             unknown_syscalls: if annotations::refuses_unknown_syscalls(spec) { UnknownSyscalls::Refuse } else { UnknownSyscalls::Warn },
             seal_beside: entry.path(),
-            keep_image: false,
+            keep_image: self.is_resident,
             inherit,
             cgroup: clone_target,
             enter,
