@@ -11,25 +11,22 @@
 //! A process never gets a FIFO or a file of the host's itself, always a pipe or a terminal: it could reopen, truncate
 //! or misconfigure what it holds.
 
+mod fd;
 mod fifo;
 mod file;
 mod logger;
 mod open;
 mod pump;
 mod stdin;
+mod timeouts;
 mod watches;
 
-use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
-use brig_sys::SysError;
-use rustix::pipe::PipeFlags;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -40,36 +37,11 @@ use logger::{Logger, Spawned};
 
 pub use logger::READY;
 pub use stdin::StdinEnds;
+pub use timeouts::OutputTimeouts;
+use fd::{null, pipe, set_nonblocking};
 use fifo::Fifo;
 use open::{open_input, open_output};
 use pump::{Life, Sink, Source, Stage};
-
-/// How long an output may keep its process, where a reader is there that does not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutputTimeouts {
-    /// The exit event waits that long until what the process wrote has been read; a deletion, as long again.
-    pub exit: Duration,
-    /// A deletion waits that long until what the process, or who else holds the output, wrote has been copied.
-    pub delete: Duration,
-}
-
-impl Default for OutputTimeouts {
-    fn default() -> OutputTimeouts {
-        OutputTimeouts { exit: Duration::from_secs(2), delete: Duration::from_secs(10) }
-    }
-}
-
-/// Waits for what a client does, at most for `limit`, which a machine that stands still for a while does not use up.
-async fn patiently<T>(limit: Duration, done: impl Future<Output = T>) -> Option<T> {
-    const STEPS: u32 = 20;
-    let mut done = pin!(done);
-    for _ in 0..STEPS {
-        if let Ok(done) = tokio::time::timeout(limit / STEPS, done.as_mut()).await {
-            return Some(done);
-        }
-    }
-    None
-}
 
 /// The addresses of a process's standard streams, as the request has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +56,7 @@ pub struct Addresses {
     pub terminal: bool,
 }
 
-/// Whose streams they are, which loggers are told.
+/// The container that streams belong to.
 #[derive(Clone, Debug)]
 pub struct Owner {
     /// containerd's namespace.
@@ -94,7 +66,7 @@ pub struct Owner {
     /// Owner and group of the pipes.
     pub ids: (u32, u32),
     /// How long a logger may take until it is ready: no longer than the call waits that wants it.
-    pub patience: Duration,
+    pub ready_timeout: Duration,
     /// How long outputs may keep the process.
     pub timeouts: OutputTimeouts,
 }
@@ -382,7 +354,7 @@ impl Copying {
                 let _ = output.await;
             }
         };
-        async move { patiently(limit, all).await.is_some() }
+        async move { timeouts::within(limit, all).await.is_some() }
     }
 
     /// The FIFO of standard input, where there is one that is not open yet.
@@ -397,7 +369,7 @@ impl Copying {
     pub fn copy_stdin(&mut self, ends: StdinEnds) -> Result<()> {
         let Some(waiting) = &self.waiting else { return Ok(()) };
         let StdinEnds { reader, writer } = ends;
-        let reader = pump::polled(reader)?;
+        let reader = fd::polled(reader)?;
         let sink = waiting.to.try_clone().context("unable to copy an fd")?;
         if waiting.is_terminal {
             self.stdin.spawn(pump::bytes(reader, Sink::fd(sink)?, Life::new(self.stage.subscribe())));
@@ -406,7 +378,7 @@ impl Copying {
             self.close_stdin = Some(close);
             // The sender is gone without a word when all copying ends, and then this task is ended too.
             let closed = async { if closed.await.is_err() { std::future::pending().await } };
-            self.stdin.spawn(pump::pipe_until(reader, pump::polled(sink)?, closed));
+            self.stdin.spawn(pump::pipe_until(reader, fd::polled(sink)?, closed));
         }
         self.writer = Some(writer);
         self.waiting = None;
@@ -449,34 +421,6 @@ impl Copying {
         }
         complete
     }
-}
-
-fn null() -> Result<OwnedFd> {
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null").context("unable to open /dev/null")?;
-    Ok(null.into())
-}
-
-/// A pipe of which the process's end belongs to `ids`: (read end, write end).
-fn pipe(ids: (u32, u32)) -> Result<(OwnedFd, OwnedFd)> {
-    let error = |call: &'static str| move |error| SysError::from_rustix(call, "", error);
-    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(error("pipe2"))?;
-    if ids != (0, 0) {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(ids.0), rustix::fs::Gid::from_raw(ids.1));
-        // Both ends are one inode.
-        rustix::fs::fchown(&reader, Some(uid), Some(gid)).map_err(error("fchown"))?;
-    }
-    Ok((reader, writer))
-}
-
-fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
-    let error = |error| SysError::from_rustix("fcntl", "O_NONBLOCK", error);
-    let flags = rustix::fs::fcntl_getfl(fd).map_err(error)?;
-    Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(error)?)
-}
-
-fn open_fifo(path: &Path, read: bool, write: bool) -> std::io::Result<OwnedFd> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    Ok(OpenOptions::new().read(read).write(write).custom_flags(flags).open(path)?.into())
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@
 //! us, tells the rest ([`Watcher::check_killed`]).
 #![forbid(unsafe_code)]
 
+mod events;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +27,8 @@ use rustix::event::{PollFlags, Timespec};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedSender;
+
+pub use events::OomEvents;
 
 /// As many notifications as are read at once.
 const BATCH: usize = 32;

@@ -93,7 +93,7 @@ impl Service {
         let pod = Pod::read(request.options.as_ref())?;
         let (bundle, netns) = (request.bundle_path.clone(), request.netns_path.clone());
         let of = id.clone();
-        let prepared = blocking(&self.shim.reaper, move || {
+        let prepared = blocking(&self.shim.context.reaper, move || {
             let ours = prepare(Path::new(&bundle), &of, &netns, &pod)?;
             Ok((ours, options_of(Path::new(&bundle), &pod)?))
         });
@@ -156,7 +156,7 @@ impl Service {
         let is_sandbox = |task: &Arc<Task>| task.id == id;
         let (sandbox, others): (Vec<_>, Vec<_>) = self.shim.all().into_iter().partition(is_sandbox);
         for task in others.into_iter().chain(sandbox) {
-            task.end().await.with_context(|| format!("unable to end {}", task.id))?;
+            self.shim.end(&task).await.with_context(|| format!("unable to end {}", task.id))?;
         }
         // containerd removes the bundle next, and a root with something in it stops it.
         if let Some(made) = self.made().take() {

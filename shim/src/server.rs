@@ -102,7 +102,7 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
     let reaping = tokio::spawn(Arc::clone(&reaper).run());
     let publisher = Publisher::start(std::env::var("TTRPC_ADDRESS").ok().as_deref(), &args.namespace);
     let tracer = Tracer::from_environment(&args.id);
-    let shim = Shim::new(args.namespace.clone(), reaper, publisher, tracer)?;
+    let shim = Shim::new(&args.namespace, reaper, publisher, tracer)?;
     let listener = UnixListener::from_std(listener).context(unable)?;
     let connections = Connections::new();
     let mut server = Server::new()
@@ -126,7 +126,7 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
     if let Some(Err(error)) = path.as_deref().map(remove_if_there) {
         tracing::warn!("{error}");
     }
-    shim.publisher.close(LAST_EVENTS).await;
+    shim.context.publisher.close(LAST_EVENTS).await;
     shim.tracer.close(LAST_EVENTS).await;
     connections.leave(LAST_ANSWERS).await;
     if tokio::time::timeout(LAST_ANSWERS, server.shutdown()).await.is_err() {
@@ -139,7 +139,7 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
 async fn end_all(shim: &Arc<Shim>) {
     shim.close();
     let ends = shim.all().into_iter().map(|task| async move {
-        if let Err(error) = task.end().await {
+        if let Err(error) = shim.end(&task).await {
             tracing::error!(id = task.id, "unable to end the container: {error}");
         }
     });

@@ -43,29 +43,29 @@ pub fn methods(shim: &Arc<Shim>) -> HashMap<String, Methods> {
     named.collect()
 }
 
-/// How long a call may wait for a logger: its caller must not find that something goes on after it has given up.
-fn patience(context: &TtrpcContext) -> Duration {
+/// How long a call may wait for a logger: nothing may continue after its caller has given up.
+fn ready_timeout(context: &TtrpcContext) -> Duration {
     match u64::try_from(context.timeout_nano) {
         Ok(nanoseconds) if nanoseconds > 0 => crate::io::READY.min(Duration::from_nanos(nanoseconds)),
         _ => crate::io::READY,
     }
 }
 
-/// What a call is about, for the log: a container, and an exec of it.
-struct Of<'a> {
+/// The container, and the exec of it, that a call names, for the log.
+struct CallTarget<'a> {
     id: &'a str,
     exec: Option<&'a str>,
 }
 
-impl<'a> From<&'a String> for Of<'a> {
-    fn from(id: &'a String) -> Of<'a> {
-        Of { id, exec: None }
+impl<'a> From<&'a String> for CallTarget<'a> {
+    fn from(id: &'a String) -> CallTarget<'a> {
+        CallTarget { id, exec: None }
     }
 }
 
-impl<'a> From<&'a (String, String)> for Of<'a> {
-    fn from((id, exec): &'a (String, String)) -> Of<'a> {
-        Of { id, exec: Some(exec.as_str()).filter(|exec| !exec.is_empty()) }
+impl<'a> From<&'a (String, String)> for CallTarget<'a> {
+    fn from((id, exec): &'a (String, String)) -> CallTarget<'a> {
+        CallTarget { id, exec: Some(exec.as_str()).filter(|exec| !exec.is_empty()) }
     }
 }
 
@@ -75,18 +75,18 @@ impl Service {
         &self,
         context: &TtrpcContext,
         name: &'static str,
-        of: impl Into<Of<'_>>,
+        target: impl Into<CallTarget<'_>>,
         call: impl FnOnce(Arc<Shim>) -> F,
     ) -> ttrpc::Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let of = of.into();
+        let target = target.into();
         // On every line that the call and what it starts write into the log, the engine's among them.
-        let span = tracing::info_span!("call", id = of.id);
+        let span = tracing::info_span!("call", id = target.id);
         let call = calls::run_to_end(call(Arc::clone(&self.shim))).instrument(span);
-        self.observe(context, name, of, call).await
+        self.observe(context, name, target, call).await
     }
 
     /// Logs and traces a call, which is dropped with its caller.
@@ -94,7 +94,7 @@ impl Service {
         &self,
         context: &TtrpcContext,
         name: &'static str,
-        Of { id, exec }: Of<'_>,
+        CallTarget { id, exec }: CallTarget<'_>,
         call: impl Future<Output = Result<T>>,
     ) -> ttrpc::Result<T> {
         tracing::debug!(id, exec, "{name}");
@@ -133,16 +133,16 @@ fn cells(number: u32) -> Result<u16> {
 impl TaskService for Service {
     async fn create(&self, c: &TtrpcContext, r: api::CreateTaskRequest) -> ttrpc::Result<api::CreateTaskResponse> {
         let id = r.id.clone();
-        let patience = patience(c);
-        let init = self.run(c, "Create", &id, |shim| async move { shim.create(&r, patience).await }).await?;
+        let ready_timeout = ready_timeout(c);
+        let init = self.run(c, "Create", &id, |shim| async move { shim.create(&r, ready_timeout).await }).await?;
         Ok(api::CreateTaskResponse { pid: pid(init), ..Default::default() })
     }
 
     async fn start(&self, c: &TtrpcContext, r: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
-        let (of, patience) = ((r.id.clone(), r.exec_id.clone()), patience(c));
+        let (of, timeout) = ((r.id.clone(), r.exec_id.clone()), ready_timeout(c));
         let started = self.run(c, "Start", &of, |shim| async move {
             let task = shim.task(&r.id)?;
-            if r.exec_id.is_empty() { task.start(patience).await } else { task.start_exec(&r.exec_id, patience).await }
+            if r.exec_id.is_empty() { task.start(timeout).await } else { task.start_exec(&r.exec_id, timeout).await }
         });
         Ok(api::StartResponse { pid: pid(started.await?), ..Default::default() })
     }
@@ -151,7 +151,7 @@ impl TaskService for Service {
         let of = (r.id.clone(), r.exec_id.clone());
         let deleted = self.run(c, "Delete", &of, |shim| async move {
             let task = shim.task(&r.id)?;
-            if r.exec_id.is_empty() { task.delete().await } else { task.delete_exec(&r.exec_id).await }
+            if r.exec_id.is_empty() { shim.delete(&task).await } else { task.delete_exec(&r.exec_id).await }
         });
         let (of, ended) = deleted.await?;
         Ok(api::DeleteResponse {
@@ -180,7 +180,7 @@ impl TaskService for Service {
             let task = shim.task(&r.id)?;
             let status = task.status(&r.exec_id).await?;
             let own = if r.exec_id.is_empty() { &r.id } else { &r.exec_id };
-            task.look(&r.exec_id, |process| {
+            task.with_process(&r.exec_id, |process| {
                 let Addresses { stdin, stdout, stderr, terminal } = process.addresses.clone();
                 let ended = process.ended();
                 api::StateResponse {
@@ -205,7 +205,7 @@ impl TaskService for Service {
     async fn wait(&self, c: &TtrpcContext, r: api::WaitRequest) -> ttrpc::Result<api::WaitResponse> {
         let of = (r.id.clone(), r.exec_id.clone());
         let wait = async { self.shim.task(&r.id)?.wait(&r.exec_id).await };
-        let ended = self.observe(c, "Wait", Of::from(&of), wait).await?;
+        let ended = self.observe(c, "Wait", CallTarget::from(&of), wait).await?;
         Ok(api::WaitResponse { exit_status: ended.status, exited_at: timestamp(ended.at), ..Default::default() })
     }
 
@@ -256,7 +256,7 @@ impl TaskService for Service {
         let resized = self.run(c, "ResizePty", &of, |shim| async move {
             let task = shim.task(&r.id)?;
             let (rows, columns) = (cells(r.height)?, cells(r.width)?);
-            task.look(&r.exec_id, |process| process.resize(rows, columns))?
+            task.with_process(&r.exec_id, |process| process.resize(rows, columns))?
         });
         resized.await.map(|()| api::Empty::default())
     }
@@ -265,7 +265,7 @@ impl TaskService for Service {
         let of = (r.id.clone(), r.exec_id.clone());
         let closed = self.run(c, "CloseIO", &of, |shim| async move {
             let task = shim.task(&r.id)?;
-            task.look(&r.exec_id, |process| if r.stdin { process.close_stdin() })
+            task.with_process(&r.exec_id, |process| if r.stdin { process.close_stdin() })
         });
         closed.await.map(|()| api::Empty::default())
     }

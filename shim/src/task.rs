@@ -1,4 +1,4 @@
-//! One container of the shim: its verbs, and the order of what is told about it.
+//! One container of the shim: its verbs, and the order of its events.
 //!
 //! No lock is held across a slow call but where two calls must not overlap:
 //!
@@ -11,7 +11,8 @@
 //! kill, state, pids, stats, wait, exec and resize take neither of the first two. Each lock is waited for no longer than the
 //! caller is there ([`calls`]).
 //!
-//! The exit of a process is published after its start, and init's after those of all execs, by [`Task::settle`].
+//! The exit of a process is published after its start, and init's after those of all execs
+//! ([`Task::publish_init_exit`]).
 
 mod exec;
 mod launch;
@@ -29,40 +30,77 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
 
 use crate::calls::{self, turn};
-use crate::events::timestamp;
+use crate::events::{Publisher, timestamp};
 use crate::exit_record::ExitRecord;
 use crate::io::{Addresses, OutputTimeouts, Owner, StdinEnds};
+use crate::oom::OomEvents;
 use crate::process::{Phase, Process};
-use crate::reaper::Ended;
+use crate::reaper::{Ended, Reaper};
 use crate::rpc_error::not_found;
 use crate::runtime::{Creation, Runtime, Saved, blocking};
-use crate::tasks::Shim;
 use exec::Exec;
 use launch::launch;
 
-/// How long init may take to end when a container is deleted that was never started.
-const END: Duration = Duration::from_secs(10);
+/// How long init may take to exit when a container is deleted that was never started.
+const INIT_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a deletion waits for calls that are being made, which may be of a runtime that hangs.
-const OTHERS: Duration = Duration::from_secs(10);
+const CALLS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What decides whether an exit may be published.
+/// The state that decides whether init's exit may be published.
 #[derive(Debug, Default)]
-struct Unsettled {
+struct PendingExit {
     /// Init's start is under way.
     starting: bool,
     /// Execs that are being started, or run.
     execs: usize,
-    /// Init has ended, and nobody was told.
+    /// Init has exited, and the exit has not been published.
     init: Option<Ended>,
-    /// Init has ended.
-    init_ended: bool,
+    /// Init has exited.
+    init_exited: bool,
     /// We have sent SIGKILL to init, or were about to, before anything else can have.
     killed: bool,
 }
 
 /// The status of a process that was ended by SIGKILL.
 const KILLED: u32 = 128 + libc::SIGKILL.cast_unsigned();
+
+/// Whether a container still exists.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Existence {
+    #[default]
+    Present,
+    Deleted,
+}
+
+/// The parts of the server that every container uses.
+#[derive(Clone, Debug)]
+pub struct TaskContext {
+    /// containerd's namespace.
+    pub namespace: Arc<str>,
+    /// The one reaper.
+    pub reaper: Arc<Reaper>,
+    /// The way to containerd.
+    pub publisher: Publisher,
+    /// The OOM killer's events.
+    pub oom: Arc<OomEvents>,
+}
+
+impl TaskContext {
+    fn owner(&self, container: &str, streams: StreamOptions, ready_timeout: Duration) -> Owner {
+        let (namespace, container) = (self.namespace.to_string(), container.to_owned());
+        Owner { namespace, container, ids: streams.ids, ready_timeout, timeouts: streams.timeouts }
+    }
+}
+
+/// How the standard streams of a container's processes are set up.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamOptions {
+    /// Owner and group of pipes.
+    pub ids: (u32, u32),
+    /// How long unread output may hold up an exit event and a deletion.
+    pub timeouts: OutputTimeouts,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -75,17 +113,15 @@ pub struct Task {
     pub runtime: Arc<Runtime>,
     /// Its init.
     pub init: Arc<Process>,
-    shim: Arc<Shim>,
-    /// All processes end with init.
+    context: TaskContext,
+    /// All processes exit with init.
     own_pids: bool,
-    /// Owner and group of pipes.
-    ids: (u32, u32),
-    timeouts: OutputTimeouts,
-    /// What the start brings it back from; `None` for one that is new, or is back.
+    streams: StreamOptions,
+    /// The images that the start restores; `None` for a container that is new, or has been restored.
     saved: Mutex<Option<Saved>>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
-    unsettled: Mutex<Unsettled>,
-    lifecycle: tokio::sync::Mutex<()>,
+    pending_exit: Mutex<PendingExit>,
+    lifecycle: tokio::sync::Mutex<Existence>,
     freezing: tokio::sync::RwLock<()>,
     calls: tokio::sync::RwLock<()>,
     /// Places for short calls.
@@ -99,48 +135,45 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What [`Task::create`] needs besides the request.
+/// The input of [`Task::create`] besides the request.
 pub struct Plan {
     /// The runtime.
     pub runtime: Arc<Runtime>,
-    /// All processes end with init.
+    /// All processes exit with init.
     pub own_pids: bool,
-    /// Owner and group of pipes.
-    pub ids: (u32, u32),
-    /// How long unread output may hold up an exit event and a deletion.
-    pub timeouts: OutputTimeouts,
+    /// The set-up of standard streams.
+    pub streams: StreamOptions,
     /// How long a logger may take until it is ready.
-    pub patience: Duration,
-    /// It is made by its start, from this.
+    pub ready_timeout: Duration,
+    /// The images that the start restores, in the place of a creation.
     pub saved: Option<Saved>,
-    /// What the runtime makes; its streams are filled in here.
+    /// The runtime's input; its streams are filled in here.
     pub creation: Creation,
 }
 
 impl Task {
-    /// Makes the container; nobody is told so far. [`Task::watch`] comes next for what is given besides. One that was
-    /// saved has no process, and that is `None`, until its start.
+    /// Creates the container, without publishing it. [`Task::watch`] comes next, with the receiver of init's exit. A
+    /// container that was checkpointed has no process until its start, and no receiver.
     ///
     /// # Errors
     /// Nothing of the container is left; its mounts are the caller's.
     pub async fn create(
-        shim: &Arc<Shim>,
+        context: &TaskContext,
         plan: Plan,
         addresses: Addresses,
     ) -> Result<(Arc<Task>, Option<oneshot::Receiver<Ended>>)> {
-        let Plan { runtime, own_pids, ids, timeouts, patience, saved, creation } = plan;
+        let Plan { runtime, own_pids, streams, ready_timeout, saved, creation } = plan;
         let (id, bundle) = (creation.id.clone(), creation.bundle.clone());
         let init = Process::new(String::new(), addresses);
         let ended = if saved.is_some() {
             init.set_phase(Phase::Created);
             None
         } else {
-            let (namespace, container) = (shim.namespace.clone(), id.clone());
-            let owner = Owner { namespace, container, ids, patience, timeouts };
-            let maker = Arc::clone(&runtime);
-            let make = move |streams| maker.create(Creation { streams, ..creation });
+            let owner = context.owner(&id, streams, ready_timeout);
+            let creator = Arc::clone(&runtime);
+            let create = move |streams| creator.create(Creation { streams, ..creation });
             let (launched, copying, ended) =
-                launch(shim, &init.addresses, owner, false, make).await.context("OCI runtime create failed")?;
+                launch(&context.reaper, &init.addresses, owner, false, create).await.context("OCI runtime create failed")?;
             init.launched(Phase::Created, launched, copying);
             Some(ended)
         };
@@ -149,13 +182,12 @@ impl Task {
             bundle,
             runtime,
             init: Arc::new(init),
-            shim: Arc::clone(shim),
+            context: context.clone(),
             own_pids,
-            ids,
-            timeouts,
+            streams,
             saved: Mutex::new(saved),
             execs: Mutex::default(),
-            unsettled: Mutex::default(),
+            pending_exit: Mutex::default(),
             lifecycle: tokio::sync::Mutex::default(),
             freezing: tokio::sync::RwLock::default(),
             calls: tokio::sync::RwLock::default(),
@@ -165,33 +197,33 @@ impl Task {
         Ok((Arc::new(task), ended))
     }
 
-    /// Waits for init's end in the background. To be called when its creation has been published.
+    /// Waits for init's exit in the background. Must follow the publication of the creation.
     pub fn watch(self: &Arc<Self>, ended: oneshot::Receiver<Ended>) {
         let task = Arc::clone(self);
         let watching = async move {
             let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
             ExitRecord::keep(&task.bundle, "", task.init.pid(), ended);
             let killed = {
-                let mut unsettled = lock(&task.unsettled);
-                unsettled.init_ended = true;
-                ended.status == KILLED && !unsettled.killed
+                let mut pending_exit = lock(&task.pending_exit);
+                pending_exit.init_exited = true;
+                ended.status == KILLED && !pending_exit.killed
             };
             // At once: systemd removes a scope's cgroup as soon as it is empty, and its counts with it.
-            task.shim.look_for_oom(&task.id, killed);
+            task.context.oom.check_exited(&task.id, killed);
             if !task.own_pids
                 && let Err(error) = task.act(|runtime, id| runtime.kill(id, libc::SIGKILL, true)).await
                 && !matches!(error.kind(), ErrorKind::NotRunning | ErrorKind::NotFound)
             {
-                tracing::warn!(id = task.id, "processes may be left after init's end: {error}");
+                tracing::warn!(id = task.id, "processes may be left after init's exit: {error}");
             }
             task.init.output_is_read().await;
-            lock(&task.unsettled).init = Some(ended);
-            task.settle();
+            lock(&task.pending_exit).init = Some(ended);
+            task.publish_init_exit();
         };
         tokio::spawn(watching.in_current_span());
     }
 
-    /// Runs a short verb of the runtime's, of which few run at the same time.
+    /// Runs a short verb of the runtime, of which few run at the same time.
     async fn call<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
@@ -200,24 +232,24 @@ impl Task {
         self.act(verb).await
     }
 
-    /// Runs a verb of the runtime's, which `lifecycle` keeps from others of its kind.
+    /// Runs a verb of the runtime, which `lifecycle` keeps from others of its kind.
     async fn act<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let _call = turn(self.calls.read()).await?;
         let (runtime, id) = (Arc::clone(&self.runtime), self.id.clone());
-        blocking(&self.shim.reaper, move || verb(&runtime, &id)).await
+        blocking(&self.context.reaper, move || verb(&runtime, &id)).await
     }
 
-    /// Publishes init's exit, once nothing comes before it any more.
-    fn settle(&self) {
+    /// Publishes init's exit, unless its start or an exec's exit must precede it.
+    fn publish_init_exit(&self) {
         let ended = {
-            let mut unsettled = lock(&self.unsettled);
-            if unsettled.starting || unsettled.execs > 0 {
+            let mut pending_exit = lock(&self.pending_exit);
+            if pending_exit.starting || pending_exit.execs > 0 {
                 return;
             }
-            unsettled.init.take()
+            pending_exit.init.take()
         };
         if let Some(ended) = ended {
             self.publish_exit(&self.id, &self.init, ended);
@@ -225,8 +257,8 @@ impl Task {
     }
 
     fn publish_exit(&self, id: &str, process: &Process, ended: Ended) {
-        self.shim.tell_oom(&self.id);
-        self.shim.publisher.publish(events::TaskExit {
+        self.context.oom.publish_pending(&self.id);
+        self.context.publisher.publish(events::TaskExit {
             container_id: self.id.clone(),
             id: id.to_owned(),
             pid: process.pid().cast_unsigned(),
@@ -241,13 +273,13 @@ impl Task {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidState`] unless it was created and has not been started.
-    pub async fn start(self: &Arc<Self>, patience: Duration) -> Result<i32> {
+    pub async fn start(self: &Arc<Self>, ready_timeout: Duration) -> Result<i32> {
         let _lifecycle = turn(self.lifecycle.lock()).await?;
         self.init.begin(Phase::Created)?;
-        lock(&self.unsettled).starting = true;
+        lock(&self.pending_exit).starting = true;
         let saved = lock(&self.saved).clone();
         let result = match saved {
-            Some(saved) => self.restore(saved, patience).await.context("OCI runtime restore failed"),
+            Some(saved) => self.restore(saved, ready_timeout).await.context("OCI runtime restore failed"),
             None => match self.open_stdin().await {
                 Ok(()) => self.act(Runtime::start).await.context("OCI runtime start failed"),
                 Err(error) => Err(error),
@@ -257,7 +289,7 @@ impl Task {
         match &result {
             Ok(()) => {
                 self.init.set_phase(Phase::Running);
-                self.shim.publisher.publish(events::TaskStart {
+                self.context.publisher.publish(events::TaskStart {
                     container_id: self.id.clone(),
                     pid: pid.cast_unsigned(),
                     ..Default::default()
@@ -265,20 +297,23 @@ impl Task {
             }
             Err(_) => self.init.set_phase(Phase::Created),
         }
-        lock(&self.unsettled).starting = false;
-        self.settle();
+        lock(&self.pending_exit).starting = false;
+        self.publish_init_exit();
         result.map(|()| pid)
     }
 
     /// Opens init's standard input.
     async fn open_stdin(&self) -> Result<()> {
         let Some(path) = self.init.unopened_stdin() else { return Ok(()) };
-        let ends = blocking(&self.shim.reaper, move || StdinEnds::open(&path)).await?;
+        let ends = blocking(&self.context.reaper, move || StdinEnds::open(&path)).await?;
         self.init.copy_stdin(ends)
     }
 
-    /// The process of this exec, or init.
-    fn with_process<T>(&self, exec_id: &str, f: impl FnOnce(&Process) -> T) -> Result<T> {
+    /// Calls `f` with the process of this exec, or with init.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub fn with_process<T>(&self, exec_id: &str, f: impl FnOnce(&Process) -> T) -> Result<T> {
         if exec_id.is_empty() {
             return Ok(f(&self.init));
         }
@@ -301,51 +336,53 @@ impl Task {
         if !all && self.init.phase() == Phase::Stopped {
             return Err(Error::new(ErrorKind::NoSuchProcess, "process already finished"));
         }
-        if signal == libc::SIGKILL && !self.shim.look_for_earlier_oom(&self.id) {
-            lock(&self.unsettled).killed = true;
+        if signal == libc::SIGKILL && !self.context.oom.check_before_kill(&self.id) {
+            lock(&self.pending_exit).killed = true;
         }
         self.call(move |runtime, id| runtime.kill(id, signal, all)).await.map_err(gone)
     }
 
-    /// Removes the container, whose init has ended or was never started. What has been done stays done when a part
-    /// fails, and a second try goes on from there.
+    /// Removes the container, whose init has exited or was never started. A part that is done stays done when a later
+    /// one fails, and a second try continues from there. `forget` frees the id; the deletion is published after it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidState`] while it runs.
-    pub async fn delete(self: &Arc<Self>) -> Result<(i32, Ended)> {
-        // At once: what has the lock may take its time, such as a start with its hooks.
+    /// [`ErrorKind::InvalidState`] while it runs, [`ErrorKind::NotFound`] when it has been deleted.
+    pub async fn delete(&self, forget: impl FnOnce() + Send) -> Result<(i32, Ended)> {
+        // At once: the holder of the lock may take its time, such as a start with its hooks.
         self.refuse_while_running()?;
-        let _lifecycle = turn(self.lifecycle.lock()).await?;
-        if !self.shim.has(self) {
+        let mut existence = turn(self.lifecycle.lock()).await?;
+        if *existence == Existence::Deleted {
             return Err(not_found("container", &self.id));
         }
         self.refuse_while_running()?;
         // Its cgroup goes, and with it the counts.
-        self.shim.tell_oom(&self.id);
+        self.context.oom.publish_pending(&self.id);
         let bundle = self.bundle.clone();
         self.act(move |runtime, id| runtime.delete_ended(id, &bundle)).await.context("OCI runtime delete failed")?;
         if self.init.pid() == 0 {
-            // It was saved, and never brought back.
+            // It was checkpointed, and never restored.
             self.init.end(Ended::now(0));
         }
-        let late = |_| Error::new(ErrorKind::TimedOut, format!("init did not end within {END:?}"));
-        let ended = tokio::time::timeout(END, self.init.wait()).await.map_err(late)?;
+        let late = |_| Error::new(ErrorKind::TimedOut, format!("init did not exit within {INIT_EXIT_TIMEOUT:?}"));
+        let ended = tokio::time::timeout(INIT_EXIT_TIMEOUT, self.init.wait()).await.map_err(late)?;
         self.init.drain().await;
         let rootfs = self.bundle.join("rootfs");
-        blocking(&self.shim.reaper, move || crate::rootfs::unmount(&rootfs)).await?;
+        blocking(&self.context.reaper, move || crate::rootfs::unmount(&rootfs)).await?;
         let pid = self.init.pid();
-        self.shim.forget(self);
-        self.shim.publisher.publish(events::TaskDelete {
+        self.context.oom.forget(&self.id);
+        *existence = Existence::Deleted;
+        forget();
+        self.context.publisher.publish(events::TaskDelete {
             container_id: self.id.clone(),
             pid: pid.cast_unsigned(),
             exit_status: ended.status,
             exited_at: timestamp(ended.at),
             ..Default::default()
         });
-        // Nobody finds it any more, so no further ones come. A kill is still being made where its thread has not run
-        // since the signal was sent.
-        if tokio::time::timeout(OTHERS, self.calls.write()).await.is_err() {
-            tracing::warn!(id = self.id, "calls of a container that is gone are not done after {OTHERS:?}");
+        // No further call finds the container. A kill is still being made where its thread has not run since the signal
+        // was sent.
+        if tokio::time::timeout(CALLS_TIMEOUT, self.calls.write()).await.is_err() {
+            tracing::warn!(id = self.id, "calls of a deleted container are not done after {CALLS_TIMEOUT:?}");
         }
         Ok((pid, ended))
     }
@@ -364,7 +401,7 @@ impl Task {
         let _lifecycle = turn(self.lifecycle.lock()).await?;
         let _freezing = turn(self.freezing.write()).await?;
         self.act(Runtime::pause).await.context("OCI runtime pause failed")?;
-        self.shim.publisher.publish(events::TaskPaused { container_id: self.id.clone(), ..Default::default() });
+        self.context.publisher.publish(events::TaskPaused { container_id: self.id.clone(), ..Default::default() });
         Ok(())
     }
 
@@ -372,7 +409,7 @@ impl Task {
     pub async fn resume(&self) -> Result<()> {
         let _lifecycle = turn(self.lifecycle.lock()).await?;
         self.act(Runtime::resume).await.context("OCI runtime resume failed")?;
-        self.shim.publisher.publish(events::TaskResumed { container_id: self.id.clone(), ..Default::default() });
+        self.context.publisher.publish(events::TaskResumed { container_id: self.id.clone(), ..Default::default() });
         Ok(())
     }
 
@@ -390,7 +427,7 @@ impl Task {
         let saved = self.act(move |runtime, id| runtime.checkpoint(id, &options));
         saved.await.context("OCI runtime checkpoint failed")?;
         let container_id = self.id.clone();
-        self.shim.publisher.publish(events::TaskCheckpointed { container_id, checkpoint, ..Default::default() });
+        self.context.publisher.publish(events::TaskCheckpointed { container_id, checkpoint, ..Default::default() });
         Ok(())
     }
 
@@ -444,33 +481,14 @@ impl Task {
         Ok(exec.process.wait().await)
     }
 
-    /// Looks at a process.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`].
-    pub fn look<T>(&self, exec_id: &str, f: impl FnOnce(&Process) -> T) -> Result<T> {
-        self.with_process(exec_id, f)
-    }
-
-    /// Kills everything, for the end of the shim.
-    pub async fn end(self: &Arc<Self>) -> Result<()> {
-        match self.kill("", libc::SIGKILL, true).await {
-            Err(error) if !matches!(error.kind(), ErrorKind::NoSuchProcess | ErrorKind::NotFound) => return Err(error),
-            _ => {}
-        }
-        self.init.wait().await;
-        self.delete().await.map(|_| ())
-    }
-
-    /// For the log.
+    /// The state of the container and its processes, for the log.
     pub fn describe(&self) -> String {
         use std::fmt::Write;
-        let unsettled = lock(&self.unsettled);
-        let mut text = format!("container {}: init {} {:?}, {:?}", self.id, self.init.pid(), self.init.phase(), unsettled);
-        drop(unsettled);
+        let mut text = format!("container {}: init {} {:?}", self.id, self.init.pid(), self.init.phase());
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", {:?}", lock(&self.pending_exit));
         for exec in lock(&self.execs).values() {
             let process = &exec.process;
-            // Writing to a string cannot fail.
             let _ = write!(text, "; exec {} {} {:?}", process.exec_id, process.pid(), process.phase());
         }
         let free = (self.short.available_permits(), self.starts.available_permits());

@@ -1,17 +1,14 @@
-//! All containers of this shim, and what they share.
+//! All containers of this shim.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as events;
 use protobuf::MessageField;
-use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::bundle::Facts;
@@ -19,30 +16,23 @@ use crate::calls;
 use crate::events::Publisher;
 use crate::exit_record::ExitRecord;
 use crate::io::Addresses;
-use crate::oom::Watcher;
+use crate::oom::OomEvents;
 use crate::options::{self, Options};
-use crate::reaper::Reaper;
+use crate::reaper::{Ended, Reaper};
 use crate::rpc_error::not_found;
 use crate::runtime::{Creation, Runtime, Saved, Streams, blocking};
 use crate::setup;
-use crate::task::{Plan, Task};
+use crate::task::{Plan, StreamOptions, Task, TaskContext};
 use crate::trace::Tracer;
 
-/// What the containers of one server share.
+/// The containers of one server.
 pub struct Shim {
-    /// containerd's namespace.
-    pub namespace: String,
-    /// The one reaper.
-    pub reaper: Arc<Reaper>,
-    /// The way to containerd.
-    pub publisher: Publisher,
+    /// The parts of the server that containers use.
+    pub context: TaskContext,
     /// Spans of calls.
     pub tracer: Tracer,
-    /// Told when the server is to end.
+    /// Notified when the server is to end.
     pub ending: Notify,
-    oom: Watcher,
-    /// The ids of containers that the OOM killer has been in.
-    killed: Mutex<UnboundedReceiver<String>>,
     tasks: Mutex<Tasks>,
     /// Places for creates.
     creates: Semaphore,
@@ -50,27 +40,27 @@ pub struct Shim {
 
 impl std::fmt::Debug for Shim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shim").field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("Shim").field("namespace", &self.context.namespace).finish_non_exhaustive()
     }
 }
 
 #[derive(Debug, Default)]
 struct Tasks {
     by_id: HashMap<String, Slot>,
-    /// The server ends: no container is made any more.
+    /// The server ends: no container is created any more.
     closed: bool,
-    /// Shutdown came while a container was being made: if that fails, the server ends.
+    /// Shutdown came while a container was being created: if that fails, the server ends.
     unwanted: bool,
 }
 
 #[derive(Debug)]
 enum Slot {
-    /// Its id is taken, and it is being made.
-    Making,
-    Made(Arc<Task>),
+    /// The id is taken, and the container is being created.
+    Creating,
+    Created(Arc<Task>),
 }
 
-/// An id that is taken until the container is there, or this is dropped.
+/// An id that is taken until the container exists, or this is dropped.
 struct Reservation<'a> {
     shim: &'a Shim,
     id: &'a str,
@@ -79,7 +69,7 @@ struct Reservation<'a> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         let mut tasks = self.shim.tasks();
-        if matches!(tasks.by_id.get(self.id), Some(Slot::Making)) {
+        if matches!(tasks.by_id.get(self.id), Some(Slot::Creating)) {
             tasks.by_id.remove(self.id);
             if tasks.unwanted && tasks.by_id.is_empty() {
                 tasks.closed = true;
@@ -94,76 +84,11 @@ impl Shim {
     ///
     /// # Errors
     /// There are no descriptors left.
-    pub fn new(namespace: String, reaper: Arc<Reaper>, publisher: Publisher, tracer: Tracer) -> Result<Arc<Shim>> {
-        let (report, killed) = mpsc::unbounded_channel();
-        let shim = Arc::new(Shim {
-            namespace,
-            reaper,
-            publisher,
-            tracer,
-            ending: Notify::new(),
-            oom: Watcher::start(report)?,
-            killed: Mutex::new(killed),
-            tasks: Mutex::default(),
-            creates: Semaphore::new(calls::CREATES),
-        });
-        let weak = Arc::downgrade(&shim);
-        // Reports come from the watcher's task, or from `tell_oom`: whoever is first publishes them.
-        tokio::spawn(poll_fn(move |context| {
-            let Some(shim) = weak.upgrade() else { return Poll::Ready(()) };
-            while let Poll::Ready(id) = shim.killed().poll_recv(context) {
-                let Some(id) = id else { return Poll::Ready(()) };
-                shim.publish_oom(id);
-            }
-            Poll::Pending
-        }));
-        Ok(shim)
-    }
-
-    fn killed(&self) -> MutexGuard<'_, UnboundedReceiver<String>> {
-        self.killed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn publish_oom(&self, container_id: String) {
-        self.publisher.publish(events::TaskOOM { container_id, ..Default::default() });
-    }
-
-    /// Reads what the OOM killer has done in a container whose init has ended, which is published in due course.
-    /// `killed`: by a signal that we have not sent.
-    pub fn look_for_oom(&self, id: &str, killed: bool) {
-        if killed {
-            self.oom.check_killed(id);
-        } else {
-            self.oom.check(id);
-        }
-    }
-
-    /// The same for a container that is to be killed. True when it may be that the OOM killer was faster.
-    pub fn look_for_earlier_oom(&self, id: &str) -> bool {
-        self.oom.check(id)
-    }
-
-    /// Publishes what the OOM killer has done in a container so far: to be called before an exit is told.
-    pub fn tell_oom(&self, id: &str) {
-        self.oom.check(id);
-        // The lock is not held while one is published.
-        let next = || self.killed().try_recv();
-        while let Ok(id) = next() {
-            self.publish_oom(id);
-        }
-    }
-
-    /// Watches for the OOM killer. A host that has no memory controller has nothing to watch.
-    pub async fn watch_oom(&self, runtime: &Arc<Runtime>, id: &str) {
-        let (runtime, of) = (Arc::clone(runtime), id.to_owned());
-        let watch = blocking(&self.reaper, move || runtime.oom_watch(&of));
-        let added = watch.await.and_then(|watch| watch.map_or(Ok(()), |watch| self.oom.add(id, watch)));
-        match added {
-            // It has ended already.
-            Err(error) if matches!(error.kind(), ErrorKind::NotRunning | ErrorKind::NotFound) => {}
-            Err(error) => tracing::warn!(id, "there will be no word of the OOM killer: {error}"),
-            Ok(()) => {}
-        }
+    pub fn new(namespace: &str, reaper: Arc<Reaper>, publisher: Publisher, tracer: Tracer) -> Result<Arc<Shim>> {
+        let context =
+            TaskContext { namespace: namespace.into(), reaper, oom: OomEvents::start(publisher.clone())?, publisher };
+        let (tasks, creates) = (Mutex::default(), Semaphore::new(calls::CREATES));
+        Ok(Arc::new(Shim { context, tracer, ending: Notify::new(), tasks, creates }))
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
@@ -174,41 +99,52 @@ impl Shim {
     /// The container of this id.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`], also while it is being made.
+    /// [`ErrorKind::NotFound`], also while it is being created.
     pub fn task(&self, id: &str) -> Result<Arc<Task>> {
         match self.tasks().by_id.get(id) {
-            Some(Slot::Made(task)) => Ok(Arc::clone(task)),
-            Some(Slot::Making) | None => Err(not_found("container", id)),
+            Some(Slot::Created(task)) => Ok(Arc::clone(task)),
+            Some(Slot::Creating) | None => Err(not_found("container", id)),
         }
     }
 
     /// All containers.
     pub fn all(&self) -> Vec<Arc<Task>> {
-        let made = |slot: &Slot| match slot {
-            Slot::Made(task) => Some(Arc::clone(task)),
-            Slot::Making => None,
+        let created = |slot: &Slot| match slot {
+            Slot::Created(task) => Some(Arc::clone(task)),
+            Slot::Creating => None,
         };
-        self.tasks().by_id.values().filter_map(made).collect()
+        self.tasks().by_id.values().filter_map(created).collect()
     }
 
-    /// Whether this very container is still there.
-    pub fn has(&self, task: &Arc<Task>) -> bool {
-        matches!(self.tasks().by_id.get(&task.id), Some(Slot::Made(there)) if Arc::ptr_eq(there, task))
-    }
-
-    /// It has been deleted.
-    pub fn forget(&self, task: &Arc<Task>) {
-        self.oom.remove(&task.id);
-        if self.has(task) {
+    /// Removes a container, and frees its id ([`Task::delete`]).
+    ///
+    /// # Errors
+    /// As for [`Task::delete`].
+    pub async fn delete(&self, task: &Task) -> Result<(i32, Ended)> {
+        let forget = || {
             self.tasks().by_id.remove(&task.id);
-        }
+        };
+        task.delete(forget).await
     }
 
-    /// Ends the server if there is no container, neither made nor being made. True when it ends.
+    /// Kills and removes a container, for the end of the shim.
+    ///
+    /// # Errors
+    /// It cannot be killed, or not be deleted.
+    pub async fn end(&self, task: &Task) -> Result<()> {
+        match task.kill("", libc::SIGKILL, true).await {
+            Err(error) if !matches!(error.kind(), ErrorKind::NoSuchProcess | ErrorKind::NotFound) => return Err(error),
+            _ => {}
+        }
+        task.init.wait().await;
+        self.delete(task).await.map(|_| ())
+    }
+
+    /// Ends the server if no container exists or is being created. True when it ends.
     pub fn end_if_empty(&self) -> bool {
         let mut tasks = self.tasks();
         if !tasks.by_id.is_empty() {
-            tasks.unwanted = tasks.by_id.values().all(|slot| matches!(slot, Slot::Making));
+            tasks.unwanted = tasks.by_id.values().all(|slot| matches!(slot, Slot::Creating));
             return false;
         }
         tasks.closed = true;
@@ -217,7 +153,7 @@ impl Shim {
         true
     }
 
-    /// No container is made from here on.
+    /// No container is created from here on.
     pub fn close(&self) {
         self.tasks().closed = true;
     }
@@ -231,23 +167,23 @@ impl Shim {
         if tasks.by_id.contains_key(id) {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("container {id}: already exists")));
         }
-        tasks.by_id.insert(id.to_owned(), Slot::Making);
+        tasks.by_id.insert(id.to_owned(), Slot::Creating);
         tasks.unwanted = false;
         Ok(Reservation { shim: self, id })
     }
 
-    /// Makes a container, and gives init's pid.
+    /// Creates a container, and returns init's pid.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`], [`ErrorKind::InvalidConfig`], or what failed. Nothing is left then.
-    pub async fn create(self: &Arc<Self>, request: &CreateTaskRequest, patience: Duration) -> Result<i32> {
+    pub async fn create(self: &Arc<Self>, request: &CreateTaskRequest, ready_timeout: Duration) -> Result<i32> {
         let reservation = self.reserve(&request.id)?;
         let _place = calls::place(&self.creates).await?;
         let bundle = PathBuf::from(&request.bundle);
         let (shim, of) = (Arc::clone(self), request.clone());
-        let plan = blocking(&self.reaper, move || {
+        let plan = blocking(&self.context.reaper, move || {
             let bundle = Path::new(&of.bundle);
-            let plan = shim.plan(&of, bundle, patience)?;
+            let plan = shim.plan(&of, bundle, ready_timeout)?;
             crate::rootfs::mount(&of.rootfs, &bundle.join("rootfs"))?;
             Ok(plan)
         });
@@ -259,27 +195,27 @@ impl Shim {
             terminal: request.terminal,
         };
         let runtime = Arc::clone(&plan.runtime);
-        let (task, ended) = match Task::create(self, plan, addresses).await {
-            Ok(made) => made,
+        let (task, ended) = match Task::create(&self.context, plan, addresses).await {
+            Ok(created) => created,
             Err(error) => {
                 self.clean_up(&runtime, request, &bundle, &error).await;
                 return Err(error);
             }
         };
         if ended.is_some() {
-            self.watch_oom(&runtime, &request.id).await;
+            self.context.oom.watch(&self.context.reaper, &runtime, &request.id).await;
         }
         let pid = task.init.pid();
-        self.tasks().by_id.insert(request.id.clone(), Slot::Made(Arc::clone(&task)));
+        self.tasks().by_id.insert(request.id.clone(), Slot::Created(Arc::clone(&task)));
         drop(reservation);
-        self.publisher.publish(created(request, pid));
+        self.context.publisher.publish(created(request, pid));
         if let Some(ended) = ended {
             task.watch(ended);
         }
         Ok(pid)
     }
 
-    fn plan(&self, request: &CreateTaskRequest, bundle: &Path, patience: Duration) -> Result<Plan> {
+    fn plan(&self, request: &CreateTaskRequest, bundle: &Path, ready_timeout: Duration) -> Result<Plan> {
         if !bundle.is_absolute() {
             return Err(Error::new(ErrorKind::InvalidConfig, format!("the bundle {:?} is not absolute", request.bundle)));
         }
@@ -287,7 +223,7 @@ impl Shim {
         let facts = Facts::read(bundle)?;
         // Docker passes no options to a runtime of another type than runc's: its driver shows in the path alone.
         let systemd = options.systemd_cgroup.unwrap_or_else(|| facts.names_scope() && setup::systemd_is_running());
-        let kept = Runtime::choose(&self.namespace, &options.root, &options.binary_name, systemd);
+        let kept = Runtime::choose(&self.context.namespace, &options.root, &options.binary_name, systemd);
         let runtime = Runtime::new(&kept, bundle);
         let saved = saved(request, &options)?;
         // An earlier container of the same bundle is none of this one's business.
@@ -295,9 +231,8 @@ impl Shim {
         Ok(Plan {
             runtime: Arc::new(runtime),
             own_pids: facts.own_pids(),
-            ids: (options.io_uid, options.io_gid),
-            timeouts: options.output_timeouts,
-            patience,
+            streams: StreamOptions { ids: (options.io_uid, options.io_gid), timeouts: options.output_timeouts },
+            ready_timeout,
             saved,
             creation: Creation {
                 id: request.id.clone(),
@@ -314,26 +249,26 @@ impl Shim {
         // One that exists already is somebody else's.
         if error.kind() != ErrorKind::AlreadyExists {
             let (runtime, id, bundle) = (Arc::clone(runtime), request.id.clone(), bundle.to_owned());
-            let removed = blocking(&self.reaper, move || runtime.delete_own(&id, &bundle)).await;
+            let removed = blocking(&self.context.reaper, move || runtime.delete_own(&id, &bundle)).await;
             if let Err(error) = removed {
                 tracing::warn!(id = request.id, "unable to clean up: {error}");
             }
         }
         let target = bundle.join("rootfs");
-        if let Err(error) = blocking(&self.reaper, move || crate::rootfs::unmount(&target)).await {
+        if let Err(error) = blocking(&self.context.reaper, move || crate::rootfs::unmount(&target)).await {
             tracing::warn!(id = request.id, "unable to clean up: {error}");
         }
     }
 
-    /// For the log: everything.
+    /// The state of everything, for the log.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "{} containers, {} watched for the OOM killer; {} children are watched; {} events wait, {} were lost; {} log lines were dropped",
             self.tasks().by_id.len(),
-            self.oom.count(),
-            self.reaper.watched(),
-            self.publisher.waiting(),
-            self.publisher.lost(),
+            self.context.oom.count(),
+            self.context.reaper.watched(),
+            self.context.publisher.waiting(),
+            self.context.publisher.lost(),
             crate::log::dropped(),
         )];
         lines.extend(self.all().iter().map(|task| task.describe()));
@@ -341,8 +276,8 @@ impl Shim {
     }
 }
 
-/// What the container is to be restored from, if it is. The option `CriuImagePath` is containerd's own affair: what it
-/// names comes as the request's checkpoint.
+/// The images that the container is to be restored from, if it is. containerd reads the option `CriuImagePath` itself,
+/// and sends that path as the request's checkpoint.
 fn saved(request: &CreateTaskRequest, options: &Options) -> Result<Option<Saved>> {
     let images = &request.checkpoint;
     if images.is_empty() {

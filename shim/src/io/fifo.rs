@@ -24,8 +24,8 @@ use brig_sys::procfs::fd_path;
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 
-use super::open_fifo;
-use super::pump::{Life, Polled, Source, Stage, Step, polled, polled_now, writable};
+use super::fd::{Polled, open_fifo, polled, polled_now};
+use super::pump::{Life, Source, Stage, Step, writable};
 use super::watches::until;
 
 /// A client's FIFO, open at both ends.

@@ -93,8 +93,8 @@ impl Spawned {
         let pid = i32::try_from(child.id()).map_err(|_| Error::other("a pid out of range"))?;
         // The caller holds the reaper, so the pid is still the child's.
         let logger = Spawned(Some((pid, process::pidfd_open(pid)?)));
-        if !process::poll_readable(ready.as_fd(), Some(owner.patience))? {
-            let message = format!("it was not ready within {:?}", owner.patience);
+        if !process::poll_readable(ready.as_fd(), Some(owner.ready_timeout))? {
+            let message = format!("it was not ready within {:?}", owner.ready_timeout);
             return Err(Error::new(ErrorKind::TimedOut, message).context(unable()));
         }
         Ok((logger, to_stdout, to_stderr))

@@ -1,19 +1,18 @@
 //! Copying between descriptors on the server's one thread: by splice(2) between pipes, without a buffer of our own; by
 //! a small buffer where a terminal or a file is at an end. Clients' FIFOs are in [`fifo`](super::fifo).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use brig_engine::error::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
+use brig_engine::error::Result;
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 
+use super::fd::{Polled, is_readable, polled, polled_now};
 use super::file::HostFile;
-use super::{OutputTimeouts, patiently};
+use super::timeouts::{OutputTimeouts, within};
 
 /// The most that one splice moves, in bytes: a pipe's usual size.
 const SPLICE: usize = 64 << 10;
@@ -21,22 +20,6 @@ const SPLICE: usize = 64 << 10;
 const BUFFER: usize = 8 << 10;
 /// The most that a terminal gives at once, in bytes (N_TTY_BUF_SIZE in drivers/tty/n_tty.c).
 const TERMINAL: usize = 4 << 10;
-
-/// A descriptor that the runtime polls. It does not block.
-pub(super) type Polled = AsyncFd<OwnedFd>;
-
-/// Registers a descriptor, in the directions that it is open for.
-#[allow(deprecated, reason = "sound for an OwnedFd, which stays the same descriptor as long as it lives; the other way is unsafe")]
-pub(super) fn polled(fd: OwnedFd) -> Result<Polled> {
-    let unable = "unable to poll a stream";
-    let flags = rustix::fs::fcntl_getfl(&fd).map_err(std::io::Error::from).context(unable)?;
-    let interest = match flags & OFlags::ACCMODE {
-        OFlags::RDONLY => Interest::READABLE,
-        OFlags::WRONLY => Interest::WRITABLE,
-        _ => Interest::READABLE | Interest::WRITABLE,
-    };
-    AsyncFd::with_interest(fd, interest).context(unable)
-}
 
 /// Where bytes go.
 #[derive(Debug)]
@@ -110,7 +93,7 @@ impl Life {
     /// Waits until a reader that is there has had its time since the deletion began.
     pub(super) async fn reader_is_late(&mut self) {
         self.has_come_to(Stage::Deleted).await;
-        patiently(self.timeouts.exit, std::future::pending::<()>()).await;
+        within(self.timeouts.exit, std::future::pending::<()>()).await;
     }
 
     /// The exit event waits for this stream no longer.
@@ -342,17 +325,6 @@ type Guard<'a> = tokio::io::unix::AsyncFdReadyGuard<'a, OwnedFd>;
 
 async fn both<'a>(source: &'a Polled, sink: &'a Polled) -> std::io::Result<(Guard<'a>, Guard<'a>)> {
     Ok((source.readable().await?, sink.writable().await?))
-}
-
-fn is_readable(fd: &OwnedFd) -> bool {
-    !polled_now(fd, PollFlags::IN).is_empty()
-}
-
-/// What poll(2) says at this moment; nothing when it fails.
-pub(super) fn polled_now(fd: &OwnedFd, flags: PollFlags) -> PollFlags {
-    let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), flags)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).map_or(PollFlags::empty(), |_| fds[0].revents())
 }
 
 fn ended(error: &std::io::Error) {

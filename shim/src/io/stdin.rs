@@ -5,7 +5,7 @@ use std::path::Path;
 
 use brig_engine::error::{Context, Result};
 
-use super::open_fifo;
+use super::fd::open_fifo;
 
 /// The FIFO of standard input, open at both ends.
 #[derive(Debug)]

@@ -1,8 +1,10 @@
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::Instant;
 
 use super::*;
+use super::fd::open_fifo;
 
 mod readers;
 impl Copying {
@@ -22,7 +24,7 @@ fn addresses(stdin: &str, stdout: &str, stderr: &str) -> Addresses {
 }
 
 fn owner() -> Owner {
-    Owner { namespace: "n".into(), container: "c".into(), ids: (0, 0), patience: READY, timeouts: OutputTimeouts::default() }
+    Owner { namespace: "n".into(), container: "c".into(), ids: (0, 0), ready_timeout: READY, timeouts: OutputTimeouts::default() }
 }
 
 fn make_fifo(path: &Path) {

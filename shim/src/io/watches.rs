@@ -16,7 +16,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::Interest;
 use tokio::sync::Notify;
 
-use super::pump::{Polled, polled};
+use super::fd::{Polled, polled};
 
 /// Opened, read from, or closed by a reader: what changes whether a FIFO has a reader, and whether it is empty.
 const WATCHED: WatchFlags =

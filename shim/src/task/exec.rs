@@ -15,13 +15,13 @@ use super::{Task, lock};
 use crate::bundle::remove_if_there;
 use crate::calls;
 use crate::exit_record::ExitRecord;
-use crate::io::{Addresses, Owner};
+use crate::io::Addresses;
 use crate::process::{Phase, Process};
 use crate::reaper::Ended;
 use crate::rpc_error::not_found;
 use crate::runtime::Execution;
 
-/// What an exec is told once init has ended.
+/// The error of an exec after init's exit.
 const STOPPED: &str = "cannot exec in a stopped container";
 
 /// A further process of a container.
@@ -47,7 +47,7 @@ impl Task {
         if exec_id.is_empty() || exec_id.contains('/') || exec_id == "." || exec_id == ".." {
             return Err(invalid(format!("{exec_id:?} is no exec id")));
         }
-        if lock(&self.unsettled).init_ended {
+        if lock(&self.pending_exit).init_exited {
             return Err(Error::new(ErrorKind::InvalidState, STOPPED));
         }
         let mut spec: serde_json::Map<String, serde_json::Value> =
@@ -61,7 +61,7 @@ impl Task {
         let exec = Exec { process: Process::new(exec_id.to_owned(), addresses), spec: Mutex::new(spec) };
         execs.insert(exec_id.to_owned(), Arc::new(exec));
         drop(execs);
-        self.shim.publisher.publish(events::TaskExecAdded {
+        self.context.publisher.publish(events::TaskExecAdded {
             container_id: self.id.clone(),
             exec_id: exec_id.to_owned(),
             ..Default::default()
@@ -74,13 +74,12 @@ impl Task {
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidState`] when it was started, or the container is paused or has
     /// stopped. What cannot be started has ended.
-    pub async fn start_exec(self: &Arc<Self>, exec_id: &str, patience: Duration) -> Result<i32> {
+    pub async fn start_exec(self: &Arc<Self>, exec_id: &str, ready_timeout: Duration) -> Result<i32> {
         let exec = self.exec(exec_id)?;
         let _place = calls::place(&self.starts).await?;
         exec.process.begin(Phase::Added)?;
         let counted = Arc::new(AtomicBool::new(false));
-        let (namespace, container) = (self.shim.namespace.clone(), self.id.clone());
-        let owner = Owner { namespace, container, ids: self.ids, patience, timeouts: self.timeouts };
+        let owner = self.context.owner(&self.id, self.streams, ready_timeout);
         let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
         let pid_file = self.pid_file(exec_id);
         let (task, is_counted) = (Arc::clone(self), Arc::clone(&counted));
@@ -91,11 +90,11 @@ impl Task {
             is_counted.store(true, Ordering::SeqCst);
             runtime.exec(Execution { id, process, streams, pid_file })
         };
-        match launch(&self.shim, &exec.process.addresses, owner, true, make).await.context("OCI runtime exec failed") {
+        match launch(&self.context.reaper, &exec.process.addresses, owner, true, make).await.context("OCI runtime exec failed") {
             Ok((launched, copying, ended)) => {
                 let pid = launched.pid;
                 exec.process.launched(Phase::Running, launched, copying);
-                self.shim.publisher.publish(events::TaskExecStarted {
+                self.context.publisher.publish(events::TaskExecStarted {
                     container_id: self.id.clone(),
                     exec_id: exec_id.to_owned(),
                     pid: pid.cast_unsigned(),
@@ -126,23 +125,23 @@ impl Task {
 
     fn init_is_ending(&self) -> bool {
         let stat = || Proc::open()?.pid_stat(self.init.pid());
-        // Its pid is its own until it is reaped, which `init_ended` tells.
-        lock(&self.unsettled).init_ended || stat().is_ok_and(|stat| stat.is_none_or(|stat| stat.is_ending()))
+        // Its pid is its own until it is reaped, which `init_exited` tells.
+        lock(&self.pending_exit).init_exited || stat().is_ok_and(|stat| stat.is_none_or(|stat| stat.is_ending()))
     }
 
     /// From here on init's exit is published after that of one more exec.
     fn count_exec(&self) -> Result<()> {
-        let mut unsettled = lock(&self.unsettled);
-        if unsettled.init_ended {
+        let mut pending_exit = lock(&self.pending_exit);
+        if pending_exit.init_exited {
             return Err(Error::new(ErrorKind::InvalidState, STOPPED));
         }
-        unsettled.execs += 1;
+        pending_exit.execs += 1;
         Ok(())
     }
 
     fn exec_is_done(&self) {
-        lock(&self.unsettled).execs -= 1;
-        self.settle();
+        lock(&self.pending_exit).execs -= 1;
+        self.publish_init_exit();
     }
 
     fn pid_file(&self, exec_id: &str) -> PathBuf {

@@ -8,9 +8,8 @@ use brig_engine::error::{Error, Result};
 use tokio::sync::oneshot;
 
 use crate::io::{Addresses, Copying, Opened, Owner};
-use crate::reaper::Ended;
+use crate::reaper::{Ended, Reaper};
 use crate::runtime::{self, Streams};
-use crate::tasks::Shim;
 
 /// A process that was launched, whose streams are copied and whose end is watched.
 pub(super) type Started = (Launched, Copying, oneshot::Receiver<Ended>);
@@ -18,14 +17,14 @@ pub(super) type Started = (Launched, Copying, oneshot::Receiver<Ended>);
 /// Opens the streams, makes the process by `make`, and starts copying, standard input too where the process `runs`. The
 /// reaper is held from first to last.
 pub(super) async fn launch(
-    shim: &Arc<Shim>,
+    reaper: &Arc<Reaper>,
     addresses: &Addresses,
     owner: Owner,
     runs: bool,
     make: impl FnOnce(Streams) -> Result<Launched> + Send + 'static,
 ) -> Result<Started> {
     let addresses = addresses.clone();
-    let (mut launched, prepared, ended) = runtime::launching(&shim.reaper, move || {
+    let (mut launched, prepared, ended) = runtime::launching(reaper, move || {
         let (streams, mut prepared) = Opened::open(&addresses, &owner)?.split()?;
         let launched = make(streams)?;
         if runs {
@@ -34,7 +33,7 @@ pub(super) async fn launch(
         Ok((launched, prepared))
     })
     .await?;
-    match prepared.start(launched.terminal.take(), &shim.reaper) {
+    match prepared.start(launched.terminal.take(), reaper) {
         Ok(copying) => Ok((launched, copying, ended)),
         Err(error) => kill(&launched, error),
     }

@@ -1,0 +1,69 @@
+//! Descriptors of streams: pipes, FIFOs, and what the runtime polls of them.
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use brig_engine::error::{Context, Result};
+use brig_sys::SysError;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::pipe::PipeFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A non-blocking descriptor that the runtime polls.
+pub(super) type Polled = AsyncFd<OwnedFd>;
+
+/// Registers a descriptor, in the directions that it is open for.
+#[allow(deprecated, reason = "sound for an OwnedFd, which stays the same descriptor as long as it lives; the other way is unsafe")]
+pub(super) fn polled(fd: OwnedFd) -> Result<Polled> {
+    let unable = "unable to poll a stream";
+    let flags = rustix::fs::fcntl_getfl(&fd).map_err(std::io::Error::from).context(unable)?;
+    let interest = match flags & OFlags::ACCMODE {
+        OFlags::RDONLY => Interest::READABLE,
+        OFlags::WRONLY => Interest::WRITABLE,
+        _ => Interest::READABLE | Interest::WRITABLE,
+    };
+    AsyncFd::with_interest(fd, interest).context(unable)
+}
+
+pub(super) fn null() -> Result<OwnedFd> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").context("unable to open /dev/null")?;
+    Ok(null.into())
+}
+
+/// A pipe of which the process's end belongs to `ids`: (read end, write end).
+pub(super) fn pipe(ids: (u32, u32)) -> Result<(OwnedFd, OwnedFd)> {
+    let error = |call: &'static str| move |error| SysError::from_rustix(call, "", error);
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(error("pipe2"))?;
+    if ids != (0, 0) {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(ids.0), rustix::fs::Gid::from_raw(ids.1));
+        // Both ends are one inode.
+        rustix::fs::fchown(&reader, Some(uid), Some(gid)).map_err(error("fchown"))?;
+    }
+    Ok((reader, writer))
+}
+
+pub(super) fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
+    let error = |error| SysError::from_rustix("fcntl", "O_NONBLOCK", error);
+    let flags = rustix::fs::fcntl_getfl(fd).map_err(error)?;
+    Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(error)?)
+}
+
+pub(super) fn open_fifo(path: &Path, read: bool, write: bool) -> std::io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    Ok(OpenOptions::new().read(read).write(write).custom_flags(flags).open(path)?.into())
+}
+
+pub(super) fn is_readable(fd: &OwnedFd) -> bool {
+    !polled_now(fd, PollFlags::IN).is_empty()
+}
+
+/// The answer of poll(2) at this moment; empty when it fails.
+pub(super) fn polled_now(fd: &OwnedFd, flags: PollFlags) -> PollFlags {
+    let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), flags)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).map_or(PollFlags::empty(), |_| fds[0].revents())
+}
