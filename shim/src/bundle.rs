@@ -10,9 +10,10 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use brig_engine::error::{Context, Result};
+use brig_engine::error::{Context, Error, ErrorKind, Result};
 use brig_plan::annotations::{Annotation, SHIM_GROUP, SHIM_SANDBOX};
 use brig_plan::config;
 use brig_sys::file;
@@ -43,7 +44,7 @@ struct Namespace {
     path: String,
 }
 
-/// Containers of one value share a server; the first that is there counts.
+/// Containers of one value share a server; the first annotation that is set counts.
 const GROUPS: [Annotation; 2] = [SHIM_GROUP, SHIM_SANDBOX];
 
 impl Facts {
@@ -91,6 +92,18 @@ impl Facts {
     }
 }
 
+/// The largest size of a file that the shim keeps in a bundle, in bytes.
+const MAX_KEPT_BYTES: u64 = 64 << 10;
+
+/// Reads a file that the shim keeps in a bundle; `None` where there is none. Whatever else has come to lie there, such as
+/// a link, a FIFO or a device, is not read.
+///
+/// # Errors
+/// It cannot be read, or is no regular file of a usual size.
+pub fn read_kept(path: &Path) -> Result<Option<Vec<u8>>> {
+    file::read_nofollow(path, MAX_KEPT_BYTES).with_context(|| format!("unable to read {}", path.display()))
+}
+
 /// The name of the file with a sandbox's runtime options, a google.protobuf.Any.
 pub const OPTIONS: &str = "options.pb";
 
@@ -112,17 +125,50 @@ impl Kept {
     /// It is damaged.
     pub fn read(bundle: &Path) -> Result<Option<Kept>> {
         let path = bundle.join("shim.json");
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| path.display().to_string()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("unable to read {}", path.display())),
-        }
+        let kept = read_kept(&path)?.map(|bytes| serde_json::from_slice(&bytes));
+        kept.transpose().with_context(|| path.display().to_string())
     }
 
     /// Writes it.
     pub fn write(&self, bundle: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).context("unable to write shim.json")?;
         brig_engine::store::replace(&bundle.join("shim.json"), &bytes, 0o600)
+    }
+}
+
+/// Fails where the bundle's rootfs is a symbolic link: mounts and files would be made, and later removed, somewhere else on
+/// the host.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`].
+pub fn refuse_linked_rootfs(rootfs: &Path) -> Result<()> {
+    match is_link(rootfs) {
+        false => Ok(()),
+        true => {
+            let message = format!("rootfs: {} is a symbolic link; expected a directory of the bundle", rootfs.display());
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        }
+    }
+}
+
+/// Whether a symbolic link lies at `path`.
+pub fn is_link(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_symlink())
+}
+
+/// Removes a socket; anything else that lies there stays. One that is gone is fine.
+///
+/// # Errors
+/// The socket cannot be removed.
+pub fn remove_socket(path: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => remove_if_there(path),
+        Ok(_) => {
+            tracing::warn!("{}: expected a socket, found another file, which stays", path.display());
+            Ok(())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("unable to look at {}", path.display())),
     }
 }
 
@@ -175,6 +221,39 @@ mod tests {
             assert!(!names_scope(path), "{path}");
         }
         assert!(!facts("{}").names_scope());
+    }
+
+    #[test]
+    fn files_of_a_bundle_are_read_only_where_they_are_regular_and_small() {
+        let bundle = tempfile::tempdir().unwrap();
+        let path = bundle.path().join("shim.json");
+        let refused = |found: &str| {
+            let error = Kept::read(bundle.path()).unwrap_err().to_string();
+            assert!(error.contains("shim.json") && error.contains(found), "{error}");
+            std::fs::remove_file(&path).unwrap();
+        };
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        refused("a FIFO");
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        refused("a symbolic link");
+        std::fs::write(&path, vec![b' '; 100_000]).unwrap();
+        refused("at most 65536 bytes");
+        nix::unistd::mkfifo(&bundle.path().join("config.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = Facts::read(bundle.path()).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains("a FIFO"), "{error}");
+    }
+
+    #[test]
+    fn only_sockets_are_removed_as_sockets() {
+        let directory = tempfile::tempdir().unwrap();
+        let (socket, file, link) = (directory.path().join("s"), directory.path().join("f"), directory.path().join("l"));
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        std::fs::write(&file, "kept").unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        for path in [&link, &file, &socket, &socket] {
+            remove_socket(path).unwrap();
+        }
+        assert!(file.exists() && std::fs::symlink_metadata(&link).is_ok() && !socket.exists());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use brig_engine::error::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::remove_if_there;
+use crate::bundle::{read_kept, remove_if_there};
 use crate::reaper::Ended;
 
 /// Before and after an exec's id in the name of its record.
@@ -62,11 +62,7 @@ impl ExitRecord {
     /// The record is damaged or unreadable.
     pub fn read(bundle: &Path, exec_id: &str) -> Result<Option<ExitRecord>> {
         let path = path(bundle, exec_id);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("unable to read {}", path.display())),
-        };
+        let Some(bytes) = read_kept(&path)? else { return Ok(None) };
         let record: ExitRecord = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
         if record.pid == 0 || record.pid > i32::MAX.cast_unsigned() || record.nanos >= 1_000_000_000 {
             return Err(Error::other(format!("{}: expected a pid and a time, found {record:?}", path.display())));

@@ -29,6 +29,8 @@ use brig_sys::procfs::{fd_path, mount_id};
 use brig_sys::{SysError, SysResult, ns};
 use containerd_shim_protos::types::mount::Mount;
 use nix::errno::Errno;
+
+use crate::bundle::refuse_linked_rootfs;
 use request::{IdMaps, Kind, Layers, Request};
 
 pub use unmount::unmount;
@@ -62,6 +64,7 @@ pub fn mount(mounts: &[Mount], rootfs: &Path) -> Result<()> {
         }
         _ => {}
     }
+    refuse_linked_rootfs(rootfs)?;
     let mut made = Made::default();
     for request in &requests {
         let mounted = request.execute(rootfs).with_context(|| request.describe(rootfs))?;

@@ -12,6 +12,8 @@ pub mod pause;
 mod ready;
 
 use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -28,7 +30,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use ttrpc::r#async::{Service as Methods, TtrpcContext};
 
-use crate::bundle::OPTIONS;
+use crate::bundle::{OPTIONS, is_link, read_kept, refuse_linked_rootfs};
 use crate::calls;
 use crate::events::timestamp;
 use crate::process::Phase;
@@ -198,10 +200,8 @@ fn ended_is_fine(killed: Result<()>) -> Result<()> {
 fn options_of(bundle: &Path, pod: &Pod) -> Result<Any> {
     let unreadable = |error| Error::other(format!("runtime options: {error}"));
     let path = bundle.join(OPTIONS);
-    match std::fs::read(&path) {
-        Ok(bytes) => return Any::parse_from_bytes(&bytes).map_err(unreadable),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("unable to read {}", path.display())),
+    if let Some(bytes) = read_kept(&path)? {
+        return Any::parse_from_bytes(&bytes).map_err(unreadable);
     }
     let options = oci::Options { systemd_cgroup: pod.has_systemd_cgroup(), ..oci::Options::default() };
     let value = options.write_to_bytes().map_err(unreadable)?;
@@ -222,11 +222,14 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
         }
         _ => {}
     }
+    refuse_linked_rootfs(&rootfs)?;
     // Where mounts go, which a read-only root cannot be given later.
     for name in ROOT_DIRECTORIES {
         std::fs::create_dir_all(rootfs.join(name)).with_context(|| format!("unable to make /{name} of a sandbox"))?;
     }
-    std::fs::write(rootfs.join(ROOT_FILE), "").context("unable to make /pause of a sandbox")?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o644).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options.open(rootfs.join(ROOT_FILE)).context("unable to make /pause of a sandbox")?;
     let binary = std::env::current_exe().context("unable to find this program")?;
     let config = pod.config(id, netns, &binary, oom_score()?);
     brig_engine::store::replace(&path, config.to_string().as_bytes(), 0o600)?;
@@ -241,6 +244,9 @@ pub fn sweep(bundle: &Path) -> Result<()> {
     let rootfs = bundle.join("rootfs");
     let unable = || format!("unable to empty {}", rootfs.display());
     let mut names = Vec::new();
+    if is_link(&rootfs) {
+        return Ok(());
+    }
     match std::fs::read_dir(&rootfs) {
         Ok(entries) => {
             for entry in entries {

@@ -1,6 +1,5 @@
 """Calls that block, and calls that have to be answered meanwhile: hooks, execs, log files and clients that hold a shim up."""
 
-import contextlib
 import json
 import os
 import socket
@@ -11,7 +10,7 @@ import time
 from clients.shim_task import refused
 from kit import host, ttrpc
 from kit.commands import Failure, check, contains, equal, wait_until
-from kit.shim import CREATED, GROUP, RUNNING, process_of
+from kit.shim import CREATED, GROUP, RUNNING, gate, process_of
 from kit.suite import scenario
 from kit.ttrpc import any_of
 
@@ -35,7 +34,7 @@ def _member(shim, neighbour, name, **config):
     return one.join(neighbour)
 
 
-def _measure(one, when):
+def measure(one, when):
     """Fails unless State, Pids, Stats and Kill of a container take as long as short calls do."""
     for method, fields in (("State", {}), ("Pids", {}), ("Stats", {}), ("Kill", {"signal": 18}),
                            ("Kill", {"exec_id": "ex", "signal": 18})):
@@ -56,22 +55,11 @@ def _unanswered(calls):
     return [call for call in calls if not call.is_answered()]
 
 
-@contextlib.contextmanager
-def _gate(path):
-    """A FIFO at which others wait; what is given lets so many of them go on."""
-    os.mkfifo(path)
-    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-    try:
-        yield lambda count: os.write(end, b"\n" * count)
-    finally:
-        os.close(end)
-
-
 @scenario("64 creates whose hook blocks: short calls of a neighbour take 100 ms, and a further create is not held up", deadline=240)
 def blocked_creates(shim):
     daemon = shim.daemon()
     first = _neighbour(shim, daemon)
-    with _gate(daemon.base / "gate") as go_on:
+    with gate(daemon.base / "gate") as go_on:
         blocked, calls = [], []
         for number in range(64):
             one = _member(shim, first, f"b{number}")
@@ -83,7 +71,7 @@ def blocked_creates(shim):
             blocked.append(one)
             calls.append(one.send("Create", 200, bundle=str(one.bundle)))
         wait_until(lambda: all((one.bundle / "began").exists() for one in blocked), "all hooks to run", 120)
-        _measure(first, "64 creates")
+        measure(first, "64 creates")
         equal(len(_unanswered(calls)), 64, "creates that are blocked")
         further = _member(shim, first, "further")
         further.create()
@@ -110,7 +98,7 @@ def stopped_execs(shim):
     calls = [hostile.send("Start", 120, exec_id=f"x{number}") for number in range(64)]
     wait_until(lambda: len(_unanswered(calls)) < 48, "some to be answered", 60)
     check(len(_unanswered(calls)) > 8, "most are still waiting")
-    _measure(first, "64 execs")
+    measure(first, "64 execs")
     # Its own calls are no slower.
     for method in ("State", "Pids"):
         begin = time.monotonic()
@@ -147,7 +135,7 @@ def hung_files(shim):
     for number in range(_EXECS + 4):
         _register(one, f"x{number}", ["true"], stdout=f"file://{never}")
         calls.append(one.send("Start", 100, exec_id=f"x{number}"))
-    _measure(first, "files that hang")
+    measure(first, "files that hang")
     equal(one.status(), RUNNING, "status")
     equal(len(_unanswered(calls)), len(calls), "execs that wait for their file")
     one.call("Pause")
@@ -156,7 +144,7 @@ def hung_files(shim):
     equal(one.wait(timeout=10), 137, "status")
     # Of the output that is not copied it may wait ten seconds, as for any.
     equal(one.delete(timeout=15), 137, "status")
-    _measure(first, "files that hang")
+    measure(first, "files that hang")
     os.close(reader)
     reader = os.open(never, os.O_RDONLY | os.O_NONBLOCK)
     for call in calls:

@@ -1,5 +1,6 @@
 """A shim without a daemon: this kit starts it as each generation of containerd does, and speaks to its socket."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -340,6 +341,17 @@ class Reader:
     def until(self, text, timeout=60):
         """Waits until that was written."""
         wait_until(lambda: text in self.text, f"{text!r} in {self.path.name}, which holds {self.text[-500:]!r}", timeout)
+
+
+@contextlib.contextmanager
+def gate(path):
+    """A FIFO at which others wait; what is given lets so many of them go on."""
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield lambda count: os.write(end, b"\n" * count)
+    finally:
+        os.close(end)
 
 
 def socket_path(directory, address, group_namespace, group):

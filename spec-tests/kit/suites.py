@@ -47,7 +47,7 @@ SUITES = {
                              subject=_SHIM),
     "docker-shim": Suite(DockerWithShim, [f"clients.docker_{part}" for part in (*_DOCKER, "compose", "build", "swarm")],
                          needs={"debian"}, subject=_SHIM),
-    "shim": Suite(Shim, [f"clients.shim_{part}" for part in ("start", "task", "output", "faults", "lanes", "sandbox")],
+    "shim": Suite(Shim, [f"clients.shim_{part}" for part in ("start", "task", "output", "faults", "lanes", "hostile", "sandbox")],
                   subject=_SHIM),
     "containerd-2": Suite(
         Containerd2, [f"clients.containerd_{part}" for part in (*_CONTAINERD, "generations", "sandbox", "trace")],

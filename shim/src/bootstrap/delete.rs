@@ -2,7 +2,7 @@
 //! also after a clean end, so it is quick, and there may be nothing to do.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use brig_engine::error::{Context, Error, Result};
@@ -11,7 +11,7 @@ use protobuf::Message;
 
 use super::args::Args;
 use super::socket;
-use crate::bundle::Kept;
+use crate::bundle::{Kept, read_kept};
 use crate::events::timestamp;
 use crate::exit_record::ExitRecord;
 use crate::rootfs;
@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
     rootfs::unmount(&bundle.join("rootfs"))?;
     sandbox::sweep(&bundle)?;
     // A server that was killed has left its socket.
-    if let Ok(address) = std::fs::read_to_string(bundle.join("address"))
+    if let Some(address) = kept_text(&bundle.join("address"))
         && let Some(path) = address.strip_prefix("unix://").map(Path::new)
         && path.is_absolute()
     {
@@ -71,6 +71,14 @@ fn exit_of_init(bundle: &Path) -> (u32, u32, SystemTime) {
 
 /// Init's pid as it was; 0 when it is not known.
 fn init_pid(bundle: &Path) -> u32 {
-    let path: PathBuf = bundle.join("init.pid");
-    std::fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
+    kept_text(&bundle.join("init.pid")).and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The text of a file that the shim has kept. A damaged one must not stop the deletion.
+fn kept_text(path: &Path) -> Option<String> {
+    let bytes = read_kept(path).unwrap_or_else(|error| {
+        tracing::warn!("{error}");
+        None
+    });
+    bytes.and_then(|bytes| String::from_utf8(bytes).ok())
 }

@@ -10,7 +10,7 @@ use brig_engine::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
-use crate::bundle::remove_if_there;
+use crate::bundle::remove_socket;
 
 /// Where sockets go when containerd names no place.
 const DIRECTORY: &str = "/run/containerd/s";
@@ -56,8 +56,8 @@ pub fn claim(path: &Path) -> Result<Socket> {
     if UnixStream::connect(path).is_ok() {
         return Ok(Socket::Served);
     }
-    // What a server that was killed has left.
-    remove_if_there(path)?;
+    // A server that was killed has left it.
+    remove_socket(path)?;
     let unable = || format!("unable to make the socket {}", path.display());
     let listener = UnixListener::bind(path).with_context(unable)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(unable)?;
@@ -70,7 +70,7 @@ pub fn remove_dead(path: &Path) -> Result<()> {
         return Ok(());
     }
     let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
-    if UnixStream::connect(path).is_ok() { Ok(()) } else { remove_if_there(path) }
+    if UnixStream::connect(path).is_ok() { Ok(()) } else { remove_socket(path) }
 }
 
 fn lock(directory: &Path) -> Result<Lock> {

@@ -11,14 +11,20 @@ use brig_sys::{SysError, SysResult};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use crate::bundle::is_link;
+
 /// Unmounts everything that is mounted on `path` and below it. Nothing mounted, or no such path, is fine: it may be
-/// called again, and after a clean end.
+/// called again, and after a clean exit. A link at `path` leads to mounts that are not the container's: [`super::mount`]
+/// makes none there.
 ///
 /// # Errors
 /// A mount that cannot even be detached.
 pub fn unmount(path: &Path) -> Result<()> {
     let what = || format!("cannot unmount {}", path.display());
-    // What lies on it goes with it.
+    if is_link(path) {
+        return Ok(());
+    }
+    // Mounts on top of it go with it.
     while unmount_one(path).with_context(what)? {}
     // Mounts below a path on which nothing is mounted are found by the table alone.
     let text = Proc::open().and_then(|proc| proc.read_to_string("thread-self/mountinfo")).with_context(what)?;
