@@ -21,11 +21,5 @@ mod output;
 mod proxy;
 
 fn main() {
-    // The engine executes this very binary inside containers, under another argv[0].
-    let status = if brig_engine::launch::is_init() {
-        brig_engine::launch::init::main()
-    } else {
-        cli::run(std::env::args_os().collect())
-    };
-    std::process::exit(status)
+    std::process::exit(cli::run(std::env::args_os().collect()))
 }

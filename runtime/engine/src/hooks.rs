@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::OFlags;
 
+use crate::divert;
 use crate::error::{Context, Error, Result};
 use crate::handshake::Filter;
 use brig_plan::hooks::Hook;
@@ -74,6 +75,8 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
+    // A hook may be another program over the engine, which must not take itself for an init.
+    command.env_remove(divert::VARIABLE);
     if let Some(env) = &hook.env {
         command.env_clear().envs(env.iter().filter_map(|entry| entry.split_once('=')));
     }

@@ -27,11 +27,5 @@ pub mod unknown_syscalls;
 /// A plan is read by the very version that wrote it, even while the binary is being replaced.
 pub const PLAN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// argv\[0\] of the init stage. The parent alone starts it so.
-pub const INIT_NAME: &std::ffi::CStr = c"brig:init";
-
-/// True when this process was started as an init stage: the program's main calls [`init::main`] then, before
-/// anything else.
-pub fn is_init() -> bool {
-    std::env::args_os().next().is_some_and(|name| name.as_encoded_bytes() == INIT_NAME.to_bytes())
-}
+/// argv\[0\] of the init, which ps(1) shows. The environment makes it one ([`crate::divert`]).
+const INIT_NAME: &std::ffi::CStr = c"brig:init";

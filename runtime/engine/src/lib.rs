@@ -23,7 +23,7 @@
 //! | 2 effects | [`probe`], [`store`], [`channel`], [`hooks`], [`criu`], [`cgroup`], [`resctrl`], [`rootfs`], [`seccomp`] | each executes one part of a plan; they do not know each other |
 //! | 3 launch | [`launch`] | parent, child, gate and terminal |
 //! | 4 API | [`Engine`] | one function for each verb |
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod error;
 pub mod trace;
@@ -44,8 +44,11 @@ pub mod store;
 
 pub mod launch;
 
+mod divert;
 mod features;
 mod verbs;
 
 pub use features::{SPEC_VERSION, features};
+pub use error::{Error, ErrorKind, Result};
+pub use oci_spec;
 pub use verbs::*;

@@ -1,13 +1,18 @@
 //! What the verbs take and give. Paths are as the caller wrote them; the engine makes them absolute.
 
-use std::os::fd::OwnedFd;
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
+use brig_sys::process::{self, Exit};
+use oci_spec::runtime::Spec;
 use serde::Serialize;
 
 use super::Notify;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::state::Status;
 
 /// Where a new process's standard input, output and error come from.
@@ -16,11 +21,40 @@ pub enum Stdio {
     /// The caller's own 0, 1 and 2.
     #[default]
     Inherit,
+    /// /dev/null.
+    Null,
     /// These three, in this order.
     Fds([OwnedFd; 3]),
     /// The caller's own, or pipes whose other ends come back in [`Launched::pipes`]: for a process without a terminal in a
     /// user namespace, which could not open again what belongs to a user of the host.
     Proxied,
+}
+
+impl Stdio {
+    /// The descriptors of the process's standard streams; `None` for the caller's own. [`Stdio::Inherit`] is left behind.
+    pub(crate) fn take(&mut self) -> Result<Option<[OwnedFd; 3]>> {
+        let null = |write: bool| {
+            let opened = OpenOptions::new().read(!write).write(write).open("/dev/null");
+            opened.map(OwnedFd::from).context("unable to open /dev/null for a standard stream")
+        };
+        match std::mem::take(self) {
+            Stdio::Inherit | Stdio::Proxied => Ok(None),
+            Stdio::Null => Ok(Some([null(false)?, null(true)?, null(true)?])),
+            Stdio::Fds(fds) => Ok(Some(fds)),
+        }
+    }
+}
+
+/// The source of a container's configuration.
+#[derive(Clone, Debug, Default)]
+pub enum Configuration {
+    /// `config.json` in the bundle.
+    #[default]
+    Bundle,
+    /// Another file.
+    File(PathBuf),
+    /// A configuration in memory. Relative paths in it start at [`CreateOptions::bundle`], which needs no `config.json`.
+    Spec(Box<Spec>),
 }
 
 /// Where the master side of a container's terminal goes.
@@ -43,8 +77,8 @@ pub enum Console {
 pub struct CreateOptions {
     /// The bundle. Empty means the working directory.
     pub bundle: PathBuf,
-    /// The configuration, when it is not BUNDLE/config.json.
-    pub config: Option<PathBuf>,
+    /// The configuration.
+    pub config: Configuration,
     /// Terminal hand-over.
     pub console: Console,
     /// A unix socket that receives the init process's pidfd (one SCM_RIGHTS message).
@@ -239,6 +273,21 @@ pub struct Launched {
     pub pipes: Option<[OwnedFd; 3]>,
     /// With [`CreateOptions::notify_socket`], after a run that does not detach: to be read while the caller waits.
     pub notify: Option<Notify>,
+}
+
+impl Launched {
+    /// Waits until the process has exited, and reaps it.
+    ///
+    /// # Errors
+    /// The process is no child of this process, or was reaped already.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        // wait(2): the low byte has the signal, the next one the code.
+        let status = match process::wait(self.pidfd.as_fd()).context("unable to wait for the process")? {
+            Exit::Code(code) => code << 8,
+            Exit::Signal(signal) => signal,
+        };
+        Ok(ExitStatus::from_raw(status))
+    }
 }
 
 /// What `state` prints (runtime.md, State, and what runc adds). Serialises in this order.

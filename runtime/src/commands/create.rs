@@ -2,7 +2,7 @@
 
 use super::{Args, Count, Flag, Global, Order, Verb};
 use crate::{foreground, inherited};
-use brig_engine::{Console, CreateOptions, Stdio};
+use brig_engine::{Configuration, Console, CreateOptions, Stdio};
 use brig_engine::error::{Context, Error, ErrorKind, Result};
 use brig_sys::signal::Hold;
 
@@ -94,7 +94,7 @@ fn options(args: &Args, detach: bool) -> Result<CreateOptions> {
     inherited::check(listen_fds, preserve_fds)?;
     Ok(CreateOptions {
         bundle: args.path("bundle").unwrap_or_default(),
-        config: args.path("config"),
+        config: args.path("config").map_or(Configuration::Bundle, Configuration::File),
         console: console(args, detach)?,
         pidfd_socket: args.path("pidfd-socket"),
         pid_file: args.path("pid-file"),

@@ -6,6 +6,7 @@ pub use error::{SysError, SysResult};
 pub mod bpf;
 pub mod command;
 pub mod cred;
+pub mod executable;
 pub mod file;
 pub mod keyring;
 pub mod memory;

@@ -5,11 +5,13 @@
 //! opens no path but through [`brig_sys::path`] and [`brig_sys::procfs`].
 
 use std::cell::OnceCell;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::channel::InitEnd;
+use crate::divert;
 use crate::error::{Context, Error, Result};
 use crate::handshake::Filter;
 use brig_plan::init::{Inherited, InitPlan};
@@ -76,18 +78,18 @@ impl Init {
     }
 }
 
-/// The init stage's main. `argv[1]` is the number of the plan's memory file. It returns an exit status only when
+/// Runs an init whose plan is in the memory file with the descriptor number `plan`. Returns an exit status only when
 /// something failed; the error has then gone to the parent.
-pub fn main() -> i32 {
+pub(crate) fn main(plan: &OsStr) -> i32 {
     // Before anything else: from here on no process in a namespace that we join can reach our memory or fds.
     if process::set_undumpable().is_err() {
         return 1;
     }
-    let (plan, channel) = match receive() {
+    let (plan, channel) = match receive(plan) {
         Ok(received) => received,
         Err(error) => {
             // There is no channel to say it on: an init stage that was started by hand, or by another version.
-            eprintln!("brig: the init stage is not for you to start: {error}");
+            eprintln!("brig: {} is internal; do not set it: {error}", divert::VARIABLE);
             return 1;
         }
     };
@@ -97,8 +99,8 @@ pub fn main() -> i32 {
     }
 }
 
-fn receive() -> Result<(InitPlan, InitEnd)> {
-    let number = std::env::args().nth(1).and_then(|number| number.parse().ok());
+fn receive(plan: &OsStr) -> Result<(InitPlan, InitEnd)> {
+    let number = plan.to_str().and_then(|number| number.parse().ok());
     let number = number.ok_or_else(|| Error::other("no plan was given"))?;
     let mut bytes = Vec::new();
     File::from(process::take_inherited(number)?).read_to_end(&mut bytes).context("unable to read the plan")?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxSeccomp;
 
 use crate::channel::{self, Event, ParentEnd};
+use crate::divert;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::handshake::{Confine, Devices, Filter, Limits, Mounted, Null, Ready, Recorded, Sibling, Step, Streams};
 use brig_plan::idmap::IdMap;
@@ -101,6 +102,7 @@ pub fn launch(launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
 }
 
 fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
+    divert::check()?;
     let gated = launch.gate.is_some();
     launch.plan.seccomp = launch.seccomp.is_some();
     describe::plan(&launch);
@@ -204,15 +206,16 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     inherit.extend([init.number(), plan.as_raw_fd()]);
     inherit.extend(launch.plan.trace);
     inherit.extend(launch.gate.iter().chain(&launch.console).map(AsRawFd::as_raw_fd));
-    let number = CString::new(plan.as_raw_fd().to_string()).map_err(|_| Error::other("a number with a NUL byte"))?;
+    let variable = format!("{}={}", divert::VARIABLE, plan.as_raw_fd());
+    let variable = CString::new(variable).map_err(|_| Error::other("a number with a NUL byte"))?;
     let enter: Vec<_> = launch.enter.iter().map(AsFd::as_fd).collect();
     let child = process::spawn_sealed(&Spawn {
         namespaces: launch.namespaces,
         cgroup: launch.cgroup.as_ref().map(AsFd::as_fd),
         enter: &enter,
         image: image.file.as_fd(),
-        argv: &[INIT_NAME, &number],
-        env: &[],
+        argv: &[INIT_NAME],
+        env: &[&variable],
         stdio: launch.stdio.as_ref().map(|fds| [fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
         inherit: &inherit,
         wait: waits.then(|| init.fd()),

@@ -9,7 +9,7 @@ use oci_spec::runtime::Spec;
 use super::joined::Joined;
 use super::listener::Listener;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
-use super::{notify, pid_namespace, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
+use super::{notify, pid_namespace, Configuration, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
@@ -50,10 +50,9 @@ impl Engine {
     fn make(&self, id: &str, mut options: CreateOptions, gated: bool) -> Result<Launched> {
         check_id(id)?;
         let bundle = absolute(&options.bundle)?;
-        let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
         let phase = trace::phase("read the configuration");
-        let bytes = read_config(&bundle, &path)?;
-        let (mut spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
+        let (bytes, name) = configuration(&bundle, &options.config)?;
+        let (mut spec, warnings) = config::parse(&bytes).context(name)?;
         annotations::settle(&mut spec);
         drop(phase);
         if options.notify_socket.is_some() {
@@ -150,10 +149,7 @@ impl Engine {
         // systemd moves the process itself; else it is born in its cgroup, or enters it first of all.
         let attaches = record.cgroup.kind == CgroupKind::Systemd;
         let must_wait = attaches || init.has_two_stages();
-        let stdio = match std::mem::take(&mut options.stdio) {
-            Stdio::Inherit | Stdio::Proxied => None,
-            Stdio::Fds(fds) => Some(fds),
-        };
+        let stdio = options.stdio.take()?;
         let request = Launch {
             plan: init,
             namespaces: clone_flags,
@@ -336,6 +332,18 @@ pub(super) fn set_oom_score(pid: i32, score: i32) -> Result<()> {
     Proc::open()?.write(format!("{pid}/oom_score_adj"), score.to_string().as_bytes()).with_context(|| {
         format!("unable to set process.oomScoreAdj to {score} (lowering it takes CAP_SYS_RESOURCE)")
     })
+}
+
+/// The bytes of the configuration, and its name in errors.
+fn configuration(bundle: &Path, config: &Configuration) -> Result<(Vec<u8>, String)> {
+    let path = match config {
+        Configuration::Bundle => bundle.join("config.json"),
+        Configuration::File(path) => path.clone(),
+        Configuration::Spec(spec) => {
+            return Ok((serde_json::to_vec(spec).context("unable to write the configuration as JSON")?, "the configuration".to_owned()));
+        }
+    };
+    Ok((read_config(bundle, &path)?, path.display().to_string()))
 }
 
 /// A bundle that is no directory is the better answer than the missing file in it. The words are runc's.

@@ -8,7 +8,7 @@ use oci_spec::runtime::Process;
 use super::joined::compare_with_init;
 use super::listener::Listener;
 use super::create::{check_console, make_pipes, open_console, prepare_proxied, receive_terminal, set_oom_score};
-use super::{Engine, ExecOptions, Launched, ProcessSource, Stdio, announce};
+use super::{Engine, ExecOptions, Launched, ProcessSource, announce};
 use crate::cgroup::{Cgroup, ExecTarget};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, Moments, launch};
@@ -63,10 +63,7 @@ impl Engine {
         let (console, terminal) = open_console(plan.process.terminal, &options.console)?;
         prepare_proxied(&mut plan, &options.console);
         let pipes = make_pipes(&mut options.stdio, &plan)?;
-        let stdio = match std::mem::take(&mut options.stdio) {
-            Stdio::Inherit | Stdio::Proxied => None,
-            Stdio::Fds(fds) => Some(fds),
-        };
+        let stdio = options.stdio.take()?;
         let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
         let cgroup = target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
         let root = container_root(&init, container.record.init_process_pid, join)?;

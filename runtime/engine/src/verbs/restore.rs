@@ -9,7 +9,7 @@ use super::checkpoint::{DESCRIPTORS, Directory, EXTERNAL, apply, work_directory}
 use super::create::{check_console, read_config};
 use super::joined::Joined;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
-use super::{Console, Engine, Launched, RestoreOptions, Stdio, absolute, announce};
+use super::{Console, Engine, Launched, RestoreOptions, absolute, announce};
 use crate::cgroup::CgroupKind;
 use crate::criu::{Criu, Kind, Mapped, Notification, Options, Place};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -30,7 +30,7 @@ impl Engine {
     ///
     /// # Errors
     /// As for [`Engine::create`]; [`ErrorKind::Unsupported`] without CRIU; else what CRIU says. Nothing is left behind.
-    pub fn restore(&self, id: &str, options: RestoreOptions) -> Result<Launched> {
+    pub fn restore(&self, id: &str, mut options: RestoreOptions) -> Result<Launched> {
         check_id(id)?;
         let bundle = absolute(&options.bundle)?;
         let path = bundle.join("config.json");
@@ -52,7 +52,8 @@ impl Engine {
         let mut record = first_record(id, &spec, &bundle, &plan, host.euid)?;
         let mut cgroup = make_cgroup(&plan.cgroup, &mut record, entry)?;
         let group = GroupGuard::new(plan.intel_rdt.as_ref(), &mut record, entry)?;
-        let restoring = Restoring { entry, record, plan: &plan, options: &options, pipes, init: None, terminal: None };
+        let stdio = options.stdio.take()?;
+        let restoring = Restoring { entry, record, plan: &plan, options: &options, stdio, pipes, init: None, terminal: None };
         let (child, terminal) = restoring.run(&spec, &mut cgroup, &images)?;
         cgroup.keep();
         group.keep();
@@ -67,6 +68,7 @@ struct Restoring<'a> {
     record: Record,
     plan: &'a ContainerPlan,
     options: &'a RestoreOptions,
+    stdio: Option<[OwnedFd; 3]>,
     /// Standard streams that CRIU takes over from this process, by their names in the images.
     pipes: Vec<(String, i32)>,
     init: Option<Child>,
@@ -93,10 +95,7 @@ impl Restoring<'_> {
         let enter = made.self_entry()?;
         let enter: Vec<_> = enter.iter().map(AsFd::as_fd).collect();
         let inherit: Vec<_> = inherited.iter().map(|(_, fd)| fd.as_fd()).collect();
-        let stdio = match &self.options.stdio {
-            Stdio::Inherit | Stdio::Proxied => None,
-            Stdio::Fds(fds) => Some([fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
-        };
+        let stdio = self.stdio.as_ref().map(|fds| [fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
         let criu = Criu::start(&Place { cgroup: made.clone_target(), enter: &enter, stdio, inherit: &inherit })?;
         if self.record.cgroup.kind == CgroupKind::Systemd {
             attach(cgroup, criu.pid(), &mut self.record, self.entry)?;
