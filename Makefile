@@ -5,7 +5,7 @@ BUILT := target/$(HOST)/release
 SHIM := containerd-shim-brig-v2
 SOURCES := $(shell find runtime shim -path "*/src/*" -name '*.rs') Cargo.toml Cargo.lock $(wildcard runtime/Cargo.toml runtime/*/Cargo.toml shim/Cargo.toml)
 
-.PHONY: build shim demo test proving check matrix bench install clean
+.PHONY: build shim demo lint test proving check matrix bench install clean
 
 ## build: the static binaries, ./brig and ./containerd-shim-brig-v2
 # It is linked to a fixed address: relocating it would cost each of a container's two starts a millisecond. Its stack,
@@ -28,6 +28,10 @@ demo: brig
 test: brig
 	spec-tests/beds/install
 	spec-tests/all
+
+## lint: clippy, the documentation, cargo-deny and a build with the oldest supported Rust, each without a warning
+lint:
+	spec-tests/lint
 
 ## proving: the runtime judged from outside: cases on every bed, runtime-tools' validation, rules, and its own clients
 proving: brig

@@ -9,9 +9,9 @@
 //!
 //! | what happens | what is done |
 //! |---|---|
-//! | no connection, or it breaks, or no answer within [`ANSWER`] | the same event again, for ever, on a new connection |
-//! | containerd answers with an error | the same event again, [`REFUSALS`] times in all; then it is given up, and logged |
-//! | more than [`LARGEST`] bytes wait | the oldest event goes that is not exit, delete or oom; else the oldest. Each is logged |
+//! | no connection, or it breaks, or no answer within `ANSWER` | the same event again, for ever, on a new connection |
+//! | containerd answers with an error | the same event again, `REFUSALS` times in all; then it is given up, and logged |
+//! | more than `LARGEST` bytes wait | the oldest event goes that is not exit, delete or oom; else the oldest. Each is logged |
 //!
 //! A container without requests produces one exit event per process, so the last case needs thousands of execs and a
 //! daemon that is away and yet sends requests.

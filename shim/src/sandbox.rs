@@ -236,7 +236,7 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
     Ok(true)
 }
 
-/// Empties the root that [`prepare`] has made, and leaves any other as it is.
+/// Empties the root that `prepare` has made, and leaves any other as it is.
 ///
 /// # Errors
 /// It cannot be read, or something in it cannot be removed.

@@ -12,7 +12,7 @@
 //! caller is there ([`calls`]).
 //!
 //! The exit of a process is published after its start, and init's after those of all execs
-//! ([`Task::publish_init_exit`]).
+//! (`Task::publish_init_exit`).
 
 mod exec;
 mod launch;

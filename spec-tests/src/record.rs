@@ -90,7 +90,7 @@ impl Record {
         text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("a record is {line:?}"))).collect()
     }
 
-    /// The hook's name: its argv[0].
+    /// The hook's name: its `argv[0]`.
     pub fn name(&self) -> &str {
         self.args.first().map_or("", String::as_str)
     }

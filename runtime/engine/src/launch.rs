@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`parent`] | the caller's, any thread | the caller's |
 //! | `sys::process`, between clone and exec | the child, a copy of the caller's memory | in its new namespaces |
-//! | [`init`], [`steps`], [`join`], [`second_stage`] | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
+//! | `init`, `steps`, `join`, `second_stage` | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
 
 mod describe;
 mod executable;

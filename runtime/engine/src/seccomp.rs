@@ -13,7 +13,7 @@
 //! - an audit architecture that the profile does not name ends the thread, as does an x32 number where x32 is not named;
 //! - a name that no architecture knows is ignored, and reported as such;
 //! - of several rules for one syscall, one without conditions beats those with, and the first of those without wins;
-//!   rules with conditions are tried from the more to the less specific ([`resolve`]), but one that only adds
+//!   rules with conditions are tried from the more to the less specific (`resolve`), but one that only adds
 //!   conditions to those of an earlier rule is never reached;
 //! - where the default action refuses, a number above the largest that the profile names gets ENOSYS, as a kernel
 //!   without that call would answer;

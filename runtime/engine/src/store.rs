@@ -176,7 +176,7 @@ impl Entry {
     /// Waits for the exclusive lock, which lasts as long as this value, or until [`Entry::unlock`].
     ///
     /// # Errors
-    /// [`ErrorKind::TimedOut`] when another verb holds it for longer than [`LOCK_TIMEOUT`].
+    /// [`ErrorKind::TimedOut`] when another verb holds it for longer than `LOCK_TIMEOUT`.
     pub fn lock(&self) -> Result<()> {
         if self.try_lock()? {
             return Ok(());

@@ -1,7 +1,7 @@
 //! config.json and its parts, from bytes to types.
 //!
 //! One fast typed pass serves every correct file. A file that it refuses is read again against the table of
-//! [`schema`], which finds every fault at once and forgives what runc forgives:
+//! `schema`, which finds every fault at once and forgives what runc forgives:
 //!
 //! - an unknown capability is dropped with a warning, and so is a known one without its `CAP_`;
 //! - a `null` is the same as an absent field, and a `linux.resources.pids` without a limit is no limit at all;

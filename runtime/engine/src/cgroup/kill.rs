@@ -13,7 +13,7 @@ impl Cgroup {
     /// Sends `signal` to all processes. SIGKILL leaves none, whatever they fork meanwhile, frozen or not.
     ///
     /// # Errors
-    /// After [`PATIENCE`], when processes are made faster than they are killed.
+    /// After `PATIENCE`, when processes are made faster than they are killed.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let Some(dir) = self.main_dir()? else { return Ok(()) };
