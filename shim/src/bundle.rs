@@ -132,7 +132,7 @@ impl Kept {
     /// Writes it.
     pub fn write(&self, bundle: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).context("unable to write shim.json")?;
-        brig_engine::store::replace(&bundle.join("shim.json"), &bytes, 0o600)
+        brig_engine::replace(&bundle.join("shim.json"), &bytes, 0o600)
     }
 }
 

@@ -49,7 +49,7 @@ impl ExitRecord {
     pub fn keep(bundle: &Path, exec_id: &str, pid: i32, ended: Ended) {
         let write = || {
             let bytes = serde_json::to_vec(&ExitRecord::new(pid, ended)).context("unable to write an exit status")?;
-            brig_engine::store::replace(&path(bundle, exec_id), &bytes, 0o600)
+            brig_engine::replace(&path(bundle, exec_id), &bytes, 0o600)
         };
         if let Err(error) = write() {
             tracing::warn!("the exit status {} of process {pid} is not kept in the bundle: {error}", ended.status);

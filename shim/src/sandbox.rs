@@ -232,7 +232,7 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
     options.open(rootfs.join(ROOT_FILE)).context("unable to make /pause of a sandbox")?;
     let binary = std::env::current_exe().context("unable to find this program")?;
     let config = pod.config(id, netns, &binary, oom_score()?);
-    brig_engine::store::replace(&path, config.to_string().as_bytes(), 0o600)?;
+    brig_engine::replace(&path, config.to_string().as_bytes(), 0o600)?;
     Ok(true)
 }
 

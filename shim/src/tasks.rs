@@ -159,7 +159,7 @@ impl Shim {
     }
 
     fn reserve<'a>(&'a self, id: &'a str) -> Result<Reservation<'a>> {
-        brig_engine::state::check_id(id)?;
+        brig_engine::check_id(id)?;
         let mut tasks = self.tasks();
         if tasks.closed {
             return Err(Error::new(ErrorKind::InvalidState, "the shim ends"));

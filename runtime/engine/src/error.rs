@@ -36,8 +36,8 @@ pub enum ErrorKind {
 
 /// An error with a kind, a message and, most often, a cause.
 ///
-/// `Display` prints the whole chain in one line, `message: cause: cause of the cause`.
-#[derive(Debug)]
+/// `Display` prints the whole chain in one line, `message: cause: cause of the cause`; `Debug` adds the kind.
+/// [`std::error::Error::source`] gives the cause to a caller that looks for its type; its text is part of `Display`.
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -107,10 +107,15 @@ pub fn without_numbers(text: &str) -> Cow<'_, str> {
     if kept.is_empty() && rest.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(kept + rest) }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.kind)
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The chain is printed by Display already; handing it out again would print it twice.
-        None
+        self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
     }
 }
 
@@ -179,6 +184,9 @@ mod tests {
         let error = Error::new(ErrorKind::NotFound, "container does not exist").context("unable to load");
         assert_eq!(error.to_string(), "unable to load: container does not exist");
         assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(format!("{error:?}"), "NotFound: unable to load: container does not exist");
+        let cause = std::error::Error::source(&error).unwrap();
+        assert_eq!(cause.downcast_ref::<Error>().map(Error::kind), Some(ErrorKind::NotFound));
     }
 
     #[test]

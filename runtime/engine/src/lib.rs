@@ -25,30 +25,37 @@
 //! | 4 API | [`Engine`] | one function for each verb |
 #![deny(unsafe_code)]
 
+pub mod cgroup;
 pub mod error;
 pub mod trace;
 
-pub mod handshake;
-pub mod options;
-pub mod state;
-
-pub mod cgroup;
-pub mod channel;
-pub mod criu;
-pub mod hooks;
-pub mod probe;
-pub mod resctrl;
-pub mod rootfs;
-pub mod seccomp;
-pub mod store;
-
-pub mod launch;
-
+mod channel;
+mod criu;
 mod divert;
 mod features;
+mod handshake;
+mod hooks;
+mod launch;
+mod options;
+mod probe;
+mod resctrl;
+mod state;
+mod store;
 mod verbs;
 
-pub use features::{SPEC_VERSION, features};
+// The integration tests of the layer below the verbs.
+#[cfg(not(feature = "internals"))]
+mod rootfs;
+#[cfg(feature = "internals")]
+pub mod rootfs;
+#[cfg(not(feature = "internals"))]
+mod seccomp;
+#[cfg(feature = "internals")]
+pub mod seccomp;
+
 pub use error::{Error, ErrorKind, Result};
+pub use features::{SPEC_VERSION, features};
 pub use oci_spec;
+pub use state::check_id;
+pub use store::replace;
 pub use verbs::*;

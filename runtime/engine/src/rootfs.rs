@@ -138,12 +138,9 @@ fn is_symlink(path: &Path) -> bool {
 }
 
 /// Builds the root and everything mounted in it. Runs in the child. The umask is 0 until [`Root::finish`].
-pub fn prepare(plan: &RootfsPlan) -> Result<Root> {
-    prepare_for(plan, None)
-}
-
-/// [`prepare`] for a container whose processes will be in `pid_namespace`, which this process is outside of.
-pub fn prepare_for(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<Root> {
+///
+/// `pid_namespace` is the one that the container's processes will be in, when this process is outside of it.
+pub fn prepare(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<Root> {
     rustix::process::umask(Mode::empty());
     // First of all: later, /proc may be the image's.
     let proc = Proc::open().context("error opening /proc")?;
@@ -170,12 +167,13 @@ pub fn open_ptmx(root: &Dir, proc: &Proc) -> Result<OwnedFd> {
 impl Root {
     /// Mounts the terminal whose slave side `slave` is on /dev/console, by descriptor. Between [`prepare`] and
     /// [`Root::enter`]. The terminal must come from a devpts of this mount namespace, such as the container's own:
-    /// see [`Root::open_ptmx`].
+    /// see [`open_ptmx`].
     pub fn bind_console(&self, slave: impl AsFd) -> Result<()> {
         dev::bind_console(self, slave.as_fd()).context("error mounting the terminal on /dev/console")
     }
 
-    /// Opens the container's /dev/pts/ptmx for reading and writing, after a check that it is one. With O_NOCTTY.
+    /// See [`open_ptmx`].
+    #[cfg(feature = "internals")]
     pub fn open_ptmx(&self) -> Result<OwnedFd> {
         open_ptmx(&self.dir, &self.proc)
     }

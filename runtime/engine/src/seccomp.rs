@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use brig_plan::{Findings, nearest};
-use brig_plan::seccomp::{Abi, Profile, flag, read};
+use brig_plan::seccomp::{Abi, flag, read};
 use brig_sys::seccomp::{Instruction, flags_available};
 
 pub use permits::{Call, permits};
@@ -86,7 +86,8 @@ pub fn nearest_syscall(name: &str) -> String {
 ///
 /// Fails with [`ErrorKind::InvalidConfig`] on two rules that contradict each other, and on a profile that needs more
 /// instructions than the kernel takes.
-pub fn assemble(profile: &Profile<'_>) -> Result<(Program, Vec<String>)> {
+#[cfg(test)]
+fn assemble(profile: &brig_plan::seccomp::Profile<'_>) -> Result<(Program, Vec<String>)> {
     let resolved = resolve::resolve(profile)?;
     let instructions = assemble::assemble(&resolved)?;
     Ok((Program { instructions, flags: profile.flags }, resolved.unknown))

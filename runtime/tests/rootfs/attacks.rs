@@ -24,7 +24,7 @@ fn is_empty(directory: &Path) -> bool {
 fn dev_is_a_symlink_to_the_host() {
     in_bed(|bed| {
         symlink(bed.host(""), bed.root("dev")).expect("symlink");
-        let root = rootfs::prepare(&bed.plan(json!([]), json!({}))).expect("prepare");
+        let root = rootfs::prepare(&bed.plan(json!([]), json!({})), None).expect("prepare");
         assert!(is_empty(&bed.host("")), "nodes were made on the host");
         let inside = bed.root(bed.host("").to_str().expect("utf-8"));
         assert!(inside.join("null").metadata().expect("a node").file_type().is_char_device());
@@ -40,7 +40,7 @@ fn a_symlink_under_dev_is_no_way_out() {
         symlink(bed.host("ptmx"), bed.root("dev/ptmx")).expect("symlink");
         symlink(bed.host("fd"), bed.root("dev/fd")).expect("symlink");
         let devices = json!({"devices": [{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200}]});
-        rootfs::prepare(&bed.plan(json!([]), devices)).expect("prepare");
+        rootfs::prepare(&bed.plan(json!([]), devices), None).expect("prepare");
         assert!(is_empty(&bed.host("")));
         assert_eq!(std::fs::read_link(bed.root("dev/ptmx")).expect("link"), Path::new("pts/ptmx"));
     });
@@ -55,7 +55,7 @@ fn a_file_in_the_place_of_a_device_is_refused() {
                 "regular" => std::fs::write(bed.root("dev/null"), "").expect("write"),
                 _ => symlink("/etc/passwd", bed.root("dev/null")).expect("symlink"),
             }
-            let text = rootfs::prepare(&bed.plan(json!([]), json!({}))).expect_err(name).to_string();
+            let text = rootfs::prepare(&bed.plan(json!([]), json!({})), None).expect_err(name).to_string();
             assert!(text.contains("/dev/null"), "{text}");
         });
     }
@@ -90,7 +90,7 @@ fn a_symlink_to_proc_is_no_way_around_its_guard() {
         std::fs::write(bed.host("file"), "").expect("write");
         let with_proc = |mount| {
             let mounts = json!([{"destination": "/proc", "source": "proc", "type": "proc"}, mount]);
-            rootfs::prepare(&bed.plan(mounts, json!({})))
+            rootfs::prepare(&bed.plan(mounts, json!({})), None)
         };
         for target in ["/sysctl", "/all", "/all/sys/kernel"] {
             let tmpfs = with_proc(json!({"destination": target, "source": "tmpfs", "type": "tmpfs"}));
@@ -123,7 +123,7 @@ fn a_magic_link_is_not_followed() {
             {"destination": "/proc", "source": "proc", "type": "proc"},
             {"destination": "/trap", "source": "tmpfs", "type": "tmpfs"},
         ]);
-        rootfs::prepare(&bed.plan(mounts, json!({}))).expect_err("a magic link");
+        rootfs::prepare(&bed.plan(mounts, json!({})), None).expect_err("a magic link");
         assert!(!mounts_of(Path::new("/proc")).contains_key(&bed.host("")));
     });
 }
@@ -171,7 +171,7 @@ fn a_false_dev_null_hides_nothing() {
         std::fs::write(bed.root("secret"), "secret").expect("write");
         let mounts = json!([{"destination": "/dev", "source": bed.host("dev"), "type": "bind", "options": ["rbind"]}]);
         let plan = bed.plan(mounts, json!({"maskedPaths": ["/secret"]}));
-        let root = rootfs::prepare(&plan).expect("prepare");
+        let root = rootfs::prepare(&plan, None).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         let secret = std::fs::metadata("/secret").expect("stat");
@@ -187,7 +187,7 @@ fn a_host_without_dev_null_masks_nothing_wrongly() {
         mount_raw(Some(bed.host("null").as_os_str()), Path::new("/dev/null"), None, libc::MS_BIND, None).expect("bind");
         let mut plan = bed.plan(json!([]), json!({"maskedPaths": ["/secret"]}));
         plan.devices.clear();
-        let text = rootfs::prepare(&plan).expect_err("no /dev/null").to_string();
+        let text = rootfs::prepare(&plan, None).expect_err("no /dev/null").to_string();
         assert!(text.contains("1:3"), "{text}");
     });
 }
@@ -201,7 +201,7 @@ fn a_console_that_is_a_symlink() {
         std::fs::create_dir(bed.root("dev")).expect("mkdir");
         std::fs::write(bed.host("victim"), "").expect("write");
         symlink(bed.host("victim"), bed.root("dev/console")).expect("symlink");
-        let root = rootfs::prepare(&plan).expect("prepare");
+        let root = rootfs::prepare(&plan, None).expect("prepare");
         let slave = open_slave(&root.open_ptmx().expect("ptmx"));
         root.bind_console(&slave).expect_err("a symlink");
         assert!(bed.host("victim").metadata().expect("stat").is_file());
@@ -213,7 +213,7 @@ fn a_false_ptmx_is_not_opened() {
     in_bed(|bed| {
         std::fs::create_dir_all(bed.root("dev/pts")).expect("mkdir");
         nix::unistd::mkfifo(&bed.root("dev/pts/ptmx"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
-        let root = rootfs::prepare(&bed.plan(json!([]), json!({}))).expect("prepare");
+        let root = rootfs::prepare(&bed.plan(json!([]), json!({})), None).expect("prepare");
         root.open_ptmx().expect_err("a FIFO; and no wait for its writer");
     });
 }

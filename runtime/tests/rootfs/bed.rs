@@ -53,7 +53,7 @@ impl Bed {
 
     /// Prepares a plan of one mount.
     pub fn one(&self, mount: Value) -> brig_engine::error::Result<Root> {
-        rootfs::prepare(&self.plan(json!([mount]), json!({})))
+        rootfs::prepare(&self.plan(json!([mount]), json!({})), None)
     }
 }
 

@@ -22,7 +22,7 @@ fn usual_root_without(calls: &'static [i64]) {
     in_bed(move |bed| {
         let plan = usual(bed, &MountOptions::default());
         forget(calls);
-        let root = rootfs::prepare(&plan).expect("prepare");
+        let root = rootfs::prepare(&plan, None).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         look_around(bed.bundle(), false);

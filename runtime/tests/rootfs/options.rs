@@ -200,7 +200,7 @@ fn a_mount_is_changed_in_place() {
             ]),
             json!({}),
         );
-        rootfs::prepare(&plan).expect("prepare");
+        rootfs::prepare(&plan, None).expect("prepare");
         assert_eq!(seen(&bed.root("t")).options.join(","), "ro,relatime");
     });
 }

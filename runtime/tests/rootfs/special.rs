@@ -51,7 +51,7 @@ fn sources_opened_by_the_parent() {
         let (target, below) = (bed.root("d"), bed.host("shared/below"));
         std::fs::create_dir(&below).expect("mkdir");
         in_container(move || {
-            rootfs::prepare(&plan).expect("prepare");
+            rootfs::prepare(&plan, None).expect("prepare");
             assert_eq!(std::fs::read_to_string(target.join("file")).expect("read"), "text");
             assert!(seen(&target).optional.starts_with("master:"), "{:?}", seen(&target));
             tmpfs(&target.join("below"), 0);
@@ -80,7 +80,7 @@ fn by_default_the_host_spreads_to_the_container_and_not_back() {
         let (mounted, wait_mounted) = std::sync::mpsc::channel::<()>();
         let child = std::thread::spawn(move || {
             nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("unshare");
-            rootfs::prepare(&plan).expect("prepare");
+            rootfs::prepare(&plan, None).expect("prepare");
             tmpfs(&inside.join("from-container"), 0);
             std::fs::write(inside.join("from-container/x"), "").expect("write");
             ready.send(()).expect("send");
@@ -109,7 +109,7 @@ fn root_propagation_is_what_was_asked() {
             );
             let before = crate::bed::mounts_of(Path::new("/proc")).len();
             in_container(move || {
-                let root = rootfs::prepare(&plan).expect(name);
+                let root = rootfs::prepare(&plan, None).expect(name);
                 root.enter(&plan).expect(name);
                 root.finish(&plan).expect(name);
                 let root = crate::bed::mounts_of(Path::new("/proc"))[Path::new("/")].clone();
@@ -164,7 +164,7 @@ fn cgroup_hierarchies_are_as_writable_as_asked() {
                 if namespace {
                     nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).expect("unshare");
                 }
-                rootfs::prepare(&plan).expect("prepare");
+                rootfs::prepare(&plan, None).expect("prepare");
                 for hierarchy in &list {
                     let seen = seen(&top.join(&hierarchy.name));
                     assert!(seen.kind.starts_with("cgroup"), "{seen:?}");
@@ -202,7 +202,7 @@ fn the_unified_hierarchy_is_as_writable_as_asked() {
                 if namespace {
                     nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).expect("unshare");
                 }
-                rootfs::prepare(&plan).expect("prepare");
+                rootfs::prepare(&plan, None).expect("prepare");
                 let seen = seen(&top);
                 assert_eq!((seen.kind.as_str(), seen.has("ro")), ("cgroup2", readonly), "{seen:?}");
                 assert!(top.join("cgroup.procs").exists());

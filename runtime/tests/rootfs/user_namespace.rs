@@ -39,7 +39,7 @@ fn a_usual_root() {
         let mut plan = usual(bed, &MountOptions { user_namespace: true, ..MountOptions::default() });
         // Not every host has these nodes to bind.
         plan.devices.retain(|op| !matches!(op.path.to_str(), Some("/dev/net/tun" | "/dev/loop7")));
-        let root = rootfs::prepare(&plan).expect("prepare");
+        let root = rootfs::prepare(&plan, None).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         look_around(bed.bundle(), true);
@@ -57,7 +57,7 @@ fn a_node_of_the_host_that_is_another_device_is_not_bound() {
             json!({"devices": [{"path": "/dev/zero", "type": "c", "major": 1, "minor": 3}]}),
             &MountOptions { user_namespace: true, ..MountOptions::default() },
         );
-        let text = rootfs::prepare(&plan).expect_err("another device").to_string();
+        let text = rootfs::prepare(&plan, None).expect_err("another device").to_string();
         assert!(text.contains("/dev/zero") && text.contains("another device"), "{text}");
     });
 }

@@ -105,7 +105,7 @@ pub fn look_around(host_bundle: &Path, nodes_are_bound: bool) {
 fn a_usual_root_by_pivot() {
     in_bed(|bed| {
         let plan = usual(bed, &MountOptions::default());
-        let root = rootfs::prepare(&plan).expect("prepare");
+        let root = rootfs::prepare(&plan, None).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         look_around(bed.bundle(), false);
@@ -120,7 +120,7 @@ fn a_root_without_pivot() {
     in_bed(|bed| {
         let plan = usual(bed, &MountOptions { no_pivot: true, ..MountOptions::default() });
         assert_eq!(plan.pivot, Pivot::Move);
-        let root = rootfs::prepare(&plan).expect("prepare");
+        let root = rootfs::prepare(&plan, None).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         look_around(bed.bundle(), false);
@@ -144,7 +144,7 @@ fn a_read_only_root_and_dev() {
             json!({}),
         );
         plan.readonly = true;
-        let root = rootfs::prepare(&plan).expect("prepare");
+        let root = rootfs::prepare(&plan, None).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         assert_eq!(errno(std::fs::write("/x", "")), Some(libc::EROFS));
@@ -165,7 +165,7 @@ fn a_read_only_root_and_dev() {
 fn a_terminal_becomes_the_console() {
     in_bed(|bed| {
         let plan = usual(bed, &MountOptions::default());
-        let root = rootfs::prepare(&plan).expect("prepare");
+        let root = rootfs::prepare(&plan, None).expect("prepare");
         let master = root.open_ptmx().expect("ptmx");
         let slave = crate::special::open_slave(&master);
         root.bind_console(&slave).expect("console");

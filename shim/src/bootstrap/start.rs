@@ -86,7 +86,7 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
         }
     }
     let address = format!("unix://{}", path.display());
-    brig_engine::store::replace(Path::new("address"), address.as_bytes(), 0o600)?;
+    brig_engine::replace(Path::new("address"), address.as_bytes(), 0o600)?;
     let answer = match params {
         Some(_) => {
             let result = BootstrapResult {
@@ -120,7 +120,7 @@ fn facts_of_bundle(bundle: &Path) -> Result<Option<Facts>> {
 /// Keeps a sandbox's runtime options in the bundle until it is created.
 fn keep(options: &Any) -> Result<()> {
     let bytes = options.write_to_bytes().map_err(|error| Error::other(format!("runtime options: {error}")))?;
-    brig_engine::store::replace(Path::new(OPTIONS), &bytes, 0o600)
+    brig_engine::replace(Path::new(OPTIONS), &bytes, 0o600)
 }
 
 /// Makes of this process what the server is to be, which inherits it.

@@ -200,7 +200,7 @@ impl Foreign {
         // An exec may be called config, whose file is the container's configuration.
         let name = execution.pid_file.file_stem().unwrap_or_default().to_string_lossy();
         let file = execution.pid_file.with_file_name(format!("exec.{name}.json"));
-        brig_engine::store::replace(&file, &execution.process, 0o600)?;
+        brig_engine::replace(&file, &execution.process, 0o600)?;
         let launched = self.launch(&execution.pid_file, execution.streams, |command| {
             command.args(["exec", "--detach", "--process"]).arg(&file);
             &execution.id

@@ -191,7 +191,7 @@ fn names(init: &mut Init) -> Result<()> {
 fn root(init: &mut Init) -> Result<()> {
     if let Some(plan) = &init.plan.rootfs {
         let pid_namespace = init.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose().context("unable to copy an fd")?;
-        init.root = Some(rootfs::prepare_for(plan, pid_namespace).context("error preparing rootfs")?);
+        init.root = Some(rootfs::prepare(plan, pid_namespace).context("error preparing rootfs")?);
     }
     Ok(())
 }
