@@ -5,12 +5,13 @@
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{Bundle, show};
+use support::{Bundle, ForeignCgroup, show};
 
 /// CRIU works on this host.
 fn criu() -> bool {
@@ -244,4 +245,71 @@ fn what_cannot_be_saved_or_restored_says_why_and_leaves_nothing() {
     let error = bundle.fails(&["restore", "-b", path, "--image-path", none.to_str().unwrap(), &bundle.id]);
     assert!(error.contains("criu") && (error.contains("restore.log") || error.contains("not in PATH")), "{error}");
     bundle.assert_nothing_left();
+}
+
+fn restore_arguments<'a>(bundle: &'a Bundle, images: &'a str) -> [&'a str; 7] {
+    ["restore", "-d", "-b", bundle.path().to_str().unwrap(), "--image-path", images, &bundle.id]
+}
+
+#[test]
+fn a_restore_reads_no_list_of_descriptors_that_is_a_fifo_a_link_a_device_or_too_large() {
+    if !criu() {
+        return;
+    }
+    let bundle = counter();
+    start(&bundle);
+    checkpoint(&bundle, "images", &[]);
+    let saved = count(&bundle);
+    let images = images(&bundle, "images");
+    let (list, kept) = (bundle.path().join("images/descriptors.json"), bundle.path().join("kept.json"));
+    fs::rename(&list, &kept).unwrap();
+    let kinds: [(&str, &dyn Fn()); 5] = [
+        ("FIFO", &|| nix::unistd::mkfifo(&list, nix::sys::stat::Mode::S_IRWXU).unwrap()),
+        ("endless", &|| symlink("/dev/zero", &list).unwrap()),
+        ("link", &|| symlink(&kept, &list).unwrap()),
+        ("device", &|| {
+            let device = nix::sys::stat::makedev(1, 5);
+            let mode = nix::sys::stat::Mode::S_IRUSR;
+            nix::sys::stat::mknod(&list, nix::sys::stat::SFlag::S_IFCHR, mode, device).unwrap();
+        }),
+        ("large", &|| fs::write(&list, [b" ".repeat(100_000), fs::read(&kept).unwrap()].concat()).unwrap()),
+    ];
+    for (kind, make) in kinds {
+        make();
+        let error = bundle.fails(&restore_arguments(&bundle, &images));
+        assert!(error.contains("descriptors.json"), "{kind}: {error}");
+        fs::remove_file(&list).unwrap();
+        bundle.assert_nothing_left();
+    }
+    fs::rename(&kept, &list).unwrap();
+    restore(&bundle, "images", &[], &bundle.id);
+    goes_on(&bundle);
+    assert!(count(&bundle) > saved);
+}
+
+#[test]
+fn a_restore_that_is_refused_or_killed_leaves_a_cgroup_alone_that_is_not_its_own() {
+    if !criu() {
+        return;
+    }
+    let bundle = counter();
+    start(&bundle);
+    checkpoint(&bundle, "images", &[]);
+    let images = images(&bundle, "images");
+    let mut foreign = ForeignCgroup::make(&Path::new("/sys/fs/cgroup").join(&bundle.id), true);
+    // From before the record is written until long after, in steps of which each is another moment.
+    for step in 0..12 {
+        let mut restoring = bundle.command(&restore_arguments(&bundle, &images));
+        let mut restoring = restoring.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(1 << step));
+        restoring.kill().unwrap();
+        restoring.wait().unwrap();
+        // Where the record was not written yet, there is nothing to delete.
+        bundle.brig(&["delete", "-f", &bundle.id]);
+        foreign.assert_untouched();
+    }
+    drop(foreign);
+    bundle.assert_nothing_left();
+    restore(&bundle, "images", &[], &bundle.id);
+    goes_on(&bundle);
 }

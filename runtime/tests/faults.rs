@@ -5,12 +5,12 @@ mod support;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Bundle, pids, wait_until};
+use support::{Bundle, ForeignCgroup, pids, wait_until};
 
 const PARENT_STEPS: &[&str] = &["parent:reserved", "parent:recorded", "parent:cgroup", "parent:owned", "parent:cloned", "parent:went", "parent:answered"];
 
@@ -111,48 +111,6 @@ fn create_survives_the_death_of_its_parent() {
     }
 }
 
-/// A cgroup at the container's path, in one hierarchy, that is not the container's. It is gone at the end of the test.
-struct Foreign {
-    path: PathBuf,
-    process: Option<Child>,
-}
-
-impl Foreign {
-    fn make(path: &Path, populated: bool) -> Foreign {
-        std::fs::create_dir(path).unwrap();
-        let process = populated.then(|| Command::new("sleep").arg("1000").spawn().unwrap());
-        if let Some(process) = &process {
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                if let Ok(value) = std::fs::read(path.parent().unwrap().join(file)) {
-                    std::fs::write(path.join(file), value).unwrap();
-                }
-            }
-            std::fs::write(path.join("cgroup.procs"), process.id().to_string()).unwrap();
-        }
-        Foreign { path: path.to_owned(), process }
-    }
-
-    fn assert_untouched(&mut self) {
-        assert!(self.path.exists(), "{} is gone", self.path.display());
-        if let Some(process) = &mut self.process {
-            assert_eq!(process.try_wait().unwrap(), None, "its process in {} is gone", self.path.display());
-        }
-    }
-}
-
-impl Drop for Foreign {
-    fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-        wait_until("the cgroup to be empty", || match std::fs::remove_dir(&self.path) {
-            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-            Ok(()) => true,
-        });
-    }
-}
-
 /// Where the container's cgroup is in each hierarchy of this host.
 fn places(bundle: &Bundle) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
@@ -168,7 +126,7 @@ fn an_interrupted_create_leaves_a_cgroup_alone_that_is_not_its_own() {
     for place in places(&bundle()) {
         for populated in [true, false] {
             let bundle = bundle();
-            let mut foreign = Foreign::make(&place.with_file_name(&bundle.id), populated);
+            let mut foreign = ForeignCgroup::make(&place.with_file_name(&bundle.id), populated);
             kill_parent_alone(&bundle, "parent:recorded");
             foreign.assert_untouched();
             drop(foreign);
@@ -188,11 +146,11 @@ fn delete_leaves_a_cgroup_alone_that_has_taken_the_place_of_the_containers_own()
         let mut foreign = Vec::new();
         for place in places(&bundle) {
             wait_until("the cgroup to be empty", || std::fs::remove_dir(&place).is_ok());
-            foreign.push(Foreign::make(&place, true));
+            foreign.push(ForeignCgroup::make(&place, true));
         }
         let words: &[&str] = if force { &["delete", "-f"] } else { &["delete"] };
         bundle.ok(&[words, &[&bundle.id]].concat());
-        foreign.iter_mut().for_each(Foreign::assert_untouched);
+        foreign.iter_mut().for_each(ForeignCgroup::assert_untouched);
         drop(foreign);
         bundle.assert_nothing_left();
     }

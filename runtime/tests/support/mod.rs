@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -210,6 +210,50 @@ impl Drop for Bundle {
 
 /// The command under test.
 pub const BRIG: &str = env!("CARGO_BIN_EXE_brig");
+
+/// A cgroup at a container's path, in one hierarchy, that is not the container's. It is removed with this value.
+pub struct ForeignCgroup {
+    path: PathBuf,
+    process: Option<Child>,
+}
+
+impl ForeignCgroup {
+    /// Makes it, with a process in it on demand.
+    pub fn make(path: &Path, populated: bool) -> ForeignCgroup {
+        fs::create_dir(path).unwrap();
+        let process = populated.then(|| Command::new("sleep").arg("1000").spawn().unwrap());
+        if let Some(process) = &process {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let Ok(value) = fs::read(path.parent().unwrap().join(file)) {
+                    fs::write(path.join(file), value).unwrap();
+                }
+            }
+            fs::write(path.join("cgroup.procs"), process.id().to_string()).unwrap();
+        }
+        ForeignCgroup { path: path.to_owned(), process }
+    }
+
+    /// Fails unless the cgroup and its process are still there.
+    pub fn assert_untouched(&mut self) {
+        assert!(self.path.exists(), "{} is gone", self.path.display());
+        if let Some(process) = &mut self.process {
+            assert_eq!(process.try_wait().unwrap(), None, "its process in {} is gone", self.path.display());
+        }
+    }
+}
+
+impl Drop for ForeignCgroup {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+        wait_until("the cgroup to be empty", || match fs::remove_dir(&self.path) {
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+            Ok(()) => true,
+        });
+    }
+}
 
 /// Copies a program that a container will execute. Another process does it: a file that this one had open for writing
 /// could not be executed (ETXTBSY) while a child that another thread has just forked still holds a copy of the fd.
