@@ -28,6 +28,9 @@ use crate::tasks::Shim;
 /// The names under which the one service is found.
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
+/// The highest signal of the kernel's (_NSIG).
+const MAX_SIGNAL: i32 = 64;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Service {
@@ -213,7 +216,8 @@ impl TaskService for Service {
         let of = (r.id.clone(), r.exec_id.clone());
         let killed = self.run(c, "Kill", &of, |shim| async move {
             tracing::debug!(signal = r.signal, all = r.all, "a signal is sent");
-            let signal = i32::try_from(r.signal).map_err(|_| invalid("no such signal"))?;
+            let signal = i32::try_from(r.signal).ok().filter(|signal| *signal <= MAX_SIGNAL);
+            let signal = signal.ok_or_else(|| invalid(&format!("signal {}: expected 0 to {MAX_SIGNAL}", r.signal)))?;
             shim.task(&r.id)?.kill(&r.exec_id, signal, r.all).await
         });
         killed.await.map(|()| api::Empty::default())

@@ -7,17 +7,12 @@ import time
 from clients.shim_task import refused
 from kit import host, ttrpc
 from kit.commands import check, contains, equal, run, wait_until
-from kit.shim import gate
+from kit.shim import RUNNING, gate
 from kit.suite import scenario
 from kit.ttrpc import any_of, decode
 
 # The limit that containerd has for `delete` (pkg/shim, cleanupTimeout), in seconds.
 _CLEANUP = 5
-
-
-def _kill_shims(shim):
-    host.kill(shim.shims())
-    wait_until(lambda: not shim.shims(), "the shim to be gone")
 
 
 def _delete(one, code=0):
@@ -43,7 +38,7 @@ def bundle_files(shim):
     for kind, make in kinds.items():
         one = shim.container(kind)
         pid = one.run()
-        _kill_shims(shim)
+        shim.kill_servers()
         for name in ("init.pid", "init.exit", "exec.x.exit", "address"):
             path = one.bundle / name
             path.unlink(missing_ok=True)
@@ -61,7 +56,7 @@ def bundle_files(shim):
 def runtime_record(shim):
     one = shim.container()
     pid = one.run()
-    _kill_shims(shim)
+    shim.kill_servers()
     path = one.bundle / "shim.json"
     kept = path.read_text()
     for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
@@ -115,7 +110,7 @@ def linked_rootfs(shim):
 def foreign_address(shim):
     one = shim.container()
     one.run()
-    _kill_shims(shim)
+    shim.kill_servers()
     precious = shim.place / "precious"
     precious.write_text("kept")
     link = shim.place / "link"
@@ -163,7 +158,7 @@ def killed_in_the_middle(shim):
                 one.send("Delete")
             if kind:
                 wait_until((one.bundle / "began").exists, "the hook to run")
-            _kill_shims(shim)
+            shim.kill_servers()
             hooks = [pid for pid, words in host.processes().items() if script in words]
             _delete(one)
             wait_until(lambda: all(map(host.has_ended, pids)), f"the processes to be gone, {moment}")
@@ -220,3 +215,18 @@ def own_hooks(shim):
                 equal(one.wait(timeout=20), 137, f"{kind}: the exit status")
                 one.delete()
             one.shutdown()
+
+
+@scenario("signals that do not exist and exec ids that no file name has room for are invalid arguments, and change nothing",
+          deadline=60)
+def odd_numbers(shim):
+    one = shim.container()
+    one.run()
+    for number in (65, 1000, (1 << 31) - 1, 1 << 31, (1 << 32) - 1):
+        contains(refused(lambda number=number: one.kill(number), ttrpc.INVALID_ARGUMENT), f"signal {number}", "the error")
+    contains(refused(lambda: one.exec("x" * 241, ["true"]), ttrpc.INVALID_ARGUMENT), "241 bytes", "the error")
+    one.exec("x" * 240, ["true"])
+    equal(one.wait("x" * 240), 0, "the status of an exec with the longest id")
+    one.delete("x" * 240)
+    equal(one.status(), RUNNING, "status")
+    one.finish()

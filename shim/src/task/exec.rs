@@ -24,6 +24,9 @@ use crate::runtime::Execution;
 /// The error of an exec after init's exit.
 const STOPPED: &str = "cannot exec in a stopped container";
 
+/// The longest exec id, in bytes: the names of its files in the bundle, such as `exec.ID.exit`, have at most 255.
+const MAX_ID_LEN: usize = 240;
+
 /// A further process of a container.
 #[derive(Debug)]
 pub(super) struct Exec {
@@ -46,6 +49,9 @@ impl Task {
         let invalid = |message: String| Error::new(ErrorKind::InvalidConfig, message);
         if exec_id.is_empty() || exec_id.contains('/') || exec_id == "." || exec_id == ".." {
             return Err(invalid(format!("{exec_id:?} is no exec id")));
+        }
+        if exec_id.len() > MAX_ID_LEN {
+            return Err(invalid(format!("exec id of {} bytes: expected at most {MAX_ID_LEN}, for it names files", exec_id.len())));
         }
         if lock(&self.pending_exit).init_exited {
             return Err(Error::new(ErrorKind::InvalidState, STOPPED));
