@@ -3,7 +3,9 @@
 import json
 import os
 import select
+import subprocess
 import time
+from pathlib import Path
 
 from kit.commands import Failure, check, contains, equal, wait_until
 from kit.shim import RUNNING, Reader
@@ -328,6 +330,48 @@ def terminal(shim):
         equal(one.wait(), 3, "status")
     equal(one.delete(), 3, "status")
     one.shutdown()
+
+
+@scenario("eight terminals at once, with a shim that gets a fifth of a processor: output moves all the time, each is whole, and "
+          "each Wait is answered", deadline=240)
+def busy_terminals(shim):
+    one = shim.container()
+    server = shim.shim_of(one.run())
+    paths = [one.bundle / f"out{number}" for number in range(8)]
+    readers, busy = [], []
+    try:
+        for path in paths:
+            os.mkfifo(path)
+            readers.append(subprocess.Popen(["sh", "-c", f"wc -c <{path}"], stdout=subprocess.PIPE))
+        processor = {min(os.sched_getaffinity(0))}
+        for _ in range(4):
+            busy.append(subprocess.Popen(["sh", "-c", "while :; do :; done"]))
+        # The thread that copies is the first one.
+        for pid in (server, *(one.pid for one in busy)):
+            os.sched_setaffinity(pid, processor)
+        waiting = []
+        for path in paths:
+            one.exec(path.name, ["seq", "-s", " ", "1000000"], terminal=True, stdout=str(path))
+            waiting.append(one.send("Wait", 400, exec_id=path.name))
+
+        def copied():
+            fields = dict(line.split(": ") for line in Path(f"/proc/{server}/io").read_text().splitlines())
+            return int(fields["wchar"])
+
+        while not all(wait.is_answered() for wait in waiting):
+            before = copied()
+            wait_until(lambda before=before: copied() > before or all(wait.is_answered() for wait in waiting),
+                       "output to move, or the exits", 60)
+        for path, wait, reader in zip(paths, waiting, readers):
+            equal(wait().get(1, [0]), [0], "an exit status")
+            one.delete(path.name, 60)
+            # The terminal adds a carriage return to the line feed.
+            equal(int(reader.communicate(timeout=60)[0]), 6888897, "bytes of an output")
+    finally:
+        for process in (*busy, *readers):
+            process.kill()
+            process.wait()
+    one.finish()
 
 
 @scenario("a full log that nobody reads stalls nothing", deadline=60)

@@ -248,6 +248,12 @@ class Shim:
         """The server processes that this suite's program has."""
         return [pid for pid, words in host.processes().items() if "-namespace" in words and self.namespace in words]
 
+    def kill_servers(self):
+        """SIGKILL of each shim. A process without a command line may still hold its socket: it must have ended."""
+        servers = self.shims()
+        host.kill(servers)
+        wait_until(lambda: all(map(host.has_ended, servers)), "the shims to be gone")
+
     def shim_of(self, pid):
         """The shim that is the parent of a container's process."""
         parent = int(host.status_of(pid)["PPid"])
