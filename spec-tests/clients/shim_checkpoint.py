@@ -1,7 +1,11 @@
 """Checkpoint, and Create with one: a container goes to disk and comes back, by CRIU. For a bed whose kernel CRIU knows."""
 
+import errno
+import os
+import subprocess
+
 from clients.shim_task import refused
-from kit import ttrpc
+from kit import host, ttrpc
 from kit.commands import check, contains, equal, wait_until
 from kit.shim import CREATED, RUNNING, Reader
 from kit.suite import scenario
@@ -104,6 +108,55 @@ def no_images(shim):
     one.events_until("delete")
     equal(one.daemon.topics("one"), ["create", "delete"], "events")
     one.shutdown()
+
+
+@scenario("images with a FIFO or an endless file in them, and a cgroup that others are in: Start fails at once, harms nobody, "
+          "and brings the container back once they are gone", deadline=240)
+def hostile_images(shim):
+    one = shim.container(args=COUNTER)
+    images = shim.place / "images"
+    out = Reader(one.bundle / "out")
+    one.run(stdout=out.path)
+    out.until(b"3\n")
+    one.call("Checkpoint", 60, path=str(images), options=options(exit=1))
+    equal(one.wait(), 137, "the exit status of a container that was saved")
+    equal(one.delete(), 137, "the deleted task's exit status")
+    one.shutdown()
+
+    back = shim.container("back", args=COUNTER, cgroup=f"/{shim.parent}/taken").launch()
+    seen = Reader(back.bundle / "out")
+    back.create(stdout=seen.path, checkpoint=str(images))
+    listed, kept = images / "descriptors.json", images / "kept"
+    listed.rename(kept)
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(kept)):
+        make(listed)
+        contains(refused(lambda: back.call("Start", 30), *ANY_ERROR), "descriptors.json", "the error")
+        listed.unlink()
+    kept.rename(listed)
+    taken = host.CGROUPS / shim.parent / "taken"
+    taken.mkdir(parents=True)
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        (taken / "cgroup.procs").write_text(str(stranger.pid))
+        refused(lambda: back.call("Start", 60), *ANY_ERROR)
+        equal(back.status(), CREATED, "status")
+        check(taken.exists() and stranger.poll() is None, "the cgroup and its process are there")
+    finally:
+        stranger.kill()
+        stranger.wait()
+    wait_until(lambda: _removed(taken), "the cgroup to be empty")
+    back.call("Start", 60)
+    wait_until(lambda: len(numbers(seen)) > 2, "numbers")
+    check(numbers(seen)[0] in (numbers(out)[-1], numbers(out)[-1] + 1), f"it goes on: {numbers(out)[-1]}, then {numbers(seen)[0]}")
+    back.finish()
+
+
+def _removed(cgroup):
+    try:
+        cgroup.rmdir()
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    return True
 
 
 @scenario("there and back where another runtime's command has the container", deadline=120)
