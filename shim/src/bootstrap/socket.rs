@@ -3,11 +3,12 @@
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::FlockOperation;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sha2::{Digest, Sha256};
 
 use crate::bundle::remove_socket;
@@ -53,7 +54,7 @@ pub struct Lock {
 pub fn claim(path: &Path) -> Result<Socket> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let lock = lock(directory)?;
-    if UnixStream::connect(path).is_ok() {
+    if is_served(path) {
         return Ok(Socket::Served);
     }
     // A server that was killed has left it.
@@ -70,7 +71,16 @@ pub fn remove_dead(path: &Path) -> Result<()> {
         return Ok(());
     }
     let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
-    if UnixStream::connect(path).is_ok() { Ok(()) } else { remove_socket(path) }
+    if is_served(path) { Ok(()) } else { remove_socket(path) }
+}
+
+/// Whether a server listens at `path`. One that hangs accepts nothing, and a blocking connect(2) would wait for it as soon
+/// as its queue is full, under the lock of all sockets: EAGAIN says that there is such a queue (unix(7)).
+fn is_served(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .and_then(|socket| rustix::net::connect(&socket, &SocketAddrUnix::new(path)?));
+    matches!(connected, Ok(()) | Err(rustix::io::Errno::AGAIN))
 }
 
 fn lock(directory: &Path) -> Result<Lock> {
@@ -118,5 +128,20 @@ mod tests {
         remove_dead(&path).unwrap();
         assert!(!path.exists());
         remove_dead(&path).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_accepts_nothing_keeps_nobody_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        // More than its queue has room for.
+        for _ in 0..4 {
+            assert!(matches!(claim(&path).unwrap(), Socket::Served));
+            remove_dead(&path).unwrap();
+        }
+        assert!(path.exists());
     }
 }
