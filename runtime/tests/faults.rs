@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
+use brig_engine::init_steps;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,14 +17,6 @@ const PARENT_STEPS: &[&str] = &["parent:reserved", "parent:recorded", "parent:cg
 
 /// Steps of the parent that an exec has too.
 const PARENT_STEPS_OF_EXEC: &[&str] = &["parent:cloned", "parent:went", "parent:answered"];
-
-const INIT_STEPS: &[&str] = &[
-    "affinity", "join", "container_root", "sibling", "session", "cgroup_namespace", "time_namespace", "loopback",
-    "names", "root", "runtime_hooks", "container_hooks", "console", "enter", "sysctl", "finish", "identity", "working_directory",
-    "labels", "scheduling", "limits", "standard_streams", "children_namespace", "credentials",
-    "confine", "second_stage", "lookup", "ready", "wait_at_gate",
-    "start_hooks", "preserve", "filter", "exec",
-];
 
 /// Starts a verb and waits until a process says that it stopped at `step`.
 fn stopped(bundle: &Bundle, args: &[&str], step: &str) -> Child {
@@ -98,14 +91,14 @@ fn kill_child(bundle: &Bundle, args: &[&str], step: &str) -> std::process::ExitS
     parent.wait().unwrap()
 }
 
-/// Init's steps after which the parent of a create has gone.
+/// The steps of init at which the parent of a create has returned.
 fn is_after_record(step: &str) -> bool {
-    matches!(step, "wait_at_gate" | "start_hooks" | "preserve" | "filter" | "exec")
+    matches!(step, "listener" | "wait_at_gate" | "start_hooks" | "preserve" | "filter" | "exec")
 }
 
 #[test]
 fn create_survives_the_death_of_its_parent() {
-    for step in PARENT_STEPS.iter().chain(INIT_STEPS.iter().filter(|step| !is_after_record(step))) {
+    for step in PARENT_STEPS.iter().chain(init_steps().iter().filter(|step| !is_after_record(step))) {
         let bundle = bundle();
         kill_parent(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
     }
@@ -158,7 +151,7 @@ fn delete_leaves_a_cgroup_alone_that_has_taken_the_place_of_the_containers_own()
 
 #[test]
 fn create_unwinds_after_the_death_of_its_child() {
-    for step in INIT_STEPS.iter().filter(|step| !is_after_record(step)) {
+    for step in init_steps().iter().filter(|step| !is_after_record(step)) {
         let bundle = bundle();
         let status = kill_child(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
         assert_eq!(status.code(), Some(1), "{step}");
@@ -193,11 +186,11 @@ fn create_into_a_shared_pid_namespace_unwinds_after_the_death_of_either_stage() 
 
 #[test]
 fn run_survives_both_deaths() {
-    for step in PARENT_STEPS.iter().chain(INIT_STEPS) {
+    for step in PARENT_STEPS.iter().chain(&init_steps()) {
         let bundle = bundle();
         kill_parent(&bundle, &["run", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
     }
-    for step in INIT_STEPS {
+    for step in init_steps() {
         let bundle = bundle();
         let status = kill_child(&bundle, &["run", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
         // Once on record and let go, its death is the program's, and run reports that.
@@ -212,13 +205,13 @@ fn exec_survives_both_deaths_and_the_container_lives_on() {
     let bundle = bundle();
     bundle.start();
     let args = ["exec", &bundle.id, "sleep", "1000"];
-    for step in PARENT_STEPS_OF_EXEC.iter().chain(INIT_STEPS) {
+    for step in PARENT_STEPS_OF_EXEC.iter().chain(&init_steps()) {
         let mut parent = stopped(&bundle, &args, step);
         parent.kill().unwrap();
         parent.wait().unwrap();
         assert_eq!(bundle.state()["status"], "running", "{step}");
     }
-    for step in INIT_STEPS {
+    for step in init_steps() {
         let status = kill_child(&bundle, &args, step);
         let expected = if is_after_record(step) { 137 } else { 255 };
         assert_eq!(status.code(), Some(expected), "{step}");

@@ -20,6 +20,7 @@ mod program;
 mod second_stage;
 pub mod stall;
 mod steps;
+mod table;
 mod streams;
 mod terminal;
 pub mod unknown_syscalls;

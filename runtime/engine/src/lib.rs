@@ -54,6 +54,8 @@ mod seccomp;
 pub mod seccomp;
 
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "faults")]
+pub use launch::faults::init_steps;
 pub use features::{SPEC_VERSION, features};
 pub use oci_spec;
 pub use state::check_id;

@@ -19,7 +19,7 @@ use crate::rootfs::Root;
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult, process};
 
-use super::{gate, steps};
+use super::{gate, table};
 
 /// What the steps share.
 pub(super) struct Init {
@@ -138,7 +138,7 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
         pid_namespace: None,
         single_threaded: None,
     };
-    let error = match steps::walk(&mut init) {
+    let error = match table::walk(&mut init) {
         Ok(never) => return Ok(never),
         Err(error) => error,
     };

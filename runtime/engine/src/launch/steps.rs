@@ -1,7 +1,6 @@
-//! The one ordered table of steps, for create and for exec. An exec skips what its plan leaves empty; it cannot
-//! forget what both need.
+//! The steps of an init: each executes one part of the plan, and does nothing where the plan has no such part. Their order is
+//! in [`super::table`].
 
-use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -13,122 +12,14 @@ use brig_plan::seccomp::flag::NEW_LISTENER;
 use brig_sys::cred::SchedulerAttributes;
 use brig_sys::path::{self, Dir, Links};
 use brig_sys::{SysError, cred, file, keyring, memory, ns, process, seccomp, signal, tty};
-use crate::trace;
 use crate::{hooks, rootfs};
 
-use super::cwd::{chdir, make_working_directory, working_directory};
+use super::cwd::chdir;
 use super::init::{Init, onto_stdio, take};
-use super::join::{container_root, join, sibling};
-use super::network::network_devices;
-use super::second_stage::{children_namespace, confine, new_session, second_stage, set_limits};
+use super::second_stage::{new_session, set_limits};
 use super::{executable, gate, program, terminal};
 
-/// One step: its name, what it must come before, and why.
-struct Step {
-    name: &'static str,
-    run: fn(&mut Init) -> Result<()>,
-}
-
-macro_rules! steps {
-    ($($(#[doc = $why:literal])+ $name:ident,)+) => {
-        /// Every step in its order.
-        const STEPS: &[Step] = &[$(Step { name: stringify!($name), run: $name }),+];
-    };
-}
-
-steps! {
-    /// The process must be placed before it does work.
-    affinity,
-    /// Before all the rest: each later step acts on the namespaces that the process is in by then.
-    join,
-    /// After the user namespace is joined, which gives CAP_SYS_CHROOT. Before the sibling: the container's processes can
-    /// trace it once it is in their pid namespace, and must not find the host's root there.
-    container_root,
-    /// Before anything that a thread cannot hand to another process: what follows must happen in the real init.
-    sibling,
-    /// Before the terminal, which becomes the new session's.
-    session,
-    /// Before the cgroup namespace and the root, whose proc and cgroup mounts show it.
-    cgroup_namespace,
-    /// While the process is single-threaded, which entering a time namespace asks for.
-    time_namespace,
-    /// With CAP_NET_ADMIN over the new network namespace, which the user of the container may not have.
-    loopback,
-    /// As `loopback`; and before the hooks, which may go on with them.
-    network_devices,
-    /// With CAP_SYS_ADMIN over the new UTS namespace.
-    names,
-    /// After every namespace that a mounted file system shows: pid, network, ipc, cgroup.
-    root,
-    /// Before pivot_root: the specification gives these hooks the mounts and the host's paths.
-    runtime_hooks,
-    /// After the runtime's hooks, in the specification's order; in the container's namespaces, before pivot_root.
-    container_hooks,
-    /// Before pivot_root: /dev/console is bound onto the new root by fd, and the console socket gets the master.
-    console,
-    /// After everything that needs the host's paths.
-    enter,
-    /// In the container's root, and before the root and tmpfs mounts turn read-only: a missing directory is made.
-    make_working_directory,
-    /// Before read-only paths cover /proc/sys, though the private handle would reach below them.
-    sysctl,
-    /// After the last write into the root: it turns read-only, and paths are masked.
-    finish,
-    /// In the container's root, with privilege, since HOME and names are read from its files.
-    identity,
-    /// With privilege: a directory that the user may not read is entered.
-    working_directory,
-    /// While /proc/self/attr can be written; the change comes with the exec.
-    labels,
-    /// With CAP_SYS_NICE.
-    scheduling,
-    /// With CAP_SYS_RESOURCE where there is one; late, so that small limits do not stop the steps above.
-    limits,
-    /// With CAP_CHOWN: the user must be able to reopen its own standard streams by /proc/self/fd.
-    standard_streams,
-    /// With CAP_SYS_ADMIN. After the hooks, whose processes would be in the pid namespace with the host's root.
-    children_namespace,
-    /// After every step that needs privilege.
-    credentials,
-    /// After `credentials`, whose calls the filter need not allow, and with CAP_SYS_ADMIN.
-    confine,
-    /// After everything that must not be in reach of the pid namespace's other processes: the host's root and files, and
-    /// the capabilities.
-    second_stage,
-    /// As the container's user, whose permissions decide what can be executed.
-    lookup,
-    /// Last of what can fail for the configuration's sake: the parent puts the container on record.
-    ready,
-    /// After `ready`, which brings the filter, and before the gate: while the parent still listens, since an agent that
-    /// cannot be told is an error of create. What follows runs under the agent's eyes, as with runc.
-    listener,
-    /// After `ready`: from here on nobody hears what goes wrong.
-    wait_at_gate,
-    /// After the gate, in the order of the specification. The hooks are programs of the image, and have no more rights
-    /// than the container's own: its user, capabilities, label, no_new_privs and seccomp filter.
-    start_hooks,
-    /// After the last fd was opened, so that none can be given a number to be preserved.
-    preserve,
-    /// The very last: a profile need not allow what the steps above call, and cannot kill them.
-    filter,
-}
-
-/// Walks the table, and executes the program.
-///
-/// # Errors
-/// What failed, led by nothing that names the step: the error itself says what was being done.
-pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
-    for step in STEPS {
-        super::faults::reached(init.plan.stop_at.as_deref(), step.name);
-        let _phase = trace::phase(step.name);
-        super::describe::step(init, step.name)?;
-        (step.run)(init)?;
-    }
-    super::faults::reached(init.plan.stop_at.as_deref(), "exec");
-    program::execute(init)
-}
-
-fn affinity(init: &mut Init) -> Result<()> {
+pub(super) fn affinity(init: &mut Init) -> Result<()> {
     let process = &init.plan.process;
     match (process.initial_affinity.as_slice(), process.final_affinity.as_slice()) {
         ([], []) => cred::reset_affinity().context("unable to take back the caller's CPU affinity"),
@@ -137,7 +28,7 @@ fn affinity(init: &mut Init) -> Result<()> {
     }
 }
 
-fn session(init: &mut Init) -> Result<()> {
+pub(super) fn session(init: &mut Init) -> Result<()> {
     new_session()?;
     let Some(name) = &init.plan.keyring else { return Ok(()) };
     let name = CString::new(name.as_str()).map_err(|_| Error::other("the keyring's name holds a NUL byte"))?;
@@ -153,14 +44,14 @@ fn session(init: &mut Init) -> Result<()> {
     }
 }
 
-fn cgroup_namespace(init: &mut Init) -> Result<()> {
+pub(super) fn cgroup_namespace(init: &mut Init) -> Result<()> {
     if init.plan.unshare_cgroup {
         ns::unshare(libc::CLONE_NEWCGROUP as u64).context("unable to make a cgroup namespace")?;
     }
     Ok(())
 }
 
-fn time_namespace(init: &mut Init) -> Result<()> {
+pub(super) fn time_namespace(init: &mut Init) -> Result<()> {
     let Some(offsets) = &init.plan.time_offsets else { return Ok(()) };
     const CLONE_NEWTIME: u64 = 0x80;
     ns::unshare(CLONE_NEWTIME).context("linux.namespaces: unable to make a time namespace (a kernel without them says Invalid argument: leave it out)")?;
@@ -171,14 +62,14 @@ fn time_namespace(init: &mut Init) -> Result<()> {
     ns::join(namespace.as_fd(), CLONE_NEWTIME).context("unable to enter the time namespace")
 }
 
-fn loopback(init: &mut Init) -> Result<()> {
+pub(super) fn loopback(init: &mut Init) -> Result<()> {
     if init.plan.loopback_up {
         ns::loopback_up().context("unable to bring up the loopback interface")?;
     }
     Ok(())
 }
 
-fn names(init: &mut Init) -> Result<()> {
+pub(super) fn names(init: &mut Init) -> Result<()> {
     if let Some(name) = &init.plan.hostname {
         ns::set_hostname(name).context("unable to set hostname")?;
     }
@@ -188,7 +79,7 @@ fn names(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-fn root(init: &mut Init) -> Result<()> {
+pub(super) fn root(init: &mut Init) -> Result<()> {
     if let Some(plan) = &init.plan.rootfs {
         let pid_namespace = init.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose().context("unable to copy an fd")?;
         init.root = Some(rootfs::prepare(plan, pid_namespace).context("error preparing rootfs")?);
@@ -196,14 +87,14 @@ fn root(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-fn runtime_hooks(init: &mut Init) -> Result<()> {
+pub(super) fn runtime_hooks(init: &mut Init) -> Result<()> {
     if init.plan.runtime_hooks {
         init.channel()?.ask(&Mounted)?;
     }
     Ok(())
 }
 
-fn container_hooks(init: &mut Init) -> Result<()> {
+pub(super) fn container_hooks(init: &mut Init) -> Result<()> {
     let hooks = std::mem::take(&mut init.plan.create_container);
     if hooks.is_empty() {
         return Ok(());
@@ -225,7 +116,7 @@ fn run_hooks(init: &Init, list: &[brig_plan::hooks::Hook], status: &str) -> Resu
     hooks::run(list, hooks::Setting { state: &state, directory: None, filter: init.seccomp.as_ref(), init: None })
 }
 
-fn console(init: &mut Init) -> Result<()> {
+pub(super) fn console(init: &mut Init) -> Result<()> {
     if !init.plan.process.terminal {
         return Ok(());
     }
@@ -241,14 +132,14 @@ fn console(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-fn enter(init: &mut Init) -> Result<()> {
+pub(super) fn enter(init: &mut Init) -> Result<()> {
     match (&init.root, &init.plan.rootfs) {
         (Some(root), Some(plan)) => root.enter(plan),
         _ => Ok(()),
     }
 }
 
-fn sysctl(init: &mut Init) -> Result<()> {
+pub(super) fn sysctl(init: &mut Init) -> Result<()> {
     for (name, value) in &init.plan.sysctl {
         let path = format!("sys/{}", name.replace('.', "/"));
         init.proc()?.write(path, value.as_bytes()).with_context(|| format!("unable to set linux.sysctl {name}"))?;
@@ -256,7 +147,7 @@ fn sysctl(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-fn finish(init: &mut Init) -> Result<()> {
+pub(super) fn finish(init: &mut Init) -> Result<()> {
     match (init.root.take(), &init.plan.rootfs) {
         (Some(root), Some(plan)) => root.finish(plan),
         _ => Ok(()),
@@ -279,7 +170,7 @@ fn read_inside(init: &Init, path: &str) -> Result<String> {
     Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
-fn identity(init: &mut Init) -> Result<()> {
+pub(super) fn identity(init: &mut Init) -> Result<()> {
     let mut home = None;
     if let Some(user) = init.plan.process.user.take() {
         let passwd = read_inside(init, "/etc/passwd")?;
@@ -313,7 +204,7 @@ fn home_of(init: &Init, uid: u32) -> Result<Option<String>> {
     }
 }
 
-fn labels(init: &mut Init) -> Result<()> {
+pub(super) fn labels(init: &mut Init) -> Result<()> {
     let process = &init.plan.process;
     if let Some(profile) = &process.apparmor {
         // The file of its own came with 5.8; before, AppArmor shared attr/exec with the other modules.
@@ -334,7 +225,7 @@ fn labels(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-fn scheduling(init: &mut Init) -> Result<()> {
+pub(super) fn scheduling(init: &mut Init) -> Result<()> {
     let process = &init.plan.process;
     // What a clone does not inherit is set by the process that needs it.
     let inherited = |scheduler: &&SchedulerAttributes| !init.plan.second_stage || scheduler.is_inherited();
@@ -362,12 +253,12 @@ fn scheduling(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-fn limits(init: &mut Init) -> Result<()> {
+pub(super) fn limits(init: &mut Init) -> Result<()> {
     // With few processes allowed, this one must not count against those of the container.
     if init.plan.second_stage { Ok(()) } else { set_limits(init, false) }
 }
 
-fn standard_streams(init: &mut Init) -> Result<()> {
+pub(super) fn standard_streams(init: &mut Init) -> Result<()> {
     if let Some(slave) = init.terminal.take() {
         onto_stdio(slave.as_fd())?;
         if !init.plan.second_stage {
@@ -382,7 +273,7 @@ fn standard_streams(init: &mut Init) -> Result<()> {
     terminal::own_standard_streams(init, uid)
 }
 
-fn credentials(init: &mut Init) -> Result<()> {
+pub(super) fn credentials(init: &mut Init) -> Result<()> {
     const CAP_SYS_ADMIN: u64 = 1 << 21;
     let process = &init.plan.process;
     let wanted = process.capabilities;
@@ -413,14 +304,14 @@ fn credentials(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-fn lookup(init: &mut Init) -> Result<()> {
+pub(super) fn lookup(init: &mut Init) -> Result<()> {
     let program = program::lookup(&init.plan.process)?;
     init.program_flaw = executable::flaw(&program);
     init.program = Some(program);
     Ok(())
 }
 
-fn ready(init: &mut Init) -> Result<()> {
+pub(super) fn ready(init: &mut Init) -> Result<()> {
     // Once the parent knows, there can be an exec, and that could look into this process.
     init.close_proc();
     if init.plan.gate.is_some() {
@@ -432,7 +323,7 @@ fn ready(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-fn wait_at_gate(init: &mut Init) -> Result<()> {
+pub(super) fn wait_at_gate(init: &mut Init) -> Result<()> {
     let Some(number) = init.plan.gate else { return Ok(()) };
     // The parent has gone, or goes now: it does not wait for the program.
     init.channel = None;
@@ -442,7 +333,7 @@ fn wait_at_gate(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-fn start_hooks(init: &mut Init) -> Result<()> {
+pub(super) fn start_hooks(init: &mut Init) -> Result<()> {
     let mut hooks = std::mem::take(&mut init.plan.start_container);
     for hook in &mut hooks {
         hook.env.get_or_insert_with(|| init.plan.process.env.clone());
@@ -450,14 +341,14 @@ fn start_hooks(init: &mut Init) -> Result<()> {
     if hooks.is_empty() { Ok(()) } else { run_hooks(init, &hooks, "created") }
 }
 
-fn preserve(init: &mut Init) -> Result<()> {
+pub(super) fn preserve(init: &mut Init) -> Result<()> {
     for number in 3..3 + init.plan.preserve_fds as i32 {
         process::keep_over_exec(number).with_context(|| format!("fd {number} of --preserve-fds is not open"))?;
     }
     Ok(())
 }
 
-fn listener(init: &mut Init) -> Result<()> {
+pub(super) fn listener(init: &mut Init) -> Result<()> {
     let Some(filter) = init.seccomp.take_if(|filter| filter.flags & NEW_LISTENER != 0) else { return Ok(()) };
     let channel = init.channel()?.try_clone()?;
     let deliver = move |listener: OwnedFd| channel.tell(&Listening, &[listener.as_fd()]).is_ok();
@@ -467,7 +358,7 @@ fn listener(init: &mut Init) -> Result<()> {
     installed.context("unable to install the seccomp filter (SCMP_ACT_NOTIFY takes a kernel since 5.0)")
 }
 
-fn filter(init: &mut Init) -> Result<()> {
+pub(super) fn filter(init: &mut Init) -> Result<()> {
     match &init.seccomp {
         Some(filter) => Ok(seccomp::install(&filter.instructions, filter.flags)
             .context("unable to install the seccomp filter")?),
