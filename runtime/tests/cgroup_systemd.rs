@@ -7,11 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use bed::Gated;
+use bed::scope::{plan_of, resources, show};
 use brig_engine::cgroup::{Cgroup, CgroupKind, CgroupRecord};
-use brig_plan::Findings;
-use brig_plan::cgroup::{CgroupManager, CgroupPlan, build};
 use brig_plan::host::CgroupLayout;
-use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::{Value, json};
 
 fn here() -> bool {
@@ -25,7 +23,8 @@ fn features_names_systemd_where_its_manager_works() {
     let output = Command::new(env!("CARGO_BIN_EXE_brig")).arg("features").output().expect("brig");
     let features: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let cgroup = &features["linux"]["cgroup"];
-    assert_eq!((&cgroup["systemd"], &cgroup["systemdUser"]), (&json!(here()), &json!(here())));
+    // A user's systemd is delegated nothing on v1.
+    assert_eq!((&cgroup["systemd"], &cgroup["systemdUser"]), (&json!(bed::has_systemd()), &json!(here())));
 }
 
 #[test]
@@ -48,29 +47,6 @@ fn the_scope_that_has_taken_a_containers_name_is_left_alone() {
     assert_eq!(later.pids().expect("pids"), vec![process.pid()]);
     later.kill_all(libc::SIGKILL).expect("killed");
     later.remove().expect("it goes");
-}
-
-fn plan_of(name: &str, resources: &Value, annotations: &Value) -> CgroupPlan {
-    let config = json!({
-        "ociVersion": "1.2.0",
-        "root": {"path": "rootfs"},
-        "annotations": annotations,
-        "linux": {"cgroupsPath": format!("brigtest.slice:brig:{name}"), "resources": resources},
-    });
-    let spec: Spec = serde_json::from_value(config).expect("a configuration");
-    let mut findings = Findings::default();
-    let plan = build(&spec, name, CgroupManager::Systemd, &bed::host(), &mut findings);
-    findings.into_result().expect("no violation");
-    plan
-}
-
-fn show(unit: &str, property: &str) -> String {
-    let output = Command::new("systemctl").args(["show", "--value", "-p", property, unit]).output().expect("systemctl");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-fn resources(value: Value) -> LinuxResources {
-    serde_json::from_value(value).expect("resources")
 }
 
 #[test]
@@ -99,7 +75,7 @@ fn a_scope_has_its_limits_when_the_process_goes_on_and_is_gone_afterwards() {
 
     let record: CgroupRecord =
         serde_json::from_str(&serde_json::to_string(&cgroup.record()).expect("JSON")).expect("a record");
-    assert_eq!(record.kind, CgroupKind::Systemd);
+    assert_eq!((record.kind, record.unit.is_some()), (CgroupKind::Unified, true));
     let path = record.paths[""].clone();
     assert!(path.ends_with("brigtest.slice/brig-one.scope"), "{}", path.display());
     let read = |file: &str| std::fs::read_to_string(path.join(file)).expect(file).trim().to_owned();

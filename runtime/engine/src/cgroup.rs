@@ -30,6 +30,7 @@ mod v1;
 mod v2;
 mod wait;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -78,8 +79,8 @@ impl Cgroup {
     /// The record of a cgroup that [`Cgroup::create`] is about to make, so that what an interrupted create leaves can
     /// be found. Nothing is made, and nothing is the container's yet: a directory of that path may be another's.
     ///
-    /// A systemd unit needs no such record: its only process is the container's init, which ends with an interrupted
-    /// create, and systemd removes the scope then.
+    /// A systemd unit on cgroup2 needs no such record: its only process is the container's init, which ends with an
+    /// interrupted create, and systemd removes the scope then. On v1 there are hierarchies that it leaves to the runtime.
     pub fn planned_record(plan: &CgroupPlan) -> Result<CgroupRecord> {
         let mut record = CgroupRecord { resources: plan.resources.clone(), ..CgroupRecord::default() };
         let missing = |path: PathBuf, root: &Path| -> Vec<PathBuf> {
@@ -98,7 +99,14 @@ impl Cgroup {
                     record.planned.extend(missing(hierarchy.resolve(path), &hierarchy.mount));
                 }
             }
-            Placement::Systemd(_) => record.kind = CgroupKind::Systemd,
+            Placement::Systemd(unit) => {
+                record.kind = unit.layout.into();
+                if unit.layout.has_v1() {
+                    for hierarchy in place::hierarchies()? {
+                        record.planned.extend(missing(hierarchy.mount.join(unit.place()), &hierarchy.mount));
+                    }
+                }
+            }
         }
         Ok(record)
     }
@@ -145,14 +153,10 @@ impl Cgroup {
     /// A unit that was started is stopped again.
     pub fn attach(&mut self, pid: i32) -> Result<()> {
         if let Some(pending) = self.pending.take() {
-            let (path, unit) = pending.start(pid)?;
-            self.record.inodes.insert(path.clone(), Dir::open(&path)?.inode()?);
-            self.record.paths.insert(String::new(), path);
-            self.record.unit = Some(unit);
-            return Ok(());
+            return pending.start(pid, &mut self.record);
         }
         match self.record.kind {
-            CgroupKind::None | CgroupKind::Unified | CgroupKind::Systemd => Ok(()),
+            CgroupKind::None | CgroupKind::Unified => Ok(()),
             CgroupKind::Legacy | CgroupKind::Hybrid => {
                 let born = self.dir.is_some();
                 v1::attach(self.record.paths.iter().filter(|(name, _)| !(born && name.is_empty())), pid)
@@ -165,21 +169,28 @@ impl Cgroup {
         exec::target(&self.record, arguments, init)
     }
 
-    /// The directory that processes are listed from: cgroup2's, else that of a v1 controller that has all of them.
+    /// The directory that processes are listed from: cgroup2's, else that of a v1 controller that has all of them, and
+    /// that systemd does not manage, which moves processes between a unit's cgroup and its slice's.
     fn main(&self) -> Option<&Path> {
         let paths = &self.record.paths;
-        ["", "devices", "freezer", "pids"]
+        ["", "freezer", "devices", "pids"]
             .iter()
             .find_map(|name| paths.get(*name))
             .or_else(|| paths.values().next())
             .map(PathBuf::as_path)
     }
 
-    /// The container's own cgroup2 directory; before [`Cgroup::attach`] starts a unit, where it will be.
-    pub fn own(&self) -> Result<Option<PathBuf>> {
-        match (&self.pending, self.unified()) {
-            (Some(pending), None) => pending.expected().map(Some),
-            (_, path) => Ok(path.map(Path::to_owned)),
+    /// A unit waits for its process: [`Cgroup::attach`] has to be called.
+    pub fn has_pending_unit(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// The container's own directories by controller, as in a record; before [`Cgroup::attach`] starts a unit, where
+    /// they will be.
+    pub fn places(&self) -> Result<BTreeMap<String, PathBuf>> {
+        match &self.pending {
+            Some(pending) => pending.expected(),
+            None => Ok(self.record.paths.clone()),
         }
     }
 
@@ -308,7 +319,7 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         let mut first = None;
         if let Some(unit) = &self.record.unit {
-            let own = self.unified().filter(|path| self.is_there(path).unwrap_or(false));
+            let own = systemd::home(&self.record).filter(|(_, path)| self.is_there(path).unwrap_or(false));
             first = systemd::stop(unit, own).err();
         }
         let mut done: Vec<&PathBuf> = Vec::new();
@@ -395,12 +406,12 @@ fn create(plan: &CgroupPlan) -> Result<Cgroup> {
             dir = Some(made);
         }
         Placement::Legacy { path, .. } => {
-            let made = v1::create(path, &plan.settings, rules)?;
+            let made = v1::create(path, &plan.settings, rules, None)?;
             (record.paths, record.inodes, dir) = (made.paths, made.inodes, made.unified);
             record.kind = if dir.is_some() { CgroupKind::Hybrid } else { CgroupKind::Legacy };
         }
-        Placement::Systemd(_) => {
-            record.kind = CgroupKind::Systemd;
+        Placement::Systemd(unit) => {
+            record.kind = unit.layout.into();
             pending = systemd::Pending::new(plan)?;
         }
     }

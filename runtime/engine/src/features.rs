@@ -28,15 +28,17 @@ fn names(table: &[(&'static str, u32)]) -> Vec<&'static str> {
     table.iter().map(|(name, _)| *name).collect()
 }
 
-/// Whether the systemd cgroup manager works here, for the system's systemd and, for other users than root, for theirs.
-fn has_systemd() -> bool {
+/// Whether the systemd cgroup manager works here: for the system's systemd, and for those of other users than root.
+fn has_systemd() -> (bool, bool) {
+    let layout = probe::cgroup_layout();
     // sd_booted(3).
-    probe::cgroup_layout() == CgroupLayout::Unified && Path::new("/run/systemd/system").is_dir()
+    let booted = layout != CgroupLayout::None && Path::new("/run/systemd/system").is_dir();
+    (booted, booted && layout == CgroupLayout::Unified)
 }
 
 /// Returns the features document of this build on this host.
 pub fn features() -> Value {
-    let systemd = has_systemd();
+    let (systemd, systemd_user) = has_systemd();
     let mut namespaces = NamespaceKind::ALL.map(NamespaceKind::as_str);
     namespaces.sort_unstable();
     json!({
@@ -47,7 +49,7 @@ pub fn features() -> Value {
         "linux": {
             "namespaces": namespaces,
             "capabilities": CAPABILITIES.as_slice(),
-            "cgroup": { "v1": true, "v2": true, "systemd": systemd, "systemdUser": systemd, "rdma": true },
+            "cgroup": { "v1": true, "v2": true, "systemd": systemd, "systemdUser": systemd_user, "rdma": true },
             "seccomp": {
                 "enabled": true,
                 "actions": seccomp::ACTIONS,

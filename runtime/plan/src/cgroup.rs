@@ -120,8 +120,21 @@ pub enum Placement {
         /// There is a cgroup2 mount beside the v1 ones.
         hybrid: bool,
     },
-    /// A unit of systemd, on a pure v2 host.
+    /// A unit of systemd, in the hierarchies of [`UnitPlan::layout`].
     Systemd(UnitPlan),
+}
+
+impl Placement {
+    /// The hierarchies in which the cgroup has directories.
+    pub fn layout(&self) -> CgroupLayout {
+        match self {
+            Placement::None => CgroupLayout::None,
+            Placement::Unified(_) => CgroupLayout::Unified,
+            Placement::Legacy { hybrid: true, .. } => CgroupLayout::Hybrid,
+            Placement::Legacy { hybrid: false, .. } => CgroupLayout::Legacy,
+            Placement::Systemd(unit) => unit.layout,
+        }
+    }
 }
 
 /// The settings of one layout. Only a hybrid host uses both lists: each controller is on one side there.
@@ -163,10 +176,10 @@ pub fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, finding
     let unprivileged = host.euid != 0 || host.in_user_namespace;
 
     let placement = place(spec, id, asked, manager, host, findings);
-    checks::resources(&resources, &placement, findings);
-    let settings = settings(&resources, &placement);
+    checks::resources(&resources, placement.layout(), findings);
+    let settings = settings(&resources, placement.layout());
     let devices = devices::rules(linux, &resources, findings);
-    if matches!(placement, Placement::Legacy { .. }) && !unprivileged {
+    if placement.layout().has_v1() && !unprivileged {
         expressible(&devices, findings);
     }
     CgroupPlan {
@@ -238,20 +251,10 @@ fn place(
 ) -> Placement {
     match (manager, host.cgroup) {
         (CgroupManager::Disabled, _) | (_, CgroupLayout::None) => Placement::None,
-        (CgroupManager::Systemd, CgroupLayout::Unified) => {
-            match systemd::unit(spec, id, asked, host, findings) {
-                Some(unit) => Placement::Systemd(unit),
-                None => Placement::None,
-            }
-        }
-        (CgroupManager::Systemd, CgroupLayout::Hybrid | CgroupLayout::Legacy) => {
-            findings.deny(
-                "linux.cgroupsPath",
-                "the systemd cgroup manager needs a pure cgroup v2 host, and this one has v1 hierarchies",
-                "use the cgroupfs manager, or boot with systemd.unified_cgroup_hierarchy=1",
-            );
-            Placement::None
-        }
+        (CgroupManager::Systemd, _) => match systemd::unit(spec, id, asked, host, findings) {
+            Some(unit) => Placement::Systemd(unit),
+            None => Placement::None,
+        },
         (CgroupManager::Cgroupfs, layout) => {
             let path = match asked {
                 Some(path) => cleaned(path),
@@ -288,30 +291,11 @@ pub fn cleaned(path: &Path) -> CgroupPath {
 }
 
 /// The files that `resources` ask for, in the order in which they are written.
-fn settings(resources: &LinuxResources, placement: &Placement) -> Settings {
-    match placement {
-        Placement::None => Settings::default(),
-        Placement::Unified(_) | Placement::Systemd(_) => {
-            Settings { unified: unified::settings(resources), legacy: Vec::new() }
-        }
-        Placement::Legacy { hybrid, .. } => Settings {
-            unified: if *hybrid { unified::settings(resources) } else { Vec::new() },
-            legacy: legacy::settings(resources),
-        },
+fn settings(resources: &LinuxResources, layout: CgroupLayout) -> Settings {
+    Settings {
+        unified: if layout.has_v2() { unified::settings(resources) } else { Vec::new() },
+        legacy: if layout.has_v1() { legacy::settings(resources) } else { Vec::new() },
     }
-}
-
-/// Which files an update writes to: what [`change`] needs to know of a container's placement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// cgroup2.
-    Unified,
-    /// v1 hierarchies alone.
-    Legacy,
-    /// v1 hierarchies and cgroup2 beside them.
-    Hybrid,
-    /// A unit of systemd.
-    Systemd,
 }
 
 /// An update: what changes, and what the record says afterwards.
@@ -323,29 +307,27 @@ pub struct Change {
     pub touched: LinuxResources,
     /// The files to write.
     pub settings: Settings,
+    /// The files of all limits, those that stay included: for systemd, which writes each limit that it knows anew at
+    /// every change, as it has rounded it.
+    pub all_settings: Settings,
     /// The new device rules, when the update names devices.
     pub devices: Option<Vec<DeviceRule>>,
 }
 
-/// What it takes to put `new` on top of `old`. What `new` does not name is kept.
+/// What it takes to put `new` on top of `old` in the hierarchies of `layout`. What `new` does not name is kept.
 ///
 /// Pairs that the kernel keeps in one file, or checks against each other, are written together from the merged
 /// values: quota with period, memory with swap.
-pub fn change(old: &LinuxResources, new: &LinuxResources, kind: Kind, findings: &mut Findings) -> Change {
+pub fn change(old: &LinuxResources, new: &LinuxResources, layout: CgroupLayout, findings: &mut Findings) -> Change {
     let resources = merge::merged(old, new);
     let touched = merge::touched(&resources, new);
-    let placement = match kind {
-        Kind::Unified | Kind::Systemd => Placement::Unified(cleaned(Path::new("/"))),
-        Kind::Legacy | Kind::Hybrid => {
-            Placement::Legacy { path: cleaned(Path::new("/")), hybrid: kind == Kind::Hybrid }
-        }
-    };
-    checks::resources(&touched, &placement, findings);
+    checks::resources(&touched, layout, findings);
     let devices = new.devices().is_some().then(|| devices::rules(None, new, findings));
-    if let (Some(rules), Kind::Legacy | Kind::Hybrid) = (&devices, kind) {
+    if let Some(rules) = devices.as_ref().filter(|_| layout.has_v1()) {
         expressible(rules, findings);
     }
-    Change { settings: settings(&touched, &placement), resources, touched, devices }
+    let (settings, all_settings) = (settings(&touched, layout), settings(&resources, layout));
+    Change { settings, all_settings, resources, touched, devices }
 }
 
 /// The field of a limit that `new` would change on top of `old`, if there is one. "No limit" is none.

@@ -15,6 +15,18 @@ pub enum CgroupLayout {
     None,
 }
 
+impl CgroupLayout {
+    /// Whether there are v1 hierarchies.
+    pub fn has_v1(self) -> bool {
+        matches!(self, CgroupLayout::Hybrid | CgroupLayout::Legacy)
+    }
+
+    /// Whether there is a cgroup2 hierarchy.
+    pub fn has_v2(self) -> bool {
+        matches!(self, CgroupLayout::Hybrid | CgroupLayout::Unified)
+    }
+}
+
 /// Facts about the host and about the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {

@@ -1,6 +1,6 @@
 //! The machine that a test runs on: this host, a pure v2 view of it, or a virtual machine.
 //!
-//! BRIG_BED names it: `host`, `v2view`, `uml`, `uml-systemd`, `qemu`. It only decides which tests must not be skipped;
+//! BRIG_BED names it: `host`, `v2view`, `uml`, `uml-systemd`, `uml-systemd-v1`, `uml-systemd-hybrid`, `qemu`. It only decides which tests must not be skipped;
 //! what there is, is looked at.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use brig_plan::host::CgroupLayout;
 use brig_plan::Host;
 
+pub mod scope;
 mod scratch;
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]

@@ -91,3 +91,12 @@ pub(super) fn write_lists(dir: &Dir, old: Option<&[DeviceRule]>, rules: &[Device
     }
     Ok(())
 }
+
+/// Writes `rules` to the lists of a v1 devices cgroup whose content is systemd's, which made it of `old` or of `rules`.
+///
+/// A cgroup with others below it cannot be emptied at once, not by systemd either: there the lists are those of `old`,
+/// with what systemd has added.
+pub(super) fn rewrite_lists(dir: &Dir, old: &[DeviceRule], rules: &[DeviceRule]) -> Result<()> {
+    let children = dir.children().context("linux.resources.devices: cannot set the device lists")?;
+    write_lists(dir, Some(old).filter(|_| !children.is_empty()), rules)
+}

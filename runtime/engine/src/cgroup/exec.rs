@@ -61,10 +61,10 @@ fn subpaths(record: &CgroupRecord, arguments: &[String]) -> Result<BTreeMap<Stri
             return Err(wrong("the path must be below the container's cgroup"));
         }
         match (controllers, record.kind) {
-            (Some(_), CgroupKind::Unified | CgroupKind::Systemd) => {
+            (Some(_), CgroupKind::Unified) => {
                 return Err(wrong("cgroup v2 has one path for all controllers"));
             }
-            (None, CgroupKind::Unified | CgroupKind::Systemd) if arguments.len() > 1 => {
+            (None, CgroupKind::Unified) if arguments.len() > 1 => {
                 return Err(wrong("cgroup v2 takes one --cgroup argument"));
             }
             (None, _) => paths = record.paths.iter().map(|(name, base)| (name.clone(), base.join(sub))).collect(),
@@ -85,7 +85,7 @@ pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> 
     let mut paths = subpaths(record, arguments)?;
     let unified = match record.kind {
         CgroupKind::None => return Ok(ExecTarget::default()),
-        CgroupKind::Unified | CgroupKind::Systemd => Path::new(ROOT).to_owned(),
+        CgroupKind::Unified => Path::new(ROOT).to_owned(),
         CgroupKind::Legacy => return Ok(ExecTarget { paths, ..ExecTarget::default() }),
         CgroupKind::Hybrid => Path::new(ROOT).join("unified"),
     };

@@ -1,20 +1,32 @@
 //! A scope of systemd: started with the process in it, changed by properties, stopped.
+//!
+//! On cgroup v1, systemd keeps scopes in its own hierarchy, `name=systemd`, and in those of cpu, cpuacct, blkio, memory,
+//! devices and pids. The same directory in the other hierarchies is made here, and goes with the container.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
 
 use super::dbus::{Bus, CallError};
 use super::dir::{Dir, make_one};
-use super::place::ROOT;
-use super::{UnitRecord, freeze, v1, v2};
+use super::place::{self, ROOT};
+use super::{CgroupRecord, UnitRecord, freeze, v1, v2};
 use crate::error::{Context, Error, Result};
 use brig_plan::cgroup::devices::DeviceRule;
 use brig_plan::cgroup::systemd::{Property, UnitPlan, device_properties, limits};
 use brig_plan::cgroup::variant::Value;
-use brig_plan::cgroup::{CgroupPlan, Placement};
+use brig_plan::cgroup::{CgroupPlan, Placement, cleaned};
+use brig_plan::host::CgroupLayout;
 
 const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const SCOPE: &str = "org.freedesktop.systemd1.Scope";
 const NO_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
+/// systemd's own hierarchy on v1, as records name it.
+const NAMED: &str = "name=systemd";
+/// Where that is mounted (systemd's src/basic/cgroup-util.c, SYSTEMD_CGROUP_CONTROLLER_LEGACY).
+const NAMED_MOUNT: &str = "/sys/fs/cgroup/systemd";
 
 /// A scope that starts once there is a process for it.
 #[derive(Debug)]
@@ -31,8 +43,16 @@ impl Pending {
         Ok(Some(Pending { plan: plan.clone(), whole: Box::new(whole.clone()) }))
     }
 
-    /// Where the container's directory will be once the unit is started, as far as systemd's rules tell.
-    pub(super) fn expected(&self) -> Result<PathBuf> {
+    /// Where the container's directories will be once the unit is started, as far as systemd's rules tell.
+    pub(super) fn expected(&self) -> Result<BTreeMap<String, PathBuf>> {
+        if self.plan.layout.has_v1() {
+            let mut paths = BTreeMap::new();
+            for hierarchy in place::hierarchies()? {
+                let path = hierarchy.mount.join(self.plan.place());
+                paths.extend(hierarchy.controllers.into_iter().map(|name| (name, path.clone())));
+            }
+            return Ok(paths);
+        }
         let mut path = PathBuf::from(ROOT);
         if self.plan.user {
             // The system's own systemd has the root of all cgroups; a user's has what the system gave it.
@@ -40,34 +60,38 @@ impl Pending {
             path.push(group.trim_start_matches('/'));
         }
         path.push(self.plan.place());
-        Ok(path)
+        Ok(BTreeMap::from([(String::new(), path)]))
     }
 
-    /// Starts the unit with `pid` in it, and puts everything in force. Returns the container's directory.
+    /// Starts the unit with `pid` in it, and puts everything in force. The unit and the container's directories are on
+    /// `record` then.
     ///
     /// # Errors
-    /// The unit is stopped again.
-    pub(super) fn start(&self, pid: i32) -> Result<(PathBuf, UnitRecord)> {
+    /// The unit is stopped again, for which the process is killed. `record` has the directories that are still there.
+    pub(super) fn start(&self, pid: i32, record: &mut CgroupRecord) -> Result<()> {
         let unit = UnitRecord { unit: self.plan.unit.clone(), slice: self.plan.slice.clone(), user: self.plan.user };
         let mut bus = Bus::connect(unit.user)?;
         self.start_unit(&mut bus, pid).with_context(|| format!("unable to start unit {:?}", unit.unit))?;
-        match self.fill(&mut bus, pid) {
-            Ok(path) => Ok((path, unit)),
-            Err(error) => {
-                // The error that led here counts; a unit without processes goes by itself.
-                let _ = stop_unit(&mut bus, &unit.unit);
-                Err(error)
-            }
+        let filled = self.group(&mut bus).and_then(|group| match self.plan.layout.has_v1() {
+            true => self.fill_v1(&group, pid, record),
+            false => self.fill_v2(&group, pid, record),
+        });
+        if filled.is_err() {
+            // The error that led here counts; a unit without processes goes by itself.
+            let _ = kill_unit(&mut bus, &unit.unit).and_then(|()| stop_unit(&mut bus, &unit.unit));
+        } else {
+            record.unit = Some(unit);
         }
+        filled
     }
 
     fn start_unit(&self, bus: &mut Bus, pid: i32) -> Result<()> {
         let mut properties = self.plan.properties.clone();
         let pids = vec![Value::U32(pid.unsigned_abs())];
         properties.push(Property { name: "PIDs".into(), value: Value::Array("u".into(), pids), since: 0 });
-        properties.extend(limits(&self.whole.resources));
+        properties.extend(limits(&self.whole.resources, self.plan.layout));
         if let Some(rules) = &self.whole.devices {
-            properties.extend(device_properties(rules));
+            properties.extend(device_properties(rules, self.plan.layout));
         }
         tracing::debug!("systemd: start the unit {} for process {pid}", self.plan.unit);
         properties.iter().for_each(|property| tracing::debug!("systemd: {}={:?}", property.name, property.value));
@@ -94,9 +118,8 @@ impl Pending {
         }
     }
 
-    /// Everything that systemd does not do, or does roughly: exact values, files without a property, exact device
-    /// rules; in the cgroup below the scope's own where one was asked for.
-    fn fill(&self, bus: &mut Bus, pid: i32) -> Result<PathBuf> {
+    /// The scope's cgroup, relative to each hierarchy's root.
+    fn group(&self, bus: &mut Bus) -> Result<PathBuf> {
         let object = match bus.manager("GetUnit", &[Value::text(&*self.plan.unit)])?.into_iter().next() {
             Some(Value::Path(path)) => path,
             other => return Err(Error::other(format!("systemd names no unit but {other:?}"))),
@@ -106,6 +129,12 @@ impl Pending {
         if group.is_empty() {
             return Err(Error::other(format!("the scope {} has no cgroup: its process has ended", self.plan.unit)));
         }
+        Ok(group.into())
+    }
+
+    /// Everything that systemd does not do, or does roughly: exact values, files without a property, exact device
+    /// rules; in the cgroup below the scope's own where one was asked for.
+    fn fill_v2(&self, group: &Path, pid: i32, record: &mut CgroupRecord) -> Result<()> {
         let mut path = Path::new(ROOT).join(group);
         if !self.plan.subgroup.is_empty() {
             path.push(&self.plan.subgroup);
@@ -119,9 +148,30 @@ impl Pending {
             return Err(v2::unexpectedly_frozen(&path));
         }
         v2::enable(Path::new(ROOT), &dir)?;
-        v2::fill(dir, &self.whole)?;
-        Ok(path)
+        let dir = v2::fill(dir, &self.whole)?;
+        record.inodes.insert(path.clone(), dir.inode()?);
+        record.paths.insert(String::new(), path);
+        Ok(())
     }
+
+    /// The same on v1, with the hierarchies that systemd has not put the process into.
+    fn fill_v1(&self, group: &Path, pid: i32, record: &mut CgroupRecord) -> Result<()> {
+        let path = cleaned(&Path::new("/").join(group).join(&self.plan.subgroup));
+        let made = v1::create(&path, &self.whole.settings, self.whole.devices.as_deref(), Some(pid))?;
+        (record.paths, record.inodes) = (made.paths, made.inodes);
+        if !self.plan.subgroup.is_empty() {
+            let scopes: BTreeSet<&Path> = record.paths.values().filter_map(|path| path.parent()).collect();
+            record.planned = scopes.into_iter().map(Path::to_owned).collect();
+        }
+        let current = place::paths_of(pid)?;
+        v1::attach(record.paths.iter().filter(|(name, path)| current.get(*name) != Some(path)), pid)
+    }
+}
+
+/// The mount of the hierarchy that systemd tells units by, and the container's directory in it.
+pub(super) fn home(record: &CgroupRecord) -> Option<(&'static Path, &Path)> {
+    let (name, mount) = if record.kind.layout().has_v1() { (NAMED, NAMED_MOUNT) } else { ("", ROOT) };
+    Some((Path::new(mount), record.paths.get(name)?))
 }
 
 /// `a(sv)`, without the properties that this systemd does not know yet.
@@ -171,9 +221,18 @@ fn stop_unit(bus: &mut Bus, unit: &str) -> Result<()> {
     reset_failed(bus, unit)
 }
 
-/// Stops the unit, unless another one has taken its name: `own` is the container's directory, if it is still there. A
-/// unit that is gone is fine.
-pub(super) fn stop(unit: &UnitRecord, own: Option<&Path>) -> Result<()> {
+/// Kills every process of the unit.
+fn kill_unit(bus: &mut Bus, unit: &str) -> Result<()> {
+    match bus.manager("KillUnit", &[Value::text(unit), Value::text("all"), Value::I32(libc::SIGKILL)]) {
+        Ok(_) => Ok(()),
+        Err(CallError::Remote(name, _)) if name == NO_UNIT => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Stops the unit, unless another one has taken its name: `own` is what [`home`] says, if the directory is still there.
+/// A unit that is gone is fine.
+pub(super) fn stop(unit: &UnitRecord, own: Option<(&Path, &Path)>) -> Result<()> {
     let mut bus = Bus::connect(unit.user)?;
     let what = || format!("cannot stop the unit {}", unit.unit);
     let group = match bus.manager("GetUnit", &[Value::text(&*unit.unit)]) {
@@ -185,27 +244,29 @@ pub(super) fn stop(unit: &UnitRecord, own: Option<&Path>) -> Result<()> {
         Err(error) => return Err(Error::from(error)).with_context(what),
     };
     let group = group.trim_start_matches('/');
-    if !group.is_empty() && !own.is_some_and(|own| own.starts_with(Path::new(ROOT).join(group))) {
+    if !group.is_empty() && !own.is_some_and(|(mount, own)| own.starts_with(mount.join(group))) {
         tracing::warn!("the unit {} is another one than the container's, and is left alone", unit.unit);
         return Ok(());
     }
     stop_unit(&mut bus, &unit.unit).with_context(what)
 }
 
-/// Sets the properties behind `resources`, and behind the device rules when they change. It is all or nothing.
-pub(super) fn set(
-    unit: &UnitRecord,
-    resources: &oci_spec::runtime::LinuxResources,
+/// The properties behind `resources`, and behind the device rules when they change.
+pub(super) fn properties(
+    resources: &LinuxResources,
+    layout: CgroupLayout,
     rules: Option<&[DeviceRule]>,
-) -> Result<()> {
-    let mut properties = limits(resources);
-    properties.extend(rules.map(device_properties).into_iter().flatten());
-    if properties.is_empty() {
-        return Ok(());
-    }
+) -> Vec<Property> {
+    let mut properties = limits(resources, layout);
+    properties.extend(rules.map(|rules| device_properties(rules, layout)).into_iter().flatten());
+    properties
+}
+
+/// Sets properties of the unit, all or none of them. They are in force when it returns.
+pub(super) fn set(unit: &UnitRecord, properties: &[Property]) -> Result<()> {
     let mut bus = Bus::connect(unit.user)?;
     // For this run only: a transient unit has no file to keep it in.
-    let arguments = [Value::text(&*unit.unit), Value::Bool(true), encode(&mut bus, &properties)?];
+    let arguments = [Value::text(&*unit.unit), Value::Bool(true), encode(&mut bus, properties)?];
     match bus.manager("SetUnitProperties", &arguments) {
         Ok(_) => Ok(()),
         Err(error) => Err(Error::from(error).context(format!("unable to set unit properties of {}", unit.unit))),

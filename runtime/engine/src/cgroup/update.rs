@@ -2,11 +2,13 @@
 
 use oci_spec::runtime::LinuxResources;
 
+use super::dir::Dir;
 use super::settings::{self, Dirs, Journal};
-use super::{CgroupKind, CgroupRecord, devices, systemd};
+use super::{Cgroup, CgroupKind, CgroupRecord, UnitRecord, devices, systemd};
 use crate::error::{Context, Error, ErrorKind, Result};
 use brig_plan::Findings;
-use brig_plan::cgroup::{Change, Kind, change, changed_field};
+use brig_plan::cgroup::systemd::Property;
+use brig_plan::cgroup::{Change, change, changed_field};
 
 /// Puts `new` on top of the limits of `record`, in the cgroup first, and then in a new record, which `keep` writes
 /// down. When it cannot, files and device rules are put back; systemd's own view of a unit is not, and only until its
@@ -16,22 +18,18 @@ pub(super) fn update(
     new: &LinuxResources,
     keep: impl FnOnce(&CgroupRecord) -> Result<()>,
 ) -> Result<CgroupRecord> {
-    let kind = match record.kind {
+    if record.kind == CgroupKind::None {
         // Managers update every container, those without a cgroup and without a change too.
-        CgroupKind::None => match changed_field(&record.resources, new) {
-            None => return Ok(record.clone()),
+        return match changed_field(&record.resources, new) {
+            None => Ok(record.clone()),
             Some(field) => {
                 let text = format!("cannot update limits: {field}: the container has no cgroup");
-                return Err(Error::new(ErrorKind::Unsupported, text));
+                Err(Error::new(ErrorKind::Unsupported, text))
             }
-        },
-        CgroupKind::Unified => Kind::Unified,
-        CgroupKind::Legacy => Kind::Legacy,
-        CgroupKind::Hybrid => Kind::Hybrid,
-        CgroupKind::Systemd => Kind::Systemd,
-    };
+        };
+    }
     let mut findings = Findings::default();
-    let change = change(&record.resources, new, kind, &mut findings);
+    let change = change(&record.resources, new, record.kind.layout(), &mut findings);
     for warning in findings.into_result()? {
         tracing::warn!("{warning}");
     }
@@ -43,11 +41,8 @@ pub(super) fn update(
     if change.devices.is_some() && record.devices.is_some() {
         updated.devices.clone_from(&change.devices);
     }
-    let applied = apply(record, &change, &dirs, &mut journal);
-    let kept = applied.and_then(|()| keep(&updated).map_err(|error| match set_devices(&updated, record, &dirs) {
-        Ok(()) => error,
-        Err(lost) => error.context(format!("the device rules could not be put back ({lost})")),
-    }));
+    let applied = apply(record, &updated, &change, &dirs, &mut journal);
+    let kept = applied.and_then(|()| keep(&updated).map_err(|error| put_back(error, &updated, record, &dirs)));
     match kept {
         Ok(()) => Ok(updated),
         Err(error) => Err(match journal.restore() {
@@ -69,22 +64,82 @@ fn set_devices(old: &CgroupRecord, new: &CgroupRecord, dirs: &Dirs) -> Result<()
     }
 }
 
-fn apply(record: &CgroupRecord, change: &Change, dirs: &Dirs, journal: &mut Journal) -> Result<()> {
+/// `error`, once the device rules of `before` are in force again in the place of those of `updated`.
+fn put_back(error: Error, updated: &CgroupRecord, before: &CgroupRecord, dirs: &Dirs) -> Error {
+    match set_devices(updated, before, dirs) {
+        Ok(()) => error,
+        Err(lost) => error.context(format!("the device rules could not be put back ({lost})")),
+    }
+}
+
+fn apply(
+    record: &CgroupRecord,
+    updated: &CgroupRecord,
+    change: &Change,
+    dirs: &Dirs,
+    journal: &mut Journal,
+) -> Result<()> {
     settings::write(&change.settings, dirs, Some(journal))?;
+    let properties = systemd::properties(&change.touched, record.kind.layout(), change.devices.as_deref());
+    let unit = record.unit.as_ref().filter(|_| !properties.is_empty());
+    if let (Some(unit), Some(dir)) = (unit, dirs.legacy("devices")) {
+        return change_unit_on_v1(unit, &properties, change, (record, dirs, dir));
+    }
     // Devices come after all files: they are replaced as a whole, which either happens or does not.
-    if let (Some(rules), Some(old)) = (&change.devices, &record.devices) {
-        match (dirs.legacy("devices"), &dirs.unified) {
-            (Some(dir), _) => devices::write_lists(dir, Some(old), rules)?,
-            (None, Some(dir)) => devices::replace(dir, rules)?,
-            (None, None) => {}
+    set_devices(record, updated, dirs)?;
+    let Some(unit) = unit else { return Ok(()) };
+    // systemd rounds, and writes all that it has rounded.
+    let set = systemd::set(unit, &properties).and_then(|()| settings::write(&change.all_settings, dirs, None));
+    set.map_err(|error| put_back(error, updated, record, dirs))
+}
+
+/// Sets the unit's properties. On v1 systemd answers each change of a unit by writing its device lists anew.
+fn change_unit_on_v1(
+    unit: &UnitRecord,
+    properties: &[Property],
+    change: &Change,
+    (record, dirs, lists): (&CgroupRecord, &Dirs, &Dir),
+) -> Result<()> {
+    let stands_still = StandsStill::new(record, dirs)?;
+    systemd::set(unit, properties)?;
+    settings::write(&change.all_settings, dirs, None)?;
+    if let Some(old) = &record.devices {
+        let new = change.devices.as_ref().unwrap_or(old);
+        devices::rewrite_lists(lists, old, new).map_err(|error| match devices::rewrite_lists(lists, new, old) {
+            Ok(()) => error,
+            Err(lost) => error.context(format!("the device rules could not be put back ({lost})")),
+        })?;
+    }
+    stands_still.end()
+}
+
+/// The container's processes, stopped for as long as systemd writes the device lists of v1 anew, which it does at every
+/// change of a unit: it denies all devices first (systemd's src/core/cgroup.c, cgroup_apply_devices).
+struct StandsStill(Option<Cgroup>);
+
+impl StandsStill {
+    /// Stops them, unless they are paused already. Without a freezer they run on, and may meet a refusal.
+    fn new(record: &CgroupRecord, dirs: &Dirs) -> Result<StandsStill> {
+        let cgroup = Cgroup::from_record(record);
+        if (dirs.legacy("freezer").is_none() && dirs.unified.is_none()) || cgroup.is_frozen()? {
+            return Ok(StandsStill(None));
+        }
+        cgroup.freeze()?;
+        Ok(StandsStill(Some(cgroup)))
+    }
+
+    /// Lets them run again.
+    fn end(mut self) -> Result<()> {
+        self.0.take().map_or(Ok(()), |cgroup| cgroup.thaw())
+    }
+}
+
+impl Drop for StandsStill {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(|cgroup| cgroup.thaw()) {
+            tracing::warn!("the container stays paused: {error}");
         }
     }
-    if let Some(unit) = &record.unit {
-        systemd::set(unit, &change.touched, change.devices.as_deref())?;
-        // systemd rounds, and writes what it has rounded.
-        settings::write(&change.settings, dirs, None)?;
-    }
-    Ok(())
 }
 
 /// `checkBeforeUpdate`: a limit that is used up already is refused, where the kernel would reclaim and then kill.

@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use nix::errno::Errno;
 use rustix::fs::OFlags;
@@ -17,8 +16,7 @@ use rustix::fs::OFlags;
 use super::dir::{Dir, Unwind};
 use super::place::{self, Hierarchy};
 use super::settings::{self, Dirs};
-use super::wait::PATIENCE;
-use super::{devices, tasks, v2};
+use super::{devices, v2};
 use crate::error::{Context, Result};
 use brig_plan::cgroup::devices::DeviceRule;
 use brig_plan::cgroup::{CgroupPath, Settings};
@@ -33,14 +31,20 @@ pub(super) struct Made {
     pub unified: Option<Dir>,
 }
 
-/// Makes the directories and writes everything into them. On failure nothing that was made is left.
-pub(super) fn create(path: &CgroupPath, settings: &Settings, rules: Option<&[DeviceRule]>) -> Result<Made> {
+/// Makes the directories and writes everything into them. They may be there with `first` in them, as systemd puts it
+/// into some hierarchies, and with no other process. On failure nothing that was made is left.
+pub(super) fn create(
+    path: &CgroupPath,
+    settings: &Settings,
+    rules: Option<&[DeviceRule]>,
+    first: Option<i32>,
+) -> Result<Made> {
     let hierarchies = place::hierarchies()?;
     let mut unwind = Unwind::default();
     let mut dirs = Dirs::default();
     let (mut paths, mut inodes) = (BTreeMap::new(), BTreeMap::new());
     for hierarchy in &hierarchies {
-        let dir = make(hierarchy, path, settings, &mut unwind)?;
+        let dir = make(hierarchy, path, settings, first, &mut unwind)?;
         inodes.insert(dir.path().to_owned(), dir.inode()?);
         for controller in &hierarchy.controllers {
             paths.insert(controller.clone(), dir.path().to_owned());
@@ -63,11 +67,17 @@ pub(super) fn create(path: &CgroupPath, settings: &Settings, rules: Option<&[Dev
     Ok(Made { paths, inodes, unified: dirs.unified })
 }
 
-fn make(hierarchy: &Hierarchy, path: &CgroupPath, settings: &Settings, unwind: &mut Unwind) -> Result<Dir> {
+fn make(
+    hierarchy: &Hierarchy,
+    path: &CgroupPath,
+    settings: &Settings,
+    first: Option<i32>,
+    unwind: &mut Unwind,
+) -> Result<Dir> {
     let full = hierarchy.resolve(path);
     let root = &hierarchy.mount;
     if hierarchy.controllers.iter().all(String::is_empty) {
-        let dir = v2::make(root, &full, unwind)?;
+        let dir = v2::make(root, &full, first, unwind)?;
         let here = place_controllers(&dir)?;
         let mut wanted: Vec<String> = settings.unified.iter().map(|it| it.controller.to_string()).collect();
         wanted.dedup();
@@ -82,7 +92,7 @@ fn make(hierarchy: &Hierarchy, path: &CgroupPath, settings: &Settings, unwind: &
     let new = unwind.make(root, &full).with_context(what)?;
     let dir = Dir::open(&full).with_context(what)?;
     if !new {
-        let count = tasks::all(&dir, Instant::now() + PATIENCE).with_context(what)?.len();
+        let count = v2::others(&dir, first)?;
         if count > 0 {
             return Err(v2::not_empty(&full, count));
         }

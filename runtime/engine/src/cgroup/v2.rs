@@ -18,7 +18,7 @@ use brig_sys::SysResult;
 pub(super) fn create(path: &CgroupPath, plan: &CgroupPlan) -> Result<Dir> {
     let (root, full) = (Path::new(ROOT), place::unified(path)?);
     let mut unwind = Unwind::default();
-    let dir = make(root, &full, &mut unwind)?;
+    let dir = make(root, &full, None, &mut unwind)?;
     enable(root, &dir)?;
     fill(dir, plan).inspect(|_| unwind.keep())
 }
@@ -53,16 +53,19 @@ fn give(dir: &Dir, uid: u32) -> SysResult<()> {
     dir.give("", uid)
 }
 
-/// Makes the directory itself, or takes an existing one that has no process.
-pub(super) fn make(root: &Path, full: &Path, unwind: &mut Unwind) -> Result<Dir> {
+/// Makes the directory itself, or takes an existing one that has no process but `first`.
+pub(super) fn make(root: &Path, full: &Path, first: Option<i32>, unwind: &mut Unwind) -> Result<Dir> {
     let what = || format!("cannot make the cgroup {}", full.display());
     refuse_root(root, full)?;
     let new = unwind.make(root, full).with_context(what)?;
     let dir = Dir::open(full).with_context(what)?;
     let events = dir.read("cgroup.events").with_context(what)?;
     if !new && keyed(&events, "populated") == Some(1) {
-        let count = super::tasks::all(&dir, Instant::now() + PATIENCE).with_context(what)?.len();
-        return Err(not_empty(full, count));
+        let count = others(&dir, first)?;
+        // Those of another pid namespace have no number here.
+        if count > 0 || first.is_none() {
+            return Err(not_empty(full, count));
+        }
     }
     // A new cgroup is frozen with the one above it.
     if keyed(&events, "frozen") == Some(1) {
@@ -77,6 +80,13 @@ pub(super) fn refuse_root(root: &Path, full: &Path) -> Result<()> {
         return Err(Error::new(ErrorKind::InvalidConfig, "linux.cgroupsPath: a container cannot be in the root cgroup"));
     }
     Ok(())
+}
+
+/// The number of processes in the tree at `dir`, without `first`.
+pub(super) fn others(dir: &Dir, first: Option<i32>) -> Result<usize> {
+    let pids = super::tasks::all(dir, Instant::now() + PATIENCE);
+    let pids = pids.with_context(|| format!("cannot make the cgroup {}", dir.path().display()))?;
+    Ok(pids.into_iter().filter(|&pid| Some(pid) != first).count())
 }
 
 /// The error for a cgroup that has processes already. The words are runc's.

@@ -10,7 +10,7 @@ use super::joined::Joined;
 use super::listener::Listener;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
 use super::{notify, pid_namespace, Configuration, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
-use crate::cgroup::{Cgroup, CgroupKind};
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
 use crate::launch::parent::{IdMaps, Launch, Moments, launch};
@@ -147,7 +147,7 @@ impl Engine {
         let hook_state = init.hook_state.clone();
         let oom_score_adj = init.process.oom_score_adj;
         // systemd moves the process itself; else it is born in its cgroup, or enters it first of all.
-        let attaches = record.cgroup.kind == CgroupKind::Systemd;
+        let attaches = made.has_pending_unit();
         let must_wait = attaches || init.has_two_stages();
         let stdio = options.stdio.take()?;
         let request = Launch {

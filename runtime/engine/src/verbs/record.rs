@@ -155,12 +155,11 @@ fn runc_name(kind: NamespaceKind) -> &'static str {
 
 /// What a mount of type cgroup shows: the container's own place in each hierarchy.
 pub(super) fn cgroup_mounts(cgroup: &Cgroup) -> Result<CgroupMounts> {
-    let record = cgroup.record();
-    let paths = &record.paths;
-    Ok(match record.kind {
+    let paths = &cgroup.places()?;
+    Ok(match cgroup.record().kind {
         CgroupKind::None => CgroupMounts::None,
-        CgroupKind::Unified | CgroupKind::Systemd => match cgroup.own()? {
-            Some(own) => CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own },
+        CgroupKind::Unified => match paths.get("") {
+            Some(own) => CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: own.clone() },
             None => CgroupMounts::None,
         },
         CgroupKind::Legacy | CgroupKind::Hybrid => {

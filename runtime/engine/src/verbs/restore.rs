@@ -10,7 +10,6 @@ use super::create::{check_console, read_config};
 use super::joined::Joined;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
 use super::{Console, Engine, Launched, RestoreOptions, absolute, announce};
-use crate::cgroup::CgroupKind;
 use crate::criu::{Criu, Kind, Mapped, Notification, Options, Place};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
@@ -97,7 +96,7 @@ impl Restoring<'_> {
         let inherit: Vec<_> = inherited.iter().map(|(_, fd)| fd.as_fd()).collect();
         let stdio = self.stdio.as_ref().map(|fds| [fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
         let criu = Criu::start(&Place { cgroup: made.clone_target(), enter: &enter, stdio, inherit: &inherit })?;
-        if self.record.cgroup.kind == CgroupKind::Systemd {
+        if made.has_pending_unit() {
             attach(cgroup, criu.pid(), &mut self.record, self.entry)?;
         }
         if let Some(group) = &self.record.intel_rdt {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
-use super::{Absent, Findings, Placement, legacy, unified};
+use super::{Absent, CgroupLayout, Findings, legacy, unified};
 
 /// Denies what the layout cannot give or the kernel would refuse; warns of what is passed over.
-pub(super) fn resources(resources: &LinuxResources, placement: &Placement, findings: &mut Findings) {
-    let legacy = matches!(placement, Placement::Legacy { .. });
-    if matches!(placement, Placement::None) {
+pub(super) fn resources(resources: &LinuxResources, layout: CgroupLayout, findings: &mut Findings) {
+    let legacy = layout.has_v1();
+    if layout == CgroupLayout::None {
         without_cgroup(resources, findings);
         return;
     }

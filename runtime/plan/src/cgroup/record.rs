@@ -6,23 +6,46 @@ use std::path::PathBuf;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+use super::CgroupLayout;
 use super::devices::DeviceRule;
 
-/// Who manages the cgroup, on what kind of host.
+/// The hierarchies in which the cgroup has directories. [`CgroupRecord::unit`] says whether they are systemd's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupKind {
     /// There is none: the container is in the cgroup of whoever made it.
     #[default]
     None,
-    /// A directory of cgroup2.
+    /// A directory of cgroup2. Records of brig 0.1 call a scope's there `systemd`.
+    #[serde(alias = "systemd")]
     Unified,
     /// Directories of v1 hierarchies.
     Legacy,
     /// Directories of v1 hierarchies, and one of cgroup2.
     Hybrid,
-    /// A scope of systemd, on cgroup2.
-    Systemd,
+}
+
+impl From<CgroupLayout> for CgroupKind {
+    fn from(layout: CgroupLayout) -> CgroupKind {
+        match layout {
+            CgroupLayout::None => CgroupKind::None,
+            CgroupLayout::Unified => CgroupKind::Unified,
+            CgroupLayout::Legacy => CgroupKind::Legacy,
+            CgroupLayout::Hybrid => CgroupKind::Hybrid,
+        }
+    }
+}
+
+impl CgroupKind {
+    /// The layout of such a host.
+    pub fn layout(self) -> CgroupLayout {
+        match self {
+            CgroupKind::None => CgroupLayout::None,
+            CgroupKind::Unified => CgroupLayout::Unified,
+            CgroupKind::Legacy => CgroupLayout::Legacy,
+            CgroupKind::Hybrid => CgroupLayout::Hybrid,
+        }
+    }
 }
 
 /// A unit of systemd.
@@ -48,10 +71,11 @@ pub struct CgroupRecord {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inodes: BTreeMap<PathBuf, u64>,
     /// Directories that did not exist when this record was written, and that create was about to make; the deepest
-    /// first. They are in `paths` once they are the container's.
+    /// first. They are in `paths` once they are the container's. And those of a scope on v1 that holds the container's
+    /// own, since systemd removes them from some hierarchies alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub planned: Vec<PathBuf>,
-    /// The unit, with [`CgroupKind::Systemd`].
+    /// The scope of systemd that holds it, if it is one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<UnitRecord>,
     /// The resources that are in force: those of the configuration, with every update on top.
@@ -59,4 +83,18 @@ pub struct CgroupRecord {
     /// The device rules that are in force; `None` when devices are left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<DeviceRule>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_that_an_earlier_version_recorded_is_one_of_cgroup2() {
+        let json = r#"{"kind": "systemd", "paths": {"": "/sys/fs/cgroup/system.slice/p-n.scope"}, "resources": {},
+                       "unit": {"unit": "p-n.scope", "slice": "system.slice", "user": false}}"#;
+        let record: CgroupRecord = serde_json::from_str(json).unwrap();
+        assert_eq!((record.kind, record.kind.layout()), (CgroupKind::Unified, CgroupLayout::Unified));
+        assert!(record.unit.is_some());
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, Spec};
 
-use super::devices::{DeviceKind, DeviceRule, Mode, simplify};
+use super::devices::{DeviceKind, DeviceRule, EVERYTHING, Mode, simplify};
 use super::variant::Value;
-use super::{Findings, Host, unified};
+use super::{CgroupLayout, Findings, Host, unified};
 use crate::annotations::{SUBGROUP, SYSTEMD_PROPERTY};
 
 /// Properties by which a unit starts, stops or reloads other units of the host (systemd.unit(5)), takes in processes of
@@ -60,6 +60,8 @@ pub struct UnitPlan {
     pub user: bool,
     /// A cgroup below the scope's own, for the container; empty for none.
     pub subgroup: String,
+    /// The hierarchies of the host, which decide what the limits are called.
+    pub layout: CgroupLayout,
     /// The unit's properties but for PIDs, devices and limits.
     pub properties: Vec<Property>,
 }
@@ -111,11 +113,18 @@ pub(super) fn unit(
     let stem = slice.strip_suffix(".slice").unwrap_or_default();
     let nested = stem == "-" || !stem.split('-').any(str::is_empty);
     let before = findings.violations.len();
+    if user && host.cgroup.has_v1() {
+        findings.deny(
+            PATH,
+            "the systemd cgroup manager serves only root on a host with cgroup v1, which delegates nothing to users",
+            "use the cgroupfs manager, or boot with systemd.unified_cgroup_hierarchy=1",
+        );
+    }
     if stem.is_empty() || !nested || !known(slice) {
         findings.deny(PATH, format!("invalid slice name: {slice}"), "a slice is called like machine-web.slice");
     }
     let unit = format!("{prefix}-{name}.scope");
-    if name.is_empty() || !known(&unit) || unit.len() > 255 {
+    if !known(&unit) || unit.len() > 255 {
         findings.deny(PATH, format!("invalid unit name: {unit}"), "letters, digits and :-_.\\@ are allowed");
     }
     if name.ends_with(".slice") {
@@ -127,7 +136,8 @@ pub(super) fn unit(
         Property::new("Delegate", Value::Bool(true)),
         Property::new("DefaultDependencies", Value::Bool(false)),
     ];
-    for accounting in ["MemoryAccounting", "CPUAccounting", "IOAccounting", "TasksAccounting"] {
+    let block = if host.cgroup.has_v1() { "BlockIOAccounting" } else { "IOAccounting" };
+    for accounting in ["MemoryAccounting", "CPUAccounting", block, "TasksAccounting"] {
         properties.push(Property::new(accounting, Value::Bool(true)));
     }
     annotations(spec, &mut properties, findings);
@@ -137,6 +147,7 @@ pub(super) fn unit(
         slice: slice.to_owned(),
         user,
         subgroup,
+        layout: host.cgroup,
         properties,
     })
 }
@@ -186,7 +197,11 @@ fn limit(value: i64) -> Value {
 /// The limits that systemd knows, as properties, so that it keeps them when it writes the cgroup anew.
 ///
 /// A value that systemd cannot hold is left out; the file has it all the same.
-pub fn limits(resources: &LinuxResources) -> Vec<Property> {
+pub fn limits(resources: &LinuxResources, layout: CgroupLayout) -> Vec<Property> {
+    if layout.has_v1() { legacy_limits(resources) } else { unified_limits(resources) }
+}
+
+fn unified_limits(resources: &LinuxResources) -> Vec<Property> {
     let mut list = Vec::new();
     if let Some(memory) = resources.memory() {
         let asked = |value: Option<i64>| value.filter(|&value| value != 0);
@@ -201,22 +216,51 @@ pub fn limits(resources: &LinuxResources) -> Vec<Property> {
         } else if let Some(shares) = cpu.shares().filter(|&shares| shares != 0) {
             list.push(Property::new("CPUWeight", Value::U64(unified::weight(shares))));
         }
-        quota(cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0), &mut list);
-        for (name, text) in [("AllowedCPUs", cpu.cpus()), ("AllowedMemoryNodes", cpu.mems())] {
-            if let Some(mask) = text.as_deref().filter(|text| !text.is_empty()).and_then(mask) {
-                list.push(Property::since(name, mask, CPUSET));
-            }
+        quota_and_cpuset(cpu, &mut list);
+    }
+    tasks(resources, &mut list);
+    for (file, text) in resources.unified().iter().flatten() {
+        raw(file, text.trim(), &mut list);
+    }
+    list
+}
+
+/// With the names that systemd has for v1's files. The cpuset of v1 is none of systemd's (systemd.resource-control(5)):
+/// its properties only show what the file holds.
+fn legacy_limits(resources: &LinuxResources) -> Vec<Property> {
+    let mut list = Vec::new();
+    if let Some(bytes) = resources.memory().as_ref().and_then(LinuxMemory::limit).filter(|&bytes| bytes != 0) {
+        list.push(Property::new("MemoryLimit", limit(bytes)));
+    }
+    if let Some(cpu) = resources.cpu() {
+        // An idle group has no shares (kernel/sched/core.c, cpu_idle_write_s64).
+        if let Some(shares) = cpu.shares().filter(|&shares| shares != 0 && cpu.idle() != Some(1)) {
+            list.push(Property::new("CPUShares", Value::U64(shares)));
+        }
+        quota_and_cpuset(cpu, &mut list);
+    }
+    if let Some(weight) = resources.block_io().as_ref().and_then(LinuxBlockIo::weight).filter(|&weight| weight != 0) {
+        list.push(Property::new("BlockIOWeight", Value::U64(weight.into())));
+    }
+    tasks(resources, &mut list);
+    list
+}
+
+fn quota_and_cpuset(cpu: &LinuxCpu, list: &mut Vec<Property>) {
+    quota(cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0), list);
+    for (name, text) in [("AllowedCPUs", cpu.cpus()), ("AllowedMemoryNodes", cpu.mems())] {
+        if let Some(mask) = text.as_deref().filter(|text| !text.is_empty()).and_then(mask) {
+            list.push(Property::since(name, mask, CPUSET));
         }
     }
+}
+
+fn tasks(resources: &LinuxResources, list: &mut Vec<Property>) {
     if let Some(pids) = resources.pids() {
         // TasksMax=0 is refused.
         let tasks = if pids.limit() == 0 { 1 } else { pids.limit() };
         list.push(Property::new("TasksMax", limit(tasks)));
     }
-    for (file, text) in resources.unified().iter().flatten() {
-        raw(file, text.trim(), &mut list);
-    }
-    list
 }
 
 fn quota(quota: i64, period: u64, list: &mut Vec<Property>) {
@@ -297,16 +341,24 @@ fn raw(file: &str, text: &str, list: &mut Vec<Property>) {
 
 /// DevicePolicy and DeviceAllow. The program that is attached beside systemd's own has the exact rules; systemd's must
 /// never be narrower, since a device has to pass both.
-pub fn device_properties(rules: &[DeviceRule]) -> Vec<Property> {
+///
+/// On v1 a unit without a list is in no cgroup of the devices controller as far as systemd knows. Once another unit of
+/// its slice has a list, systemd moves every process of the slice into the slice's devices cgroup, and out of the
+/// container's with its rules (systemd's src/core/cgroup.c, unit_update_cgroup). A list that allows all keeps it there.
+pub fn device_properties(rules: &[DeviceRule], layout: CgroupLayout) -> Vec<Property> {
     let empty = Value::Array("(ss)".into(), Vec::new());
     let clear = Property::new("DeviceAllow", empty);
-    let policy = match simplify(rules) {
-        Ok(policy) if policy.mode == Mode::DenyUnlisted => policy,
+    let exceptions = match simplify(rules) {
+        Ok(policy) if policy.mode == Mode::DenyUnlisted => policy.exceptions,
+        _ if layout.has_v1() => {
+            let all = |kind| DeviceRule { allow: true, kind, major: None, minor: None, access: EVERYTHING };
+            [DeviceKind::Char, DeviceKind::Block].map(all).to_vec()
+        }
         _ => return vec![clear, Property::new("DevicePolicy", Value::text("auto"))],
     };
     // systemd keeps one entry for a path, the last one: what several rules give it is one set.
     let mut entries: Vec<(String, DeviceRule)> = Vec::new();
-    for rule in &policy.exceptions {
+    for rule in &exceptions {
         let kind = if rule.kind == DeviceKind::Block { "block" } else { "char" };
         let path = match (rule.major, rule.minor) {
             (None, _) => format!("{kind}-*"),

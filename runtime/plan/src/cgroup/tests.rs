@@ -207,7 +207,7 @@ fn an_update_names_what_shares_a_file() {
     let old = resources(everything());
     let new = resources(json!({"cpu": {"period": 50_000}, "memory": {"limit": 2000}}));
     let mut findings = Findings::default();
-    let change = change(&old, &new, Kind::Unified, &mut findings);
+    let change = change(&old, &new, CgroupLayout::Unified, &mut findings);
     assert_eq!(findings.violations, vec![]);
     assert_eq!(
         files(&change.settings.unified),
@@ -222,13 +222,13 @@ fn an_update_names_what_shares_a_file() {
 fn an_update_to_zero_names_no_limit() {
     let old = resources(everything());
     let zeros = resources(json!({"memory": {"limit": 0, "swap": 0, "reservation": 0}, "cpu": {"quota": 0, "period": 0}}));
-    for kind in [Kind::Unified, Kind::Legacy, Kind::Systemd] {
+    for kind in [CgroupLayout::Unified, CgroupLayout::Legacy, CgroupLayout::Hybrid] {
         let mut findings = Findings::default();
         let change = change(&old, &zeros, kind, &mut findings);
         assert_eq!((findings.violations, change.resources), (vec![], old.clone()));
     }
     let lifted = resources(json!({"memory": {"limit": -1, "swap": 0}}));
-    let change = change(&old, &lifted, Kind::Unified, &mut Findings::default());
+    let change = change(&old, &lifted, CgroupLayout::Unified, &mut Findings::default());
     assert_eq!(files(&change.settings.unified), [("memory.swap.max", "max"), ("memory.max", "max")]);
 }
 
@@ -286,7 +286,7 @@ fn an_update_changes_one_device_of_many() {
     let device = |minor: i64, rate: u64| json!({"major": 8, "minor": minor, "rate": rate});
     let old = resources(json!({"blockIO": {"throttleReadBpsDevice": [device(0, 1), device(16, 2)]}}));
     let new = resources(json!({"blockIO": {"throttleReadBpsDevice": [device(16, 9)]}}));
-    let change = change(&old, &new, Kind::Legacy, &mut Findings::default());
+    let change = change(&old, &new, CgroupLayout::Legacy, &mut Findings::default());
     assert_eq!(files(&change.settings.legacy), [("blkio.throttle.read_bps_device", "8:16 9")]);
     let merged = change.resources.block_io().clone().expect("block");
     let rates: Vec<(i64, u64)> = merged
@@ -336,7 +336,7 @@ proptest! {
     #[test]
     fn an_update_with_nothing_changes_nothing(limit in 1i64..1000, quota in 1i64..1000) {
         let old = resources(json!({"memory": {"limit": limit}, "cpu": {"quota": quota}, "pids": {"limit": limit}}));
-        let change = change(&old, &LinuxResources::default(), Kind::Unified, &mut Findings::default());
+        let change = change(&old, &LinuxResources::default(), CgroupLayout::Unified, &mut Findings::default());
         prop_assert_eq!(change.settings, Settings::default());
         prop_assert_eq!(change.resources, old);
     }
