@@ -320,6 +320,12 @@ class ShimInBed(Shim):
         super().__init__(place, program)
 
 
+class ShimBelowSystemd(Shim):
+    """The same in a machine whose systemd has put the suite into the cgroup of a service."""
+
+    patience = 4
+
+
 class Reader:
     """A FIFO that a thread reads; `text` is what came so far."""
 

@@ -14,7 +14,7 @@ from kit.kubernetes import Kubernetes
 from kit.kubernetes_systemd import KubernetesBelowSystemd
 from kit.nerdctl import Nerdctl
 from kit.podman import Podman, RootlessPodman
-from kit.shim import Shim, ShimInBed
+from kit.shim import Shim, ShimBelowSystemd, ShimInBed
 
 
 @dataclass
@@ -42,6 +42,10 @@ SUITES = {
     "containerd-uml": Suite(ContainerdInBed, ["clients.containerd_run", "clients.containerd_events"], bed=["uml"],
                             subject=_SHIM),
     "shim-uml": Suite(ShimInBed, ["clients.shim_task", "clients.shim_scope"], bed=["uml"], subject=_SHIM),
+    "shim-systemd": Suite(ShimBelowSystemd, ["clients.shim_systemd"], bed=["uml", "--systemd"], subject=_SHIM),
+    "shim-systemd-v1": Suite(ShimBelowSystemd, ["clients.shim_systemd"], bed=["uml", "--systemd", "--cgroups=v1"], subject=_SHIM),
+    "shim-systemd-hybrid": Suite(ShimBelowSystemd, ["clients.shim_systemd"], bed=["uml", "--systemd", "--cgroups=hybrid"],
+                                 subject=_SHIM),
     "shim-qemu": Suite(ShimInBed, ["clients.shim_checkpoint"], bed=["qemu"], subject=_SHIM),
     "containerd-qemu": Suite(ShimInBed, ["clients.containerd_checkpoint"], bed=["qemu"], needs={"containerd2"},
                              subject=_SHIM),
@@ -76,4 +80,6 @@ SUITES = {
     "bundles": Suite(Runtime, ["bundles.static", "bundles.debian"], needs={"debian"}),
     "limits": Suite(Runtime, ["limits.v2"], bed=["uml"]),
     "limits-systemd": Suite(SystemdRuntime, ["limits.systemd"], bed=["uml", "--systemd"]),
+    "limits-systemd-v1": Suite(SystemdRuntime, ["limits.systemd"], bed=["uml", "--systemd", "--cgroups=v1"]),
+    "limits-systemd-hybrid": Suite(SystemdRuntime, ["limits.systemd"], bed=["uml", "--systemd", "--cgroups=hybrid"]),
 }

@@ -144,7 +144,7 @@ fn explanations_are_for_cases_and_peers() {
         return;
     }
     let names: BTreeSet<&str> = cases().map(|case| case.name).collect();
-    let beds = ["*", "host", "v2view", "uml", "uml-systemd", "uml-selinux", "qemu"];
+    let beds = ["*", "host", "v2view", "uml", "uml-systemd", "uml-systemd-v1", "uml-systemd-hybrid", "uml-selinux", "qemu"];
     let mut seen = BTreeSet::new();
     let mut faults = Vec::new();
     for row in read::<Vec<Explanation>>(&path) {

@@ -94,9 +94,11 @@ fn realtime(ground: &Ground) -> anyhow::Result<()> {
         return Ok(());
     };
     let path = ground.cgroups_path("realtime");
-    let place = mount.join(path.trim_start_matches('/'));
-    let parent = place.parent().unwrap_or(mount);
-    std::fs::create_dir_all(parent)?;
+    let parent = match path.split_once(':') {
+        Some((slice, _)) if ground.systemd() => mount.join(slice),
+        _ => mount.join(path.trim_start_matches('/')).parent().unwrap_or(mount).to_owned(),
+    };
+    std::fs::create_dir_all(&parent)?;
     std::fs::write(parent.join("cpu.rt_runtime_us"), "20000").context("a realtime budget for the parent")?;
     let mut bundle = ground.bundle()?;
     bundle.set("/linux/cgroupsPath", json!(path));
