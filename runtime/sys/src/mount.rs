@@ -181,10 +181,18 @@ pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()>
     };
     let keep = if (flags | cleared) & ATIME_FLAGS == 0 { ATTR_NODIRATIME } else { 0 };
     let all = ATTRIBUTES.iter().fold(0, |all, (_, a)| all | a) & !keep;
-    match set_attributes(mount.as_fd(), set | time_set, (all & !set) | time_mask, 0, false) {
-        Err(error) if error.errno() == Errno::EPERM => {
-            set_attributes(mount.as_fd(), set | time_set, (wanted & !set) | time_mask, 0, false)
+    let change = |clear: u64| {
+        let clear = (clear & !set) | time_mask;
+        match set_attributes(mount.as_fd(), set | time_set, clear, 0, false) {
+            // Linux 5.12 and 5.13 have mount_setattr and no such attribute: no mount there has it.
+            Err(error) if error.errno() == Errno::EINVAL && clear & ATTR_NOSYMFOLLOW != 0 => {
+                set_attributes(mount.as_fd(), set | time_set, clear & !ATTR_NOSYMFOLLOW, 0, false)
+            }
+            other => other,
         }
+    };
+    match change(all) {
+        Err(error) if error.errno() == Errno::EPERM => change(wanted),
         other => other,
     }
 }
