@@ -3,14 +3,14 @@
 //! ```text
 //! parent                child, single-threaded, in its own mount namespace
 //! open_sources()  ───►  prepare()        propagation, the root, every mount, /dev
-//!                       bind_console()   once a terminal was opened in the new devpts
+//!                       bind_console()   after a terminal was opened in the new devpts
 //!                                        (createContainer hooks run here)
 //!                       enter()          pivot_root; the old root is gone
 //!                       finish()         propagation of /, read-only root, masked and read-only paths
 //! ```
 //!
-//! The image and what other containers do in shared volumes are hostile. Every path in the root goes through
-//! [`brig_sys::path`], and what it finds is used by descriptor.
+//! The image and the activity of other containers in shared volumes are hostile. Every path in the root goes through
+//! [`brig_sys::path`], and the result is used by descriptor.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -38,75 +38,77 @@ mod seed;
 
 pub use host_node::{is_null, open_null};
 pub use pivot::check_root;
-pub use seed::seed;
-use outside::Outside;
+pub use seed::cached_namespace;
+use outside::HostMounts;
 
-/// The root of a container that is being set up.
+/// The root of a container during its set-up.
 #[derive(Debug)]
 pub struct Root {
     dir: Dir,
-    /// The host's, opened while /proc is still that.
+    /// The host's procfs, opened while /proc still is the host's.
     proc: Proc,
-    /// Where the host's paths are, until this is the process's root.
-    outside: Outside,
+    /// The host's mounts, until this root is the process's root.
+    host_mounts: HostMounts,
     /// A detached copy of the host's /dev/null, for masked files.
     null: Option<OwnedFd>,
-    /// The pid namespace that a procfs shows; `None` for this process's own.
+    /// The pid namespace that a procfs shows; `None` for this process's own namespace.
     pid_namespace: Option<OwnedFd>,
-    /// Mounts that turn read-only in [`Root::finish`].
-    readonly_in_the_end: Vec<OwnedFd>,
+    /// Mounts that [`Root::finish`] makes read-only.
+    deferred_readonly: Vec<OwnedFd>,
 }
 
 impl Root {
-    /// The root directory (O_PATH).
+    /// The root directory, opened with O_PATH.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.dir.fd()
     }
 
-    /// The root, for lookups inside it.
+    /// The root directory as the start of lookups.
     pub fn dir(&self) -> &Dir {
         &self.dir
     }
 
-    /// True when `found` is the root directory itself, on the root's own mount: symlinks of the image can lead there
+    /// Compares `found` with the root directory itself, on the root's own mount: symlinks of the image can lead there
     /// from any path.
-    fn is_top(&self, found: &OwnedFd) -> SysResult<bool> {
+    fn is_root(&self, found: &OwnedFd) -> SysResult<bool> {
         let stat = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map_err(|e| SysError::from_rustix("fstat", "", e));
         let (top, other) = (stat(self.fd())?, stat(found.as_fd())?);
         if (top.st_dev, top.st_ino) != (other.st_dev, other.st_ino) {
             return Ok(false);
         }
-        // The root can be bound below itself as well. A kernel that does not tell mounts apart gets no such mount.
+        // The root can be bound below itself as well. On a kernel without mount ids such a mount is treated as the
+        // root.
         Ok(match (mount_id(self.fd()), mount_id(found)) {
             (Some(top), Some(other)) => top == other,
             _ => true,
         })
     }
 
-    /// Refuses `found`, which `path` led to, where it is the root directory. A mount on it would be hidden from init,
-    /// whose root lies below the mount, and would be the root of every exec, because setns(2) takes the topmost mount
-    /// (mntns_install, fs/namespace.c): without the masks, the read-only root and /proc.
-    fn refuse_top(&self, path: &Path, found: &OwnedFd) -> Result<()> {
-        if self.is_top(found)? {
+    /// Refuses `found`, the object at `path`, if it is the root directory. A mount on the root directory would be
+    /// hidden from init, whose root lies below the mount, and would be the root of every exec, because setns(2) takes
+    /// the topmost mount (mntns_install, fs/namespace.c): without the masks, the read-only root and /proc.
+    fn refuse_root(&self, path: &Path, found: &OwnedFd) -> Result<()> {
+        if self.is_root(found)? {
             return Err(refuse(path, "leads to the top of the rootfs; name a file or directory below it"));
         }
         Ok(())
     }
 }
 
-/// Opens the sources of bind mounts as detached copies where a child could not: one in a user namespace may not reach the
-/// host's paths, and only a copy that is nowhere yet can be mapped. Gives pairs of a place in `plan.mounts` and its
-/// descriptor; what may not be opened here (EPERM) is left to the child. A missing source is an error that names it.
+/// Opens the sources of bind mounts as detached copies where a child could not: a child in a user namespace may not
+/// reach the host's paths, and only a detached copy can be idmapped. Returns pairs of an index into `plan.mounts` and a
+/// descriptor. The child opens the sources that may not be opened here (EPERM). A missing source is an error that names
+/// it.
 ///
-/// Every other source is copied by the child when its turn has come: from Linux 6.8 on, /proc/PID/mountinfo lists mounts
-/// in the order in which they came to be, and that is where the configuration's order is looked for.
+/// The child copies every other source at the mount's turn: from Linux 6.8 on, /proc/PID/mountinfo lists mounts in the
+/// order of their creation, and tools expect the order of the configuration there.
 ///
-/// Runs in the parent, before the clone. The caller passes the descriptors on and notes their numbers in
+/// Runs in the parent, before the clone. The caller passes the descriptors on and stores their numbers in
 /// [`MountOp::source_fd`].
 pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
     let mut sources = Vec::new();
     let mut maps = idmap::Maps::default();
-    for (place, op) in plan.mounts.iter().enumerate() {
+    for (index, op) in plan.mounts.iter().enumerate() {
         let MountKind::Bind { recursive } = op.kind else { continue };
         if !plan.user_namespace && op.map.is_none() {
             continue;
@@ -119,16 +121,16 @@ pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
             Err(error) if op.map.is_none() && matches!(error.errno(), Errno::EPERM | Errno::ENOSYS) => continue,
             Err(error) => return Err(mounts::source_error(op, error)),
         };
-        // While it is detached: what can be reached already cannot be mapped any more.
+        // Must precede every attachment, because the kernel maps detached mounts alone.
         maps.apply(op, &tree)?;
-        // The copy is a peer of the host's mount. As a mount of the child's own namespace it would have become what
-        // the root's propagation says; unless that is shared, nothing of the container may spread to the host.
+        // The copy is a peer of the host's mount. A mount of the child's own namespace would have the root's
+        // propagation; unless that is shared, nothing of the container may propagate to the host.
         let spread = plan.spread();
         if spread & libc::MS_SHARED == 0 {
             let kind = if spread & libc::MS_PRIVATE != 0 { libc::MS_PRIVATE } else { libc::MS_SLAVE };
             mount::set_propagation(&tree, kind | libc::MS_REC).with_context(|| mounts::describe(op))?;
         }
-        sources.push((place, tree));
+        sources.push((index, tree));
     }
     Ok(sources)
 }
@@ -137,15 +139,15 @@ fn is_symlink(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
-/// Builds the root and everything mounted in it. Runs in the child. The umask is 0 until [`Root::finish`].
+/// Builds the root with all its mounts. Runs in the child. The umask is 0 until [`Root::finish`].
 ///
-/// `pid_namespace` is the one that the container's processes will be in, when this process is outside of it.
+/// `pid_namespace` is the namespace of the container's processes, when this process is outside of it.
 pub fn prepare(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<Root> {
     rustix::process::umask(Mode::empty());
-    // First of all: later, /proc may be the image's.
+    // Must precede the mounts, because /proc may be the image's afterwards.
     let proc = Proc::open().context("error opening /proc")?;
-    let (dir, outside) = pivot::attach_root(plan, &proc)?;
-    let mut root = Root { dir, proc, outside, null: None, pid_namespace, readonly_in_the_end: Vec::new() };
+    let (dir, host_mounts) = pivot::attach_root(plan, &proc)?;
+    let mut root = Root { dir, proc, host_mounts, null: None, pid_namespace, deferred_readonly: Vec::new() };
     for op in &plan.mounts {
         mounts::execute(&mut root, plan, op).with_context(|| mounts::describe(op))?;
     }
@@ -153,32 +155,33 @@ pub fn prepare(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<Root
         dev::set_up(&root, plan).context("error setting up /dev")?;
     }
     if !plan.masked_paths.is_empty() {
-        // While the host's /dev can still be reached: the container's own could be anything.
-        root.null = mask::host_null(&root.outside)?;
+        // Must happen while the host's /dev can still be reached: the container's own /dev could hold anything.
+        root.null = mask::host_null(&root.host_mounts)?;
     }
     Ok(root)
 }
 
-/// Opens /dev/pts/ptmx below a container's root for reading and writing, after a check that it is one. With O_NOCTTY.
+/// Opens /dev/pts/ptmx below a container's root for reading and writing, with O_NOCTTY, after a check that the node
+/// belongs to a devpts.
 pub fn open_ptmx(root: &Dir, proc: &Proc) -> Result<OwnedFd> {
     dev::open_ptmx(root, proc).context("error opening /dev/pts/ptmx of the container (is a devpts mounted on /dev/pts?)")
 }
 
 impl Root {
-    /// Mounts the terminal whose slave side `slave` is on /dev/console, by descriptor. Between [`prepare`] and
-    /// [`Root::enter`]. The terminal must come from a devpts of this mount namespace, such as the container's own:
-    /// see [`open_ptmx`].
+    /// Mounts the terminal whose slave side is `slave` on /dev/console, by descriptor. Called between [`prepare`] and
+    /// [`Root::enter`]. The terminal must come from a devpts of this mount namespace, such as the container's own: see
+    /// [`open_ptmx`].
     pub fn bind_console(&self, slave: impl AsFd) -> Result<()> {
         dev::bind_console(self, slave.as_fd()).context("error mounting the terminal on /dev/console")
     }
 
-    /// See [`open_ptmx`].
+    /// Opens /dev/pts/ptmx below this root: see [`open_ptmx`].
     #[cfg(feature = "internals")]
     pub fn open_ptmx(&self) -> Result<OwnedFd> {
         open_ptmx(&self.dir, &self.proc)
     }
 
-    /// Makes this root the process's root and working directory; of the old one nothing can be reached any more.
+    /// Makes this root the process's root and working directory; no path leads to the old root afterwards.
     pub fn enter(&self, plan: &RootfsPlan) -> Result<()> {
         let how = match plan.pivot {
             Pivot::Pivot => pivot::pivot(self, plan),
@@ -188,12 +191,12 @@ impl Root {
         how.context("error jailing process inside rootfs")
     }
 
-    /// What can only be done inside: propagation of the new root, read-only mounts, masked and read-only paths, in
+    /// Applies the settings that need the new root: its propagation, read-only mounts, masked and read-only paths, in
     /// that order. Sets the umask to 0022.
     pub fn finish(&self, plan: &RootfsPlan) -> Result<()> {
         pivot::finish_root(self, plan)?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
-        // Read-only paths first: a path may be in both lists, and hiding it counts more.
+        // Read-only paths precede masks: a path may be in both lists, and the mask must be on top.
         for path in &plan.readonly_paths {
             mask::make_readonly(self, path).with_context(|| format!("error making {path:?} read-only"))?;
         }
@@ -201,8 +204,8 @@ impl Root {
     }
 }
 
-/// Lets mount(2), which takes paths alone, work on descriptors: from the host's /proc as working directory, the
-/// relative path of each leads to the very file, inside the new root and outside. Afterwards the working directory is
+/// Calls mount(2), which takes paths alone, with descriptors: from the host's /proc as working directory, the relative
+/// path of each descriptor leads to the very file, inside the new root and outside. Afterwards the working directory is
 /// the root of this process.
 fn by_path<T>(root: &Root, call: impl FnOnce(&dyn Fn(BorrowedFd<'_>) -> PathBuf) -> SysResult<T>) -> Result<T> {
     rustix::process::fchdir(root.proc.fd()).map_err(|e| SysError::from_rustix("fchdir", "/proc", e))?;
@@ -211,12 +214,12 @@ fn by_path<T>(root: &Root, call: impl FnOnce(&dyn Fn(BorrowedFd<'_>) -> PathBuf)
     Ok(done?)
 }
 
-/// An error that says where a path was refused.
+/// The error for a refused path.
 fn refuse(path: &Path, reason: &str) -> Error {
     Error::other(format!("{path:?} {reason}"))
 }
 
-/// [`MountOp::data`] has the option `name`.
+/// Searches [`MountOp::data`] for the option `name`.
 fn has_option(op: &MountOp, name: &str) -> bool {
     op.data.iter().any(|(known, _)| known == name)
 }

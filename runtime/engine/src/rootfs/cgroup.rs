@@ -1,9 +1,9 @@
 //! A container's view of its cgroups.
 //!
-//! A mount is as writable as the configuration asks, as with runc: what a v1 hierarchy shows is the container's own
-//! part, and without a cgroup namespace of its own a container on v2 sees the whole hierarchy. In a user namespace
-//! without such a namespace a mount is read-only in any case: the process's ids could own cgroups of the host that are
-//! no part of the container (CVE-2023-25809).
+//! The configuration decides whether a mount is writable, as with runc: a v1 hierarchy shows the container's own part
+//! alone, and a container on v2 without its own cgroup namespace sees the whole hierarchy. In a user namespace without
+//! its own cgroup namespace a mount is always read-only: the process's ids could own cgroups of the host that are no
+//! part of the container (CVE-2023-25809).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -18,13 +18,13 @@ use brig_plan::mounts::{CgroupHierarchy, CgroupMounts, MountOp, RootfsPlan};
 use brig_sys::mount::{self, Filesystem};
 use brig_sys::{SysError, SysResult};
 
-/// Every mount of a hierarchy gets these.
+/// Flags of every mount of a hierarchy.
 const FLAGS: u64 = libc::MS_NOEXEC | libc::MS_NOSUID | libc::MS_NODEV;
 
 /// f_type of cgroup and cgroup2 (include/uapi/linux/magic.h).
 const CGROUP_MAGICS: [u64; 2] = [0x27_e0eb, 0x6367_7270];
 
-/// Mounts what `plan.cgroup` says at the operation's target.
+/// Mounts the hierarchies of `plan.cgroup` at the operation's target.
 pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
     let may_write = plan.cgroup_namespace || !plan.user_namespace;
     let readonly = if may_write { op.flags & libc::MS_RDONLY } else { libc::MS_RDONLY };
@@ -59,18 +59,18 @@ fn unified(
             Err(error) if mount::is_missing(&error) => {
                 return place(root, &filesystem(op, "cgroup2", flags), op, flags, target);
             }
-            // In a user namespace that does not own the cgroup namespace.
+            // The user namespace does not own the cgroup namespace.
             Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    // In the host's cgroup namespace a mount of our own would set the host's mount options anew: without nsdelegate
-    // and memory_recursiveprot, every cgroup of the host would lose them (kernel/cgroup/cgroup.c,
-    // apply_cgroup_root_flags). A bind leaves them alone.
+    // In the host's cgroup namespace a new mount would reset the host's mount options: without nsdelegate and
+    // memory_recursiveprot, every cgroup of the host would lose them (kernel/cgroup/cgroup.c, apply_cgroup_root_flags).
+    // A bind mount leaves them alone.
     let source = if plan.cgroup_namespace { own } else { mountpoint };
-    match root.outside.copy(source, false, true) {
+    match root.host_mounts.copy(source, false, true) {
         Err(error) if error.errno() == Errno::ENOENT => {
-            // A rootless container without a cgroup of its own: it gets none to see.
+            // A rootless container without its own cgroup sees no cgroups.
             let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
             place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
         }
@@ -78,7 +78,7 @@ fn unified(
     }
 }
 
-/// Binds a directory of the host's cgroups, of which `tree` is a copy unless open_tree is missing.
+/// Binds a directory of the host's cgroups. `tree` is a detached copy of it, or the error of open_tree(2).
 fn bind(root: &Root, source: &Path, tree: SysResult<OwnedFd>, flags: u64, target: &OwnedFd) -> Result<OwnedFd> {
     let tree = match tree {
         Ok(tree) => tree,
@@ -96,7 +96,8 @@ fn bind(root: &Root, source: &Path, tree: SysResult<OwnedFd>, flags: u64, target
     Ok(tree)
 }
 
-/// Without open_tree. The new mount is opened by the path of what it covers, and must be one of cgroups.
+/// Binds without open_tree(2). The new mount is opened by the path of its mount point, and must be a cgroup file
+/// system.
 fn bind_legacy(root: &Root, source: &Path, flags: u64, target: &OwnedFd) -> Result<OwnedFd> {
     by_path(root, |path| {
         mount::mount_raw(Some(source.as_os_str()), &path(target.as_fd()), None, libc::MS_BIND, None)
@@ -127,7 +128,7 @@ fn hierarchies(
     for hierarchy in list {
         let name = hierarchy.name.as_str();
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            return Err(refuse(Path::new(name), "is no name of a cgroup hierarchy"));
+            return Err(refuse(Path::new(name), "is not the name of a cgroup hierarchy"));
         }
         rustix::fs::mkdirat(&top, name, Mode::from_raw_mode(0o755))
             .map_err(|e| SysError::from_rustix("mkdirat", format!("{:?}/{name}", op.target), e))?;
@@ -159,12 +160,13 @@ fn one(root: &Root, plan: &RootfsPlan, hierarchy: &CgroupHierarchy, flags: u64, 
         }
         match fs.mount(mount::attributes(flags)) {
             Ok(mounted) => return Ok(mount::attach(&mounted, target)?),
-            // No fsopen, or a user namespace that may not mount it: a bind of our own part shows the same.
+            // The kernel has no fsopen(2), or the user namespace may not mount the hierarchy: a bind mount of the
+            // container's part shows the same.
             Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EPERM | Errno::EBUSY) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    let tree = root.outside.copy(&hierarchy.own, false, true);
+    let tree = root.host_mounts.copy(&hierarchy.own, false, true);
     bind(root, &hierarchy.own, tree, flags, target)?;
     Ok(())
 }

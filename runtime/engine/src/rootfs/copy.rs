@@ -1,8 +1,9 @@
-//! tmpcopyup: copies what the image has below a directory into the new tmpfs that covers it.
+//! tmpcopyup: copies the image's files below a directory into the new tmpfs that covers it.
 //!
-//! Both sides are walked by descriptor, one name at a time and without following links: what is swapped for a symlink
-//! meanwhile is an error, never a way out. The image chooses the tree's shape, so that the walk is iterative: it holds
-//! the two descriptors of one level, and goes back up by "..", which must lead to the directory that it came from.
+//! Both sides are walked by descriptor, one name at a time and without following links: a file that is swapped for a
+//! symlink meanwhile is an error, never a way out. The image chooses the tree's shape, and therefore the walk is
+//! iterative: it holds the two descriptors of one level, and returns to the parent by "..", which must lead to the
+//! directory that it came from.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -16,35 +17,36 @@ use brig_sys::{SysError, SysResult};
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// The deepest directory that is copied: no path (PATH_MAX, 4096 bytes) names a deeper one.
+/// The maximum depth of a copied directory: no path (PATH_MAX, 4096 bytes) names a deeper one.
 const MAX_DEPTH: usize = 2048;
 
 /// A directory above the current one.
 struct Above {
-    /// The identity of the image's directory and of its copy: device and inode.
+    /// Device and inode of the image's directory and of its copy.
     from: (u64, u64),
     to: (u64, u64),
-    /// Subdirectories that are still to be copied.
+    /// Subdirectories that remain to be copied.
     left: Vec<CString>,
 }
 
-/// What the mount's own options say of the top directory. The mode is always theirs, or came with the mount.
+/// The mount's own options for the top directory. The mode always comes from the mount.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TopOptions {
-    /// uid= is among them.
+    /// The options include uid=.
     pub uid: bool,
-    /// gid= is among them.
+    /// The options include gid=.
     pub gid: bool,
 }
 
 /// Copies everything in `from` (open for reading) into the directory `to`: files, directories, symlinks, nodes and
-/// FIFOs, with owners, modes, times and extended attributes; and `from`'s own owner and attributes, save what `top`
+/// FIFOs, with owners, modes, times and extended attributes; and `from`'s own owner and attributes, except the mode and
+/// the attributes that `top` names. Sockets are left out; holes and hard links are not preserved.
 /// names and the mode. Sockets are left out, and so are holes and hard links as such.
 ///
 /// # Errors
 /// A tree that is deeper than [`MAX_DEPTH`], and one that is moved while it is copied (ESTALE).
 pub(super) fn tree(from: &OwnedFd, to: &OwnedFd, top: TopOptions) -> Result<()> {
-    // `to` may be an O_PATH descriptor of a mount; writing attributes takes an open one.
+    // `to` may be an O_PATH descriptor of a mount; writing attributes requires an open one.
     let mut to = open(to, c".")?;
     let mut from = open(from, c".")?;
     let mut above: Vec<Above> = Vec::new();
@@ -66,7 +68,7 @@ pub(super) fn tree(from: &OwnedFd, to: &OwnedFd, top: TopOptions) -> Result<()> 
             Ok::<_, SysError>((outer_from, outer_to, outer.left))
         });
         let outer = outer.transpose()?;
-        // Last: what is made inside changes the times, and an owner other than us may shut us out.
+        // Must come last: new entries change the times, and another owner may deny access.
         let stat = rustix::fs::fstat(&from).map_err(|e| SysError::from_rustix("fstat", "", e))?;
         match outer {
             Some(outer) => {
@@ -95,7 +97,7 @@ fn identity(directory: &OwnedFd) -> SysResult<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
-/// Opens the directory above. One that was moved meanwhile could have any directory of the host above it.
+/// Opens the parent directory. A directory that was moved meanwhile could have any directory of the host above it.
 fn parent(directory: &OwnedFd, expected: (u64, u64)) -> SysResult<OwnedFd> {
     let found = open(directory, c"..")?;
     if identity(&found)? == expected {
@@ -104,7 +106,7 @@ fn parent(directory: &OwnedFd, expected: (u64, u64)) -> SysResult<OwnedFd> {
     Err(SysError::from_rustix("openat", "\"..\" of a directory that was moved while it was copied", rustix::io::Errno::STALE))
 }
 
-/// Opens the directory `name` and makes its copy.
+/// Opens the directory `name` and creates its copy.
 fn enter(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> SysResult<(OwnedFd, OwnedFd)> {
     let source = open(from, name)?;
     rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o700))
@@ -112,7 +114,7 @@ fn enter(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> SysResult<(OwnedFd, Owned
     Ok((source, open(to, name)?))
 }
 
-/// Copies what is directly in `from` and is no directory; gives the names of the directories.
+/// Copies the entries of `from` that are not directories; returns the names of the directories.
 fn entries(from: &OwnedFd, to: &OwnedFd) -> Result<Vec<CString>> {
     let mut directories = Vec::new();
     let entries = Dir::read_from(from).map_err(|e| SysError::from_rustix("getdents64", "", e))?;
@@ -122,15 +124,15 @@ fn entries(from: &OwnedFd, to: &OwnedFd) -> Result<Vec<CString>> {
         if name == c"." || name == c".." {
             continue;
         }
-        if !one(from, to, name).with_context(|| format!("error copying {name:?}"))? {
+        if !copy_entry(from, to, name).with_context(|| format!("error copying {name:?}"))? {
             directories.push(name.to_owned());
         }
     }
     Ok(directories)
 }
 
-/// Copies one entry; false when it is a directory.
-fn one(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<bool> {
+/// Copies one entry; returns false for a directory.
+fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<bool> {
     let failed = |call, e| SysError::from_rustix(call, format!("{name:?}"), e);
     let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("fstatat", e))?;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -146,7 +148,7 @@ fn one(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<bool> {
             let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
             rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev).map_err(|e| failed("mknodat", e))?;
             own_entry(to, name, &stat)?;
-            // The owner's change may have cleared bits of the mode.
+            // The change of the owner may have cleared bits of the mode.
             rustix::fs::chmodat(to, name, mode, AtFlags::empty()).map_err(|e| failed("fchmodat", e))?;
         }
     }
@@ -155,7 +157,7 @@ fn one(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<bool> {
 
 fn file(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
     let failed = |call, e| SysError::from_rustix(call, format!("{name:?}"), e);
-    // O_NONBLOCK: if a FIFO was swapped in, the open does not wait; the type is then looked at again.
+    // With O_NONBLOCK the open does not wait if a FIFO was swapped in; the type is checked again afterwards.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let source = rustix::fs::openat(from, name, flags, Mode::empty()).map_err(|e| failed("openat", e))?;
     let stat = rustix::fs::fstat(&source).map_err(|e| failed("fstat", e))?;
@@ -189,7 +191,8 @@ fn own_entry(to: &OwnedFd, name: &CStr, stat: &Stat) -> SysResult<()> {
         .map_err(|e| SysError::from_rustix("utimensat", format!("{name:?}"), e))
 }
 
-/// Owner, mode, extended attributes and times, in this order: a change of owner clears set-id bits and capabilities.
+/// Sets owner, mode, extended attributes and times, in this order: a change of owner clears set-id bits and
+/// capabilities.
 fn attributes(from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<()> {
     let (uid, gid) = owner(stat);
     rustix::fs::fchown(to, uid, gid).map_err(|e| SysError::from_rustix("fchown", "", e))?;
@@ -230,7 +233,7 @@ fn extended(from: &OwnedFd, to: &OwnedFd) -> SysResult<()> {
             }
         };
         match rustix::fs::fsetxattr(to, name, &value[..size], rustix::fs::XattrFlags::empty()) {
-            // tmpfs takes user.* only since 6.6, and labels are the mount's own where it has a context.
+            // tmpfs accepts user.* from Linux 6.6 on alone, and labels belong to the mount if it has a context.
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(Errno::PERM) if name.to_bytes().starts_with(b"security.selinux") => {}
             Err(e) => return Err(SysError::from_rustix("fsetxattr", format!("{name:?}"), e)),

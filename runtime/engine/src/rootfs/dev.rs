@@ -1,4 +1,4 @@
-//! /dev: nodes, symlinks and the console, all made below descriptors.
+//! /dev: nodes, symlinks and the console, all created below descriptors.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,8 +23,8 @@ const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
 const LINKS: [(&str, &str); 4] =
     [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
 
-/// Makes every node and link. /dev is looked up once: if the image has a symlink there, it is followed inside the
-/// root, and nothing that happens to it later matters.
+/// Creates every node and link. /dev is looked up once: a symlink of the image is followed inside the root, and later
+/// changes of the path have no effect.
 pub(super) fn set_up(root: &Root, plan: &RootfsPlan) -> Result<()> {
     let dev = root.dir.mkdir_all(Path::new("/dev"), 0o755, Links::Follow)?;
     for op in &plan.devices {
@@ -40,14 +40,14 @@ pub(super) fn set_up(root: &Root, plan: &RootfsPlan) -> Result<()> {
     for (name, target) in LINKS {
         link(&dev, name, target)?;
     }
-    // kcore is an option of the kernel.
+    // /proc/kcore depends on the kernel's configuration.
     if rustix::fs::statat(root.proc.fd(), "kcore", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         link(&dev, "core", "/proc/kcore")?;
     }
     ptmx(&dev)
 }
 
-/// Makes one node in `parent`.
+/// Creates one node in `parent`.
 fn node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp, bound: bool) -> Result<()> {
     if bound && op.kind != DeviceKind::Fifo {
         return bind_node(root, parent, name, op);
@@ -76,7 +76,7 @@ fn file_type(kind: DeviceKind) -> FileType {
     }
 }
 
-/// What is there already must be the very device; a file in its place would swallow what is written to it.
+/// Checks that an existing node is the very device; a file in its place would store the data that is written to it.
 fn verify(parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Result<()> {
     let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|e| SysError::from_rustix("fstatat", format!("{:?}", op.path), e))?;
@@ -94,10 +94,10 @@ fn is_device(stat: &rustix::fs::Stat, op: &DeviceOp) -> bool {
         && (op.kind == DeviceKind::Fifo || stat.st_rdev == rustix::fs::makedev(op.major, op.minor))
 }
 
-/// Where mknod is not allowed: the host's node of the same path, after a check that it is that device; see
-/// [`host_node`].
+/// Binds the host's node of the same path where mknod(2) is not allowed, after a check that the node is that device;
+/// see [`host_node`].
 fn bind_node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Result<()> {
-    let tree = root.outside.copy(&op.path, false, true);
+    let tree = root.host_mounts.copy(&op.path, false, true);
     let source = match &tree {
         Ok(tree) => rustix::fs::fstat(tree),
         Err(error) if mount::is_missing(error) => rustix::fs::stat(&op.path),
@@ -119,7 +119,7 @@ fn bind_node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Resu
     }
 }
 
-/// Opens what is at `name`, or an empty new file, as O_PATH; refuses a symlink or a directory.
+/// Opens the file at `name`, or an empty new file, as O_PATH; refuses a symlink or a directory.
 fn file(parent: &OwnedFd, name: &OsStr, mode: u32, shown: &Path) -> Result<OwnedFd> {
     match rustix::fs::mknodat(parent, name, FileType::RegularFile, Mode::from_raw_mode(mode & 0o777), 0) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -139,13 +139,13 @@ fn open_node(parent: &OwnedFd, name: &OsStr, shown: &Path) -> SysResult<OwnedFd>
 
 fn link(dev: &OwnedFd, name: &str, target: &str) -> SysResult<()> {
     match rustix::fs::symlinkat(target, dev, name) {
-        // What the image has there stays.
+        // The image's own file or link stays.
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(e) => Err(SysError::from_rustix("symlinkat", format!("{target:?}, \"/dev/{name}\""), e)),
     }
 }
 
-/// /dev/ptmx leads to the container's own devpts, whatever was there.
+/// Links /dev/ptmx to the container's own devpts, and replaces what the image has there.
 fn ptmx(dev: &OwnedFd) -> Result<()> {
     let error = |call, e| SysError::from_rustix(call, "\"/dev/ptmx\"", e);
     match rustix::fs::symlinkat("pts/ptmx", dev, "ptmx") {
@@ -158,14 +158,14 @@ fn ptmx(dev: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// See [`Root::bind_console`].
+/// Mounts the terminal: see [`Root::bind_console`].
 pub(super) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<()> {
     let shown = Path::new("/dev/console");
     let stat = rustix::fs::fstat(slave).map_err(|e| SysError::from_rustix("fstat", "terminal", e))?;
     let fs = rustix::fs::fstatfs(slave).map_err(|e| SysError::from_rustix("fstatfs", "terminal", e))?;
     let is_char = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
     if !is_char || fs.f_type as u64 != DEVPTS_SUPER_MAGIC {
-        return Err(refuse(shown, "is to be no pseudo-terminal"));
+        return Err(refuse(shown, "requires a pseudo-terminal of a devpts"));
     }
     let dev = root.dir.mkdir_all(Path::new("/dev"), 0o755, Links::Follow)?;
     let target = file(&dev, "console".as_ref(), 0o666, shown)?;
@@ -181,10 +181,10 @@ pub(super) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// See [`super::open_ptmx`].
+/// Opens and checks the node: see [`super::open_ptmx`].
 pub(super) fn open_ptmx(dir: &Dir, proc: &Proc) -> Result<OwnedFd> {
     let path = Path::new("/dev/pts/ptmx");
-    // The image could have put a FIFO or a device there: it is looked at before it is opened.
+    // The image could have a FIFO or a device there: the check must precede the open.
     let found = dir.open(path, OFlags::PATH, Links::NotLast)?;
     let stat = rustix::fs::fstat(&found).map_err(|e| SysError::from_rustix("fstat", "/dev/pts/ptmx", e))?;
     let fs = rustix::fs::fstatfs(found.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "/dev/pts/ptmx", e))?;
@@ -192,7 +192,7 @@ pub(super) fn open_ptmx(dir: &Dir, proc: &Proc) -> Result<OwnedFd> {
         && stat.st_rdev == rustix::fs::makedev(5, 2)
         && fs.f_type as u64 == DEVPTS_SUPER_MAGIC;
     if !is_ptmx {
-        return Err(SysError::new("open", "/dev/pts/ptmx: not of a devpts", Errno::ENOTTY).into());
+        return Err(SysError::new("open", "/dev/pts/ptmx: expected a node of a devpts", Errno::ENOTTY).into());
     }
     Ok(proc.reopen(&found, OFlags::RDWR | OFlags::NOCTTY)?)
 }

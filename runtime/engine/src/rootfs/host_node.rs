@@ -1,9 +1,9 @@
-//! Device nodes of the host that a container can reach: on a read-only mount, always.
+//! Device nodes of the host in a container, always on a read-only mount.
 //!
-//! The inode of such a node is the host's. Without a user namespace, CAP_FOWNER or CAP_CHOWN in the container would be
-//! enough to change its mode, owner, times and attributes for every process of the host. A read-only mount refuses that
-//! with EROFS (mnt_want_write, fs/namespace.c), and still lets a process read from and write to the device, because
-//! do_dentry_open (fs/open.c) exempts special files.
+//! The inode of such a node is the host's. Without a user namespace, CAP_FOWNER or CAP_CHOWN in the container would
+//! suffice to change its mode, owner, times and attributes for every process of the host. A read-only mount refuses
+//! that with EROFS (mnt_want_write, fs/namespace.c), and still lets a process read from and write to the device,
+//! because do_dentry_open (fs/open.c) exempts special files.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -17,7 +17,7 @@ use brig_sys::procfs::Proc;
 use brig_sys::SysError;
 
 const ATTRIBUTES: u64 = mount::ATTR_RDONLY | mount::ATTR_NOSUID | mount::ATTR_NOEXEC;
-/// [`ATTRIBUTES`] as mount(2) has them.
+/// The flags of mount(2) that correspond to [`ATTRIBUTES`].
 const FLAGS: u64 = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NOEXEC;
 
 /// Attaches `tree`, a detached copy of the mount of one of the host's nodes, to `target`. Later copies of the attached
@@ -33,7 +33,7 @@ pub(super) fn attach(root: &Root, tree: &OwnedFd, target: &OwnedFd) -> Result<()
     }
 }
 
-/// Makes a mount that is in place read-only without mount_setattr.
+/// Makes an attached mount read-only without mount_setattr(2).
 pub(super) fn protect_attached(root: &Root, mounted: impl AsFd) -> Result<()> {
     let mounted = mounted.as_fd();
     by_path(root, |path| mount::remount_bind_legacy(mounted, &path(mounted), FLAGS, 0))
@@ -45,15 +45,15 @@ pub(super) fn check_null(fd: &OwnedFd) -> Result<()> {
     if is_null(&stat) { Ok(()) } else { Err(refuse(Path::new("/dev/null"), "is not the character device 1:3")) }
 }
 
-/// True of the character device 1:3.
+/// Recognises the character device 1:3.
 pub fn is_null(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3)
 }
 
 /// Opens the host's /dev/null on a detached read-only mount, for a container's process that has no null device of its
-/// own: fchmod(2), fchown(2), futimens(3) and fsetxattr(2) on the descriptor fail with EROFS. `None` where this process
-/// may not copy a mount (EPERM), and has therefore no privilege to hand on, and on kernels without open_tree or
-/// mount_setattr.
+/// own: fchmod(2), fchown(2), futimens(3) and fsetxattr(2) on the descriptor fail with EROFS. `None` if this process
+/// may not copy a mount (EPERM), and therefore has no privilege to pass on, and on kernels without open_tree(2) or
+/// mount_setattr(2).
 pub fn open_null() -> Result<Option<OwnedFd>> {
     let opened = detached_null().and_then(|tree| match tree {
         Some(tree) => {

@@ -1,4 +1,4 @@
-//! Idmapped mounts, made in the parent: its privilege over the source's file system is what the kernel asks for.
+//! Idmapped mounts, created in the parent, because the kernel requires privilege over the source's file system.
 
 use std::os::fd::OwnedFd;
 
@@ -10,12 +10,12 @@ use brig_plan::mounts::{MappedBy, MountOp};
 use brig_plan::namespaces::NamespaceKind;
 use brig_sys::{mount, ns};
 
-/// The user namespaces that map mounts, one for all that have the same maps.
+/// The user namespaces of the idmapped mounts, one for each distinct pair of maps.
 #[derive(Debug, Default)]
 pub(super) struct Maps(Vec<(MappedBy, OwnedFd)>);
 
 impl Maps {
-    /// Maps the detached `tree`, as the operation asks for.
+    /// Applies the operation's id maps to the detached `tree`.
     pub(super) fn apply(&mut self, op: &MountOp, tree: &OwnedFd) -> Result<()> {
         let Some(map) = &op.map else { return Ok(()) };
         let known = self.0.iter().position(|(by, _)| *by == map.by);

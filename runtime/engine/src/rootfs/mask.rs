@@ -1,4 +1,4 @@
-//! Hidden and read-only paths.
+//! Masked and read-only paths.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -6,18 +6,19 @@ use std::path::Path;
 use rustix::fs::FileType;
 
 use super::mounts::make_readonly as readonly_mount;
-use super::outside::Outside;
+use super::outside::HostMounts;
 use super::{Root, by_path, host_node};
 use crate::error::{Context, Result};
 use brig_plan::mounts::{MountLabel, RootfsPlan};
 use brig_sys::mount::{self, Filesystem};
 use brig_sys::path::{Links, file_type};
 
-/// A detached copy of the host's /dev/null, once it is known to be the character device 1:3. `None` without open_tree.
+/// A detached copy of the host's /dev/null, after a check that it is the character device 1:3. `None` without
+/// open_tree(2).
 ///
-/// CVE-2025-31133: a container whose /dev/null was something else had that bound over the files to be masked.
-pub(super) fn host_null(outside: &Outside) -> Result<Option<OwnedFd>> {
-    let tree = match outside.copy(Path::new("/dev/null"), false, true) {
+/// CVE-2025-31133: a container whose /dev/null was another file had that file bound over the files to be masked.
+pub(super) fn host_null(host_mounts: &HostMounts) -> Result<Option<OwnedFd>> {
+    let tree = match host_mounts.copy(Path::new("/dev/null"), false, true) {
         Err(error) if mount::is_missing(&error) => return Ok(None),
         other => other.context("error preparing masked paths")?,
     };
@@ -34,7 +35,7 @@ pub(super) fn hide(root: &Root, plan: &RootfsPlan) -> Result<()> {
     let mut empty: Option<OwnedFd> = None;
     for path in &plan.masked_paths {
         let Some(target) = root.dir.try_find(path, Links::Follow)? else { continue };
-        root.refuse_top(path, &target).with_context(|| format!("linux.maskedPaths: error masking {path:?}"))?;
+        root.refuse_root(path, &target).with_context(|| format!("linux.maskedPaths: error masking {path:?}"))?;
         let hidden = match file_type(&target)? {
             FileType::Directory => cover_directory(root, &mut empty, plan.mount_label.as_ref(), &target),
             _ => cover_file(root, &mut null, path, &target),
@@ -44,16 +45,16 @@ pub(super) fn hide(root: &Root, plan: &RootfsPlan) -> Result<()> {
     Ok(())
 }
 
-/// What covers files.
+/// The source of the bind mounts that cover files.
 enum Cover<'a> {
-    /// The detached copy of the host's /dev/null; the first use attaches it.
+    /// The detached copy of the host's /dev/null, which the first use attaches.
     Detached(&'a OwnedFd),
-    /// Attached: later uses copy it.
+    /// The attached copy, which later uses copy.
     Attached(&'a OwnedFd),
-    /// Without open_tree there is no copy, and the host's cannot be reached any more: the container's own /dev/null,
-    /// which the first use opens and checks.
+    /// No copy, because open_tree(2) is missing, and the host's /dev/null cannot be reached any more. The first use
+    /// opens and checks the container's own /dev/null.
     Nothing,
-    /// That one, checked.
+    /// The container's own /dev/null after the check.
     Inside(OwnedFd),
 }
 
@@ -76,7 +77,7 @@ fn cover_file(root: &Root, cover: &mut Cover<'_>, path: &Path, target: &OwnedFd)
     }
 }
 
-/// The container's own /dev/null can be the host's node (a bound /dev): the cover is read-only all the same.
+/// The container's own /dev/null can be the host's node (a bound /dev): the cover must be read-only nevertheless.
 fn cover_legacy(root: &Root, null: &OwnedFd, path: &Path, target: &OwnedFd) -> Result<()> {
     bind_legacy(root, null, target, libc::MS_BIND)?;
     host_node::protect_attached(root, root.dir.find(path)?)
@@ -97,7 +98,7 @@ fn cover_directory(
     if let Some(attached) = empty {
         return Ok(mount::attach(mount::clone_fd_tree(&*attached, false)?, target)?);
     }
-    // One block and one inode: the directory itself.
+    // One block and one inode suffice for the directory itself.
     let mut fs = Filesystem::new("tmpfs")
         .source("tmpfs".as_ref())
         .flags(libc::MS_RDONLY)
@@ -119,11 +120,11 @@ fn cover_directory(
     }
 }
 
-/// Binds `path` over itself, read-only with all that is mounted below it. A missing path is fine. The root itself turns
-/// read-only in place, as with root.readonly: what is bound over it would not be init's root.
+/// Binds `path` over itself, read-only with all mounts below it. A missing path is no error. The root itself becomes
+/// read-only in place, as with root.readonly: a mount bound over it would not be init's root.
 pub(super) fn make_readonly(root: &Root, path: &Path) -> Result<()> {
     let Some(target) = root.dir.try_find(path, Links::Follow)? else { return Ok(()) };
-    if root.is_top(&target)? {
+    if root.is_root(&target)? {
         return readonly_mount(root, root.fd());
     }
     let tree = match mount::clone_fd_tree(&target, true) {

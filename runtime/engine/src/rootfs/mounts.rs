@@ -15,10 +15,10 @@ use brig_sys::path::{Links, file_type};
 use brig_sys::procfs::{PROC_SUPER_MAGIC, mount_id};
 use brig_sys::{SysError, SysResult};
 
-/// What a bind mount's options say beyond "bind it".
+/// The flags of a bind mount that need a remount.
 const NOT_A_BIND_FLAG: u64 = !(libc::MS_BIND | libc::MS_REC | libc::MS_REMOUNT | libc::MS_SILENT);
 
-/// How an operation is named in errors, in runc's words.
+/// The name of an operation in errors, in runc's words.
 pub(super) fn describe(op: &MountOp) -> String {
     let source = match &op.kind {
         MountKind::Bind { .. } => op.source.clone(),
@@ -28,7 +28,7 @@ pub(super) fn describe(op: &MountOp) -> String {
     format!("mounts[{}]: error mounting {source:?} to rootfs at {:?}", op.index, op.target)
 }
 
-/// A bind mount's source that could not be opened.
+/// The error for a bind mount's source that could not be opened.
 pub(super) fn source_error(op: &MountOp, error: SysError) -> Error {
     if error.errno() == Errno::ENOENT {
         let what = format!("mounts[{}].source: stat {}: no such file or directory", op.index, op.source.display());
@@ -50,7 +50,7 @@ fn kind_name(kind: &MountKind) -> &str {
     }
 }
 
-/// Mounts one operation below `root`.
+/// Executes one mount operation below `root`.
 pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp) -> Result<()> {
     let mounted = match &op.kind {
         MountKind::Bind { recursive } => match bind(root, op, *recursive)? {
@@ -59,7 +59,7 @@ pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp) -> Resul
         },
         MountKind::Proc | MountKind::Sysfs => {
             let kind = kind_name(&op.kind);
-            // CVE-2023-27561: through a symlink, procfs would end up where masks and labels do not look for it.
+            // CVE-2023-27561: through a symlink, procfs would be mounted where masks and labels are not applied.
             let target = root.dir.mkdir_all(&op.target, 0o755, Links::Refuse).map_err(|error| match error.errno() {
                 Errno::ELOOP | Errno::ENOTDIR => {
                     Error::other(format!("filesystem {kind:?} must be mounted on ordinary directory: {error}"))
@@ -93,12 +93,12 @@ pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp) -> Resul
     }
     let readonly = op.flags & libc::MS_RDONLY != 0 || whole_tree != op.recursive;
     if is_tmpfs && readonly {
-        root.readonly_in_the_end.push(mounted);
+        root.deferred_readonly.push(mounted);
     }
     Ok(())
 }
 
-/// The target as a directory, made where it is missing, and allowed.
+/// Opens the target as a directory, creates it if it is missing, and checks that a mount is allowed there.
 pub(super) fn directory(root: &Root, op: &MountOp) -> Result<OwnedFd> {
     let target = root.dir.mkdir_all(&op.target, 0o755, links(op))?;
     check_target(root, op, &target)?;
@@ -109,9 +109,10 @@ fn links(op: &MountOp) -> Links {
     if op.target_nofollow { Links::NotLast } else { Links::Follow }
 }
 
-/// Refuses a target to which a symlink of the image may have led: the root, and procfs but for what lxcfs emulates.
+/// Refuses a target to which a symlink of the image may have led: the root, and procfs except for the files that lxcfs
+/// emulates.
 fn check_target(root: &Root, op: &MountOp, target: &OwnedFd) -> Result<()> {
-    root.refuse_top(&op.target, target)?;
+    root.refuse_root(&op.target, target)?;
     let fs = rustix::fs::fstatfs(target).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
     if fs.f_type as u64 != PROC_SUPER_MAGIC || op.target == Path::new("/proc") {
         return Ok(());
@@ -126,9 +127,9 @@ fn check_target(root: &Root, op: &MountOp, target: &OwnedFd) -> Result<()> {
     Err(refuse(&below, "cannot be mounted because it is inside /proc"))
 }
 
-/// The operation's file system with its own options.
+/// The operation's file system with the operation's options.
 pub(super) fn filesystem<'a>(op: &'a MountOp, kind: &'a str, flags: u64) -> Filesystem<'a> {
-    // /dev gets its nodes first, and becomes read-only in the end.
+    // /dev becomes read-only at the end, because its nodes must be created first.
     let fs = Filesystem::new(kind).source(op.source.as_os_str()).flags(writable_dev(op, flags));
     op.data.iter().fold(fs, |fs, (name, value)| fs.parameter(name.as_str(), value.as_deref().map(Cow::from)))
 }
@@ -145,7 +146,7 @@ pub(super) fn labelled<'a>(fs: Filesystem<'a>, plan: &'a RootfsPlan) -> Filesyst
     }
 }
 
-/// Mounts `fs` on `target` and gives the new mount's root.
+/// Mounts `fs` on `target` and returns the new mount's root.
 pub(super) fn place(
     root: &Root,
     fs: &Filesystem<'_>,
@@ -168,7 +169,7 @@ pub(super) fn place(
     reopen_mounted(root, op, &target)
 }
 
-/// Names the field that a file system's own error is about, where that is known.
+/// Adds the field and a hint to a file system's error, where the cause is known.
 fn explain(op: &MountOp, error: SysError) -> Error {
     let kind = kind_name(&op.kind);
     if error.call() == "fsopen" && error.errno() == Errno::ENODEV {
@@ -190,7 +191,7 @@ fn explain(op: &MountOp, error: SysError) -> Error {
     error.into()
 }
 
-/// After mount(2), which gives no descriptor: looks the target up again, and makes sure that a mount was found on it.
+/// Looks the target up again after mount(2), which returns no descriptor, and checks that a mount is found there.
 fn reopen_mounted(root: &Root, op: &MountOp, below: &OwnedFd) -> Result<OwnedFd> {
     let mounted = root.dir.open(&op.target, rustix::fs::OFlags::PATH, links(op))?;
     match (mount_id(&mounted), mount_id(below)) {
@@ -199,14 +200,14 @@ fn reopen_mounted(root: &Root, op: &MountOp, below: &OwnedFd) -> Result<OwnedFd>
     }
 }
 
-/// A tmpfs is writable until [`Root::finish`]: targets of later mounts, tmpcopyup's files and the working directory may
-/// have to be made in it.
+/// Mounts a tmpfs. It stays writable until [`Root::finish`]: targets of later mounts, tmpcopyup's files and the working
+/// directory may have to be created in it.
 fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
     let flags = op.flags & !libc::MS_RDONLY;
     let mut fs = labelled(filesystem(op, "tmpfs", flags), plan);
     let mut found = None;
     if !has_option(op, "mode") {
-        // Must precede the making of a directory, because only one of the image's has a mode to keep.
+        // Must precede the creation of a directory, because only a directory of the image has a mode to preserve.
         if let Some(existing) = root.dir.try_find(&op.target, links(op))? {
             let stat = rustix::fs::fstat(&existing).map_err(|e| SysError::from_rustix("fstat", "", e))?;
             fs = fs.parameter("mode", Some(format!("{:04o}", stat.st_mode & 0o7777).into()));
@@ -218,7 +219,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
             check_target(root, op, &found)?;
             found
         }
-        // Also says what is wrong with a target that is no directory.
+        // Also reports a target that is no directory.
         None => directory(root, op)?,
     };
     if !op.copy_up {
@@ -231,7 +232,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
         rustix::fs::Mode::empty(),
     )
     .map_err(|e| SysError::from_rustix("openat", format!("{:?}", op.target), e))?;
-    // On new kernels it is filled while no one can reach it.
+    // On new kernels the copy is complete before any process can reach the mount.
     let mounted = if fs.fits_fsconfig() { fs.mount(mount::attributes(flags)).map(Some) } else { Ok(None) };
     match mounted {
         Ok(Some(mounted)) => {
@@ -253,7 +254,7 @@ fn copy_up(op: &MountOp, from: &OwnedFd, mounted: &OwnedFd) -> Result<()> {
     copy::tree(from, mounted, top).context("tmpcopyup")
 }
 
-/// Makes an attached mount read-only and leaves its other flags.
+/// Makes an attached mount read-only and preserves its other flags.
 pub(super) fn make_readonly(root: &Root, mounted: impl AsFd) -> Result<()> {
     match mount::set_attributes(mounted.as_fd(), mount::ATTR_RDONLY, 0, 0, false) {
         Err(error) if mount::is_missing(&error) => {
@@ -274,15 +275,15 @@ fn mqueue(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
     if plan.mount_label.is_none() {
         return place(root, &plain, op, op.flags, target);
     }
-    // Older kernels take no label for this one.
+    // Older kernels accept no label for mqueue.
     let again = target.try_clone().context("error duplicating a descriptor")?;
     place(root, &labelled(plain.clone(), plan), op, op.flags, target).or_else(|_| place(root, &plain, op, op.flags, again))
 }
 
-/// Changes what is mounted at the target.
+/// Changes the options of the mount at the target.
 fn remount(root: &Root, op: &MountOp) -> Result<()> {
     let target = root.dir.open(&op.target, rustix::fs::OFlags::PATH, links(op))?;
-    root.refuse_top(&op.target, &target)?;
+    root.refuse_root(&op.target, &target)?;
     by_path(root, |path| filesystem(op, "none", op.flags).mount_legacy(&path(target.as_fd()), op.flags))?;
     for &flags in &op.propagation {
         mount::set_propagation(&target, flags)?;
@@ -290,14 +291,14 @@ fn remount(root: &Root, op: &MountOp) -> Result<()> {
     Ok(())
 }
 
-/// Binds the operation's source. `None` when it was a symlink that has been copied instead.
+/// Binds the operation's source. Returns `None` for a symlink that was copied instead.
 fn bind(root: &Root, op: &MountOp, recursive: bool) -> Result<Option<OwnedFd>> {
     if op.copy_symlink && copy_symlink(root, op)? {
         return Ok(None);
     }
     let tree = match op.source_fd {
         Some(number) => mount::adopt(number),
-        None => root.outside.copy(&op.source, recursive, !op.source_nofollow),
+        None => root.host_mounts.copy(&op.source, recursive, !op.source_nofollow),
     };
     let tree = match tree {
         Ok(tree) => tree,
@@ -330,7 +331,7 @@ fn source_missing(op: &MountOp) -> Error {
     Error::other(format!("mounts[{}].source: stat {}: no such file or directory", op.index, op.source.display()))
 }
 
-/// Only procfs may be bound over /proc.
+/// Refuses any other file system than procfs as a bind mount over /proc.
 fn check_proc_source(op: &MountOp, tree: &OwnedFd) -> Result<()> {
     if op.target != Path::new("/proc") {
         return Ok(());
@@ -349,14 +350,14 @@ fn bind_target(root: &Root, op: &MountOp, is_directory: bool) -> Result<OwnedFd>
     let target = root.dir.make_file(&op.target, 0o755, links(op))?;
     check_target(root, op, &target)?;
     if file_type(&target)? == FileType::Directory {
-        // Managers look for the last three words.
+        // Managers match on the last three words.
         let what = format!("{:?} is a directory in the container, and the source {:?} is", op.target, op.source);
         return Err(Error::other(format!("mounts[{}].destination: {what} not a directory", op.index)));
     }
     Ok(target)
 }
 
-/// [`bind`] on kernels without open_tree.
+/// Performs [`bind`] on kernels without open_tree(2).
 fn bind_legacy(root: &Root, op: &MountOp, recursive: bool) -> Result<OwnedFd> {
     let source = rustix::fs::stat(&op.source).map_err(|e| match e {
         rustix::io::Errno::NOENT => source_missing(op),
@@ -378,7 +379,7 @@ fn bind_legacy(root: &Root, op: &MountOp, recursive: bool) -> Result<OwnedFd> {
     Ok(mounted)
 }
 
-/// With copy-symlink: makes the symlink that the source is. False when the source is none.
+/// Creates a copy of the source symlink, for copy-symlink. Returns false if the source is no symlink.
 fn copy_symlink(root: &Root, op: &MountOp) -> Result<bool> {
     let unable = |call| move |e| SysError::from_rustix(call, format!("{:?}", op.source), e);
     let read = || {
@@ -386,7 +387,7 @@ fn copy_symlink(root: &Root, op: &MountOp) -> Result<bool> {
         let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
         is_link.then(|| rustix::fs::readlink(&op.source, Vec::new()).map_err(unable("readlink"))).transpose()
     };
-    let link = match root.outside.visit(read) {
+    let link = match root.host_mounts.run_on_host(read) {
         Ok(Some(link)) => link,
         Ok(None) => return Ok(false),
         Err(error) if error.errno() == Errno::ENOENT => return Err(source_missing(op)),
@@ -397,7 +398,7 @@ fn copy_symlink(root: &Root, op: &MountOp) -> Result<bool> {
     Ok(true)
 }
 
-/// Makes a symlink; one that is there with the same target is as good.
+/// Creates a symlink; accepts an existing one with the same target.
 fn symlink(
     parent: &OwnedFd,
     name: &std::ffi::OsStr,

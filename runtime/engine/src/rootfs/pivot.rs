@@ -1,4 +1,4 @@
-//! Into the new root, and out of the old one.
+//! The entry into the new root, and the exit from the old one.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -8,7 +8,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::Root;
 use super::mounts::make_readonly;
-use super::outside::Outside;
+use super::outside::HostMounts;
 use crate::error::{Context, Error, ErrorKind, Result};
 use brig_plan::mounts::{Pivot, RootfsPlan};
 use brig_sys::mount::{self, Filesystem};
@@ -16,28 +16,28 @@ use brig_sys::path::{Dir, Links};
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult};
 
-/// Makes this mount namespace's events our own, and the root a mount of its own.
-pub(super) fn attach_root(plan: &RootfsPlan, proc: &Proc) -> Result<(Dir, Outside)> {
+/// Stops propagation from this mount namespace as the plan asks, and makes the root a mount of its own.
+pub(super) fn attach_root(plan: &RootfsPlan, proc: &Proc) -> Result<(Dir, HostMounts)> {
     let context = || format!("error preparing rootfs {:?}", plan.root);
     if plan.pivot == Pivot::Chroot {
-        return Ok((Dir::open_host(&plan.root).with_context(context)?, Outside::Here));
+        return Ok((Dir::open_host(&plan.root).with_context(context)?, HostMounts::Copied));
     }
     if let Some(number) = plan.seed {
-        let seed = mount::adopt(number)?;
+        let cached = mount::adopt(number)?;
         let tree = mount::clone_host_tree(&plan.root, true, true).map_err(|error| root_error(plan, error))?;
-        if let Some(outside) = Outside::leave(plan, proc, &seed, &tree).with_context(context)? {
-            return Ok((Dir::from_fd(tree), outside));
+        if let Some(host_mounts) = HostMounts::leave(plan, proc, &cached, &tree).with_context(context)? {
+            return Ok((Dir::from_fd(tree), host_mounts));
         }
     }
     let asked = plan.spread();
-    // What is unbindable can be bound no more, not even to be our root: that comes last, in `finish_root`.
+    // An unbindable mount cannot be bound as the root: `finish_root` makes it unbindable at the end.
     let spread = if asked & libc::MS_UNBINDABLE != 0 { libc::MS_PRIVATE | libc::MS_REC } else { asked };
     mount::mount_raw(None, Path::new("/"), None, spread, None).with_context(context)?;
     let tree = match plan.root_fd {
         Some(number) => mount::adopt(number),
         None => mount::clone_host_tree(&plan.root, true, true),
     };
-    // Shared mounts can be left: the new root must not spread to the host when it is attached, and pivot_root(2)
+    // Shared mounts can remain: the new root must not propagate to the host when it is attached, and pivot_root(2)
     // refuses a root whose parent mount is shared.
     if spread & libc::MS_SHARED != 0 || spread & libc::MS_REC == 0 {
         make_parent_private(&plan.root).with_context(context)?;
@@ -45,23 +45,23 @@ pub(super) fn attach_root(plan: &RootfsPlan, proc: &Proc) -> Result<(Dir, Outsid
     let tree = match tree {
         Ok(tree) => tree,
         Err(error) if mount::is_missing(&error) => {
-            return Ok((bind_root(plan).with_context(context)?, Outside::Here));
+            return Ok((bind_root(plan).with_context(context)?, HostMounts::Copied));
         }
         Err(error) => return Err(root_error(plan, error)),
     };
     mount::attach_host(&tree, &plan.root).with_context(context)?;
     if spread & libc::MS_SHARED != 0 {
-        // The copy is a peer of the image's mount on the host: what is mounted in it would appear there.
+        // The copy is a peer of the image's mount on the host: mounts in it would appear there.
         mount::set_propagation(&tree, libc::MS_PRIVATE).with_context(context)?;
     } else if spread & libc::MS_REC == 0 {
         // Only the mount of / was changed above; pivot_root(2) refuses a root that is still a peer of the host's.
         mount::set_propagation(&tree, spread).with_context(context)?;
     }
-    Ok((Dir::from_fd(tree), Outside::Here))
+    Ok((Dir::from_fd(tree), HostMounts::Copied))
 }
 
-/// Checks that root.path leads to a directory, before anything is made. What this process may not see, the container's
-/// may.
+/// Checks that root.path leads to a directory, before anything is created. The container's process may see a path that
+/// this process may not.
 pub fn check_root(plan: &RootfsPlan) -> Result<()> {
     match std::fs::metadata(&plan.root) {
         Ok(found) if !found.is_dir() => {
@@ -79,7 +79,7 @@ fn missing_root(plan: &RootfsPlan) -> Error {
     Error::new(ErrorKind::InvalidConfig, what).context("invalid rootfs")
 }
 
-/// The root could not be copied.
+/// The error for a root that could not be copied.
 fn root_error(plan: &RootfsPlan, error: SysError) -> Error {
     if error.errno() == Errno::ENOENT {
         return missing_root(plan);
@@ -95,10 +95,10 @@ fn bind_root(plan: &RootfsPlan) -> SysResult<Dir> {
     Ok(root)
 }
 
-/// Makes the mount that holds `root` private. Which of the directories above is its root is found by trying: only on
-/// that one does the call succeed.
+/// Makes the mount that holds `root` private. Its root is found by trials on the directories above: the call succeeds
+/// on a mount's root only.
 fn make_parent_private(root: &Path) -> SysResult<()> {
-    // A symlink in the path leads to other directories than those that its text names.
+    // A path with a symlink leads to other directories than its text names.
     let real = std::fs::canonicalize(root).map_err(|e| SysError::from_io("realpath", format!("{root:?}"), &e))?;
     let mut last = None;
     for path in real.ancestors() {
@@ -118,7 +118,7 @@ fn to_top() -> SysResult<()> {
     rustix::process::chdir("/").map_err(|e| SysError::from_rustix("chdir", "\"/\"", e))
 }
 
-/// pivot_root(2) in place.
+/// Enters the root by pivot_root(2) in place.
 pub(super) fn pivot(root: &Root, plan: &RootfsPlan) -> Result<()> {
     let spreads = plan.root_propagation.is_some_and(|flags| {
         flags & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 || flags & libc::MS_REC == 0
@@ -127,7 +127,7 @@ pub(super) fn pivot(root: &Root, plan: &RootfsPlan) -> Result<()> {
     change_directory(root)?;
     mount::pivot_here()?;
     if let Some(old) = old {
-        // Must precede the detach, because a shared mount would carry that to the host, and unmount its tree.
+        // Must precede the detach, because a shared mount would propagate the detach to the host, and unmount its tree.
         rustix::process::fchdir(&old).map_err(|e| SysError::from_rustix("fchdir", "old root", e))?;
         mount::mount_raw(None, Path::new("."), None, libc::MS_SLAVE | libc::MS_REC, None)?;
     }
@@ -140,11 +140,12 @@ fn open_old_root() -> SysResult<OwnedFd> {
         .map_err(|e| SysError::from_rustix("open", "\"/\", O_PATH", e))
 }
 
-/// For a root that pivot_root(2) does not take (a ramdisk): the new root is moved over it, and entered by chroot(2).
+/// Enters a root that pivot_root(2) refuses (a ramdisk): moves the new root over the old one, and enters it by
+/// chroot(2).
 ///
-/// The old root's mounts stay in the namespace, below. Complete procfs and sysfs instances among them must go first:
-/// as long as one can be seen, the kernel lets a process with privilege in the container mount another that nothing
-/// masks (fs/namespace.c, mount_too_revealing).
+/// The old root's mounts stay in the namespace, below. Complete procfs and sysfs instances among them must be removed
+/// first: as long as one is visible, the kernel lets a process with privilege in the container mount another one that
+/// nothing masks (fs/namespace.c, mount_too_revealing).
 pub(super) fn move_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
     let mounts = mount::parse_mountinfo(&root.proc.read_to_string("self/mountinfo")?);
     let real = std::fs::canonicalize(&plan.root).with_context(|| format!("error resolving {:?}", plan.root))?;
@@ -153,7 +154,7 @@ pub(super) fn move_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
     });
     for info in full {
         let path = Path::new(&info.target);
-        // One below another may have gone with it already.
+        // A mount below another one may have been removed with it.
         match mount::mount_raw(None, path, None, libc::MS_SLAVE | libc::MS_REC, None).and_then(|()| mount::detach(path)) {
             Ok(()) => {}
             Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => cover(path)?,
@@ -166,7 +167,7 @@ pub(super) fn move_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
     Ok(to_top()?)
 }
 
-/// Hides a mount that is locked in place, and cannot be unmounted here, below an empty tmpfs.
+/// Covers a mount that is locked in place, and cannot be unmounted here, with an empty tmpfs.
 fn cover(path: &Path) -> SysResult<()> {
     match Filesystem::new("tmpfs").source("tmpfs".as_ref()).mount_legacy(path, 0) {
         Err(error) if error.errno() == Errno::ENOENT => Ok(()),
@@ -174,24 +175,25 @@ fn cover(path: &Path) -> SysResult<()> {
     }
 }
 
-/// chroot(2) alone: the container shares the host's mounts.
+/// Enters the root by chroot(2) alone: the container shares the host's mounts.
 pub(super) fn change_root(root: &Root) -> Result<()> {
     change_directory(root)?;
     rustix::process::chroot(".").map_err(|e| SysError::from_rustix("chroot", "\".\"", e))?;
     Ok(to_top()?)
 }
 
-/// Propagation of the new root, then what becomes read-only.
+/// Sets the propagation of the new root, then makes mounts read-only.
 pub(super) fn finish_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
-    // The whole tree was made private or slave before anything was mounted in it: again, it would undo what a mount's
-    // own options have asked for since.
+    // The whole tree was made private or slave before the first mount: a second time would undo the propagation that a
+    // mount's own options have set since.
     let done = |flags: u64| flags & libc::MS_REC != 0 && flags & (libc::MS_PRIVATE | libc::MS_SLAVE) != 0;
     let left = plan.root_propagation.filter(|&flags| !done(flags));
     if let (Some(flags), true) = (left, plan.pivot != Pivot::Chroot) {
-        // Only now is / the new root: set before, it would have changed the mount that the root lies on.
+        // Must follow the pivot, because / is the new root only now: before, the call would have changed the mount on
+        // which the root lies.
         mount::mount_raw(None, Path::new("/"), None, flags, None).context("error setting rootfsPropagation")?;
     }
-    for mounted in &root.readonly_in_the_end {
+    for mounted in &root.deferred_readonly {
         make_readonly(root, mounted).context("error remounting a tmpfs as readonly")?;
     }
     if plan.dev_readonly {

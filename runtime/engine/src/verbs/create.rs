@@ -205,7 +205,7 @@ fn seed(init: &mut InitPlan, clone_flags: &mut u64) -> Option<OwnedFd> {
     if init.runtime_hooks || *clone_flags & new_mounts == 0 {
         return None;
     }
-    let seed = rootfs::seed()?;
+    let seed = rootfs::cached_namespace()?;
     rootfs.seed = Some(seed.as_raw_fd());
     *clone_flags &= !new_mounts;
     Some(seed)
