@@ -265,6 +265,24 @@ fn a_terminal_is_passed_through() {
 }
 
 #[test]
+fn a_process_without_a_terminal_gets_pipes_for_that_of_the_caller() {
+    let script = "for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done; read line; echo got $line >&2";
+    let (bundle, holder) = (Bundle::new(false, script), Bundle::new(false, "echo ready; exec sleep 60"));
+    let name = id("holder");
+    let (mut holding, _out) = spawn_ready(&holder, &name);
+    for mut command in [bundle.brig(&["run", &id("no-tty")]), holder.brig(&["exec", &name, "sh", "-c", script])] {
+        let (mut master, slave) = terminal(24, 80);
+        let mut child = on_terminal(&mut command, &slave);
+        master.write_all(b"a line\n").unwrap();
+        let shown = read_until(&mut master, "got a line");
+        assert_eq!(shown.matches("pipe:[").count(), 3, "{shown}");
+        assert!(child.wait().unwrap().success());
+    }
+    kill(Pid::from_raw(holding.id() as i32), Signal::SIGKILL).unwrap();
+    holding.wait().unwrap();
+}
+
+#[test]
 fn what_was_written_before_the_end_is_not_lost() {
     let bundle = Bundle::new(true, "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo the end");
     let (_master, slave) = terminal(24, 80);

@@ -20,7 +20,7 @@
 //!                                           outside, made the real init, and ends
 //!                      ◄── Limits ───────── only where init may not raise its own limits
 //!   prlimit              ── () ───────────►
-//!                      ◄── Null ─────────── only for a standard stream on /dev/null without such a device inside
+//!                      ◄── HostNode ─────── only for a standard stream on a memory device without such a device inside
 //!   opens it read-only   ── the fd ───────►
 //!                      ◄── Streams ──────── only where init may not give the streams to the container's user
 //!   fchown               ── () ───────────►
@@ -38,6 +38,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorKind;
+use crate::rootfs::MemoryDevice;
 
 /// A request of init's. Its reply is a type of its own, so that both ends are held to it.
 pub trait Request: Serialize + DeserializeOwned {
@@ -60,8 +61,8 @@ pub enum Step {
     Confine,
     /// [`Limits`]
     Limits,
-    /// [`Null`]
-    Null,
+    /// [`HostNode`]
+    HostNode,
     /// [`Streams`]
     Streams,
     /// [`Ready`]
@@ -112,10 +113,13 @@ pub struct Limits {
     pub scheduler: bool,
 }
 
-/// A standard stream is the host's /dev/null, and the container has no such device that could take its place. An fd of
-/// the same device on a read-only mount travels with the reply, unless the parent may not make one.
+/// A standard stream is a memory device of the host's, and the container has no such device that could take its place. An
+/// fd of the same device on a read-only mount travels with the reply, unless the parent may not make one.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Null;
+pub struct HostNode {
+    /// The device.
+    pub device: MemoryDevice,
+}
 
 /// These standard streams are pipes and sockets whose owner has no id in the container's user namespace.
 #[derive(Debug, Serialize, Deserialize)]
@@ -171,8 +175,8 @@ impl Request for Limits {
     const STEP: Step = Step::Limits;
     type Reply = ();
 }
-impl Request for Null {
-    const STEP: Step = Step::Null;
+impl Request for HostNode {
+    const STEP: Step = Step::HostNode;
     type Reply = ();
 }
 impl Request for Streams {

@@ -36,7 +36,7 @@ mod outside;
 mod pivot;
 mod seed;
 
-pub use host_node::{is_null, open_null};
+pub use host_node::{MemoryDevice, is_other_device, open_protected, replacement};
 pub use pivot::check_root;
 pub use seed::cached_namespace;
 use outside::HostMounts;

@@ -12,7 +12,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use crate::channel::{self, Event, ParentEnd};
 use crate::divert;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::handshake::{Confine, Devices, Filter, Limits, Mounted, Null, Ready, Recorded, Sibling, Step, Streams};
+use crate::handshake::{Confine, Devices, Filter, HostNode, Limits, Mounted, Ready, Recorded, Sibling, Step, Streams};
 use brig_plan::idmap::IdMap;
 use brig_plan::init::InitPlan;
 use brig_plan::seccomp::flag::NEW_LISTENER;
@@ -332,9 +332,9 @@ impl Server<'_> {
                 self.limit(&body)?;
                 continue;
             }
-            // As rare: the container has no null device for a standard stream.
-            if step == Step::Null && (expected == Step::Ready || self.plan.second_stage) {
-                self.hand_over_null()?;
+            // As rare: the container has no device of its own for a standard stream.
+            if step == Step::HostNode && (expected == Step::Ready || self.plan.second_stage) {
+                self.hand_over_node(&body)?;
                 continue;
             }
             // After them, where init may not give the streams away itself.
@@ -377,7 +377,7 @@ impl Server<'_> {
                     let listener = fd.ok_or_else(|| Error::other("the seccomp listener did not come"))?;
                     self.moments.listening(self.guard.child(), listener)?;
                 }
-                Step::Limits | Step::Null | Step::Streams => {}
+                Step::Limits | Step::HostNode | Step::Streams => {}
             }
         }
         Ok(())
@@ -396,7 +396,7 @@ impl Server<'_> {
                 Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
                 sibling @ Event::Request(Step::Sibling, ..) => return Ok(sibling),
                 // Of the first stage's, where the second one is made last.
-                streams @ Event::Request(Step::Null | Step::Streams, ..) if self.plan.second_stage => return Ok(streams),
+                streams @ Event::Request(Step::HostNode | Step::Streams, ..) if self.plan.second_stage => return Ok(streams),
                 other => early.push_back(other),
             }
         }
@@ -433,10 +433,11 @@ impl Server<'_> {
         self.parent.answer::<Limits>(&())
     }
 
-    fn hand_over_null(&self) -> Result<()> {
-        let null = rootfs::open_null()?;
-        let fds: Vec<BorrowedFd> = null.iter().map(AsFd::as_fd).collect();
-        self.parent.answer_with::<Null>(&(), &fds)
+    fn hand_over_node(&self, body: &[u8]) -> Result<()> {
+        let HostNode { device } = self.parent.read(body)?;
+        let node = rootfs::open_protected(device)?;
+        let fds: Vec<BorrowedFd> = node.iter().map(AsFd::as_fd).collect();
+        self.parent.answer_with::<HostNode>(&(), &fds)
     }
 
     /// Waits until the exec closes the channel; without one, this is why.

@@ -265,7 +265,7 @@ pub(super) fn standard_streams(init: &mut Init) -> Result<()> {
             tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
         }
     }
-    terminal::reopen_null(init)?;
+    terminal::reopen_devices(init)?;
     let uid = init.plan.process.uid;
     if uid == 0 && !init.plan.user_namespace {
         return Ok(());

@@ -1,13 +1,13 @@
 //! The container's terminal: made in its own devpts, its master handed out, its slave kept.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, Gid, Stat, Uid};
 
 use crate::error::{Context, Error, Result};
-use crate::handshake::{Null, Streams};
-use crate::rootfs;
+use crate::handshake::{HostNode, Streams};
+use crate::rootfs::{self, MemoryDevice};
 use brig_sys::path::{Dir, Links};
 use brig_sys::{SysError, SysResult, file, process, socket, tty};
 
@@ -33,38 +33,52 @@ pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
     Ok(slave)
 }
 
-/// Opens /dev/null anew where it is a standard stream, or an fd that is to be preserved. The caller's is on a mount of the host's, which the container
-/// would hold on to, which CRIU cannot save, and whose inode a process with CAP_FOWNER or CAP_CHOWN could change through
-/// the descriptor. The container's own device takes its place; without one, the host's on a read-only mount.
-pub(super) fn reopen_null(init: &Init) -> Result<()> {
-    let is_null_device = |number: &i32| file::stat_inherited(*number).is_ok_and(|stat| rootfs::is_null(&stat));
-    let handed_over: Vec<i32> = (0..3 + init.plan.preserve_fds as i32).filter(is_null_device).collect();
-    if handed_over.is_empty() {
-        return Ok(());
-    }
-    let own = match open_own_null(init) {
-        Ok(Some(own)) => Some(own),
-        Ok(None) => init.channel()?.ask_for_fd(&Null)?.1,
-        Err(error) => {
-            init.channel()?.log(false, format!("the container's /dev/null cannot be used as a standard stream: {error}"))?;
-            init.channel()?.ask_for_fd(&Null)?.1
+/// Opens a memory device anew where it is a standard stream, or an fd that is to be preserved. The caller's is on a mount
+/// of the host's, which the container would hold on to, which CRIU cannot save, and whose inode a process with CAP_FOWNER
+/// or CAP_CHOWN could change through the descriptor. The container's own device takes its place; without one, the host's
+/// on a read-only mount.
+pub(super) fn reopen_devices(init: &Init) -> Result<()> {
+    let device_of = |number| file::stat_inherited(number).ok().as_ref().and_then(MemoryDevice::of);
+    let mut opened: Vec<(MemoryDevice, Option<OwnedFd>)> = Vec::new();
+    for number in 0..3 + init.plan.preserve_fds as i32 {
+        let Some(device) = device_of(number) else { continue };
+        let place = match opened.iter().position(|(one, _)| *one == device) {
+            Some(place) => place,
+            None => {
+                opened.push((device, open_device(init, device)?));
+                opened.len() - 1
+            }
+        };
+        if let Some(fd) = &opened[place].1 {
+            process::dup_onto(fd.as_fd(), number)?;
         }
-    };
-    let Some(null) = own else {
-        return init.channel()?.log(false, "a standard stream remains the caller's /dev/null");
-    };
-    handed_over.into_iter().try_for_each(|number| Ok(process::dup_onto(null.as_fd(), number)?))
+    }
+    Ok(())
 }
 
-fn is_null(fd: BorrowedFd<'_>) -> bool {
-    rustix::fs::fstat(fd).is_ok_and(|stat| rootfs::is_null(&stat))
+/// The container's own device, or else the parent's copy of the host's.
+fn open_device(init: &Init, device: MemoryDevice) -> Result<Option<OwnedFd>> {
+    let path = device.path().display();
+    match open_own(init, device) {
+        Ok(Some(own)) => return Ok(Some(own)),
+        Ok(None) => {}
+        Err(error) => {
+            init.channel()?.log(false, format!("the container's {path} cannot be used as a standard stream: {error}"))?;
+        }
+    }
+    let protected = init.channel()?.ask_for_fd(&HostNode { device })?.1;
+    if protected.is_none() {
+        init.channel()?.log(false, format!("a standard stream remains the caller's {path}"))?;
+    }
+    Ok(protected)
 }
 
-/// The null device at /dev/null of the container; `None` where there is none, or another file.
-fn open_own_null(init: &Init) -> SysResult<Option<OwnedFd>> {
-    let found = Dir::open_host(Path::new("/"))?.try_find(Path::new("/dev/null"), Links::Follow)?;
-    // Only a null device may be opened: opening another one can have effects.
-    let Some(found) = found.filter(|found| is_null(found.as_fd())) else { return Ok(None) };
+/// The device at its path in the container; `None` where there is none, or another file.
+fn open_own(init: &Init, device: MemoryDevice) -> SysResult<Option<OwnedFd>> {
+    let found = Dir::open_host(Path::new("/"))?.try_find(device.path(), Links::Follow)?;
+    // Only that device may be opened: opening another one can have effects.
+    let is_device = |fd: &OwnedFd| rustix::fs::fstat(fd).is_ok_and(|stat| MemoryDevice::of(&stat) == Some(device));
+    let Some(found) = found.filter(is_device) else { return Ok(None) };
     init.proc()?.reopen(&found, rustix::fs::OFlags::RDWR).map(Some)
 }
 

@@ -5,10 +5,11 @@
 //! that with EROFS (mnt_want_write, fs/namespace.c), and still lets a process read from and write to the device,
 //! because do_dentry_open (fs/open.c) exempts special files.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, OFlags, Stat};
+use serde::{Deserialize, Serialize};
 
 use super::{Root, by_path, refuse};
 use crate::error::{Context, Result};
@@ -39,34 +40,95 @@ pub(super) fn protect_attached(root: &Root, mounted: impl AsFd) -> Result<()> {
     by_path(root, |path| mount::remount_bind_legacy(mounted, &path(mounted), FLAGS, 0))
 }
 
+/// A device of the kernel's memory driver (drivers/char/mem.c) whose open files have no state of their own: each node
+/// with its number can take the place of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemoryDevice {
+    /// 1:3.
+    Null,
+    /// 1:5.
+    Zero,
+    /// 1:7.
+    Full,
+    /// 1:8.
+    Random,
+    /// 1:9.
+    Urandom,
+}
+
+impl MemoryDevice {
+    /// Every one. The driver's other devices (mem, port, kmsg) give access to the host, or have a position of their own.
+    pub const ALL: [MemoryDevice; 5] =
+        [MemoryDevice::Null, MemoryDevice::Zero, MemoryDevice::Full, MemoryDevice::Random, MemoryDevice::Urandom];
+
+    /// Its number, 1:MINOR, and its path (Documentation/admin-guide/devices.txt).
+    const fn known(self) -> (u32, &'static str) {
+        match self {
+            MemoryDevice::Null => (3, "/dev/null"),
+            MemoryDevice::Zero => (5, "/dev/zero"),
+            MemoryDevice::Full => (7, "/dev/full"),
+            MemoryDevice::Random => (8, "/dev/random"),
+            MemoryDevice::Urandom => (9, "/dev/urandom"),
+        }
+    }
+
+    /// The path that it has on a host and in a container.
+    pub fn path(self) -> &'static Path {
+        Path::new(self.known().1)
+    }
+
+    /// The device that a node is, by its number.
+    pub fn of(stat: &Stat) -> Option<MemoryDevice> {
+        let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        let number = |device: &MemoryDevice| stat.st_rdev == rustix::fs::makedev(1, device.known().0);
+        MemoryDevice::ALL.into_iter().find(number).filter(|_| is_device)
+    }
+
+    fn check(self, fd: &OwnedFd) -> Result<()> {
+        let (minor, path) = self.known();
+        let stat = rustix::fs::fstat(fd).map_err(|error| SysError::from_rustix("fstat", path, error))?;
+        match MemoryDevice::of(&stat) == Some(self) {
+            true => Ok(()),
+            false => Err(refuse(Path::new(path), &format!("is not the character device 1:{minor}"))),
+        }
+    }
+}
+
+/// True of a device that is none of [`MemoryDevice`], such as a terminal or a disk. Its open file may have a state of its
+/// own, so that nothing can take its place.
+pub fn is_other_device(stat: &Stat) -> bool {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && MemoryDevice::of(stat).is_none()
+}
+
 /// Checks that `fd` is the null device.
 pub(super) fn check_null(fd: &OwnedFd) -> Result<()> {
-    let stat = rustix::fs::fstat(fd).map_err(|e| SysError::from_rustix("fstat", "/dev/null", e))?;
-    if is_null(&stat) { Ok(()) } else { Err(refuse(Path::new("/dev/null"), "is not the character device 1:3")) }
+    MemoryDevice::Null.check(fd)
 }
 
-/// Recognises the character device 1:3.
-pub fn is_null(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3)
-}
-
-/// Opens the host's /dev/null on a detached read-only mount, for a container's process that has no null device of its
-/// own: fchmod(2), fchown(2), futimens(3) and fsetxattr(2) on the descriptor fail with EROFS. `None` if this process
-/// may not copy a mount (EPERM), and therefore has no privilege to pass on, and on kernels without open_tree(2) or
-/// mount_setattr(2).
-pub fn open_null() -> Result<Option<OwnedFd>> {
-    let opened = detached_null().and_then(|tree| match tree {
+/// Opens a device of the host's on a detached read-only mount, for a container's process that has no such device of its
+/// own: fchmod(2), fchown(2), futimens(3) and fsetxattr(2) on the descriptor fail with EROFS. `None` where this process
+/// may not copy a mount (EPERM), and has therefore no privilege to hand on, and on kernels without open_tree or
+/// mount_setattr.
+pub fn open_protected(device: MemoryDevice) -> Result<Option<OwnedFd>> {
+    let opened = detached(device).and_then(|tree| match tree {
         Some(tree) => {
-            check_null(&tree)?;
+            device.check(&tree)?;
             Ok(Some(Proc::open()?.reopen(&tree, OFlags::RDWR)?))
         }
         None => Ok(None),
     });
-    opened.context("unable to open the host's /dev/null read-only")
+    opened.with_context(|| format!("unable to open the host's {} read-only", device.path().display()))
 }
 
-fn detached_null() -> Result<Option<OwnedFd>> {
-    let made = mount::clone_host_tree(Path::new("/dev/null"), false, true)
+/// What takes the place of `fd`, a stream of the caller's, for a process that opens nothing itself.
+pub fn replacement(fd: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    let device = rustix::fs::fstat(fd).ok().as_ref().and_then(MemoryDevice::of);
+    device.map_or(Ok(None), open_protected)
+}
+
+fn detached(device: MemoryDevice) -> Result<Option<OwnedFd>> {
+    let made = mount::clone_host_tree(device.path(), false, true)
         .and_then(|tree| mount::set_attributes(&tree, ATTRIBUTES, 0, 0, false).map(|()| tree));
     match made {
         Ok(tree) => Ok(Some(tree)),

@@ -409,8 +409,15 @@ pub(super) fn prepare_proxied(init: &mut InitPlan, console: &Console) {
 }
 
 /// Makes the pipes that [`Stdio::Proxied`] stands for, and gives the caller's ends. Init hands them to the container's user.
+///
+/// A user namespace needs pipes, because its processes could not open the caller's streams again. So does a stream that is
+/// a terminal or another device: a container could change the host's inode through it, and put input into a terminal.
 pub(super) fn make_pipes(stdio: &mut Stdio, init: &InitPlan) -> Result<Option<[OwnedFd; 3]>> {
-    if !matches!(stdio, Stdio::Proxied) || !init.user_namespace || init.process.terminal {
+    if !matches!(stdio, Stdio::Proxied) || init.process.terminal {
+        return Ok(None);
+    }
+    let is_device = |number| file::stat_inherited(number).is_ok_and(|stat| rootfs::is_other_device(&stat));
+    if !init.user_namespace && !(0..3).any(is_device) {
         return Ok(None);
     }
     let pipe = || std::io::pipe().context("unable to make a pipe for a standard stream");

@@ -17,7 +17,7 @@ use brig_plan::container::{self, ContainerPlan, CreateChoices};
 use brig_plan::mounts::RootfsPlan;
 use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
 use brig_plan::{config, outside};
-use crate::probe;
+use crate::{probe, rootfs};
 use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
 use brig_sys::path::{Dir, Links};
@@ -94,7 +94,17 @@ impl Restoring<'_> {
         let enter = made.self_entry()?;
         let enter: Vec<_> = enter.iter().map(AsFd::as_fd).collect();
         let inherit: Vec<_> = inherited.iter().map(|(_, fd)| fd.as_fd()).collect();
-        let stdio = self.stdio.as_ref().map(|fds| [fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let given = match &self.stdio {
+            None => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            Some(fds) => fds.each_ref().map(AsFd::as_fd),
+        };
+        // CRIU hands them over as they are.
+        let [first, second, third] = given.map(rootfs::replacement);
+        let replaced = [first?, second?, third?];
+        let stdio: [_; 3] = std::array::from_fn(|place| replaced[place].as_ref().map_or(given[place], AsFd::as_fd));
+        let is_inherited = self.stdio.is_none() && replaced.iter().all(Option::is_none);
+        let stdio = (!is_inherited).then_some(stdio);
         let criu = Criu::start(&Place { cgroup: made.clone_target(), enter: &enter, stdio, inherit: &inherit })?;
         if made.has_pending_unit() {
             attach(cgroup, criu.pid(), &mut self.record, self.entry)?;

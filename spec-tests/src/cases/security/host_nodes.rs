@@ -28,6 +28,14 @@ pub const CASES: &[Case] = &[
         "host nodes",
         streams_without_null,
     ),
+    case("memory devices as streams are no nodes of the host whose inodes can be changed", "host nodes", |ground| {
+        memory_streams(ground, privileged(ground)?)
+    }),
+    case(
+        "memory devices as streams of a container without devices are no nodes of the host whose inodes can be changed",
+        "host nodes",
+        |ground| memory_streams(ground, without_devices(ground)?),
+    ),
 ];
 
 /// Checks that `seen`, a path below /proc/PID that leads through the container's own mount, is another node than the
@@ -155,13 +163,41 @@ fn exec_variants(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// With a directory bound to /dev, nothing is made in it.
-fn streams_without_null(ground: &Ground) -> anyhow::Result<()> {
+fn without_devices(ground: &Ground) -> anyhow::Result<Bundle> {
     let empty = ground.directory().join("dev");
     fs::create_dir(&empty)?;
     let mut bundle = privileged(ground)?;
     without_mounts(&mut bundle, "/dev");
     bundle.mount("/dev", "bind", &empty.to_string_lossy(), &["bind"]);
     bundle.set("/linux/maskedPaths", serde_json::json!([]));
+    Ok(bundle)
+}
+
+/// Init and an exec in the background, whose streams and fd 3 are four memory devices of the host.
+fn memory_streams(ground: &Ground, mut bundle: Bundle) -> anyhow::Result<()> {
+    const STREAMS: [&str; 4] = ["/dev/zero", "/dev/full", "/dev/urandom", "/dev/random"];
+    bundle.args(&["/probe", "wait"]).write()?;
+    let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
+    let handed_over = |words: &[&str]| -> anyhow::Result<()> {
+        let pid_file = ground.directory().join("streams.pid");
+        let pid_path = pid_file.to_string_lossy();
+        let words = [&words[..1], &["--pid-file", &*pid_path, "--preserve-fds", "1"], &words[1..]].concat();
+        ground.call_after("exec </dev/zero >/dev/full 2>/dev/urandom 3</dev/random", &words)?.ok()?;
+        let pid: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
+        for (number, device) in STREAMS.iter().enumerate() {
+            let seen = format!("/proc/{pid}/fd/{number}");
+            ensure!(fs::metadata(&seen)?.rdev() == fs::metadata(device)?.rdev(), "{seen} is not {device}");
+            cannot_be_changed(&seen, device)?;
+        }
+        Ok(())
+    };
+    handed_over(&["create", "--bundle", &path, &id])?;
+    ground.call(&["start", &id])?.ok()?;
+    handed_over(&["exec", "--detach", &id, "/probe", "wait"])
+}
+
+fn streams_without_null(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = without_devices(ground)?;
     let container = match ground.start(&mut bundle) {
         Ok(container) => container,
         // A container without a null device need not be possible.
