@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxResources, Spec};
 
+use crate::launch::gate::{self, Before};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use brig_plan::cgroup::settle_zero_pids;
@@ -112,11 +113,12 @@ impl Engine {
             true => create::Poststart::of(&container.spec()?, &container.record),
             false => None,
         };
-        let opened = crate::launch::gate::open(&container.entry.gate_path())?;
+        let opened = gate::open(&container.entry.gate_path())?;
         if container.record.start_container || poststart.is_some() {
             // What runs now may take its time, and delete does not wait for it.
             container.entry.unlock()?;
-            let started = opened.wait_executed().and_then(|()| poststart.map_or(Ok(()), |hooks| hooks.run()));
+            let before = if container.record.start_container { Before::Hooks } else { Before::Exec };
+            let started = opened.wait_executed(before).and_then(|()| poststart.map_or(Ok(()), |hooks| hooks.run()));
             if let Err(error) = started {
                 container.destroy();
                 return Err(error);

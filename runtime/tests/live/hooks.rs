@@ -1,6 +1,7 @@
 //! Hooks: the six moments, their namespaces, what they read, and what their failure undoes.
 
 use std::fs;
+use std::io::{Read, Seek};
 
 use serde_json::{Value, json};
 
@@ -111,6 +112,23 @@ fn a_failure_before_the_program_undoes_the_container() {
         expected.extend([*moment, "poststop"]);
         assert_eq!(found, expected, "{moment}");
     }
+}
+
+#[test]
+fn an_init_that_is_killed_during_a_start_container_hook_fails_the_start() {
+    let mut bundle = script("exec sleep 1000");
+    let text = "echo >/in; exec sleep 1000";
+    bundle.config["hooks"]["startContainer"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", text], "env": ["PATH=/bin"]}]);
+    bundle.create();
+    let pid = bundle.state()["pid"].as_i64().unwrap();
+    let mut errors = tempfile::tempfile().unwrap();
+    let mut start = bundle.command(&["start", &bundle.id]).stderr(errors.try_clone().unwrap()).spawn().unwrap();
+    crate::support::wait_until("hook", || bundle.rootfs("in").exists());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(start.wait().unwrap().code(), Some(1));
+    let mut said = String::new();
+    errors.rewind().and_then(|()| errors.read_to_string(&mut said)).unwrap();
+    assert!(said.contains("init was killed before its hooks.startContainer had ended"), "{said}");
 }
 
 #[test]

@@ -33,6 +33,27 @@ pub fn wait(gate: OwnedFd) -> Result<OwnedFd> {
     Ok(gate.into())
 }
 
+/// Init's side: the startContainer hooks have succeeded. An init that is killed during one of them leaves no such byte.
+///
+/// # Errors
+/// The kernel's.
+pub fn report_hooks(gate: &OwnedFd) -> Result<()> {
+    let written = rustix::io::write(gate, &[HOOKS_DONE]).map_err(|error| SysError::from_rustix("write", "the gate", error));
+    written.map(drop).context("unable to report to start that the startContainer hooks have succeeded")
+}
+
+/// What [`report_hooks`] writes; no error begins with it.
+const HOOKS_DONE: u8 = 1;
+
+/// What has to happen before a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The startContainer hooks of the container.
+    Hooks,
+    /// The exec alone.
+    Exec,
+}
+
 /// Init's side: why the program will not run, for a `start` that waits. Nobody has to; the fifo holds it for them.
 ///
 /// # Errors
@@ -54,8 +75,8 @@ impl Opened {
     /// Waits until the program was executed, or init has ended before.
     ///
     /// # Errors
-    /// What init said of why the program does not run.
-    pub fn wait_executed(mut self) -> Result<()> {
+    /// What init said of why the program does not run; that init was killed before its hooks were done.
+    pub fn wait_executed(mut self, before: Before) -> Result<()> {
         use rustix::event::{PollFd, PollFlags, poll};
         // The reading end of a fifo that nobody can write to is hung up (poll(2)), which needs no asking for.
         let mut gate = [PollFd::new(&self.0, PollFlags::empty())];
@@ -67,7 +88,15 @@ impl Opened {
         let mut words = Vec::new();
         self.0.read_to_end(&mut words).context("unable to read what init said at the gate")?;
         // The byte that opens the gate is still there when init was killed before it read it.
-        match String::from_utf8_lossy(&words).trim_start_matches('\0') {
+        let words = String::from_utf8_lossy(&words);
+        let (words, hooks_done) = match words.trim_start_matches('\0').strip_prefix(char::from(HOOKS_DONE)) {
+            Some(rest) => (rest, true),
+            None => (words.trim_start_matches('\0'), false),
+        };
+        match words {
+            "" if before == Before::Hooks && !hooks_done => {
+                Err(Error::other("the container's init was killed before its hooks.startContainer had ended"))
+            }
             "" => Ok(()),
             said => Err(Error::other(said)),
         }
@@ -105,7 +134,7 @@ mod tests {
         let waiter = std::thread::spawn(move || wait(end));
         let opened = open(&path).unwrap();
         let end = waiter.join().unwrap().unwrap();
-        let watcher = std::thread::spawn(move || opened.wait_executed());
+        let watcher = std::thread::spawn(move || opened.wait_executed(Before::Exec));
         assert!(!watcher.is_finished());
         drop(end);
         watcher.join().unwrap().unwrap();
@@ -125,7 +154,7 @@ mod tests {
         let end = make(&path).unwrap();
         let opened = open(&path).unwrap();
         tell(wait(end).unwrap(), &Error::other("no luck")).unwrap();
-        assert_eq!(opened.wait_executed().unwrap_err().to_string(), "no luck");
+        assert_eq!(opened.wait_executed(Before::Hooks).unwrap_err().to_string(), "no luck");
     }
 
     #[test]
@@ -135,6 +164,28 @@ mod tests {
         let end = make(&path).unwrap();
         let opened = open(&path).unwrap();
         drop(end);
-        opened.wait_executed().unwrap();
+        opened.wait_executed(Before::Exec).unwrap();
+    }
+
+    #[test]
+    fn an_init_that_is_killed_before_its_hooks_have_ended_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("exec.fifo");
+        for (is_done, said) in [(false, ""), (true, ""), (true, "no luck")] {
+            let end = make(&path).unwrap();
+            let opened = open(&path).unwrap();
+            if is_done {
+                report_hooks(&end).unwrap();
+            }
+            match said {
+                "" => drop(end),
+                said => tell(end, &Error::other(said)).unwrap(),
+            }
+            let error = opened.wait_executed(Before::Hooks).err().map(|error| error.to_string()).unwrap_or_default();
+            match is_done {
+                true => assert_eq!(error, said),
+                false => assert!(error.contains("was killed before its hooks.startContainer"), "{error}"),
+            }
+        }
     }
 }

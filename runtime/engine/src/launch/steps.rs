@@ -338,7 +338,11 @@ pub(super) fn start_hooks(init: &mut Init) -> Result<()> {
     for hook in &mut hooks {
         hook.env.get_or_insert_with(|| init.plan.process.env.clone());
     }
-    if hooks.is_empty() { Ok(()) } else { run_hooks(init, &hooks, "created") }
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    run_hooks(init, &hooks, "created")?;
+    init.gate.as_ref().map_or(Ok(()), gate::report_hooks)
 }
 
 pub(super) fn preserve(init: &mut Init) -> Result<()> {
