@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use nix::fcntl::{FcntlArg, fcntl};
-
 use brig_engine::error::{Error, ErrorKind, Result};
+use brig_sys::inherited::is_open;
 
 /// The first descriptor that is no standard stream (sd_listen_fds(3)).
 const FIRST: u32 = 3;
@@ -27,7 +26,7 @@ pub fn notify_socket() -> Option<PathBuf> {
 pub fn check(listen_fds: u32, preserve_fds: u32) -> Result<()> {
     for index in 0..listen_fds.saturating_add(preserve_fds) {
         let fd = FIRST.checked_add(index).and_then(|fd| i32::try_from(fd).ok());
-        if fd.is_some_and(|fd| fcntl(fd, FcntlArg::F_GETFD).is_ok()) {
+        if fd.is_some_and(is_open) {
             continue;
         }
         let message = if index < listen_fds {

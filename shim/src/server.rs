@@ -85,7 +85,7 @@ fn inherited_listener() -> Result<StdListener> {
     }
     let socket: OwnedFd = stdin.as_fd().try_clone_to_owned().context("unable to take the socket")?;
     let null = std::fs::File::open("/dev/null").context("unable to open /dev/null")?;
-    process::dup_onto(null.as_fd(), 0)?;
+    process::replace_stdio(process::StandardStream::Input, null.as_fd())?;
     let listener = StdListener::from(socket);
     listener.set_nonblocking(true).context("unable to take the socket")?;
     Ok(listener)

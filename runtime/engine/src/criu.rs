@@ -81,8 +81,8 @@ impl Criu {
         let (ours, theirs) = socket::packet_pair()?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| SysError::from_rustix("pipe2", "", error))?;
-        let mut inherit: Vec<_> = place.inherit.iter().map(AsRawFd::as_raw_fd).collect();
-        inherit.push(theirs.as_raw_fd());
+        let mut inherit = place.inherit.to_vec();
+        inherit.push(theirs.as_fd());
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| Error::other("a NUL byte in the environment"));
         let number = text(OsStr::new(&theirs.as_raw_fd().to_string()))?;
         let path = text(&std::env::var_os("PATH").map_or_else(|| DEFAULT_PATH.into(), |path| {

@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::handshake::Filter;
 use brig_plan::hooks::Hook;
 use brig_plan::process::dedup_env;
-use brig_sys::{command, process, seal, seccomp};
+use brig_sys::{command, inherited, process, seal, seccomp};
 
 /// The most of a failed hook's standard error that goes into our message.
 const STDERR_LIMIT: u64 = 4096;
@@ -76,7 +76,7 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
         command.arg0(name).args(rest);
     }
     // A hook may be another program over the engine, which must not take itself for an init.
-    command.env_remove(divert::VARIABLE);
+    command.env_remove(divert::VARIABLE).env_remove(inherited::VARIABLE);
     if let Some(env) = &hook.env {
         command.env_clear().envs(env.iter().filter_map(|entry| entry.split_once('=')));
     }

@@ -20,6 +20,7 @@ use rustix::fs::Mode;
 
 use crate::error::{Context, Error, Result};
 use brig_plan::mounts::{MountKind, MountOp, Pivot, RootfsPlan};
+use brig_sys::inherited::Inherited;
 use brig_sys::mount;
 use brig_sys::path::Dir;
 use brig_sys::procfs::{Proc, mount_id};
@@ -143,13 +144,18 @@ fn is_symlink(path: &Path) -> bool {
 ///
 /// `pid_namespace` is the namespace of the container's processes, when this process is outside of it.
 pub fn prepare(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<Root> {
+    prepare_with(plan, &mut Inherited::default(), pid_namespace)
+}
+
+/// [`prepare`] with the descriptors that the plan names.
+pub fn prepare_with(plan: &RootfsPlan, inherited: &mut Inherited, pid_namespace: Option<OwnedFd>) -> Result<Root> {
     rustix::process::umask(Mode::empty());
     // Must precede the mounts, because /proc may be the image's afterwards.
     let proc = Proc::open().context("error opening /proc")?;
-    let (dir, host_mounts) = pivot::attach_root(plan, &proc)?;
+    let (dir, host_mounts) = pivot::attach_root(plan, inherited, &proc)?;
     let mut root = Root { dir, proc, host_mounts, null: None, pid_namespace, deferred_readonly: Vec::new() };
     for op in &plan.mounts {
-        mounts::execute(&mut root, plan, op).with_context(|| mounts::describe(op))?;
+        mounts::execute(&mut root, plan, op, inherited).with_context(|| mounts::describe(op))?;
     }
     if plan.setup_dev {
         dev::set_up(&root, plan).context("error setting up /dev")?;

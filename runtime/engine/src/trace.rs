@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -58,8 +58,8 @@ pub fn start(path: &Path) -> Result<()> {
 }
 
 /// The fd of the trace, for a child that goes on with [`continue_in`].
-pub fn fd() -> Option<RawFd> {
-    SINK.get().map(|sink| sink.file.as_raw_fd())
+pub fn fd() -> Option<BorrowedFd<'static>> {
+    SINK.get().map(|sink| sink.file.as_fd())
 }
 
 /// Traces this process, a child, into the trace that its parent began.
@@ -168,6 +168,6 @@ mod tests {
     #[test]
     fn nothing_is_traced_before_it_is_asked_for() {
         assert!(phase("nothing").0.is_none());
-        assert_eq!(fd(), None);
+        assert!(fd().is_none());
     }
 }

@@ -1,5 +1,10 @@
-//! What a process may do and how it is scheduled: ids, capabilities, no_new_privs, scheduler, I/O priority,
-//! personality.
+//! The rights and the scheduling of a process: ids, capabilities, no_new_privs, scheduler, I/O priority, personality.
+//!
+//! Ids and capabilities are those of the calling thread: the system calls are made directly, because the C library's
+//! functions would change every thread.
+
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, Gid, Uid};
 
 use super::{SysError, SysResult};
 
@@ -7,139 +12,127 @@ fn check(result: libc::c_long, call: &'static str, args: impl FnOnce() -> String
     if result < 0 { Err(SysError::last(call, args())) } else { Ok(()) }
 }
 
-/// Five capability sets, bit N for capability N.
+/// Five capability sets, bit N for capability N (capabilities(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CapabilitySets {
-    /// Limits what execve can give.
+    /// The limit of what execve can give.
     pub bounding: u64,
-    /// Checked by the kernel.
+    /// Capabilities that the kernel checks.
     pub effective: u64,
-    /// May be made effective.
+    /// Capabilities that may be made effective.
     pub permitted: u64,
-    /// Kept over execve of files with inheritable capabilities.
+    /// Capabilities that are kept over execve of files with inheritable capabilities.
     pub inheritable: u64,
-    /// Kept over execve by an unprivileged user.
+    /// Capabilities that an unprivileged user keeps over execve.
     pub ambient: u64,
 }
 
-#[repr(C)]
-struct CapHeader {
-    version: u32,
-    pid: libc::c_int,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CapData {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-/// _LINUX_CAPABILITY_VERSION_3 (linux/capability.h).
-const VERSION_3: u32 = 0x2008_0522;
-
 /// This thread's effective capabilities.
 pub fn effective_capabilities() -> SysResult<u64> {
-    let mut header = CapHeader { version: VERSION_3, pid: 0 };
-    let mut data = [CapData::default(); 2];
-    // SAFETY: version 3 takes a header and two data elements, both valid for the whole call.
-    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
-    check(result, "capget", || "0".into())?;
-    Ok(u64::from(data[0].effective) | u64::from(data[1].effective) << 32)
+    let sets = rustix::thread::capabilities(None).map_err(|error| SysError::from_rustix("capget", "0", error))?;
+    Ok(sets.effective.bits())
 }
 
-/// capset(2) on this thread.
+/// Sets this thread's capabilities (capset(2)).
 pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> SysResult<()> {
-    let mut header = CapHeader { version: VERSION_3, pid: 0 };
-    let half = |shift: u32| CapData {
-        effective: (effective >> shift) as u32,
-        permitted: (permitted >> shift) as u32,
-        inheritable: (inheritable >> shift) as u32,
+    let sets = rustix::thread::CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(effective),
+        permitted: CapabilitySet::from_bits_retain(permitted),
+        inheritable: CapabilitySet::from_bits_retain(inheritable),
     };
-    let data = [half(0), half(32)];
-    // SAFETY: as in effective_capabilities.
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) };
-    check(result, "capset", || format!("effective {effective:#x}, permitted {permitted:#x}, inheritable {inheritable:#x}"))
+    rustix::thread::set_capabilities(None, sets).map_err(|error| {
+        let args = format!("effective {effective:#x}, permitted {permitted:#x}, inheritable {inheritable:#x}");
+        SysError::from_rustix("capset", args, error)
+    })
+}
+
+/// The capabilities in `set`, one by one, with their numbers.
+fn each(set: u64) -> impl Iterator<Item = (u8, CapabilitySet)> {
+    (0u8..64).map(|number| (number, 1u64 << number)).filter(move |(_, bit)| set & bit != 0).map(|(number, bit)| {
+        (number, CapabilitySet::from_bits_retain(bit))
+    })
 }
 
 /// Drops every capability that the kernel knows and that is not in `keep` from the bounding set. Needs CAP_SETPCAP.
-/// The kernel itself says where they end, with EINVAL (capabilities(7)): no file need be opened for that, which a
+///
+/// The kernel reports the end of its capabilities with EINVAL (capabilities(7)), so that no file need be opened, which a
 /// small limit on open files would forbid.
 pub fn limit_bounding(keep: u64) -> SysResult<()> {
-    for capability in (0u8..64).filter(|capability| keep & (1 << capability) == 0) {
-        // SAFETY: integers only.
-        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
-        if result < 0 && nix::errno::Errno::last() == nix::errno::Errno::EINVAL {
-            break;
+    for (number, capability) in each(!keep) {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(SysError::from_rustix("prctl", format!("PR_CAPBSET_DROP, {number}"), error)),
         }
-        check(result.into(), "prctl", || format!("PR_CAPBSET_DROP, {capability}"))?;
     }
     Ok(())
 }
 
 /// Makes the ambient set exactly `set`, each of which must be permitted and inheritable.
 pub fn set_ambient(set: u64) -> SysResult<()> {
-    // SAFETY: integers only.
-    let result =
-        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0) };
-    check(result.into(), "prctl", || "PR_CAP_AMBIENT_CLEAR_ALL".into())?;
-    for capability in (0u8..64).filter(|capability| set & (1 << capability) != 0) {
-        // SAFETY: integers only.
-        let result = unsafe {
-            let raise = libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong;
-            libc::prctl(libc::PR_CAP_AMBIENT, raise, libc::c_ulong::from(capability), 0, 0)
-        };
-        check(result.into(), "prctl", || format!("PR_CAP_AMBIENT_RAISE, {capability}"))?;
+    rustix::thread::clear_ambient_capability_set()
+        .map_err(|error| SysError::from_rustix("prctl", "PR_CAP_AMBIENT_CLEAR_ALL", error))?;
+    for (number, capability) in each(set) {
+        rustix::thread::configure_capability_in_ambient_set(capability, true)
+            .map_err(|error| SysError::from_rustix("prctl", format!("PR_CAP_AMBIENT_RAISE, {number}"), error))?;
     }
     Ok(())
 }
 
 /// Keeps the permitted capabilities over the next change of user ids (until the next exec).
 pub fn keep_capabilities() -> SysResult<()> {
-    // SAFETY: integers only.
-    check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }.into(), "prctl", || "PR_SET_KEEPCAPS, 1".into())
+    rustix::thread::set_keep_capabilities(true)
+        .map_err(|error| SysError::from_rustix("prctl", "PR_SET_KEEPCAPS, 1", error))
 }
 
-/// setgroups(2) of this thread alone.
+/// Sets the supplementary groups of this thread (setgroups(2)).
+///
+/// # Errors
+/// EINVAL for -1, which is no id; else as setgroups(2).
 pub fn set_groups(groups: &[u32]) -> SysResult<()> {
-    // SAFETY: the pointer and the length describe a valid slice of gid_t.
-    let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
-    check(result, "setgroups", || format!("{groups:?}"))
+    let error = |error| SysError::from_rustix("setgroups", format!("{groups:?}"), error);
+    if groups.contains(&u32::MAX) {
+        return Err(error(Errno::INVAL));
+    }
+    let ids: Vec<Gid> = groups.iter().map(|id| Gid::from_raw(*id)).collect();
+    rustix::thread::set_thread_groups(&ids).map_err(error)
 }
 
-/// setresgid(2), then setresuid(2), all three ids each. The group must go first, while the user still may.
+/// Sets the real, effective and saved ids of this thread (setresgid(2), setresuid(2)). The group goes first, while the
+/// user still may change it.
 ///
 /// # Errors
 /// EINVAL for -1 too, which the calls would take for "leave it as it is".
 pub fn set_ids(uid: u32, gid: u32) -> SysResult<()> {
     if uid == u32::MAX || gid == u32::MAX {
-        return Err(SysError::new("setresuid", format!("{uid}, group {gid}: (uid_t)-1 is no id"), nix::errno::Errno::EINVAL));
+        let args = format!("{uid}, group {gid}: (uid_t)-1 is no id");
+        return Err(SysError::from_rustix("setresuid", args, Errno::INVAL));
     }
-    // SAFETY: integers only.
-    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }, "setresgid", || gid.to_string())?;
-    // SAFETY: integers only.
-    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }, "setresuid", || uid.to_string())
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_res_gid(group, group, group)
+        .map_err(|error| SysError::from_rustix("setresgid", gid.to_string(), error))?;
+    rustix::thread::set_thread_res_uid(user, user, user)
+        .map_err(|error| SysError::from_rustix("setresuid", uid.to_string(), error))
 }
 
-/// prctl(PR_SET_NO_NEW_PRIVS).
+/// Keeps every later exec from gaining privileges (prctl(PR_SET_NO_NEW_PRIVS)).
 pub fn set_no_new_privs() -> SysResult<()> {
-    // SAFETY: integers only.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into(), "prctl", || "PR_SET_NO_NEW_PRIVS".into())
+    rustix::thread::set_no_new_privs(true).map_err(|error| SysError::from_rustix("prctl", "PR_SET_NO_NEW_PRIVS", error))
 }
 
-/// personality(2).
+/// Sets the execution domain of this process (personality(2)).
 pub fn set_personality(persona: u64) -> SysResult<()> {
-    // SAFETY: integers only.
+    // SAFETY: the execution domain acts on later system calls and the next exec; it moves no memory of this process.
     let result = unsafe { libc::personality(persona as libc::c_ulong) };
     check(result.into(), "personality", || format!("{persona:#x}"))
 }
 
-/// ioprio_set(2) of this process. `class` 1 realtime, 2 best effort, 3 idle; `level` 0 to 7.
+/// Sets the I/O priority of this process (ioprio_set(2)). `class` is 1 for realtime, 2 for best effort or 3 for idle;
+/// `level` is 0 to 7.
 pub fn set_io_priority(class: u16, level: u16) -> SysResult<()> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     let value = libc::c_int::from(class) << 13 | libc::c_int::from(level);
-    // SAFETY: integers only.
+    // SAFETY: the call takes its arguments by value and accesses no memory.
     let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) };
     check(result, "ioprio_set", || format!("class {class}, level {level}"))
 }
@@ -148,49 +141,48 @@ pub fn set_io_priority(class: u16, level: u16) -> SysResult<()> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SchedulerAttributes {
-    /// Set by [`set_scheduler`].
+    /// The size of this struct, filled in by [`set_scheduler`].
     pub size: u32,
-    /// SCHED_* number.
+    /// A SCHED_* number.
     pub policy: u32,
     /// SCHED_FLAG_* bits.
     pub flags: u64,
-    /// For SCHED_OTHER and SCHED_BATCH.
+    /// The nice value of SCHED_OTHER and SCHED_BATCH.
     pub nice: i32,
-    /// For SCHED_FIFO and SCHED_RR.
+    /// The priority of SCHED_FIFO and SCHED_RR.
     pub priority: u32,
-    /// For SCHED_DEADLINE, nanoseconds.
+    /// The runtime of SCHED_DEADLINE in nanoseconds.
     pub runtime: u64,
-    /// For SCHED_DEADLINE, nanoseconds.
+    /// The deadline of SCHED_DEADLINE in nanoseconds.
     pub deadline: u64,
-    /// For SCHED_DEADLINE, nanoseconds.
+    /// The period of SCHED_DEADLINE in nanoseconds.
     pub period: u64,
 }
 
 impl SchedulerAttributes {
-    /// A child inherits them. SCHED_DEADLINE forbids the making of one, and SCHED_FLAG_RESET_ON_FORK gives it others
-    /// (sched(7)).
+    /// Whether a child inherits these attributes. SCHED_DEADLINE forbids a process to make children, and
+    /// SCHED_FLAG_RESET_ON_FORK gives them other attributes (sched(7)).
     pub fn is_inherited(&self) -> bool {
-        const SCHED_DEADLINE: u32 = 6;
-        const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
-        self.policy != SCHED_DEADLINE && self.flags & SCHED_FLAG_RESET_ON_FORK == 0
+        self.policy != libc::SCHED_DEADLINE as u32 && self.flags & libc::SCHED_FLAG_RESET_ON_FORK as u64 == 0
     }
 }
 
-/// sched_setattr(2) of this thread.
+/// Sets the scheduler of this thread (sched_setattr(2)).
 pub fn set_scheduler(attributes: &SchedulerAttributes) -> SysResult<()> {
     set_scheduler_of(0, attributes)
 }
 
-/// sched_setattr(2) of the main thread of a process.
+/// Sets the scheduler of a process's main thread, or of this thread with pid 0 (sched_setattr(2)).
 pub fn set_scheduler_of(pid: i32, attributes: &SchedulerAttributes) -> SysResult<()> {
     let mut attributes = *attributes;
     attributes.size = size_of::<SchedulerAttributes>() as u32;
-    // SAFETY: the struct says its own size and is valid for the whole call.
+    // SAFETY: the kernel reads as many bytes as `size` says, which is the size of the struct, a copy on this stack.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attributes, 0) };
     check(result, "sched_setattr", || format!("{pid}, {attributes:?}"))
 }
 
-/// set_mempolicy(2) of this thread: MPOL_* with its MPOL_F_* flags, and numbers of memory nodes. It stays over execve.
+/// Sets the memory policy of this thread (set_mempolicy(2)): MPOL_* with its MPOL_F_* flags, and numbers of memory
+/// nodes. The policy stays over execve.
 ///
 /// # Errors
 /// EINVAL for a mode that this kernel does not know, and for nodes that are not there or not in the cpuset; ENOSYS on a
@@ -201,26 +193,27 @@ pub fn set_memory_policy(mode: u32, nodes: &[u32]) -> SysResult<()> {
     for node in nodes {
         mask[*node as usize / 64] |= 1 << (node % 64);
     }
-    // The kernel takes one bit less than it is told of (mm/mempolicy.c, get_nodes).
+    // The kernel takes one bit less than the argument says (mm/mempolicy.c, get_nodes).
     let bits = if words == 0 { 0 } else { words * 64 + 1 };
     let pointer = if words == 0 { std::ptr::null() } else { mask.as_ptr() };
-    // SAFETY: the pointer is null, or to a mask of at least `bits` - 1 bits that outlives the call.
+    // SAFETY: the pointer is null, or points to `mask`, which has at least `bits` - 1 bits and outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) };
     check(result, "set_mempolicy", || format!("{mode:#x}, {nodes:?}"))
 }
 
-/// Allows this thread every CPU, those that are not there yet too. The kernel keeps to its cpuset, also when that changes
-/// later.
+/// Allows this thread every CPU, also those that are not present yet. The kernel intersects them with the thread's
+/// cpuset, also when that changes later.
 pub fn reset_affinity() -> SysResult<()> {
-    // More than any kernel is built for; what is above its number is cut off (kernel/sched/syscalls.c, get_user_cpu_mask).
+    // More than any kernel is built for; the kernel ignores the bits above its own number (kernel/sched/syscalls.c,
+    // get_user_cpu_mask).
     const WORDS: usize = 1024;
     let mask = [u64::MAX; WORDS];
-    // SAFETY: the mask is of the length that is given, and outlives the call.
+    // SAFETY: the kernel reads WORDS * 8 bytes, which is the size of `mask`, a local variable.
     let result = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, WORDS * 8, mask.as_ptr()) };
     check(result, "sched_setaffinity", || "every CPU".to_owned())
 }
 
-/// sched_setaffinity(2) of this thread to these CPU numbers.
+/// Restricts this thread to these CPU numbers (sched_setaffinity(2)).
 ///
 /// # Errors
 /// EINVAL when none of them is in this thread's cpuset.
@@ -230,7 +223,7 @@ pub fn set_affinity(cpus: &[u32]) -> SysResult<()> {
     for cpu in cpus {
         mask[*cpu as usize / 64] |= 1 << (cpu % 64);
     }
-    // SAFETY: the pointer and the byte length describe the mask.
+    // SAFETY: the kernel reads `words` * 8 bytes, which is the size of `mask`, a local variable.
     let result = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, words * 8, mask.as_ptr()) };
     check(result, "sched_setaffinity", || format!("{cpus:?}"))
 }

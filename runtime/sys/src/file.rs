@@ -278,19 +278,6 @@ pub fn read_nofollow(path: &Path, max: u64) -> Result<Option<Vec<u8>>, ReadError
     read_found(&Proc::open()?, found, max).map(Some)
 }
 
-/// The status of an fd that this process inherited under this number.
-///
-/// # Errors
-/// EBADF when there is none.
-pub fn stat_inherited(number: i32) -> SysResult<rustix::fs::Stat> {
-    let error = |error| SysError::from_rustix("fstat", number.to_string(), error);
-    if number < 0 {
-        return Err(error(rustix::io::Errno::BADF));
-    }
-    // SAFETY: the borrow lasts for one call, which only asks, and which fails for a number that is not open.
-    rustix::fs::fstat(unsafe { std::os::fd::BorrowedFd::borrow_raw(number) }).map_err(error)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

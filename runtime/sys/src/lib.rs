@@ -8,6 +8,7 @@ pub mod command;
 pub mod cred;
 pub mod executable;
 pub mod file;
+pub mod inherited;
 pub mod keyring;
 pub mod memory;
 pub mod loopdev;

@@ -434,20 +434,6 @@ pub fn pivot_here() -> SysResult<()> {
     rustix::process::pivot_root(".", ".").map_err(|e| SysError::from_rustix("pivot_root", "\".\", \".\"", e))
 }
 
-/// Takes ownership of the inherited descriptor `number`, which a plan names, and makes it close on exec. EBADF when it
-/// is not open.
-///
-/// Call it once for each number: the plan that names it is its only other owner.
-pub fn adopt(number: i32) -> SysResult<OwnedFd> {
-    // SAFETY: fcntl with F_SETFD takes and gives integers alone; an invalid number is reported as EBADF.
-    if number < 0 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
-        return Err(SysError::new("fcntl", format!("{number}, F_SETFD"), Errno::EBADF));
-    }
-    // SAFETY: the descriptor is open, as fcntl has just shown, and nothing else in this process owns it: it was
-    // inherited over an exec for the plan that names it, and the plan's executor adopts each number once.
-    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
-}
-
 /// True when an error of the new mount calls means that this kernel does not have them.
 pub fn is_missing(error: &SysError) -> bool {
     error.errno() == Errno::ENOSYS

@@ -1,34 +1,25 @@
 //! Terminals: the two sides of a pty, their size and modes, and the controlling terminal of a session.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::termios::{self, SetArg, Termios};
+use rustix::pty::OpenptFlags;
+use rustix::termios::{LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, Winsize};
 
 use super::{SysError, SysResult};
 
 /// Unlocks the pty of this master and opens its slave side from the master itself (TIOCGPTPEER, ioctl_tty(2)), so
 /// that no path is followed that an image could have prepared. Close-on-exec, and not the controlling terminal.
 pub fn open_peer(master: BorrowedFd) -> SysResult<OwnedFd> {
-    let unlocked: libc::c_int = 0;
-    // SAFETY: TIOCSPTLCK reads one int, valid for the whole call.
-    if unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) } != 0 {
-        return Err(SysError::last("ioctl", "TIOCSPTLCK, 0"));
-    }
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: TIOCGPTPEER takes open flags by value and gives a new fd.
-    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    if slave < 0 {
-        return Err(SysError::last("ioctl", "TIOCGPTPEER"));
-    }
-    // SAFETY: a new fd that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(slave as RawFd) })
+    rustix::pty::unlockpt(master).map_err(|error| SysError::from_rustix("ioctl", "TIOCSPTLCK, 0", error))?;
+    rustix::pty::ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+        .map_err(|error| SysError::from_rustix("ioctl", "TIOCGPTPEER", error))
 }
 
 /// The pty's number: its slave is /dev/pts/NUMBER (TIOCGPTN).
 pub fn number(master: BorrowedFd) -> SysResult<u32> {
     let mut number: libc::c_uint = 0;
-    // SAFETY: TIOCGPTN writes one unsigned int, valid for the whole call.
+    // SAFETY: TIOCGPTN writes one unsigned int, and `number` is one that outlives the call.
     if unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number) } != 0 {
         return Err(SysError::last("ioctl", "TIOCGPTN"));
     }
@@ -37,65 +28,55 @@ pub fn number(master: BorrowedFd) -> SysResult<u32> {
 
 /// Sets the terminal's size in character cells (TIOCSWINSZ).
 pub fn set_size(terminal: BorrowedFd, rows: u16, columns: u16) -> SysResult<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads one winsize, valid for the whole call.
-    if unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) } != 0 {
-        return Err(SysError::last("ioctl", format!("TIOCSWINSZ, {rows} rows, {columns} columns")));
-    }
-    Ok(())
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(terminal, size)
+        .map_err(|error| SysError::from_rustix("ioctl", format!("TIOCSWINSZ, {rows} rows, {columns} columns"), error))
 }
 
 /// The rows and columns of a terminal (TIOCGWINSZ).
 pub fn size(terminal: BorrowedFd<'_>) -> SysResult<(u16, u16)> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize, valid for the whole call.
-    if unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) } != 0 {
-        return Err(SysError::last("ioctl", "TIOCGWINSZ"));
-    }
+    let size = rustix::termios::tcgetwinsize(terminal)
+        .map_err(|error| SysError::from_rustix("ioctl", "TIOCGWINSZ", error))?;
     Ok((size.ws_row, size.ws_col))
 }
 
 /// Makes the terminal the controlling one of this process's session, which has none yet (TIOCSCTTY).
 pub fn make_controlling(terminal: BorrowedFd) -> SysResult<()> {
-    // SAFETY: integers only.
-    if unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) } != 0 {
-        return Err(SysError::last("ioctl", "TIOCSCTTY, 0"));
-    }
-    Ok(())
+    rustix::process::ioctl_tiocsctty(terminal).map_err(|error| SysError::from_rustix("ioctl", "TIOCSCTTY, 0", error))
 }
 
 /// Turns off the translation of a newline to carriage return and newline. Works on either side of a pair.
 pub fn disable_newline_translation(terminal: BorrowedFd<'_>) -> SysResult<()> {
     let mut settings = get(terminal)?;
-    settings.output_flags.remove(termios::OutputFlags::ONLCR);
+    settings.output_modes.remove(OutputModes::ONLCR);
     set(terminal, &settings)
 }
 
-/// The character that is an end of file in the input of a terminal (termios(3), VEOF); `None` where none is, because the
-/// program reads single bytes. Works on either side of a pair.
+/// The character that is an end of file in the input of a terminal (termios(3), VEOF). `None` where there is none,
+/// because the program reads single bytes. Works on either side of a pair.
 pub fn end_of_file(terminal: BorrowedFd<'_>) -> SysResult<Option<u8>> {
     let settings = get(terminal)?;
-    let mark = settings.control_chars[termios::SpecialCharacterIndices::VEOF as usize];
-    Ok(settings.local_flags.contains(termios::LocalFlags::ICANON).then_some(mark).filter(|mark| *mark != 0))
+    let mark = settings.special_codes[SpecialCodeIndex::VEOF];
+    Ok(settings.local_modes.contains(LocalModes::ICANON).then_some(mark).filter(|mark| *mark != 0))
 }
 
-/// A terminal in raw mode (cfmakeraw(3)) until this is dropped. Newlines that are written are still translated.
+/// A terminal in raw mode (cfmakeraw(3)) until this value is dropped. Newlines that are written are still translated.
 pub struct RawMode<T: AsFd> {
     terminal: T,
     before: Termios,
 }
 
 impl<T: AsFd> RawMode<T> {
-    /// `None` when `terminal` is no terminal.
+    /// Sets raw mode; `None` when `terminal` is no terminal.
     pub fn new(terminal: T) -> SysResult<Option<RawMode<T>>> {
         let before = match get(terminal.as_fd()) {
             Err(error) if error.errno() == Errno::ENOTTY => return Ok(None),
             settings => settings?,
         };
         let mut raw = before.clone();
-        termios::cfmakeraw(&mut raw);
+        raw.make_raw();
         // The inner terminal leaves newlines as they are, so that a pipe gets them so; this one translates them.
-        raw.output_flags.insert(termios::OutputFlags::OPOST);
+        raw.output_modes.insert(OutputModes::OPOST);
         set(terminal.as_fd(), &raw)?;
         Ok(Some(RawMode { terminal, before }))
     }
@@ -103,21 +84,22 @@ impl<T: AsFd> RawMode<T> {
 
 impl<T: AsFd> Drop for RawMode<T> {
     fn drop(&mut self) {
-        // The terminal may have hung up, and there is nobody to tell.
+        // The terminal may have hung up, and a destructor returns no error.
         let _ = set(self.terminal.as_fd(), &self.before);
     }
 }
 
 fn get(terminal: BorrowedFd<'_>) -> SysResult<Termios> {
-    termios::tcgetattr(terminal).map_err(|errno| SysError::new("tcgetattr", terminal.as_raw_fd().to_string(), errno))
+    rustix::termios::tcgetattr(terminal)
+        .map_err(|error| SysError::from_rustix("tcgetattr", terminal.as_raw_fd().to_string(), error))
 }
 
 fn set(terminal: BorrowedFd<'_>, settings: &Termios) -> SysResult<()> {
     loop {
-        match termios::tcsetattr(terminal, SetArg::TCSANOW, settings) {
-            Err(Errno::EINTR) => {}
+        match rustix::termios::tcsetattr(terminal, OptionalActions::Now, settings) {
+            Err(rustix::io::Errno::INTR) => {}
             result => {
-                let error = |errno| SysError::new("tcsetattr", terminal.as_raw_fd().to_string(), errno);
+                let error = |error| SysError::from_rustix("tcsetattr", terminal.as_raw_fd().to_string(), error);
                 return result.map_err(error);
             }
         }
@@ -138,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_carries_bytes_and_its_size() {
+    fn a_pty_carries_bytes_and_its_size() {
         let (master, slave) = pty();
         set_size(master.as_fd(), 33, 99).unwrap();
         assert_eq!(size(slave.as_fd()).unwrap(), (33, 99));
@@ -151,19 +133,19 @@ mod tests {
     }
 
     #[test]
-    fn raw_mode_ends_with_its_guard() {
+    fn dropping_raw_mode_restores_the_settings() {
         let (_master, slave) = pty();
-        let local = || get(slave.as_fd()).unwrap().local_flags;
+        let local = || get(slave.as_fd()).unwrap().local_modes;
         let before = local();
-        assert!(before.contains(termios::LocalFlags::ICANON));
+        assert!(before.contains(LocalModes::ICANON));
         let raw = RawMode::new(slave.as_fd()).unwrap();
-        assert!(!local().contains(termios::LocalFlags::ICANON));
+        assert!(!local().contains(LocalModes::ICANON));
         drop(raw);
         assert_eq!(local(), before);
     }
 
     #[test]
-    fn what_is_no_terminal_has_no_raw_mode() {
+    fn a_file_that_is_no_terminal_has_no_raw_mode() {
         assert!(RawMode::new(File::open("/dev/null").unwrap()).unwrap().is_none());
         let master = File::open("/dev/null").unwrap();
         assert!(open_peer(master.as_fd()).unwrap_err().to_string().contains("TIOCSPTLCK"));

@@ -1,10 +1,11 @@
 //! Sources from the parent, propagation to and from the host, cgroups.
 
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use brig_plan::mounts::{CgroupHierarchy, CgroupMounts, MountOptions};
 use brig_engine::rootfs;
+use brig_sys::inherited::Inherited;
 use brig_sys::mount::mount_raw;
 use brig_sys::tty::open_peer;
 use nix::sched::CloneFlags;
@@ -45,13 +46,14 @@ fn sources_opened_by_the_parent() {
         let sources = rootfs::open_sources(&plan).expect("open_sources");
         plan.user_namespace = false;
         assert_eq!(sources.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1, 2]);
+        let mut inherited = Inherited::default();
         for (place, fd) in sources {
-            plan.mounts[place].source_fd = Some(fd.into_raw_fd());
+            plan.mounts[place].source_fd = Some(inherited.insert(fd));
         }
         let (target, below) = (bed.root("d"), bed.host("shared/below"));
         std::fs::create_dir(&below).expect("mkdir");
         in_container(move || {
-            rootfs::prepare(&plan, None).expect("prepare");
+            rootfs::prepare_with(&plan, &mut inherited, None).expect("prepare");
             assert_eq!(std::fs::read_to_string(target.join("file")).expect("read"), "text");
             assert!(seen(&target).optional.starts_with("master:"), "{:?}", seen(&target));
             tmpfs(&target.join("below"), 0);

@@ -8,14 +8,16 @@ use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::channel::InitEnd;
 use crate::divert;
 use crate::error::{Context, Error, Result};
 use crate::handshake::Filter;
-use brig_plan::init::{Inherited, InitPlan};
+use brig_plan::init::{self, InitPlan};
 use crate::rootfs::Root;
+use brig_sys::inherited::Inherited;
+use brig_sys::process::StandardStream;
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult, process};
 
@@ -25,6 +27,10 @@ use super::{gate, table};
 pub(super) struct Init {
     /// The plan.
     pub plan: InitPlan,
+    /// Descriptors that the plan names, until a step takes them.
+    pub inherited: Inherited,
+    /// The descriptors of `--preserve-fds`, in the order of their numbers.
+    pub preserved: Vec<OwnedFd>,
     /// The channel, until the parent stops listening.
     pub channel: Option<InitEnd>,
     /// /proc, and whose: see [`Init::proc`].
@@ -45,8 +51,8 @@ pub(super) struct Init {
     pub chdir_later: bool,
     /// The pid namespace that the second stage starts in, until it is entered for children.
     pub pid_namespace: Option<OwnedFd>,
-    /// Checked before a filter could forbid the check.
-    pub single_threaded: Option<process::SingleThreaded>,
+    /// The filter that the first of two stages gives itself before it makes the second.
+    pub confinement: Option<Filter>,
 }
 
 impl Init {
@@ -85,7 +91,8 @@ pub(crate) fn main(plan: &OsStr) -> i32 {
     if process::set_undumpable().is_err() {
         return 1;
     }
-    let (plan, channel) = match receive(plan) {
+    let mut inherited = Inherited::of_this_process();
+    let (plan, channel) = match receive(plan, &mut inherited) {
         Ok(received) => received,
         Err(error) => {
             // There is no channel to say it on: an init stage that was started by hand, or by another version.
@@ -93,32 +100,32 @@ pub(crate) fn main(plan: &OsStr) -> i32 {
             return 1;
         }
     };
-    match run(plan, channel) {
+    match run(plan, inherited, channel) {
         Ok(never) => match never {},
         Err(()) => 1,
     }
 }
 
-fn receive(plan: &OsStr) -> Result<(InitPlan, InitEnd)> {
+fn receive(plan: &OsStr, inherited: &mut Inherited) -> Result<(InitPlan, InitEnd)> {
     let number = plan.to_str().and_then(|number| number.parse().ok());
     let number = number.ok_or_else(|| Error::other("no plan was given"))?;
     let mut bytes = Vec::new();
-    File::from(process::take_inherited(number)?).read_to_end(&mut bytes).context("unable to read the plan")?;
+    File::from(inherited.take(number)?).read_to_end(&mut bytes).context("unable to read the plan")?;
     let (version, plan): (String, InitPlan) =
         postcard::from_bytes(&bytes).map_err(|error| Error::other(format!("unable to read the plan: {error}")))?;
     if version != super::PLAN_VERSION {
         return Err(Error::other(format!("the plan is of brig {version}, and this is {}", super::PLAN_VERSION)));
     }
     if let Some(number) = plan.trace {
-        crate::trace::continue_in(process::take_inherited(number)?);
+        crate::trace::continue_in(inherited.take(number)?);
     }
-    let channel = InitEnd::from_fd(process::take_inherited(plan.channel)?);
+    let channel = InitEnd::from_fd(inherited.take(plan.channel)?);
     Ok((plan, channel))
 }
 
-fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()> {
-    let proc = match prepare(&plan) {
-        Ok(proc) => proc,
+fn run(plan: InitPlan, mut inherited: Inherited, channel: InitEnd) -> Result<std::convert::Infallible, ()> {
+    let (proc, preserved) = match prepare(&plan, &mut inherited) {
+        Ok(prepared) => prepared,
         Err(error) => {
             say(&channel, &error);
             return Err(());
@@ -126,6 +133,8 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
     };
     let mut init = Init {
         plan,
+        inherited,
+        preserved,
         channel: Some(channel),
         proc,
         root: None,
@@ -136,7 +145,7 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
         gate: None,
         chdir_later: false,
         pid_namespace: None,
-        single_threaded: None,
+        confinement: None,
     };
     let error = match table::walk(&mut init) {
         Ok(never) => return Ok(never),
@@ -156,12 +165,16 @@ fn run(plan: InitPlan, channel: InitEnd) -> Result<std::convert::Infallible, ()>
     Err(())
 }
 
-fn prepare(plan: &InitPlan) -> Result<OnceCell<Proc>> {
-    // Every inherited fd is closed by the exec unless a step says otherwise: nothing can be forgotten.
-    process::cloexec_from(3)?;
+fn prepare(plan: &InitPlan, inherited: &mut Inherited) -> Result<(OnceCell<Proc>, Vec<OwnedFd>)> {
+    // The exec closes every inherited descriptor unless a step keeps it: none can be forgotten.
+    process::set_cloexec_on_all()?;
     process::reset_signals()?;
+    let mut preserve =
+        |number| inherited.take(number).with_context(|| format!("fd {number} of --preserve-fds is not open"));
+    let preserved = (3..3 + plan.preserve_fds as i32).map(&mut preserve).collect::<Result<_>>()?;
     let comes_into_reach = plan.rootfs.is_none() && !plan.user_namespace && !plan.second_stage;
-    if comes_into_reach { Ok(OnceCell::new()) } else { Ok(OnceCell::from(Proc::open()?)) }
+    let proc = if comes_into_reach { OnceCell::new() } else { OnceCell::from(Proc::open()?) };
+    Ok((proc, preserved))
 }
 
 fn say(channel: &InitEnd, error: &Error) {
@@ -170,12 +183,12 @@ fn say(channel: &InitEnd, error: &Error) {
     let _ = channel.failed(error);
 }
 
-/// Takes an fd that the plan names. Each is taken by one step, once.
-pub(super) fn take(number: Inherited) -> Result<OwnedFd> {
-    process::take_inherited(number).context("the plan names an fd that is not open")
+/// Takes a descriptor that the plan names.
+pub(super) fn take(inherited: &mut Inherited, number: init::Inherited) -> Result<OwnedFd> {
+    inherited.take(number).context("the plan names a descriptor that was not inherited, or that a step has taken before")
 }
 
-/// Duplicates a terminal's fd onto the three standard streams.
+/// Duplicates a terminal's descriptor onto the three standard streams.
 pub(super) fn onto_stdio(fd: BorrowedFd) -> Result<(), SysError> {
-    (0..3).try_for_each(|number| process::dup_onto(fd.as_fd(), number))
+    StandardStream::ALL.into_iter().try_for_each(|stream| process::replace_stdio(stream, fd))
 }

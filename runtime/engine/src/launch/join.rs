@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::faults;
 use super::init::{Init, take};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::handshake::Sibling;
 use brig_sys::{SysError, cred, ns, process};
 
@@ -12,21 +12,22 @@ use brig_sys::{SysError, cred, ns, process};
 pub(super) fn join(init: &mut Init) -> Result<()> {
     const CLONE_NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
     for (number, flags) in std::mem::take(&mut init.plan.join) {
-        let namespace = take(number)?;
+        let namespace = take(&mut init.inherited, number)?;
         ns::join(namespace.as_fd(), flags).context("unable to join a namespace")?;
         if flags & CLONE_NEWUSER != 0 {
             // The ids of the caller most often have no name in the namespace that was joined.
             become_root()?;
         }
     }
-    init.pid_namespace = init.plan.pid_namespace.take().map(take).transpose()?;
+    let number = init.plan.pid_namespace.take();
+    init.pid_namespace = number.map(|number| take(&mut init.inherited, number)).transpose()?;
     Ok(())
 }
 
 /// Enters the root of a container that has no mount namespace of its own. setns(2) enters the root of any other.
 pub(super) fn container_root(init: &mut Init) -> Result<()> {
     let Some(number) = init.plan.container_root else { return Ok(()) };
-    let root = take(number)?;
+    let root = take(&mut init.inherited, number)?;
     let context = "unable to enter the container's root";
     rustix::process::fchdir(&root).map_err(|error| SysError::from_rustix("fchdir", "", error)).context(context)?;
     rustix::process::chroot(".").map_err(|error| SysError::from_rustix("chroot", "\".\"", error)).context(context)
@@ -55,10 +56,24 @@ pub(super) fn sibling(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
+fn not_made(error: SysError) -> Error {
+    let context = match error.call() {
+        "seccomp" => "unable to install the seccomp filter",
+        "capset" => "unable to set process.capabilities",
+        _ => "unable to make the container's process",
+    };
+    Error::from(error).context(context)
+}
+
 /// Returns in a new child of the parent's. This process ends, and tells the parent of the child.
 pub(super) fn continue_in_child(init: &mut Init, namespaces: u64) -> Result<()> {
-    let single_threaded = init.single_threaded.take().map_or_else(process::SingleThreaded::check, Ok)?;
-    let made = process::fork_sibling(single_threaded, namespaces).context("unable to make the container's process")?;
+    let filter = init.confinement.take();
+    let confinement = filter.as_ref().map(|filter| process::Confinement {
+        filter: &filter.instructions,
+        filter_flags: filter.flags,
+        capabilities: init.plan.process.capabilities,
+    });
+    let made = process::fork_sibling(namespaces, confinement.as_ref()).map_err(not_made)?;
     let Some(child) = made else { return Ok(()) };
     faults::reached(init.plan.stop_at.as_deref(), "sibling_made");
     let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);

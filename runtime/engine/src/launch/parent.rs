@@ -19,7 +19,7 @@ use brig_plan::seccomp::flag::NEW_LISTENER;
 use crate::rootfs;
 use brig_sys::process::{self, Child, Exit, Spawn};
 use brig_sys::procfs::Proc;
-use brig_sys::{SysError, SysResult, cred, seal};
+use brig_sys::{SysError, SysResult, cred, inherited, seal};
 use crate::trace;
 
 use super::unknown_syscalls::{UnknownSyscalls, report_unknown};
@@ -197,15 +197,16 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
     launch.plan.gate = launch.gate.as_ref().map(AsRawFd::as_raw_fd);
     launch.plan.console = launch.console.as_ref().map(AsRawFd::as_raw_fd);
     launch.plan.stop_at = faults::wanted();
-    launch.plan.trace = trace::fd();
+    launch.plan.trace = trace::fd().map(|fd| fd.as_raw_fd());
     launch.plan.debug = tracing::event_enabled!(tracing::Level::DEBUG);
     let bytes = postcard::to_stdvec(&(PLAN_VERSION, &launch.plan))
         .map_err(|error| Error::other(format!("unable to write the plan: {error}")))?;
     let plan = seal::memory_file(c"plan", &bytes)?;
-    let mut inherit: Vec<_> = launch.inherit.iter().map(AsRawFd::as_raw_fd).collect();
-    inherit.extend([init.number(), plan.as_raw_fd()]);
-    inherit.extend(launch.plan.trace);
-    inherit.extend(launch.gate.iter().chain(&launch.console).map(AsRawFd::as_raw_fd));
+    let mut inherit: Vec<_> = launch.inherit.iter().map(AsFd::as_fd).collect();
+    inherit.extend([init.fd(), plan.as_fd()]);
+    inherit.extend(trace::fd());
+    inherit.extend(launch.gate.iter().chain(&launch.console).map(AsFd::as_fd));
+    let inherited = inherited::variable(&inherit, launch.plan.preserve_fds);
     let variable = format!("{}={}", divert::VARIABLE, plan.as_raw_fd());
     let variable = CString::new(variable).map_err(|_| Error::other("a number with a NUL byte"))?;
     let enter: Vec<_> = launch.enter.iter().map(AsFd::as_fd).collect();
@@ -215,7 +216,7 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
         enter: &enter,
         image: image.file.as_fd(),
         argv: &[INIT_NAME],
-        env: &[&variable],
+        env: &[&variable, &inherited],
         stdio: launch.stdio.as_ref().map(|fds| [fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
         inherit: &inherit,
         wait: waits.then(|| init.fd()),

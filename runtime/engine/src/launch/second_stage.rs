@@ -14,7 +14,7 @@ use crate::error::{Context, Result};
 use crate::handshake::{Confine, Filter, Limits};
 use brig_plan::seccomp::flag::NEW_LISTENER;
 use crate::seccomp::{Call, permits};
-use brig_sys::{SysError, SysResult, cred, ns, process, seccomp, tty};
+use brig_sys::{SysError, SysResult, ns, process, tty};
 
 /// Chooses the pid namespace that the second stage starts in. An exec has chosen it with the namespaces that it joined.
 pub(super) fn children_namespace(init: &mut Init) -> Result<()> {
@@ -26,19 +26,15 @@ pub(super) fn children_namespace(init: &mut Init) -> Result<()> {
     }
 }
 
-/// Installs the seccomp filter, and drops the capability that this takes, where the filter lets the rest of the steps
-/// pass; the parent knows whether it does. Else the second stage has CAP_SYS_ADMIN until the last step has installed it.
+/// Asks the parent for the seccomp filter where that lets the rest of the steps pass. [`second_stage`] installs it just
+/// before it makes the second stage, and gives up the capability that this takes. Else the second stage has
+/// CAP_SYS_ADMIN until the last step has installed the filter.
 pub(super) fn confine(init: &mut Init) -> Result<()> {
     if !init.plan.confines_first_stage() {
         return Ok(());
     }
-    let Some(filter) = init.channel()?.ask(&Confine)? else { return Ok(()) };
-    // Must precede the filter, which may forbid the call for it.
-    init.single_threaded = Some(process::SingleThreaded::check()?);
-    seccomp::install(&filter.instructions, filter.flags).context("unable to install the seccomp filter")?;
-    let wanted = init.plan.process.capabilities;
-    cred::set_capabilities(wanted.effective, wanted.permitted, wanted.inheritable)
-        .context("unable to set process.capabilities")
+    init.confinement = init.channel()?.ask(&Confine)?;
+    Ok(())
 }
 
 /// Makes the second stage, which does by itself what it cannot inherit. The first one ends here.

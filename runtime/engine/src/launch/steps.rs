@@ -2,8 +2,10 @@
 //! in [`super::table`].
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+
+use rustix::io::FdFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::handshake::{Listening, Mounted, Ready};
@@ -82,7 +84,7 @@ pub(super) fn names(init: &mut Init) -> Result<()> {
 pub(super) fn root(init: &mut Init) -> Result<()> {
     if let Some(plan) = &init.plan.rootfs {
         let pid_namespace = init.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose().context("unable to copy an fd")?;
-        init.root = Some(rootfs::prepare(plan, pid_namespace).context("error preparing rootfs")?);
+        init.root = Some(rootfs::prepare_with(plan, &mut init.inherited, pid_namespace).context("error preparing rootfs")?);
     }
     Ok(())
 }
@@ -120,13 +122,15 @@ pub(super) fn console(init: &mut Init) -> Result<()> {
     if !init.plan.process.terminal {
         return Ok(());
     }
+    let number = init.plan.console.ok_or_else(|| Error::other("process.terminal is set, and no console was given"))?;
+    let console = take(&mut init.inherited, number)?;
     let slave = match &init.root {
         Some(root) => {
-            let slave = terminal::make(init, root.dir())?;
+            let slave = terminal::make(&init.plan, console, init.proc()?, root.dir())?;
             root.bind_console(slave.as_fd()).context("unable to bind /dev/console")?;
             slave
         }
-        None => terminal::make(init, &Dir::open_host(Path::new("/"))?)?,
+        None => terminal::make(&init.plan, console, init.proc()?, &Dir::open_host(Path::new("/"))?)?,
     };
     init.terminal = Some(slave);
     Ok(())
@@ -329,7 +333,7 @@ pub(super) fn wait_at_gate(init: &mut Init) -> Result<()> {
     init.channel = None;
     // A created container may wait for long, and there may be a thousand of them.
     memory::release_program()?;
-    init.gate = Some(gate::wait(take(number)?)?);
+    init.gate = Some(gate::wait(take(&mut init.inherited, number)?)?);
     Ok(())
 }
 
@@ -346,8 +350,9 @@ pub(super) fn start_hooks(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn preserve(init: &mut Init) -> Result<()> {
-    for number in 3..3 + init.plan.preserve_fds as i32 {
-        process::keep_over_exec(number).with_context(|| format!("fd {number} of --preserve-fds is not open"))?;
+    for fd in &init.preserved {
+        rustix::io::fcntl_setfd(fd, FdFlags::empty())
+            .map_err(|error| SysError::from_rustix("fcntl", format!("{}, F_SETFD, 0", fd.as_raw_fd()), error))?;
     }
     Ok(())
 }

@@ -1,31 +1,33 @@
 //! The container's terminal: made in its own devpts, its master handed out, its slave kept.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, Gid, Stat, Uid};
 
-use crate::error::{Context, Error, Result};
+use brig_plan::init::InitPlan;
+
+use crate::error::{Context, Result};
 use crate::handshake::{HostNode, Streams};
 use crate::rootfs::{self, MemoryDevice};
 use brig_sys::path::{Dir, Links};
-use brig_sys::{SysError, SysResult, file, process, socket, tty};
+use brig_sys::procfs::Proc;
+use brig_sys::process::{self, StandardStream};
+use brig_sys::{SysError, SysResult, socket, tty};
 
-use super::init::{Init, take};
+use super::init::Init;
 use super::streams;
 
-/// Makes a pty in the devpts of `root`, sets its size, and sends the master where the plan says. Gives the slave,
+/// Makes a pty in the devpts of `root`, sets its size, and sends the master to `console`. Gives the slave,
 /// opened from the master itself and never by a path (an image could have put something else there).
-pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
-    let place = init.plan.console.ok_or_else(|| Error::other("process.terminal is set, and no console was given"))?;
-    let console = take(place)?;
+pub(super) fn make(plan: &InitPlan, console: OwnedFd, proc: &Proc, root: &Dir) -> Result<OwnedFd> {
     let unable = "unable to make a terminal";
-    let master = rootfs::open_ptmx(root, init.proc()?)?;
+    let master = rootfs::open_ptmx(root, proc)?;
     let slave = tty::open_peer(master.as_fd()).context(unable)?;
-    if let Some((rows, columns)) = init.plan.process.console_size {
+    if let Some((rows, columns)) = plan.process.console_size {
         tty::set_size(master.as_fd(), rows, columns).context("unable to set process.consoleSize")?;
     }
-    if init.plan.proxied_terminal {
+    if plan.proxied_terminal {
         tty::disable_newline_translation(master.as_fd()).context(unable)?;
     }
     let name = format!("/dev/pts/{}", tty::number(master.as_fd())?);
@@ -33,27 +35,45 @@ pub(super) fn make(init: &Init, root: &Dir) -> Result<OwnedFd> {
     Ok(slave)
 }
 
-/// Opens a memory device anew where it is a standard stream, or an fd that is to be preserved. The caller's is on a mount
-/// of the host's, which the container would hold on to, which CRIU cannot save, and whose inode a process with CAP_FOWNER
-/// or CAP_CHOWN could change through the descriptor. The container's own device takes its place; without one, the host's
-/// on a read-only mount.
-pub(super) fn reopen_devices(init: &Init) -> Result<()> {
-    let device_of = |number| file::stat_inherited(number).ok().as_ref().and_then(MemoryDevice::of);
-    let mut opened: Vec<(MemoryDevice, Option<OwnedFd>)> = Vec::new();
-    for number in 0..3 + init.plan.preserve_fds as i32 {
-        let Some(device) = device_of(number) else { continue };
-        let place = match opened.iter().position(|(one, _)| *one == device) {
-            Some(place) => place,
-            None => {
-                opened.push((device, open_device(init, device)?));
-                opened.len() - 1
-            }
-        };
-        if let Some(fd) = &opened[place].1 {
-            process::dup_onto(fd.as_fd(), number)?;
+/// Reopens a memory device that is a standard stream, or a descriptor of `--preserve-fds`. The caller's is on a mount of the
+/// host's, which the container would hold on to, which CRIU cannot save, and whose inode a process with CAP_FOWNER or
+/// CAP_CHOWN could change through the descriptor. The container's own device takes its place; without one, the host's on a
+/// read-only mount.
+pub(super) fn reopen_devices(init: &mut Init) -> Result<()> {
+    let device_of = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).ok().as_ref().and_then(MemoryDevice::of);
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let mut opened = Vec::new();
+    for (stream, fd) in StandardStream::ALL.into_iter().zip([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]) {
+        let Some(device) = device_of(fd) else { continue };
+        if let Some(fd) = open_once(init, &mut opened, device)? {
+            process::replace_stdio(stream, fd)?;
+        }
+    }
+    for index in 0..init.preserved.len() {
+        let Some(device) = device_of(init.preserved[index].as_fd()) else { continue };
+        if let Some(fd) = open_once(init, &mut opened, device)? {
+            let number = init.preserved[index].as_raw_fd();
+            rustix::io::dup2(fd, &mut init.preserved[index])
+                .map_err(|error| SysError::from_rustix("dup2", number.to_string(), error))?;
         }
     }
     Ok(())
+}
+
+/// The container's `device`, opened at its first use; `None` where the caller's stays.
+fn open_once<'a>(
+    init: &Init,
+    opened: &'a mut Vec<(MemoryDevice, Option<OwnedFd>)>,
+    device: MemoryDevice,
+) -> Result<Option<BorrowedFd<'a>>> {
+    let place = match opened.iter().position(|(one, _)| *one == device) {
+        Some(place) => place,
+        None => {
+            opened.push((device, open_device(init, device)?));
+            opened.len() - 1
+        }
+    };
+    Ok(opened[place].1.as_ref().map(AsFd::as_fd))
 }
 
 /// The container's own device, or else the parent's copy of the host's.
