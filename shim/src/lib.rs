@@ -27,6 +27,7 @@
 //! | [`trace`] | a span of each call, to a collector |
 //! | [`log`] | the log FIFO |
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod bootstrap;
 pub mod bundle;

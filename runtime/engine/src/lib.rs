@@ -24,6 +24,7 @@
 //! | 3 launch | [`launch`] | parent, child, gate and terminal |
 //! | 4 API | [`Engine`] | one function for each verb |
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod cgroup;
 pub mod error;

@@ -1,6 +1,6 @@
-//! Named checks of a configuration: an array that denies, and an array that warns.
+//! Named checks of a configuration: an array of checks that refuse, and an array of checks that warn.
 //!
-//! They catch what the kernel would refuse later with a bare EINVAL, or worse, accept with another meaning.
+//! They catch values that the kernel would refuse later with a bare EINVAL, or accept with another meaning.
 
 mod linux;
 mod platforms;
@@ -15,10 +15,10 @@ pub use sysctl::dotted as dotted_sysctl;
 use super::namespaces::{NamespaceKind, NamespacePlan};
 use super::{Findings, Host, annotations};
 
-/// One check. It notes what it finds and leaves the rest to the others.
+/// A check: adds violations or warnings to the findings and never stops the checks after it.
 type Check = fn(&Spec, &Host, &mut Findings);
 
-/// What denies a configuration.
+/// Checks whose violations refuse the configuration.
 const DENIALS: &[Check] = &[
     root::version_is_of_this_major,
     root::root_is_given,
@@ -36,15 +36,15 @@ const DENIALS: &[Check] = &[
     linux::hidden_paths_have_a_mount_namespace,
     linux::devices_have_a_type_and_a_path,
     linux::device_rules_are_readable,
-    linux::limits_are_no_less_than_nothing,
+    linux::limits_are_not_negative,
     sysctl::sysctls_are_namespaced,
 ];
 
-/// What is worth a line in the log.
+/// Checks that only warn.
 const WARNINGS: &[Check] = &[
     root::mount_destinations_are_absolute,
     linux::personality_flags_are_ignored,
-    platforms::what_runc_ignores_too,
+    platforms::other_platforms_are_ignored,
     annotations_of_other_runtimes,
     process_is_odd,
 ];
@@ -56,15 +56,15 @@ pub fn check(spec: &Spec, host: &Host, findings: &mut Findings) {
     }
 }
 
-/// Runs the checks of a process alone (exec). `path` is its place: `process`, or empty for a process.json.
+/// Runs the checks of a process object alone (exec). `path` is its JSON path: `process`, or empty for a process.json.
 pub fn check_process(process: &Process, path: &str, host: &Host, findings: &mut Findings) {
-    let place = process::Place(path);
+    let at = process::ProcessPath(path);
     for check in process::DENIALS.iter().chain(process::WARNINGS) {
-        check(process, place, host, findings);
+        check(process, at, host, findings);
     }
 }
 
-/// Runs the check of an AppArmor profile and an SELinux label that exec was given by flags.
+/// Checks the AppArmor profile and the SELinux label of exec's flags.
 pub fn check_labels(apparmor: Option<&str>, selinux: Option<&str>, host: &Host, findings: &mut Findings) {
     let (profile, label) = ((apparmor, "--apparmor".to_owned()), (selinux, "--process-label".to_owned()));
     process::labels_have_their_module_at(profile, label, host, findings);
@@ -76,33 +76,31 @@ fn annotations_of_other_runtimes(spec: &Spec, _: &Host, findings: &mut Findings)
 
 fn process_is_valid(spec: &Spec, host: &Host, findings: &mut Findings) {
     match spec.process() {
-        Some(process) => process::DENIALS.iter().for_each(|check| check(process, process::Place("process"), host, findings)),
+        Some(process) => process::DENIALS.iter().for_each(|check| check(process, process::ProcessPath("process"), host, findings)),
         None => findings.deny("process", "missing", "say what to run in process.args"),
     }
 }
 
 fn process_is_odd(spec: &Spec, host: &Host, findings: &mut Findings) {
     if let Some(process) = spec.process() {
-        process::WARNINGS.iter().for_each(|check| check(process, process::Place("process"), host, findings));
+        process::WARNINGS.iter().for_each(|check| check(process, process::ProcessPath("process"), host, findings));
     }
 }
 
-/// `linux`, when it is there.
 fn linux(spec: &Spec) -> Option<&Linux> {
     spec.linux().as_ref()
 }
 
-/// The process gets a namespace of this kind that is not the caller's.
+/// Whether the process has a namespace of this kind other than the caller's.
 fn is_private(spec: &Spec, host: &Host, kind: NamespaceKind) -> bool {
     NamespacePlan::on_host(spec, host).is_private(kind)
 }
 
-/// What is changed in the process's namespace of this kind changes neither the caller's nor the host's.
+/// Whether changes in the process's namespace of this kind affect neither the caller's nor the host's.
 fn is_apart_from_host(spec: &Spec, host: &Host, kind: NamespaceKind) -> bool {
     is_private(spec, host, kind) && !host.host_namespaces.contains(&kind)
 }
 
-/// An absolute path.
 fn is_absolute(path: &str) -> bool {
     path.starts_with('/')
 }

@@ -1,7 +1,7 @@
 //! config.json and its parts, from bytes to types.
 //!
-//! One fast typed pass serves every correct file. A file that it refuses is read again against the table of
-//! `schema`, which finds every fault at once and forgives what runc forgives:
+//! One fast typed pass reads every valid file. A file that it refuses is read again against the table in `schema`,
+//! which reports every fault at once and accepts what runc accepts:
 //!
 //! - an unknown capability is dropped with a warning, and so is a known one without its `CAP_`;
 //! - a `null` is the same as an absent field, and a `linux.resources.pids` without a limit is no limit at all;
@@ -20,26 +20,26 @@ use serde_json::Value;
 use crate::{Findings, Refused};
 use schema::Type;
 
-/// The largest document that is taken, in bytes. What is in it is copied to init, to the record and to hooks; a program's
-/// arguments and environment have 6 MiB at the most (execve(2)).
+/// Limit of a document's size, in bytes. Its content is copied to init, to the record and to hooks; a program's
+/// arguments and environment take at most 6 MiB (execve(2)).
 pub const MAX_BYTES: usize = 16 << 20;
 
-/// Reads a config.json. The strings are warnings for the log.
+/// Parses a config.json. The strings are warnings for the log.
 pub fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>), Refused> {
     read(bytes, "config.json", &schema::SPEC, |spec: &Spec| {
-        !spec.process().as_ref().is_some_and(needs_care) && spec.linux().as_ref().is_none_or(|linux| {
+        !spec.process().as_ref().is_some_and(needs_the_table) && spec.linux().as_ref().is_none_or(|linux| {
             linux.seccomp().as_ref().is_none_or(|seccomp| seccomp.syscalls().is_some())
                 && linux.resources().as_ref().is_none_or(has_pids_limit)
         })
     })
 }
 
-/// Reads a process.json, which is config.json's `process` alone (exec --process).
+/// Parses a process.json, which has the form of config.json's `process` (exec --process).
 pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>), Refused> {
-    read(bytes, "process.json", &schema::PROCESS, |process: &Process| !needs_care(process))
+    read(bytes, "process.json", &schema::PROCESS, |process: &Process| !needs_the_table(process))
 }
 
-/// Reads config.json's `linux.resources` alone (update --resources). `null` changes nothing.
+/// Parses a `linux.resources` object (update --resources). `null` changes nothing.
 pub fn parse_resources(bytes: &[u8]) -> Result<(LinuxResources, Vec<String>), Refused> {
     if bytes.trim_ascii() == b"null" {
         return Ok((LinuxResources::default(), Vec::new()));
@@ -47,13 +47,15 @@ pub fn parse_resources(bytes: &[u8]) -> Result<(LinuxResources, Vec<String>), Re
     read(bytes, "resources", &schema::RESOURCES, has_pids_limit)
 }
 
-/// The model reads a `pids` without a limit as a limit of zero: the table tells them apart.
+/// Whether `pids` is usable as the model reads it: the model takes an absent limit as zero, and the table
+/// distinguishes the two.
 fn has_pids_limit(resources: &LinuxResources) -> bool {
     resources.pids().as_ref().is_none_or(|pids| pids.limit() != 0)
 }
 
-/// Rare fields whose type in the model is laxer than the specification: the table reads them.
-fn needs_care(process: &Process) -> bool {
+/// Whether the process has one of the rare fields whose type is laxer in the model than in the specification; the
+/// table reads those.
+fn needs_the_table(process: &Process) -> bool {
     process.io_priority().is_some() || process.scheduler().is_some()
 }
 
@@ -84,7 +86,7 @@ fn read<T: DeserializeOwned>(
     Ok((parsed, warnings))
 }
 
-/// The document may have (uid_t)-1 in the place of an id, which the model takes for a number like any other, and the
+/// Whether the document may contain (uid_t)-1 as an id, which the model accepts as a number like any other and the
 /// table refuses. A JSON number of that value has one spelling.
 fn may_hold_minus_one(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| text.contains("4294967295"))

@@ -1,4 +1,4 @@
-//! The plan of a whole container, and of a further process in one.
+//! The plan of a whole container, and of an additional process in one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,44 +15,40 @@ use super::mounts::MountOptions;
 use super::namespaces::{NamespaceKind, NamespacePlan};
 use super::{Findings, Host, Refused, annotations, checks, cgroup, hooks, intel_rdt, memory_policy, mounts, network, passwd, process, seccomp};
 
-/// What the caller of create decides.
+/// Options of create, translated by the engine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CreateChoices {
-    /// `--no-pivot`.
+    /// The `--no-pivot` flag: move the root and chroot.
     pub no_pivot: bool,
-    /// `--no-new-keyring`.
+    /// The `--no-new-keyring` flag: keep the caller's session keyring.
     pub no_new_keyring: bool,
-    /// Fds to keep, socket-activation ones included.
+    /// Number of descriptors from 3 on to keep, besides the socket-activation ones.
     pub preserve_fds: u32,
-    /// How many of them are socket-activation fds.
+    /// Number of socket-activation descriptors (LISTEN_FDS), which come first.
     pub listen_fds: u32,
-    /// The cgroup manager.
     pub manager: CgroupManager,
 }
 
-/// Everything about a container before it is made.
+/// Everything that create executes, decided before anything is created.
 #[derive(Debug)]
 pub struct ContainerPlan {
-    /// What init is told; fds are filled in at launch.
+    /// The init process's plan; descriptors are filled in at launch.
     pub init: InitPlan,
-    /// Its namespaces.
     pub namespaces: NamespacePlan,
-    /// New namespaces of the first clone.
+    /// CLONE_NEW* flags of the first clone.
     pub clone_flags: u64,
     /// User and group maps of a new user namespace.
     pub id_maps: Option<(IdMap, IdMap)>,
-    /// Its cgroup.
     pub cgroup: CgroupPlan,
-    /// Its hooks.
     pub hooks: HooksPlan,
-    /// Its group of resctrl.
+    /// The resctrl group.
     pub intel_rdt: Option<IntelRdtPlan>,
 }
 
-/// Builds the plan of a container, and gives the warnings.
+/// Builds the plan of a container. The strings are warnings for the log.
 ///
 /// # Errors
-/// One error with every violation.
+/// One error that lists every violation.
 pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host: &Host) -> Result<(ContainerPlan, Vec<String>), Refused> {
     let mut findings = Findings::default();
     checks::check(spec, host, &mut findings);
@@ -92,7 +88,7 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
             domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
             rootfs: Some(rootfs),
             sysctl: sysctl(linux),
-            // Of createContainer hooks the parent has to know too: poststop hooks follow when one of them fails.
+            // The parent must know of createContainer hooks too: poststop hooks run when one of them fails.
             runtime_hooks: [&hooks.prestart, &hooks.create_runtime, &hooks.create_container]
                 .iter()
                 .any(|list| !list.is_empty()),
@@ -110,32 +106,32 @@ pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host:
         hooks,
         intel_rdt: intel_rdt::build(linux, id, &mut findings),
     };
-    findings.tell_once(checked);
+    findings.drop_repeated(checked);
     Ok((plan, findings.into_result()?))
 }
 
-/// The session keyring's name, which an exec joins by it.
+/// The session keyring's name, by which an exec joins it.
 fn keyring(id: &str) -> String {
     format!("_ses.{id}")
 }
 
-/// Which process makes and joins what; see [`InitPlan`].
+/// The process that creates or joins each namespace; see [`InitPlan`].
 struct Stages {
     clone_flags: u64,
     sibling: Option<u64>,
     second_stage: bool,
 }
 
-/// Splits the new namespaces between the first clone and the sibling's.
+/// Divides the new namespaces between the first clone and the second-stage init's.
 ///
-/// A joined namespace is entered before a new user namespace is made, because the container's root may have no right
-/// to enter it; a joined user namespace is entered before the others are made, because it owns them; and a joined pid
-/// namespace holds children alone. Each of them needs a second clone, in the sealed process. The cgroup and the time
-/// namespace are unshared later.
+/// A joined namespace is entered before a new user namespace is created, because the container's root may lack the
+/// right to enter it; a joined user namespace is entered before the other namespaces are created, because it owns
+/// them; and a joined pid namespace takes effect for children only. Each of these needs a second clone, in the sealed
+/// process. The cgroup and the time namespace are unshared later.
 ///
-/// The second clone is the last act where the pid namespace alone needs it. With a user namespace it comes first: the
-/// new namespaces belong to that, and a process of a user namespace below the caller's cannot trace one that is not
-/// dumpable and that was started outside (ptrace(2)).
+/// The second clone comes last where only the pid namespace needs it. With a user namespace it comes first: the new
+/// namespaces are owned by that, and a process of a user namespace below the caller's cannot trace one that is not
+/// dumpable and was started outside (ptrace(2)).
 fn divide(namespaces: &NamespacePlan) -> Stages {
     let late = NamespaceKind::Cgroup.clone_flag() | NamespaceKind::Time.clone_flag();
     let flags = namespaces.clone_flags() & !late;
@@ -158,7 +154,7 @@ fn process_plan(
 ) -> process::ProcessPlan {
     let Some(process) = spec.process() else { return process::ProcessPlan::default() };
     let mut plan = process::build(process, namespaces.is_private(NamespaceKind::User), host, findings);
-    // The specification keeps execCPUAffinity from the container's own process.
+    // config.md: execCPUAffinity does not apply to the container's init process.
     plan.initial_affinity.clear();
     plan.final_affinity.clear();
     let personality = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
@@ -175,7 +171,7 @@ fn process_plan(
 fn check_seccomp(linux: Option<&Linux>, findings: &mut Findings) {
     let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else { return };
     if let Some(native) = seccomp::Abi::native() {
-        // The program itself is compiled later, while init is at work.
+        // The filter is compiled later, while init is running.
         seccomp::read(profile, native, findings);
     }
 }
@@ -195,7 +191,7 @@ fn sysctl(linux: Option<&Linux>) -> Vec<(String, String)> {
     list
 }
 
-/// The state that hooks read, with the status and pid still open.
+/// The state that hooks read; status and pid are filled in for each hook.
 pub fn hook_state(spec: &Spec, id: &str, bundle: &Path) -> HookState {
     HookState {
         oci_version: spec.version().clone(),
@@ -207,42 +203,42 @@ pub fn hook_state(spec: &Spec, id: &str, bundle: &Path) -> HookState {
     }
 }
 
-/// The annotations, sorted.
+/// The configuration's annotations, sorted by name.
 pub fn annotations(spec: &Spec) -> BTreeMap<String, String> {
     spec.annotations().iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// What the caller of exec decides; see `engine::ExecOptions`.
+/// Options of exec, translated by the engine from `engine::ExecOptions`.
 #[derive(Clone, Debug, Default)]
 pub struct ExecChoices {
-    /// The process is not the configuration's, but comes with the exec.
+    /// The process object comes with the exec instead of from the configuration.
     pub process_given: bool,
     /// Replaces the configuration's argv.
     pub args: Vec<String>,
-    /// Replaces its cwd.
+    /// Replaces the configuration's cwd.
     pub cwd: Option<PathBuf>,
-    /// Added to its environment.
+    /// Added to the configuration's environment.
     pub env: Vec<String>,
-    /// Replaces its `terminal`.
+    /// Replaces the configuration's `terminal`.
     pub terminal: Option<bool>,
-    /// `uid[:gid]`, or names.
+    /// The user as `uid[:gid]`, or as names.
     pub user: Option<String>,
-    /// Added to its groups.
+    /// Added to the configuration's groups.
     pub additional_gids: Vec<u32>,
-    /// Replaces its SELinux label.
+    /// Replaces the configuration's SELinux label.
     pub selinux: Option<String>,
-    /// Replaces its AppArmor profile.
+    /// Replaces the configuration's AppArmor profile.
     pub apparmor: Option<String>,
-    /// Replaces its noNewPrivileges.
+    /// Replaces the configuration's noNewPrivileges.
     pub no_new_privs: Option<bool>,
-    /// Added to its capabilities.
+    /// Names of capabilities added to the configuration's.
     pub capabilities: Vec<String>,
-    /// Fds to keep.
+    /// Number of descriptors from 3 on to keep.
     pub preserve_fds: u32,
 }
 
-/// Builds the plan of a further process in a running container, and gives the warnings. The namespaces to join
-/// are every one that is not the host's, as one set of CLONE_NEW* flags for setns(2) on init's pidfd.
+/// Builds the plan of an additional process in a running container. The flags are the namespaces to join, every one
+/// that is not the host's, as one set of CLONE_NEW* for setns(2) on init's pidfd; the strings are warnings.
 pub fn build_exec(
     spec: &Spec,
     id: &str,
@@ -259,7 +255,7 @@ pub fn build_exec(
     }
     checks::check_process(process, "process", host, &mut findings);
     if !choices.process_given {
-        // create has warned of the configuration's own process.
+        // create has already warned about the configuration's own process.
         findings.warnings.clear();
     }
     let checked = findings.violations.len();
@@ -274,7 +270,7 @@ pub fn build_exec(
         }
     }
     if !choices.env.is_empty() {
-        for entry in choices.env.iter().filter(|entry| entry.find('=').is_none_or(|place| place == 0)) {
+        for entry in choices.env.iter().filter(|entry| entry.find('=').is_none_or(|at| at == 0)) {
             findings.deny("--env", format!("invalid environment variable: {entry:?}"), "write NAME=value");
         }
         plan.env.extend(choices.env.iter().cloned());
@@ -302,7 +298,7 @@ pub fn build_exec(
     plan.capabilities.bounding |= added;
     plan.capabilities.effective |= added;
     plan.capabilities.permitted |= added;
-    // Never inheritable: CVE-2022-29162. Ambient only where the configuration made it inheritable.
+    // Never inheritable: CVE-2022-29162. Ambient only where the configuration makes it inheritable.
     plan.capabilities.ambient |= added & plan.capabilities.inheritable;
     if plan.args.is_empty() {
         findings.deny("process.args", "there is no command to run", "give one");
@@ -315,7 +311,7 @@ pub fn build_exec(
     let private = |kind: &NamespaceKind| namespaces.is_private(*kind);
     let join = NamespaceKind::ALL.into_iter().filter(private).fold(0, |flags, kind| flags | kind.clone_flag());
     let init = InitPlan {
-        // Only a child is in a pid namespace that was joined.
+        // A joined pid namespace takes effect for children only (setns(2)).
         second_stage: namespaces.is_private(NamespaceKind::Pid),
         user_namespace: own_user_namespace,
         keyring: Some(keyring(id)),
@@ -323,12 +319,12 @@ pub fn build_exec(
         preserve_fds: choices.preserve_fds,
         ..InitPlan::default()
     };
-    findings.tell_once(checked);
+    findings.drop_repeated(checked);
     let warnings = findings.into_result()?;
     Ok((init, join, warnings))
 }
 
-/// Decimal ids replace just what they name, as with runc; names are looked up by init in the container's files.
+/// Decimal ids replace only what they name, as with runc; init looks names up in the container's files.
 fn set_user(plan: &mut process::ProcessPlan, user: &str, findings: &mut Findings) {
     match passwd::parse_user(user) {
         Ok((IdOrName::Id(uid), None)) => plan.uid = uid,
@@ -345,7 +341,7 @@ mod tests {
     use super::*;
     use crate::host::CgroupLayout;
 
-    /// Each refused place of a configuration that is sound but for this change.
+    /// Paths of the violations of a valid configuration after this change.
     fn refused(change: impl FnOnce(&mut Value)) -> Vec<String> {
         let mut config = json!({
             "ociVersion": "1.3.0", "root": { "path": "rootfs" },
@@ -362,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_is_told_once() {
+    fn each_fault_is_reported_once() {
         assert_eq!(refused(|_| ()), Vec::<String>::new());
         let root = |config: &mut Value| drop(config["root"].take());
         assert_eq!(refused(root), ["root"]);

@@ -1,4 +1,4 @@
-//! The device nodes of a container: the default ones (config-linux.md, "Default Devices") and linux.devices.
+//! The device nodes of a container: the default ones (config-linux.md, Default Devices) and linux.devices.
 
 use std::path::{Path, PathBuf};
 
@@ -8,37 +8,32 @@ use serde::{Deserialize, Serialize};
 use super::Findings;
 use super::mounts::clean;
 
-/// The type of a node.
+/// Type of a device node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceKind {
-    /// A character device.
     Char,
-    /// A block device.
     Block,
-    /// A FIFO; it has no number.
+    /// A FIFO, which has no device number.
     Fifo,
 }
 
-/// A node to be made.
+/// A device node to create.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceOp {
-    /// Where in the container, absolute and without `..`.
+    /// Path in the container, absolute and without `..`.
     pub path: PathBuf,
-    /// Its type.
     pub kind: DeviceKind,
-    /// Major number.
     pub major: u32,
-    /// Minor number.
     pub minor: u32,
-    /// Permission bits.
+    /// Permission bits, without the file type.
     pub mode: u32,
-    /// Owner, an id inside the container's user namespace.
+    /// Owner, as an id of the container's user namespace.
     pub uid: u32,
-    /// Group, likewise.
+    /// Group, as an id of the container's user namespace.
     pub gid: u32,
 }
 
-/// The nodes that every container gets, with their minor numbers, major number first.
+/// The default nodes of every container: path, major number, minor number.
 const DEFAULTS: [(&str, u32, u32); 6] = [
     ("/dev/null", 1, 3),
     ("/dev/zero", 1, 5),
@@ -48,10 +43,10 @@ const DEFAULTS: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
-/// The default nodes and those of linux.devices, which win over a default one of the same path.
+/// Plans the default nodes and those of linux.devices; a configured node replaces the default one of the same path.
 pub fn build(devices: &[LinuxDevice], findings: &mut Findings) -> Vec<DeviceOp> {
     let configured: Vec<DeviceOp> =
-        devices.iter().enumerate().filter_map(|(index, device)| one(index, device, findings)).collect();
+        devices.iter().enumerate().filter_map(|(index, device)| plan_node(index, device, findings)).collect();
     let overridden = |path: &str| configured.iter().any(|op| op.path == Path::new(path));
     DEFAULTS
         .iter()
@@ -69,7 +64,7 @@ pub fn build(devices: &[LinuxDevice], findings: &mut Findings) -> Vec<DeviceOp> 
         .collect()
 }
 
-fn one(index: usize, device: &LinuxDevice, findings: &mut Findings) -> Option<DeviceOp> {
+fn plan_node(index: usize, device: &LinuxDevice, findings: &mut Findings) -> Option<DeviceOp> {
     let at = |field: &str| format!("linux.devices[{index}].{field}");
     let path = clean(device.path());
     if path == Path::new("/") {
@@ -102,7 +97,7 @@ fn one(index: usize, device: &LinuxDevice, findings: &mut Findings) -> Option<De
         kind,
         major: major?,
         minor: minor?,
-        // File type bits may be there too (docker and containerd send st_mode).
+        // Docker and containerd send st_mode, so the file type bits may be set.
         mode: device.file_mode().map_or(0o666, |mode| mode & 0o7777),
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
@@ -129,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named() {
+    fn faults_name_the_field() {
         let mut findings = Findings::default();
         let list = [
             device(r#"{"path":"/dev/x","type":"a"}"#),

@@ -1,4 +1,4 @@
-//! Hooks (config.md, POSIX-platform Hooks): six lists, each with its moment and its namespace.
+//! Hooks (config.md, POSIX-platform Hooks): six lists, each with its time and its namespace.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,28 +8,29 @@ use serde::{Deserialize, Serialize};
 
 use super::{Findings, annotations};
 
-/// One program to run.
+/// A hook to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
-    /// Where it stands in config.json, for messages: `hooks.poststop[0]`.
+    /// JSON path, for messages: `hooks.poststop[0]`.
     pub place: String,
-    /// The executable, absolute.
+    /// Absolute path of the executable.
     pub path: PathBuf,
-    /// argv; the path alone when the configuration gives none.
+    /// The argument vector; the path alone when the configuration gives none.
     pub args: Vec<String>,
-    /// The whole environment; without one the hook has that of the process which runs it, and in the container that of
-    /// the container's program.
+    /// The whole environment. `None` inherits that of the process which runs the hook; in the container, that of the
+    /// container's program.
     pub env: Option<Vec<String>>,
-    /// It is killed after this time, and counts as failed.
+    /// Time after which the hook is killed and counts as failed.
     pub timeout: Option<Duration>,
-    /// Files to which its standard output and standard error are appended; nowhere, and into the error, without.
+    /// Files to which standard output and standard error are appended; `None` discards standard output and includes
+    /// standard error in the error.
     pub outputs: [Option<PathBuf>; 2],
 }
 
-/// The six lists.
+/// The six lists of hooks, in the order in which they run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HooksPlan {
-    /// Runtime namespace, in create, before pivot_root. Deprecated by the spec, and run before `create_runtime`.
+    /// Runtime namespace, in create, before pivot_root. Deprecated by the specification; run before `create_runtime`.
     pub prestart: Vec<Hook>,
     /// Runtime namespace, in create, before pivot_root.
     pub create_runtime: Vec<Hook>,
@@ -37,13 +38,13 @@ pub struct HooksPlan {
     pub create_container: Vec<Hook>,
     /// Container namespace, in start, before the program.
     pub start_container: Vec<Hook>,
-    /// Runtime namespace, in start, after the program was started. A failure ends the container.
+    /// Runtime namespace, in start, after the program was started. A failure kills the container.
     pub poststart: Vec<Hook>,
     /// Runtime namespace, in delete. A failure only warns.
     pub poststop: Vec<Hook>,
 }
 
-/// Reads the configuration's hooks.
+/// Plans the configuration's hooks.
 pub fn build(spec: &Spec, findings: &mut Findings) -> HooksPlan {
     let Some(hooks) = spec.hooks() else { return HooksPlan::default() };
     let outputs = annotations::hook_outputs(spec, findings);
@@ -54,7 +55,7 @@ pub fn build(spec: &Spec, findings: &mut Findings) -> HooksPlan {
         prestart: list("prestart", prestart.as_deref(), findings),
         create_runtime: list("createRuntime", hooks.create_runtime().as_deref(), findings),
         create_container: list("createContainer", hooks.create_container().as_deref(), findings),
-        // Theirs are other paths: the files are the host's.
+        // The output files are the host's, and these hooks run in the container's mount namespace.
         start_container: self::list("startContainer", hooks.start_container().as_deref(), &[None, None], findings),
         poststart: list("poststart", hooks.poststart().as_deref(), findings),
         poststop: list("poststop", hooks.poststop().as_deref(), findings),
@@ -87,7 +88,8 @@ fn list(
     hooks.unwrap_or_default().iter().enumerate().map(read).collect()
 }
 
-/// As runc has it: an empty list is no default for a startContainer hook, and a createContainer hook has none.
+/// As with runc, an empty list inherits for a startContainer hook, and a createContainer hook without a list gets an
+/// empty environment.
 fn environment(name: &str, env: Option<&Vec<String>>) -> Option<Vec<String>> {
     match name {
         "startContainer" => env.filter(|env| !env.is_empty()).cloned(),

@@ -1,15 +1,15 @@
-//! The facts about a host that a plan depends on; `probe` finds them, tests make them up.
+//! Facts about a host that a plan depends on; the engine's `probe` collects them, and tests construct them.
 
 use super::namespaces::NamespaceKind;
 
-/// How the host lays out its cgroups.
+/// Layout of the host's cgroup hierarchies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CgroupLayout {
-    /// /sys/fs/cgroup is cgroup2.
+    /// v2: /sys/fs/cgroup is cgroup2.
     Unified,
-    /// v1 hierarchies below /sys/fs/cgroup, and cgroup2 at /sys/fs/cgroup/unified.
+    /// v1 hierarchies below /sys/fs/cgroup, with cgroup2 at /sys/fs/cgroup/unified.
     Hybrid,
-    /// v1 hierarchies alone.
+    /// v1 hierarchies without any cgroup2 mount.
     Legacy,
     /// No cgroup file system at /sys/fs/cgroup.
     None,
@@ -32,28 +32,27 @@ impl CgroupLayout {
 pub struct Host {
     /// Effective user id of the caller.
     pub euid: u32,
-    /// Effective capabilities of the caller, bit N for capability N (capability.h).
+    /// Effective capabilities of the caller, as a bit set by capability number (linux/capability.h).
     pub effective_capabilities: u64,
     /// Highest capability number that the kernel knows (/proc/sys/kernel/cap_last_cap).
     pub last_capability: u8,
-    /// The cgroup layout.
     pub cgroup: CgroupLayout,
-    /// AppArmor is enabled (/sys/module/apparmor/parameters/enabled).
+    /// Whether AppArmor is enabled (/sys/module/apparmor/parameters/enabled).
     pub apparmor: bool,
-    /// SELinux is enabled (/sys/fs/selinux is mounted).
+    /// Whether SELinux is enabled (/sys/fs/selinux is mounted).
     pub selinux: bool,
-    /// The caller runs in a user namespace other than the initial one.
+    /// Whether the caller runs in a user namespace other than the initial one.
     pub in_user_namespace: bool,
-    /// Kernel release, major and minor.
+    /// Kernel release: major and minor number.
     pub kernel: (u32, u32),
-    /// Kinds whose path in linux.namespaces leads to the caller's own namespace, whatever the path: nothing is joined.
+    /// Kinds whose path in linux.namespaces refers to the caller's own namespace, so that nothing is joined.
     pub own_namespaces: Vec<NamespaceKind>,
-    /// Kinds whose path in linux.namespaces leads to the namespace of process 1, the host's.
+    /// Kinds whose path in linux.namespaces refers to the namespace of process 1, the host's.
     pub host_namespaces: Vec<NamespaceKind>,
 }
 
 impl Host {
-    /// Root with every capability, on Linux 6.12 without a security module: for plans that are tried without a host.
+    /// Root with every capability, on Linux 6.12 without a security module: for planning without a host.
     pub fn of_root(cgroup: CgroupLayout) -> Host {
         Host {
             euid: 0,

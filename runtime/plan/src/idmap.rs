@@ -5,29 +5,28 @@ use serde::{Deserialize, Serialize};
 
 use super::Findings;
 
-/// The kernel takes no more lines than this (UID_GID_MAP_MAX_EXTENTS, linux/user_namespace.h).
+/// Limit of the kernel's lines in uid_map (UID_GID_MAP_MAX_EXTENTS, linux/user_namespace.h).
 const MAX_RANGES: usize = 340;
 
-/// `size` ids from `container` on are `size` ids from `host` on outside.
+/// A range of `size` ids: from `container` on inside the user namespace, from `host` on outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdRange {
     /// First id inside the user namespace.
     pub container: u32,
-    /// First id outside it.
+    /// First id outside the user namespace.
     pub host: u32,
-    /// How many.
     pub size: u32,
 }
 
-/// All mappings of one kind, user or group.
+/// The mappings of one kind, user or group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMap {
-    /// In the configuration's order.
+    /// Ranges in the configuration's order.
     pub ranges: Vec<IdRange>,
 }
 
 impl IdMap {
-    /// From the configuration's `uidMappings` or `gidMappings`.
+    /// Converts the configuration's `uidMappings` or `gidMappings`.
     pub fn new(mappings: Option<&[LinuxIdMapping]>) -> IdMap {
         let range = |mapping: &LinuxIdMapping| IdRange {
             container: mapping.container_id(),
@@ -37,7 +36,7 @@ impl IdMap {
         IdMap { ranges: mappings.unwrap_or_default().iter().map(range).collect() }
     }
 
-    /// From the text of /proc/PID/uid_map or gid_map; `None` for another form.
+    /// Parses the text of /proc/PID/uid_map or gid_map; `None` if it is malformed.
     pub fn parse(text: &str) -> Option<IdMap> {
         let range = |line: &str| {
             let mut numbers = line.split_ascii_whitespace().map(|number| number.parse().ok());
@@ -47,22 +46,21 @@ impl IdMap {
         Some(IdMap { ranges: text.lines().map(range).collect::<Option<_>>()? })
     }
 
-    /// There is no mapping.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// The id outside of a container's id; `None` where it is not mapped.
+    /// Translates a container id to the id outside; `None` where it is not mapped.
     pub fn host_id(&self, container: u32) -> Option<u32> {
         translate(&self.ranges, container, |range| (range.container, range.host))
     }
 
-    /// The container's id of an id outside; `None` where it is not mapped.
+    /// Translates an id outside to the container's id; `None` where it is not mapped.
     pub fn container_id(&self, host: u32) -> Option<u32> {
         translate(&self.ranges, host, |range| (range.host, range.container))
     }
 
-    /// What /proc/PID/uid_map takes: one line a range, `container host size`.
+    /// Formats the map for /proc/PID/uid_map: a line `container host size` for each range.
     pub fn text(&self) -> String {
         use std::fmt::Write;
         self.ranges.iter().fold(String::new(), |mut text, range| {
@@ -72,22 +70,22 @@ impl IdMap {
         })
     }
 
-    /// Notes what the kernel would refuse with a bare EINVAL. `path` is the list's place in config.json.
+    /// Reports ranges that the kernel would refuse with a bare EINVAL. `path` is the list's JSON path.
     pub fn check(&self, path: &str, findings: &mut Findings) {
         if self.ranges.len() > MAX_RANGES {
             findings.deny(path, format!("{} mappings: the kernel takes {MAX_RANGES}", self.ranges.len()), "");
             return;
         }
         for (index, range) in self.ranges.iter().enumerate() {
-            let place = format!("{path}[{index}]");
+            let at = format!("{path}[{index}]");
             if range.size == 0 {
-                findings.deny(&place, "size is 0", "map at least one id");
+                findings.deny(&at, "size is 0", "map at least one id");
                 continue;
             }
             for (name, first) in [("containerID", range.container), ("hostID", range.host)] {
-                // u32::MAX is no id but the kernel's "no id", so the last one may not reach it.
+                // u32::MAX means "no id" to the kernel, so the last id must be below it.
                 if first.checked_add(range.size).is_none() {
-                    findings.deny(&place, format!("{name} + size goes past the last id, {}", u32::MAX - 1), "");
+                    findings.deny(&at, format!("{name} + size goes past the last id, {}", u32::MAX - 1), "");
                 }
             }
             for (other, earlier) in self.ranges[..index].iter().enumerate() {
@@ -96,7 +94,7 @@ impl IdMap {
                         && u64::from(b) < u64::from(a) + u64::from(range.size)
                 };
                 if clash(range.container, earlier.container) || clash(range.host, earlier.host) {
-                    findings.deny(&place, format!("overlaps {path}[{other}]"), "map each id once");
+                    findings.deny(&at, format!("overlaps {path}[{other}]"), "map each id once");
                 }
             }
         }
@@ -137,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_refuses_is_named() {
+    fn ranges_that_the_kernel_refuses_are_named() {
         assert!(faults(&[(0, 0, u32::MAX)]).is_empty());
         assert_eq!(faults(&[(0, 1, 0)]), ["linux.uidMappings[0]: size is 0 (map at least one id)"]);
         assert_eq!(

@@ -1,35 +1,35 @@
-//! User and group ids: which numbers are ids, and how they are read from text.
+//! User and group ids: valid numbers, and parsing.
 //!
-//! (uid_t)-1 is no id: setresuid(2), chown(2) and their like take it for "leave it as it is", so that a process that
-//! was to run as 4294967295 would stay root.
+//! (uid_t)-1 is not an id: setresuid(2), chown(2) and related calls take it as "unchanged", so that a process
+//! configured to run as 4294967295 would stay root.
 
-/// The largest id.
+/// The largest valid id.
 pub const MAX: u32 = u32::MAX - 1;
 
-/// The range of ids, for messages.
+/// The range of valid ids, for messages.
 pub const RANGE: &str = "0 to 4294967294";
 
-/// Reads a strict decimal id: digits alone, no sign, no leading zero, at most [`MAX`].
+/// Parses a strict decimal id: digits alone, no sign, no leading zero, at most [`MAX`].
 pub fn parse(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let canonical = text.len() == 1 || !text.starts_with('0');
     text.parse().ok().filter(|id| digits && canonical && *id <= MAX)
 }
 
-/// A user or a group as a caller names it.
+/// A user or group as a caller specifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdOrName<'a> {
-    /// By its number.
+    /// A numeric id.
     Id(u32),
-    /// By a name, which the container's own files have to know.
+    /// A name, to be found in the container's own files.
     Name(&'a str),
 }
 
-/// Reads an id or a name. What begins as no name does is a number or an error: the image, which chooses the names of its
-/// passwd file, must not give another meaning to a number (CVE-2016-3697).
+/// Parses an id or a name. Text that cannot begin a name must be a number: the image, which chooses the names in its
+/// passwd file, must not give a number another meaning (CVE-2016-3697).
 ///
 /// # Errors
-/// What was expected.
+/// A message with the expected form.
 pub fn parse_or_name(text: &str) -> Result<IdOrName<'_>, String> {
     if let Some(id) = parse(text) {
         return Ok(IdOrName::Id(id));
@@ -40,8 +40,8 @@ pub fn parse_or_name(text: &str) -> Result<IdOrName<'_>, String> {
     }
 }
 
-/// Whether a file system's option holds a number that is no id. The kernel takes such numbers in three bases (kstrtouint,
-/// fs/fs_parser.c); what is no number is for the file system to judge.
+/// Whether a file system's option holds a number that is not a valid id. The kernel accepts such numbers in three
+/// bases (kstrtouint, fs/fs_parser.c); text that is not a number is left to the file system to refuse.
 pub fn is_out_of_range(text: &str) -> bool {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     let (digits, radix) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_no_id_is_no_name_either() {
+    fn a_number_that_is_not_an_id_is_not_a_name() {
         for text in NOT_IDS {
             assert!(parse_or_name(text).is_err(), "{text:?}");
         }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_file_systems_hold_ids_in_three_bases() {
+    fn file_system_options_take_ids_in_three_bases() {
         for text in ["4294967295", "4294967296", "-1", "0xffffffff", "037777777777", "99999999999999999999999"] {
             assert!(is_out_of_range(text), "{text}");
         }

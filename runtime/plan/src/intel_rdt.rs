@@ -1,28 +1,26 @@
-//! linux.intelRdt (config-linux.md, IntelRdt): a group of the resctrl file system, and what is written into it.
-
+//! linux.intelRdt (config-linux.md, IntelRdt): a group of the resctrl file system, and its schemata.
 
 use oci_spec::runtime::{Linux, LinuxIntelRdt};
 
 use super::Findings;
 
-/// The group of a container.
+/// The resctrl group of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IntelRdtPlan {
-    /// `closID`, when the configuration names a group: it is shared, and stays when the container goes. `/` is the
-    /// root's.
+    /// The `closID` of the configuration: a shared group, which outlives the container. `/` is the root group.
     pub class: Option<String>,
-    /// The container's id, which names a group of its own, and its monitoring group.
+    /// The container's id: the name of its own group when there is no closID, and of its monitoring group.
     pub id: String,
-    /// Lines that an existing group of that name must have already: l3CacheSchema, then memBwSchema. A new one gets
-    /// them.
+    /// Schemata that an existing group of that name must already have, and that a new one gets: l3CacheSchema, then
+    /// memBwSchema.
     pub fixed: Vec<String>,
-    /// Lines that are written in any case, last: schemata.
+    /// The `schemata` lines, written last and in any case.
     pub schemata: Vec<String>,
-    /// A monitoring group is made.
+    /// Whether to create a monitoring group.
     pub monitoring: bool,
 }
 
-/// Reads linux.intelRdt of the container `id`. Faults go to `findings` by their place.
+/// Plans linux.intelRdt of the container `id`. Violations go to `findings`.
 pub fn build(linux: Option<&Linux>, id: &str, findings: &mut Findings) -> Option<IntelRdtPlan> {
     let rdt = linux?.intel_rdt().as_ref()?;
     let class = rdt.clos_id().clone().filter(|class| !class.is_empty());
@@ -45,7 +43,8 @@ fn fixed(rdt: &LinuxIntelRdt, findings: &mut Findings) -> Vec<String> {
         ("linux.intelRdt.memBwSchema", "MB:", rdt.mem_bw_schema()),
     ] {
         let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else { continue };
-        // With code and data apart, the cache has two names (L3CODE, L3DATA); the kernel knows which.
+        // With code and data prioritisation the cache has two resources (L3CODE, L3DATA), which only the kernel
+        // knows.
         if prefix == "MB:" && !value.trim_start().starts_with(prefix) {
             findings.deny(field, format!("{value:?} does not start with {prefix}"), "");
         }
@@ -65,8 +64,8 @@ fn lines<'a>(field: &str, values: impl Iterator<Item = &'a String>, findings: &m
     list
 }
 
-/// `line`, such as `L3:0=7f0;1=1f`, says what the group's `schemata` file says already. The file has more domains, and
-/// numbers with leading zeros.
+/// Whether the group's `schemata` file already contains `line`, such as `L3:0=7f0;1=1f`. The file has more domains,
+/// and numbers with leading zeros.
 pub fn agrees(line: &str, schemata: &str) -> bool {
     let split = |line: &str| -> Option<(String, Vec<(String, String)>)> {
         let (resource, domains) = line.trim().split_once(':')?;
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_have_their_places() {
+    fn faults_name_the_field() {
         for bad in [".", "..", "a/b", "../x"] {
             assert_eq!(read(&format!(r#"{{"closID":"{bad}"}}"#)).1, ["linux.intelRdt.closID"], "{bad}");
         }
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_agrees_with_a_file_of_more() {
+    fn a_schema_agrees_with_a_file_that_has_more_domains() {
         let file = "    MB:0=100;1= 20\n    L3:0=00f;1=7FF\n";
         assert!(agrees("L3:0=f", file) && agrees("L3:1=7ff;0=0f", file) && agrees("MB:1=20", file));
         assert!(!agrees("L3:0=ff", file) && !agrees("L3:2=f", file) && !agrees("L2:0=f", file) && !agrees("nonsense", file));

@@ -1,4 +1,5 @@
-//! Layer 1: from a spec to a plan. No I/O; every function is tested without root.
+//! The planner: an OCI configuration and host facts become a plan, or a list of violations. No I/O; every function is
+//! tested without root.
 #![forbid(unsafe_code)]
 
 pub mod annotations;
@@ -7,6 +8,7 @@ pub mod checks;
 pub mod config;
 pub mod container;
 pub mod devices;
+pub mod external;
 pub mod hooks;
 pub mod host;
 pub mod idmap;
@@ -18,7 +20,6 @@ pub mod mounts;
 pub mod namespaces;
 pub mod nearest;
 pub mod network;
-pub mod outside;
 pub mod passwd;
 pub mod process;
 pub mod seccomp;

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Findings;
 
-/// As many nodes as a kernel is ever built for (CONFIG_NODES_SHIFT is 10 at the most, mm/Kconfig).
+/// Limit of node numbers (CONFIG_NODES_SHIFT is at most 10, mm/Kconfig).
 const MAX_NODES: u32 = 1024;
 
-/// Modes by name, sorted, with their numbers (linux/mempolicy.h). `features` prints the names.
+/// Modes and their numbers (linux/mempolicy.h), sorted by name. `features` prints the names.
 pub const MODES: [(&str, u32); 7] = [
     ("MPOL_BIND", 2),
     ("MPOL_DEFAULT", 0),
@@ -19,20 +19,20 @@ pub const MODES: [(&str, u32); 7] = [
     ("MPOL_WEIGHTED_INTERLEAVE", 6),
 ];
 
-/// Flags that go with a mode, sorted, with their bits (linux/mempolicy.h). `features` prints the names.
+/// Mode flags and their bits (linux/mempolicy.h), sorted by name. `features` prints the names.
 pub const FLAGS: [(&str, u32); 3] =
     [("MPOL_F_NUMA_BALANCING", 1 << 13), ("MPOL_F_RELATIVE_NODES", 1 << 14), ("MPOL_F_STATIC_NODES", 1 << 15)];
 
-/// From which memory nodes a process and its children get their memory.
+/// The memory policy of a process and its children.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPolicy {
-    /// MPOL_* and MPOL_F_* in one number.
+    /// An MPOL_* mode, with its MPOL_F_* flags.
     pub mode: u32,
-    /// Numbers of nodes, each below 1024.
+    /// Node numbers, each below 1024.
     pub nodes: Vec<u32>,
 }
 
-/// Reads linux.memoryPolicy. Faults go to `findings` by their place.
+/// Plans linux.memoryPolicy. Violations go to `findings`.
 pub fn build(linux: Option<&Linux>, findings: &mut Findings) -> Option<MemoryPolicy> {
     let policy = linux?.memory_policy().as_ref()?;
     let number = |table: &[(&str, u32)], name: &str| {
@@ -64,7 +64,7 @@ pub fn build(linux: Option<&Linux>, findings: &mut Findings) -> Option<MemoryPol
     Some(MemoryPolicy { mode: number(&MODES, &mode.to_string()) | flags, nodes })
 }
 
-/// The numbers of a list such as `0-3,7`.
+/// Parses a list such as `0-3,7`.
 fn nodes(list: &str) -> Result<Vec<u32>, String> {
     let mut nodes = Vec::new();
     for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_would_refuse_without_words_is_named() {
+    fn policies_that_the_kernel_refuses_with_a_bare_errno_are_named() {
         for (policy, fault) in [
             (r#"{"mode":"MPOL_DEFAULT","nodes":"0"}"#, "linux.memoryPolicy.nodes: MPOL_DEFAULT takes no nodes"),
             (r#"{"mode":"MPOL_BIND"}"#, "linux.memoryPolicy.nodes: MPOL_BIND takes at least one node"),

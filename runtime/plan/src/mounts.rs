@@ -1,4 +1,4 @@
-//! A container's root and mounts, as a list of operations that `rootfs` executes in order.
+//! A container's root and mounts, as a list of operations that the engine's `rootfs` executes in order.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -14,21 +14,21 @@ pub mod options;
 
 pub use idmap::{MappedBy, MountMap};
 
-/// What the caller of create decides about the root.
+/// Options of create that concern the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MountOptions {
-    /// `--no-pivot`: move the root and chroot.
+    /// The `--no-pivot` flag: move the root and chroot.
     pub no_pivot: bool,
-    /// The container gets, or joins, a user namespace other than the host's.
+    /// The container has a user namespace other than the host's, new or joined.
     pub user_namespace: bool,
     /// The container gets a new cgroup namespace.
     pub cgroup_namespace: bool,
 }
 
-/// How the process comes into its root.
+/// How the process enters its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pivot {
-    /// pivot_root(2), and the old root is detached.
+    /// pivot_root(2); the old root is detached.
     Pivot,
     /// The root is moved over / and entered by chroot(2).
     Move,
@@ -36,58 +36,53 @@ pub enum Pivot {
     Chroot,
 }
 
-/// What a mount is.
+/// The kind of a mount, which decides how it is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountKind {
-    /// A file or directory of the host, with the mounts below it when `recursive`.
+    /// A bind of a file or directory of the host, with the mounts below it when `recursive`.
     Bind {
-        /// `rbind`.
         recursive: bool,
     },
-    /// procfs; its target must be a real directory.
+    /// procfs, whose target must be a real directory.
     Proc,
-    /// sysfs; its target must be a real directory.
+    /// sysfs, whose target must be a real directory.
     Sysfs,
-    /// tmpfs.
     Tmpfs,
-    /// POSIX message queues.
     Mqueue,
     /// The container's view of its cgroups, whatever the host's layout is.
     Cgroup,
-    /// Changes what is mounted at the target already.
+    /// Changes the mount that is already at the target.
     Remount,
     /// Any other file system, by name.
     Other(String),
 }
 
-/// One mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountOp {
-    /// Its place in config.json's `mounts`.
+    /// Index in config.json's `mounts`.
     pub index: u32,
-    /// What it is.
     pub kind: MountKind,
     /// The source; absolute for a bind.
     pub source: PathBuf,
-    /// An inherited descriptor with a detached copy of a bind's source; see `rootfs::open_sources`.
+    /// An inherited descriptor of a detached copy of a bind's source; see `rootfs::open_sources`.
     pub source_fd: Option<i32>,
-    /// Where in the container: absolute, without `.` and `..`.
+    /// Path in the container: absolute, without `.` and `..`.
     pub target: PathBuf,
-    /// MS_ flags.
+    /// MS_ flags to set.
     pub flags: u64,
-    /// MS_ flags that were cleared by name.
+    /// MS_ flags that an option clears explicitly.
     pub cleared: u64,
-    /// MOUNT_ATTR_ to set and to clear for the whole tree.
+    /// MOUNT_ATTR_ to set and to clear for the whole tree (mount_setattr(2)).
     pub recursive: Option<(u64, u64)>,
     /// Propagation types to set, in order (MS_ flags).
     pub propagation: Vec<u64>,
     /// The file system's own options.
     pub data: Vec<(String, Option<String>)>,
-    /// Copy the image's files at the target into the tmpfs.
+    /// Copy the image's files at the target into the new tmpfs.
     pub copy_up: bool,
     /// Copy the source if it is a symlink.
     pub copy_symlink: bool,
-    /// The ids of its source are mapped.
+    /// The id mapping of an idmapped mount.
     pub map: Option<MountMap>,
     /// Do not follow the source's last symlink.
     pub source_nofollow: bool,
@@ -95,52 +90,51 @@ pub struct MountOp {
     pub target_nofollow: bool,
 }
 
-/// One hierarchy of cgroups on the host, and the container's place in it.
+/// A cgroup hierarchy of the host, and the container's cgroup in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupHierarchy {
-    /// The name of its directory below /sys/fs/cgroup: `cpu,cpuacct`, `memory`, `systemd`.
+    /// Name of the hierarchy's directory below /sys/fs/cgroup: `cpu,cpuacct`, `memory`, `systemd`.
     pub name: String,
-    /// The mount options that name it: `cpu,cpuacct`, or `none,name=systemd`.
+    /// Mount options that select the hierarchy: `cpu,cpuacct`, or `none,name=systemd`.
     pub options: String,
-    /// The container's own cgroup as a directory of the host: `/sys/fs/cgroup/memory/x/y`.
+    /// The container's own cgroup as a path on the host: `/sys/fs/cgroup/memory/x/y`.
     pub own: PathBuf,
 }
 
-/// What a mount of type `cgroup` shows.
+/// The content of a mount of type `cgroup`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupMounts {
-    /// The host has no cgroups, or the container is in none.
+    /// The host has no cgroup hierarchy, or the container is in none.
     #[default]
     None,
-    /// cgroup2 alone.
+    /// v2: cgroup2 alone.
     Unified {
-        /// The host's mount point, most often /sys/fs/cgroup.
+        /// The host's mount point, usually /sys/fs/cgroup.
         mountpoint: PathBuf,
-        /// The container's own cgroup as a directory of the host.
+        /// The container's own cgroup as a path on the host.
         own: PathBuf,
     },
-    /// v1 hierarchies. The cgroup2 one of a hybrid host is not among them: systemd as PID 1 of the container would take
-    /// the host for hybrid and fail, because that hierarchy is not its own.
+    /// v1 hierarchies. A hybrid host's cgroup2 hierarchy is left out: systemd as process 1 of the container would
+    /// take the host for hybrid and fail, because that hierarchy is not its own.
     Hierarchies(Vec<CgroupHierarchy>),
 }
 
-/// A SELinux label for new mounts.
+/// The SELinux label of new mounts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountLabel {
     /// `context`, `fscontext`, `defcontext` or `rootcontext` (mount(8)).
     pub option: String,
-    /// The label.
     pub label: String,
 }
 
-/// The root and everything in it.
+/// The root file system and everything mounted or created in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootfsPlan {
-    /// The root on the host, absolute.
+    /// Absolute path of the root on the host.
     pub root: PathBuf,
-    /// An inherited descriptor with a detached, recursive copy of the root's mount, instead of `root`.
+    /// An inherited descriptor of a detached, recursive copy of the root's mount, used instead of `root`.
     pub root_fd: Option<i32>,
-    /// The root becomes read-only in the end.
+    /// The root becomes read-only as the last step.
     pub readonly: bool,
     /// rootfsPropagation as MS_ flags; `None` means rslave, and nothing is set on the new root.
     pub root_propagation: Option<u64>,
@@ -148,40 +142,40 @@ pub struct RootfsPlan {
     pub mounts: Vec<MountOp>,
     /// The device nodes, default ones included. Empty when the host's /dev is bound.
     pub devices: Vec<DeviceOp>,
-    /// Make the symlinks of /dev too: false when the host's /dev is bound.
+    /// Whether to create /dev's symlinks: false when the host's /dev is bound.
     pub setup_dev: bool,
-    /// /dev is to be read-only once everything in it is made.
+    /// /dev becomes read-only once its content exists.
     pub dev_readonly: bool,
-    /// Paths to hide.
+    /// Paths to hide under an empty read-only file or directory.
     pub masked_paths: Vec<PathBuf>,
     /// Paths to make read-only.
     pub readonly_paths: Vec<PathBuf>,
-    /// How the root is entered.
+    /// The way to enter the root.
     pub pivot: Pivot,
-    /// An inherited descriptor of a mount namespace with nothing in it. The process is still in the host's, and makes its
-    /// own as a copy of this one.
+    /// An inherited descriptor of the cached empty mount namespace. The process is still in the host's, and creates
+    /// its own as a copy of this one.
     pub seed: Option<i32>,
-    /// The process gets a terminal, and the container a /dev/console.
+    /// The process has a terminal, so the container gets a /dev/console.
     pub console: bool,
-    /// linux.mountLabel.
+    /// The label of linux.mountLabel.
     pub mount_label: Option<MountLabel>,
-    /// In a user namespace nodes are bound from the host instead of made.
+    /// In a user namespace, where mknod(2) is refused, nodes are bound from the host.
     pub user_namespace: bool,
-    /// A new cgroup namespace: cgroup mounts may be writable.
+    /// With a new cgroup namespace, cgroup mounts may be writable.
     pub cgroup_namespace: bool,
-    /// What cgroup mounts show; filled in once the container's cgroup is known.
+    /// The content of cgroup mounts; filled in once the container's cgroup is known.
     pub cgroup: CgroupMounts,
 }
 
 impl RootfsPlan {
-    /// How mount events spread before the container's own propagation is set, as MS_ flags.
+    /// The propagation of mount events before the container's own is set, as MS_ flags.
     pub fn spread(&self) -> u64 {
         self.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC)
     }
 
-    /// Everything in the root can be made from detached copies of the host's mounts, so that the mount namespace need not
-    /// begin as a copy of the host's. Not so for a file system that looks its source up by itself, for a root from which
-    /// events spread to the host, and for what a user namespace may not do outside.
+    /// Whether the root can be made from detached copies of the host's mounts alone, so that the mount namespace need
+    /// not begin as a copy of the host's. False for a file system that looks its source up by path, for a root from
+    /// which events propagate to the host, and for a user namespace, which may not create the copies.
     pub fn fits_empty_namespace(&self) -> bool {
         let by_path = |op: &MountOp| matches!(&op.kind, MountKind::Other(name) if name != "devpts");
         let spread = self.spread();
@@ -193,7 +187,7 @@ impl RootfsPlan {
     }
 }
 
-/// Files below /proc that may be mounted over: lxcfs emulates them.
+/// Files below /proc that may be mounted over, because lxcfs emulates them.
 pub const PROC_FILES: [&str; 11] = [
     "/proc/cpuinfo",
     "/proc/diskstats",
@@ -208,7 +202,8 @@ pub const PROC_FILES: [&str; 11] = [
     "/proc/sys/crypto/fips_enabled",
 ];
 
-/// `path` as an absolute path without `.`, `..` and doubled slashes, `..` taken literally and never above `/`.
+/// Normalises `path` to an absolute one without `.`, `..` and doubled slashes; `..` is resolved literally and never
+/// above `/`.
 pub fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::from("/");
     for component in path.components() {
@@ -221,7 +216,7 @@ pub fn clean(path: &Path) -> PathBuf {
     clean
 }
 
-/// The plan of `spec`'s root. `bundle` is absolute: relative paths are relative to it.
+/// Plans the root of `spec`. Relative paths are relative to `bundle`, which is absolute.
 pub fn build(
     spec: &Spec,
     bundle: &Path,
@@ -233,7 +228,7 @@ pub fn build(
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
         && !host.own_namespaces.contains(&NamespaceKind::Mount);
-    // Each path once, as with runc. A relative one counts from the root.
+    // Each path once, as with runc. A relative one is relative to the root.
     let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
         let mut seen = std::collections::HashSet::new();
         list.into_iter().flatten().map(|path| clean(Path::new(path))).filter(|path| seen.insert(path.clone())).collect()
@@ -256,7 +251,7 @@ pub fn build(
         .iter()
         .flatten()
         .enumerate()
-        .filter_map(|(index, mount)| one(index, mount, bundle, options, (container.as_ref(), host), findings))
+        .filter_map(|(index, mount)| plan_mount(index, mount, bundle, options, (container.as_ref(), host), findings))
         .collect();
     let bound_dev = |op: &MountOp| matches!(op.kind, MountKind::Bind { .. }) && op.target == Path::new("/dev");
     let setup_dev = !mounts.iter().any(bound_dev);
@@ -287,12 +282,12 @@ pub fn build(
     }
 }
 
-/// Without a mount namespace of its own, what the container mounts is mounted on the host, as with runc.
+/// Without a mount namespace of its own, the container's mounts are made on the host, as with runc.
 fn check_shared_mounts(spec: &Spec, masked: &[PathBuf], readonly: &[PathBuf], findings: &mut Findings) {
-    let mend = "add a namespace of type \"mount\" to linux.namespaces";
+    let remedy = "add a namespace of type \"mount\" to linux.namespaces";
     for (field, list) in [("linux.maskedPaths", masked), ("linux.readonlyPaths", readonly)] {
         if !list.is_empty() {
-            findings.deny(field, "unable to restrict sys entries without a private MNT namespace", mend);
+            findings.deny(field, "unable to restrict sys entries without a private MNT namespace", remedy);
         }
     }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
@@ -306,8 +301,8 @@ fn check_shared_mounts(spec: &Spec, masked: &[PathBuf], readonly: &[PathBuf], fi
 fn root_propagation(spec: &Spec, options: &MountOptions, findings: &mut Findings) -> Option<u64> {
     let name = spec.linux().as_ref()?.rootfs_propagation().as_deref().filter(|name| !name.is_empty())?;
     let Some(flags) = options::propagation(name) else {
-        let mend = "use one of [r]shared, [r]slave, [r]private, [r]unbindable";
-        findings.deny("linux.rootfsPropagation", format!("rootfsPropagation={name} is not supported"), mend);
+        let remedy = "use one of [r]shared, [r]slave, [r]private, [r]unbindable";
+        findings.deny("linux.rootfsPropagation", format!("rootfsPropagation={name} is not supported"), remedy);
         return None;
     };
     if options.no_pivot && flags & libc::MS_PRIVATE != 0 {
@@ -317,7 +312,7 @@ fn root_propagation(spec: &Spec, options: &MountOptions, findings: &mut Findings
     Some(flags)
 }
 
-/// linux.mountLabel, and the option that carries it (an annotation, after crun).
+/// Plans linux.mountLabel; an annotation, after crun, chooses the mount option.
 fn mount_label(spec: &Spec, host: &Host, findings: &mut Findings) -> Option<MountLabel> {
     let label = spec.linux().as_ref()?.mount_label().clone().filter(|label| !label.is_empty())?;
     if !host.selinux {
@@ -327,14 +322,14 @@ fn mount_label(spec: &Spec, host: &Host, findings: &mut Findings) -> Option<Moun
     let annotation = annotations::MOUNT_CONTEXT.name();
     let kind = annotations::MOUNT_CONTEXT.of(spec).unwrap_or("context");
     if !matches!(kind, "context" | "fscontext" | "defcontext" | "rootcontext") {
-        let mend = "use context, fscontext, defcontext or rootcontext";
-        findings.deny(format!("annotations.{annotation}"), format!("{kind:?} is no type of context"), mend);
+        let remedy = "use context, fscontext, defcontext or rootcontext";
+        findings.deny(format!("annotations.{annotation}"), format!("{kind:?} is no type of context"), remedy);
         return None;
     }
     Some(MountLabel { option: kind.to_owned(), label })
 }
 
-fn one(
+fn plan_mount(
     index: usize,
     mount: &Mount,
     bundle: &Path,
@@ -359,7 +354,7 @@ fn one(
         if source.as_os_str().is_empty() {
             findings.deny(at("source"), "a bind mount has none", "give the path on the host");
         }
-        // Not cleaned: `..` after a symlink means what the kernel makes of it.
+        // Not normalised: `..` after a symlink is the kernel's to resolve.
         source = bundle.join(source);
         if !parsed.data.is_empty() {
             let named = |(name, _): &(String, Option<String>)| match options::similar(name) {
@@ -405,7 +400,7 @@ fn one(
     })
 }
 
-/// The owners that file systems take: (uid_t)-1 is none (tmpfs(5), mount.fuse3(8)).
+/// Checks owners among file system options: (uid_t)-1 is not an id (tmpfs(5), mount.fuse3(8)).
 fn check_owners(at: &str, data: &[(String, Option<String>)], findings: &mut Findings) {
     const OWNERS: [&str; 4] = ["uid", "gid", "user_id", "group_id"];
     for (name, value) in data.iter().filter(|(name, _)| OWNERS.contains(&name.as_str())) {
@@ -419,7 +414,7 @@ fn kind(name: &str, parsed: &options::Parsed) -> MountKind {
     if parsed.flags & libc::MS_REMOUNT != 0 {
         return MountKind::Remount;
     }
-    // The type of a bind mount means nothing.
+    // A bind mount's type is ignored.
     if parsed.flags & libc::MS_BIND != 0 || name == "bind" {
         return MountKind::Bind { recursive: parsed.flags & libc::MS_REC != 0 };
     }
@@ -429,14 +424,15 @@ fn kind(name: &str, parsed: &options::Parsed) -> MountKind {
         "tmpfs" => MountKind::Tmpfs,
         "mqueue" => MountKind::Mqueue,
         "cgroup" => MountKind::Cgroup,
-        // Without a type there is nothing to mount; "none" with neither bind nor remount says no more.
+        // Without a type there is nothing to mount, and "none" with neither bind nor remount names none.
         "none" => MountKind::Other(String::new()),
         other => MountKind::Other(other.to_owned()),
     }
 }
 
-/// Nothing but procfs comes over /proc, and nothing below it but what lxcfs emulates: LSM labels and sysctls of the
-/// container's later processes go through there. A bind over /proc is judged by its source, when that is open.
+/// Only procfs may be mounted over /proc, and below it only the files that lxcfs emulates: LSM labels and sysctls of
+/// the container's later processes are written through /proc. A bind over /proc is checked by its source, once that
+/// is open.
 fn check_proc(at: &str, kind: &MountKind, target: &Path, findings: &mut Findings) {
     if !target.starts_with("/proc") || matches!(kind, MountKind::Remount) {
         return;

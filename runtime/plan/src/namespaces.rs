@@ -1,4 +1,4 @@
-//! Which namespaces a container makes, which it joins, and which it shares with its caller (config-linux.md).
+//! The namespaces of a container: new, joined, or shared with the caller (config-linux.md).
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::Host;
 /// A kind of namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NamespaceKind {
-    /// Ids and capabilities. It comes first: it owns the ones made with it.
+    /// Ids and capabilities. First, because it owns the namespaces created with it.
     User,
     /// The view of the cgroup tree.
     Cgroup,
@@ -20,9 +20,7 @@ pub enum NamespaceKind {
     Uts,
     /// Network devices, addresses, ports.
     Network,
-    /// Process ids.
     Pid,
-    /// Mounts.
     Mount,
     /// Offsets of the boot and monotonic clocks.
     Time,
@@ -41,7 +39,7 @@ impl NamespaceKind {
         NamespaceKind::Time,
     ];
 
-    /// The specification's word, as in config.json.
+    /// The specification's name, as in config.json.
     pub const fn as_str(self) -> &'static str {
         match self {
             NamespaceKind::User => "user",
@@ -55,7 +53,7 @@ impl NamespaceKind {
         }
     }
 
-    /// Its file in /proc/PID/ns (namespaces(7)).
+    /// The file name in /proc/PID/ns (namespaces(7)).
     pub const fn proc_name(self) -> &'static str {
         match self {
             NamespaceKind::Network => "net",
@@ -64,7 +62,7 @@ impl NamespaceKind {
         }
     }
 
-    /// Its CLONE_NEW* flag (linux/sched.h).
+    /// The CLONE_NEW* flag (linux/sched.h).
     pub const fn clone_flag(self) -> u64 {
         match self {
             NamespaceKind::User => 0x1000_0000,
@@ -94,27 +92,27 @@ impl From<LinuxNamespaceType> for NamespaceKind {
     }
 }
 
-/// Where a process's namespace of one kind comes from.
+/// The origin of a process's namespace of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Namespace {
-    /// The caller's.
+    /// The caller's namespace.
     #[default]
     Inherited,
-    /// A new one.
+    /// A new namespace.
     New,
-    /// The one that this file refers to.
+    /// The namespace that this file refers to.
     Joined(PathBuf),
 }
 
 /// The namespaces of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespacePlan {
-    /// Indexed as [`NamespaceKind::ALL`].
+    /// Indexed by kind, in the order of [`NamespaceKind::ALL`].
     kinds: [Namespace; 8],
 }
 
 impl NamespacePlan {
-    /// From `linux.namespaces`. Of a kind that is listed twice, which `checks` refuses, the last one counts.
+    /// Converts `linux.namespaces`. Of a kind that is listed twice, which `checks` refuses, the last entry counts.
     pub fn new(spec: &Spec) -> NamespacePlan {
         let mut plan = NamespacePlan::default();
         let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
@@ -128,7 +126,7 @@ impl NamespacePlan {
         plan
     }
 
-    /// The same on `host`: a path that leads to the caller's own namespace joins nothing.
+    /// Like [`NamespacePlan::new`], on `host`: a path that refers to the caller's own namespace joins nothing.
     pub fn on_host(spec: &Spec, host: &Host) -> NamespacePlan {
         let mut plan = NamespacePlan::new(spec);
         for kind in &host.own_namespaces {
@@ -139,27 +137,26 @@ impl NamespacePlan {
         plan
     }
 
-    /// Where the namespace of `kind` comes from.
+    /// The origin of the namespace of `kind`.
     pub fn get(&self, kind: NamespaceKind) -> &Namespace {
         &self.kinds[kind as usize]
     }
 
-    /// Replaces it.
     pub fn set(&mut self, kind: NamespaceKind, namespace: Namespace) {
         self.kinds[kind as usize] = namespace;
     }
 
-    /// It is made for the process.
+    /// Whether the namespace is created for the process.
     pub fn is_new(&self, kind: NamespaceKind) -> bool {
         *self.get(kind) == Namespace::New
     }
 
-    /// It is not the caller's: new, or joined by path.
+    /// Whether the namespace is not the caller's: new, or joined by path.
     pub fn is_private(&self, kind: NamespaceKind) -> bool {
         *self.get(kind) != Namespace::Inherited
     }
 
-    /// CLONE_NEW* of every new namespace but time's. A time namespace is unshared, given its offsets, and then
+    /// CLONE_NEW* of every new namespace except time. A time namespace is unshared, given its offsets, and then
     /// entered: with clone3 the process would be in it before the offsets could be written (time_namespaces(7)).
     pub fn clone_flags(&self) -> u64 {
         let clone = |kind: &NamespaceKind| *kind != NamespaceKind::Time && self.is_new(*kind);
@@ -185,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_indexed_by_themselves() {
+    fn each_kinds_discriminant_is_its_index() {
         for (index, kind) in NamespaceKind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, index);
         }
@@ -201,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn new_joined_and_inherited_are_told_apart() {
+    fn new_joined_and_inherited_namespaces_are_distinguished() {
         let plan = plan(r#"[{"type":"pid"},{"type":"time"},{"type":"mount","path":""},
             {"type":"network","path":"/run/netns/a"},{"type":"user","path":"/proc/7/ns/user"}]"#);
         assert_eq!(plan.clone_flags(), (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64);
@@ -218,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_survives_its_way_to_the_child() {
+    fn a_plan_is_serialised_without_loss() {
         let plan = plan(r#"[{"type":"pid"},{"type":"network","path":"/run/netns/a"}]"#);
         let bytes = postcard::to_stdvec(&plan).unwrap();
         assert_eq!(postcard::from_bytes::<NamespacePlan>(&bytes).unwrap(), plan);

@@ -1,6 +1,6 @@
-//! The known name that is nearest to one that is not known: what its writer most likely meant.
+//! The known name that is nearest to an unknown one, for messages.
 
-/// ` (did you mean "NAME"?)` where one of the known names is near, else nothing.
+/// Formats ` (did you mean "NAME"?)`; empty when no known name is near.
 pub fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     match nearest(name, known) {
         Some(near) => format!(" (did you mean {near:?}?)"),
@@ -8,9 +8,9 @@ pub fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String 
     }
 }
 
-/// The known name with the fewest changed letters. One that has a third of its letters changed is not near.
+/// The known name with the smallest edit distance; `None` when a third of the letters would change.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// Longer names are no typing errors, and comparing them takes time.
+    /// Longer names are not typing errors, and comparing them takes time.
     const MAX_LEN: usize = 64;
     if name.len() > MAX_LEN {
         return None;
@@ -21,16 +21,16 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     (changed * 3 <= name.chars().count().max(3)).then_some(candidate)
 }
 
-/// How many letters are to be put in, taken out, or replaced (Levenshtein), where case does not count.
+/// The Levenshtein distance, ignoring case.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().flat_map(char::to_lowercase).collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (index, letter) in left.chars().flat_map(char::to_lowercase).enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for place in 0..right.len() {
-            let replaced = diagonal + usize::from(letter != right[place]);
-            diagonal = row[place + 1];
-            row[place + 1] = replaced.min(row[place] + 1).min(diagonal + 1);
+        for column in 0..right.len() {
+            let replaced = diagonal + usize::from(letter != right[column]);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(row[column] + 1).min(diagonal + 1);
         }
     }
     row[right.len()]
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_typing_error_is_near_and_another_word_is_not() {
+    fn a_misspelled_name_is_near_and_another_name_is_not() {
         let known = ["namespaces", "resources", "maskedPaths", "readonlyPaths", "args", "cwd"];
         for (name, meant) in [("namespace", "namespaces"), ("maskedpaths", "maskedPaths"), ("arg", "args")] {
             assert_eq!(nearest(name, known), Some(meant), "{name}");

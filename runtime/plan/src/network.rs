@@ -6,31 +6,31 @@ use serde::{Deserialize, Serialize};
 use super::namespaces::{NamespaceKind, NamespacePlan};
 use super::{Findings, Host};
 
-/// A name takes this many bytes at the most (IFNAMSIZ without its NUL, linux/if.h).
-const LONGEST_NAME: usize = 15;
+/// Limit of a device name in bytes (IFNAMSIZ without its NUL, linux/if.h).
+const MAX_NAME_LEN: usize = 15;
 
-/// A device that moves.
+/// A network device that moves into the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetDevice {
-    /// Its name on the host.
+    /// Name on the host.
     pub host: String,
-    /// Its name in the container. It may end in `%d`: the kernel then puts in the first number that is free.
+    /// Name in the container. It may end in `%d`, which the kernel replaces by the first free number.
     pub name: String,
 }
 
 impl NetDevice {
-    /// The kernel completes the name.
+    /// Whether the kernel completes the name.
     pub fn is_template(&self) -> bool {
         self.name.ends_with("%d")
     }
 
-    /// Its place in config.json.
+    /// The JSON path, for messages.
     pub fn place(&self) -> String {
         format!("linux.netDevices[{:?}]", self.host)
     }
 }
 
-/// Reads linux.netDevices, sorted by the host's names. Faults go to `findings` by their place.
+/// Plans linux.netDevices, sorted by the host's names. Violations go to `findings`.
 pub fn build(linux: Option<&Linux>, namespaces: &NamespacePlan, host: &Host, findings: &mut Findings) -> Vec<NetDevice> {
     let devices = linux.and_then(|linux| linux.net_devices().as_ref()).into_iter().flatten();
     let mut devices: Vec<NetDevice> = devices
@@ -69,10 +69,10 @@ pub fn build(linux: Option<&Linux>, namespaces: &NamespacePlan, host: &Host, fin
     devices
 }
 
-/// A name that the kernel takes (net/core/dev.c, dev_valid_name).
+/// Whether the kernel accepts the name (net/core/dev.c, dev_valid_name).
 fn is_name(name: &str) -> bool {
     let wrong = |byte: u8| byte == b'/' || byte == b':' || byte == 0 || byte.is_ascii_whitespace() || byte == 0x0b;
-    !name.is_empty() && name.len() <= LONGEST_NAME && name != "." && name != ".." && !name.bytes().any(wrong)
+    !name.is_empty() && name.len() <= MAX_NAME_LEN && name != "." && name != ".." && !name.bytes().any(wrong)
 }
 
 #[cfg(test)]
@@ -92,7 +92,7 @@ mod tests {
     const NEW: &str = r#"[{"type":"network"}]"#;
 
     #[test]
-    fn devices_keep_their_name_or_get_another() {
+    fn devices_keep_their_name_or_are_renamed() {
         let (devices, faults) = read(r#"{"eth1":{"name":"net%d"},"eth0":{},"eth2":{"name":"net%d"},"eth3":{"name":""}}"#, NEW, 0);
         assert_eq!(faults, [""; 0]);
         let names: Vec<_> = devices.iter().map(|device| (device.host.as_str(), device.name.as_str())).collect();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_have_their_places() {
+    fn faults_name_the_field() {
         let one = r#"{"eth0":{}}"#;
         assert_eq!(read(one, "[]", 0).1, ["linux.netDevices"]);
         assert_eq!(read(one, NEW, 1000).1, ["linux.netDevices"]);

@@ -1,18 +1,16 @@
-//! passwd(5) and group(5) read from the container's own files. The C library's look-ups would load code and
-//! configuration that the image controls.
+//! passwd(5) and group(5) of the container's own files. The C library's look-ups would load code and configuration
+//! that the image controls.
 
 use super::ids::{self, IdOrName};
 
-/// A user as `-u` and config.json may name it: strict decimal, or a name.
+/// A user as found in the container's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// User id.
     pub uid: u32,
-    /// Primary group id.
     pub gid: u32,
-    /// Supplementary groups that list the user, by the group file.
+    /// Ids of the groups that list the user as a member.
     pub groups: Vec<u32>,
-    /// Home directory, where the passwd file has the user.
+    /// Home directory; `None` when the passwd file does not have the user.
     pub home: Option<String>,
 }
 
@@ -43,20 +41,20 @@ fn group_entries(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     })
 }
 
-/// Home directory of a uid.
+/// The home directory of a uid; `None` when it is unknown or empty.
 pub fn home(passwd: &str, uid: u32) -> Option<&str> {
     passwd_entries(passwd).find(|entry| entry.uid == uid).map(|entry| entry.home).filter(|home| !home.is_empty())
 }
 
-/// Name of a uid.
+/// The name of a uid; `None` when it is unknown.
 pub fn name(passwd: &str, uid: u32) -> Option<&str> {
     passwd_entries(passwd).find(|entry| entry.uid == uid).map(|entry| entry.name)
 }
 
-/// Reads `user[:group]`, each of them an id or a name.
+/// Parses `user[:group]`, each of them an id or a name.
 ///
 /// # Errors
-/// Which of the two is neither.
+/// A message that names the part that is neither.
 pub fn parse_user(user: &str) -> Result<(IdOrName<'_>, Option<IdOrName<'_>>), String> {
     let (name, group) = match user.split_once(':') {
         Some((name, group)) => (name, Some(group)),
@@ -67,10 +65,10 @@ pub fn parse_user(user: &str) -> Result<(IdOrName<'_>, Option<IdOrName<'_>>), St
     Ok((uid, gid))
 }
 
-/// Looks up `user[:group]`.
+/// Looks `user[:group]` up in the text of the passwd and the group file.
 ///
 /// # Errors
-/// Which of the two is neither a decimal id nor in its file.
+/// A message that names the part that is neither a decimal id nor in its file.
 pub fn identify(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
     let (wanted, wanted_group) = parse_user(user)?;
     let (entry, uid) = match wanted {
@@ -131,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_with_numbers_that_are_no_ids_are_left_out() {
+    fn lines_with_invalid_ids_are_skipped() {
         for id in ["4294967295", "4294967296", "-1", "01"] {
             assert!(identify("a", &format!("a:x:{id}:0::/:\n"), "").is_err(), "uid {id}");
             assert!(identify("a", &format!("a:x:0:{id}::/:\n"), "").is_err(), "gid {id}");

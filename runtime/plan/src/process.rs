@@ -1,4 +1,4 @@
-//! The process (config.md, Process): who it is, what it may do, what it runs. The same for create and for exec.
+//! The process (config.md, Process): identity, privileges and program. The same for create and for exec.
 
 use std::path::PathBuf;
 
@@ -12,49 +12,41 @@ use super::memory_policy::MemoryPolicy;
 use super::{Findings, Host};
 use brig_sys::cred::{CapabilitySets, SchedulerAttributes};
 
-/// One resource limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
-    /// RLIMIT_* number.
+    /// The RLIMIT_* number (getrlimit(2)).
     pub resource: u32,
-    /// Soft limit.
     pub soft: u64,
-    /// Hard limit.
     pub hard: u64,
 }
 
-/// The process to be.
+/// The attributes of a process to start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessPlan {
-    /// It gets a terminal.
+    /// Whether the process has a terminal.
     pub terminal: bool,
-    /// The terminal's first size, rows and columns.
+    /// Initial size of the terminal: rows, columns.
     pub console_size: Option<(u16, u16)>,
-    /// User id inside its user namespace.
+    /// User id in the process's user namespace, as are all ids here.
     pub uid: u32,
-    /// Group id.
     pub gid: u32,
-    /// A `user[:group]` still to be looked up in the container's own files; it overrides the numbers.
+    /// A `user[:group]` still to be looked up in the container's own files; overrides the ids.
     pub user: Option<String>,
-    /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// The caller's groups stay instead.
+    /// Keep the caller's groups instead.
     pub keep_groups: bool,
-    /// umask(2).
+    /// File mode creation mask (umask(2)).
     pub umask: u32,
     /// Working directory, absolute inside the container.
     pub cwd: PathBuf,
-    /// argv.
     pub args: Vec<String>,
-    /// `NAME=value`; of several with one name the last.
+    /// `NAME=value` entries, one for each name.
     pub env: Vec<String>,
-    /// Exactly these capabilities.
     pub capabilities: CapabilitySets,
-    /// Resource limits.
     pub rlimits: Vec<Rlimit>,
-    /// PR_SET_NO_NEW_PRIVS.
+    /// Set PR_SET_NO_NEW_PRIVS (prctl(2)).
     pub no_new_privileges: bool,
-    /// /proc/PID/oom_score_adj.
+    /// Value for /proc/PID/oom_score_adj.
     pub oom_score_adj: Option<i32>,
     /// AppArmor profile to change to on exec.
     pub apparmor: Option<String>,
@@ -62,23 +54,22 @@ pub struct ProcessPlan {
     pub selinux: Option<String>,
     /// I/O priority, class and level.
     pub io_priority: Option<(u16, u16)>,
-    /// Scheduler attributes.
     pub scheduler: Option<SchedulerAttributes>,
-    /// personality(2).
+    /// Persona for personality(2).
     pub personality: Option<u64>,
-    /// set_mempolicy(2).
+    /// Arguments of set_mempolicy(2).
     pub memory_policy: Option<MemoryPolicy>,
-    /// CPUs before the cgroup is entered; exec only. Without these and those after it, the process has all CPUs of its
-    /// cpuset, whatever the caller's affinity is.
+    /// CPUs before the cgroup is entered; exec only. Without these and the final ones, the process has all CPUs of
+    /// its cpuset, whatever the caller's affinity is.
     pub initial_affinity: Vec<u32>,
-    /// CPUs after; exec only.
+    /// CPUs after the cgroup is entered; exec only.
     pub final_affinity: Vec<u32>,
 }
 
-/// As many CPUs as a kernel is ever built for (NR_CPUS, arch/x86/Kconfig).
+/// Limit of CPU numbers (NR_CPUS, arch/x86/Kconfig).
 pub const MAX_CPUS: u32 = 8192;
 
-/// Reads a process object. `place` is its JSON path, `process` or the empty string for a process.json.
+/// Plans a process object.
 pub fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut Findings) -> ProcessPlan {
     let user = process.user();
     let (initial_affinity, final_affinity) = exec_affinity(process);
@@ -129,9 +120,9 @@ pub fn exec_affinity(process: &Process) -> (Vec<u32>, Vec<u32>) {
     )
 }
 
-/// Fills in what the process file of an exec leaves out and runc takes from the container's own process: what confines
-/// it, and how it is scheduled. What it runs, as whom and where is the file's alone, and so are its resource limits. The
-/// AppArmor profile is beyond runc, whose exec would be unconfined.
+/// Fills in the fields that an exec's process file leaves out and runc takes from the container's own process:
+/// confinement and scheduling. Program, user, working directory and resource limits come from the file alone. Taking
+/// the AppArmor profile goes beyond runc, whose exec would be unconfined.
 pub fn with_defaults(mut process: Process, container: &Process) -> Process {
     if process.capabilities().is_none() {
         process.set_capabilities(container.capabilities().clone());
@@ -164,17 +155,17 @@ fn label(label: Option<&String>) -> Option<String> {
     label.filter(|label| !label.is_empty()).cloned()
 }
 
-/// Of several entries with one name, the last one, in the place of the first: what a libc's getenv would not
-/// promise, and runc does.
+/// Keeps one entry for each name: the last one, at the position of the first. As runc does; libc's getenv would find
+/// any of them.
 pub fn dedup_env(env: &[String]) -> Vec<String> {
     let name = |entry: &str| entry.split_once('=').map_or(entry.len(), |(name, _)| name.len());
-    let mut places = std::collections::HashMap::with_capacity(env.len());
+    let mut positions = std::collections::HashMap::with_capacity(env.len());
     let mut kept: Vec<String> = Vec::with_capacity(env.len());
     for entry in env {
-        match places.entry(&entry[..name(entry)]) {
-            std::collections::hash_map::Entry::Occupied(place) => kept[*place.get()] = entry.clone(),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(kept.len());
+        match positions.entry(&entry[..name(entry)]) {
+            std::collections::hash_map::Entry::Occupied(at) => kept[*at.get()] = entry.clone(),
+            std::collections::hash_map::Entry::Vacant(at) => {
+                at.insert(kept.len());
                 kept.push(entry.clone());
             }
         }
@@ -182,7 +173,7 @@ pub fn dedup_env(env: &[String]) -> Vec<String> {
     kept
 }
 
-/// The five sets, without what the caller does not have; a new user namespace is born with all of them.
+/// The five capability sets without those that the caller lacks; a new user namespace starts with all of them.
 fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mut Findings) -> CapabilitySets {
     let Some(wanted) = process.capabilities() else { return CapabilitySets::default() };
     let mut set = |capabilities: &Option<Capabilities>| {
@@ -190,9 +181,9 @@ fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mu
         for capability in capabilities.iter().flatten() {
             let number = capability_number(*capability);
             if number > host.last_capability {
-                // The check of the process has warned of it.
+                // The check of the process has already warned about it.
             } else if !own_user_ns && host.effective_capabilities & 1 << number == 0 {
-                // config.md, Linux Process: what cannot be granted is a warning, and no reason to fail.
+                // config.md, Linux Process: a capability that cannot be granted is a warning, not an error.
                 let reason = format!("CAP_{capability} cannot be given: the caller does not have it; ignored");
                 findings.warn(format!("process.capabilities: {reason}"));
             } else {
@@ -226,12 +217,12 @@ fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mu
     sets
 }
 
-/// The capability of this name: `CAP_CHOWN`, in capitals, as runc knows it and no other way.
+/// Looks a capability up by its full name in capitals, `CAP_CHOWN`, the only spelling that runc accepts.
 pub fn capability_named(name: &str) -> Option<Capability> {
     name.strip_prefix("CAP_")?.parse().ok()
 }
 
-/// Bits of the named capabilities, and the names that no kernel has.
+/// The bit set of the named capabilities, and the unknown names.
 pub fn parse_capabilities(names: &[String]) -> (u64, Vec<String>) {
     let (mut bits, mut unknown) = (0, Vec::new());
     for name in names {
@@ -243,7 +234,7 @@ pub fn parse_capabilities(names: &[String]) -> (u64, Vec<String>) {
     (bits, unknown)
 }
 
-/// The number in linux/capability.h.
+/// The capability's number in linux/capability.h.
 pub fn capability_number(capability: Capability) -> u8 {
     match capability {
         Capability::Chown => 0,
@@ -343,7 +334,7 @@ fn scheduler(scheduler: &Scheduler) -> SchedulerAttributes {
     }
 }
 
-/// The persona of linux.personality. The specification defines no flags yet; a check warns of some.
+/// The persona of linux.personality. The specification defines no flags yet; a check warns about any.
 pub fn personality(personality: &LinuxPersonality) -> u64 {
     match personality.domain() {
         LinuxPersonalityDomain::PerLinux => 0,
@@ -351,7 +342,7 @@ pub fn personality(personality: &LinuxPersonality) -> u64 {
     }
 }
 
-/// CPU numbers of a list such as `0-3,7`, at most 8191 (CONFIG_NR_CPUS's upper end); what is no list gives none.
+/// Parses CPU numbers from a list such as `0-3,7`; malformed parts, which a check refuses, give none.
 fn parse_cpus(list: &str) -> Vec<u32> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -366,18 +357,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_of_one_name_wins_in_the_place_of_the_first() {
+    fn the_last_value_of_a_variable_replaces_the_first() {
         let env = ["A=1", "B=2", "A=3", "C"].map(str::to_owned);
         assert_eq!(dedup_env(&env), ["A=3", "B=2", "C"]);
     }
 
     #[test]
-    fn cpu_lists_are_read() {
+    fn cpu_lists_are_parsed() {
         assert_eq!(parse_cpus("0-3,7"), [0, 1, 2, 3, 7]);
     }
 
     #[test]
-    fn capability_names_are_read_in_their_one_spelling() {
+    fn only_full_capability_names_in_capitals_are_known() {
         let names = ["CAP_CHOWN", "CAP_KILL", "KILL", "kill", "cap_kill", "CAP_CAP_KILL", "CAP_X"].map(str::to_owned);
         assert_eq!(parse_capabilities(&names), (1 | 1 << 5, names[2..].to_vec()));
     }

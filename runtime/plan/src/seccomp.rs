@@ -1,8 +1,8 @@
-//! `linux.seccomp` of the spec, checked and made plain: what the assembler in [`crate::seccomp`] compiles.
+//! `linux.seccomp`, checked and normalised for the engine's filter compiler.
 //!
-//! Where the spec is silent, the meaning is runc's, which is libseccomp's: the native architecture is filtered whether
-//! the profile names it or not, a rule whose action is the default action says nothing, and a rule with several
-//! conditions on one argument is one rule for each of its conditions.
+//! Where the specification is silent, the meaning is runc's, which is libseccomp's: the native architecture is
+//! filtered whether the profile names it or not, a rule whose action is the default action has no effect, and a rule
+//! with several conditions on one argument counts as one rule for each condition.
 
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
@@ -10,28 +10,23 @@ use oci_spec::runtime::{
 
 use super::Findings;
 
-/// A calling convention with syscall numbers of its own. The order is the order of the columns of the syscall table.
+/// A calling convention with its own system call numbers. The order is that of the columns of the system call table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Abi {
-    /// 64-bit x86.
     X86_64,
-    /// 32-bit x86.
     X86,
     /// x86_64 with 32-bit pointers: the same audit architecture, with bit 30 set in every number.
     X32,
-    /// 64-bit ARM.
     Aarch64,
-    /// 32-bit ARM, EABI.
     Arm,
-    /// 64-bit RISC-V.
     Riscv64,
 }
 
-/// Bit 30, which tells x32's syscall numbers from x86_64's (`__X32_SYSCALL_BIT` of asm/unistd.h).
+/// Bit 30, which distinguishes x32's system call numbers from x86_64's (`__X32_SYSCALL_BIT` of asm/unistd.h).
 pub const X32_BIT: u32 = 0x4000_0000;
 
 impl Abi {
-    /// The ABI that brig was built for, if it can filter for it.
+    /// The ABI that brig was built for; `None` if the compiler has no table for it.
     pub const fn native() -> Option<Abi> {
         if cfg!(target_arch = "x86_64") {
             Some(Abi::X86_64)
@@ -48,7 +43,7 @@ impl Abi {
         }
     }
 
-    /// `AUDIT_ARCH_*` of linux/audit.h, which is what a filter sees.
+    /// The `AUDIT_ARCH_*` of linux/audit.h, by which a filter recognises the ABI.
     pub const fn audit_arch(self) -> u32 {
         match self {
             Abi::X86_64 | Abi::X32 => 0xc000_003e,
@@ -59,12 +54,12 @@ impl Abi {
         }
     }
 
-    /// Whether arguments are compared by their low 32 bits only. libseccomp counts x32 among those.
+    /// Whether arguments are compared by their low 32 bits only. libseccomp counts x32 among these.
     pub const fn is_32_bit(self) -> bool {
         matches!(self, Abi::X86 | Abi::X32 | Abi::Arm)
     }
 
-    /// What is added to a number of the syscall table.
+    /// Offset added to a number of the system call table.
     pub const fn base(self) -> u32 {
         if matches!(self, Abi::X32) { X32_BIT } else { 0 }
     }
@@ -83,39 +78,40 @@ impl Abi {
     }
 }
 
-/// What a filter returns: a `SECCOMP_RET_*` action in the upper half, its data in the lower.
+/// A filter's return value: a `SECCOMP_RET_*` action in the upper half, its data in the lower.
 pub type Return = u32;
 
 /// One comparison of an argument, unsigned: `argument & mask OP value`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// Which argument, 0 to 5.
+    /// Index of the argument, 0 to 5.
     pub index: u8,
     /// The comparison. MaskedEq is the only one that uses the mask.
     pub op: LinuxSeccompOperator,
-    /// What the argument is compared with.
+    /// Value to compare the argument with.
     pub value: u64,
-    /// The bits that count; all of them unless the comparison is MaskedEq.
+    /// Bits to compare; all of them unless the comparison is MaskedEq.
     pub mask: u64,
 }
 
 /// One entry of `linux.seccomp.syscalls`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule<'a> {
-    /// The syscalls that it speaks of.
+    /// Names of system calls.
     pub names: &'a [String],
-    /// What the filter returns when one of `matches` holds.
+    /// Return value when one of `matches` holds.
     pub action: Return,
-    /// Any one of these, whose conditions must all hold. Never empty; no conditions means always.
+    /// Alternatives, each a list of conditions that must all hold. Never empty; a list without conditions always
+    /// holds.
     pub matches: Vec<Vec<Condition>>,
 }
 
-/// A checked profile.
+/// A checked and normalised profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile<'a> {
-    /// For a syscall without a matching rule.
+    /// Return value for a system call without a matching rule.
     pub default: Return,
-    /// The ABIs to filter, without doubles, the native one first. The flag says whether the profile names it.
+    /// The ABIs to filter, without duplicates, the native one first. The flag says whether the profile names it.
     pub abis: Vec<(Abi, bool)>,
     /// `SECCOMP_FILTER_FLAG_*` for the installation.
     pub flags: u32,
@@ -129,34 +125,32 @@ pub mod flag {
     pub const LOG: u32 = 1 << 1;
     /// Leave the mitigation of speculative store bypass off.
     pub const SPEC_ALLOW: u32 = 1 << 2;
-    /// The installation gives a listener: a descriptor on which the calls with the action NOTIFY are answered.
+    /// Return a listener from the installation: a descriptor on which calls with the action NOTIFY are answered.
     pub const NEW_LISTENER: u32 = 1 << 3;
-    /// Once the listener's holder has received a call, only a deadly signal interrupts it (since 5.19).
+    /// After the agent has received a call, only a fatal signal interrupts it (since 5.19).
     pub const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 }
 
-/// `SECCOMP_RET_*` of linux/seccomp.h.
+/// Actions of a filter: `SECCOMP_RET_*` of linux/seccomp.h.
 pub mod ret {
-    /// End the thread.
+    /// Kill the calling thread.
     pub const KILL_THREAD: u32 = 0;
-    /// End the process.
+    /// Kill the whole process.
     pub const KILL_PROCESS: u32 = 0x8000_0000;
-    /// Send SIGSYS.
+    /// Send SIGSYS to the thread.
     pub const TRAP: u32 = 0x0003_0000;
     /// Fail with the errno in the data.
     pub const ERRNO: u32 = 0x0005_0000;
-    /// Hand over to the process that holds the listener.
+    /// Hand the call over to the agent that holds the listener.
     pub const USER_NOTIF: u32 = 0x7fc0_0000;
-    /// Hand over to the tracer, with the data as its message.
+    /// Hand the call over to the tracer, with the data as its message.
     pub const TRACE: u32 = 0x7ff0_0000;
-    /// Log, then allow.
     pub const LOG: u32 = 0x7ffc_0000;
-    /// Allow.
     pub const ALLOW: u32 = 0x7fff_0000;
 }
 
-/// Reads `linux.seccomp` for a machine whose native ABI is `native`. Violations and warnings go to `findings` with
-/// their place in config.json; with violations the profile must not be used.
+/// Parses `linux.seccomp` for a machine whose native ABI is `native`. Violations and warnings go to `findings` with
+/// their JSON paths; a profile with violations must not be used.
 pub fn read<'a>(spec: &'a LinuxSeccomp, native: Abi, findings: &mut Findings) -> Profile<'a> {
     let default = read_action(
         spec.default_action(),
@@ -191,13 +185,13 @@ pub fn read<'a>(spec: &'a LinuxSeccomp, native: Abi, findings: &mut Findings) ->
     }
 }
 
-/// Some call of the profile is answered by the holder of a listener.
+/// Whether the profile has the action NOTIFY, so that an agent answers calls.
 pub fn notifies(spec: &LinuxSeccomp) -> bool {
     let notify = LinuxSeccompAction::ScmpActNotify;
     spec.default_action() == notify || spec.syscalls().iter().flatten().any(|rule| rule.action() == notify)
 }
 
-/// config-linux.md, Seccomp: where the listener goes, and what goes with it.
+/// config-linux.md, Seccomp: listenerPath and listenerMetadata are valid only with SCMP_ACT_NOTIFY.
 fn check_listener(spec: &LinuxSeccomp, notifies: bool, findings: &mut Findings) {
     let path = spec.listener_path().as_deref().filter(|path| !path.as_os_str().is_empty());
     let metadata = spec.listener_metadata().as_deref().filter(|text| !text.is_empty());
@@ -222,14 +216,14 @@ fn check_listener(spec: &LinuxSeccomp, notifies: bool, findings: &mut Findings) 
     }
 }
 
-/// An action and its errno, whose place is `path`.
+/// The return value of an action and its errno, whose JSON path is `path`.
 fn read_action(action: LinuxSeccompAction, errno: Option<u32>, path: &str, findings: &mut Findings) -> Return {
     use LinuxSeccompAction as A;
     let (base, limit) = match action {
         A::ScmpActKill | A::ScmpActKillThread => (ret::KILL_THREAD, 0),
         A::ScmpActKillProcess => (ret::KILL_PROCESS, 0),
         A::ScmpActTrap => (ret::TRAP, 0),
-        // The kernel cuts errno down to MAX_ERRNO, 4095.
+        // The kernel limits errno to MAX_ERRNO, 4095.
         A::ScmpActErrno => (ret::ERRNO, 4095),
         A::ScmpActTrace => (ret::TRACE, 0xffff),
         A::ScmpActLog => (ret::LOG, 0),
@@ -253,7 +247,7 @@ fn read_action(action: LinuxSeccompAction, errno: Option<u32>, path: &str, findi
 }
 
 fn read_architectures(spec: &LinuxSeccomp, native: Abi, findings: &mut Findings) -> Vec<(Abi, bool)> {
-    // Without a list the native architecture is the one that the profile is for, as if it were named.
+    // Without a list the profile is for the native architecture, as if it named that.
     let mut abis = vec![(native, spec.architectures().iter().flatten().next().is_none())];
     for (i, arch) in spec.architectures().iter().flatten().enumerate() {
         match Abi::from_spec(*arch, native) {
@@ -271,15 +265,15 @@ fn read_architectures(spec: &LinuxSeccomp, native: Abi, findings: &mut Findings)
 }
 
 fn read_flags(spec: &LinuxSeccomp, notifies: bool, findings: &mut Findings) -> u32 {
-    // As runc since 1.2: with no list at all, not even an empty one, the mitigation of speculative store bypass, which
-    // seccomp brought along on old kernels, stays off.
+    // As runc since 1.2: without a list, not even an empty one, the mitigation of speculative store bypass, which
+    // seccomp enabled on old kernels, stays off.
     let Some(list) = spec.flags() else { return flag::SPEC_ALLOW };
     let mut flags = 0;
     for (i, name) in list.iter().enumerate() {
         flags |= match name {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => flag::LOG,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => flag::SPEC_ALLOW,
-            // The filter is installed by a process with one thread: there is nothing to synchronise.
+            // A process with one thread installs the filter, so there is nothing to synchronise.
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if notifies => flag::WAIT_KILLABLE_RECV,
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
@@ -291,7 +285,7 @@ fn read_flags(spec: &LinuxSeccomp, notifies: bool, findings: &mut Findings) -> u
     flags
 }
 
-/// The conditions of one rule: one list of all of them, or one list each when two of them are on one argument.
+/// The conditions of one rule: one list of all of them, or one list each when two of them test the same argument.
 fn read_args(args: &[LinuxSeccompArg], path: &str, findings: &mut Findings) -> Vec<Vec<Condition>> {
     let mut conditions = Vec::with_capacity(args.len());
     let mut seen = [false; 6];

@@ -1,8 +1,8 @@
-//! What is wrong with a configuration: every fault at once, each with its place, its reason and the mend.
+//! Violations and warnings: every fault of a configuration at once, each with its path, reason and remedy.
 
 use std::fmt;
 
-/// A configuration that was refused: one message with every violation of the file.
+/// Error for a refused configuration: one message with every violation of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(String);
 
@@ -20,60 +20,59 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// One fault of a configuration.
+/// A fault of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Where: a path into config.json such as `linux.seccomp.syscalls[3].names[0]`.
+    /// JSON path, such as `linux.seccomp.syscalls[3].names[0]`.
     pub path: String,
-    /// What was found, and what was expected.
+    /// Found value and expected value.
     pub reason: String,
-    /// What to do about it. Empty when the reason says it.
-    pub mend: String,
+    /// Remedy; empty when the reason implies it.
+    pub remedy: String,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path, self.reason)?;
-        if !self.mend.is_empty() {
-            write!(f, " ({})", self.mend)?;
+        if !self.remedy.is_empty() {
+            write!(f, " ({})", self.remedy)?;
         }
         Ok(())
     }
 }
 
-/// Collects violations, which deny, and warnings, which do not.
+/// Collects violations, which refuse the configuration, and warnings, which do not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Each of them denies the configuration.
+    /// Violations in the order found; any of them refuses the configuration.
     pub violations: Vec<Violation>,
-    /// Lines for the log at level warning.
+    /// Messages for the log at level warning.
     pub warnings: Vec<String>,
-    /// How many more of each there were.
+    /// Number of violations and of warnings beyond the limit.
     omitted: [usize; 2],
 }
 
-/// As many of each are kept: a document may have a million faults, and a person reads the first ones.
+/// Limit of each list: a document may have a million faults, and the first ones are enough to act on.
 const MAX_KEPT: usize = 256;
 
 impl Findings {
-    /// Notes a violation.
-    pub fn deny(&mut self, path: impl Into<String>, reason: impl Into<String>, mend: impl Into<String>) {
+    pub fn deny(&mut self, path: impl Into<String>, reason: impl Into<String>, remedy: impl Into<String>) {
         if self.violations.len() < MAX_KEPT {
-            self.violations.push(Violation { path: path.into(), reason: reason.into(), mend: mend.into() });
+            self.violations.push(Violation { path: path.into(), reason: reason.into(), remedy: remedy.into() });
         } else {
             self.omitted[0] += 1;
         }
     }
 
-    /// Takes back what was denied after the first `checked` violations at a place that one of those names: what plans a
-    /// field meets the fault that its check has told already.
-    pub fn tell_once(&mut self, checked: usize) {
-        let (told, again) = self.violations.split_at(checked.min(self.violations.len()));
-        let new = again.iter().filter(|one| !told.iter().any(|other| other.path == one.path)).cloned();
-        self.violations = told.iter().cloned().chain(new).collect();
+    /// Removes the violations after the first `checked` whose path one of those names: planning a field finds the
+    /// fault that its check has reported already.
+    pub fn drop_repeated(&mut self, checked: usize) {
+        let (reported, rest) = self.violations.split_at(checked.min(self.violations.len()));
+        let new = rest.iter().filter(|one| !reported.iter().any(|other| other.path == one.path)).cloned();
+        self.violations = reported.iter().cloned().chain(new).collect();
     }
 
-    /// Notes a warning; one that is noted already counts once.
+    /// Adds a warning, unless the same one was added before.
     pub fn warn(&mut self, message: impl Into<String>) {
         let message = message.into();
         if self.warnings.contains(&message) {
@@ -86,12 +85,12 @@ impl Findings {
         }
     }
 
-    /// `Ok` without violations; else one error that lists them all.
+    /// Returns the warnings, or one error that lists all violations.
     pub fn into_result(self) -> Result<Vec<String>, Refused> {
         self.into_result_of("config.json")
     }
 
-    /// Like [`Findings::into_result`], for a file of another name.
+    /// Like [`Findings::into_result`], for a document of another name.
     pub fn into_result_of(mut self, file: &str) -> Result<Vec<String>, Refused> {
         let [violations, warnings] = self.omitted;
         if self.violations.is_empty() {
@@ -109,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_faults_is_cut_and_counted() {
+    fn violations_and_warnings_beyond_the_limit_are_counted() {
         let mut findings = Findings::default();
         (0..1000).for_each(|index| findings.warn(index.to_string()));
         let warnings = findings.clone().into_result().unwrap();

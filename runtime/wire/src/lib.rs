@@ -1,4 +1,4 @@
-//! Small formats that brig's command and its containerd shim both write.
+//! Small wire formats that the `brig` command and the containerd shim both write.
 //!
 //! The crate knows nothing of containers, and does no I/O.
 #![forbid(unsafe_code)]

@@ -1,8 +1,9 @@
-//! Values of log lines as logrus, the log library of runc and containerd, writes them.
+//! Values of log lines in the form of logrus, the log library of runc and containerd.
 
 use std::fmt::Write as _;
 
-/// Quotes a value where logrus does: when it has more than letters, digits and a few signs. The quotes are Go's.
+/// Quotes a value as logrus does: when it has characters other than letters, digits and `-._/@^+`. The escapes are
+/// those of Go's strconv.Quote.
 pub fn quoted(text: &str) -> String {
     if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._/@^+".contains(&byte)) {
         return text.to_owned();
@@ -32,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hostile_message_stays_in_its_line() {
+    fn control_characters_are_escaped_and_the_message_stays_on_one_line() {
         assert_eq!(quoted("plain/word"), "plain/word");
         assert_eq!(quoted("a\n\"b\"\\\x1b[0m ü"), "\"a\\n\\\"b\\\"\\\\\\x1b[0m ü\"");
     }

@@ -1,12 +1,12 @@
 //! Protocol buffers (protobuf.dev, Encoding), as far as CRIU's requests and OpenTelemetry's spans use them.
 
-/// How a field's value is encoded.
+/// Wire types of field values.
 const VARINT: u64 = 0;
 const FIXED_64: u64 = 1;
 const LENGTH: u64 = 2;
 const FIXED_32: u64 = 5;
 
-/// A message that is being written.
+/// A message under construction; each method appends one field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message(Vec<u8>);
 
@@ -19,12 +19,11 @@ impl Message {
         self
     }
 
-    /// Adds a boolean that is false when it is absent.
+    /// Adds a boolean whose default is false: `false` is not encoded.
     pub fn flag(self, field: u32, set: bool) -> Message {
         if set { self.number(field, 1) } else { self }
     }
 
-    /// Adds a string.
     pub fn text(mut self, field: u32, text: impl AsRef<[u8]>) -> Message {
         let bytes = text.as_ref();
         self.varint(u64::from(field) << 3 | LENGTH);
@@ -40,12 +39,10 @@ impl Message {
         self
     }
 
-    /// Adds a message.
     pub fn message(self, field: u32, message: &Message) -> Message {
         self.text(field, &message.0)
     }
 
-    /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -59,17 +56,14 @@ impl Message {
     }
 }
 
-/// A field's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// A number.
     Number(u64),
-    /// A string or a message.
     Bytes(&'a [u8]),
 }
 
-/// The fields of a message in their order. What is cut short, or encoded in a way that these messages do not use, ends
-/// the list.
+/// The fields of a message in order. Truncated data, or a wire type that these messages do not use, ends the
+/// iterator.
 pub fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u32, Value<'_>)> {
     std::iter::from_fn(move || {
         loop {
@@ -113,8 +107,8 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_encoding_is_that_of_the_specification() {
-        // Its own examples: field 1 is 150; field 2 is "testing".
+    fn encoding_matches_the_examples_of_the_specification() {
+        // The examples of the specification: field 1 is 150; field 2 is "testing".
         assert_eq!(Message::default().number(1, 150).bytes(), [0x08, 0x96, 0x01]);
         assert_eq!(Message::default().text(2, "testing").bytes(), b"\x12\x07testing");
         assert_eq!(Message::default().number(1, -1).bytes().len(), 11);
@@ -125,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_encodings_are_stepped_over_and_short_ones_end_it() {
+    fn fixed_width_fields_are_skipped_and_truncated_data_ends_the_fields() {
         let read = |bytes: &[u8]| fields(bytes).map(|(field, _)| field).collect::<Vec<_>>();
         assert_eq!(read(&[0x0d, 1, 2, 3, 4, 0x10, 5]), [2]);
         assert_eq!(read(&[0x12, 0x07, b't']), [0; 0]);
@@ -134,14 +128,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(number in any::<i64>(), text in "\\PC*", field in 1u32..5000) {
+        fn written_fields_are_read_back(number in any::<i64>(), text in "\\PC*", field in 1u32..5000) {
             let message = Message::default().number(field, number).text(field + 1, &text);
             let read: Vec<_> = fields(message.bytes()).collect();
             prop_assert_eq!(read, [(field, Value::Number(number as u64)), (field + 1, Value::Bytes(text.as_bytes()))]);
         }
 
         #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             fields(&bytes).count();
         }
     }

@@ -15,7 +15,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use brig_plan::container::{self, CreateChoices};
 use brig_plan::mounts::RootfsPlan;
 use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
-use brig_plan::{annotations, outside};
+use brig_plan::{annotations, external};
 use crate::probe;
 use crate::state::{Verb, allow};
 use crate::store;
@@ -137,16 +137,16 @@ fn check_parent<'a>(images: &Path, parent: &'a Path) -> Result<&'a Path> {
     Ok(parent)
 }
 
-/// The container's mounts that come from outside, by their names.
+/// The container's mounts that come from external, by their names.
 fn dumped_mounts(rootfs: &RootfsPlan, pid: i32) -> Result<Vec<Mapped>> {
-    let named = |one: outside::Outside| Mapped { key: one.target.clone(), value: one.target };
-    let mut mounts: Vec<Mapped> = outside::mounts(rootfs).into_iter().map(named).collect();
+    let named = |one: external::ExternalMount| Mapped { key: one.target.clone(), value: one.target };
+    let mut mounts: Vec<Mapped> = external::mounts(rootfs).into_iter().map(named).collect();
     // Masked directories are a tmpfs of the container's own.
     let root = Dir::open_host(&PathBuf::from(format!("/proc/{pid}/root")))?;
     for path in &rootfs.masked_paths {
         let masked = root.try_find(path, Links::Follow)?;
         if masked.is_some_and(|found| !file_type(found).is_ok_and(|kind| kind == rustix::fs::FileType::Directory)) {
-            mounts.push(Mapped { key: path.clone(), value: outside::NULL.into() });
+            mounts.push(Mapped { key: path.clone(), value: external::NULL.into() });
         }
     }
     Ok(mounts)

@@ -53,7 +53,7 @@ impl Engine {
         let phase = trace::phase("read the configuration");
         let (bytes, name) = configuration(&bundle, &options.config)?;
         let (mut spec, warnings) = config::parse(&bytes).context(name)?;
-        annotations::settle(&mut spec);
+        annotations::apply_overrides(&mut spec);
         drop(phase);
         if options.notify_socket.is_some() {
             notify::add_to(&mut spec, &absolute(&self.root)?.join(id));

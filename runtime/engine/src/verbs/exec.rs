@@ -39,7 +39,7 @@ impl Engine {
         allow(Verb::Exec { ignore_paused: options.ignore_paused }, status, id)?;
         let init = init.ok_or_else(|| Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"))?;
         let mut spec = container.spec()?;
-        annotations::settle(&mut spec);
+        annotations::apply_overrides(&mut spec);
         let mut host = probe::host()?;
         compare_with_init(&spec, container.record.init_process_pid, &mut host)?;
         let process = match &options.process {

@@ -16,7 +16,7 @@ use crate::hooks::{self, Setting};
 use brig_plan::container::{self, ContainerPlan, CreateChoices};
 use brig_plan::mounts::RootfsPlan;
 use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
-use brig_plan::{config, outside};
+use brig_plan::{config, external};
 use crate::{probe, rootfs};
 use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
@@ -83,7 +83,7 @@ impl Restoring<'_> {
     ) -> Result<(Child, Option<OwnedFd>)> {
         let mut rootfs = self.plan.init.rootfs.clone().ok_or_else(|| Error::other("the container has no root"))?;
         rootfs.cgroup = cgroup_mounts(cgroup.cgroup()?)?;
-        let mounts = outside::mounts(&rootfs);
+        let mounts = external::mounts(&rootfs);
         make_targets(&rootfs, &mounts)?;
         let root = BoundRoot::new(self.entry.restore_root(), &rootfs.root)?;
         let work = work_directory(&self.options.work)?;
@@ -119,7 +119,7 @@ impl Restoring<'_> {
         asked.lsm_profile = self.options.lsm_profile.as_deref();
         asked.lsm_mount_context = self.options.lsm_mount_context.as_deref();
         asked.mounts = mounts.into_iter().map(|one| Mapped { key: one.target, value: one.source }).collect();
-        asked.mounts.push(Mapped { key: outside::NULL.into(), value: outside::NULL.into() });
+        asked.mounts.push(Mapped { key: external::NULL.into(), value: external::NULL.into() });
         asked.inherit = std::mem::take(&mut self.pipes);
         asked.inherit.extend(inherited.iter().map(|(name, fd)| ((*name).to_owned(), fd.as_raw_fd())));
         asked.join = join;
@@ -230,7 +230,7 @@ impl Drop for BoundRoot {
 }
 
 /// Makes the mount points that the root does not have: the image may be restored on another copy of it.
-fn make_targets(rootfs: &RootfsPlan, mounts: &[outside::Outside]) -> Result<()> {
+fn make_targets(rootfs: &RootfsPlan, mounts: &[external::ExternalMount]) -> Result<()> {
     let root = Dir::open_host(&rootfs.root).context("root.path")?;
     for one in mounts.iter().filter(|one| one.needs_target) {
         let source = std::fs::metadata(&one.source);

@@ -7,7 +7,7 @@ use crate::idmap::IdMap;
 use crate::namespaces::{Namespace, NamespaceKind, NamespacePlan};
 use crate::{Findings, Host};
 
-/// config-linux.md, Namespaces: an error for a kind that is listed twice.
+/// config-linux.md, Namespaces: listing a kind twice is an error.
 pub(super) fn namespaces_are_listed_once(spec: &Spec, _: &Host, findings: &mut Findings) {
     let listed = linux(spec).and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     for (index, namespace) in listed.iter().enumerate() {
@@ -19,7 +19,7 @@ pub(super) fn namespaces_are_listed_once(spec: &Spec, _: &Host, findings: &mut F
     }
 }
 
-/// config-linux.md, Namespaces: the path is absolute.
+/// config-linux.md, Namespaces: the path must be absolute.
 pub(super) fn namespace_paths_are_absolute(spec: &Spec, _: &Host, findings: &mut Findings) {
     let listed = linux(spec).and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     for (index, namespace) in listed.iter().enumerate() {
@@ -29,7 +29,7 @@ pub(super) fn namespace_paths_are_absolute(spec: &Spec, _: &Host, findings: &mut
     }
 }
 
-/// The container's root would become the root of the host's own processes.
+/// Joining the host's mount namespace would make the container's root the root of the host's own processes.
 pub(super) fn mount_namespace_is_not_the_hosts(spec: &Spec, host: &Host, findings: &mut Findings) {
     let private = is_private(spec, host, NamespaceKind::Mount);
     if private && host.host_namespaces.contains(&NamespaceKind::Mount) {
@@ -38,7 +38,7 @@ pub(super) fn mount_namespace_is_not_the_hosts(spec: &Spec, host: &Host, finding
     }
 }
 
-/// A new user namespace without mappings holds nobody; mappings without one say nothing.
+/// A new user namespace without mappings has no usable id, and mappings without a user namespace have no effect.
 pub(super) fn user_namespaces_have_mappings(spec: &Spec, host: &Host, findings: &mut Findings) {
     let Some(linux) = linux(spec) else { return };
     let lists = [
@@ -57,13 +57,13 @@ pub(super) fn user_namespaces_have_mappings(spec: &Spec, host: &Host, findings: 
                 let reason = "user namespace mappings specified, but user namespace isn't enabled in the config";
                 findings.deny(*path, reason, "add {\"type\": \"user\"} to linux.namespaces");
             }
-            // runc takes mappings beside a path when they are those of the namespace; the launch compares them.
+            // runc accepts mappings beside a path when they equal the namespace's own; the launch compares them.
             Namespace::New | Namespace::Inherited | Namespace::Joined(_) => {}
         }
     }
 }
 
-/// Without privilege nothing can be made but in a user namespace.
+/// An unprivileged caller can create namespaces only inside a new user namespace.
 pub(super) fn rootless_has_a_user_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
     if host.euid != 0 && !is_private(spec, host, NamespaceKind::User) {
         findings.deny(
@@ -74,7 +74,7 @@ pub(super) fn rootless_has_a_user_namespace(spec: &Spec, host: &Host, findings: 
     }
 }
 
-/// config-linux.md, Offset for Time Namespace; time_namespaces(7) has no other clocks.
+/// config-linux.md, Offset for Time Namespace; time_namespaces(7) defines no other clocks.
 pub(super) fn time_offsets_have_a_time_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
     let Some(offsets) = linux(spec).and_then(|linux| linux.time_offsets().as_ref()).filter(|map| !map.is_empty()) else {
         return;
@@ -103,11 +103,11 @@ pub(super) fn time_offsets_have_a_time_namespace(spec: &Spec, host: &Host, findi
     }
 }
 
-/// The kernel goes through all mounts of the root for each path that becomes read-only: more of them take the time of
-/// their square (fs/namespace.c, copy_tree).
+/// Limit for each list: the kernel walks all mounts of the root for each path that becomes read-only, so the time
+/// grows with the square of their number (fs/namespace.c, copy_tree).
 const MAX_HIDDEN_PATHS: usize = 4096;
 
-/// Masking a path in the caller's own mount namespace would mask it for the host.
+/// Masking a path in the caller's own mount namespace would mask it for the host, so a private one is required.
 pub(super) fn hidden_paths_have_a_mount_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
     let Some(linux) = linux(spec) else { return };
     let private = is_private(spec, host, NamespaceKind::Mount);
@@ -127,7 +127,7 @@ pub(super) fn hidden_paths_have_a_mount_namespace(spec: &Spec, host: &Host, find
     }
 }
 
-/// config-linux.md, Devices.
+/// config-linux.md, Devices: an absolute path, a node type, and device numbers in range.
 pub(super) fn devices_have_a_type_and_a_path(spec: &Spec, _: &Host, findings: &mut Findings) {
     let devices = linux(spec).and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     for (index, device) in devices.iter().enumerate() {
@@ -147,7 +147,7 @@ pub(super) fn devices_have_a_type_and_a_path(spec: &Spec, _: &Host, findings: &m
     }
 }
 
-/// config-linux.md, Device allow list.
+/// config-linux.md, Allowed Device list: types a, b and c; access letters r, w and m.
 pub(super) fn device_rules_are_readable(spec: &Spec, _: &Host, findings: &mut Findings) {
     let resources = linux(spec).and_then(|linux| linux.resources().as_ref());
     for (index, rule) in resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten().enumerate() {
@@ -162,8 +162,8 @@ pub(super) fn device_rules_are_readable(spec: &Spec, _: &Host, findings: &mut Fi
     }
 }
 
-/// Numbers that the model takes as signed and the specification does not.
-pub(super) fn limits_are_no_less_than_nothing(spec: &Spec, _: &Host, findings: &mut Findings) {
+/// Numbers that are signed in the oci-spec model and unsigned in the specification.
+pub(super) fn limits_are_not_negative(spec: &Spec, _: &Host, findings: &mut Findings) {
     let resources = linux(spec).and_then(|linux| linux.resources().as_ref());
     let limits = resources.and_then(|resources| resources.hugepage_limits().as_ref());
     for (index, limit) in limits.into_iter().flatten().enumerate().filter(|(_, limit)| limit.limit() < 0) {
@@ -172,7 +172,7 @@ pub(super) fn limits_are_no_less_than_nothing(spec: &Spec, _: &Host, findings: &
     }
 }
 
-/// No flag is defined for a personality yet (config-linux.md, Personality); runc ignores them too.
+/// No personality flag is defined yet (config-linux.md, Personality); runc ignores them too.
 pub(super) fn personality_flags_are_ignored(spec: &Spec, _: &Host, findings: &mut Findings) {
     let personality = linux(spec).and_then(|linux| linux.personality().as_ref());
     if let Some(flags) = personality.and_then(|found| found.flags().as_ref()).filter(|flags| !flags.is_empty()) {

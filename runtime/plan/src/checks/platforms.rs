@@ -1,11 +1,11 @@
-//! What is written for other platforms.
+//! Sections for other platforms.
 
 use oci_spec::runtime::Spec;
 
 use crate::{Findings, Host};
 
-/// Configurations of other platforms may travel in one file; nobody reads them here, runc does not either.
-pub(super) fn what_runc_ignores_too(spec: &Spec, _: &Host, findings: &mut Findings) {
+/// One configuration may serve several platforms: sections for others are ignored with a warning, as by runc.
+pub(super) fn other_platforms_are_ignored(spec: &Spec, _: &Host, findings: &mut Findings) {
     let others = [
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),

@@ -1,23 +1,23 @@
-//! Checks of one process: config.json's, or the one that an exec brings.
+//! Checks of one process object: config.json's `process`, or the one of an exec.
 
 use oci_spec::runtime::{Capabilities, LinuxSchedulerPolicy, Process};
 
 use crate::process::MAX_CPUS;
 use crate::{Findings, Host};
 
-/// The process's place in its file.
+/// The JSON path of the process object; empty for a process.json.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a>(pub &'a str);
+pub(super) struct ProcessPath<'a>(pub &'a str);
 
-impl Place<'_> {
-    fn of(self, field: &str) -> String {
+impl ProcessPath<'_> {
+    fn field(self, field: &str) -> String {
         if self.0.is_empty() { field.to_owned() } else { format!("{}.{field}", self.0) }
     }
 }
 
-type Check = fn(&Process, Place<'_>, &Host, &mut Findings);
+type Check = fn(&Process, ProcessPath<'_>, &Host, &mut Findings);
 
-/// What denies a process.
+/// Checks whose violations refuse the process.
 pub(super) const DENIALS: &[Check] = &[
     cwd_is_absolute,
     args_name_a_program,
@@ -31,34 +31,34 @@ pub(super) const DENIALS: &[Check] = &[
     labels_have_their_module,
 ];
 
-/// What is worth a line in the log.
+/// Checks that only warn.
 pub(super) const WARNINGS: &[Check] = &[capabilities_are_known_to_the_kernel, user_has_no_name];
 
-fn cwd_is_absolute(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+fn cwd_is_absolute(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
     let cwd = process.cwd();
     if cwd.as_os_str().is_empty() {
-        findings.deny(place.of("cwd"), "Cwd property must not be empty", "\"/\" is always there");
+        findings.deny(at.field("cwd"), "Cwd property must not be empty", "\"/\" is always there");
     } else if !cwd.is_absolute() {
-        findings.deny(place.of("cwd"), format!("Cwd must be an absolute path, not {cwd:?}"), "");
+        findings.deny(at.field("cwd"), format!("Cwd must be an absolute path, not {cwd:?}"), "");
     } else if cwd.as_os_str().as_encoded_bytes().contains(&0) {
-        findings.deny(place.of("cwd"), "contains a NUL byte", "");
+        findings.deny(at.field("cwd"), "contains a NUL byte", "");
     }
 }
 
-fn args_name_a_program(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+fn args_name_a_program(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
     let args = process.args().as_deref();
     match args.and_then(|args| args.first()) {
-        None => findings.deny(place.of("args"), "args must not be empty", "name the program to run"),
+        None => findings.deny(at.field("args"), "args must not be empty", "name the program to run"),
         Some(program) if program.is_empty() => {
-            findings.deny(place.of("args[0]"), "is empty", "name the program to run");
+            findings.deny(at.field("args[0]"), "is empty", "name the program to run");
         }
         Some(_) => {}
     }
-    check_no_nul(args, &place.of("args"), findings);
+    check_no_nul(args, &at.field("args"), findings);
 }
 
-fn environment_is_made_of_assignments(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
-    let (env, path) = (process.env().as_deref(), place.of("env"));
+fn environment_is_made_of_assignments(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
+    let (env, path) = (process.env().as_deref(), at.field("env"));
     for (index, entry) in env.unwrap_or_default().iter().enumerate() {
         match entry.find('=') {
             None => findings.deny(format!("{path}[{index}]"), format!("{entry:?} has no \"=\""), "write NAME=value"),
@@ -69,7 +69,7 @@ fn environment_is_made_of_assignments(process: &Process, place: Place<'_>, _: &H
     check_no_nul(env, &path, findings);
 }
 
-/// The kernel ends a string at its first NUL: what comes after it would be lost without a word.
+/// The kernel ends a string at its first NUL, so the rest would be lost silently.
 pub(super) fn check_no_nul(strings: Option<&[String]>, path: &str, findings: &mut Findings) {
     for (index, text) in strings.unwrap_or_default().iter().enumerate() {
         if text.contains('\0') {
@@ -78,11 +78,11 @@ pub(super) fn check_no_nul(strings: Option<&[String]>, path: &str, findings: &mu
     }
 }
 
-/// config.md: an error for a type given twice. getrlimit(2): soft is not above hard.
-fn rlimits_are_sound(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+/// config.md: a type given twice is an error. getrlimit(2): soft must not be above hard.
+fn rlimits_are_sound(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
     let limits = process.rlimits().as_deref().unwrap_or_default();
     for (index, limit) in limits.iter().enumerate() {
-        let path = place.of(&format!("rlimits[{index}]"));
+        let path = at.field(&format!("rlimits[{index}]"));
         if limits[..index].iter().any(|earlier| earlier.typ() == limit.typ()) {
             findings.deny(&path, format!("{} is given twice", limit.typ()), "");
         }
@@ -92,25 +92,26 @@ fn rlimits_are_sound(process: &Process, place: Place<'_>, _: &Host, findings: &m
     }
 }
 
-/// proc(5), oom_score_adj.
-fn oom_score_is_in_range(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+/// Range of /proc/PID/oom_score_adj (proc(5)).
+fn oom_score_is_in_range(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
     if let Some(score) = process.oom_score_adj().filter(|score| !(-1000..=1000).contains(score)) {
-        findings.deny(place.of("oomScoreAdj"), format!("{score} is out of range: expected -1000 to 1000"), "");
+        findings.deny(at.field("oomScoreAdj"), format!("{score} is out of range: expected -1000 to 1000"), "");
     }
 }
 
-/// sched_setattr(2): which field goes with which policy.
-fn scheduler_is_sound(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+/// sched_setattr(2): which fields are valid for which policy.
+fn scheduler_is_sound(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
     use LinuxSchedulerPolicy::{SchedBatch, SchedDeadline, SchedFifo, SchedIso, SchedOther, SchedRr};
     let Some(scheduler) = process.scheduler() else { return };
     let policy = *scheduler.policy();
     if policy == SchedIso {
-        findings.deny(place.of("scheduler.policy"), "SCHED_ISO is not implemented by Linux", "use SCHED_RR");
+        findings.deny(at.field("scheduler.policy"), "SCHED_ISO is not implemented by Linux", "use SCHED_RR");
     }
     if let Some(nice) = scheduler.nice().filter(|nice| *nice != 0) {
-        let path = place.of("scheduler.nice");
+        let path = at.field("scheduler.nice");
         if policy != SchedOther && policy != SchedBatch {
-            // The kernel keeps it for a later change of policy (kernel/sched/syscalls.c, __setscheduler_params).
+            // The kernel stores the value for a later change of policy (kernel/sched/syscalls.c,
+            // __setscheduler_params).
             findings.warn(format!("{path} goes with SCHED_OTHER and SCHED_BATCH alone, and has no effect"));
         } else if !(-20..=19).contains(&nice) {
             findings.deny(path, format!("{nice} is out of range: expected -20 to 19"), "");
@@ -120,11 +121,11 @@ fn scheduler_is_sound(process: &Process, place: Place<'_>, _: &Host, findings: &
     match scheduler.priority().unwrap_or(0) {
         1..=99 if realtime => {}
         0 if !realtime => {}
-        0 => findings.deny(place.of("scheduler.priority"), "missing", "SCHED_FIFO and SCHED_RR need 1 to 99"),
+        0 => findings.deny(at.field("scheduler.priority"), "missing", "SCHED_FIFO and SCHED_RR need 1 to 99"),
         _ if !realtime => {
-            findings.deny(place.of("scheduler.priority"), "goes with SCHED_FIFO and SCHED_RR alone", "");
+            findings.deny(at.field("scheduler.priority"), "goes with SCHED_FIFO and SCHED_RR alone", "");
         }
-        other => findings.deny(place.of("scheduler.priority"), format!("{other} is out of range: expected 1 to 99"), ""),
+        other => findings.deny(at.field("scheduler.priority"), format!("{other} is out of range: expected 1 to 99"), ""),
     }
     let times = [
         ("runtime", scheduler.runtime()),
@@ -133,23 +134,23 @@ fn scheduler_is_sound(process: &Process, place: Place<'_>, _: &Host, findings: &
     ];
     for (name, time) in times {
         if policy != SchedDeadline && time.is_some_and(|time| time != 0) {
-            findings.deny(place.of(&format!("scheduler.{name}")), "goes with SCHED_DEADLINE alone", "");
+            findings.deny(at.field(&format!("scheduler.{name}")), "goes with SCHED_DEADLINE alone", "");
         }
     }
 }
 
-/// ioprio_set(2): eight levels.
-fn io_priority_is_in_range(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+/// ioprio_set(2) has eight levels, 0 to 7.
+fn io_priority_is_in_range(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
     if let Some(priority) = process.io_priority().map(|io| io.priority()).filter(|level| !(0..=7).contains(level)) {
-        findings.deny(place.of("ioPriority.priority"), format!("{priority} is out of range: expected 0 to 7"), "");
+        findings.deny(at.field("ioPriority.priority"), format!("{priority} is out of range: expected 0 to 7"), "");
     }
 }
 
-/// config.md, execCPUAffinity: numbers, and ranges that ascend.
-fn affinity_is_a_list(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+/// config.md, execCPUAffinity: CPU numbers and ascending ranges.
+fn affinity_is_a_list(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
     let Some(affinity) = process.exec_cpu_affinity() else { return };
     for (name, list) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
-        let path = place.of(&format!("execCPUAffinity.{name}"));
+        let path = at.field(&format!("execCPUAffinity.{name}"));
         let parts = list.as_deref().unwrap_or_default().split(',');
         for part in parts.filter(|part| !part.is_empty()) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -165,7 +166,7 @@ fn affinity_is_a_list(process: &Process, place: Place<'_>, _: &Host, findings: &
 }
 
 /// capset(2) refuses an effective capability that is not permitted.
-fn capabilities_are_sound(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+fn capabilities_are_sound(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
     let Some(sets) = process.capabilities() else { return };
     let none = Capabilities::new();
     let permitted = sets.permitted().as_ref().unwrap_or(&none);
@@ -174,40 +175,40 @@ fn capabilities_are_sound(process: &Process, place: Place<'_>, _: &Host, finding
     beyond.sort();
     if !beyond.is_empty() {
         let reason = format!("{} not in capabilities.permitted", beyond.join(", "));
-        findings.deny(place.of("capabilities.effective"), reason, "permit them, or leave them out");
+        findings.deny(at.field("capabilities.effective"), reason, "permit them, or leave them out");
     }
 }
 
-/// runc leaves out, with a warning, what this kernel or this caller does not have.
-fn capabilities_are_known_to_the_kernel(process: &Process, place: Place<'_>, host: &Host, findings: &mut Findings) {
+/// Capabilities that this kernel or this caller lacks are dropped with a warning, as by runc.
+fn capabilities_are_known_to_the_kernel(process: &Process, at: ProcessPath<'_>, host: &Host, findings: &mut Findings) {
     use oci_spec::runtime::Capability::{Bpf, CheckpointRestore, Perfmon};
     let Some(sets) = process.capabilities() else { return };
-    // Every capability of the model is older than these three (linux/capability.h).
+    // All other capabilities of the model are older than these three (linux/capability.h).
     let newest = [(Perfmon, 38), (Bpf, 39), (CheckpointRestore, 40)];
     for (capability, number) in newest {
         let sets = [sets.bounding(), sets.effective(), sets.permitted(), sets.inheritable(), sets.ambient()];
         if host.last_capability < number && sets.into_iter().flatten().any(|set| set.contains(&capability)) {
-            let place = place.of("capabilities");
-            findings.warn(format!("{place}: ignoring unknown or unavailable capability CAP_{capability}"));
+            let path = at.field("capabilities");
+            findings.warn(format!("{path}: ignoring unknown or unavailable capability CAP_{capability}"));
         }
     }
 }
 
-/// config.md, User: username is for Windows. Callers resolve names themselves, or by exec's --user.
-fn user_has_no_name(process: &Process, place: Place<'_>, _: &Host, findings: &mut Findings) {
+/// config.md, User: username is for Windows. Callers resolve names themselves, or use exec's --user.
+fn user_has_no_name(process: &Process, at: ProcessPath<'_>, _: &Host, findings: &mut Findings) {
     if let Some(name) = process.user().username().as_ref().filter(|name| !name.is_empty()) {
         let reason = format!("{name:?} is ignored on Linux; the process runs as uid {}", process.user().uid());
-        findings.warn(format!("{}: {reason}", place.of("user.username")));
+        findings.warn(format!("{}: {reason}", at.field("user.username")));
     }
 }
 
-/// A label that no module of the kernel enforces would be a promise without a keeper.
-fn labels_have_their_module(process: &Process, place: Place<'_>, host: &Host, findings: &mut Findings) {
+/// A label without an enabled security module would be silently unenforced, so it is refused.
+fn labels_have_their_module(process: &Process, at: ProcessPath<'_>, host: &Host, findings: &mut Findings) {
     let (profile, label) = (process.apparmor_profile().as_deref(), process.selinux_label().as_deref());
-    labels_have_their_module_at((profile, place.of("apparmorProfile")), (label, place.of("selinuxLabel")), host, findings);
+    labels_have_their_module_at((profile, at.field("apparmorProfile")), (label, at.field("selinuxLabel")), host, findings);
 }
 
-/// The same for an AppArmor profile and an SELinux label by themselves, each with its place.
+/// Like [`labels_have_their_module`], for a profile and a label given separately, each with the path to report.
 pub(super) fn labels_have_their_module_at(
     (profile, profile_place): (Option<&str>, String),
     (label, label_place): (Option<&str>, String),

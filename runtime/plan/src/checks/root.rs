@@ -6,7 +6,7 @@ use super::{is_apart_from_host, linux};
 use crate::namespaces::NamespaceKind;
 use crate::{Findings, Host};
 
-/// config.md, Specification version: SemVer 2.0; what is incompatible has another major number.
+/// config.md, Specification version: SemVer 2.0; another major number is incompatible.
 pub(super) fn version_is_of_this_major(spec: &Spec, _: &Host, findings: &mut Findings) {
     let version = spec.version();
     if version.is_empty() {
@@ -22,7 +22,7 @@ pub(super) fn version_is_of_this_major(spec: &Spec, _: &Host, findings: &mut Fin
     }
 }
 
-/// config.md, Root: required on Linux, and its path too.
+/// config.md, Root: both the object and its path are required on Linux.
 pub(super) fn root_is_given(spec: &Spec, _: &Host, findings: &mut Findings) {
     match spec.root() {
         None => findings.deny("root", "root must be specified", "name the root file system in root.path"),
@@ -33,7 +33,7 @@ pub(super) fn root_is_given(spec: &Spec, _: &Host, findings: &mut Findings) {
     }
 }
 
-/// A name that is set in the caller's own UTS namespace would be the host's.
+/// A host or domain name set in the caller's own UTS namespace would change the host's, so a private one is required.
 pub(super) fn names_have_a_uts_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
     let private = is_apart_from_host(spec, host, NamespaceKind::Uts);
     for (path, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
@@ -44,7 +44,7 @@ pub(super) fn names_have_a_uts_namespace(spec: &Spec, host: &Host, findings: &mu
     }
 }
 
-/// config.md, POSIX-platform Hooks: the path is absolute, a timeout is more than zero.
+/// config.md, POSIX-platform Hooks: the path is absolute, and a timeout is above zero.
 pub(super) fn hooks_are_absolute_and_limited(spec: &Spec, _: &Host, findings: &mut Findings) {
     let Some(hooks) = spec.hooks() else { return };
     #[allow(deprecated, reason = "prestart hooks are still run, and checked like the others")]
@@ -58,30 +58,31 @@ pub(super) fn hooks_are_absolute_and_limited(spec: &Spec, _: &Host, findings: &m
     ];
     for (name, list) in lists {
         for (index, hook) in list.iter().flatten().enumerate() {
-            let place = format!("hooks.{name}[{index}]");
+            let path = format!("hooks.{name}[{index}]");
             if !hook.path().is_absolute() {
-                findings.deny(format!("{place}.path"), format!("{:?} is not absolute", hook.path()), "");
+                findings.deny(format!("{path}.path"), format!("{:?} is not absolute", hook.path()), "");
             }
             if hook.timeout().is_some_and(|timeout| timeout <= 0) {
-                findings.deny(format!("{place}.timeout"), "must be greater than zero", "leave it out for no limit");
+                findings.deny(format!("{path}.timeout"), "must be greater than zero", "leave it out for no limit");
             }
             // Entries without "=" are passed on, as runc does.
-            super::process::check_no_nul(hook.env().as_deref(), &format!("{place}.env"), findings);
-            super::process::check_no_nul(hook.args().as_deref(), &format!("{place}.args"), findings);
+            super::process::check_no_nul(hook.env().as_deref(), &format!("{path}.env"), findings);
+            super::process::check_no_nul(hook.args().as_deref(), &format!("{path}.args"), findings);
         }
     }
 }
 
-/// A mount needs a place to go to.
+/// config.md, Mounts: destination is required.
 pub(super) fn mounts_have_destinations(spec: &Spec, _: &Host, findings: &mut Findings) {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         if mount.destination().as_os_str().is_empty() {
-            findings.deny(format!("mounts[{index}].destination"), "is empty", "name a place in the container");
+            findings.deny(format!("mounts[{index}].destination"), "is empty", "name a path in the container");
         }
     }
 }
 
-/// config.md, Mounts: the destination is absolute. runc takes a relative one as relative to the root, and warns.
+/// config.md, Mounts: the destination is absolute. Like runc, brig takes a relative one as relative to the root, and
+/// warns.
 pub(super) fn mount_destinations_are_absolute(spec: &Spec, _: &Host, findings: &mut Findings) {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let destination = mount.destination();
@@ -91,7 +92,7 @@ pub(super) fn mount_destinations_are_absolute(spec: &Spec, _: &Host, findings: &
     }
 }
 
-/// config-linux.md, Rootfs Mount Propagation.
+/// config-linux.md, Rootfs Mount Propagation: the known propagation types.
 pub(super) fn mount_propagation_is_known(spec: &Spec, _: &Host, findings: &mut Findings) {
     const KNOWN: [&str; 9] =
         ["", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];

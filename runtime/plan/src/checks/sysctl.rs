@@ -1,4 +1,4 @@
-//! Which sysctls belong to a namespace of the container: all others would change the host.
+//! The sysctls that belong to a namespace of the container; all others would change the host and are refused.
 
 use oci_spec::runtime::Spec;
 
@@ -6,7 +6,7 @@ use super::{is_apart_from_host, linux};
 use crate::namespaces::NamespaceKind;
 use crate::{Findings, Host};
 
-/// ipc_namespaces(7), and kernel/ipc/ipc_sysctl.c.
+/// The sysctls of the ipc namespace (ipc_namespaces(7), kernel/ipc/ipc_sysctl.c).
 const IPC: [&str; 8] = [
     "kernel.msgmax",
     "kernel.msgmnb",
@@ -18,8 +18,8 @@ const IPC: [&str; 8] = [
     "kernel.shm_rmid_forced",
 ];
 
-/// A sysctl's name with dots between its parts. As in sysctl.d(5), the first separator decides: after a slash,
-/// slashes separate and a dot is part of a name (`net/ipv4/conf/eth0.1/forwarding`).
+/// Normalises a sysctl's name to dots between its parts. As in sysctl.d(5), the first separator decides: after a
+/// slash, slashes separate and a dot is part of a name (`net/ipv4/conf/eth0.1/forwarding`).
 pub fn dotted(name: &str) -> String {
     match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
         Some(b'/') => name.chars().map(|sign| if sign == '/' { '.' } else if sign == '.' { '/' } else { sign }).collect(),
@@ -33,8 +33,8 @@ pub(super) fn sysctls_are_namespaced(spec: &Spec, host: &Host, findings: &mut Fi
     let mut names: Vec<&String> = sysctls.keys().collect();
     names.sort();
     for name in names {
-        if let Err((reason, mend)) = allowed(&dotted(name), &is_apart) {
-            findings.deny(format!("linux.sysctl[{name:?}]"), reason, mend);
+        if let Err((reason, remedy)) = allowed(&dotted(name), &is_apart) {
+            findings.deny(format!("linux.sysctl[{name:?}]"), reason, remedy);
         }
     }
 }

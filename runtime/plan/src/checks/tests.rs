@@ -7,7 +7,7 @@ fn host() -> Host {
     Host::of_root(CgroupLayout::Unified)
 }
 
-/// A sound configuration with every namespace, changed at one place (a JSON pointer).
+/// A valid configuration with every namespace, changed at one place (a JSON pointer).
 fn findings_with(host: &Host, changes: &[(&str, Value)]) -> Findings {
     let kinds = ["pid", "network", "ipc", "uts", "mount", "cgroup", "time"];
     let mut spec = json!({
@@ -36,7 +36,7 @@ fn faults(changes: &[(&str, Value)]) -> Vec<String> {
     findings_with(&host(), changes).violations.iter().map(ToString::to_string).collect()
 }
 
-/// One change, and the beginning of the one fault that it must cause.
+/// One change, and the prefix of the one violation that it must cause.
 fn denies(pointer: &str, value: Value, fault: &str) {
     let found = faults(&[(pointer, value.clone())]);
     assert!(found.len() == 1 && found[0].starts_with(fault), "{pointer} = {value}: {found:?}, expected {fault}");
@@ -48,12 +48,12 @@ fn allows(pointer: &str, value: Value) {
 }
 
 #[test]
-fn a_sound_configuration_has_no_findings() {
+fn a_valid_configuration_has_no_findings() {
     assert_eq!(findings_with(&host(), &[]), Findings::default());
 }
 
 #[test]
-fn the_top_of_the_file() {
+fn version_root_hooks_and_mounts_are_checked() {
     for version in ["1.0.2", "1.0.2-dev", "1.3.0+dev", "1.0.0-rc5"] {
         allows("/ociVersion", json!(version));
     }
@@ -72,7 +72,7 @@ fn the_top_of_the_file() {
 }
 
 #[test]
-fn names_need_a_namespace() {
+fn names_need_a_uts_namespace() {
     allows("/hostname", json!("box"));
     let host = [("/linux/namespaces", json!([{"type": "mount"}])), ("/hostname", json!("a")), ("/domainname", json!("b"))];
     let found = faults(&host);
@@ -81,7 +81,7 @@ fn names_need_a_namespace() {
 }
 
 #[test]
-fn the_process() {
+fn process_fields_are_checked() {
     denies("/process/cwd", json!(""), "process.cwd: Cwd property must not be empty");
     denies("/process/cwd", json!("here"), "process.cwd: Cwd must be an absolute path");
     denies("/process/args", json!([]), "process.args: args must not be empty");
@@ -101,7 +101,7 @@ fn the_process() {
 }
 
 #[test]
-fn scheduling() {
+fn scheduling_fields_are_checked() {
     let priority = |level: i64| json!({"class": "IOPRIO_CLASS_BE", "priority": level});
     allows("/process/ioPriority", priority(7));
     denies("/process/ioPriority", priority(8), "process.ioPriority.priority: 8 is out of range");
@@ -120,7 +120,7 @@ fn scheduling() {
 }
 
 #[test]
-fn namespaces_and_mappings() {
+fn namespaces_and_mappings_are_checked() {
     let twice = json!([{"type": "pid"}, {"type": "pid"}]);
     denies("/linux/namespaces", twice, "linux.namespaces[1]: malformed spec file: duplicated ns \"pid\"");
     denies("/linux/namespaces/0", json!({"type": "pid", "path": "ns"}), "linux.namespaces[0].path: \"ns\" is not");
@@ -137,7 +137,7 @@ fn namespaces_and_mappings() {
 }
 
 #[test]
-fn clocks_and_paths() {
+fn clock_offsets_and_hidden_paths_are_checked() {
     allows("/linux/timeOffsets", json!({"boottime": {"secs": -5, "nanosecs": 999_999_999}}));
     denies("/linux/timeOffsets", json!({"realtime": {"secs": 5}}), "linux.timeOffsets[\"realtime\"]: unknown clock");
     denies("/linux/timeOffsets", json!({"boottime": {"nanosecs": 1_000_000_000}}), "linux.timeOffsets[\"boottime\"]: ");
@@ -151,7 +151,7 @@ fn clocks_and_paths() {
 }
 
 #[test]
-fn devices_and_limits() {
+fn devices_and_limits_are_checked() {
     allows("/linux/devices", json!([{"path": "/dev/p", "type": "p"}, {"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]));
     denies("/linux/devices", json!([{"path": "dev", "type": "b"}]), "linux.devices[0].path: ");
     denies("/linux/devices", json!([{"path": "/d", "type": "b", "major": -1}]), "linux.devices[0].major: ");
@@ -170,7 +170,7 @@ fn hidden_paths_are_limited_in_number() {
 }
 
 #[test]
-fn sysctls() {
+fn only_namespaced_sysctls_are_allowed() {
     for name in ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.1/forwarding", "kernel.sem", "kernel/shmmax", "fs.mqueue.msg_max",
         "kernel.domainname"] {
         allows("/linux/sysctl", json!({ name: "1" }));
@@ -187,7 +187,7 @@ fn sysctls() {
 }
 
 #[test]
-fn a_path_that_leads_to_the_callers_or_the_hosts_namespace_makes_none_private() {
+fn joining_the_callers_or_the_hosts_namespace_does_not_count_as_private() {
     let path = "/run/spec/namespace";
     let joined = |kind| ("/linux/namespaces", json!([{"type": kind, "path": path}, {"type": "mount"}]));
     let own = |kind| Host { own_namespaces: vec![kind], ..host() };
@@ -213,13 +213,13 @@ fn a_path_that_leads_to_the_callers_or_the_hosts_namespace_makes_none_private() 
 }
 
 #[test]
-fn a_separator_is_known_by_its_first_place() {
+fn the_first_separator_of_a_sysctl_decides() {
     assert_eq!(sysctl::dotted("net/ipv4/conf/eth0.1/forwarding"), "net.ipv4.conf.eth0/1.forwarding");
     assert_eq!(sysctl::dotted("net.ipv4.conf.eth0/1.forwarding"), "net.ipv4.conf.eth0/1.forwarding");
 }
 
 #[test]
-fn oddities_warn() {
+fn ignored_fields_cause_a_warning() {
     let old = Host { last_capability: 37, ..host() };
     let changes = [
         ("/mounts/0", json!({"destination": "proc"})),
@@ -231,7 +231,7 @@ fn oddities_warn() {
 }
 
 #[test]
-fn a_process_of_its_own_file_is_named_without_a_prefix() {
+fn faults_of_a_process_json_have_no_prefix() {
     let (process, _) = config::parse_process(br#"{"args":[],"cwd":"/"}"#).unwrap();
     let mut findings = Findings::default();
     check_process(&process, "", &host(), &mut findings);

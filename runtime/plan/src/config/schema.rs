@@ -1,40 +1,37 @@
 //! The Linux configuration of the OCI runtime specification 1.3 (config.md, config-linux.md) as a table.
 
-/// What a value must be.
+/// The type of a JSON value.
 pub(super) enum Type {
-    /// true or false.
     Bool,
-    /// A whole number within these bounds, both included.
+    /// A whole number within these inclusive bounds.
     Int(i64, u64),
-    /// A string.
     Str,
-    /// One of these strings. The second of a pair is the model's name where it differs from the specification's.
+    /// One of these strings. The second of a pair is the model's name where that differs from the specification's.
     Enum(&'static [(&'static str, &'static str)]),
     /// A cpu list such as `0-3,7`.
     CpuList,
-    /// Strings that name capabilities.
+    /// An array of capability names.
     Capabilities,
-    /// An array.
     List(&'static Type),
-    /// An object with free keys.
+    /// An object with arbitrary keys.
     Map(&'static Type),
     /// An object with these fields.
     Object(&'static [Field]),
-    /// seccomp's object: nothing at all when it holds neither a default action nor system calls.
+    /// The seccomp object: dropped when it has neither a default action nor system calls.
     Seccomp(&'static [Field]),
-    /// pids' object: nothing at all when it holds no limit, for which the model has no value.
+    /// The pids object: dropped when it has no limit, for which the model has no value.
     Pids(&'static [Field]),
-    /// An object of another platform: its content is not looked at.
+    /// A section of another platform, whose content is ignored.
     Foreign,
 }
 
 /// Whether a field may be absent.
 pub(super) enum Need {
-    /// It may.
+    /// May be absent.
     Optional,
-    /// Its absence is a fault.
+    /// Must be present.
     Required,
-    /// The model wants it and the specification, or runc, does not: this JSON stands in for it.
+    /// Optional in the specification, or for runc, but required by the model: this JSON is the default.
     Default(&'static str),
 }
 
@@ -59,7 +56,7 @@ const fn or(name: &'static str, ty: Type, default: &'static str) -> Field {
 
 const U16: Type = Type::Int(0, u16::MAX as u64);
 const U32: Type = Type::Int(0, u32::MAX as u64);
-/// A user or a group: (uid_t)-1 is none.
+/// A user or group id; (uid_t)-1 is not an id.
 const ID: Type = Type::Int(0, crate::ids::MAX as u64);
 const U64: Type = Type::Int(0, u64::MAX);
 const I32: Type = Type::Int(i32::MIN as i64, i32::MAX as u64);
@@ -73,7 +70,7 @@ macro_rules! one_of {
     (@ $name:literal, $model:literal) => { ($name, $model) };
 }
 
-/// config.json.
+/// The whole config.json.
 pub(super) static SPEC: Type = Type::Object(&[
     may("ociVersion", Type::Str),
     may("root", Type::Object(&[may("path", Type::Str), may("readonly", Type::Bool)])),
@@ -101,7 +98,7 @@ const MOUNT: Type = Type::Object(&[
 
 const ID_MAPPING: Type = Type::Object(&[may("hostID", ID), may("containerID", ID), may("size", U32)]);
 
-/// config.json's `process`, or a process.json.
+/// The `process` of a config.json, or a process.json.
 pub(super) const PROCESS: Type = Type::Object(&[
     may("terminal", Type::Bool),
     may("consoleSize", Type::Object(&[may("height", U64), may("width", U64)])),
@@ -257,7 +254,7 @@ const MEMORY_POLICY: Type = Type::Object(&[
     ),
 ]);
 
-/// config.json's `linux.resources`, or the file of update --resources.
+/// The `linux.resources` of a config.json, or the file of update --resources.
 pub(super) const RESOURCES: Type = Type::Object(&[
     may("devices", Type::List(&DEVICE_RULE)),
     may(
@@ -304,7 +301,7 @@ pub(super) const RESOURCES: Type = Type::Object(&[
 
 const DEVICE_RULE: Type = Type::Object(&[
     may("allow", Type::Bool),
-    // An empty type is any type, as when it is absent.
+    // An empty type means any type, as an absent one does.
     may("type", one_of!("a", "b", "c", "" => "a")),
     may("major", I64),
     may("minor", I64),

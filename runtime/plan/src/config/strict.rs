@@ -1,5 +1,5 @@
-//! serde_json without the liberties that derived types take: an object is an object (not an array of its
-//! fields), a name is a string (not an object of one key), a key is known, and a capability has its full name.
+//! serde_json without the liberties that derived types take: an object must be an object (not an array of its
+//! fields), a name a string (not an object of one key), a key known, and a capability spelled in full.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::de::{
 
 use crate::process::capability_named;
 
-/// One typed pass over a whole JSON document.
+/// Deserializes a whole JSON document in one typed pass.
 pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = T::deserialize(Strict { inner: &mut json, capabilities: false })?;
@@ -20,12 +20,12 @@ pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_j
 
 struct Strict<T> {
     inner: T,
-    /// Strings in here are names of capabilities.
+    /// Whether strings in this value are names of capabilities.
     capabilities: bool,
 }
 
 impl<T> Strict<T> {
-    /// Splits the value from what makes others as strict as this one.
+    /// Splits off the inner value; the closure wraps another value with the same strictness.
     fn split<U>(self) -> (T, impl FnOnce(U) -> Strict<U>) {
         let capabilities = self.capabilities;
         (self.inner, move |inner| Strict { inner, capabilities })
@@ -51,9 +51,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         deserialize_option deserialize_unit deserialize_seq deserialize_map deserialize_identifier
     }
 
-    /// Derived types skip the value of a key that they do not know by this.
+    /// Derived types call this to skip the value of an unknown key.
     fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, D::Error> {
-        Err(D::Error::custom("a key that is not known"))
+        Err(D::Error::custom("unknown key"))
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, D::Error> {
@@ -183,7 +183,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Strict<A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        // Keys are strings: there is nothing to be strict about.
+        // Keys are strings, to which no rule applies.
         self.inner.next_key_seed(seed)
     }
 
@@ -205,7 +205,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Strict<S> {
     }
 }
 
-/// Hands a string to an enum's visitor, and takes nothing but a string.
+/// Passes a string to an enum's visitor, and refuses anything else.
 struct Name<V>(V);
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for Name<V> {

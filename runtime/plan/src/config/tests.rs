@@ -35,7 +35,7 @@ fn sample(ty: &Type) -> Value {
 /// The whole schema, or without the fields that always go to the table, so that the typed pass is tested too.
 fn config(for_path: &str) -> Value {
     let mut config = sample(&schema::SPEC);
-    // The model wants a kernel for a virtual machine.
+    // The model requires a kernel for a virtual machine.
     config.as_object_mut().unwrap().remove("vm");
     for field in ["ioPriority", "scheduler"] {
         if !for_path.starts_with(&format!("process.{field}")) {
@@ -66,7 +66,7 @@ fn wrong(ty: &Type) -> Vec<Value> {
     wrong
 }
 
-/// Calls `check` with every place of the schema: its path as messages spell it, its type, and how to reach it.
+/// Calls `check` with every position in the schema: its JSON path, its type, and how to reach it.
 fn places(ty: &'static Type, path: &str, steps: &[Value], check: &mut dyn FnMut(&str, &Type, &[Value])) {
     if !path.is_empty() {
         check(path, ty, steps);
@@ -121,7 +121,7 @@ fn every_field_refuses_every_wrong_type_and_is_named() {
 }
 
 #[test]
-fn every_name_of_every_enumeration_is_read() {
+fn every_name_of_every_enumeration_is_accepted() {
     places(&schema::SPEC, "", &[], &mut |path, ty, steps| {
         let Type::Enum(names) = ty else { return };
         for (name, _) in *names {
@@ -135,7 +135,7 @@ fn every_name_of_every_enumeration_is_read() {
 #[test]
 fn null_is_absence_everywhere_but_in_required_fields() {
     places(&schema::SPEC, "", &[], &mut |path, _, steps| {
-        // A null inside of an array or a map is no field.
+        // A null inside an array or a map is not a field.
         let Some(Value::String(key)) = steps.last() else { return };
         if key == "key.one" {
             return;
@@ -172,7 +172,7 @@ fn required(steps: &[Value]) -> bool {
 }
 
 #[test]
-fn all_faults_are_reported_at_once_and_by_place() {
+fn all_faults_are_reported_at_once_with_their_paths() {
     let message = fault(&json!({
         "process": {"args": ["a", 7], "cwd": "/", "rlimits": [{"type": "RLIMIT_NOFILES"}]},
         "mounts": [{"type": "proc"}],
@@ -191,7 +191,7 @@ fn all_faults_are_reported_at_once_and_by_place() {
 }
 
 #[test]
-fn what_is_not_json_is_placed_by_line_and_column() {
+fn a_syntax_error_has_its_line_and_column() {
     let message = parse(b"{\n  \"ociVersion\": oops}").unwrap_err().to_string();
     assert_eq!(message, "config.json is not JSON: expected value at line 2 column 17");
     assert!(parse(b"").unwrap_err().to_string().contains("EOF while parsing a value at line 1 column 0"));
@@ -200,7 +200,7 @@ fn what_is_not_json_is_placed_by_line_and_column() {
 }
 
 #[test]
-fn what_runc_forgives_is_forgiven() {
+fn faults_that_runc_accepts_are_accepted() {
     let (spec, warnings) = parse(
         br#"{"ociVersion":"1.0.2", "root":{"path":"r"}, "hostname":"a", "hostname":"b", "vendor":{"x":1},
             "process":{"args":["a"],"cwd":"/","rlimits":null,
@@ -230,7 +230,7 @@ fn structures_are_objects_and_names_are_strings() {
 }
 
 #[test]
-fn parts_are_read_alone() {
+fn process_and_resources_are_parsed_alone() {
     let (process, _) = parse_process(br#"{"args":["ls"],"cwd":"/"}"#).unwrap();
     assert_eq!(process.args().as_deref(), Some(["ls".to_owned()].as_slice()));
     let message = parse_process(br#"{"args":"ls"}"#).unwrap_err().to_string();
@@ -256,18 +256,18 @@ fn pids_without_a_limit_are_absent_and_a_limit_of_zero_is_not() {
 
 proptest::proptest! {
     #[test]
-    fn any_bytes_are_read_or_refused_without_a_panic(bytes in proptest::collection::vec(0u8.., 0..64)) {
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(0u8.., 0..64)) {
         let _ = parse(&bytes);
     }
 }
 
-/// The example that the integration tests start from: a field that the schema gains must be added to it.
+/// The example that the integration tests start from: a new field of the schema must be added to it.
 #[test]
 fn the_full_example_has_every_field() {
     let full: Value = serde_json::from_str(include_str!("../../../tests/data/full.json")).unwrap();
     parse_value(&full).unwrap();
     places(&schema::SPEC, "", &[], &mut |path, _, steps| {
-        // The model wants a kernel for a virtual machine; the keys of a map are free.
+        // The model requires a kernel for a virtual machine; the keys of a map are arbitrary.
         let free = path.starts_with("vm") || steps.contains(&json!("key.one")) || path.ends_with(".path") && path.contains("namespaces");
         let keys_only = steps.iter().all(|step| step.is_string());
         if !free && keys_only {
@@ -317,7 +317,7 @@ fn an_unknown_key_is_a_warning_with_the_nearest_known_key() {
 }
 
 #[test]
-fn a_capability_without_its_prefix_is_ignored_and_warned_of_once() {
+fn a_capability_without_its_prefix_is_ignored_with_one_warning() {
     let mut config: Value = serde_json::from_str(SMALL).unwrap();
     let names = json!(["CHOWN", "cap_kill", "CAP_CAP_KILL", "CAP_SETUID"]);
     config["process"]["capabilities"] = json!({ "bounding": names, "permitted": names, "effective": names });

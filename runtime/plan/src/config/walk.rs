@@ -1,4 +1,5 @@
-//! A JSON value against the schema: every fault is noted, and what remains is what the typed model takes.
+//! Validation of a JSON value against the schema: every fault is reported, and the rest is what the typed model
+//! accepts.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +7,7 @@ use super::schema::{Field, Need, Type};
 use crate::process::capability_named;
 use crate::{Findings, nearest};
 
-/// Notes what is wrong with `value`, and gives it back without unknown keys, nulls and unknown capabilities.
+/// Reports the faults of `value`, and returns it without unknown keys, nulls and unknown capabilities.
 pub(super) fn clean(ty: &Type, value: Value, findings: &mut Findings) -> Value {
     let mut walk = Walk { path: String::new(), findings };
     walk.value(ty, value).unwrap_or(Value::Null)
@@ -18,7 +19,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// `None` when the value is to be left out.
+    /// Checks one value; `None` drops it.
     fn value(&mut self, ty: &Type, value: Value) -> Option<Value> {
         match (ty, value) {
             (Type::Bool, Value::Bool(value)) => Some(Value::Bool(value)),
@@ -62,7 +63,7 @@ impl Walk<'_> {
         self.findings.deny(path, reason, "");
     }
 
-    /// Runs `walk` with the path extended by `part`.
+    /// Runs `walk` with `part` appended to the path.
     fn at<T>(&mut self, part: std::fmt::Arguments<'_>, walk: impl FnOnce(&mut Self) -> T) -> T {
         use std::fmt::Write;
         let length = self.path.len();
@@ -104,7 +105,7 @@ impl Walk<'_> {
             Some((first, last)) => number(first) && number(last),
             None => number(part),
         };
-        // Blanks and empty parts are forgiven, as by runc.
+        // Blanks and empty parts are accepted, as by runc.
         let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
         if parts.is_empty() {
             return None;
@@ -125,7 +126,7 @@ impl Walk<'_> {
             let upper = name.to_ascii_uppercase();
             let meant = [format!("CAP_{upper}"), upper].into_iter().find(|full| capability_named(full).is_some());
             let hint = meant.map_or_else(String::new, |full| format!(" (did you mean {full:?}?)"));
-            // One for all five sets.
+            // One warning for all five sets: the path of the set is cut off.
             let sets = self.path.rsplit_once('.').map_or("", |(sets, _)| sets);
             self.findings.warn(format!("{sets}: ignoring unknown or unavailable capability {name}{hint}"));
             return None;
@@ -144,7 +145,7 @@ impl Walk<'_> {
     fn map(&mut self, item: &Type, fields: Map<String, Value>) -> Value {
         let mut kept = Map::new();
         for (key, value) in fields {
-            // Keys hold dots (sysctls, cgroup files), so they are quoted in the path.
+            // Keys contain dots (sysctls, cgroup files), so the path quotes them.
             if let Some(value) = self.at(format_args!("[{key:?}]"), |this| this.value(item, value)) {
                 kept.insert(key, value);
             }
@@ -174,7 +175,8 @@ impl Walk<'_> {
         Value::Object(kept)
     }
 
-    /// config.md, Extensibility: an unknown key is no error. It may be a known one that was mistyped.
+    /// config.md, Extensibility: an unknown key is not an error. It may be a misspelled one, so the warning suggests
+    /// the nearest known key.
     fn unknown(&mut self, known: &[Field], left: &Map<String, Value>) {
         for (key, _) in left.iter().filter(|(_, value)| !value.is_null()) {
             let hint = nearest::hint(key, known.iter().map(|field| field.name));
@@ -185,7 +187,7 @@ impl Walk<'_> {
     }
 }
 
-/// Longer keys are cut in messages.
+/// Limit of a key's length in messages, in characters.
 const MAX_KEY_LEN: usize = 100;
 
 fn wanted(ty: &Type) -> &'static str {

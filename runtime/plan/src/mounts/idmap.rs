@@ -1,4 +1,4 @@
-//! Idmapped mounts: which ids of a bind's source become which (config.md, Mounts, `uidMappings`, `idmap`, `ridmap`).
+//! Idmapped mounts: the id mapping of a bind's source (config.md, Mounts, `uidMappings`, `idmap`, `ridmap`).
 
 use std::path::PathBuf;
 
@@ -8,25 +8,25 @@ use serde::{Deserialize, Serialize};
 use super::{Findings, Host, MountKind, options};
 use crate::idmap::{IdMap, IdRange};
 
-/// An idmapped mount.
+/// The id mapping of a mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountMap {
-    /// The mounts below the source are mapped too.
+    /// Whether the mounts below the source are mapped too.
     pub recursive: bool,
-    /// What maps it.
+    /// The source of the maps.
     pub by: MappedBy,
 }
 
-/// Where an idmapped mount's maps come from. In each, the source's ids are those of the container's side.
+/// The source of an idmapped mount's maps. The ids of the mount's source are on the container's side of each map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MappedBy {
-    /// These maps, user and group.
+    /// User map and group map.
     Maps(IdMap, IdMap),
     /// The user namespace of this file, which the container joins.
     Namespace(PathBuf),
 }
 
-/// The container's user namespace, as far as mounts are mapped by it.
+/// The container's user namespace, as a source of maps for mounts.
 pub(super) fn of_container(linux: Option<&Linux>) -> Option<MappedBy> {
     let linux = linux?;
     let user = linux.namespaces().iter().flatten().find(|namespace| namespace.typ() == LinuxNamespaceType::User)?;
@@ -36,7 +36,7 @@ pub(super) fn of_container(linux: Option<&Linux>) -> Option<MappedBy> {
     })
 }
 
-/// The map of one mount, if it has any. `index` is its place, `container` what [`of_container`] gave.
+/// Plans the map of one mount, if it has any. `index` is its index, `container` the result of [`of_container`].
 pub(super) fn build(
     index: usize,
     mount: &Mount,
@@ -70,8 +70,8 @@ pub(super) fn build(
         (false, Some(text)) => match maps(&text, container) {
             Ok((uids, gids)) => MappedBy::Maps(uids, gids),
             Err(reason) => {
-                let mend = "write idmap=uids=CONTAINER-HOST-SIZE#...;gids=CONTAINER-HOST-SIZE#...";
-                findings.deny(at("options"), reason, mend);
+                let remedy = "write idmap=uids=CONTAINER-HOST-SIZE#...;gids=CONTAINER-HOST-SIZE#...";
+                findings.deny(at("options"), reason, remedy);
                 return None;
             }
         },
@@ -96,8 +96,8 @@ pub(super) fn build(
     Some(MountMap { recursive, by })
 }
 
-/// The maps of crun's `idmap=uids=0-1-10#10-11-10;gids=0-100-10`. After an `@` the second number of each is the
-/// container's id for it instead of the host's.
+/// Parses the maps of crun's `idmap=uids=0-1-10#10-11-10;gids=0-100-10`. After an `@` the second number of each is a
+/// container id to be translated to the host's.
 fn maps(text: &str, container: Option<&MappedBy>) -> Result<(IdMap, IdMap), String> {
     let (mut uids, mut gids) = (IdMap::default(), IdMap::default());
     for part in text.split(';').filter(|part| !part.is_empty()) {
@@ -148,20 +148,20 @@ mod tests {
         "gidMappings":[{"containerID":0,"hostID":500,"size":9}]"#;
     const PLAIN: &str = r#""namespaces":[{"type":"mount"}]"#;
 
-    fn one(container: u32, host: u32, size: u32) -> IdMap {
+    fn map_of(container: u32, host: u32, size: u32) -> IdMap {
         IdMap { ranges: vec![IdRange { container, host, size }] }
     }
 
     #[test]
     fn maps_come_from_the_mount_or_from_the_containers_namespace() {
-        let by = MappedBy::Maps(one(0, 1000, 10), one(0, 2000, 10));
+        let by = MappedBy::Maps(map_of(0, 1000, 10), map_of(0, 2000, 10));
         assert_eq!(plan(MAPPED, PLAIN), (Some(MountMap { recursive: true, by: by.clone() }), vec![]));
         let silent = MAPPED.replace(r#","ridmap""#, "");
         assert_eq!(plan(&silent, USER), (Some(MountMap { recursive: false, by }), vec![]));
         let bare = r#"{"destination":"/x","type":"bind","source":"/y","options":["bind","idmap"]}"#;
         let (map, faults) = plan(bare, USER);
         assert_eq!(faults, [""; 0]);
-        assert!(matches!(map.unwrap().by, MappedBy::Maps(uids, gids) if uids.ranges.len() == 2 && gids == one(0, 500, 9)));
+        assert!(matches!(map.unwrap().by, MappedBy::Maps(uids, gids) if uids.ranges.len() == 2 && gids == map_of(0, 500, 9)));
         let joined = r#""namespaces":[{"type":"mount"},{"type":"user","path":"/proc/7/ns/user"}]"#;
         let (map, _) = plan(bare, joined);
         assert_eq!(map.unwrap().by, MappedBy::Namespace("/proc/7/ns/user".into()));
@@ -171,17 +171,17 @@ mod tests {
     }
 
     #[test]
-    fn cruns_option_is_read_and_relative_ids_are_translated() {
+    fn cruns_option_is_parsed_and_relative_ids_are_translated() {
         let with = |option: &str| {
             plan(&format!(r#"{{"destination":"/x","type":"bind","source":"/y","options":["bind","{option}"]}}"#), USER)
         };
         let (map, faults) = with("idmap=uids=0-1-10#10-11-10;gids=0-100-10");
         assert_eq!(faults, [""; 0]);
-        let mut uids = one(0, 1, 10);
+        let mut uids = map_of(0, 1, 10);
         uids.ranges.push(IdRange { container: 10, host: 11, size: 10 });
-        assert_eq!(map.unwrap(), MountMap { recursive: false, by: MappedBy::Maps(uids, one(0, 100, 10)) });
+        assert_eq!(map.unwrap(), MountMap { recursive: false, by: MappedBy::Maps(uids, map_of(0, 100, 10)) });
         let (map, _) = with("ridmap=uids=@1-3-10;gids=0-100-10");
-        assert_eq!(map.unwrap(), MountMap { recursive: true, by: MappedBy::Maps(one(1, 4, 10), one(0, 100, 10)) });
+        assert_eq!(map.unwrap(), MountMap { recursive: true, by: MappedBy::Maps(map_of(1, 4, 10), map_of(0, 100, 10)) });
         for bad in ["idmap=uids=0-1", "idmap=x=0-1-1", "idmap=uids=@5000-5000-1;gids=0-0-1", "idmap=uids=0-1-a;gids=0-0-1"] {
             assert_eq!(with(bad), (None, vec!["mounts[0].options".to_owned()]), "{bad}");
         }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_mapped_is_refused_by_its_place() {
+    fn an_invalid_map_is_refused_with_its_path() {
         for (mount, place) in [
             (MAPPED.replace("bind", "tmpfs").replace("rtmpfs", "ro"), "mounts[0].options"),
             (MAPPED.replace(r#""size":10}],"gid"#, r#""size":0}],"gid"#), "mounts[0].uidMappings[0]"),

@@ -1,4 +1,4 @@
-//! The mount options that mean something to the runtime, in one table; every other option is the file system's.
+//! The mount options of the runtime, in one table; every other option is passed to the file system.
 //!
 //! Sources: mount(8), config.md "Linux mount options" of the OCI runtime specification, and runc's and crun's
 //! additions to it. `features` prints the names.
@@ -8,12 +8,12 @@ use brig_sys::mount::{
     ATTR_RELATIME, ATTR_STRICTATIME, MS_LAZYTIME, MS_NOSYMFOLLOW,
 };
 
-/// What an option does.
+/// The effect of an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// Sets MS_ flags.
+    /// Sets these MS_ flags.
     Set(u64),
-    /// Clears MS_ flags.
+    /// Clears these MS_ flags.
     Clear(u64),
     /// Sets attributes (MOUNT_ATTR_) of the mount and all below it.
     SetAll(u64),
@@ -21,15 +21,15 @@ pub enum Meaning {
     ClearAll(u64),
     /// Sets a propagation type, MS_REC included.
     Propagation(u64),
-    /// Copy what the image has at the target into the new tmpfs.
+    /// Copy the image's files at the target into the new tmpfs.
     CopyUp,
-    /// Copy the source, if it is a symlink, instead of what it points to.
+    /// Copy the source, if it is a symlink, instead of its target.
     CopySymlink,
     /// Mount the source itself, if it is a symlink.
     SourceNoFollow,
     /// Mount over the target itself, if it is a symlink.
     TargetNoFollow,
-    /// An idmapped mount: this one, or with true those below it too.
+    /// An idmapped mount; with true, the mounts below it too.
     IdMap(bool),
 }
 
@@ -104,15 +104,15 @@ pub const OPTIONS: &[(&str, Meaning)] = &[
     ("unbindable", Propagation(libc::MS_UNBINDABLE)),
 ];
 
-/// The attributes that the three access-time options of a whole tree set or clear.
+/// The access-time options of a whole tree, which set or clear attributes together.
 const TIMES: [&str; 6] = ["ratime", "rnoatime", "rrelatime", "rnorelatime", "rstrictatime", "rnostrictatime"];
 
-/// The option `name`, if the runtime knows it.
+/// Looks an option up; `None` when the runtime does not know it.
 pub fn meaning(name: &str) -> Option<Meaning> {
     OPTIONS.binary_search_by(|(known, _)| known.cmp(&name)).ok().map(|at| OPTIONS[at].1)
 }
 
-/// The names that `features` prints as mountOptions: what is supported, sorted.
+/// The supported option names, sorted; `features` prints them as mountOptions.
 pub fn names() -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().map(|(name, _)| *name)
 }
@@ -123,13 +123,13 @@ const OF_FILE_SYSTEMS: [&str; 12] = [
     "upperdir",
 ];
 
-/// Words that people write for an option with another name.
+/// Common names for options that are called otherwise.
 const SYNONYMS: [(&str, &str); 6] = [
     ("rdonly", "ro"), ("readonly", "ro"), ("read-only", "ro"), ("readwrite", "rw"), ("recursive", "rbind"),
     ("rdwr", "rw"),
 ];
 
-/// The option that the unknown `name` may stand for. `None` for the name of an option that exists.
+/// The option that an unknown `name` may stand for; `None` when an option of that name exists.
 pub fn similar(name: &str) -> Option<&'static str> {
     const MAX_NAME_LEN: usize = 32;
     let known = || names().chain(OF_FILE_SYSTEMS);
@@ -145,7 +145,7 @@ pub fn similar(name: &str) -> Option<&'static str> {
     near.filter(|(edits, _)| *edits <= allowed).min_by_key(|(edits, _)| *edits).map(|(_, known)| known)
 }
 
-/// The number of letters to insert, delete, replace or swap with the next one that make `a` into `b`.
+/// The edit distance: letters to insert, delete, replace or swap with the next one.
 fn edits(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
@@ -166,7 +166,7 @@ fn edits(a: &str, b: &str) -> usize {
     rows[a.len()][b.len()]
 }
 
-/// A propagation type by its name (`rootfsPropagation`), as MS_ flags.
+/// The MS_ flags of a propagation type (`rootfsPropagation`).
 pub fn propagation(name: &str) -> Option<u64> {
     match meaning(name)? {
         Propagation(flags) => Some(flags),
@@ -179,13 +179,13 @@ pub fn propagation(name: &str) -> Option<u64> {
 pub struct Parsed {
     /// MS_ flags that are set.
     pub flags: u64,
-    /// MS_ flags that were cleared by name, and not set again later.
+    /// MS_ flags that are cleared explicitly and not set again later.
     pub cleared: u64,
     /// MOUNT_ATTR_ set for the whole tree.
     pub all_set: u64,
     /// MOUNT_ATTR_ cleared for the whole tree.
     pub all_clear: u64,
-    /// Some option was about the whole tree.
+    /// Some option applies to the whole tree.
     pub recursive: bool,
     /// Propagation types, in order.
     pub propagation: Vec<u64>,
@@ -197,13 +197,13 @@ pub struct Parsed {
     pub source_nofollow: bool,
     /// See [`Meaning::TargetNoFollow`].
     pub target_nofollow: bool,
-    /// See [`Meaning::IdMap`]; and what stood after a `=`.
+    /// See [`Meaning::IdMap`]; with the text after a `=`.
     pub idmap: Option<(bool, Option<String>)>,
     /// The file system's own options: name, and value if there was a `=`.
     pub data: Vec<(String, Option<String>)>,
 }
 
-/// Sorts options by who they are for. A later option wins over an earlier one.
+/// Divides options into those of the runtime and those of the file system. A later option overrides an earlier one.
 pub fn parse<S: AsRef<str>>(options: &[S]) -> Parsed {
     let mut parsed = Parsed::default();
     for option in options.iter().map(AsRef::as_ref).filter(|option| !option.is_empty()) {
@@ -226,7 +226,7 @@ pub fn parse<S: AsRef<str>>(options: &[S]) -> Parsed {
             Some(Meaning::IdMap(recursive)) => parsed.idmap = Some((recursive, None)),
             None => match option.split_once('=').map(|(name, value)| (meaning(name), value)) {
                 Some((Some(Meaning::IdMap(recursive)), maps)) => parsed.idmap = Some((recursive, Some(maps.to_owned()))),
-                // Several of the file system's options may come as one string, as in fstab.
+                // One string may hold several of the file system's options, as in fstab.
                 _ => parsed.data.extend(split_data(option)),
             },
         }
@@ -238,7 +238,7 @@ impl Parsed {
     fn whole_tree(&mut self, option: &str, set: u64, clear: u64) {
         self.recursive = true;
         if TIMES.contains(&option) {
-            // Access times are one value of three in the kernel, not a bit each: it is replaced as a whole.
+            // The kernel holds access times as one value of three, not as one bit each, so it is replaced as a whole.
             // Clearing one of them means the default, relatime.
             self.all_set = (self.all_set & !ATTR_ATIME) | set;
             self.all_clear |= ATTR_ATIME;
@@ -249,7 +249,7 @@ impl Parsed {
     }
 }
 
-/// Splits `a=1,b,c="x,y"` at the commas that stand outside of double quotes and are not escaped; quotes go.
+/// Splits `a=1,b,c="x,y"` at the commas that are neither quoted nor escaped, and removes the quotes.
 fn split_data(option: &str) -> Vec<(String, Option<String>)> {
     let mut parts = vec![String::new()];
     let mut quoted = false;
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_option_is_answered_with_a_similar_one() {
+    fn an_unknown_option_suggests_a_similar_one() {
         let pairs = [("nosiud", "nosuid"), ("readonly", "ro"), ("noexecs", "noexec"), ("szie", "size"), ("NODEV", "nodev")];
         for (typed, meant) in pairs {
             assert_eq!(similar(typed), Some(meant), "{typed}");
@@ -290,7 +290,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_table_is_sorted_and_without_doubles() {
+    fn the_table_is_sorted_without_duplicates() {
         assert!(OPTIONS.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }
 
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_the_file_systems() {
+    fn unknown_options_are_passed_to_the_file_system() {
         let parsed = parse(&["size=64k", "mode=755,gid=5", "newinstance", "context=\"a,b\""]);
         let text = |s: &str| Some(s.to_owned());
         assert_eq!(

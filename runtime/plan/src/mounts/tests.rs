@@ -28,7 +28,7 @@ pub(in crate) fn denied(findings: &Findings) -> Vec<&str> {
 }
 
 #[test]
-fn the_usual_mounts() {
+fn default_mounts_are_planned() {
     let (plan, findings) = with_mounts(
         r#"[{"destination":"/proc","type":"proc","source":"proc"},
             {"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","strictatime","mode=755","ro"]},
@@ -51,7 +51,7 @@ fn the_usual_mounts() {
 }
 
 #[test]
-fn every_fault_is_reported_by_its_place() {
+fn every_fault_is_reported_with_its_path() {
     let (_, findings) = with_mounts(
         r#"[{"destination":"/proc/self","type":"tmpfs","source":"tmpfs"},
             {"destination":"/proc","type":"tmpfs","source":"tmpfs"},
@@ -100,7 +100,7 @@ fn without_a_mount_namespace_nothing_of_the_host_is_restricted() {
 }
 
 #[test]
-fn a_path_is_masked_once_and_counts_from_the_root() {
+fn a_path_is_masked_once_relative_to_the_root() {
     let json = r#"{"ociVersion":"1.0.2","root":{"path":"/r"},"linux":{"namespaces":[{"type":"mount"}],
         "maskedPaths":["/proc/keys","proc/kcore","/proc//keys","/proc/../proc/keys/","/proc/kcore"],
         "readonlyPaths":["proc/sys","/proc/sys"]}}"#;
@@ -139,7 +139,7 @@ fn a_mount_label_needs_selinux() {
 }
 
 #[test]
-fn what_looks_for_the_hosts_mounts_by_itself_does_not_begin_in_an_empty_namespace() {
+fn file_systems_that_look_up_host_paths_do_not_start_in_an_empty_namespace() {
     let fits = |mounts: &str| with_mounts(mounts).0.fits_empty_namespace();
     assert!(fits(r#"[{"destination":"/data","source":"/srv","options":["rbind"]}]"#));
     assert!(fits(r#"[{"destination":"/dev/pts","type":"devpts","source":"devpts"}]"#));
@@ -159,7 +159,7 @@ fn what_looks_for_the_hosts_mounts_by_itself_does_not_begin_in_an_empty_namespac
 }
 
 #[test]
-fn a_plan_survives_the_wire() {
+fn a_plan_is_serialised_without_loss() {
     let (mut plan, _) = with_mounts(
         r#"[{"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","size=1m","rro"]},
             {"destination":"/d","type":"bind","source":"/d","options":["rbind"]}]"#,

@@ -1,30 +1,32 @@
-//! What of a container's mounts comes from outside: CRIU neither saves nor makes it, but must be told its name.
+//! A container's external mounts: CRIU neither saves nor creates them, and must be given their names.
 
 use std::path::{Path, PathBuf};
 
 use super::mounts::{CgroupMounts, MountKind, MountOp, RootfsPlan};
 
-/// The name of every masked file, which is one /dev/null of the host.
+/// The name of every masked file, which is a bind of one /dev/null of the host.
 pub const NULL: &str = "/dev/null";
 
-/// A mount from outside. Its mount point is its name.
+/// An external mount, whose mount point is its name for CRIU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outside {
-    /// Where in the container.
+pub struct ExternalMount {
+    /// The mount point in the container.
     pub target: PathBuf,
-    /// What on the host.
+    /// The source on the host.
     pub source: PathBuf,
-    /// Its target may have to be made in the root, since no file system that is saved is mounted above it.
+    /// Whether the target may have to be created in the root, because no file system that is saved is mounted above
+    /// it.
     pub needs_target: bool,
 }
 
-/// Every bind, every part of the host's cgroups, and every device node that may be one. `plan.cgroup` is filled in.
-pub fn mounts(plan: &RootfsPlan) -> Vec<Outside> {
+/// Lists every bind, every part of the host's cgroups, and every device node that may be a bind. `plan.cgroup` must
+/// be filled in.
+pub fn mounts(plan: &RootfsPlan) -> Vec<ExternalMount> {
     let mut list = Vec::new();
-    for (place, op) in plan.mounts.iter().enumerate() {
-        let needs_target = !plan.mounts[..place].iter().any(|above| is_saved(above) && op.target.starts_with(&above.target));
+    for (index, op) in plan.mounts.iter().enumerate() {
+        let needs_target = !plan.mounts[..index].iter().any(|above| is_saved(above) && op.target.starts_with(&above.target));
         let mut add = |target: PathBuf, source: &Path, needs_target| {
-            list.push(Outside { target, source: source.to_owned(), needs_target });
+            list.push(ExternalMount { target, source: source.to_owned(), needs_target });
         };
         match (&op.kind, &plan.cgroup) {
             (MountKind::Bind { .. }, _) => add(op.target.clone(), &op.source, needs_target),
@@ -32,18 +34,18 @@ pub fn mounts(plan: &RootfsPlan) -> Vec<Outside> {
                 add(op.target.clone(), mountpoint, needs_target);
             }
             (MountKind::Cgroup, CgroupMounts::Hierarchies(hierarchies)) if !plan.cgroup_namespace => {
-                // Their directories are in a tmpfs, which is saved.
+                // The hierarchies' directories are in a tmpfs, which is saved.
                 hierarchies.iter().for_each(|hierarchy| add(op.target.join(&hierarchy.name), &hierarchy.own, false));
             }
             _ => {}
         }
     }
-    let node = |path: &PathBuf| Outside { target: path.clone(), source: path.clone(), needs_target: false };
+    let node = |path: &PathBuf| ExternalMount { target: path.clone(), source: path.clone(), needs_target: false };
     list.extend(plan.devices.iter().map(|device| node(&device.path)));
     list
 }
 
-/// A file system that CRIU saves with its files.
+/// Whether CRIU saves the file system with its files.
 fn is_saved(op: &MountOp) -> bool {
     matches!(op.kind, MountKind::Tmpfs)
 }
@@ -55,7 +57,7 @@ mod tests {
     use crate::mounts::{CgroupHierarchy, MountOptions};
 
     #[test]
-    fn binds_and_the_hosts_cgroups_come_from_outside() {
+    fn binds_and_the_hosts_cgroups_are_external() {
         let json = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"linux":{"namespaces":[{"type":"mount"}]},"mounts":[
             {"destination":"/dev","type":"tmpfs","source":"tmpfs"},
             {"destination":"/data","type":"bind","source":"/srv"},
