@@ -1,7 +1,7 @@
-//! Arguments in the form that runc takes them: Go's flag package, with flags allowed after the container's id.
+//! Arguments in the form that runc accepts: Go's flag package, with flags allowed after the container's id.
 //!
-//! One dash and two are the same; a value follows as `--name value` or `--name=value`; a boolean flag takes a
-//! value only in the second form; short flags are not grouped; `--` ends the flags.
+//! One dash and two are equivalent; a value follows as `--name value` or `--name=value`; a boolean flag takes a value
+//! only in the second form; short flags are not grouped; `--` ends the flags.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,22 +10,21 @@ use std::str::FromStr;
 
 use brig_engine::error::{Error, ErrorKind, Result};
 
-/// One flag.
+/// A flag of the command line.
 pub struct Flag {
     /// The long name.
     pub name: &'static str,
     /// The one-letter name; empty without one.
     pub short: &'static str,
-    /// What its value is called in the help text; empty for a boolean flag.
+    /// Name of the value in the help text; empty for a boolean flag.
     pub value: &'static str,
-    /// The help text; empty for a flag that is not shown.
+    /// The help text; empty for a hidden flag.
     pub help: &'static str,
-    /// Its value is a whole number: another one is a wrong command line, whatever the verb would say to it.
+    /// The value must be a whole number; any other value is a usage error, before the verb runs.
     pub number: bool,
 }
 
 impl Flag {
-    /// A boolean flag.
     pub const fn switch(name: &'static str, short: &'static str, help: &'static str) -> Flag {
         Flag { name, short, value: "", help, number: false }
     }
@@ -41,26 +40,26 @@ impl Flag {
     }
 }
 
-/// Where flags may stand.
+/// The positions in which flags are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Before, between and after the arguments.
     Anywhere,
-    /// Before the first argument: what follows it belongs to someone else.
+    /// Before the first argument: the rest belongs to the command to run.
     First,
 }
 
-/// What was given.
+/// A parsed command line.
 #[derive(Debug, Default)]
 pub struct Args {
     flags: Vec<(&'static str, OsString)>,
-    /// The arguments that are no flags.
+    /// The arguments that are not flags.
     pub rest: Vec<OsString>,
     /// `--help` or `-h` was among the flags.
     pub help: bool,
 }
 
-/// Sorts `args` into flags of `known` and the rest.
+/// Parses `args` into flags of `known` and arguments.
 pub fn parse(known: &'static [Flag], order: Order, args: impl IntoIterator<Item = OsString>) -> Result<Args> {
     let mut args = args.into_iter();
     let mut parsed = Args::default();
@@ -122,7 +121,6 @@ fn boolean(value: &OsStr) -> Option<bool> {
 }
 
 impl Args {
-    /// The last value of a flag.
     pub fn value(&self, name: &str) -> Option<&OsStr> {
         self.flags.iter().rev().find(|(flag, _)| *flag == name).map(|(_, value)| value.as_os_str())
     }
@@ -132,7 +130,7 @@ impl Args {
         self.flags.iter().filter(move |(flag, _)| *flag == name).map(|(_, value)| value.as_os_str())
     }
 
-    /// A boolean flag is on.
+    /// Whether a boolean flag is set.
     pub fn is_on(&self, name: &str) -> bool {
         self.value(name).and_then(boolean).unwrap_or(false)
     }
@@ -161,12 +159,12 @@ impl Args {
     /// The argument at `index` as text, which container ids are.
     pub fn argument(&self, index: usize) -> Result<&str> {
         let argument = self.rest.get(index).map_or(OsStr::new(""), OsString::as_os_str);
-        // A byte that is no text cannot be part of an id.
+        // An id is ASCII, so an argument that is not UTF-8 cannot be one.
         argument.to_str().ok_or_else(|| Error::new(ErrorKind::InvalidId, "invalid container ID format"))
     }
 }
 
-/// A decimal number, with a sign or without.
+/// Parses a decimal number, with or without a sign.
 pub fn number<T: FromStr<Err = std::num::ParseIntError>>(text: &str) -> Result<T> {
     text.parse().map_err(|error: std::num::ParseIntError| usage(error.to_string()))
 }
@@ -210,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_line_of_someone_else_is_left_alone() {
+    fn flags_after_the_first_argument_belong_to_the_command() {
         let args = args(Order::First, &["-e", "A=1", "--env=B=2", "id", "sh", "-e", "--help"]).unwrap();
         assert_eq!(args.texts("env").unwrap(), ["A=1", "B=2"]);
         assert_eq!(args.rest, ["id", "sh", "-e", "--help"]);
@@ -218,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_read_as_runcs_do() {
+    fn usage_errors_have_runcs_text() {
         let fault = |line: &[&str]| args(Order::Anywhere, line).unwrap_err().to_string();
         assert_eq!(fault(&["--bogus"]), "flag provided but not defined: -bogus");
         assert_eq!(fault(&["--fds", "many"]), "invalid value \"many\" for flag -fds: parse error");
@@ -229,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_counts_and_false_is_off() {
+    fn the_last_value_of_a_flag_wins() {
         let args = args(Order::Anywhere, &["-b", "x", "-b", "y", "--no-pivot", "--no-pivot=false", "-h"]).unwrap();
         assert_eq!(args.value("bundle"), Some(OsStr::new("y")));
         assert!(!args.is_on("no-pivot") && args.help);
@@ -237,7 +235,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_arguments_are_sorted_or_refused(line in proptest::collection::vec("[-a-z=]{0,6}", 0..6)) {
+        fn arbitrary_arguments_are_parsed_or_refused(line in proptest::collection::vec("[-a-z=]{0,6}", 0..6)) {
             let line: Vec<OsString> = line.iter().map(OsString::from).collect();
             if let Ok(args) = parse(FLAGS, Order::Anywhere, line.clone()) {
                 prop_assert!(args.rest.len() <= line.len());

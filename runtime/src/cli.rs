@@ -1,4 +1,4 @@
-//! The command line as a whole: the global flags, and the dispatch to a verb.
+//! The command line: global flags, and the dispatch to a verb.
 
 use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -11,12 +11,12 @@ use crate::args::{self, Args, Flag, Order};
 use crate::commands::{VERBS, Verb};
 use crate::{help, log, output};
 
-/// Exit code of a verb that does not exist.
+/// Exit code for an unknown verb.
 const NO_SUCH_VERB: i32 = 3;
-/// Exit code of an exec that could not start its program.
+/// Exit code of an exec that failed to start its program.
 const EXEC_FAILED: i32 = 255;
 
-/// Flags that stand before the verb.
+/// Flags before the verb.
 pub(crate) static GLOBAL_FLAGS: &[Flag] = &[
     Flag::switch("debug", "", "write debug lines to the log"),
     Flag::value("log", "", "FILE", "write the log to FILE, journald:ID or syslog:ID (default: standard error)"),
@@ -30,18 +30,18 @@ pub(crate) static GLOBAL_FLAGS: &[Flag] = &[
     Flag::switch("version", "v", "print the version"),
 ];
 
-/// What the global flags say.
+/// The values of the global flags.
 pub(crate) struct Global {
-    /// Where containers are recorded, absolute.
+    /// The directory of the containers' records; absolute.
     pub root: PathBuf,
-    /// `--root` was given.
+    /// Whether `--root` was given.
     pub root_is_given: bool,
-    /// Who makes cgroups.
+    /// The cgroup manager.
     pub manager: CgroupManager,
 }
 
 impl Global {
-    /// The engine that these flags ask for.
+    /// Creates the engine for these flags.
     pub fn engine(&self) -> Engine {
         Engine::new(self.root.clone(), self.manager)
     }
@@ -100,8 +100,8 @@ fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
         return output::print(&help::verb(verb)).map(|()| 0);
     }
     verb.check_count(args.rest.len())?;
-    let (root, of_the_session) = root(global)?;
-    if of_the_session {
+    let (root, in_runtime_dir) = root(global)?;
+    if in_runtime_dir {
         make_sticky(&root)?;
     }
     let global = Global { root, root_is_given: global.path("root").is_some(), manager: manager(global)? };
@@ -117,9 +117,9 @@ fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
     }
 }
 
-/// Adds to the error of a command line that is Docker's or Podman's what brig runs instead of an image.
+/// Adds a hint to the usage error of a Docker or Podman command line: brig runs bundles, not images.
 fn no_image(verb: &Verb, rest: &[OsString], error: Error) -> Error {
-    /// Flags of their `run` and `create` that users give first, and that are none of brig's.
+    /// Common flags of Docker's `run` and `create` that brig does not have.
     const FOREIGN: [&str; 14] =
         ["-i", "-t", "-it", "-ti", "-dit", "-itd", "-p", "-v", "-e", "--rm", "--name", "--interactive", "--tty", "--volume"];
     let flag = |word: &OsString| word.to_string_lossy().split('=').next().is_some_and(|flag| FOREIGN.contains(&flag));
@@ -130,10 +130,10 @@ fn no_image(verb: &Verb, rest: &[OsString], error: Error) -> Error {
     Error::new(error.kind(), format!("{error}; {hint}"))
 }
 
-/// `--root`, or the place that suits the caller's privilege; and whether that is one below XDG_RUNTIME_DIR.
+/// The root directory, and whether it is below XDG_RUNTIME_DIR. The default suits the caller's privilege.
 fn root(global: &Args) -> Result<(PathBuf, bool)> {
     let runtime_dir = || std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty() && is_rootless());
-    let (root, of_the_session) = match global.path("root") {
+    let (root, in_runtime_dir) = match global.path("root") {
         Some(root) => (root, false),
         None => match runtime_dir() {
             Some(dir) => (Path::new(&dir).join("brig"), true),
@@ -146,10 +146,10 @@ fn root(global: &Args) -> Result<(PathBuf, bool)> {
     if absolute.parent().is_none() {
         return Err(Error::new(ErrorKind::InvalidConfig, "invalid --root \"/\": give a directory of its own"));
     }
-    Ok((absolute, of_the_session))
+    Ok((absolute, in_runtime_dir))
 }
 
-/// Files below XDG_RUNTIME_DIR may be swept away when they are old, unless the sticky bit is set (XDG Base Directory
+/// Sets the sticky bit: old files below XDG_RUNTIME_DIR may be removed unless it is set (XDG Base Directory
 /// Specification).
 fn make_sticky(root: &Path) -> Result<()> {
     let unable = || format!("unable to make the root directory {}", root.display());
@@ -157,12 +157,13 @@ fn make_sticky(root: &Path) -> Result<()> {
     std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o1700)).with_context(unable)
 }
 
-/// The caller is no root, or only root of a user namespace of its own (USER keeps the name outside).
+/// Whether the caller is not root, or is root only in its own user namespace (USER keeps the outer name).
 fn is_rootless() -> bool {
     if !nix::unistd::geteuid().is_root() {
         return true;
     }
-    // The initial user namespace maps every id to itself. Where the map cannot be read, there is no other one.
+    // The initial user namespace maps every id to itself. A map that cannot be read means a kernel without user
+    // namespaces.
     let mapped = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let initial = mapped.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
     !mapped.is_empty() && !initial && std::env::var_os("USER").is_none_or(|user| user != "root")
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_is_absolute_and_not_the_whole_disk() {
+    fn the_root_is_absolute_and_never_the_file_systems_root() {
         assert_eq!(root(&global(&["--root", "/a/b"])).unwrap(), (PathBuf::from("/a/b"), false));
         assert!(root(&global(&["--root", "here"])).unwrap().0.ends_with("here"));
         assert!(root(&global(&["--root", "/"])).is_err());
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_manager_is_chosen_by_either_flag() {
+    fn either_flag_selects_the_cgroup_manager() {
         assert_eq!(manager(&global(&[])).unwrap(), CgroupManager::Cgroupfs);
         assert_eq!(manager(&global(&["--systemd-cgroup"])).unwrap(), CgroupManager::Systemd);
         assert_eq!(manager(&global(&["--cgroup-manager=disabled"])).unwrap(), CgroupManager::Disabled);

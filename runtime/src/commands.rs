@@ -1,4 +1,4 @@
-//! The verbs. Each file holds one: its flags and help, and how it calls the engine.
+//! The verbs. Each file holds one or a few: flags, help, and the calls into the engine.
 
 mod checkpoint;
 mod create;
@@ -16,39 +16,37 @@ use brig_engine::error::{Error, ErrorKind, Result};
 
 /// A verb of the command line.
 pub struct Verb {
-    /// Its name.
     pub name: &'static str,
-    /// Its arguments, as the usage line shows them.
+    /// Arguments, as the usage line shows them.
     pub usage: &'static str,
-    /// What it does, in a few words.
+    /// Summary in a few words.
     pub about: &'static str,
-    /// What a person must know beyond that; may be empty.
+    /// Further help; may be empty.
     pub details: &'static str,
-    /// One line that works.
+    /// A working command line.
     pub example: &'static str,
-    /// Its flags.
     pub flags: &'static [Flag],
-    /// Where they may stand.
+    /// Positions in which the flags are accepted.
     pub order: Order,
-    /// How many arguments it takes.
+    /// Number of arguments.
     pub count: Count,
-    /// Runs it, and returns its exit code.
+    /// Runs the verb and returns the exit code.
     pub run: fn(&Global, &Args) -> Result<i32>,
 }
 
-/// How many arguments a verb takes.
+/// Number of arguments of a verb.
 #[derive(Clone, Copy, Debug)]
 pub enum Count {
-    /// As many as this.
+    /// Exactly this number.
     Exactly(usize),
-    /// This many or more.
+    /// This number or more.
     AtLeast(usize),
-    /// From the first number to the second.
+    /// From the first number to the second, inclusive.
     Between(usize, usize),
 }
 
 impl Verb {
-    /// Refuses a wrong number of arguments in runc's words.
+    /// Refuses a wrong number of arguments, with runc's text.
     pub fn check_count(&self, given: usize) -> Result<()> {
         let (right, wanted) = match self.count {
             Count::Exactly(count) => (given == count, format!("exactly {count}")),

@@ -1,4 +1,4 @@
-//! Waiting for a container's process in the foreground: signals go in, its exit status comes out.
+//! A container in the foreground: forwards signals to the container's process, and waits for its exit status.
 
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,12 +11,12 @@ use brig_sys::SysError;
 use brig_sys::process;
 use brig_sys::signal::{Hold, Signals};
 
-/// Adds to the number of a signal that ended a program, as shells do.
+/// Offset of the exit code for a program that a signal killed, as in shells.
 const SIGNALLED: i32 = 128;
 
-/// Waits until the process has ended, and returns its exit code. `hold` was made before the launch.
+/// Waits until the process has exited, and returns its exit code. `hold` was created before the launch.
 ///
-/// Every other child that ends meanwhile is reaped too: orphans of the container are children of a subreaper.
+/// Every other child that exits meanwhile is reaped too: a subreaper's orphans are its children.
 pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
     let Launched { pid, pidfd, terminal, pipes, mut notify } = launched;
     let mut signals = Signals::open(hold)?;
@@ -24,20 +24,20 @@ pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
         Some(pipes) => Some(Proxy::of_pipes(pipes)?),
         None => terminal.map(Proxy::new).transpose()?,
     };
-    // The first round is without a wait: what came during the launch, a signal or the process's end, makes no
+    // The first round does not poll: a signal that arrived during the launch, or the process's exit, may make no
     // descriptor readable.
-    let mut ready = Ready { process: true, signals: true, notice: false, streams: [false; 3] };
+    let mut ready = Ready { process: true, signals: true, notification: false, streams: [false; 3] };
     let code = loop {
         if let Some(proxy) = &mut proxy {
             proxy.run(ready.streams);
         }
-        if ready.notice {
-            // Once is enough: later ones would have nobody to read them, and must not wait for that.
-            notify = notify.filter(|notify| !pass_notice_on(notify));
+        if ready.notification {
+            // One notification is enough: later ones have no reader, and must not block on that.
+            notify = notify.filter(|notify| !forward_notification(notify));
         }
         if ready.signals {
             while let Some(signal) = signals.read()? {
-                pass_on(signal, &pidfd, proxy.as_ref())?;
+                forward(signal, &pidfd, proxy.as_ref())?;
             }
         }
         if (ready.signals || ready.process) && let Some(code) = reap(pid)? {
@@ -51,11 +51,11 @@ pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
     Ok(code)
 }
 
-/// What poll found.
+/// The results of poll.
 struct Ready {
     process: bool,
     signals: bool,
-    notice: bool,
+    notification: bool,
     streams: [bool; 3],
 }
 
@@ -77,40 +77,41 @@ fn wait_for_events(
             Err(error) => return Err(SysError::from_rustix("poll", "", error).into()),
         }
     }
-    // An error or a hang-up counts: the read or write that follows reports it.
+    // Errors and hang-ups count as ready: the read or write that follows reports them.
     let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
     let mut next = || ready.next().unwrap_or(false);
     let (process, signals) = (next(), next());
-    let notice = notify.is_some() && next();
+    let notification = notify.is_some() && next();
     let streams = places.map(|polled| polled && next());
-    Ok(Ready { process, signals, notice, streams })
+    Ok(Ready { process, signals, notification, streams })
 }
 
-/// Passes a notification on to the service manager, which is to watch this command. True: there is no more to do.
-fn pass_notice_on(notify: &Notify) -> bool {
+/// Forwards a notification to the service manager, which is to watch this command. Returns true when no further
+/// notification is expected.
+fn forward_notification(notify: &Notify) -> bool {
     notify.pass_on(std::process::id() as i32).unwrap_or_else(|error| {
         tracing::warn!("{error}");
         true
     })
 }
 
-fn pass_on(number: i32, pidfd: &impl std::os::fd::AsFd, proxy: Option<&Proxy>) -> Result<()> {
+fn forward(number: i32, pidfd: &impl std::os::fd::AsFd, proxy: Option<&Proxy>) -> Result<()> {
     match (number, proxy) {
-        // Reaped by the caller of this.
+        // The caller reaps children.
         (libc::SIGCHLD, _) => Ok(()),
         (libc::SIGWINCH, Some(proxy)) if proxy.has_terminal() => {
             proxy.resize();
             Ok(())
         }
         _ => match process::pidfd_send_signal(pidfd.as_fd(), number) {
-            // It has just ended; its status is about to be read.
+            // The process has just exited; its status is about to be read.
             Err(error) if error.errno() == Errno::ESRCH => Ok(()),
             result => Ok(result?),
         },
     }
 }
 
-/// Reaps every child that has ended; the exit code of `pid` when it is among them.
+/// Reaps every child that has exited. Returns the exit code of `pid` if it is among them.
 fn reap(pid: i32) -> Result<Option<i32>> {
     let mut found = None;
     loop {
@@ -131,7 +132,7 @@ fn exit_code(status: WaitStatus) -> i32 {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,
         (None, Some(signal)) => SIGNALLED + signal,
-        // Stopped and continued children are not asked for.
+        // wait is not asked for stopped and continued children.
         (None, None) => 0,
     }
 }

@@ -1,4 +1,4 @@
-//! What a person reads who asks for help, perhaps at three in the morning.
+//! Help texts.
 
 use std::fmt::Write;
 
@@ -6,12 +6,12 @@ use crate::args::Flag;
 use crate::commands::{VERBS, Verb};
 use crate::cli::GLOBAL_FLAGS;
 
-/// The versions, in the form of `runc --version`.
+/// The version text, in the form of `runc --version`.
 pub fn version() -> String {
     format!("brig version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), brig_engine::SPEC_VERSION)
 }
 
-/// `brig --help`.
+/// The text of `brig --help`.
 pub fn overview() -> String {
     let mut text = String::from(
         "brig - an OCI container runtime\n\n\
@@ -28,12 +28,12 @@ pub fn overview() -> String {
     text.push_str(
         "\nEXAMPLE\n  mkdir -p box/rootfs && cd box       # put a root file system into rootfs\n  \
          brig spec                           # write config.json\n  \
-         brig run box1                       # run it; 'brig COMMAND --help' tells more\n",
+         brig run box1                       # run it; 'brig COMMAND --help' shows more\n",
     );
     text
 }
 
-/// `brig VERB --help`.
+/// The text of `brig VERB --help`.
 pub fn verb(verb: &Verb) -> String {
     let mut text = format!("brig {} - {}\n\nUSAGE\n  brig {} [flags] {}\n", verb.name, verb.about, verb.name, verb.usage);
     if !verb.details.is_empty() {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn flag_names_are_told_apart() {
+    fn flag_names_are_unique_within_a_verb() {
         for one in VERBS {
             for (index, flag) in one.flags.iter().enumerate() {
                 let clash = |other: &Flag| {

@@ -1,14 +1,14 @@
-//! What a caller hands over through its environment and its descriptors.
+//! Resources that the caller passes on through environment and descriptors.
 
 use std::path::PathBuf;
 
 use brig_engine::error::{Error, ErrorKind, Result};
 use brig_sys::inherited::is_open;
 
-/// The first descriptor that is no standard stream (sd_listen_fds(3)).
+/// The first descriptor after the standard streams (sd_listen_fds(3)).
 const FIRST: u32 = 3;
 
-/// Number of sockets that systemd passes on: LISTEN_FDS, when LISTEN_PID is this process.
+/// Number of sockets that systemd passes: LISTEN_FDS, if LISTEN_PID is this process.
 pub fn listen_fds() -> u32 {
     let variable = |name| std::env::var(name).ok()?.parse::<u32>().ok();
     match variable("LISTEN_PID") {
@@ -22,7 +22,7 @@ pub fn notify_socket() -> Option<PathBuf> {
     std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// Each descriptor that the container is to inherit must be open.
+/// Checks that each descriptor for the container is open.
 pub fn check(listen_fds: u32, preserve_fds: u32) -> Result<()> {
     for index in 0..listen_fds.saturating_add(preserve_fds) {
         let fd = FIRST.checked_add(index).and_then(|fd| i32::try_from(fd).ok());
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_descriptor_that_is_not_open_is_named() {
+    fn the_error_names_the_descriptor_that_is_not_open() {
         assert!(check(0, 0).is_ok());
         let error = check(0, u32::MAX).unwrap_err().to_string();
         assert!(error.starts_with("please check that preserved-fd-"), "{error}");

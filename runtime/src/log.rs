@@ -1,5 +1,5 @@
-//! The log: runc's lines, in runc's two formats, to a file or to standard error; or bare messages to the journal or to
-//! syslog, which crun's `--log journald:ID` and `--log syslog:ID` ask for.
+//! The log: runc's lines, in runc's two formats, to a file or to standard error; or bare messages to journald or
+//! syslog, for crun's `--log journald:ID` and `--log syslog:ID`.
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
@@ -18,7 +18,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use brig_engine::error::{Context, Error, Result, without_numbers};
 use brig_wire::logrus::quoted;
 
-/// How a line is written.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// `time="..." level=error msg="..."`
@@ -29,7 +29,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// From the value of `--log-format`.
+    /// Parses the value of `--log-format`.
     pub fn new(name: &str) -> Result<Format> {
         match name {
             "" | "text" => Ok(Format::Text),
@@ -39,11 +39,11 @@ impl Format {
     }
 }
 
-/// Sends the log of this process to its place; once in its life.
+/// Opens the log of this process; may be called once.
 ///
-/// Without a `place` it goes to standard error. `debug` adds debug lines to it.
-pub fn init(place: Option<&Path>, format: Format, debug: bool) -> Result<()> {
-    let sink = place.map_or(Ok(Sink::Stderr), Sink::open)?;
+/// `destination` is a file, or standard error if `None`; `debug` enables debug lines.
+pub fn init(destination: Option<&Path>, format: Format, debug: bool) -> Result<()> {
+    let sink = destination.map_or(Ok(Sink::Stderr), Sink::open)?;
     TO_FILE.get_or_init(|| !matches!(sink, Sink::Stderr));
     let log = Log { sink, format, level: if debug { Level::DEBUG } else { Level::INFO } };
     tracing::subscriber::set_global_default(log).map_err(|_| Error::other("the log is open already"))
@@ -51,42 +51,43 @@ pub fn init(place: Option<&Path>, format: Format, debug: bool) -> Result<()> {
 
 static TO_FILE: OnceLock<bool> = OnceLock::new();
 
-/// Where the lines go.
+/// The destination of the lines.
 enum Sink {
     Stderr,
     File(File),
-    /// The journal's socket, and the identifier of the entries.
+    /// journald's socket, and the identifier of the entries.
     Journal(UnixDatagram, String),
-    /// The same of syslog(3).
+    /// syslogd's socket, and the identifier of the messages.
     Syslog(UnixDatagram, String),
 }
 
-/// Where journald listens (systemd-journald.service(8)), and where syslogd does (syslog(3)).
+/// The sockets of journald (systemd-journald.service(8)) and of syslogd (syslog(3)).
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 const SYSLOG_SOCKET: &str = "/dev/log";
 
 impl Sink {
-    fn open(place: &Path) -> Result<Sink> {
-        let identifier = |prefix: &str| place.as_os_str().as_bytes().strip_prefix(prefix.as_bytes());
+    fn open(destination: &Path) -> Result<Sink> {
+        let identifier = |prefix: &str| destination.as_os_str().as_bytes().strip_prefix(prefix.as_bytes());
         if let Some(identifier) = identifier("journald:") {
             return Ok(Sink::Journal(connect(JOURNAL_SOCKET, "--log journald:")?, name(identifier)));
         }
         if let Some(identifier) = identifier("syslog:") {
             return Ok(Sink::Syslog(connect(SYSLOG_SOCKET, "--log syslog:")?, name(identifier)));
         }
-        let path = identifier("file:").map_or(place, |path| Path::new(std::ffi::OsStr::from_bytes(path)));
+        let path = identifier("file:").map_or(destination, |path| Path::new(std::ffi::OsStr::from_bytes(path)));
         let open = OpenOptions::new().append(true).create(true).mode(0o644).open(path);
         Ok(Sink::File(open.with_context(|| format!("open log file {}", path.display()))?))
     }
 }
 
-/// The identifier of entries: what stands behind the colon, on one line; the program's name when there is nothing.
+/// The identifier of entries: the text after the colon, without control characters; the program's name if that is
+/// empty.
 fn name(identifier: &[u8]) -> String {
     let name: String = String::from_utf8_lossy(identifier).chars().filter(|sign| !sign.is_control()).collect();
     if name.is_empty() { "brig".to_owned() } else { name }
 }
 
-/// A socket to a logging service. One that does not read holds the runtime up for no more than a moment a line.
+/// Connects to a logging service. A service that does not read delays the runtime by at most WRITE_TIMEOUT a line.
 fn connect(path: &str, what: &str) -> Result<UnixDatagram> {
     const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
     let unable = || format!("{what} unable to connect to {path} (is that service running?)");
@@ -96,7 +97,7 @@ fn connect(path: &str, what: &str) -> Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// The priority of a level (syslog(3)).
+/// The syslog priority of a level (syslog(3)).
 fn priority(level: &Level) -> u8 {
     match *level {
         Level::ERROR => 3,
@@ -106,7 +107,7 @@ fn priority(level: &Level) -> u8 {
     }
 }
 
-/// An entry in journald's native protocol: a field with line breaks has its length before it.
+/// Formats an entry in journald's native protocol. The message is length-prefixed, because it may have line breaks.
 fn journal_entry(level: &Level, identifier: &str, message: &str) -> Vec<u8> {
     let mut entry = format!("PRIORITY={}\nSYSLOG_IDENTIFIER={identifier}\nID={identifier}\nMESSAGE\n", priority(level)).into_bytes();
     entry.extend((message.len() as u64).to_le_bytes());
@@ -115,24 +116,24 @@ fn journal_entry(level: &Level, identifier: &str, message: &str) -> Vec<u8> {
     entry
 }
 
-/// A message of syslogd's local protocol, of the facility LOG_USER.
+/// Formats a message of syslogd's local protocol, with the facility LOG_USER.
 fn syslog_message(level: &Level, identifier: &str, message: &str) -> String {
     const LOG_USER: u8 = 1 << 3;
     format!("<{}>{identifier}[{}]: {message}", LOG_USER | priority(level), std::process::id())
 }
 
-/// The last words of a command that failed: a line of the log and, if that is a file, the bare message on
-/// standard error.
+/// Reports the error of a failed command: a line in the log and, if that is a file, the bare message on standard
+/// error.
 pub fn fatal(message: &str) {
     match TO_FILE.get() {
         Some(to_file) => {
             tracing::error!("{message}");
             if *to_file {
-                // There is nobody left to tell.
+                // Standard error is the last resort: its failure cannot be reported.
                 let _ = writeln!(std::io::stderr(), "{message}");
             }
         }
-        // The log could not be opened, or the arguments were wrong before it was.
+        // The log failed to open, or the arguments were wrong before it was opened.
         None => {
             let line = line(Format::Text, "error", message, "", SystemTime::now());
             let _ = std::io::stderr().write_all(line.as_bytes());
@@ -168,7 +169,7 @@ impl Subscriber for Log {
         let line = || line(self.format, level, &text.message, &text.fields, SystemTime::now());
         let bare = || if text.fields.is_empty() { text.message.clone() } else { format!("{}:{}", text.message, text.fields) };
         let level = event.metadata().level();
-        // A log that cannot be written to must not fail the container. One write keeps the line whole.
+        // A log that cannot be written to must not fail the container. A single write keeps the line whole.
         let _ = match &self.sink {
             Sink::Stderr => std::io::stderr().write_all(line().as_bytes()),
             Sink::File(file) => (&*file).write_all(line().as_bytes()),
@@ -177,7 +178,7 @@ impl Subscriber for Log {
         };
     }
 
-    // There are no spans: `enabled` refuses them.
+    // Spans are never enabled.
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
     }
@@ -220,7 +221,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn lines_are_those_of_runc() {
+    fn lines_have_runcs_format() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_344_507);
         assert_eq!(
             line(Format::Text, "error", "container does not exist", "", time),
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_the_journal_and_of_syslog_hold_level_identifier_and_message() {
+    fn journal_and_syslog_entries_have_level_identifier_and_message() {
         let entry = journal_entry(&Level::WARN, "box", "a\nPRIORITY=0");
         let head = b"PRIORITY=4\nSYSLOG_IDENTIFIER=box\nID=box\nMESSAGE\n\x0c\0\0\0\0\0\0\0a\nPRIORITY=0\n";
         assert_eq!(entry, head);
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_are_named() {
+    fn unknown_formats_are_refused() {
         assert_eq!(Format::new("json").unwrap(), Format::Json);
         assert_eq!(Format::new("xml").unwrap_err().to_string(), "invalid log-format: xml");
     }

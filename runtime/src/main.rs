@@ -5,8 +5,8 @@
 //! | [`cli`] | global flags, and the dispatch to a verb |
 //! | [`args`], [`help`] | the grammar of the arguments, and the help texts |
 //! | [`commands`] | one file for each verb, or for a few related ones |
-//! | [`foreground`], [`proxy`] | a container in the foreground: signals, the terminal |
-//! | [`inherited`] | the descriptors that the caller passes on |
+//! | [`foreground`], [`proxy`] | a container in the foreground: signals, standard streams, the terminal |
+//! | [`inherited`] | descriptors and sockets that the caller passes on |
 //! | [`log`], [`output`] | the log, and standard output |
 #![forbid(unsafe_code)]
 

@@ -7,13 +7,13 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 
 use brig_engine::error::{Context, Result};
 
-/// Writes `text` to standard output, and reports that it could not (a full disk, a closed pipe).
+/// Writes `text` to standard output. An error means a full disk or a closed pipe.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to standard output")
 }
 
-/// Columns of the terminal at standard error; 100 when it is none.
+/// Width of the terminal at standard error, in columns; 100 when it is not a terminal.
 pub fn columns() -> usize {
     use std::os::fd::AsFd;
     const UNKNOWN: usize = 100;
@@ -21,14 +21,14 @@ pub fn columns() -> usize {
     size.map_or(UNKNOWN, |(_, columns)| usize::from(columns).max(UNKNOWN / 2))
 }
 
-/// JSON on one line.
+/// Formats JSON on one line, with a newline at its end.
 pub fn json_line(value: &impl Serialize) -> Result<String> {
     let mut text = serde_json::to_string(value).context("encode JSON")?;
     text.push('\n');
     Ok(text)
 }
 
-/// JSON over several lines, indented by `indent`, without a newline at its end.
+/// Formats JSON over several lines, indented by `indent`, without a newline at its end.
 pub fn json_indented(value: &impl Serialize, indent: &str) -> Result<String> {
     let mut bytes = Vec::new();
     let formatter = PrettyFormatter::with_indent(indent.as_bytes());
@@ -36,7 +36,7 @@ pub fn json_indented(value: &impl Serialize, indent: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Columns as runc's list sets them: at least 12 wide, three blanks between, none after the last.
+/// Formats columns like runc's list: at least 12 wide, three blanks between, none after the last.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     const MINIMUM: usize = 12;
     const BETWEEN: usize = 3;
@@ -65,14 +65,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_those_of_runc() {
+    fn columns_are_laid_out_like_runcs() {
         let row = |cells: [&str; 3]| cells.map(str::to_owned);
         let text = table(&[row(["ID", "PID", "OWNER"]), row(["a-rather-long-name", "1", "root"])]);
         assert_eq!(text, "ID                   PID         OWNER\na-rather-long-name   1           root\n");
     }
 
     #[test]
-    fn json_is_indented_as_asked() {
+    fn json_is_indented_by_the_given_text() {
         assert_eq!(json_indented(&serde_json::json!({"a": [1]}), "  ").unwrap(), "{\n  \"a\": [\n    1\n  ]\n}");
     }
 }

@@ -1,4 +1,4 @@
-//! Bytes between the caller's standard streams and those of a foreground container: its terminal, or pipes.
+//! The copy loop between the caller's standard streams and those of a foreground container: its terminal, or pipes.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,24 +10,24 @@ use brig_engine::error::{Context, Result};
 use brig_sys::signal::Signals;
 use brig_sys::tty;
 
-/// What one read may bring. A write of this much does not block after poll found room in a pipe (pipe(7), PIPE_BUF).
+/// Buffer size of one read. A write of this size does not block after poll found room in a pipe (pipe(7), PIPE_BUF).
 const CHUNK: usize = 4096;
 
-/// What the container's side is.
+/// The kind of the container's stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     /// A terminal's master, which serves both directions and stays open.
     Terminal,
-    /// A pipe, which is closed once the caller's side is: the container sees the end of file, or is refused a write.
+    /// A pipe, which is closed once the caller's side is: the container then reads the end of file, or gets EPIPE.
     Pipe,
 }
 
-/// One direction: bytes that were read and not yet written.
+/// One direction: bytes that were read but not yet written.
 struct Pump {
-    /// `None` once nothing more comes from it.
+    /// `None` after the end of file.
     from: Option<File>,
-    /// `None` once it takes nothing more. What a terminal says is read and dropped then, so that the container does not
-    /// wait for it.
+    /// `None` once the reader has closed it. A terminal's output is then read and dropped, so that the container does
+    /// not block on it.
     to: Option<File>,
     side: Side,
     bytes: [u8; CHUNK],
@@ -44,7 +44,7 @@ impl Pump {
         self.start == self.end
     }
 
-    /// What this direction waits for now.
+    /// The event that this direction waits for.
     fn wait(&self) -> Option<PollFd<'_>> {
         if self.is_empty() {
             self.from.as_ref().map(|from| PollFd::new(from, PollFlags::IN))
@@ -53,15 +53,15 @@ impl Pump {
         }
     }
 
-    /// Moves what can be moved, after poll found that something can.
+    /// Reads or writes once, after poll found the descriptor ready.
     fn run(&mut self) {
         if self.is_empty() {
             self.read();
         } else {
             self.write();
         }
-        let is_over = self.is_empty() && self.from.is_none() || self.to.is_none();
-        if is_over && self.side == Side::Pipe {
+        let is_finished = self.is_empty() && self.from.is_none() || self.to.is_none();
+        if is_finished && self.side == Side::Pipe {
             (self.from, self.to) = (None, None);
         }
     }
@@ -71,7 +71,7 @@ impl Pump {
         match from.read(&mut self.bytes) {
             Ok(count @ 1..) => (self.start, self.end) = (0, if self.to.is_some() { count } else { 0 }),
             Err(error) if is_transient(&error) => {}
-            // A master whose slaves are all closed reads as EIO. Any other error ends the stream as well.
+            // Reading a master whose slaves are all closed fails with EIO. Any other error ends the stream as well.
             Ok(0) | Err(_) => self.from = None,
         }
     }
@@ -85,7 +85,7 @@ impl Pump {
         }
     }
 
-    /// Bytes to be written next, once nothing more is read.
+    /// Queues bytes for writing, after the end of file.
     fn append(&mut self, bytes: &[u8]) {
         self.bytes[..bytes.len()].copy_from_slice(bytes);
         (self.start, self.end) = (0, bytes.len());
@@ -96,10 +96,10 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
-/// The container's terminal and the caller's, which is raw while this exists.
+/// The container's terminal and the caller's, which is in raw mode while this value exists.
 struct Terminal {
     master: OwnedFd,
-    /// The caller's terminal, whose size is passed on.
+    /// The caller's terminal, whose size the container's follows.
     outer: Option<OwnedFd>,
     _raw: Option<tty::RawMode<OwnedFd>>,
 }
@@ -116,9 +116,9 @@ fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
 }
 
 impl Proxy {
-    /// Takes over the caller's standard streams, for the terminal of this master.
+    /// Connects the caller's standard streams to the terminal with this master.
     pub fn new(master: OwnedFd) -> Result<Proxy> {
-        // Poll says when there is something, but another reader of the same terminal may be quicker.
+        // Nonblocking: after poll, another reader of the same terminal may be first.
         rustix::io::ioctl_fionbio(&master, true).map_err(|error| brig_sys::SysError::from_rustix("ioctl", "FIONBIO", error))?;
         let streams = [copy(io::stdin().as_fd())?, copy(io::stdout().as_fd())?, copy(io::stderr().as_fd())?];
         let raw = tty::RawMode::new(copy(streams[0].as_fd())?)?;
@@ -133,7 +133,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// The same for pipes to standard input, and from standard output and error.
+    /// Connects the caller's standard streams to pipes for standard input, output and error.
     pub fn of_pipes([input, output, error]: [OwnedFd; 3]) -> Result<Proxy> {
         Ok(Proxy {
             input: Some(Pump::new(copy(io::stdin().as_fd())?, input, Side::Pipe)),
@@ -145,28 +145,28 @@ impl Proxy {
         })
     }
 
-    /// The container has a terminal, whose size follows the caller's.
+    /// Whether the container has a terminal, whose size follows the caller's.
     pub fn has_terminal(&self) -> bool {
         self.terminal.is_some()
     }
 
-    /// Gives the container's terminal the size of the caller's.
+    /// Sets the size of the container's terminal to that of the caller's.
     pub fn resize(&self) {
         let Some(Terminal { master, outer: Some(outer), .. }) = &self.terminal else { return };
-        // The caller's terminal may have hung up; a wrong size is not worth ending the container for.
+        // The caller's terminal may have hung up; a wrong size is no reason to fail the container.
         let set = tty::size(outer.as_fd()).and_then(|(rows, columns)| tty::set_size(master.as_fd(), rows, columns));
         if let Err(error) = set {
             tracing::debug!("resize the terminal: {error}");
         }
     }
 
-    /// What to poll, for input and both outputs.
+    /// The events to poll for, of input and both outputs.
     pub fn waits(&self) -> [Option<PollFd<'_>>; 3] {
         let [output, error] = &self.outputs;
         [&self.input, output, error].map(|pump| pump.as_ref().and_then(Pump::wait))
     }
 
-    /// Moves bytes in the directions that are ready.
+    /// Copies bytes in the directions that are ready.
     pub fn run(&mut self, ready: [bool; 3]) {
         let [output, error] = &mut self.outputs;
         for (pump, _) in [&mut self.input, output, error].into_iter().zip(ready).filter(|(_, ready)| *ready) {
@@ -175,11 +175,12 @@ impl Proxy {
         self.pass_end_of_file();
     }
 
-    /// Once the caller's terminal has hung up, the container's gets an end of file, for nothing more will come.
+    /// Sends the container's terminal an end of file once the caller's has hung up, because no input can follow.
     fn pass_end_of_file(&mut self) {
-        let is_over = |pump: &mut Pump| pump.from.is_none() && pump.is_empty();
-        let (Some(terminal), Some(mut input)) = (&self.terminal, self.input.take_if(is_over)) else { return };
-        // In the middle of a line the first mark hands that over, and the second is the end (termios(3), VEOF).
+        let is_finished = |pump: &mut Pump| pump.from.is_none() && pump.is_empty();
+        let (Some(terminal), Some(mut input)) = (&self.terminal, self.input.take_if(is_finished)) else { return };
+        // Within a line, the first end-of-file character flushes the line, and the second is the end (termios(3),
+        // VEOF).
         let is_in_line = input.end > 0 && !matches!(input.bytes[input.end - 1], b'\n' | b'\r');
         match tty::end_of_file(terminal.master.as_fd()) {
             Ok(Some(mark)) => {
@@ -191,9 +192,9 @@ impl Proxy {
         }
     }
 
-    /// Writes out what the container wrote before it exited. Poll on a master looks behind the line discipline's
-    /// queue, so nothing is still on its way once it finds nothing. A pipe may still be held by a process that the
-    /// container's has left behind: it is read to its end, as runc does, unless a signal asks this command to exit.
+    /// Writes the rest of the container's output after its exit. Poll on a master sees past the line discipline's
+    /// queue, so nothing is in transit once poll finds nothing. A process that the container left behind may still
+    /// hold a pipe: the pipe is read to its end, as runc does, unless a signal asks this command to exit.
     pub fn drain(mut self, signals: &mut Signals) -> Result<()> {
         self.input = None;
         loop {
@@ -221,7 +222,7 @@ impl Proxy {
         }
     }
 
-    /// One of the signals that came asks for an exit. A terminal is drained without waiting, whatever comes.
+    /// Whether a pending signal asks for an exit. A terminal is drained without waiting, so none is needed.
     fn asks_to_exit(&self, signals: &mut Signals) -> Result<bool> {
         let mut found = false;
         while let Some(signal) = signals.read()? {

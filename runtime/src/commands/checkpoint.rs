@@ -1,4 +1,4 @@
-//! `checkpoint` and `restore`.
+//! `checkpoint` and `restore`: a container saved to disk and back, with CRIU.
 
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ pub const CHECKPOINT: Verb = Verb {
         Flag::number("status-fd", "", "FD", "gets a NUL byte once lazy pages can be asked for"),
         Flag::value("page-server", "", "ADDRESS:PORT", "send memory pages there"),
         FILE_LOCKS,
-        Flag::switch("pre-dump", "", "save memory alone, and let the container go on"),
+        Flag::switch("pre-dump", "", "save memory alone; the container continues to run"),
         CGROUPS,
         EMPTY,
         AUTO_DEDUP,

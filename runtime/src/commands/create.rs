@@ -46,7 +46,7 @@ pub const RUN: Verb = Verb {
         CONSOLE_SOCKET,
         PIDFD_SOCKET,
         Flag::switch("detach", "d", "do not wait for the program"),
-        Flag::switch("keep", "", "keep the container's record after its program has ended"),
+        Flag::switch("keep", "", "keep the container's record after its program has exited"),
         PID_FILE,
         Flag::switch("no-subreaper", "", "do not adopt and reap the container's orphans"),
         NO_PIVOT,
@@ -73,7 +73,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
         engine.run(id, options)?;
         return Ok(0);
     }
-    // Before the launch: orphans are adopted from the first, and a signal must not end this command in between.
+    // Before the launch: orphans are adopted from the start, and a signal must not kill this command in between.
     if !args.is_on("no-subreaper") {
         nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
     }
@@ -82,7 +82,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     let code = foreground::wait_for(launched, &hold);
     if !args.is_on("keep") {
         let removed = engine.delete(id, true);
-        // The program's end is what the caller waits for; a failed wait is the graver error of the two.
+        // The caller waits for the program's exit status; a failed wait is the graver of the two errors.
         return code.and_then(|code| removed.map(|()| code));
     }
     code
@@ -108,7 +108,7 @@ fn options(args: &Args, detach: bool) -> Result<CreateOptions> {
     })
 }
 
-/// Where a terminal goes, if the process has one: to the socket, or here when somebody waits here.
+/// The destination of the terminal: the socket, or this command's terminal in the foreground.
 pub(super) fn console(args: &Args, detach: bool) -> Result<Console> {
     match args.path("console-socket") {
         Some(socket) if detach => Ok(Console::Socket(socket)),

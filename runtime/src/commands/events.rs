@@ -16,19 +16,19 @@ use brig_sys::SysError;
 pub const VERB: Verb = Verb {
     name: "events",
     usage: "CONTAINER",
-    about: "print a container's use of resources, and tell when it runs out of memory",
-    details: "It goes on until the container ends, or is asked for one look with --stats.",
+    about: "print a container's resource usage and out-of-memory events",
+    details: "Events are printed until the container exits. With --stats, statistics are printed once.",
     example: "brig events --stats box1",
     flags: &[
-        Flag::value("interval", "", "DURATION", "time between two looks, such as 500ms or 1m30s (default: 5s)"),
-        Flag::switch("stats", "", "print one look and end"),
+        Flag::value("interval", "", "DURATION", "time between two statistics, such as 500ms or 1m30s (default: 5s)"),
+        Flag::switch("stats", "", "print statistics once and exit"),
     ],
     order: Order::Anywhere,
     count: Count::Exactly(1),
     run,
 };
 
-/// One line.
+/// A line of output.
 #[derive(Serialize)]
 struct Event<'a> {
     #[serde(rename = "type")]
@@ -59,7 +59,7 @@ fn print(event: &Event<'_>) -> Result<()> {
 }
 
 fn watch(engine: &Engine, id: &str, interval: Duration) -> Result<i32> {
-    // Without a memory controller there are no notices, and the end is seen at the next look.
+    // Without a memory controller there are no OOM events, and the container's exit is noticed at the next interval.
     let mut oom = engine.oom_watch(id)?;
     let mut next = Instant::now() + interval;
     loop {
@@ -79,7 +79,7 @@ fn watch(engine: &Engine, id: &str, interval: Duration) -> Result<i32> {
         next += interval;
         match engine.stats(id) {
             Ok(stats) => print(&Event { kind: "stats", id, data: Some(&stats) })?,
-            // It may have ended since.
+            // The container may have exited since.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotRunning) => return Ok(0),
             Err(error) => tracing::error!("{error}"),
         }
@@ -89,7 +89,7 @@ fn watch(engine: &Engine, id: &str, interval: Duration) -> Result<i32> {
     }
 }
 
-/// Waits for one of the descriptors until the deadline.
+/// Waits until one of the descriptors is ready or the deadline passes.
 fn wait(mut fds: Vec<rustix::event::PollFd<'_>>, deadline: Instant) -> Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());
     let limit = Timespec::try_from(left).map_err(|_| Error::other("the interval is too long"))?;
@@ -120,7 +120,7 @@ mod tests {
     use std::ffi::OsString;
 
     #[test]
-    fn intervals_are_durations_of_go() {
+    fn intervals_are_go_durations() {
         let interval = |text: &str| {
             let line = ["--interval", text].map(OsString::from);
             interval(&args::parse(VERB.flags, VERB.order, line).unwrap())

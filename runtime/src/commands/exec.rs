@@ -13,8 +13,8 @@ pub const VERB: Verb = Verb {
     name: "exec",
     usage: "CONTAINER COMMAND [ARGUMENT...]  |  --process FILE CONTAINER",
     about: "run another process in a running container",
-    details: "What no flag says is taken from process in the container's config.json. A file of --process says it\n\
-        all: a command, and flags that describe the process, are then left out.\n\
+    details: "Values that no flag sets come from process in the container's config.json. The file of --process\n\
+        replaces all of them: a command, and flags that describe the process, are then ignored.\n\
         Flags stand before CONTAINER: what follows it is the command's own.\n\
         A process that makes no progress for 10 seconds until its command runs is killed: a process of the container\n\
         may have stopped it. BRIG_EXEC_TIMEOUT in the environment is another number of seconds, 0 no limit.",
@@ -27,7 +27,7 @@ pub const VERB: Verb = Verb {
         Flag::switch("tty", "t", "give the process a terminal"),
         Flag::value("user", "u", "UID[:GID]", "run as this user"),
         Flag::number("additional-gids", "g", "GID", "add a group; may be repeated"),
-        Flag::value("process", "p", "FILE", "a process.json that says it all"),
+        Flag::value("process", "p", "FILE", "a process.json that describes the process"),
         Flag::switch("detach", "d", "do not wait for the process"),
         Flag::value("pid-file", "", "FILE", "write the pid there"),
         Flag::value("process-label", "", "LABEL", "SELinux label"),
@@ -43,7 +43,7 @@ pub const VERB: Verb = Verb {
     run,
 };
 
-/// Flags that a file of `--process` makes void. A caller may say `--tty` beside it: the file has to agree.
+/// Flags that a `--process` file overrides. `--tty` is accepted beside it: the file has to agree.
 const DESCRIBING: &[&str] =
     &["cwd", "env", "user", "additional-gids", "process-label", "apparmor", "no-new-privs", "cap"];
 
@@ -52,7 +52,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     let options = options(args)?;
     let engine = global.engine();
     if options.args.is_empty() && options.process.is_none() {
-        // A wrong id or state is the better answer to both mistakes.
+        // A wrong id or state is the more useful error of the two.
         if engine.state(id)?.status == Status::Stopped {
             return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
         }
@@ -94,7 +94,7 @@ fn options(args: &Args) -> Result<ExecOptions> {
         ..ExecOptions::default()
     };
     if own.process.is_some() {
-        // It tells of a terminal itself too.
+        // The file's own `terminal` decides, so `--tty` is not listed.
         let beside = DESCRIBING.iter().any(|name| args.value(name).is_some());
         if beside || args.rest.len() > 1 {
             tracing::warn!("--process says it all: what else describes the process is left out");
@@ -105,7 +105,7 @@ fn options(args: &Args) -> Result<ExecOptions> {
         args: args.rest[1..].iter().map(|argument| text(argument)).collect::<Result<_>>()?,
         cwd: args.path("cwd"),
         env: args.texts("env")?,
-        // config.json's terminal is init's alone.
+        // The terminal of config.json is for init alone.
         tty: Some(args.is_on("tty")),
         user: args.text("user")?,
         additional_gids: args.texts("additional-gids")?.into_iter().map(gid).collect::<Result<_>>()?,

@@ -86,7 +86,7 @@ fn kill(global: &Global, args: &Args) -> Result<i32> {
         _ => "TERM".into(),
     };
     let Some(signal) = signal(&name) else {
-        // A wrong id is the better answer to both mistakes.
+        // A wrong id is the more useful error of the two.
         if !args.is_on("regex")
             && let Err(error) = engine.state(id)
         {
@@ -100,8 +100,8 @@ fn kill(global: &Global, args: &Args) -> Result<i32> {
     each(&engine, args, |id| kill_one(&engine, id, signal, all))
 }
 
-/// Calls `act` for the container that is named, or for each that `--regex` finds. One that fails does not keep the
-/// others from their turn; the error tells of all that failed.
+/// Calls `act` for the named container, or for each container that `--regex` matches. A failure does not stop the
+/// others; the error lists every failure.
 fn each(engine: &Engine, args: &Args, act: impl Fn(&str) -> Result<()>) -> Result<i32> {
     let name = args.argument(0)?;
     if !args.is_on("regex") {
@@ -116,13 +116,13 @@ fn each(engine: &Engine, args: &Args, act: impl Fn(&str) -> Result<()>) -> Resul
 
 fn kill_one(engine: &Engine, id: &str, signal: i32, all: bool) -> Result<()> {
     match engine.kill(id, signal, all) {
-        // Everybody is gone, which is what --all is after.
+        // All processes have exited, as --all asked for.
         Err(error) if all && error.kind() == ErrorKind::NotRunning => Ok(()),
         result => result,
     }
 }
 
-/// From a number, or a name such as TERM, SIGTERM, sigterm or RTMIN+3.
+/// Parses a signal: a number, or a name such as TERM, SIGTERM, sigterm or RTMIN+3.
 fn signal(name: &str) -> Option<i32> {
     let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
     if let Ok(number) = name.parse::<i32>() {
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_have_numbers_and_names() {
+    fn signals_are_parsed_from_numbers_and_names() {
         for name in ["15", "TERM", "SIGTERM", "sigterm", "Term"] {
             assert_eq!(signal(name), Some(15), "{name}");
         }

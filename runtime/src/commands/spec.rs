@@ -1,4 +1,4 @@
-//! `spec`: a config.json to start from.
+//! `spec`: a default config.json.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -36,7 +36,7 @@ fn run(_: &Global, args: &Args) -> Result<i32> {
         ));
     }
     let owner = args.is_on("rootless").then(|| (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
-    let text = output::json_indented(&document(owner, unified_cgroups()), "\t")?;
+    let text = output::json_indented(&document(owner, is_cgroup_v2()), "\t")?;
     let path: PathBuf = bundle.join("config.json");
     let mut file = match OpenOptions::new().write(true).create_new(true).open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -49,14 +49,14 @@ fn run(_: &Global, args: &Args) -> Result<i32> {
     Ok(0)
 }
 
-/// /sys/fs/cgroup is cgroup2: there a container gets a cgroup namespace of its own.
-fn unified_cgroups() -> bool {
+/// Whether /sys/fs/cgroup is cgroup2, in which case the container gets its own cgroup namespace.
+fn is_cgroup_v2() -> bool {
     use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
     statfs("/sys/fs/cgroup").is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
-/// The configuration; `owner` is the caller's uid and gid for one without privilege.
-fn document(owner: Option<(u32, u32)>, unified: bool) -> Value {
+/// The default configuration; `owner` is the caller's uid and gid for an unprivileged container.
+fn document(owner: Option<(u32, u32)>, v2: bool) -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     json!({
         "ociVersion": SPEC_VERSION,
@@ -77,17 +77,17 @@ fn document(owner: Option<(u32, u32)>, unified: bool) -> Value {
         "root": { "path": "rootfs", "readonly": true },
         "hostname": "brig",
         "mounts": mounts(owner.is_some()),
-        "linux": linux(owner, unified),
+        "linux": linux(owner, v2),
     })
 }
 
 fn mounts(rootless: bool) -> Value {
     let mut devpts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     if !rootless {
-        // Group tty. In a user namespace of one id it is not mapped.
+        // Group tty, which a user namespace of one id does not map.
         devpts.push("gid=5");
     }
-    // A new sysfs needs a network namespace that the user namespace owns; the host's is bound instead.
+    // A new sysfs needs a network namespace owned by the user namespace, so the host's is bound instead.
     let sys = if rootless {
         json!({ "destination": "/sys", "type": "none", "source": "/sys",
             "options": ["rbind", "nosuid", "noexec", "nodev", "ro"] })
@@ -110,13 +110,13 @@ fn mounts(rootless: bool) -> Value {
     ])
 }
 
-fn linux(owner: Option<(u32, u32)>, unified: bool) -> Value {
+fn linux(owner: Option<(u32, u32)>, v2: bool) -> Value {
     let mut namespaces = vec!["pid"];
     if owner.is_none() {
         namespaces.push("network");
     }
     namespaces.extend(["ipc", "uts", "mount"]);
-    if unified {
+    if v2 {
         namespaces.push("cgroup");
     }
     if owner.is_some() {
@@ -148,12 +148,12 @@ mod tests {
     #[test]
     fn both_documents_are_valid_configurations() {
         for owner in [None, Some((1000, 1000))] {
-            for unified in [false, true] {
-                let text = serde_json::to_vec(&document(owner, unified)).unwrap();
+            for v2 in [false, true] {
+                let text = serde_json::to_vec(&document(owner, v2)).unwrap();
                 let (spec, warnings) = brig_plan::config::parse(&text).unwrap();
                 assert!(warnings.is_empty());
                 let namespaces = spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len();
-                assert_eq!(namespaces, 5 + usize::from(unified));
+                assert_eq!(namespaces, 5 + usize::from(v2));
             }
         }
     }

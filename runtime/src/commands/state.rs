@@ -1,4 +1,4 @@
-//! The verbs that look: state, list, ps.
+//! The read-only verbs: state, list, ps.
 
 use std::process::Command;
 
@@ -52,7 +52,7 @@ fn state(global: &Global, args: &Args) -> Result<i32> {
     Ok(0)
 }
 
-/// What `--format` asks for.
+/// The value of `--format`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
     Table,
@@ -68,7 +68,7 @@ fn format(args: &Args) -> Result<Format> {
 }
 
 fn list(global: &Global, args: &Args) -> Result<i32> {
-    // The default root is made by the first create; another one that is not there is most likely misspelled.
+    // The first create makes the default root; another one that does not exist is probably misspelled.
     if global.root_is_given
         && std::fs::metadata(&global.root).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     {
@@ -86,7 +86,7 @@ fn list(global: &Global, args: &Args) -> Result<i32> {
     Ok(0)
 }
 
-/// Go prints a slice without elements as null, and callers parse that.
+/// Returns `None` for an empty list: Go prints it as null, and callers parse that.
 fn or_null<T>(items: &[T]) -> Option<&[T]> {
     if items.is_empty() { None } else { Some(items) }
 }
@@ -126,7 +126,7 @@ fn ps(global: &Global, args: &Args) -> Result<i32> {
     Ok(0)
 }
 
-/// The title line of ps, and the lines of the given processes.
+/// Filters ps's output: the title line, and the lines of the given processes.
 fn ps_table(table: &str, pids: &[i32]) -> Result<String> {
     let mut lines = table.lines();
     let title = lines.next().unwrap_or_default();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn no_elements_are_null() {
+    fn empty_lists_are_null() {
         assert_eq!(output::json_line(&or_null::<i32>(&[])).unwrap(), "null\n");
         assert_eq!(output::json_line(&or_null(&[1, 2])).unwrap(), "[1,2]\n");
     }

@@ -1,4 +1,4 @@
-//! `update`: other limits for a running container.
+//! `update`: new limits for a running container.
 
 use std::str::FromStr;
 
@@ -50,12 +50,12 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     let resources = match resources(args) {
         Ok(resources) => resources,
         Err(error) => {
-            // A wrong id is the better answer to both mistakes.
+            // A wrong id is the more useful error of the two.
             engine.state(id)?;
             return Err(error);
         }
     };
-    // Before the limits: a container without such a group is refused while nothing has changed.
+    // Before the limits: a container without a resctrl group is refused before anything has changed.
     let schemata = [args.text("l3-cache-schema")?, args.text("mem-bw-schema")?];
     let schemata: Vec<String> = schemata.into_iter().flatten().collect();
     if !schemata.is_empty() {
@@ -87,7 +87,7 @@ fn resources(args: &Args) -> Result<LinuxResources> {
     Ok(resources)
 }
 
-/// The flags as `linux.resources`, so that both ways go through the same checks.
+/// Converts the flags to `linux.resources`, so that both inputs pass the same checks.
 fn from_flags(args: &Args) -> Result<Value> {
     for name in ["kernel-memory", "kernel-memory-tcp"] {
         if args.value(name).is_some() {
@@ -131,7 +131,7 @@ fn number<T: FromStr<Err = std::num::ParseIntError> + Into<Value>>(args: &Args, 
     Ok(number.map(Into::into))
 }
 
-/// A number of bytes: `1048576`, `512k`, `1.5GB`, `2GiB`; -1 is no limit.
+/// Parses a size in bytes: `1048576`, `512k`, `1.5GB`, `2GiB`; -1 means no limit.
 fn size(args: &Args, name: &str) -> Result<Option<i64>> {
     let Some(text) = args.text(name)? else { return Ok(None) };
     let invalid = || Error::new(ErrorKind::InvalidConfig, format!("invalid value for {name}: invalid size: '{text}'"));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_said() {
+    fn errors_name_the_flag_or_the_file() {
         let fault = |line: &[&str]| resources(&given(line)).unwrap_err().to_string();
         assert!(fault(&["--cpu-quota", "x"]).starts_with("invalid value for cpu-quota: "));
         assert!(fault(&["--resources", "/nonexistent"]).starts_with("open /nonexistent: "));

@@ -137,7 +137,7 @@ fn check_parent<'a>(images: &Path, parent: &'a Path) -> Result<&'a Path> {
     Ok(parent)
 }
 
-/// The container's mounts that come from external, by their names.
+/// The container's mounts that are external, by their names.
 fn dumped_mounts(rootfs: &RootfsPlan, pid: i32) -> Result<Vec<Mapped>> {
     let named = |one: external::ExternalMount| Mapped { key: one.target.clone(), value: one.target };
     let mut mounts: Vec<Mapped> = external::mounts(rootfs).into_iter().map(named).collect();
