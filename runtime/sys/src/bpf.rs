@@ -34,7 +34,7 @@ const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ALLOW_MULTI: u32 = 2;
 const REPLACE: u32 = 4;
 
-/// How many programs [`attached`] asks the kernel for; cgroups carry at most 64 of one kind (BPF_CGROUP_MAX_PROGS).
+/// The most programs of one kind that a cgroup carries (BPF_CGROUP_MAX_PROGS).
 const MOST_PROGRAMS: usize = 64;
 
 #[repr(C)]
@@ -82,17 +82,17 @@ struct IdAttr {
 }
 
 fn bpf<A>(command: libc::c_long, attr: &mut A) -> Result<libc::c_long, Errno> {
-    // SAFETY: `attr` is one of this file's #[repr(C)] structs, a prefix of the kernel's union bpf_attr, passed with
-    // its own size: the kernel reads and writes no more than that. Every pointer inside comes from a slice or a
-    // string that the caller in this file keeps alive across the call, with its true length beside it.
+    // SAFETY: `attr` is one of this file's #[repr(C)] structs, a prefix of the kernel's union bpf_attr, passed with its own
+    // size, beyond which the kernel reads and writes nothing. The callers, all in this file, keep every buffer that it points
+    // to alive across the call, and give its true length.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
     Errno::result(result)
 }
 
 fn own(fd: libc::c_long) -> SysResult<OwnedFd> {
     let raw = RawFd::try_from(fd).map_err(|_| SysError::new("bpf", "", Errno::EBADF))?;
-    // SAFETY: the kernel just returned `raw` as a new descriptor (already close-on-exec, as all of bpf's are), and
-    // nothing else knows of it.
+    // SAFETY: the callers pass the result of a bpf command that returns a new descriptor (close-on-exec), of which nothing
+    // else knows the number.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
@@ -104,7 +104,7 @@ fn number(fd: impl AsFd) -> u32 {
 /// Loads a program of type BPF_PROG_TYPE_CGROUP_DEVICE. The descriptor keeps it alive until it is attached.
 ///
 /// # Errors
-/// EINVAL or EACCES when the verifier refuses it (the message ends with the verifier's last words), EPERM without
+/// EINVAL or EACCES when the verifier refuses it (the message ends with the last line of the verifier's log), EPERM without
 /// CAP_BPF or CAP_SYS_ADMIN, ENOSYS or EINVAL on a kernel without CONFIG_CGROUP_BPF.
 pub fn load_device_program(program: &[Instruction]) -> SysResult<OwnedFd> {
     const LICENSE: &[u8] = b"Apache-2.0\0";
@@ -119,7 +119,7 @@ pub fn load_device_program(program: &[Instruction]) -> SysResult<OwnedFd> {
     match bpf(PROG_LOAD, &mut attr) {
         Ok(fd) => own(fd),
         Err(Errno::EPERM) => Err(SysError::new("bpf", "BPF_PROG_LOAD, cgroup_device", Errno::EPERM)),
-        // Asked again only now: a log buffer makes the verifier slow, and most programs pass.
+        // The log is requested only after a failure: it makes the verifier slow, and most programs pass.
         Err(_) => {
             let mut log = vec![0u8; 64 * 1024];
             attr.log_level = 1;
@@ -138,7 +138,7 @@ pub fn load_device_program(program: &[Instruction]) -> SysResult<OwnedFd> {
     }
 }
 
-/// Attaches `program` to the cgroup directory `cgroup` beside what is attached there already (all must allow).
+/// Attaches `program` to the cgroup directory `cgroup` beside the programs that are attached already (all must allow).
 pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> SysResult<()> {
     let mut attr = AttachAttr {
         target_fd: number(cgroup),
@@ -152,7 +152,7 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
         .map_err(|errno| SysError::new("bpf", "BPF_PROG_ATTACH, cgroup_device", errno))
 }
 
-/// Puts `program` in the place of `old` in one step (Linux 5.6; EINVAL before).
+/// Replaces `old` by `program` in one step (Linux 5.6; EINVAL before).
 pub fn replace_device_program(
     cgroup: BorrowedFd<'_>,
     program: BorrowedFd<'_>,
@@ -170,7 +170,7 @@ pub fn replace_device_program(
         .map_err(|errno| SysError::new("bpf", "BPF_PROG_ATTACH, cgroup_device, BPF_F_REPLACE", errno))
 }
 
-/// Takes `program` off the cgroup directory `cgroup`.
+/// Detaches `program` from the cgroup directory `cgroup`.
 pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> SysResult<()> {
     let mut attr = AttachAttr {
         target_fd: number(cgroup),
@@ -183,7 +183,7 @@ pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
         .map_err(|errno| SysError::new("bpf", "BPF_PROG_DETACH, cgroup_device", errno))
 }
 
-/// The device programs that are attached to `cgroup` itself (its ancestors' not counted), oldest first.
+/// The device programs that are attached to `cgroup` itself, without those of its ancestors, oldest first.
 ///
 /// # Errors
 /// EPERM without CAP_NET_ADMIN or CAP_SYS_ADMIN; EINVAL on a kernel without CONFIG_CGROUP_BPF.

@@ -1,4 +1,4 @@
-//! What `std::process::Command` cannot express.
+//! Additions to `std::process::Command`.
 
 use std::ffi::{CStr, CString, c_char};
 use std::io;
@@ -11,9 +11,10 @@ struct StringArray {
     _strings: Vec<CString>,
 }
 
-// SAFETY: `pointers` points into the heap memory of `_strings`, which moves with the struct and which nothing changes.
+// SAFETY: `pointers` points into the heap memory of `_strings`, which the struct owns and never changes, so that moving it
+// to another thread leaves the pointers valid.
 unsafe impl Send for StringArray {}
-// SAFETY: as above; both are only read.
+// SAFETY: as above; a shared reference gives read access alone.
 unsafe impl Sync for StringArray {}
 
 impl StringArray {
@@ -34,10 +35,11 @@ pub fn replace_exec(command: &mut Command, path: CString, args: Vec<CString>, en
     let (args, env) = (StringArray::new(args), StringArray::new(env));
     let execute = move || {
         let path: &CStr = &path;
-        // SAFETY: the three are null-terminated, and are owned by this closure.
+        // SAFETY: path and strings end in NUL and the arrays in null (StringArray::new); this closure owns them all.
         unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
         Err(io::Error::last_os_error())
     };
-    // SAFETY: the closure makes one system call on memory that it owns and that was laid out before the fork.
+    // SAFETY: the closure makes one system call, which is async-signal-safe, on memory that it owns and that was prepared
+    // before the fork.
     unsafe { command.pre_exec(execute) };
 }

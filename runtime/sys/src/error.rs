@@ -1,10 +1,10 @@
-//! A failed system call, printed the way strace prints it.
+//! A failed system call, printed as strace prints it.
 
 use std::fmt;
 
 use nix::errno::Errno;
 
-/// A system call that failed: its name, its arguments as a person would read them, and errno.
+/// A failed system call: its name, readable arguments, and errno.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SysError {
     call: &'static str,
@@ -12,26 +12,26 @@ pub struct SysError {
     errno: Errno,
 }
 
-/// The result of every function in `sys`.
+/// The result of a function of this crate.
 pub type SysResult<T> = Result<T, SysError>;
 
 impl SysError {
-    /// `call(args)` failed with `errno`. An empty `args` prints the call's name alone.
+    /// An error of `call(args)`. With empty `args` the name is printed alone.
     pub fn new(call: &'static str, args: impl Into<String>, errno: Errno) -> SysError {
         SysError { call, args: args.into(), errno }
     }
 
-    /// `call(args)` failed, and errno of this thread says why.
+    /// An error of `call(args)` with this thread's errno.
     pub fn last(call: &'static str, args: impl Into<String>) -> SysError {
         SysError::new(call, args, Errno::last())
     }
 
-    /// From a standard library error of `call(args)`. An error that carries no errno counts as EIO.
+    /// An error of `call(args)` from one of the standard library. One without errno counts as EIO.
     pub fn from_io(call: &'static str, args: impl Into<String>, error: &std::io::Error) -> SysError {
         SysError::new(call, args, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
     }
 
-    /// From a rustix error of `call(args)`.
+    /// An error of `call(args)` from one of rustix.
     pub fn from_rustix(call: &'static str, args: impl Into<String>, error: rustix::io::Errno) -> SysError {
         SysError::new(call, args, Errno::from_raw(error.raw_os_error()))
     }
@@ -41,7 +41,7 @@ impl SysError {
         self.call
     }
 
-    /// Why it failed.
+    /// The cause.
     pub fn errno(&self) -> Errno {
         self.errno
     }

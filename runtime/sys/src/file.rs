@@ -1,5 +1,4 @@
-//! Files in places that another user may write, or that an image or a container has shaped: how they are replaced, and
-//! how they are read.
+//! Reading and replacing files in places that another user, an image or a container controls.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -15,16 +14,16 @@ use rustix::rand::GetRandomFlags;
 use super::procfs::Proc;
 use super::{SysError, SysResult};
 
-/// How many temporary names are tried. Each is 64 random bits: a second one is needed only while somebody guesses.
+/// The most temporary names that are tried. Each has 64 random bits: a second one is needed only against a guess.
 const MAX_NAMES: u32 = 16;
 
-/// Replaces the file at `path` with one of these bytes and exactly this mode, by rename: no reader sees half of it, and
+/// Replaces the file at `path` with one of these bytes and exactly this mode, by rename: no reader sees a part of it, and
 /// a symbolic link at `path` is itself replaced.
 ///
-/// The directory may be another user's. The temporary file is made with O_EXCL under a name that cannot be foreseen,
-/// and the directory is looked up once: a link that was planted there is neither followed nor written through.
+/// The directory may be another user's. The temporary file is created with O_EXCL under an unpredictable name, and the
+/// directory is looked up once, so that a planted link is neither followed nor written through.
 ///
-/// A device, such as /dev/null, is never replaced: every other program would lose it.
+/// A device, such as /dev/null, is never replaced, because every other program would lose it.
 ///
 /// # Errors
 /// The failed call, or ENOTSUP for a device at `path`. No temporary file stays.
@@ -41,7 +40,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> SysResult<()> {
             .map_err(|error| SysError::from_rustix("renameat", format!("{temporary:?}, {path:?}"), error))
     });
     if written.is_err() {
-        // The first error is the one that matters; a file that cannot be removed was most likely moved by its owner.
+        // The first error is reported; a temporary file that cannot be removed was moved by the directory's owner.
         let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
     }
     written
@@ -60,7 +59,7 @@ fn refuse_device(directory: &OwnedFd, name: &OsStr, path: &Path) -> SysResult<()
     }
 }
 
-/// A new file in `directory`, which this process alone may open until it has its mode, and its name.
+/// Creates a file in `directory`, which only this process may open until it has its mode, and returns it with its name.
 fn make_temporary(directory: &OwnedFd, parent: &Path) -> SysResult<(File, OsString)> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     for _ in 0..MAX_NAMES {
@@ -83,7 +82,7 @@ fn write(mut file: File, name: &OsString, bytes: &[u8], mode: u32) -> SysResult<
 fn random() -> SysResult<u64> {
     let mut bytes = [0; 8];
     let error = |error| SysError::from_rustix("getrandom", "", error);
-    // Up to 256 bytes come whole (getrandom(2)). Early in boot, names that can be foreseen do no harm: O_EXCL still holds.
+    // Up to 256 bytes arrive at once (getrandom(2)). Predictable names early in boot do no harm, because of O_EXCL.
     let filled = match rustix::rand::getrandom(&mut bytes, GetRandomFlags::INSECURE) {
         // Kernels before 5.6 do not have the flag.
         Err(rustix::io::Errno::INVAL) => rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty()),
@@ -96,7 +95,7 @@ fn random() -> SysResult<u64> {
 }
 
 /// File systems whose regular files are interfaces of the kernel, by f_type (include/uapi/linux/magic.h): a read may
-/// wait for ever (kmsg, trace_pipe), take away what is read, or show what is the host's alone.
+/// block for ever (kmsg, trace_pipe), consume the data, or disclose data of the host.
 const KERNEL_FILESYSTEMS: [(u64, &str); 25] = [
     (0x9fa0, "procfs"),
     (0x6265_6572, "sysfs"),
@@ -125,7 +124,7 @@ const KERNEL_FILESYSTEMS: [(u64, &str); 25] = [
     (0x6e66_7364, "nfsd"),
 ];
 
-/// Why a file was not read.
+/// The reason why a file was not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadError {
     /// A system call failed.
@@ -170,10 +169,10 @@ impl From<SysError> for ReadError {
     }
 }
 
-/// Reads the file that `found`, an O_PATH descriptor, refers to, without waiting for anybody.
+/// Reads the file of `found`, an O_PATH descriptor, without blocking.
 ///
-/// The type and the file system are checked on the descriptor before the file is opened, since opening a device or a
-/// FIFO already acts. O_NONBLOCK makes the open fail with EWOULDBLOCK where a lease is held on the file (fcntl(2)).
+/// The type and the file system are checked on the descriptor before the file is opened, since the open of a device or a
+/// FIFO has effects already. O_NONBLOCK makes the open fail with EWOULDBLOCK where a lease is held on the file (fcntl(2)).
 ///
 /// # Errors
 /// [`ReadError`]: nothing but a regular file of an ordinary file system, of at most `max` bytes, is read.
@@ -189,7 +188,7 @@ pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, Re
     if let Some((_, name)) = KERNEL_FILESYSTEMS.iter().find(|(known, _)| *known == magic) {
         return Err(ReadError::OfTheKernel(name));
     }
-    // Interfaces of file systems that are missing above say that they are empty.
+    // Interfaces of file systems that the table above lacks report a size of 0.
     if stat.st_size == 0 {
         return Ok(Vec::new());
     }
@@ -198,7 +197,7 @@ pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, Re
     }
     let file = File::from(proc.reopen(&found, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?);
     let mut bytes = Vec::with_capacity(stat.st_size as usize);
-    // It may have grown since.
+    // The file may have grown since.
     file.take(max + 1).read_to_end(&mut bytes).map_err(|error| SysError::from_io("read", "", &error))?;
     if bytes.len() as u64 > max {
         return Err(ReadError::TooLarge { max });
@@ -206,12 +205,12 @@ pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, Re
     Ok(bytes)
 }
 
-/// Reads a regular file of the host's whose path the caller gave, up to `max` bytes, and one more where there is more. A
-/// FIFO without a writer, a terminal or a file of the kernel's that has nothing to say would hold this process up, and the
-/// lock of the container with it.
+/// Reads a regular file of the host whose path the caller gave, up to `max` bytes, and one more if there are more. A FIFO
+/// without a writer, a terminal or an empty queue of the kernel would block this process, and the lock of the container
+/// with it.
 ///
 /// # Errors
-/// Those of open(2) and read(2); [`ReadError::NotRegular`]; EWOULDBLOCK for a file of the kernel's that waits.
+/// As open(2) and read(2); [`ReadError::NotRegular`]; EWOULDBLOCK for a file of the kernel that would block.
 pub fn read_regular(path: &Path, max: usize) -> std::io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty())?;
@@ -227,8 +226,8 @@ pub fn read_regular(path: &Path, max: usize) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The same for a file that may also be the other end of the caller's pipe: a path that names a descriptor of a process
-/// (/dev/stdin, /dev/fd/N, /proc/PID/fd/N) is read to its end, whatever it is.
+/// Reads a file as [`read_regular`] does, or the caller's pipe: a path that names a descriptor of a process (/dev/stdin,
+/// /dev/fd/N, /proc/PID/fd/N) is read to its end, whatever its type.
 ///
 /// # Errors
 /// As for [`read_regular`].
@@ -236,7 +235,7 @@ pub fn read_given(path: &Path, max: usize) -> std::io::Result<Vec<u8>> {
     if !names_descriptor(path) {
         return read_regular(path, max);
     }
-    // A FIFO whose writer has gone would wait for the next one, and not show what it holds.
+    // Without O_NONBLOCK, the open of a FIFO whose writer has exited would block, though it holds data.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty())?;
     rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
@@ -256,15 +255,15 @@ fn names_descriptor(path: &Path) -> bool {
     }
 }
 
-/// Reads up to `max` bytes, and one more where there is more: enough to see that it is too much.
+/// Reads up to `max` bytes, and one more if there are more, so that the caller can see the excess.
 pub fn read_beginning(from: impl Read, max: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(max as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Reads a file by its path on the host, in a directory that may be another user's: a symbolic link in its place is
-/// not followed. `None` when there is no such file.
+/// Reads a file by its path on the host, in a directory that may be another user's. A symbolic link in its place is not
+/// followed. `None` when there is no such file.
 ///
 /// # Errors
 /// As for [`read_found`].
@@ -285,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replaced_file_has_its_bytes_its_mode_and_no_companion() {
+    fn a_replaced_file_has_its_bytes_and_mode_and_leaves_no_temporary_file() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("pid");
         replace(&path, b"1", 0o644).unwrap();
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_replacement_leaves_no_companion() {
+    fn a_failed_replacement_leaves_no_temporary_file() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("pid");
         std::fs::create_dir(&path).unwrap();
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_files_place_is_replaced_and_not_followed() {
+    fn a_link_at_the_path_is_replaced_and_not_followed() {
         let root = tempfile::tempdir().unwrap();
         let (path, victim) = (root.path().join("pid"), root.path().join("victim"));
         std::fs::write(&victim, "kept").unwrap();
@@ -331,11 +330,11 @@ mod tests {
     }
 
     #[test]
-    fn links_planted_under_names_that_were_seen_before_are_not_written_through() {
+    fn links_planted_under_earlier_temporary_names_are_not_written_through() {
         let root = tempfile::tempdir().unwrap();
         let (path, victim) = (root.path().join("pid"), root.path().join("victim"));
         std::fs::write(&victim, "kept").unwrap();
-        // The names of older versions, which an attacker can know.
+        // The names of older versions, which an attacker can predict.
         symlink(&victim, root.path().join(format!(".pid.{}", std::process::id()))).unwrap();
         symlink(&victim, root.path().join(".pid")).unwrap();
         replace(&path, b"1", 0o644).unwrap();
@@ -394,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_the_kernel_are_not_read() {
+    fn interfaces_of_the_kernel_are_not_read() {
         for (path, name) in [("/proc/sys/kernel/hostname", "procfs"), ("/sys/kernel/mm/transparent_hugepage/enabled", "sysfs")] {
             if Path::new(path).exists() {
                 assert_eq!(read(path, 100), Err(ReadError::OfTheKernel(name)));

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::{SysError, SysResult};
 
-/// How often a device that was free is taken by another before we give up.
+/// The most free devices that other processes may take first.
 const MAX_RACES: u32 = 64;
 
 // include/uapi/linux/loop.h.
@@ -49,19 +49,19 @@ struct Config {
     reserved: [u64; 8],
 }
 
-/// A loop device with a file behind it. Once it is mounted this may go: the device is freed with its last user.
+/// A loop device with a backing file. The kernel frees the device with its last user: after a mount this may be dropped.
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
-    /// Keeps the device until it has another user.
+    /// The first user of the device.
     _device: OwnedFd,
 }
 
 impl LoopDevice {
-    /// Puts `file` behind a free device.
+    /// Makes `file` the backing file of a free device.
     ///
     /// # Errors
-    /// ENOENT where there are no loop devices; EBUSY when others take each free one first.
+    /// ENOENT where there are no loop devices; EBUSY when other processes take each free one first.
     pub fn new(file: &Path, read_only: bool) -> SysResult<LoopDevice> {
         let open = |path: &Path, writable: bool| {
             OpenOptions::new()
@@ -98,7 +98,7 @@ impl LoopDevice {
 
 fn info_of(file: &Path, read_only: bool) -> Info {
     let mut file_name = [0; 64];
-    // It is only shown (losetup(8)); cut to leave room for the NUL.
+    // The name is for display alone (losetup(8)), and is cut to leave room for the NUL.
     let name = file.as_os_str().as_bytes();
     let length = name.len().min(file_name.len() - 1);
     file_name[..length].copy_from_slice(&name[..length]);
@@ -119,12 +119,12 @@ fn info_of(file: &Path, read_only: bool) -> Info {
     }
 }
 
-/// In one step (Linux 5.8), or in two.
+/// Sets backing file and options in one step (Linux 5.8), or in two.
 fn configure(device: &OwnedFd, path: &Path, backing: BorrowedFd, info: &Info) -> SysResult<()> {
     let failed = |what: &str| SysError::last("ioctl", format!("{path:?}, {what}"));
     let config = Config { fd: backing.as_raw_fd() as u32, block_size: 0, info: *info, reserved: [0; 8] };
-    // SAFETY: `config` is laid out as the kernel's struct and outlives the call; the kernel takes a reference of its
-    // own to the file of `backing`, which is open.
+    // SAFETY: the kernel reads one loop_config, and `config` is laid out as that (a test checks the size) and outlives the
+    // call.
     if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) } == 0 {
         return Ok(());
     }
@@ -132,14 +132,15 @@ fn configure(device: &OwnedFd, path: &Path, backing: BorrowedFd, info: &Info) ->
     if !matches!(error.errno(), Errno::EINVAL | Errno::ENOTTY) {
         return Err(error);
     }
-    // SAFETY: an integer goes in: a descriptor that is open.
+    // SAFETY: LOOP_SET_FD takes a descriptor by value, and the kernel takes its own reference to the file.
     if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_FD as _, backing.as_raw_fd()) } != 0 {
         return Err(failed("LOOP_SET_FD"));
     }
-    // SAFETY: `info` is laid out as the kernel's struct and outlives the call.
+    // SAFETY: the kernel reads one loop_info64, and `info` is laid out as that (a test checks the size) and outlives the call.
     if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64 as _, std::ptr::from_ref(info)) } != 0 {
         let error = failed("LOOP_SET_STATUS64");
-        // SAFETY: the call takes no argument. Should it fail, the first error is still the one that counts.
+        // A failure of this call is not reported, because the first error is the cause.
+        // SAFETY: LOOP_CLR_FD takes no argument.
         unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD as _, 0) };
         return Err(error);
     }
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_shows_its_file_and_goes_with_its_last_user() {
+    fn a_device_shows_its_backing_file_and_is_freed_with_its_last_user() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, &[7; 4096]).unwrap();
         let Ok(device) = LoopDevice::new(file.path(), true) else { return };
@@ -167,10 +168,10 @@ mod tests {
         std::fs::File::open(device.path()).unwrap().read_exact(&mut read).unwrap();
         assert_eq!(read, [7; 4096]);
         drop(device);
-        // It is taken apart by a work queue of the kernel's, and may be somebody else's at once.
+        // A work queue of the kernel frees it, and another process may take it at once.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        let is_ours = || std::fs::read_to_string(&sysfs).is_ok_and(|text| text.trim() == file.path().to_str().unwrap());
-        while is_ours() {
+        let is_shown = || std::fs::read_to_string(&sysfs).is_ok_and(|text| text.trim() == file.path().to_str().unwrap());
+        while is_shown() {
             assert!(std::time::Instant::now() < deadline, "{sysfs:?} stays");
             std::thread::yield_now();
         }

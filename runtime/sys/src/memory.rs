@@ -4,12 +4,12 @@ use nix::errno::Errno;
 
 use super::{SysError, SysResult};
 
-/// Lets go of the resident pages of this program's read-only segments (madvise(2), MADV_DONTNEED), where it is going to
-/// wait for long. They are pages of a file: what is needed again is mapped again when it is touched.
+/// Releases the resident pages of this program's read-only segments (madvise(2), MADV_DONTNEED) before a long wait. They
+/// are pages of a file, which the kernel maps again at the next access.
 pub fn release_program() -> SysResult<()> {
     let mut errno = 0;
-    // SAFETY: the callback has the type that dl_iterate_phdr(3) wants, and `errno`, which outlives the call, is the
-    // i32 that it is told of.
+    // SAFETY: the callback has the type of dl_iterate_phdr(3), and its last argument is `errno`, an i32 that outlives the
+    // call, as `release_segments` requires.
     unsafe { libc::dl_iterate_phdr(Some(release_segments), (&raw mut errno).cast()) };
     match errno {
         0 => Ok(()),
@@ -17,21 +17,24 @@ pub fn release_program() -> SysResult<()> {
     }
 }
 
-/// For each object that is loaded: the program itself comes first, and ends the iteration.
+/// Releases the segments of one loaded object. The program itself is the first object, and ends the iteration.
+///
+/// # Safety
+/// Called by dl_iterate_phdr(3), with a valid i32 as its last argument.
 unsafe extern "C" fn release_segments(
     info: *mut libc::dl_phdr_info,
     _size: libc::size_t,
     errno: *mut libc::c_void,
 ) -> libc::c_int {
-    // SAFETY: the C library gives a valid object whose program headers are as many as it says, and the caller of
-    // dl_iterate_phdr gives a valid i32.
+    // SAFETY: the C library passes a valid object with `dlpi_phnum` program headers; the caller passes a valid i32, which
+    // nothing else refers to.
     let (info, headers, errno) = unsafe {
         let info = &*info;
         (info, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()), &mut *errno.cast::<i32>())
     };
     // Not by rustix, which reads /proc/self/auxv on kernels before 6.4: that file is closed to a process that is not
     // dumpable and is no longer root.
-    // SAFETY: an integer only; the C library knows the answer since it started.
+    // SAFETY: sysconf takes its argument by value and returns a constant of the process.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
     for header in headers {
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
@@ -39,8 +42,8 @@ unsafe extern "C" fn release_segments(
         }
         let begin = (info.dlpi_addr + header.p_vaddr) / page * page;
         let end = info.dlpi_addr + header.p_vaddr + header.p_memsz;
-        // SAFETY: the range is that of a private mapping of a file that nobody can have written to: its pages come
-        // back with the same content, those of this very function included.
+        // SAFETY: the linker gave the segment no PF_W, so that its pages are unmodified pages of the program's file: the next
+        // access, also by this function's own code, finds the same content.
         if unsafe { libc::madvise(begin as *mut libc::c_void, (end - begin) as usize, libc::MADV_DONTNEED) } != 0 {
             *errno = Errno::last_raw();
             return 1;
@@ -61,9 +64,9 @@ mod tests {
     }
 
     #[test]
-    fn the_program_goes_and_comes_back() {
+    fn released_pages_are_mapped_again() {
         let words: Vec<String> = (0..1000).map(|number| format!("{number}")).collect();
-        // Other threads have pages brought back meanwhile.
+        // Other threads map pages again meanwhile.
         let went = (0..100).any(|_| {
             let before = resident_file();
             release_program().unwrap();

@@ -1,8 +1,8 @@
 //! Mounts by descriptor: open_tree, move_mount, fsopen, mount_setattr, and mount(2) where a kernel lacks them.
 //!
-//! A mount is made detached, given its attributes, and then moved onto an O_PATH descriptor that [`super::path`]
-//! found: no path is looked up twice. What a file system has to say about its options (the messages of the fsopen
-//! context) becomes part of the error.
+//! A mount is made detached, gets its attributes, and is then moved onto an O_PATH descriptor that [`super::path`] found,
+//! so that no path is looked up twice. Messages of a file system about its options (from the fsopen context) become part
+//! of the error.
 //!
 //! | call | since | without it |
 //! |---|---|---|
@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use libc::mount_attr;
 use nix::errno::Errno;
 use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
@@ -25,38 +26,18 @@ mod mountinfo;
 
 pub use mountinfo::{MountInfo, parse_mountinfo};
 
-/// MOUNT_ATTR_RDONLY (include/uapi/linux/mount.h).
-pub const ATTR_RDONLY: u64 = 0x1;
-/// MOUNT_ATTR_NOSUID.
-pub const ATTR_NOSUID: u64 = 0x2;
-/// MOUNT_ATTR_NODEV.
-pub const ATTR_NODEV: u64 = 0x4;
-/// MOUNT_ATTR_NOEXEC.
-pub const ATTR_NOEXEC: u64 = 0x8;
-/// MOUNT_ATTR__ATIME: the mask of the three that follow.
-pub const ATTR_ATIME: u64 = 0x70;
-/// MOUNT_ATTR_RELATIME.
-pub const ATTR_RELATIME: u64 = 0x0;
-/// MOUNT_ATTR_NOATIME.
-pub const ATTR_NOATIME: u64 = 0x10;
-/// MOUNT_ATTR_STRICTATIME.
-pub const ATTR_STRICTATIME: u64 = 0x20;
-/// MOUNT_ATTR_NODIRATIME.
-pub const ATTR_NODIRATIME: u64 = 0x80;
-/// MOUNT_ATTR_NOSYMFOLLOW.
-pub const ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
-
-/// MOUNT_ATTR_IDMAP.
-const ATTR_IDMAP: u64 = 0x10_0000;
-
-/// AT_RECURSIVE and AT_EMPTY_PATH (include/uapi/linux/fcntl.h).
-const AT_RECURSIVE: u32 = 0x8000;
-const AT_EMPTY_PATH: u32 = 0x1000;
+// The mask ATTR_ATIME covers RELATIME, NOATIME and STRICTATIME, which are values of one field.
+pub use libc::{
+    MOUNT_ATTR__ATIME as ATTR_ATIME, MOUNT_ATTR_NOATIME as ATTR_NOATIME, MOUNT_ATTR_NODEV as ATTR_NODEV,
+    MOUNT_ATTR_NODIRATIME as ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC as ATTR_NOEXEC, MOUNT_ATTR_NOSUID as ATTR_NOSUID,
+    MOUNT_ATTR_NOSYMFOLLOW as ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY as ATTR_RDONLY, MOUNT_ATTR_RELATIME as ATTR_RELATIME,
+    MOUNT_ATTR_STRICTATIME as ATTR_STRICTATIME, MS_LAZYTIME, MS_NOSYMFOLLOW,
+};
 
 /// Longest value that fsconfig takes with FSCONFIG_SET_STRING, without its NUL (fs/fsopen.c).
 const FSCONFIG_VALUE_MAX: usize = 255;
 
-/// Pairs of an MS_ flag and the attribute of a mount that it stands for.
+/// Pairs of an MS_ flag and the attribute of a mount that it sets.
 const ATTRIBUTES: [(u64, u64); 6] = [
     (libc::MS_RDONLY, ATTR_RDONLY),
     (libc::MS_NOSUID, ATTR_NOSUID),
@@ -65,11 +46,6 @@ const ATTRIBUTES: [(u64, u64); 6] = [
     (libc::MS_NODIRATIME, ATTR_NODIRATIME),
     (MS_NOSYMFOLLOW, ATTR_NOSYMFOLLOW),
 ];
-
-/// MS_NOSYMFOLLOW (include/uapi/linux/mount.h; since 5.10).
-pub const MS_NOSYMFOLLOW: u64 = 256;
-/// MS_LAZYTIME.
-pub const MS_LAZYTIME: u64 = 1 << 25;
 
 /// Flags of mount(2) that belong to the super block, with the names that fsconfig has for them (fs/fs_context.c).
 const SUPER_FLAGS: [(u64, &str); 5] = [
@@ -82,7 +58,7 @@ const SUPER_FLAGS: [(u64, &str); 5] = [
 
 const ATIME_FLAGS: u64 = libc::MS_NOATIME | libc::MS_NODIRATIME | libc::MS_RELATIME | libc::MS_STRICTATIME;
 
-/// The attributes that a new mount gets from mount(2)'s flags. Without any about access times, relatime.
+/// The attributes that flags of mount(2) give a new mount: relatime where no flag concerns access times.
 pub fn attributes(flags: u64) -> u64 {
     let plain = ATTRIBUTES.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |set, (_, attribute)| set | attribute);
     plain | atime(flags)
@@ -98,17 +74,7 @@ fn atime(flags: u64) -> u64 {
     }
 }
 
-/// struct mount_attr (include/uapi/linux/mount.h).
-#[repr(C)]
-#[derive(Default)]
-struct MountAttr {
-    attr_set: u64,
-    attr_clr: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
-
-/// Sets and clears attributes of the mount whose root `mount` is, and of all below it when `recursive`.
+/// Sets and clears attributes of the mount whose root is `mount`, and of all mounts below it when `recursive`.
 /// `propagation` is one of MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, or 0 to leave it.
 pub fn set_attributes(
     mount: impl AsFd,
@@ -117,13 +83,13 @@ pub fn set_attributes(
     propagation: u64,
     recursive: bool,
 ) -> SysResult<()> {
-    set_attr(mount.as_fd(), &MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 }, recursive)
+    set_attr(mount.as_fd(), &mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 }, recursive)
 }
 
-fn set_attr(fd: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> SysResult<()> {
-    let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
-    // SAFETY: mount_setattr reads an empty NUL-terminated path and size_of::<MountAttr>() bytes of `attr`, which is
-    // laid out as the kernel's struct and outlives the call; `fd` is borrowed, hence open, throughout.
+fn set_attr(fd: BorrowedFd<'_>, attr: &mount_attr, recursive: bool) -> SysResult<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the kernel reads an empty path and size_of::<mount_attr>() bytes of `attr`, which is laid out as the kernel's
+    // struct; both are borrowed for the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -131,47 +97,48 @@ fn set_attr(fd: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> SysResult<
             c"".as_ptr(),
             flags,
             std::ptr::from_ref(attr),
-            size_of::<MountAttr>(),
+            size_of::<mount_attr>(),
         )
     };
     if result == 0 {
         return Ok(());
     }
     let depth = if recursive { ", AT_RECURSIVE" } else { "" };
-    let MountAttr { attr_set, attr_clr, propagation, .. } = attr;
+    let mount_attr { attr_set, attr_clr, propagation, .. } = attr;
     let shown = format!("set={attr_set:#x}, clear={attr_clr:#x}, propagation={propagation:#x}{depth}");
     Err(SysError::last("mount_setattr", shown))
 }
 
-/// Makes the detached mount `mount`, and all below it when `recursive`, show files' owners as `userns` maps them
+/// Makes the detached mount `mount`, and all mounts below it when `recursive`, show files' owners as `userns` maps them
 /// (MOUNT_ATTR_IDMAP, Linux 5.12; mount_setattr(2), "ID-mapped mounts").
 pub fn set_idmap(mount: impl AsFd, userns: impl AsFd, recursive: bool) -> SysResult<()> {
-    let attr = MountAttr {
-        attr_set: ATTR_IDMAP,
+    let attr = mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
         userns_fd: userns.as_fd().as_raw_fd() as u64,
-        ..MountAttr::default()
     };
     set_attr(mount.as_fd(), &attr, recursive)
 }
 
-/// Changes how mount events spread: `flags` is a propagation type of mount(2), with MS_REC for the whole tree.
-/// `mount` is the root of a mount.
+/// Changes the propagation of the mount whose root is `mount`: `flags` is a propagation type of mount(2), with MS_REC for
+/// the whole tree.
 pub fn set_propagation(mount: impl AsFd, flags: u64) -> SysResult<()> {
     let recursive = flags & libc::MS_REC != 0;
     let kind = flags & (libc::MS_SHARED | libc::MS_SLAVE | libc::MS_PRIVATE | libc::MS_UNBINDABLE);
     match set_attributes(mount.as_fd(), 0, 0, kind, recursive) {
         Err(error) if error.errno() == Errno::ENOSYS => {
-            mount_raw(None, &super::procfs::fd_path(mount), None, flags, None)
+            mount_raw(None, &super::fd::fd_path(mount), None, flags, None)
         }
         other => other,
     }
 }
 
 /// Gives the bind mount `mount` exactly the flags of mount(2)'s `flags`, as a remount does (mount(2), "Remounting a
-/// bind mount"): those not named are cleared; access times stay as they are unless named.
+/// bind mount"): others are cleared, and flags of access times stay unless one of them is given.
 ///
-/// In a user namespace, flags of the original mount may be locked (mount_namespaces(7)). Then what is locked stays,
-/// save that clearing one of `cleared`, which the caller asked for by name, is an error (EPERM).
+/// In a user namespace, flags of the original mount may be locked (mount_namespaces(7)). Locked flags stay, except that a
+/// locked flag in `cleared`, which the caller clears by name, is an error (EPERM).
 pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()> {
     let set = ATTRIBUTES.iter().filter(|(f, _)| flags & f != 0).fold(0, |set, (_, a)| set | a);
     let wanted = ATTRIBUTES.iter().filter(|(f, _)| cleared & f != 0).fold(0, |set, (_, a)| set | a);
@@ -202,7 +169,7 @@ pub fn remount_bind_legacy(mount: impl AsFd, path: &Path, flags: u64, cleared: u
     let plain = flags & (ATTRIBUTES.iter().fold(0, |all, (f, _)| all | f) | ATIME_FLAGS);
     match mount_raw(None, path, None, plain | libc::MS_REMOUNT | libc::MS_BIND, None) {
         Err(error) if error.errno() == Errno::EPERM => {
-            // The first bits of ST_ and MS_ flags are the same; relatime is the one that differs (statfs(2)).
+            // The low bits of ST_ and MS_ flags are equal except for relatime (statfs(2)).
             let fs = rustix::fs::fstatfs(mount.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
             let present = fs.f_flags as u64;
             let same = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
@@ -215,7 +182,7 @@ pub fn remount_bind_legacy(mount: impl AsFd, path: &Path, flags: u64, cleared: u
     }
 }
 
-/// A detached copy of the mount at `path` below `dir`, and of those below it when `recursive`.
+/// A detached copy of the mount at `path` below `dir`, and of the mounts below it when `recursive`.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool, follow: bool) -> SysResult<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
@@ -230,7 +197,7 @@ pub fn clone_host_tree(path: &Path, recursive: bool, follow: bool) -> SysResult<
     clone_tree(CWD, path, recursive, follow)
 }
 
-/// [`clone_tree`] of what an open descriptor refers to.
+/// [`clone_tree`] of an open file or directory.
 pub fn clone_fd_tree(fd: impl AsFd, recursive: bool) -> SysResult<OwnedFd> {
     clone_tree(fd.as_fd(), Path::new(""), recursive, true)
 }
@@ -260,18 +227,18 @@ pub struct Filesystem<'a> {
 }
 
 impl<'a> Filesystem<'a> {
-    /// Of the type `kind`, by the name that /proc/filesystems has for it.
+    /// A new instance of the type `kind`, a name in /proc/filesystems.
     pub fn new(kind: &'a str) -> Filesystem<'a> {
         Filesystem { kind, source: None, flags: 0, parameters: Vec::new(), descriptor: None }
     }
 
-    /// What it is mounted from; /proc/PID/mountinfo shows it.
+    /// Sets the source of the mount, which /proc/PID/mountinfo shows.
     pub fn source(mut self, source: &'a OsStr) -> Filesystem<'a> {
         self.source = (!source.is_empty()).then_some(source);
         self
     }
 
-    /// MS_ flags; those of the super block are used (ro, sync, dirsync, mand, lazytime).
+    /// Sets MS_ flags, of which those of the super block are used (ro, sync, dirsync, mand, lazytime).
     pub fn flags(mut self, flags: u64) -> Filesystem<'a> {
         self.flags = flags;
         self
@@ -289,7 +256,7 @@ impl<'a> Filesystem<'a> {
         self
     }
 
-    /// Gives the kernel the parameters, and makes nothing.
+    /// Checks the parameters with the kernel, without making an instance.
     ///
     /// # Errors
     /// EINVAL for a parameter that this kernel does not know; ENOSYS without fsopen.
@@ -297,7 +264,7 @@ impl<'a> Filesystem<'a> {
         self.context().map(drop)
     }
 
-    /// False when only mount(2) can express it: a value too long for fsconfig, or MS_I_VERSION.
+    /// Whether fsconfig can express the parameters: every value is short enough, and MS_I_VERSION is not set.
     pub fn fits_fsconfig(&self) -> bool {
         let long = |value: &Cow<'_, str>| value.len() > FSCONFIG_VALUE_MAX;
         self.flags & libc::MS_I_VERSION == 0
@@ -333,11 +300,11 @@ impl<'a> Filesystem<'a> {
         Ok(context)
     }
 
-    /// Makes the instance and a detached mount of it with the given attributes (ATTR_).
+    /// Makes the instance and a detached mount with the given attributes (ATTR_).
     pub fn mount(&self, attributes: u64) -> SysResult<OwnedFd> {
         let context = self.context()?;
         rustix::mount::fsconfig_create(&context).map_err(|e| {
-            // File systems that keep to mount(2)'s ways have no words here: which option it is has to be guessed.
+            // File systems of the old interface give no message, so that the error lists all options.
             let said = Some(messages(&context)).filter(|said| !said.is_empty());
             let given = || format!("; given: {:?}", self.data());
             SysError::from_rustix("fsconfig", format!("{}, \"create\"{}", self.kind, said.unwrap_or_else(given)), e)
@@ -350,7 +317,7 @@ impl<'a> Filesystem<'a> {
         .map_err(|e| SysError::from_rustix("fsmount", format!("{}{}", self.kind, messages(&context)), e))
     }
 
-    /// The parameters as mount(2) takes them.
+    /// The parameters in the form of mount(2)'s data.
     fn data(&self) -> String {
         let mut data = String::new();
         for (name, value) in &self.parameters {
@@ -368,7 +335,7 @@ impl<'a> Filesystem<'a> {
         data
     }
 
-    /// Mounts it on `target` by mount(2), whose `flags` are all used.
+    /// Mounts the instance on `target` by mount(2), which uses all of `flags`.
     pub fn mount_legacy(&self, target: &Path, flags: u64) -> SysResult<()> {
         if let Some((name, _)) = self.descriptor {
             return Err(SysError::new("mount", format!("{}, {name:?}: takes fsconfig(2)", self.kind), Errno::ENOSYS));
@@ -379,7 +346,7 @@ impl<'a> Filesystem<'a> {
     }
 }
 
-/// What the kernel's context has to say, as `; kernel: "..."`. Each message begins with a letter for its level.
+/// The messages of an fsopen context, as `; kernel: "..."`. Each begins with a letter for its level.
 fn messages(context: &OwnedFd) -> String {
     let mut lines = Vec::new();
     let mut buffer = [0_u8; 512];
@@ -393,7 +360,7 @@ fn messages(context: &OwnedFd) -> String {
     if lines.is_empty() { String::new() } else { format!("; kernel: {:?}", lines.join("; ")) }
 }
 
-/// mount(2).
+/// Calls mount(2) with paths and flags as they are.
 pub fn mount_raw(
     source: Option<&OsStr>,
     target: &Path,
@@ -408,8 +375,8 @@ pub fn mount_raw(
     let kind_text = kind.map(|k| text(k.as_bytes())).transpose()?;
     let data_text = data.map(|d| text(d.as_bytes())).transpose()?;
     let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr());
-    // SAFETY: every pointer is null, which mount(2) allows for all but the target, or comes from a CString that lives
-    // to the end of this function.
+    // SAFETY: every pointer comes from a CString that lives to the end of this function, or is null, which mount(2) allows
+    // for all arguments but the target.
     let result = unsafe {
         libc::mount(
             pointer(&source_text),
@@ -422,19 +389,19 @@ pub fn mount_raw(
     if result == 0 { Ok(()) } else { Err(SysError::last("mount", shown())) }
 }
 
-/// Takes the mount at `path` out of the tree; it dies when its last user is gone.
+/// Detaches the mount at `path` (MNT_DETACH): the kernel frees it after its last use.
 pub fn detach(path: &Path) -> SysResult<()> {
     rustix::mount::unmount(path, UnmountFlags::DETACH)
         .map_err(|e| SysError::from_rustix("umount2", format!("{path:?}, MNT_DETACH"), e))
 }
 
-/// Makes the working directory, the root of a mount, the root of this mount namespace. The old root comes to lie on
-/// top of it, where [`detach`] of "." takes it away (pivot_root(2), `pivot_root(".", ".")`).
+/// Makes the working directory, which is the root of a mount, the root of this mount namespace. The old root is then
+/// mounted on top of it, where [`detach`] of "." removes it (pivot_root(2), `pivot_root(".", ".")`).
 pub fn pivot_here() -> SysResult<()> {
     rustix::process::pivot_root(".", ".").map_err(|e| SysError::from_rustix("pivot_root", "\".\", \".\"", e))
 }
 
-/// True when an error of the new mount calls means that this kernel does not have them.
+/// Whether an error of the new mount calls means that this kernel lacks them.
 pub fn is_missing(error: &SysError) -> bool {
     error.errno() == Errno::ENOSYS
 }
@@ -452,14 +419,14 @@ mod tests {
     }
 
     #[test]
-    fn an_option_too_long_for_fsconfig_is_noticed() {
+    fn an_option_too_long_for_fsconfig_does_not_fit() {
         let long = "x".repeat(256);
         assert!(!Filesystem::new("overlay").parameter("lowerdir", Some(long.into())).fits_fsconfig());
         assert!(Filesystem::new("overlay").parameter("lowerdir", Some("/a:/b".into())).fits_fsconfig());
     }
 
     #[test]
-    fn a_refused_option_carries_the_kernels_words() {
+    fn a_refused_option_carries_the_kernels_message() {
         let refused = Filesystem::new("tmpfs").parameter("nonsense", Some("1".into())).mount(0);
         let text = refused.expect_err("tmpfs has no such option").to_string();
         assert!(text.contains("nonsense"), "{text}");

@@ -1,4 +1,4 @@
-//! rtnetlink(7): network devices and their addresses, as far as moving one into a container asks for.
+//! rtnetlink(7): the operations on network devices and addresses that move a device into a container.
 //!
 //! A request is one datagram; the answer is any number of messages in any number of datagrams, ended by an
 //! acknowledgement or by NLMSG_DONE. Numbers are in the machine's byte order, and everything starts at a multiple of
@@ -26,7 +26,7 @@ const INTERRUPTED: u16 = 0x10;
 const DUMP: u16 = 0x300;
 const CREATE_NEW: u16 = 0x600;
 
-/// How often a dump is asked for before it is given up.
+/// The most requests for one dump.
 const TRIES: u32 = 100;
 
 /// Attributes of a device (linux/if_link.h) and of an address (linux/if_addr.h).
@@ -38,7 +38,7 @@ const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
 
-/// nlmsghdr, ifinfomsg, ifaddrmsg: their sizes.
+/// Sizes of nlmsghdr, ifinfomsg and ifaddrmsg.
 const HEADER: usize = 16;
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
@@ -46,15 +46,15 @@ const ADDRESS_HEADER: usize = 8;
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its number in its network namespace.
+    /// The number in its network namespace.
     pub index: i32,
-    /// Its name there.
+    /// The name in its network namespace.
     pub name: String,
-    /// It is up.
+    /// Whether IFF_UP is set.
     pub is_up: bool,
 }
 
-/// An address of a device, as it is set.
+/// An address of a device, in the form of RTM_NEWADDR.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Address {
     /// AF_INET or AF_INET6.
@@ -65,7 +65,7 @@ pub struct Address {
     pub flags: u32,
     /// RT_SCOPE_*: 0 is the whole world.
     pub scope: u8,
-    /// IFA_LOCAL, IFA_ADDRESS and IFA_BROADCAST, as far as they are there: kind, and bytes in network order.
+    /// The attributes IFA_LOCAL, IFA_ADDRESS and IFA_BROADCAST that are set: kind, and bytes in network order.
     pub parts: Vec<(u16, Vec<u8>)>,
 }
 
@@ -76,7 +76,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// To the calling thread's network namespace.
+    /// Opens a socket to the calling thread's network namespace.
     pub fn open() -> SysResult<Route> {
         let error = |error| SysError::from_rustix("socket", "AF_NETLINK, NETLINK_ROUTE", error);
         // Protocol 0 is NETLINK_ROUTE.
@@ -84,13 +84,13 @@ impl Route {
         Ok(Route { socket: socket.map_err(error)? })
     }
 
-    /// Every device.
+    /// Lists every device.
     pub fn links(&self) -> SysResult<Vec<Link>> {
         let found = self.ask(RTM_GETLINK, DUMP, &[0; LINK_HEADER], "RTM_GETLINK")?;
         Ok(found.iter().filter_map(|message| link(message)).collect())
     }
 
-    /// The addresses of the device `index`, of every family.
+    /// Lists the addresses of the device `index`, of every family.
     pub fn addresses(&self, index: i32) -> SysResult<Vec<Address>> {
         let found = self.ask(RTM_GETADDR, DUMP, &[0; ADDRESS_HEADER], "RTM_GETADDR")?;
         Ok(found.iter().filter_map(|message| address(message, index)).collect())
@@ -132,10 +132,10 @@ impl Route {
         self.ask(RTM_NEWADDR, ACKNOWLEDGE | CREATE_NEW, &body, &shown).map(drop)
     }
 
-    /// Sends one request and gives the bodies of the answers. `shown` is for errors.
+    /// Sends one request and returns the bodies of the answers. `shown` is for errors.
     ///
     /// # Errors
-    /// EAGAIN for a dump of what does not stand still; else what the kernel answers.
+    /// EAGAIN for a dump that changes interrupt each time; else the kernel's error.
     fn ask(&self, kind: u16, flags: u16, body: &[u8], shown: &str) -> SysResult<Vec<Vec<u8>>> {
         for _ in 0..TRIES {
             if let Some(answers) = self.ask_once(kind, flags, body, shown)? {
@@ -145,13 +145,13 @@ impl Route {
         Err(SysError::new("recv", format!("{shown}: interrupted {TRIES} times"), Errno::EAGAIN))
     }
 
-    /// `None` for a dump that something changed in between: it may lack what did not.
+    /// Sends one request once. `None` for a dump that a change interrupted, which may lack entries that did not change.
     fn ask_once(&self, kind: u16, flags: u16, body: &[u8], shown: &str) -> SysResult<Option<Vec<Vec<u8>>>> {
         let mut request = Vec::with_capacity(HEADER + body.len());
         request.extend(((HEADER + body.len()) as u32).to_ne_bytes());
         request.extend(kind.to_ne_bytes());
         request.extend((flags | REQUEST).to_ne_bytes());
-        // The sequence and the sender: each socket has one request at a time, so nothing has to be told apart.
+        // The sequence number and the sender are 0, because each socket has one request at a time.
         request.extend([0; 8]);
         request.extend(body);
         let kernel = SocketAddrNetlink::new(0, 0);
@@ -224,7 +224,7 @@ fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> 
         let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
         let value = rest.get(4..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        // The two highest bits say of what form the value is.
+        // The two highest bits describe the form of the value.
         Some((kind & 0x3fff, value))
     })
 }
@@ -235,7 +235,7 @@ fn link(message: &[u8]) -> Option<Link> {
     Some(Link { index: number(message, 4)?, name, is_up: number(message, 8)? & libc::IFF_UP != 0 })
 }
 
-/// The address in a message, if it is one of the device `index`.
+/// Parses the address in a message; `None` for another device than `index`.
 fn address(message: &[u8], index: i32) -> Option<Address> {
     let &[family, prefix, few_flags, scope, ..] = message else { return None };
     if number(message, 4)? != index {
@@ -245,7 +245,7 @@ fn address(message: &[u8], index: i32) -> Option<Address> {
     let mut parts = Vec::new();
     for (kind, value) in attributes(message, ADDRESS_HEADER) {
         match kind {
-            // Flags have outgrown the header's one byte.
+            // The header has room for the first eight flags alone.
             IFA_FLAGS => flags = number(value, 0)? as u32,
             IFA_ADDRESS | IFA_LOCAL | IFA_BROADCAST => parts.push((kind, value.to_vec())),
             _ => {}
@@ -269,14 +269,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_whole_though_devices_come_and_go() {
+    fn a_list_is_complete_while_other_devices_are_added_and_removed() {
         std::thread::spawn(|| {
             super::super::ns::unshare(libc::CLONE_NEWNET as u64).unwrap();
             let ip = |words: &str| {
                 let done = std::process::Command::new("ip").args(words.split(' ')).status().unwrap();
                 assert!(done.success(), "ip {words}");
             };
-            // More than one part of an answer holds.
+            // More devices than one part of an answer holds.
             (0..30).for_each(|number| ip(&format!("link add stays{number}a type veth peer name stays{number}b")));
             let route = Route::open().unwrap();
             std::thread::scope(|scope| {
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_ends_the_list() {
+    fn a_truncated_message_or_attribute_ends_the_list() {
         assert_eq!(messages(&[20, 0, 0, 0, 1]).count(), 0);
         let mut body = Vec::new();
         attribute(&mut body, 1, b"abc");

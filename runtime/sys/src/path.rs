@@ -1,13 +1,12 @@
-//! Paths inside a container: the only opener of what an image or a process in a container may have shaped.
+//! Paths inside a container: the only way to open files that an image or a process in a container controls.
 //!
-//! A [`Dir`] is the root of such a tree. Every path is resolved below it by the kernel in one step
-//! (openat2(2), RESOLVE_IN_ROOT), so a symlink that points out of the root, or one that is swapped while we look,
-//! stays inside. The result is an O_PATH descriptor, and what follows (a mount, a device node) works on that
-//! descriptor, never on the path again.
+//! A [`Dir`] is the root of such a tree. The kernel resolves every path below it in one step (openat2(2),
+//! RESOLVE_IN_ROOT), so that a symlink out of the root, or one that is swapped during the lookup, stays inside. The
+//! result is an O_PATH descriptor, and later operations (a mount, a device node) use that descriptor instead of the path.
 //!
-//! On a kernel without openat2 (before 5.6), and where parts of the path are still to be made, the same is done one
-//! component at a time: each is opened by its bare name, without following it, from the descriptor of the one before,
-//! and `..` goes back to the descriptor that we came from.
+//! On a kernel without openat2 (before 5.6), and where parts of the path are created, the lookup takes one component at a
+//! time: each is opened by its name, without following it, from the descriptor of the component before, and `..` returns
+//! to the descriptor before that.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -19,18 +18,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
+pub use super::fd::file_type;
 use super::{SysError, SysResult};
 
-/// As many links as the kernel follows in one path (MAXSYMLINKS, include/linux/namei.h).
+/// The most links that the kernel follows in one path (MAXSYMLINKS, include/linux/namei.h).
 const MAX_LINKS: u32 = 40;
 
-/// How often a lookup is repeated that lost a race against a rename (openat2(2), EAGAIN).
+/// The most repetitions of a lookup that lost a race against a rename (openat2(2), EAGAIN).
 const MAX_RACES: u32 = 64;
 
-/// Set once openat2 was found missing, so that each later lookup saves the call.
+/// Whether openat2 was found missing, which saves each later lookup the call.
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
-/// What a lookup does about symlinks. All of them end inside the root.
+/// The treatment of symlinks by a lookup. The target is always inside the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
     /// Follow every one.
@@ -41,12 +41,12 @@ pub enum Links {
     Refuse,
 }
 
-/// What a lookup makes of components that do not exist.
+/// The treatment of missing components by a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
     Fail,
     MakeDirs(u32),
-    /// Directories on the way with mode 0755, and an empty file of this mode at the end.
+    /// Creates directories of mode 0755, and an empty file of this mode as the last component.
     MakeFile(u32),
 }
 
@@ -65,7 +65,7 @@ impl Dir {
         Ok(Dir { fd })
     }
 
-    /// A directory that is open already.
+    /// Wraps an open directory.
     pub fn from_fd(fd: OwnedFd) -> Dir {
         Dir { fd }
     }
@@ -85,7 +85,7 @@ impl Dir {
         self.open(path, OFlags::PATH, Links::Follow)
     }
 
-    /// Like [`Dir::find`]; `None` when some part of the path does not exist.
+    /// Opens `path` as O_PATH; `None` when a component does not exist.
     pub fn try_find(&self, path: &Path, links: Links) -> SysResult<Option<OwnedFd>> {
         match self.open(path, OFlags::PATH, links) {
             Ok(fd) => Ok(Some(fd)),
@@ -94,9 +94,9 @@ impl Dir {
         }
     }
 
-    /// Opens what exists at `path` with `flags` (O_CLOEXEC is added). Magic links of procfs are refused (ELOOP).
+    /// Opens an existing `path` with `flags` (O_CLOEXEC is added). Magic links of procfs are refused (ELOOP).
     ///
-    /// Do not open what may be a device, a FIFO or a terminal without O_PATH: check an O_PATH descriptor's type first
+    /// Without O_PATH, the open of a device, a FIFO or a terminal has effects: check the type of an O_PATH descriptor first,
     /// and reopen that with [`super::procfs::Proc::reopen`].
     pub fn open(&self, path: &Path, flags: OFlags, links: Links) -> SysResult<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | nofollow(links);
@@ -138,10 +138,10 @@ impl Dir {
         }
     }
 
-    /// Opens the directory `path` as O_PATH and makes what is missing of it with `mode` (less the umask).
+    /// Opens the directory `path` as O_PATH, and creates missing components with `mode` (less the umask).
     ///
-    /// A symlink whose target is missing is completed: with /var/run -> /run and no /run, `/var/run/x` makes
-    /// `/run/x` inside the root.
+    /// The missing target of a symlink is created: with /var/run -> /run and no /run, `/var/run/x` creates `/run/x` inside
+    /// the root.
     pub fn mkdir_all(&self, path: &Path, mode: u32, links: Links) -> SysResult<OwnedFd> {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY, links) {
             Err(error) if error.errno() == Errno::ENOENT => self.walk(path, links, Missing::MakeDirs(mode)),
@@ -149,8 +149,8 @@ impl Dir {
         }
     }
 
-    /// Opens `path`, which may be anything, as O_PATH; makes an empty file of `mode`, and the directories above it
-    /// (0755), where it is missing.
+    /// Opens `path`, which may be of any type, as O_PATH. If it is missing, creates an empty file of `mode`, and the
+    /// directories above it (0755).
     pub fn make_file(&self, path: &Path, mode: u32, links: Links) -> SysResult<OwnedFd> {
         match self.open(path, OFlags::PATH, links) {
             Err(error) if error.errno() == Errno::ENOENT => self.walk(path, links, Missing::MakeFile(mode)),
@@ -158,7 +158,7 @@ impl Dir {
         }
     }
 
-    /// The directory that holds `path`'s last component, made (0755) where it is missing, and that component's name.
+    /// The directory that holds `path`'s last component, created (0755) if it is missing, and that component's name.
     ///
     /// For calls that take a directory and a name: mknodat, symlinkat, unlinkat. EINVAL when `path` ends in no name.
     pub fn parent(&self, path: &Path) -> SysResult<(OwnedFd, OsString)> {
@@ -169,7 +169,7 @@ impl Dir {
         Ok((self.mkdir_all(parent, 0o755, Links::Follow)?, name.to_owned()))
     }
 
-    /// One component at a time. See the module's head for why it cannot leave the root.
+    /// Looks `path` up one component at a time. The module's documentation says why the lookup stays inside the root.
     fn walk(&self, path: &Path, links: Links, missing: Missing) -> SysResult<OwnedFd> {
         let mut walk = Walk { root: &self.fd, path, passed: Vec::new(), todo: Vec::new(), followed: 0, races: 0 };
         walk.push(path);
@@ -197,9 +197,9 @@ enum Step {
 struct Walk<'a> {
     root: &'a OwnedFd,
     path: &'a Path,
-    /// The directories below the root that lead to where we are.
+    /// The directories below the root that lead to the current one.
     passed: Vec<OwnedFd>,
-    /// What is still to be walked, last step first.
+    /// The remaining steps, last step first.
     todo: Vec<Step>,
     followed: u32,
     races: u32,
@@ -221,7 +221,7 @@ impl Walk<'_> {
         self.passed.last().unwrap_or(self.root).as_fd()
     }
 
-    /// Takes a step that needs no lookup; gives the name of one that does.
+    /// Takes a step that needs no lookup; returns the name of one that does.
     fn turn(&mut self, step: Step) -> SysResult<Option<OsString>> {
         match step {
             Step::Root => self.passed.clear(),
@@ -235,7 +235,7 @@ impl Walk<'_> {
         SysError::new(call, format!("{name:?} of {:?} in the root", self.path), errno)
     }
 
-    /// Looks `name` up here. A descriptor comes back when it is the end of the path and no directory.
+    /// Looks `name` up in the current directory. Returns a descriptor at the end of a path that is no directory.
     fn enter(&mut self, name: &OsStr, links: Links, missing: Missing) -> SysResult<Option<OwnedFd>> {
         let last = self.todo.is_empty();
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -279,7 +279,7 @@ impl Walk<'_> {
 
     fn make(&self, name: &OsStr, last: bool, missing: Missing) -> SysResult<()> {
         let (call, made) = match missing {
-            // An S_IFREG node by mknodat is a file that we never open: no FIFO can be slipped under an open.
+            // A node by mknodat needs no open, under which another process could place a FIFO.
             Missing::MakeFile(mode) if last => (
                 "mknodat",
                 rustix::fs::mknodat(self.here(), name, FileType::RegularFile, Mode::from_raw_mode(mode), 0),
@@ -288,28 +288,21 @@ impl Walk<'_> {
             _ => ("mkdirat", rustix::fs::mkdirat(self.here(), name, Mode::from_raw_mode(0o755))),
         };
         match made {
-            // Someone was faster: the next lookup sees what is there, and treats it with the same care.
+            // Another process was faster: the next lookup opens its file with the same checks.
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(e) => Err(self.error(call, name, Errno::from_raw(e.raw_os_error()))),
         }
     }
 }
 
-/// The type of an open file.
-pub fn file_type(fd: impl AsFd) -> SysResult<FileType> {
-    let stat = rustix::fs::fstat(fd).map_err(|e| SysError::from_rustix("fstat", "", e))?;
-    Ok(FileType::from_raw_mode(stat.st_mode))
-}
-
-/// O_NOFOLLOW where the last component is not to be followed.
 /// The working directory's path below this process's root; EXDEV where the root does not lead to it.
 ///
-/// The kernel compares mounts, and marks a path outside with `(unreachable)` (getcwd(2)). The C library then looks for a
-/// parent with the device and the inode of the root, which the image's directory has on the host's own mount as well;
-/// therefore the system call alone is asked.
+/// The kernel compares mounts, and marks a path outside with `(unreachable)` (getcwd(2)). The C library then searches for a
+/// parent with the device and the inode of the root, which the image's directory has on the host's own mount as well.
+/// Therefore the system call is made directly.
 pub fn working_directory() -> SysResult<PathBuf> {
     let mut path = vec![0u8; libc::PATH_MAX as usize];
-    // SAFETY: the kernel writes at most path.len() bytes into memory that is ours.
+    // SAFETY: the kernel writes at most path.len() bytes to `path`, which this function owns.
     let length = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
     let length = usize::try_from(length).map_err(|_| SysError::last("getcwd", ""))?;
     // With the NUL byte at the end.
@@ -318,6 +311,7 @@ pub fn working_directory() -> SysResult<PathBuf> {
     if path.is_absolute() { Ok(path) } else { Err(SysError::new("getcwd", path.display().to_string(), Errno::EXDEV)) }
 }
 
+/// O_NOFOLLOW where the last component is not followed.
 fn nofollow(links: Links) -> OFlags {
     if links == Links::NotLast { OFlags::NOFOLLOW } else { OFlags::empty() }
 }
@@ -329,8 +323,8 @@ fn require_directory(fd: OwnedFd, path: &Path) -> SysResult<OwnedFd> {
     }
 }
 
-/// Without openat2, an O_PATH descriptor is turned into an open file: a directory through its own ".", anything else
-/// by its name in /proc/self/fd of the host, which is what this process sees before it enters a root.
+/// Reopens an O_PATH descriptor without openat2: a directory through its own ".", another file by its name in
+/// /proc/self/fd of the host, which this process has until it enters a root.
 fn reopen_found(fd: OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
     let flags = flags - OFlags::NOFOLLOW;
     let error = |e| SysError::from_rustix("openat", format!("{path:?}, {flags:?}"), e);

@@ -14,31 +14,32 @@ impl Pattern {
     /// Compiles an extended regular expression.
     ///
     /// # Errors
-    /// EINVAL for what is none.
+    /// EINVAL for a malformed expression.
     pub fn new(expression: &str) -> SysResult<Pattern> {
         let error = || SysError::new("regcomp", format!("{expression:?}"), Errno::EINVAL);
         let text = CString::new(expression).map_err(|_| error())?;
         let mut compiled = MaybeUninit::uninit();
-        // SAFETY: `text` is NUL-terminated and outlives the call; on success regcomp has filled `compiled`.
+        // SAFETY: `text` is NUL-terminated and outlives the call, and regcomp accepts an uninitialised regex_t.
         let result = unsafe { libc::regcomp(compiled.as_mut_ptr(), text.as_ptr(), libc::REG_EXTENDED | libc::REG_NOSUB) };
         if result != 0 {
             return Err(error());
         }
-        // SAFETY: regcomp succeeded. It holds no pointer into the regex_t itself, which may therefore be moved.
+        // SAFETY: a successful regcomp has initialised the value. Its pointers lead to the heap and not into the regex_t,
+        // which may therefore be moved.
         Ok(Pattern(unsafe { compiled.assume_init() }))
     }
 
-    /// Whether some part of `text` matches. A text with a NUL byte does not.
+    /// Whether some part of `text` matches. A text with a NUL byte never matches.
     pub fn matches(&self, text: &str) -> bool {
         let Ok(text) = CString::new(text) else { return false };
-        // SAFETY: the expression is compiled until it is dropped; without sub-matches none are written.
+        // SAFETY: `new` compiled the expression, and only `drop` frees it. With 0 sub-matches nothing is written.
         unsafe { libc::regexec(&self.0, text.as_ptr(), 0, std::ptr::null_mut(), 0) == 0 }
     }
 }
 
 impl Drop for Pattern {
     fn drop(&mut self) {
-        // SAFETY: compiled by `new`, freed once, here.
+        // SAFETY: `new` compiled the expression, and only this function frees it, once.
         unsafe { libc::regfree(&mut self.0) }
     }
 }

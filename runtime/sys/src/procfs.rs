@@ -1,13 +1,13 @@
-//! /proc, read and written through a handle that is known to be procfs, without crossing mounts or magic links.
+//! /proc through a handle that is verified to be procfs, without crossing mounts or magic links.
 //!
-//! In a container's mount namespace /proc may be anything: another file system whose `attr/exec` swallows an LSM
-//! label, or procfs with one file mounted over another, so that a write meant for a sysctl lands elsewhere. A
-//! [`Proc`] is opened where /proc is the host's, its root is checked (PROC_SUPER_MAGIC and the root's inode number,
+//! In a container's mount namespace /proc may be anything: another file system whose `attr/exec` accepts an LSM label
+//! without effect, or procfs with one file mounted over another, so that a write for one sysctl reaches another. A
+//! [`Proc`] is opened while /proc is the host's, its root is checked (PROC_SUPER_MAGIC and the root's inode number,
 //! fs/proc/root.c), and each lookup below it refuses to cross a mount. Where the host itself has mounts over its
-//! /proc (a runtime inside a container), a private instance without them is mounted, detached, and used instead.
+//! /proc (a runtime inside a container), a private, detached instance without them is used instead.
 //!
-//! A process that a container may look into must not hold the host's: who can open its descriptor has the host's
-//! processes, and their roots. There the handle is the container's own /proc, under the same checks
+//! A process that a container may trace must not hold the host's /proc: a process that opens its descriptor reaches the
+//! host's processes and their roots. There the handle is the container's own /proc, under the same checks
 //! ([`Proc::open_inside`]).
 
 use std::fs::File;
@@ -17,13 +17,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
+pub use super::fd::{fd_path, mount_id};
 use super::mount::{self, Filesystem};
 use super::{SysError, SysResult};
 
-/// f_type of procfs (include/uapi/linux/magic.h).
-pub const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+/// f_type of procfs. Its type in libc differs between architectures.
+pub const PROC_SUPER_MAGIC: u64 = libc::PROC_SUPER_MAGIC as u64;
 
 /// The inode number of every procfs root (include/linux/proc_ns.h, PROC_ROOT_INO; fs/proc/root.c).
 const PROC_ROOT_INO: u64 = 1;
@@ -32,21 +33,21 @@ const PROC_ROOT_INO: u64 = 1;
 #[derive(Debug)]
 pub struct Proc {
     root: OwnedFd,
-    /// An instance of our own without anything mounted over it; made when it is first needed.
+    /// A private instance without mounts over its files, made when it is first needed.
     private: OnceLock<OwnedFd>,
-    /// What an instance of our own shows.
+    /// The contents of a private instance.
     shows: Shows,
 }
 
-/// What an instance of procfs shows.
+/// The contents of an instance of procfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shows {
     Everything,
-    /// No sysctls, and nothing of the kernel's.
+    /// Neither sysctls nor files of the kernel.
     Processes,
 }
 
-/// What is used of /proc/PID/stat (proc_pid_stat(5)).
+/// Fields of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PidStat {
     /// Field 3: R, S, D, Z, T, X ...
@@ -57,24 +58,22 @@ pub struct PidStat {
     pub session: i32,
     /// Field 9: the task's flags (PF_*, include/linux/sched.h).
     pub flags: u64,
-    /// Field 22: when the process started, in clock ticks after boot.
+    /// Field 22: the start of the process, in clock ticks after boot.
     pub start_time: u64,
 }
 
 impl PidStat {
-    /// The process has ended, though its parent may not have waited for it yet.
+    /// Whether the process has exited, though its parent may not have waited for it yet.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
 
-    /// The process has ended, or is about to: it has let go of its namespaces, or does so now.
+    /// Whether the process has exited or is exiting: it has left its namespaces, or is leaving them.
     pub fn is_ending(&self) -> bool {
-        /// PF_EXITING (include/linux/sched.h).
-        const EXITING: u64 = 0x4;
-        self.has_ended() || self.flags & EXITING != 0
+        self.has_ended() || self.flags & libc::PF_EXITING as u64 != 0
     }
 
-    /// From the file's text. The second field, the command's name, may hold spaces and parentheses.
+    /// Parses the file's text. The second field, the command's name, may hold spaces and parentheses.
     fn parse(text: &str) -> Option<PidStat> {
         let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
@@ -92,8 +91,8 @@ impl Proc {
         Proc::open_showing(Shows::Everything)
     }
 
-    /// The same after entering a container's root, where /proc is the container's. It is for the files of processes:
-    /// where it takes an instance of our own, that has nothing else to give to who looks into this process.
+    /// Opens /proc after entering a container's root, where it is the container's, for files of processes alone: a private
+    /// instance has no other files, which a process that traces this one could use.
     pub fn open_inside() -> SysResult<Proc> {
         Proc::open_showing(Shows::Processes)
     }
@@ -134,7 +133,7 @@ impl Proc {
         Some(self.private.get_or_init(|| made))
     }
 
-    /// Writes `bytes` in a single write(2), as files of procfs want it. The file must exist.
+    /// Writes `bytes` in a single write(2), as files of procfs require. The file must exist.
     pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) -> SysResult<()> {
         let path = path.as_ref();
         let mut file = File::from(self.open_file(path, OFlags::WRONLY)?);
@@ -146,7 +145,7 @@ impl Proc {
         Ok(())
     }
 
-    /// Reads a whole file.
+    /// Reads a whole file below /proc.
     pub fn read(&self, path: impl AsRef<Path>) -> SysResult<Vec<u8>> {
         let path = path.as_ref();
         let mut file = File::from(self.open_file(path, OFlags::RDONLY)?);
@@ -156,14 +155,13 @@ impl Proc {
         Ok(bytes)
     }
 
-    /// Reads a whole file. Bytes that are not UTF-8 are replaced.
+    /// Reads a whole file below /proc. Bytes that are not UTF-8 are replaced.
     pub fn read_to_string(&self, path: impl AsRef<Path>) -> SysResult<String> {
         let bytes = self.read(path)?;
         Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
     }
 
-    /// The target of a link such as `self/fd/3` or `PID/exe`, as text: good for messages and comparisons, never to be
-    /// opened.
+    /// The target of a link such as `self/fd/3` or `PID/exe`, as text for messages and comparisons. It must not be opened.
     pub fn read_link(&self, path: impl AsRef<Path>) -> SysResult<PathBuf> {
         let path = path.as_ref();
         let link = self.open_file(path, OFlags::PATH | OFlags::NOFOLLOW)?;
@@ -172,7 +170,7 @@ impl Proc {
         Ok(PathBuf::from(std::ffi::OsString::from(String::from_utf8_lossy(target.as_bytes()).into_owned())))
     }
 
-    /// Opens anew, with `flags`, the very file that `fd` (most often O_PATH) refers to.
+    /// Reopens the file that `fd` (most often O_PATH) refers to, with `flags`.
     pub fn reopen(&self, fd: impl AsFd, flags: OFlags) -> SysResult<OwnedFd> {
         let number = fd.as_fd().as_raw_fd().to_string();
         let directory = self.open_file("self/fd", OFlags::PATH | OFlags::DIRECTORY)?;
@@ -180,17 +178,17 @@ impl Proc {
             .map_err(|e| SysError::from_rustix("openat", format!("/proc/self/fd/{number}, {flags:?}"), e))
     }
 
-    /// Opens one of this process's own namespaces, `self/ns/NAME`: a magic link, which only this function follows.
+    /// Opens one of this thread's namespaces, `thread-self/ns/NAME`, which is a magic link.
     pub fn open_namespace(&self, name: &str) -> SysResult<OwnedFd> {
         self.namespace("thread-self/ns", name)
     }
 
-    /// The same of another process, which the caller keeps from ending meanwhile.
+    /// Opens a namespace of another process, whose pid the caller keeps from being reused meanwhile.
     pub fn open_namespace_of(&self, pid: i32, name: &str) -> SysResult<OwnedFd> {
         self.namespace(&format!("{pid}/ns"), name)
     }
 
-    /// Opens the root directory of a process as O_PATH, `PID/root`: a magic link too.
+    /// Opens the root directory of a process as O_PATH, `PID/root`, which is a magic link.
     ///
     /// # Errors
     /// ENOENT or ESRCH when the process has exited; EACCES without the right to trace it (proc_pid_root(5)).
@@ -206,7 +204,7 @@ impl Proc {
             .map_err(|e| SysError::from_rustix("openat", format!("/proc/{directory}/{name}"), e))
     }
 
-    /// What /proc/PID/stat says; `None` when there is no such process.
+    /// Reads /proc/PID/stat; `None` when there is no such process.
     pub fn pid_stat(&self, pid: i32) -> SysResult<Option<PidStat>> {
         let path = format!("{pid}/stat");
         match self.read_to_string(&path) {
@@ -218,13 +216,6 @@ impl Proc {
             Err(error) => Err(error),
         }
     }
-}
-
-/// A path that leads a call to exactly the file of `fd`, for calls that take no descriptor (mount(2) on old kernels).
-///
-/// Only good while /proc is the host's own: before the root is entered.
-pub fn fd_path(fd: impl AsFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 
 fn verify_root(fd: OwnedFd) -> SysResult<OwnedFd> {
@@ -259,8 +250,8 @@ fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> 
     }
 }
 
-/// openat2 by hand, for kernels before 5.6: a component at a time, none of them followed but procfs's own first one
-/// (`self` and `thread-self`, which are relative links to a number), each still on procfs.
+/// Looks `path` up without openat2, for kernels before 5.6: one component at a time, each on the same procfs. No link is
+/// followed but a first one of procfs (`self` and `thread-self`, which are relative links to a number).
 fn walk_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
     let error = |e| SysError::from_rustix("openat", format!("/proc/{}, {flags:?}", path.display()), e);
     let device = rustix::fs::fstat(root).map_err(error)?.st_dev;
@@ -291,7 +282,7 @@ fn walk_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> 
         }
         if last && !flags.contains(OFlags::PATH) {
             let opened = rustix::fs::openat(&here, &name, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(error)?;
-            // A mount may have come over the name between the two.
+            // A mount may have covered the name between the two opens.
             let again = rustix::fs::fstat(&opened).map_err(error)?;
             return match (again.st_dev, again.st_ino) == (device, stat.st_ino) {
                 true => Ok(opened),
@@ -304,19 +295,12 @@ fn walk_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> 
     Ok(here)
 }
 
-/// The identifier of the mount that `fd` lies on; `None` on kernels that do not tell (before 5.8).
-pub fn mount_id(fd: impl AsFd) -> Option<u64> {
-    let mask = rustix::fs::StatxFlags::MNT_ID;
-    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, mask).ok()?;
-    (stat.stx_mask & mask.bits() != 0).then_some(stat.stx_mnt_id)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_stat_line_with_a_wicked_name() {
+    fn a_stat_line_parses_though_the_name_holds_parentheses() {
         let text = "7 (a) R 1 (b) c) S 3 7 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0\n";
         let stat = PidStat::parse(text).expect("it parses");
         assert_eq!(stat, PidStat { state: 'S', parent: 3, session: 9, flags: 4_194_304, start_time: 12345 });
@@ -325,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_process_is_there_and_another_is_not() {
+    fn own_process_has_a_stat_and_a_missing_one_has_none() {
         let proc = Proc::open().expect("procfs");
         let own = proc.pid_stat(std::process::id() as i32).expect("stat").expect("we live");
         assert!(own.start_time > 0 && !own.has_ended());
@@ -356,18 +340,18 @@ mod tests {
     }
 
     #[test]
-    fn the_walk_by_hand_agrees() {
+    fn the_lookup_without_openat2_refuses_the_same_links() {
         let proc = Proc::open().expect("procfs");
         assert!(walk_below(&proc.root, Path::new("self/status"), OFlags::RDONLY).is_ok());
         assert!(walk_below(&proc.root, Path::new("thread-self/attr/current"), OFlags::PATH).is_ok());
         assert!(walk_below(&proc.root, Path::new("self/root"), OFlags::PATH).is_err());
         assert!(walk_below(&proc.root, Path::new("self/fd/../root"), OFlags::PATH).is_err());
         let link = walk_below(&proc.root, Path::new("self/exe"), OFlags::PATH | OFlags::NOFOLLOW).expect("the link");
-        assert_eq!(super::super::path::file_type(&link).expect("type"), FileType::Symlink);
+        assert_eq!(super::super::fd::file_type(&link).expect("type"), FileType::Symlink);
     }
 
     #[test]
-    fn an_open_file_is_opened_again() {
+    fn an_open_file_is_reopened() {
         let proc = Proc::open().expect("procfs");
         let mut file = tempfile::tempfile().expect("tempfile");
         file.write_all(b"text").expect("write");

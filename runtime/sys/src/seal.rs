@@ -1,4 +1,4 @@
-//! An image of the program that this process runs that a process which executes it cannot write to.
+//! Images of the running program that are protected against writes by processes that execute them (CVE-2019-5736).
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -8,39 +8,38 @@ use nix::errno::Errno;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
-use super::{SysError, SysResult, procfs};
+use super::{SysError, SysResult, fd};
 
-/// The image of a binary, to be executed by `file`.
+/// The image of a binary, which is executed by `file`.
 ///
-/// The kernel waits for a grace period of RCU when `mount`, and once more when the last user of `file`, is closed: who
-/// has something to wait for anyway closes them then.
+/// The kernel waits for a grace period of RCU when `mount` is closed, and once more when the last user of `file` is: the
+/// caller closes them while another process is at work.
 #[derive(Debug)]
 pub struct Image {
     /// The executable.
     pub file: OwnedFd,
-    /// The mount that it was opened through, attached nowhere.
+    /// The detached mount through which the file was opened.
     pub mount: Option<OwnedFd>,
 }
 
-/// Options of the overlay whose defaults depend on how the kernel was built.
+/// Options of the overlay whose defaults depend on the kernel's configuration.
 ///
 /// With xino the number of the layer may be part of an inode number. With nfs_export, open_by_handle_at(2) on a file of
 /// the overlay opens every file of the layer's file system (fs/overlayfs/export.c decodes files outside of the layer's
 /// directory too), which a container's process with CAP_DAC_READ_SEARCH and /proc/PID/exe of init could use.
 const OVERLAY_OPTIONS: [(&str, &str); 2] = [("xino", "off"), ("nfs_export", "off")];
 
-/// The program that this process runs, whatever its name leads to by now.
+/// The running program, also after its name has changed.
 const RUNNING_PROGRAM: &str = "/proc/self/exe";
 
-/// Opens the program that this process runs through a read-only overlay mount of its directory that is attached nowhere.
+/// Opens the running program through a read-only, detached overlay mount of its directory.
 ///
-/// The file that runs is then of another superblock than the host's: it cannot be opened for writing, and
-/// following /proc/PID/exe leads to the overlay. An overlay wants two lower directories that do not overlap;
-/// `other` is the second.
+/// The executed file then has another superblock than the host's: it cannot be opened for writing, and /proc/PID/exe leads
+/// to the overlay. An overlay requires two lower directories that do not overlap; `other` is the second.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN, ENODEV without overlay, EINVAL for file systems that cannot be a lower layer; EXDEV or
-/// ESTALE where the program's directory does not show the program that runs, ENOENT where the program was deleted.
+/// ESTALE where the program's directory does not show the running program, ENOENT where the program was deleted.
 pub fn overlay(other: &Path) -> SysResult<Image> {
     let path = std::env::current_exe().map_err(|error| SysError::from_io("readlink", RUNNING_PROGRAM, &error))?;
     let program = rustix::fs::open(RUNNING_PROGRAM, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -48,12 +47,12 @@ pub fn overlay(other: &Path) -> SysResult<Image> {
     overlay_of(program.as_fd(), &path, other)
 }
 
-/// An overlay mount of the directory of `path` in which that name is `program`.
+/// Makes an overlay mount of the directory of `path`, in which that name is `program`.
 ///
-/// An overlay shows a directory of one file system as it is now, without the mounts upon it. The file in it is another
-/// one where `program` was bound onto a file or was replaced after its start. Therefore the directory must lie on the
-/// program's own mount, and the file must be the program by inode, size and time of change; device numbers say
-/// nothing, since the overlay reports its own.
+/// An overlay shows the present directory of one file system, without the mounts upon it. Its file is another one where
+/// `program` was bound onto a file or was replaced after its start. Therefore the directory must lie on the program's own
+/// mount, and the file must be the program by inode, size and time of change. Device numbers are not compared, since the
+/// overlay reports its own.
 fn overlay_of(program: BorrowedFd, path: &Path, other: &Path) -> SysResult<Image> {
     let error = |call: &'static str| move |error| SysError::from_rustix(call, "overlay", error);
     let differs = |errno| SysError::new("overlay", format!("{}: not the running program", path.display()), errno);
@@ -61,11 +60,11 @@ fn overlay_of(program: BorrowedFd, path: &Path, other: &Path) -> SysResult<Image
         return Err(SysError::new("fsopen", path.display().to_string(), Errno::EINVAL));
     };
     let (directory, other) = (open_directory(directory)?, open_directory(other)?);
-    let mount_of_program = procfs::mount_id(program);
-    if mount_of_program.is_none() || procfs::mount_id(&directory) != mount_of_program {
+    let mount_of_program = fd::mount_id(program);
+    if mount_of_program.is_none() || fd::mount_id(&directory) != mount_of_program {
         return Err(differs(Errno::EXDEV));
     }
-    // Layers by descriptor are what was compared here, and need no escapes, which kernels before 6.5 refuse.
+    // Layers by descriptor are the compared directories, and need no escapes, which kernels before 6.5 refuse.
     let layers = format!("/proc/self/fd/{}:/proc/self/fd/{}", directory.as_raw_fd(), other.as_raw_fd());
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(error("fsopen"))?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir", layers).map_err(error("fsconfig"))?;
@@ -89,24 +88,23 @@ fn open_directory(path: &Path) -> SysResult<OwnedFd> {
         .map_err(|error| SysError::from_rustix("open", path.display().to_string(), error))
 }
 
-/// Inode, size and time of change, which tell the states of files on one file system apart.
+/// Inode, size and time of change, which together identify a state of a file on one file system.
 fn version(file: BorrowedFd) -> SysResult<(u64, i64, i64, i64)> {
     let stat = rustix::fs::fstat(file).map_err(|error| SysError::from_rustix("fstat", "overlay", error))?;
     Ok((stat.st_ino, stat.st_size, stat.st_ctime as i64, stat.st_ctime_nsec as i64))
 }
 
-/// Copies the program that this process runs into a memory file, and seals it against every change.
+/// Copies the running program into a memory file, and seals it against every change.
 ///
 /// # Errors
-/// ENOMEM, EMFILE, or what reading the program gives.
+/// ENOMEM, EMFILE, or an error of reading the program.
 pub fn memory_copy(name: &CStr) -> SysResult<Image> {
-    /// MFD_EXEC (linux/memfd.h, since 6.3): executable whatever vm.memfd_noexec says.
-    const MFD_EXEC: u32 = 0x10;
+    // MFD_EXEC (since 6.3) makes the file executable whatever the value of vm.memfd_noexec.
     let error = |call: &'static str| move |error| SysError::from_rustix(call, RUNNING_PROGRAM, error);
     let source =
         rustix::fs::open(RUNNING_PROGRAM, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error("open"))?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let copy = match rustix::fs::memfd_create(name, flags | MemfdFlags::from_bits_retain(MFD_EXEC)) {
+    let copy = match rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC) {
         Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
         other => other,
     }
@@ -119,9 +117,9 @@ pub fn memory_copy(name: &CStr) -> SysResult<Image> {
 
 /// Seals a memory file that was never mapped against every change.
 ///
-/// F_SEAL_WRITE is refused with EBUSY for as long as anything at all holds one of the pages (mm/memfd.c,
-/// memfd_wait_for_pins), be it the kernel that moves it about. What it guards against is a writable mapping from before,
-/// which there is none of; F_SEAL_FUTURE_WRITE, since Linux 5.1, refuses all else that it does, and waits for nobody.
+/// F_SEAL_WRITE is refused with EBUSY while one of the pages has another reference (mm/memfd.c, memfd_wait_for_pins), for
+/// example when the kernel migrates it. F_SEAL_FUTURE_WRITE (Linux 5.1) refuses the same changes at once, except for
+/// writable mappings that exist already, and this file has none.
 fn seal(file: &OwnedFd) -> rustix::io::Result<()> {
     let size = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW;
     match rustix::fs::fcntl_add_seals(file, size | SealFlags::FUTURE_WRITE) {
@@ -147,7 +145,7 @@ mod tests {
     use std::io::{Read, Write};
 
     #[test]
-    fn a_sealed_file_cannot_be_changed_though_its_pages_were_held_meanwhile() {
+    fn a_file_whose_pages_have_other_references_is_sealed_against_every_change() {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create(c"sealed", flags).unwrap();
         rustix::io::pwrite(&file, &[1; 8192], 0).unwrap();
@@ -164,7 +162,7 @@ mod tests {
         assert_eq!(rustix::fs::fallocate(&file, hole, 0, 4096), refused);
         assert_eq!(rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE), refused);
         let fd = file.as_raw_fd();
-        // SAFETY: a new mapping, of which nothing is used.
+        // SAFETY: the address is the kernel's choice, so that no mapping is replaced, and the new one is never accessed.
         let mapped = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_WRITE, libc::MAP_SHARED, fd, 0) };
         assert_eq!((mapped, nix::errno::Errno::last()), (libc::MAP_FAILED, nix::errno::Errno::EPERM));
     }
@@ -186,6 +184,7 @@ mod tests {
             assert!(read == std::fs::read(&binary).unwrap());
         }
     }
+
     #[test]
     fn an_overlay_with_another_file_than_the_running_program_is_refused() {
         let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -194,7 +193,7 @@ mod tests {
         let program = rustix::fs::open(&path, OFlags::PATH, Mode::empty()).unwrap();
         let again = || overlay_of(program.as_fd(), &path, other.path());
         let image = match again() {
-            // Neither the privilege nor the file system is there everywhere.
+            // Not every environment has the privilege and the file system.
             Err(error) if !matches!(error.errno(), Errno::EXDEV | Errno::ESTALE) => return,
             image => image.unwrap(),
         };

@@ -1,4 +1,4 @@
-//! seccomp(2): installing a filter, and asking what filters this kernel takes.
+//! seccomp(2): installation of filters, and queries of the actions and flags that this kernel has.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -13,10 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{SysError, SysResult};
 
-const SET_MODE_FILTER: c_uint = 1;
-const GET_ACTION_AVAIL: c_uint = 2;
-
-/// One instruction of classic BPF: `struct sock_filter` of linux/filter.h, but one that can be sent to another process.
+/// One instruction of classic BPF: `struct sock_filter` of linux/filter.h, in a form that can be serialized.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instruction {
@@ -30,34 +27,38 @@ pub struct Instruction {
     pub k: u32,
 }
 
-/// Installs `program` on the calling thread, for good. It stays over execve and is inherited by children.
+/// Installs `program` on the calling thread. A filter cannot be removed, stays over execve and is inherited by children.
 ///
 /// `flags` are `SECCOMP_FILTER_FLAG_*`. The caller must have no_new_privs set, or CAP_SYS_ADMIN over its user
-/// namespace: EACCES otherwise. EINVAL says that the program is no valid filter, or a flag unknown to this kernel;
-/// ENOMEM that the process holds more than 32768 instructions of filters already.
+/// namespace.
 ///
-/// Without flags, a kernel (or an outer filter) that lacks seccomp(2) is served by prctl(2).
+/// Without flags, prctl(2) is used on a kernel (or under an outer filter) that lacks seccomp(2).
+///
+/// # Errors
+/// EACCES without that privilege; EINVAL for an invalid filter or a flag unknown to this kernel; ENOMEM when the process
+/// has more than 32768 instructions of filters.
 pub fn install(program: &[Instruction], flags: u32) -> SysResult<()> {
     let args = || format!("SECCOMP_SET_MODE_FILTER, {flags:#x}, {{len={}}}", program.len());
     set_filter(program, flags).map_err(|errno| SysError::new("seccomp", args(), errno))
 }
 
-/// Has the child of `command` install `program` between its fork and its exec, the last of what it does there. The
-/// filter binds the program of `command`, and not this process. The rest is as for [`install`].
+/// Makes the child of `command` install `program` as its last step between fork and exec. The filter applies to the
+/// program of `command`, and not to this process. Otherwise as [`install`].
 pub fn install_before_exec(command: &mut Command, program: Vec<Instruction>, flags: u32) {
     let install = move || set_filter(&program, flags).map_err(|errno| io::Error::from_raw_os_error(errno as i32));
-    // SAFETY: the closure makes system calls on memory that it owns, which the fork copied, and nothing else.
+    // SAFETY: the closure only makes system calls, which are async-signal-safe, on memory that it owns: set_filter neither
+    // allocates nor locks.
     unsafe { command.pre_exec(install) };
 }
 
-/// As [`install`]. Makes system calls alone, so that a child may call it between fork and exec.
+/// Installs a filter as [`install`] does, by system calls alone, so that a child may call it between fork and exec.
 fn set_filter(program: &[Instruction], flags: u32) -> Result<(), Errno> {
     let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
     let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>() };
     let pointer: *const libc::sock_fprog = &fprog;
-    // SAFETY: `fprog` outlives the call, and its `len` and `filter` describe the slice `program`, which outlives it
-    // too; `Instruction` has the layout of sock_filter (checked below). The kernel copies and only reads both.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, pointer) };
+    // SAFETY: the kernel reads `fprog` and the `len` instructions at `filter`, which are the borrowed slice `program`;
+    // `Instruction` has the layout of sock_filter (checked below).
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, pointer) };
     if result == 0 {
         return Ok(());
     }
@@ -74,21 +75,21 @@ fn set_filter(program: &[Instruction], flags: u32) -> Result<(), Errno> {
 
 /// Installs `program` with a listener (SECCOMP_FILTER_FLAG_NEW_LISTENER, since 5.0), and hands that to `deliver`.
 ///
-/// From the installation on, any system call of this thread may be refused, or may wait for an agent that has no
-/// listener yet. So `deliver` runs on a thread of its own, which the filter does not bind, and this one makes no
-/// system call until it has ended: it waits on a word in memory. The other thread may still exist after the return,
-/// with nothing left to do; an execve(2) ends it.
+/// After the installation any system call of this thread may be refused, or may wait for an agent that has no listener
+/// yet. Therefore `deliver` runs on another thread, to which the filter does not apply, and this thread makes no system
+/// call until `deliver` has returned: it waits on an atomic variable. The other thread may still be exiting at the return;
+/// an execve(2) ends it.
 ///
 /// # Errors
 /// As for [`install`]; EINVAL too on a kernel without listeners, EBUSY where a filter with a listener is installed
-/// already; EPIPE when `deliver` gives false; EAGAIN when there can be no second thread.
+/// already; EPIPE when `deliver` returns false; EAGAIN when no second thread can be started.
 pub fn install_with_listener(
     program: &[Instruction],
     flags: u32,
     deliver: impl FnOnce(OwnedFd) -> bool + Send + 'static,
 ) -> SysResult<()> {
-    const NEW_LISTENER: u32 = 1 << 3;
-    // What is in the word beside a descriptor: none yet; none will come; it was delivered; it could not be.
+    const NEW_LISTENER: u32 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
+    // Values of the variable that are no descriptor: not installed yet; not installed; delivered; not delivered.
     const WAITING: i32 = -1;
     const NONE: i32 = -2;
     const DONE: i32 = -3;
@@ -105,7 +106,7 @@ pub fn install_with_listener(
                 number => break number,
             }
         };
-        // SAFETY: the kernel has just made this descriptor for the other thread, which leaves it to this one.
+        // SAFETY: the installing thread stores the number of the new listener once, and never uses it itself.
         let listener = unsafe { OwnedFd::from_raw_fd(number) };
         theirs.store(if deliver(listener) { DONE } else { FAILED }, Ordering::Release);
     });
@@ -113,12 +114,12 @@ pub fn install_with_listener(
         SysError::new("clone3", "a thread", error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
     })?;
     let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>() };
-    // SAFETY: as in `install`.
-    let number = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags | NEW_LISTENER, &raw const fprog) };
+    // SAFETY: as in `set_filter`.
+    let number = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags | NEW_LISTENER, &raw const fprog) };
     if number < 0 {
         let error = SysError::last("seccomp", args());
         word.store(NONE, Ordering::Release);
-        // Without a filter, this thread may wait as it likes; a thread that only returns cannot panic.
+        // Without a filter this thread may make system calls again. The other thread returns at once, without a panic.
         let _ = thread.join();
         return Err(error);
     }
@@ -135,16 +136,16 @@ pub fn install_with_listener(
 /// Whether this kernel knows the action `action`, a `SECCOMP_RET_*` value without data.
 pub fn action_available(action: u32) -> bool {
     let pointer: *const u32 = &action;
-    // SAFETY: `pointer` is valid for the call, which reads one u32 from it and changes nothing.
-    unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0 as c_uint, pointer) == 0 }
+    // SAFETY: the kernel reads one u32, which `pointer` leads to, and changes nothing.
+    unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0 as c_uint, pointer) == 0 }
 }
 
-/// Whether this kernel knows all of `flags`. It checks the flags first and then the program, which is null here: EFAULT
-/// says that the flags are good, EINVAL that they are not.
+/// Whether this kernel knows all of `flags`. The kernel checks the flags first and then the program, which is null here:
+/// EFAULT means that the flags are valid, EINVAL that they are not.
 pub fn flags_available(flags: u32) -> bool {
     let none: *const c_void = std::ptr::null();
-    // SAFETY: a null program cannot be installed; the kernel refuses it with EFAULT and nothing changes.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, none) };
+    // SAFETY: the kernel refuses a null program with EFAULT, and changes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, none) };
     result == -1 && Errno::last() == Errno::EFAULT
 }
 

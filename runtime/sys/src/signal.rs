@@ -1,6 +1,6 @@
-//! Signals that a foreground command passes on: held while a container is launched, then read from a descriptor.
+//! Signals that a foreground command forwards: held while a container is launched, then read from a descriptor.
 //!
-//! The mask is not touched before the launch, because a child would inherit it; handlers do not outlive an exec.
+//! The mask is not changed before the launch, because a child would inherit it; handlers do not outlive an exec.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -10,10 +10,10 @@ use nix::errno::Errno;
 
 use super::{SysError, SysResult};
 
-/// Arrived signals that nobody has read yet, as [`bit`]s.
+/// Signals that arrived and were not read yet, as [`bit`]s.
 static HELD: AtomicU64 = AtomicU64::new(0);
 
-/// Signals that end a process that does not expect them, and that others send to it.
+/// Signals that other processes send, and whose default action ends a process.
 const FATAL: [i32; 14] = [
     libc::SIGHUP,
     libc::SIGINT,
@@ -31,8 +31,8 @@ const FATAL: [i32; 14] = [
     libc::SIGXFSZ,
 ];
 
-/// Never read from the descriptor: faults of this very process, what cannot be caught, and a broken pipe, which
-/// the write that meets it reports.
+/// Signals that are never read from the descriptor: faults of this process, those that cannot be caught, and SIGPIPE,
+/// whose cause the write itself reports.
 const OWN: [i32; 9] = [
     libc::SIGKILL,
     libc::SIGSTOP,
@@ -55,7 +55,7 @@ extern "C" fn note(signal: libc::c_int) {
     HELD.fetch_or(bit(signal), Ordering::Relaxed);
 }
 
-/// Signals that end a Go program, and those that it does not mind (Go's os/signal, Default behavior of signals).
+/// Signals that end a Go program, and those without effect on it (Go's os/signal, Default behavior of signals).
 const ENDS_GO: [i32; 5] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGABRT, libc::SIGTERM];
 const HARMLESS_TO_GO: [i32; 8] = [
     libc::SIGUSR1,
@@ -68,22 +68,22 @@ const HARMLESS_TO_GO: [i32; 8] = [
     libc::SIGPWR,
 ];
 
-/// The exit status of a Go program that a signal ends where the kernel does not.
+/// The exit status of a Go program that handles a fatal signal.
 const GO_FATAL_STATUS: i32 = 2;
 
 extern "C" fn exit_at_once(_: libc::c_int) {
-    // SAFETY: _exit takes any number, and is async-signal-safe (signal-safety(7)).
+    // SAFETY: _exit is async-signal-safe (signal-safety(7)), and takes its argument by value.
     unsafe { libc::_exit(GO_FATAL_STATUS) }
 }
 
 extern "C" fn pass_over(_: libc::c_int) {}
 
-/// From now until its exec this process reacts to signals as a Go program does, which is what managers know of a
+/// Makes this process react to signals as a Go program does, until its exec. Managers of containers rely on that for a
 /// container that was created and not started.
 ///
 /// The kernel drops a signal of default action that is sent to the first process of a pid namespace
-/// (pid_namespaces(7)); a handler there exits in its stead. Elsewhere the default action ends the process, and those
-/// that Go handles without effect get a handler without effect. Handlers do not outlive an exec, unlike SIG_IGN. As in
+/// (pid_namespaces(7)); there a handler exits. Elsewhere the default action ends the process, and signals that Go handles
+/// without effect get a handler without effect. Handlers do not outlive an exec, unlike SIG_IGN. As in
 /// Go, SIGHUP and SIGINT that the caller ignores (nohup) stay ignored.
 pub fn react_as_go_does() -> SysResult<()> {
     let is_first = rustix::process::getpid().is_init();
@@ -97,8 +97,8 @@ pub fn react_as_go_does() -> SysResult<()> {
     Ok(())
 }
 
-/// From now on a signal that would end this process is noted instead; [`Signals::open`] reports it.
-/// One that is ignored already (nohup) stays ignored.
+/// Handlers that record signals whose default action ends this process, for [`Signals`]. An ignored signal (nohup) stays
+/// ignored.
 #[derive(Debug)]
 pub struct Hold {
     ignored: u64,
@@ -119,14 +119,14 @@ impl Hold {
     }
 }
 
-/// `handler` must be async-signal-safe (signal-safety(7)).
+/// Installs one of the handlers of this file.
 fn install(signal: i32, handler: extern "C" fn(libc::c_int)) -> SysResult<()> {
-    // SAFETY: all zeroes is a valid sigaction: no flags, an empty mask.
+    // SAFETY: sigaction is a C struct of integers, a mask and a handler, for which all zeroes is a valid value.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     action.sa_sigaction = handler as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART;
-    // SAFETY: `action` lives over the call. The handlers of this file are async-signal-safe: `note` sets a bit,
-    // `exit_at_once` exits, and `pass_over` does nothing.
+    // SAFETY: `action` outlives the call. The only callers are in this file, and their handlers are async-signal-safe:
+    // `note` sets a bit, `exit_at_once` exits, and `pass_over` does nothing.
     let result = unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
     if result < 0 {
         return Err(SysError::last("rt_sigaction", signal.to_string()));
@@ -152,7 +152,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks every signal but this process's own faults, and opens the descriptor.
+    /// Blocks every signal except faults of this process, and opens the descriptor.
     pub fn open(hold: &Hold) -> SysResult<Signals> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set that it is given.
@@ -162,21 +162,21 @@ impl Signals {
         };
         let last = libc::SIGRTMAX();
         for signal in (1..=last).filter(|signal| !OWN.contains(signal) && hold.ignored & bit(*signal) == 0) {
-            // SAFETY: `set` was initialised above. The numbers that libc keeps to itself (32 and 33) are refused
-            // by it, which is why the result does not matter.
+            // SAFETY: `set` was initialised above. The C library refuses the numbers that it reserves (32 and 33), which
+            // stay unblocked.
             unsafe { libc::sigaddset(&mut set, signal) };
         }
-        // SAFETY: `set` lives over the call; the old mask is not asked for.
+        // SAFETY: `set` outlives the call, and null asks for no old mask.
         let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
         if result != 0 {
             return Err(SysError::new("rt_sigprocmask", "SIG_BLOCK", Errno::from_raw(result)));
         }
-        // SAFETY: `set` lives over the call, and -1 asks for a new descriptor.
+        // SAFETY: `set` outlives the call, and -1 asks for a new descriptor.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(SysError::last("signalfd4", ""));
         }
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+        // SAFETY: the kernel returned a new descriptor, of which only this function knows the number.
         Ok(Signals { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
@@ -184,17 +184,17 @@ impl Signals {
     pub fn read(&mut self) -> SysResult<Option<i32>> {
         let held = HELD.load(Ordering::Relaxed);
         if held != 0 {
-            // The handlers cannot run any more, the signals being blocked, so nobody else changes the bits.
+            // The signals are blocked, so that no handler changes the bits any more.
             let signal = held.trailing_zeros() as i32 + 1;
             HELD.fetch_and(!bit(signal), Ordering::Relaxed);
             return Ok(Some(signal));
         }
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
         let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: `info` is `size` bytes long and outlives the call.
+        // SAFETY: the kernel writes at most `size` bytes, the size of `info`, which outlives the call.
         let read = unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), size) };
         match usize::try_from(read) {
-            // SAFETY: a signalfd gives whole records, and this one has been filled.
+            // SAFETY: the kernel wrote `size` bytes, a whole record, so that `info` is initialised.
             Ok(read) if read == size => Ok(Some(unsafe { info.assume_init() }.ssi_signo as i32)),
             Ok(_) => Ok(None),
             Err(_) => match Errno::last() {

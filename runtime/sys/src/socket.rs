@@ -12,7 +12,7 @@ use rustix::net::{
 
 use super::{SysError, SysResult};
 
-/// The most fds that one packet of ours carries.
+/// The most descriptors in one packet.
 const MAX_FDS: usize = 4;
 
 /// A connected pair of SOCK_SEQPACKET sockets, close-on-exec. One send is one packet.
@@ -21,10 +21,10 @@ pub fn packet_pair() -> SysResult<(OwnedFd, OwnedFd)> {
         .map_err(|error| SysError::from_rustix("socketpair", "AF_UNIX, SOCK_SEQPACKET", error))
 }
 
-/// Sends one packet with up to four fds.
+/// Sends one packet with up to [`MAX_FDS`] descriptors.
 ///
 /// # Errors
-/// EPIPE when the peer is gone (no SIGPIPE is raised), EMSGSIZE for a packet over the send buffer.
+/// EPIPE when the other end is closed (no SIGPIPE is raised), EMSGSIZE for a packet over the send buffer.
 pub fn send(socket: BorrowedFd, packet: &[u8], fds: &[BorrowedFd]) -> SysResult<()> {
     send_once(socket, packet, fds).map(drop)
 }
@@ -46,10 +46,10 @@ fn send_once(socket: BorrowedFd, packet: &[u8], fds: &[BorrowedFd]) -> SysResult
     }
 }
 
-/// Sends all of `bytes` over a stream, the fds with the first of them.
+/// Sends all of `bytes` over a stream, and the descriptors with the first of them.
 ///
 /// # Errors
-/// EPIPE when the peer is gone (no SIGPIPE is raised).
+/// EPIPE when the other end is closed (no SIGPIPE is raised).
 pub fn send_stream(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> SysResult<()> {
     let mut sent = send_once(socket, bytes, fds)?;
     while sent < bytes.len() {
@@ -58,7 +58,7 @@ pub fn send_stream(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> SysR
     Ok(())
 }
 
-/// Receives one packet, and the fds that came with it, close-on-exec. An empty packet is the end of file.
+/// Receives one packet and its descriptors, close-on-exec. An empty packet is the end of file.
 ///
 /// # Errors
 /// EMSGSIZE for a packet over `limit` bytes.
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_keep_their_borders_and_carry_fds() {
+    fn packets_keep_their_boundaries_and_carry_descriptors() {
         let (left, right) = packet_pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
         send(left.as_fd(), b"one", &[file.as_fd()]).unwrap();

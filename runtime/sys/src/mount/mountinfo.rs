@@ -2,18 +2,18 @@
 
 use std::ffi::OsString;
 
-/// One line of /proc/self/mountinfo, as far as it is needed here.
+/// Fields of one line of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountInfo {
     /// The directory of its file system that is mounted.
     pub root: OsString,
-    /// Where, as this process sees it.
+    /// The mount point, relative to the root of the process.
     pub target: OsString,
-    /// The file system's type.
+    /// The type of the file system.
     pub kind: String,
 }
 
-/// Reads the lines of a mountinfo file (proc_pid_mountinfo(5)); lines of another form are left out.
+/// Parses the lines of a mountinfo file. Lines of another form are left out.
 pub fn parse_mountinfo(text: &str) -> Vec<MountInfo> {
     text.lines()
         .filter_map(|line| {
@@ -28,7 +28,7 @@ pub fn parse_mountinfo(text: &str) -> Vec<MountInfo> {
         .collect()
 }
 
-/// Undoes the octal escapes of /proc files (`\040` for a space).
+/// Replaces the octal escapes of /proc files (`\040` for a space).
 fn unescape(text: &str) -> OsString {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
