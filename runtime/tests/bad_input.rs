@@ -1,4 +1,5 @@
-//! A config.json that is missing, broken or wrong: one error that names every fault, status 1, nothing left behind.
+//! Tests with a config.json that is missing, broken or wrong: one error names every fault, the status is 1, nothing is
+//! left behind.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -21,7 +22,7 @@ fn full() -> Value {
     serde_json::from_str(FULL).unwrap()
 }
 
-/// The error that this configuration meets before anything is made.
+/// The error for this configuration, before anything is created.
 fn refusal(config: &Value, cgroup: CgroupLayout) -> Option<String> {
     let bytes = serde_json::to_vec(config).unwrap();
     let (spec, _) = match config::parse(&bytes) {
@@ -32,7 +33,7 @@ fn refusal(config: &Value, cgroup: CgroupLayout) -> Option<String> {
     container::build(&spec, "box", Path::new("/bundle"), choices, &Host::of_root(cgroup)).err().map(|error| error.to_string())
 }
 
-/// Every place of a value: its JSON pointer, and its path as messages spell it.
+/// Collects every position in a value: its JSON pointer, and its path as messages spell it.
 fn places(value: &Value, pointer: &str, path: &str, found: &mut Vec<(String, String)>) {
     if !pointer.is_empty() {
         found.push((pointer.to_owned(), path.to_owned()));
@@ -57,11 +58,11 @@ fn places(value: &Value, pointer: &str, path: &str, found: &mut Vec<(String, Str
     }
 }
 
-/// Values of other kinds than this one.
+/// Values of other types than this one.
 fn wrong_kinds(value: &Value) -> Vec<Value> {
     let all = [json!(true), json!(-7.5), json!("words"), json!([[["deep"]]]), json!({"x": {"y": []}}), json!(1e300)];
     let kind = |value: &Value| match value {
-        // 7.5 is a number, and no whole one.
+        // 7.5 is a number, but no integer.
         Value::Number(number) => if number.is_f64() { 6 } else { 1 },
         Value::Null => 0,
         Value::Bool(_) => 2,
@@ -72,7 +73,7 @@ fn wrong_kinds(value: &Value) -> Vec<Value> {
     all.into_iter().filter(|other| kind(other) != kind(value)).collect()
 }
 
-/// Every place of the full example, with every wrong kind of value at it.
+/// Every position in the full example, with every wrong type of value there.
 fn cases() -> Vec<(String, String, Value)> {
     let full = full();
     let mut found = Vec::new();
@@ -100,7 +101,7 @@ fn a_wrong_type_of_any_field_is_refused_by_its_path() {
 fn wrong_types_are_refused_by_the_command_and_leave_nothing() {
     let cases = cases();
     let bundle = Bundle::new(&["true"]);
-    // A prime step, so that every kind of value and every part of the file has its turn.
+    // The step is a prime, so that every type of value and every part of the file is covered.
     for (pointer, path, value) in cases.iter().step_by(cases.len() / 60) {
         let mut config = full();
         *config.pointer_mut(pointer).unwrap() = value.clone();
@@ -154,7 +155,7 @@ fn a_file_that_is_missing_or_no_json_is_refused() {
     }
 }
 
-/// The error of a command that has to end by itself.
+/// The error of a command that has to exit by itself.
 fn refused_at_once(bundle: &Bundle, args: &[&str]) -> String {
     let mut errors = tempfile::tempfile().unwrap();
     let mut command = bundle.command(args);
@@ -204,7 +205,7 @@ fn a_missing_bundle_reads_as_with_runc() {
     }
 }
 
-/// A configuration that breaks as many rules as one can at once.
+/// A configuration that violates as many rules as possible at once.
 fn violations() -> (Value, Vec<&'static str>) {
     let config = json!({
         "ociVersion": "2.0",
@@ -311,7 +312,7 @@ fn what_this_build_does_not_honour_is_refused_by_name() {
 
 #[test]
 fn the_full_example_is_refused_for_nothing_else() {
-    // Some resources go with one kind of cgroup alone.
+    // Some resources belong to one version of cgroups alone.
     let of_the_layout: [(CgroupLayout, &[&str]); 2] = [
         (
             CgroupLayout::Unified,
@@ -330,7 +331,7 @@ fn the_full_example_is_refused_for_nothing_else() {
 }
 
 #[test]
-fn an_id_that_is_none_is_refused_before_anything_is_read() {
+fn an_invalid_id_is_refused_before_anything_is_read() {
     let bundle = Bundle::new(&["true"]);
     bundle.write();
     let long = "a".repeat(1025);

@@ -1,4 +1,4 @@
-//! Cgroups of the host that this runs on, made, filled, measured and removed. Needs root.
+//! Cgroups of the host: created, filled, measured and removed. Needs root.
 
 mod bed;
 
@@ -135,7 +135,7 @@ fn removal_waits_for_processes_that_are_ending() {
 }
 
 #[test]
-fn a_cgroup_with_processes_is_not_taken() {
+fn a_cgroup_with_processes_is_refused() {
     let mut scratch = Scratch::new("taken", &json!({}));
     let process = Gated::idle();
     scratch.enter(&process);
@@ -178,7 +178,7 @@ fn cpus_and_nodes_that_the_host_does_not_have_are_named_with_those_that_it_has()
 fn the_root_cgroup_is_no_containers() {
     let error = Cgroup::create(&plan_of("/", &json!({})).expect("a plan")).expect_err("it is the host's");
     assert!(error.to_string().contains("a container cannot be in the root cgroup"), "{error}");
-    // Not even by a record: nothing is killed, and nothing removed.
+    // A record cannot make the root cgroup a container's either: no process is killed, and nothing removed.
     let mut record = Scratch::new("root", &json!({})).0.record();
     for path in record.paths.values_mut() {
         path.pop();
@@ -215,7 +215,7 @@ fn a_process_can_enter_v1_by_itself() {
     let hierarchies = paths.keys().filter(|name| !name.is_empty()).count();
     assert_eq!(files.is_empty(), hierarchies == 0);
     for file in files {
-        // The shell writes by itself, and stays until its standard input closes.
+        // The shell writes its pid itself, and runs until its standard input closes.
         let mut child = Command::new("/bin/sh")
             .args(["-c", "echo 0; read never"])
             .stdin(Stdio::piped())
@@ -271,7 +271,7 @@ fn a_delegated_cgroup_belongs_to_the_containers_user_but_for_its_limits() {
 
 #[test]
 fn devices_are_denied_but_for_the_default_ones() {
-    // /dev/kmsg (1:11) is readable for root anywhere, and no default device. A rule for it makes the difference.
+    // /dev/kmsg (1:11) is readable for root everywhere, and no default device. Only a rule for it makes a difference.
     let script = "head -c 1 </dev/zero >/dev/null && exec 3</dev/kmsg";
     let run = |name: &str, rules: Value| {
         let mut scratch = Scratch::new(name, &json!({"devices": rules}));
@@ -338,7 +338,7 @@ fn a_rejected_update_changes_nothing() {
         [("cpu", "cpu.cfs_quota_us"), ("pids", "pids.max"), ("memory", "memory.limit_in_bytes")]
     };
     let values = files.map(|(controller, file)| scratch.read(controller, file));
-    // Everything but the last is fine; a block device 4000:4000 is nowhere.
+    // Only the last value is wrong; a block device 4000:4000 does not exist.
     let new: LinuxResources = serde_json::from_value(json!({
         "cpu": {"quota": 30_000},
         "pids": {"limit": 30},
@@ -375,7 +375,7 @@ fn the_oom_killer_is_counted_and_noticed() {
     let mib = 1024 * 1024;
     let mut scratch = Scratch::new("oom", &json!({"memory": {"limit": 16 * mib, "swap": 16 * mib}}));
     let mut watch = scratch.0.oom_watch().expect("a watch").expect("a memory controller");
-    // A second process keeps the cgroup alive.
+    // A second process keeps the cgroup populated.
     let stays = Gated::idle();
     scratch.enter(&stays);
     let mut process = Gated::new("exec tail /dev/zero");
@@ -431,7 +431,7 @@ fn statistics_have_the_shape_that_readers_expect() {
 }
 
 #[test]
-fn a_process_that_joins_goes_where_it_is_told() {
+fn a_joining_process_enters_the_requested_cgroup() {
     let mut scratch = Scratch::new("exec", &json!({}));
     let init = Gated::idle();
     scratch.enter(&init);
@@ -458,7 +458,7 @@ fn a_process_that_joins_goes_where_it_is_told() {
     assert_eq!(procs.trim(), below.pid().to_string());
 
     if unified() && bed::has_controller("memory") {
-        // Init makes a cgroup of its own and hands memory down: its old one takes no process any more.
+        // Init creates a cgroup of its own and enables memory for it: its old one takes no process any more.
         std::fs::write(main.join("sub/cgroup.procs"), init.pid().to_string()).expect("init moves");
         std::fs::write(main.join("cgroup.subtree_control"), "+memory").expect("memory is handed down");
         let late = Gated::idle();

@@ -1,5 +1,5 @@
-//! Scopes of systemd. Needs root, a systemd and pure cgroup v2; without them (the bed is not `uml-systemd`) there is
-//! nothing to test.
+//! Systemd scopes. The tests need root, a systemd and pure cgroup v2, and are skipped without them, except in the
+//! environment `uml-systemd`.
 
 mod bed;
 
@@ -50,7 +50,7 @@ fn the_scope_that_has_taken_a_containers_name_is_left_alone() {
 }
 
 #[test]
-fn a_scope_has_its_limits_when_the_process_goes_on_and_is_gone_afterwards() {
+fn a_scope_has_its_limits_before_the_process_continues_and_is_removed_afterwards() {
     if !here() {
         return;
     }

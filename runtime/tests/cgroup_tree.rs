@@ -1,4 +1,4 @@
-//! Cgroups below a container's own, as its processes may make them. Needs root.
+//! Cgroups that a container's processes create below its own. Needs root.
 
 mod bed;
 
@@ -16,10 +16,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::fs::{CWD, Mode, OFlags};
 use serde_json::json;
 
-/// No verb may take longer, whatever the container has made.
+/// The timeout of a verb, whatever the container has created.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The container's directories, each once.
+/// The distinct directories of the container.
 fn directories(cgroup: &Cgroup) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = cgroup.record().paths.into_values().collect();
     paths.sort();
@@ -37,7 +37,7 @@ fn fill_cpuset(above: &Path, below: &Path) {
     }
 }
 
-/// Makes a cgroup in each of the container's directories, and puts the process there.
+/// Creates a cgroup in each of the container's directories, and moves the process there.
 fn enter_below(cgroup: &Cgroup, name: &[u8], process: &Gated) {
     for path in directories(cgroup) {
         let below = path.join(OsStr::from_bytes(name));
@@ -47,7 +47,7 @@ fn enter_below(cgroup: &Cgroup, name: &[u8], process: &Gated) {
     }
 }
 
-/// Kills and removes the cgroup within the time that a verb may take.
+/// Kills and removes the cgroup within the timeout of a verb.
 fn kill_and_remove(cgroup: &Cgroup) {
     let started = Instant::now();
     cgroup.kill_all(libc::SIGKILL).expect("killed");
@@ -86,7 +86,7 @@ fn a_tree_deeper_than_a_path_and_than_the_limit_of_descriptors_is_removed() {
             here = rustix::fs::openat(&here, &name[..], flags, Mode::empty()).expect("it is there");
         }
         let procs = rustix::fs::openat(&here, "cgroup.procs", OFlags::WRONLY, Mode::empty()).expect("its file");
-        // A v1 cpuset that is empty takes none.
+        // An empty v1 cpuset takes no process.
         let _ = rustix::io::write(&procs, process.pid().to_string().as_bytes());
     }
     assert_eq!(scratch.0.pids().expect("pids"), vec![process.pid()]);
@@ -163,7 +163,7 @@ fn threaded_cgroups_are_listed_and_killed() {
     assert_eq!(fs::read_to_string(path.join("invalid/cgroup.type")).expect("a type"), "domain invalid\n");
     fs::write(path.join("threaded/cgroup.threads"), process.pid().to_string()).expect("it takes a thread");
     assert_eq!(scratch.0.pids().expect("pids"), vec![process.pid()]);
-    // A cgroup that is threaded itself has neither cgroup.procs nor cgroup.kill.
+    // A threaded cgroup itself has neither cgroup.procs nor cgroup.kill.
     let mut record = scratch.0.record();
     record.paths.insert(String::new(), path.join("threaded"));
     let threaded = Cgroup::from_record(&record);

@@ -1,5 +1,5 @@
-//! checkpoint and restore by CRIU. Needs root, busybox, and a CRIU that knows the running kernel: without one, which is
-//! what `criu check` says, there is nothing to see here. In the bed that is made for it, that is a failure.
+//! Checkpoint and restore by CRIU. Needs root, busybox, and a CRIU that supports the running kernel: the tests are
+//! skipped if `criu check` fails, except in the environment for CRIU, where this is a failure.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use support::{Bundle, ForeignCgroup, show};
 
-/// CRIU works on this host.
+/// Checks that CRIU works on this host.
 fn criu() -> bool {
     let works = Command::new("criu").arg("check").output().is_ok_and(|output| output.status.success());
     assert!(works || std::env::var("BRIG_BED").as_deref() != Ok("qemu"), "CRIU does not work in its own bed");
     works
 }
 
-/// Counts in /count, five times a second. It is never empty in between, as it would be with `>`.
+/// Counts in /count, five times a second. The file is never empty meanwhile, as it would be with `>`.
 const COUNTER: &str = "i=0; while sleep 0.2; do i=$((i+1)); echo $i 1<>/count; done";
 
 fn counter() -> Bundle {
@@ -35,7 +35,8 @@ fn goes_on(bundle: &Bundle) {
     reaches(bundle, count(bundle) + 2);
 }
 
-/// Waits until it has counted that far: long, since the bed is an emulated machine on a busy one.
+/// Waits until the counter has reached `number`. The timeout is long, since the environment is an emulated machine on a
+/// busy one.
 fn reaches(bundle: &Bundle, number: u32) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while count(bundle) < number {
@@ -44,7 +45,7 @@ fn reaches(bundle: &Bundle, number: u32) {
     }
 }
 
-/// Creates and starts it without the pipes of this test.
+/// Creates and starts the container without the pipes of this test.
 fn start(bundle: &Bundle) {
     bundle.write();
     let mut command = bundle.command(&["run", "-d", "-b", bundle.path().to_str().unwrap(), &bundle.id]);
@@ -80,7 +81,7 @@ fn tail(log: &str) -> String {
 }
 
 #[test]
-fn a_container_goes_on_where_it_stopped() {
+fn a_restored_container_continues_where_it_stopped() {
     if !criu() {
         return;
     }
@@ -109,7 +110,7 @@ fn a_container_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_chain_of_images_while_the_container_goes_on() {
+fn a_chain_of_images_is_dumped_while_the_container_runs() {
     if !criu() {
         return;
     }
@@ -182,7 +183,7 @@ fn pipes_are_those_of_the_restore_and_the_exit_code_is_waited_for() {
 }
 
 #[test]
-fn what_runc_saved_is_restored() {
+fn a_checkpoint_of_runc_is_restored() {
     if !criu() {
         return;
     }
@@ -213,7 +214,7 @@ fn the_root_of_an_interrupted_restore_is_unmounted_and_not_removed() {
 }
 
 #[test]
-fn what_cannot_be_saved_or_restored_says_why_and_leaves_nothing() {
+fn a_failed_checkpoint_or_restore_reports_the_cause_and_leaves_nothing() {
     let bundle = counter();
     bundle.create();
     let images = images(&bundle, "images");
@@ -239,7 +240,7 @@ fn what_cannot_be_saved_or_restored_says_why_and_leaves_nothing() {
     let error = bundle.fails(&["restore", "-b", path, "--image-path", none.to_str().unwrap(), &bundle.id]);
     assert!(error.contains("none"), "{error}");
     bundle.assert_nothing_left();
-    // A directory that holds no image: CRIU's own words, and where its log is.
+    // A directory without an image: the error has CRIU's own text, and the path of its log.
     fs::create_dir(&none).unwrap();
     fs::write(none.join("descriptors.json"), "[]").unwrap();
     let error = bundle.fails(&["restore", "-b", path, "--image-path", none.to_str().unwrap(), &bundle.id]);
@@ -297,14 +298,14 @@ fn a_restore_that_is_refused_or_killed_leaves_a_cgroup_alone_that_is_not_its_own
     checkpoint(&bundle, "images", &[]);
     let images = images(&bundle, "images");
     let mut foreign = ForeignCgroup::make(&Path::new("/sys/fs/cgroup").join(&bundle.id), true);
-    // From before the record is written until long after, in steps of which each is another moment.
+    // The kills range from before the write of the record until long after it.
     for step in 0..12 {
         let mut restoring = bundle.command(&restore_arguments(&bundle, &images));
         let mut restoring = restoring.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(1 << step));
         restoring.kill().unwrap();
         restoring.wait().unwrap();
-        // Where the record was not written yet, there is nothing to delete.
+        // Without a record there is nothing to delete.
         bundle.brig(&["delete", "-f", &bundle.id]);
         foreign.assert_untouched();
     }

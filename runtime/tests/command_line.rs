@@ -1,4 +1,4 @@
-//! The command line beside runc's, for what needs no container: exit codes, error texts, JSON.
+//! The command line compared with runc's, for commands without a container: exit codes, error texts, JSON.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -85,7 +85,7 @@ fn verbs_without_their_container_end_as_runcs_do() {
         &["exec", "nope", "ls", "-l"],
     ] {
         let [mut ours, theirs] = both(args);
-        // Which container, and where it was looked for, follow runc's words.
+        // The container and the root follow runc's text.
         if let Some((before, rest)) = ours.2.split_once("container does not exist: ") {
             assert!(rest.contains(" (--root "), "{args:?}: {rest}");
             ours.2 = format!("{before}container does not exist");
@@ -113,7 +113,7 @@ fn verbs_without_their_container_end_as_runcs_do() {
     }
 }
 
-/// Every key of `theirs` is in `ours`, with a value of the same type.
+/// Checks that every key of `theirs` is in `ours`, with a value of the same type.
 fn assert_covers(ours: &Value, theirs: &Value, path: &str) {
     match (ours, theirs) {
         (Value::Object(ours), Value::Object(theirs)) => {
@@ -133,7 +133,7 @@ fn features_have_runcs_shape() {
     let [ours, theirs] = both(&["features"]);
     let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
     let (ours, mut theirs) = (value(&ours.1), value(&theirs.1));
-    // Each names its own product and version there.
+    // Each runtime names its own product and version there.
     theirs["annotations"] = Value::Object(Default::default());
     assert_covers(&ours, &theirs, "features");
     for list in ["/linux/namespaces", "/linux/capabilities", "/hooks"] {
@@ -151,10 +151,10 @@ fn spec_writes_runcs_configuration() {
             assert!(output.status.success() && output.stdout.is_empty());
             let mut config: Value =
                 serde_json::from_slice(&std::fs::read(dir.path().join("config.json")).unwrap()).unwrap();
-            // The version and the name of the product differ; that is the point.
+            // The version and the product's name differ on purpose.
             config["ociVersion"].take();
             config["hostname"].take();
-            // runc has written no ambient set since 1.2: nothing in the inheritable set allows one.
+            // runc has written no ambient set since 1.2, because no capability in the inheritable set permits one.
             config["process"]["capabilities"].as_object_mut().unwrap().remove("ambient");
             let again = run(program, dir.path(), &["spec"]);
             (config, again.status.code(), message(&String::from_utf8_lossy(&again.stderr)))

@@ -1,5 +1,5 @@
 //! Kills the parent, and the process that becomes the container's, at every step of create, run and exec. Afterwards
-//! `delete -f` works, and nothing is left.
+//! `delete -f` succeeds, and nothing is left.
 
 mod support;
 
@@ -15,10 +15,10 @@ use support::{Bundle, ForeignCgroup, pids, wait_until};
 
 const PARENT_STEPS: &[&str] = &["parent:reserved", "parent:recorded", "parent:cgroup", "parent:owned", "parent:cloned", "parent:went", "parent:answered"];
 
-/// Steps of the parent that an exec has too.
+/// Steps of the parent in an exec.
 const PARENT_STEPS_OF_EXEC: &[&str] = &["parent:cloned", "parent:went", "parent:answered"];
 
-/// Starts a verb and waits until a process says that it stopped at `step`.
+/// Starts a verb and waits until a process reports that it stopped at `step`.
 fn stopped(bundle: &Bundle, args: &[&str], step: &str) -> Child {
     let mut command = bundle.command(args);
     command.env("BRIG_STOP_AT", step).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -36,7 +36,7 @@ fn stopped(bundle: &Bundle, args: &[&str], step: &str) -> Child {
     panic!("{args:?} did not stop at {step}; it ended with {ended} and said {said:?}");
 }
 
-/// Children of a process.
+/// The children of a process.
 fn children(parent: u32) -> Vec<i32> {
     let parent_of = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -45,7 +45,7 @@ fn children(parent: u32) -> Vec<i32> {
     pids().into_iter().filter(|pid| parent_of(pid) == Some(parent)).collect()
 }
 
-/// Whether a process is in a pid namespace below ours.
+/// Checks that a process is in a pid namespace below this process's.
 fn is_inside(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let ids = status.lines().find(|line| line.starts_with("NSpid:")).unwrap();
@@ -59,7 +59,7 @@ fn bundle() -> Bundle {
     bundle
 }
 
-/// Kills the parent at `step` of a verb; what is left is removed by delete -f.
+/// Kills the parent at `step` of a verb; delete -f removes everything.
 fn kill_parent(bundle: &Bundle, args: &[&str], step: &str) {
     let mut parent = stopped(bundle, args, step);
     parent.kill().unwrap();
@@ -68,7 +68,7 @@ fn kill_parent(bundle: &Bundle, args: &[&str], step: &str) {
     bundle.assert_nothing_left();
 }
 
-/// The same for a create whose cgroup is another's, which stays.
+/// Kills the parent of a create whose cgroup is another one's, which stays.
 fn kill_parent_alone(bundle: &Bundle, step: &str) {
     let mut parent = stopped(bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
     parent.kill().unwrap();
@@ -76,14 +76,15 @@ fn kill_parent_alone(bundle: &Bundle, step: &str) {
     bundle.ok(&["delete", "-f", &bundle.id]);
 }
 
-/// Kills the child at `step` of a verb: the parent says so, fails, and leaves nothing itself.
+/// The first-stage init of an exec, which has exited; the parent reaps it after the second-stage init is on record.
 fn kill_child(bundle: &Bundle, args: &[&str], step: &str) -> std::process::ExitStatus {
     let mut parent = stopped(bundle, args, step);
     let children = children(parent.id());
     assert!(!children.is_empty(), "{step}: nobody is there");
     for child in children {
         match kill(Pid::from_raw(child), Signal::SIGKILL) {
-            // The first stage of an exec, which has ended; the parent reaps it once the second one is on record.
+            // The first-stage init of an exec, which has exited; the parent reaps it after the second-stage init is on
+            // record.
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => panic!("{step}: {errno}"),
         }
@@ -91,20 +92,20 @@ fn kill_child(bundle: &Bundle, args: &[&str], step: &str) -> std::process::ExitS
     parent.wait().unwrap()
 }
 
-/// The steps of init at which the parent of a create has returned.
+/// Checks that the parent of a create has returned at this step of init.
 fn is_after_record(step: &str) -> bool {
     matches!(step, "listener" | "wait_at_gate" | "start_hooks" | "preserve" | "filter" | "exec")
 }
 
 #[test]
-fn create_survives_the_death_of_its_parent() {
+fn create_survives_a_kill_of_its_parent() {
     for step in PARENT_STEPS.iter().chain(init_steps().iter().filter(|step| !is_after_record(step))) {
         let bundle = bundle();
         kill_parent(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
     }
 }
 
-/// Where the container's cgroup is in each hierarchy of this host.
+/// The paths of the container's cgroup in each hierarchy of this host.
 fn places(bundle: &Bundle) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     if root.join("cgroup.procs").exists() {
@@ -150,7 +151,7 @@ fn delete_leaves_a_cgroup_alone_that_has_taken_the_place_of_the_containers_own()
 }
 
 #[test]
-fn create_unwinds_after_the_death_of_its_child() {
+fn create_unwinds_after_a_kill_of_its_child() {
     for step in init_steps().iter().filter(|step| !is_after_record(step)) {
         let bundle = bundle();
         let status = kill_child(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
@@ -159,7 +160,7 @@ fn create_unwinds_after_the_death_of_its_child() {
     }
 }
 
-/// The first stage builds the root outside of the pid namespace, and is replaced by a second one.
+/// The first-stage init builds the root outside of the pid namespace, and the second-stage init replaces it.
 #[test]
 fn create_into_a_shared_pid_namespace_unwinds_after_the_death_of_either_stage() {
     let neighbour = bundle();
@@ -185,7 +186,7 @@ fn create_into_a_shared_pid_namespace_unwinds_after_the_death_of_either_stage() 
 }
 
 #[test]
-fn run_survives_both_deaths() {
+fn run_survives_kills_of_parent_and_child() {
     for step in PARENT_STEPS.iter().chain(&init_steps()) {
         let bundle = bundle();
         kill_parent(&bundle, &["run", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
@@ -193,7 +194,7 @@ fn run_survives_both_deaths() {
     for step in init_steps() {
         let bundle = bundle();
         let status = kill_child(&bundle, &["run", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
-        // Once on record and let go, its death is the program's, and run reports that.
+        // After the record and the gate, init's exit is the program's, and run reports that.
         let expected = if is_after_record(step) { 137 } else { 1 };
         assert_eq!(status.code(), Some(expected), "{step}");
         bundle.assert_nothing_left();
@@ -201,7 +202,7 @@ fn run_survives_both_deaths() {
 }
 
 #[test]
-fn exec_survives_both_deaths_and_the_container_lives_on() {
+fn exec_survives_kills_of_parent_and_child_and_the_container_keeps_running() {
     let bundle = bundle();
     bundle.start();
     let args = ["exec", &bundle.id, "sleep", "1000"];
@@ -222,11 +223,11 @@ fn exec_survives_both_deaths_and_the_container_lives_on() {
 }
 
 #[test]
-fn exec_ends_when_its_first_stage_is_killed_before_it_tells_of_the_second() {
+fn exec_fails_when_its_first_stage_is_killed_before_it_reports_the_second() {
     let bundle = bundle();
     bundle.start();
     let mut parent = stopped(&bundle, &["exec", &bundle.id, "sleep", "1000"], "sibling_made");
-    // The second one waits for the parent's answer, and is the parent's child as well.
+    // The second-stage init waits for the parent's answer, and is the parent's child as well.
     let stages = children(parent.id());
     assert_eq!(stages.len(), 2, "{stages:?}");
     let first = *stages.iter().find(|pid| !is_inside(**pid)).unwrap();

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 const BRIG: &str = env!("CARGO_BIN_EXE_brig");
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A bundle with busybox, and a root for its records; both go away with it, and what runs in it too.
+/// A bundle with busybox, and a root for its records; dropping it removes both, and kills the running processes.
 struct Bundle {
     dir: tempfile::TempDir,
 }
@@ -30,7 +30,7 @@ impl Bundle {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("rootfs/bin");
         std::fs::create_dir_all(&bin).unwrap();
-        // Another process makes the copy: held open for writing here, it could not be executed (ETXTBSY) while a child
+        // Another process makes the copy: a file open for writing here could not be executed (ETXTBSY) while a child
         // that another thread has just forked still has the fd.
         let copied = Command::new("cp").arg("/bin/busybox").arg(&bin).status().unwrap();
         assert!(copied.success(), "busybox-static is not installed");
@@ -96,7 +96,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Reads until `marker` has come.
+/// Reads until `marker` appears.
 fn read_until(file: &mut File, marker: &str) -> String {
     let deadline = Instant::now() + PATIENCE;
     let mut found = Vec::new();
@@ -132,7 +132,7 @@ fn a_trace_has_the_phases_of_both_processes() {
     let run = bundle.output(&["--trace", "trace.json", "run", &id("trace")]);
     assert_eq!((run.status.code(), text(&run.stdout)), (Some(0), String::new()), "{}", text(&run.stderr));
     let trace = std::fs::read_to_string(bundle.path().join("trace.json")).unwrap();
-    // The closing bracket may be missing in this format; with one, it is plain JSON.
+    // The format permits a missing closing bracket; with one, it is plain JSON.
     let events: Vec<Value> = serde_json::from_str(&format!("{}]", trace.trim_end().trim_end_matches(','))).unwrap();
     let phases = |lane: u64| -> Vec<&str> {
         let of_lane = events.iter().filter(|event| event["ph"] == "X" && event["pid"] == lane);
@@ -201,7 +201,7 @@ fn the_program_starts_with_no_signal_blocked_or_ignored() {
     for report in [init, exec] {
         for line in report.lines().filter(|line| line.starts_with("Sig")) {
             let bits = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
-            // 32 and 33 are libc's own: no program can ask for them by name.
+            // 32 and 33 are libc's own: no program can name them.
             assert_eq!(bits & !(3 << 31), 0, "{line}");
         }
         assert_eq!(report.matches("Sig").count(), 3, "{report}");
@@ -211,9 +211,9 @@ fn the_program_starts_with_no_signal_blocked_or_ignored() {
 }
 
 #[test]
-fn an_exec_that_fails_to_start_is_told_apart() {
+fn an_exec_that_fails_to_start_is_distinguished_from_its_program() {
     let bundle = Bundle::new(false, "exec sleep 60");
-    // Pipes would stay open in the container, and we would wait for their end.
+    // The container would keep pipes open, and the test would wait for them.
     let mut run = bundle.brig(&["run", "--detach", &id("exec")]);
     assert!(run.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
     for (args, message) in [
@@ -229,7 +229,7 @@ fn an_exec_that_fails_to_start_is_told_apart() {
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(5), "b /bin\n".into()));
 }
 
-/// A terminal of our own: its outer side, and the inner one that a command gets as its standard streams.
+/// A terminal of the test: its master, and the slave that a command gets as its standard streams.
 fn terminal(rows: u16, columns: u16) -> (File, File) {
     let master = File::options().read(true).write(true).open("/dev/ptmx").unwrap();
     let slave = File::from(open_peer(master.as_fd()).unwrap());
@@ -255,7 +255,7 @@ fn a_terminal_is_passed_through() {
     assert!(start.contains("33 99"), "{start:?}");
     assert!(!tcgetattr(&slave).unwrap().local_flags.contains(LocalFlags::ICANON), "not raw");
     set_size(master.as_fd(), 20, 40).unwrap();
-    // Nobody has this terminal as the controlling one, so the kernel does not tell the command.
+    // The terminal is no process's controlling terminal, and therefore the kernel does not signal the command.
     kill(Pid::from_raw(run.id() as i32), Signal::SIGWINCH).unwrap();
     read_until(&mut master, "20 40");
     master.write_all(b"word\r").unwrap();
@@ -323,7 +323,7 @@ fn the_end_of_the_callers_terminal_reaches_the_containers() {
         read_until(&mut master, "ready");
         master.write_all(typed.as_bytes()).unwrap();
         if !typed.is_empty() {
-            // It was read once it is echoed.
+            // The echo shows that the input was read.
             read_until(&mut master, typed.trim_end());
         }
         drop((slave, master));
@@ -340,7 +340,7 @@ fn the_terminal_is_restored_after_a_signal_and_after_a_failure() {
     read_until(&mut master, "ready");
     let mut exec = on_terminal(&mut bundle.brig(&["exec", "-t", &id("restore"), "nope"]), &slave);
     assert_eq!(exec.wait().unwrap().code(), Some(255));
-    // sleep is init of its pid namespace: only KILL ends it.
+    // sleep is init of its pid namespace: only KILL terminates it.
     assert!(bundle.output(&["kill", &id("restore"), "KILL"]).status.success());
     assert_eq!(run.wait().unwrap().code(), Some(137));
     assert_eq!(tcgetattr(&slave).unwrap().local_flags, before);
@@ -364,7 +364,7 @@ fn a_console_socket_and_a_terminal_go_together() {
 
 #[test]
 fn orphans_are_reaped_and_do_not_hold_the_command() {
-    // Without a pid namespace an orphan outlives its parent, and this command adopts it.
+    // Without a pid namespace an orphan survives its parent, and this command adopts it.
     let bundle = Bundle::new(false, "sleep 60 </dev/null >/dev/null 2>&1 & exit 6");
     let path = bundle.path().join("config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();

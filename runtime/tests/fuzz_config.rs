@@ -1,4 +1,4 @@
-//! A deterministic fuzzer of what reads config.json: from bytes to a plan, without a panic, and without a leak.
+//! A deterministic fuzzer of the parsers of config.json: from bytes to a plan, without a panic, and without a leak.
 //!
 //! `BRIG_FUZZ_CASES` sets the number of cases, `BRIG_FUZZ_SEED` the first state of the generator. A failed case is
 //! written to the temporary directory.
@@ -14,10 +14,10 @@ use brig_plan::{Host, config};
 use serde_json::{Map, Value, json};
 
 const DEFAULT_CASES: u64 = 20_000;
-/// How much memory may be in use more at the end than after the first tenth, in KiB.
+/// The maximum growth of memory from the first tenth to the end, in KiB.
 const GROWTH: u64 = 16 * 1024;
 
-/// xorshift64*: a generator whose cases can be had again.
+/// A generator (xorshift64*) whose cases are reproducible.
 struct Random(u64);
 
 impl Random {
@@ -39,7 +39,7 @@ impl Random {
 
 fn corpus() -> Vec<Value> {
     let full: Value = serde_json::from_str(include_str!("data/full.json")).unwrap();
-    // What the checks accept, so that mutations reach beyond them.
+    // A configuration that passes the checks, so that mutations reach beyond them.
     let mut sound = full.clone();
     for field in ["intelRdt", "memoryPolicy", "netDevices"] {
         sound["linux"].as_object_mut().unwrap().remove(field);
@@ -47,7 +47,7 @@ fn corpus() -> Vec<Value> {
     for field in ["uidMappings", "gidMappings"] {
         sound["mounts"][2].as_object_mut().unwrap().remove(field);
     }
-    // These go with one kind of cgroup each.
+    // Each of these belongs to one version of cgroups.
     sound["linux"]["resources"].as_object_mut().unwrap().remove("unified");
     for field in ["realtimeRuntime", "realtimePeriod"] {
         sound["linux"]["resources"]["cpu"].as_object_mut().unwrap().remove(field);
@@ -61,7 +61,7 @@ fn corpus() -> Vec<Value> {
     vec![full, sound, typed, small]
 }
 
-/// Values that stand at the edge of something.
+/// Boundary values.
 fn odd(random: &mut Random) -> Value {
     match random.below(22) {
         0 => Value::Null,
@@ -89,7 +89,7 @@ fn odd(random: &mut Random) -> Value {
     }
 }
 
-/// A random place of a value.
+/// A random position in a value.
 fn place<'a>(value: &'a mut Value, random: &mut Random) -> &'a mut Value {
     let size = match value {
         Value::Array(items) => items.len(),
@@ -106,7 +106,7 @@ fn place<'a>(value: &'a mut Value, random: &mut Random) -> &'a mut Value {
     }
 }
 
-/// Changes one place.
+/// Changes one position.
 fn mutate(config: &mut Value, donor: &Value, random: &mut Random) {
     let value = odd(random);
     let target = place(config, random);
@@ -148,7 +148,7 @@ fn mutate_text(text: &mut String, random: &mut Random) {
     *text = letters.into_iter().collect();
 }
 
-/// Damages the bytes themselves: flips, cuts, repeats, nests, and gives keys twice.
+/// Damages the bytes themselves: flips, truncates, repeats, nests, and duplicates keys.
 fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
     let at = random.below(bytes.len());
     match random.below(7) {
@@ -169,7 +169,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
             bytes.splice(at..at, deep.repeat(1 << random.below(11)));
         }
         _ => {
-            // An object is given a key twice.
+            // Duplicates a key of an object.
             let keys = [r#""process":{"args":[]},"#, r#""linux":null,"#, r#""root":{"path":"x"},"#, r#""type":"pid","#];
             let twice = random.pick(&keys).bytes();
             let brace = bytes[at..].iter().position(|byte| *byte == b'{').map_or(0, |found| at + found + 1);
@@ -194,10 +194,10 @@ fn host(random: &mut Random) -> Host {
     }
 }
 
-/// Everything that a create, an exec, and an update do with such bytes before they touch the host. True: it is
-/// accepted.
+/// Does everything that a create, an exec, and an update do with the bytes before they change the host. Returns true if
+/// they are accepted.
 fn run(bytes: &[u8], host: &Host, manager: brig_engine::CgroupManager) -> bool {
-    // The files of update and exec are read by the same code: a few cases are enough for their tables.
+    // The same code reads the files of update and exec: a few cases suffice for their tables.
     match bytes.len() % 16 {
         0 => drop(config::parse_resources(bytes)),
         1 => drop(config::parse_process(bytes)),
@@ -270,7 +270,7 @@ fn any_configuration_is_planned_or_refused() {
     }
     let grown = resident_kib().saturating_sub(memory);
     println!("{cases} cases, {accepted} accepted; memory grew by {grown} KiB");
-    // Mutations that are all refused by the first check would prove nothing.
+    // A set of mutations that the first check refuses would prove nothing.
     assert!(accepted * 100 > cases, "only {accepted} of {cases} were accepted");
     assert!(grown < GROWTH, "memory grew by {grown} KiB over {cases} cases");
     assert_eq!(open_fds(), fds, "descriptors are left open");

@@ -1,4 +1,4 @@
-//! NOTIFY_SOCKET: what a container says to the service manager outside, and what goes on to it.
+//! NOTIFY_SOCKET: the messages of a container to the service manager outside, and their forwarding.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -26,17 +26,17 @@ fn spawn(bundle: &Bundle, manager: &str, args: &[&str]) -> Child {
     bundle.command(args).env("NOTIFY_SOCKET", manager).stdout(Stdio::null()).spawn().unwrap()
 }
 
-/// Says something over the socket that the container sees.
+/// Sends a message over the socket that the container sees.
 fn say(bundle: &Bundle, text: &str) {
     let pid = bundle.state()["pid"].as_i64().unwrap();
     let path = format!("/proc/{pid}/root/run/notify/notify.sock");
     wait_until("socket", || Path::new(&path).exists());
     let socket = UnixDatagram::unbound().unwrap();
-    // The host's own path is too long for an address; the way through /proc is not.
+    // The host's own path is too long for an address; the path through /proc is not.
     socket.send_to(text.as_bytes(), &path).unwrap();
 }
 
-/// The three messages that a manager gets; the last one's descriptor.
+/// Expects the three messages for a manager; returns the last one's descriptor.
 fn expect_ready(manager: &UnixDatagram, main_pid: i64) -> OwnedFd {
     let next = || socket::receive(manager.as_fd(), 4096).unwrap();
     assert_eq!(next().0, b"READY=1\n");
@@ -46,7 +46,8 @@ fn expect_ready(manager: &UnixDatagram, main_pid: i64) -> OwnedFd {
     fds.remove(0)
 }
 
-/// Waits until its program runs, and gives its pid. "running" is said a little earlier: once the gate is open.
+/// Waits until the program runs, and returns its pid. The status "running" precedes that: it follows the opening of the
+/// gate.
 fn wait_running(bundle: &Bundle) -> i64 {
     wait_until("record", || bundle.brig(&["state", &bundle.id]).status.success());
     bundle.wait_for("running");
@@ -88,7 +89,7 @@ fn a_detached_run_waits_too_and_ends_with_its_container() {
     drop(expect_ready(&manager, pid));
     assert!(run.wait().unwrap().success());
     bundle.ok(&["delete", "-f", &bundle.id]);
-    // One that ends without a word does not keep it waiting.
+    // A container that exits without a message does not block it.
     let mut run = spawn(&bundle, path.to_str().unwrap(), &line);
     wait_running(&bundle);
     bundle.ok(&["kill", &bundle.id, "KILL"]);
@@ -111,7 +112,7 @@ fn a_foreground_run_is_the_main_process_and_an_abstract_name_is_one_too() {
 }
 
 #[test]
-fn a_manager_that_is_gone_harms_no_container() {
+fn a_container_starts_without_its_service_manager() {
     let (bundle, _) = service();
     let line = ["run", "-d", "-b", bundle.path().to_str().unwrap(), &bundle.id];
     let mut run = spawn(&bundle, "/nonexistent", &line);
@@ -120,7 +121,7 @@ fn a_manager_that_is_gone_harms_no_container() {
     assert!(run.wait().unwrap().success());
     assert_eq!(bundle.state()["status"], "running");
     bundle.ok(&["delete", "-f", &bundle.id]);
-    // Made without a socket: there is nothing to wait for.
+    // Without a socket at create, start does not wait.
     bundle.create();
     assert!(spawn(&bundle, "/nonexistent", &["start", &bundle.id]).wait().unwrap().success());
     assert_eq!(bundle.state()["status"], "running");

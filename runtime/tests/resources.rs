@@ -1,4 +1,4 @@
-//! What happens when something runs out, or two want the same: an error that says so, and nothing left behind.
+//! Shortage of resources, and conflicts over them: a clear error, and nothing left behind.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -27,7 +27,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// It failed with this status and one plain error line: no panic, no signal.
+/// Checks that the command failed with this status and one plain error line: no panic, no signal.
 fn assert_fails_clearly(output: &Output, status: i32) {
     assert_eq!(output.status.code(), Some(status), "{}", show(output));
     let text = text(output);
@@ -35,7 +35,7 @@ fn assert_fails_clearly(output: &Output, status: i32) {
     assert_eq!(text.lines().filter(|line| line.contains("level=error")).count(), 1, "{text}");
 }
 
-/// Runs brig through a shell that sets something first.
+/// Runs brig through a shell that runs `script` first.
 fn after(bundle: &Bundle, script: &str, args: &[&str]) -> Output {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{script}\nexec \"$0\" \"$@\""), BRIG, "--root"]);
@@ -43,7 +43,7 @@ fn after(bundle: &Bundle, script: &str, args: &[&str]) -> Output {
     output(&mut command)
 }
 
-/// A small tmpfs in a mount namespace of this test's thread alone, which is what commands that it starts see too.
+/// A small tmpfs in a mount namespace of this test's thread alone, which commands that it starts see too.
 struct Tiny {
     place: PathBuf,
 }
@@ -61,10 +61,10 @@ impl Tiny {
         mount(Some("tiny"), &self.place, Some("tmpfs"), flags | MsFlags::MS_REMOUNT, Some(options)).unwrap();
     }
 
-    /// Fills it up but for so many pages.
+    /// Fills the tmpfs except for `free` pages.
     fn fill(&self, free: u64) {
         let filler = self.place.join("filler");
-        // Emptied as well: a child that another thread has just forked may hold it open.
+        // Truncates the old file as well, because a child that another thread has just forked may hold it open.
         if let Ok(old) = fs::File::create(&filler) {
             drop(old);
             fs::remove_file(&filler).unwrap();
@@ -119,7 +119,7 @@ fn a_create_and_a_forced_delete_at_once_leave_a_whole_container_or_none() {
         if !made.status.success() {
             assert_fails_clearly(&made, 1);
         }
-        // Whoever was first: what create says it made is whole, or was deleted.
+        // A container that create reported as created is complete, or was deleted.
         let state = bundle.brig(&["state", &bundle.id]);
         if state.status.success() {
             assert!(made.status.success() && text(&state).is_empty(), "{} {}", show(&made), show(&state));
@@ -130,7 +130,7 @@ fn a_create_and_a_forced_delete_at_once_leave_a_whole_container_or_none() {
     }
 }
 
-/// A second container of a bundle, deleted also by a test that fails.
+/// A second container of a bundle, which is deleted also by a test that fails.
 struct Removed<'a>(&'a Bundle, String);
 
 impl Drop for Removed<'_> {
@@ -163,7 +163,7 @@ fn a_full_state_root_fails_a_create_and_harms_nobody() {
             assert!(text(&made).contains("No space left on device"), "{}", show(&made));
         }
         bundle.assert_nothing_left();
-        // The other one lives, and can be reached.
+        // The other container runs, and can be reached.
         assert_eq!(bundle.ok(&["exec", &other, "echo", "here"]), "here\n");
     }
     assert!(succeeded, "a few pages were not enough");
@@ -172,7 +172,7 @@ fn a_full_state_root_fails_a_create_and_harms_nobody() {
         eprintln!("not tested further: no pids controller");
         return;
     }
-    // What cannot be put on record is not done either.
+    // A change that cannot be recorded is not made either.
     let limit = || fs::read_to_string(pids_hierarchy().join(&other).join("pids.max")).unwrap();
     let before = limit();
     let update = bundle.brig(&["update", "--pids-limit", "50", &other]);
@@ -207,7 +207,7 @@ fn a_state_root_without_inodes_fails_a_create() {
 fn a_root_file_system_without_room_for_a_mount_point_is_named() {
     let bundle = bundle(&["true"]);
     let busybox = fs::read("/bin/busybox").unwrap();
-    // Its root, bin and busybox; not one more.
+    // The inodes suffice for the root, bin and busybox only.
     let tiny = Tiny::new(&bundle.rootfs(""), "size=8m,nr_inodes=3");
     fs::create_dir(bundle.rootfs("bin")).unwrap();
     fs::write(bundle.rootfs("bin/true"), busybox).unwrap();
@@ -281,7 +281,7 @@ fn pids_hierarchy() -> &'static Path {
     if v1.exists() { v1 } else { Path::new("/sys/fs/cgroup") }
 }
 
-/// A cgroup that is removed when it is dropped.
+/// A cgroup that is removed on drop.
 struct Group(PathBuf);
 
 impl Group {
@@ -310,7 +310,7 @@ fn without_pids_a_container_is_not_made() {
         eprintln!("not tested: no pids controller");
         return;
     }
-    // Born in its cgroup, as on v2, a process counts there alone, and not in its parent's.
+    // With v2 a process starts in its cgroup, and counts there alone, and not in the parent.
     let unified = pids_hierarchy() == Path::new("/sys/fs/cgroup");
     let mut enter = format!("echo 0 >{}/cgroup.procs", group.0.display());
     if unified {
@@ -334,13 +334,13 @@ fn without_pids_a_container_is_not_made() {
     assert!(!results[0] && results.last() == Some(&true), "{results:?}");
 }
 
-/// Runs a verb under every small limit of descriptors: it works, or says what it lacks.
+/// Runs a verb under every low limit of descriptors: it succeeds, or reports the shortage.
 fn sweep_descriptors(bundle: &Bundle, args: &[&str], failure: i32, check: impl Fn(bool)) {
     let mut results = Vec::new();
     for limit in 3..48 {
         let done = after(bundle, &format!("ulimit -n {limit}"), args);
         if done.status.code() == Some(127) && text(&done).contains("shared libraries") {
-            // The dynamic loader of this build came to its end before brig began.
+            // The dynamic loader of this build failed before brig started.
             continue;
         }
         results.push(done.status.success());
@@ -379,7 +379,7 @@ fn without_descriptors_a_container_stays_as_it_is() {
 }
 
 #[test]
-fn an_init_that_runs_out_of_memory_is_told_apart() {
+fn an_oom_kill_of_init_is_named_in_the_error() {
     for limit in [4096, 65536, 131_072] {
         let mut bundle = bundle(&["true"]);
         bundle.config["linux"]["resources"] = json!({"memory": {"limit": limit, "swap": limit}});
@@ -415,7 +415,7 @@ fn a_signal_in_the_middle_of_a_create_leaves_what_delete_removes() {
         let verb = ["create", "run"][number % 2];
         let mut command = bundle.command(&[verb, "-b", path, &bundle.id]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Another moment of the create each time.
+        // Each create is interrupted at another time.
         let moment = Instant::now() + Duration::from_micros(400 * number as u64);
         while Instant::now() < moment {
             std::hint::spin_loop();
@@ -426,7 +426,7 @@ fn a_signal_in_the_middle_of_a_create_leaves_what_delete_removes() {
             assert!(status.code() == Some(0) || status.signal() == Some(signal as i32), "{status}");
         }
         bundle.ok(&["delete", "-f", &bundle.id]);
-        // run passes the signal on to the container's first process, which ignores it, and sees its end now.
+        // run forwards the signal to the container's first process, which ignores it, and now exits with it.
         if child.try_wait().unwrap().is_none() {
             wait_until("end of run", || {
                 bundle.ok(&["delete", "-f", &bundle.id]);

@@ -1,6 +1,6 @@
-//! The compiled program in the kernel, and beside the one that runc makes of the same profile.
+//! The compiled program in the kernel, compared with runc's program for the same profile.
 //!
-//! Needs root. The comparison needs runc, strace and a static /bin/busybox, and fails where one is missing.
+//! Needs root. The comparison needs runc, strace and a static /bin/busybox, and fails without one of them.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -57,7 +57,7 @@ fn program(profile: &str) -> Vec<Instruction> {
 fn the_kernel_takes_dockers_profile_and_acts_on_it() {
     let spec: LinuxSeccomp = serde_json::from_str(DOCKER).unwrap();
     let compiled = compile(&spec).unwrap();
-    // On a thread of its own: a filter stays until the thread ends.
+    // A thread of its own is needed, because a filter stays until the thread exits.
     let denied = std::thread::spawn(move || {
         install(&compiled.program.instructions, compiled.program.flags).unwrap();
         let denied = nix::sched::unshare(CloneFlags::CLONE_NEWUTS);
@@ -75,7 +75,7 @@ fn a_broken_program_is_refused_with_its_call() {
 }
 
 #[test]
-fn the_kernel_tells_what_it_knows() {
+fn the_kernel_reports_the_actions_and_flags_that_it_supports() {
     assert!(action_available(0x7ffc_0000));
     assert!(!action_available(0x1234_0000));
     assert!(flags_available(1 << 2));
@@ -115,7 +115,7 @@ fn program_of_runc(profile: &str) -> Vec<Instruction> {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    // What becomes of the container under the profile does not matter here; leave nothing behind in any case.
+    // The result of the container under the profile is irrelevant here; nothing may be left behind.
     let _ = Command::new("runc").arg("--root").arg(path("state")).args(["delete", "--force", &id]).output();
     let trace = std::fs::read_to_string(path("trace")).unwrap();
     let Some((_, filter)) = trace.split_once("filter=[") else {
@@ -131,7 +131,7 @@ fn program_of_runc(profile: &str) -> Vec<Instruction> {
     instructions.collect()
 }
 
-/// Runs both programs for every number and for argument values at the borders of the profile.
+/// Runs both programs for every number, with argument values at the boundaries of the profile.
 fn compare(profile: &str) {
     for tool in ["/usr/bin/strace", "/usr/sbin/runc", "/bin/busybox"] {
         assert!(Path::new(tool).exists(), "{tool} is not installed; spec-tests/beds/install installs it");
@@ -148,7 +148,7 @@ fn compare(profile: &str) {
                 let call = Call { nr, arch, args };
                 let (ours, theirs) = (machine::run(&ours, &call), machine::run(&theirs, &call));
                 assert_eq!(ours.outcome, theirs.outcome, "{call:x?}: {:#x}, runc {:#x}", ours.outcome, theirs.outcome);
-                // Two loads find the number; a third is an argument. runc's stub adds two.
+                // Two loads find the number; a third one is an argument. runc's stub adds two.
                 ours.loads > 2 || theirs.loads > 4
             };
             if agree([0; 6]) {

@@ -1,4 +1,4 @@
-//! Verbs and flags over the real command, beyond the plain life of a container.
+//! Verbs and flags of the real command, beyond the plain lifecycle of a container.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -27,7 +27,7 @@ fn kill_and_delete_take_a_regular_expression() {
     let bundle = sleeper();
     bundle.write();
     let path = bundle.path().to_str().unwrap();
-    // One config is used for all of them, and each gets a cgroup by its own name.
+    // All containers share one configuration, and each gets a cgroup of its own name.
     let mut config = bundle.config.clone();
     let ids = ["one", "two", "three"].map(|name| format!("{}-{name}", bundle.id));
     for id in &ids {
@@ -62,7 +62,7 @@ fn a_root_below_the_session_directory_is_sticky() {
 }
 
 #[test]
-fn events_tell_of_numbers_and_of_the_oom_killer_until_the_end() {
+fn events_report_statistics_and_oom_kills_until_the_exit() {
     let mut bundle = sleeper();
     bundle.config["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
     bundle.start();
@@ -108,7 +108,7 @@ fn sockets_of_a_service_manager_come_before_preserved_descriptors() {
     assert!(found.starts_with("1 1 file a file b 0 1 2 3 4"), "{all}");
     let (found, all) = run("LISTEN_PID=$$ LISTEN_FDS=2", "");
     assert!(found.starts_with("2 1 file a file b"), "{all}");
-    // Meant for another process: nothing is passed on, and the descriptors are closed.
+    // The descriptors are for another process: none is passed on, and they are closed.
     let (found, all) = run("LISTEN_PID=1 LISTEN_FDS=2", "");
     assert!(found.starts_with("none none ") && !found.contains("file"), "{all}");
     let (_, all) = run("LISTEN_PID=$$ LISTEN_FDS=3", "");
@@ -162,7 +162,7 @@ fn an_exec_takes_its_process_from_a_file() {
     assert_eq!(bundle.state()["status"], "running");
 }
 
-/// A console socket: gives the terminal that comes over it.
+/// A console socket that returns the terminal it receives.
 struct Desk {
     listener: UnixListener,
     path: PathBuf,
@@ -183,7 +183,7 @@ impl Desk {
     }
 }
 
-/// Talks to a shell over its terminal.
+/// Sends a command to a shell over its terminal, and reads the answer.
 fn ask(terminal: &mut File, question: &str, marker: &str) -> String {
     terminal.write_all(format!("{question}\n").as_bytes()).unwrap();
     let mut heard = String::new();
@@ -222,8 +222,8 @@ fn a_terminal_goes_over_the_console_socket_of_run_create_and_exec() {
     bundle.ok(&["start", &bundle.id]);
     ask(&mut terminal, "echo $((60+6))", "66");
     bundle.ok(&["delete", "-f", &bundle.id]);
-    // Nobody listens there, or there is no socket at all. Closed it would go on for as long as a child that another thread
-    // has just forked still holds a copy of it.
+    // No process listens there, or there is no socket at all. A closed listener would still accept for as long as a
+    // child that another thread has just forked holds a copy of it.
     shutdown(&desk.listener, Shutdown::Read).unwrap();
     for socket in [socket, "/nonexistent"] {
         let text = bundle.fails(&["create", "--console-socket", socket, "-b", &path, &bundle.id]);
@@ -258,17 +258,18 @@ fn a_terminal_and_a_socket_go_together() {
     }
 }
 
-/// What a file of the container's cgroup holds, by its v1 controller and name; `None` where the kernel has no such file.
+/// The content of a file of the container's cgroup, by its v1 controller and name; `None` if the kernel has no such
+/// file.
 fn limit(bundle: &Bundle, controller: &str, file: &str) -> Option<String> {
     let v1 = PathBuf::from(format!("/sys/fs/cgroup/{controller}/{}", bundle.id));
     let place = if v1.exists() { v1 } else { PathBuf::from(format!("/sys/fs/cgroup/{}", bundle.id)) };
     fs::read_to_string(place.join(file)).ok().map(|text| text.trim().to_owned())
 }
 
-/// A v1 controller, one of its files or of v2's, and what that holds.
+/// A v1 controller, one of its files or of v2's, and the expected content.
 type Held = (&'static str, &'static str, &'static str);
 
-/// Each flag of update, the value, and the files that then hold it.
+/// Each flag of update, its value, and the files that contain it afterwards.
 const FLAGS: &[(&str, &str, &[Held])] = &[
     ("--cpu-period", "50000", &[("cpu", "cpu.cfs_period_us", "50000"), ("cpu", "cpu.max", "max 50000")]),
     ("--cpu-quota", "20000", &[("cpu", "cpu.cfs_quota_us", "20000"), ("cpu", "cpu.max", "20000 50000")]),
@@ -311,13 +312,13 @@ fn every_flag_of_update_reaches_its_file() {
         }
     }
     assert!(seen >= 8, "only {seen} flags have files on this host");
-    // What was given earlier holds on.
+    // Values given earlier stay in force.
     for (flag, _, files) in FLAGS.iter().filter(|(flag, ..)| *flag != "--cpu-period") {
         for (controller, file, expected) in *files {
             assert!(limit(&bundle, controller, file).is_none_or(|found| found == *expected), "{flag} is lost");
         }
     }
-    // Last: the weight of an idle group is its own.
+    // Must come last, because the weight of an idle group is a special one.
     let idle = bundle.brig(&["update", "--cpu-idle", "1", &bundle.id]);
     match limit(&bundle, "cpu", "cpu.idle") {
         Some(found) => assert!(idle.status.success() && found == "1", "{}", show(&idle)),
@@ -333,7 +334,7 @@ fn update_reads_resources_from_a_file_or_standard_input() {
         let file = bundle.path().join("resources.json");
         fs::write(&file, text).unwrap();
         let from = if from == "-" { "-" } else { file.to_str().unwrap() };
-        // Other flags are ignored then, as the help says.
+        // Other flags are ignored then, as the help states.
         output(bundle.command(&["update", "-r", from, "--pids-limit", "9", &bundle.id]).stdin(File::open(&file).unwrap()))
     };
     for (from, number) in [("-", "31"), ("file", "32")] {
@@ -365,7 +366,7 @@ fn a_rejected_update_changes_nothing() {
     };
     let before = all();
     for line in [
-        // The last of each is what the kernel, or a check, refuses.
+        // The kernel, or a check, refuses the last flag of each list.
         &["--pids-limit", "50", "--cpu-share", "600", "--cpuset-cpus", "4000"][..],
         &["--cpu-share", "700", "--memory", "32m", "--cpuset-mems", "900"],
         &["--cpu-quota", "40000", "--cpu-period", "1"],
@@ -378,7 +379,7 @@ fn a_rejected_update_changes_nothing() {
         let text = bundle.fails(&[&["update"], line, &[&bundle.id]].concat());
         assert_eq!(all(), before, "{line:?}: {text}");
     }
-    // Nor on record: an update after it does not bring the rejected values.
+    // The record must not have them either: a later update does not apply the rejected values.
     bundle.ok(&["update", "--pids-limit", "41", &bundle.id]);
     assert_eq!(limit(&bundle, "pids", "pids.max").as_deref(), Some("41"));
     assert_eq!(all().iter().zip(&before).filter(|(now, then)| now != then).count(), 1);
@@ -425,7 +426,7 @@ fn ps_and_list_print_in_their_formats() {
 }
 
 #[test]
-fn mistaken_command_lines_are_told_what_to_do() {
+fn errors_of_the_command_line_name_the_remedy() {
     let bundle = sleeper();
     let kill = bundle.fails(&["kill", "KILL", &bundle.id]);
     let remedy = format!("brig kill {} KILL", bundle.id);

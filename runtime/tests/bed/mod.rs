@@ -1,7 +1,7 @@
-//! The machine that a test runs on: this host, a pure v2 view of it, or a virtual machine.
+//! The environment of a test: this host, a pure v2 view of it, or a virtual machine.
 //!
-//! BRIG_BED names it: `host`, `v2view`, `uml`, `uml-systemd`, `uml-systemd-v1`, `uml-systemd-hybrid`, `qemu`. It only decides which tests must not be skipped;
-//! what there is, is looked at.
+//! BRIG_BED names it: `host`, `v2view`, `uml`, `uml-systemd`, `uml-systemd-v1`, `uml-systemd-hybrid`, `qemu`. The name
+//! only decides which tests must not be skipped; tests detect the environment's features themselves.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::io::Write;
@@ -17,17 +17,17 @@ mod scratch;
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub use scratch::{Scratch, plan_of};
 
-/// The name of the bed; empty when nobody said.
+/// The name of the environment; empty without the variable.
 pub fn name() -> String {
     std::env::var("BRIG_BED").unwrap_or_default()
 }
 
-/// Whether a systemd is there to talk to.
+/// Checks that a systemd answers.
 pub fn has_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// Whether this host has `controller`, on v1 or v2.
+/// Checks that this host has `controller`, on v1 or v2.
 pub fn has_controller(controller: &str) -> bool {
     let v1 = if controller == "io" { "blkio" } else { controller };
     Path::new("/sys/fs/cgroup").join(v1).is_dir()
@@ -35,7 +35,7 @@ pub fn has_controller(controller: &str) -> bool {
             .is_ok_and(|all| all.split_whitespace().any(|it| it == controller))
 }
 
-/// The host's layout.
+/// The host's layout of cgroups.
 pub fn layout() -> CgroupLayout {
     let there = |path: &str| Path::new("/sys/fs/cgroup").join(path).exists();
     match (there("cgroup.controllers"), there("unified/cgroup.controllers"), there("memory")) {
@@ -51,14 +51,14 @@ pub fn host() -> Host {
     Host::of_root(layout())
 }
 
-/// A shell that does nothing until it is told to, so that it can be put into a cgroup first.
+/// A shell that waits for [`Gated::open`], so that it can be moved into a cgroup first.
 pub struct Gated {
     pub child: Child,
     gate: Option<ChildStdin>,
 }
 
 impl Gated {
-    /// `script` runs once [`Gated::open`] is called.
+    /// Starts a shell that runs `script` after [`Gated::open`].
     pub fn new(script: &str) -> Gated {
         let mut child = Command::new("/bin/sh")
             .args(["-c", &format!("read gate; {script}")])
@@ -71,7 +71,7 @@ impl Gated {
         Gated { child, gate }
     }
 
-    /// A process that stays until it is killed.
+    /// Starts a process that runs until it is killed.
     pub fn idle() -> Gated {
         Gated::new("read never")
     }
@@ -80,7 +80,7 @@ impl Gated {
         self.child.id().cast_signed()
     }
 
-    /// Lets the script run; its standard input stays open.
+    /// Starts the script; its standard input stays open.
     pub fn open(&mut self) {
         self.gate.as_mut().expect("the gate").write_all(b"\n").expect("the gate opens");
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Gated, host};
 
-/// The plan of a cgroup at `path` with these `linux.resources`.
+/// The plan of a cgroup at `path` with `linux.resources`.
 pub fn plan_of(path: &str, resources: &Value) -> Result<CgroupPlan, brig_engine::error::Error> {
     let config = json!({
         "ociVersion": "1.2.0",
@@ -24,7 +24,7 @@ pub fn plan_of(path: &str, resources: &Value) -> Result<CgroupPlan, brig_engine:
     Ok(findings.into_result().map(|_| plan)?)
 }
 
-/// A cgroup that is gone at the end of the test, with all that is in it.
+/// A cgroup that is removed at the end of the test, with everything in it.
 pub struct Scratch(pub Cgroup);
 
 impl Scratch {

@@ -1,4 +1,4 @@
-//! brig beside runc: the same container under both, and the same words, codes and facts.
+//! A comparison of brig with runc: the same container under both has the same texts, codes and facts.
 
 use std::process::Output;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::helpers::script;
 use crate::support::{BRIG, Bundle};
 
-/// What a caller sees: the exit code, standard output, and the last message on standard error.
+/// The observable result: the exit code, standard output, and the last message on standard error.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     code: Option<i32>,
@@ -17,7 +17,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// The same outcome in the reference runtime's words, which callers match. A file, a root or a reason may follow them.
+    /// Checks for the same result with the reference runtime's text, on which callers match. A file, a root or a reason
+    /// may follow it.
     fn continues(&self, reference: &Seen) -> bool {
         let more = self.message.trim_end().strip_prefix(reference.message.trim_end());
         let is_more = |more: &str| more.is_empty() || more.starts_with(": ");
@@ -25,13 +26,13 @@ impl Seen {
     }
 }
 
-/// Takes out what differs from one container to the next.
+/// Removes the parts of an output that differ between containers.
 fn seen(bundle: &Bundle, output: &Output) -> Seen {
     let plain = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).replace(&bundle.id, "ID").replace(bundle.path().to_str().unwrap(), "DIR");
         text.replace("runc ", "brig ")
     };
-    // This warning of runc's tells of a moment (the cgroup was busy at its first try), not of the outcome.
+    // This warning of runc's concerns a moment (the cgroup was busy at its first attempt), not the result.
     let stderr = plain(&output.stderr);
     let lasting = |line: &&str| !line.contains("Failed to remove cgroup (will retry)");
     let stderr: String = stderr.split_inclusive('\n').filter(lasting).collect();
@@ -43,7 +44,7 @@ fn seen(bundle: &Bundle, output: &Output) -> Seen {
     Seen { code: output.status.code(), out: plain(&output.stdout), message }
 }
 
-/// Does the same with a bundle of each runtime.
+/// Runs the same action with a bundle for each runtime.
 fn both<T>(make: impl Fn() -> Bundle, act: impl Fn(&Bundle) -> T) -> [T; 2] {
     [BRIG, "runc"].map(|runtime| {
         let mut bundle = make();
@@ -74,7 +75,7 @@ fn programs_end_as_under_runc() {
         ("killed child", json!(["sh", "-c", "sh -c 'kill -TERM $$'; exit $?"])),
         ("not found", json!(["nope"])),
         ("no file", json!(["/nope"])),
-        // Not "a directory": runc 1.1 calls it "permission denied", and later ones as brig does.
+        // Without "a directory": runc 1.1 calls it "permission denied", and later versions as brig does.
         ("not executable", json!(["/etc/plain"])),
         ("not in the path but executable", json!(["plain"])),
         ("below a file", json!(["/etc/plain/x"])),
@@ -142,7 +143,7 @@ fn facts_are_those_of_runc() {
             change(config);
         });
         let lines = |seen: &Seen| seen.out.lines().map(str::to_owned).collect::<Vec<_>>();
-        // First what tells most: a run that failed has no lines.
+        // The exit code is compared first, because a failed run has no lines.
         assert_eq!((ours.code, &ours.message), (theirs.code, &theirs.message), "{name}");
         assert_eq!(lines(&ours), lines(&theirs), "{name}");
     }
@@ -172,7 +173,7 @@ fn execs_end_as_under_runc() {
         &["-c", "CAP_SYS_ADMIN", "-u", "5", "ID", "sh", "-c", look],
         &["--no-new-privs", "ID", "sh", "-c", look],
         &["ID"],
-        // Only the codes are runc's, and these words of its message.
+        // Only the codes are runc's, and this part of its message.
         &["--cwd", "relative", "ID", "true", "#", "Cwd must be an absolute path"],
         &["--cwd", "/none", "ID", "pwd", "#", "chdir", "no such file or directory"],
         &["-u", "x", "ID", "true", "#"],
@@ -247,8 +248,8 @@ fn verbs_in_every_state_end_as_under_runc() {
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
-/// What a verb says to a container in this state, and the state that it leaves. The container is then in the first
-/// one again.
+/// The result of a verb for a container in this state, and the state afterwards. The container is then restored to the
+/// first state.
 fn one_verb(bundle: &Bundle, state: &str, verb: &[&str]) -> (Seen, Value) {
     let fill = |word: &&str| match *word {
         "ID" => bundle.id.clone(),
@@ -258,7 +259,7 @@ fn one_verb(bundle: &Bundle, state: &str, verb: &[&str]) -> (Seen, Value) {
     let words: Vec<String> = verb.iter().map(fill).collect();
     let output = bundle.brig(&words.iter().map(String::as_str).collect::<Vec<_>>());
     let mut seen = seen(bundle, &output);
-    // Numbers of the moment.
+    // These numbers vary.
     if matches!(verb[0], "ps" | "events") && seen.code == Some(0) {
         seen.out = seen.out.replace(char::is_numeric, "").chars().take(20).collect();
     }
@@ -269,7 +270,7 @@ fn one_verb(bundle: &Bundle, state: &str, verb: &[&str]) -> (Seen, Value) {
         bundle.ok(&["delete", "-f", &bundle.id]);
         crate::lifecycle::bring_to(bundle, state);
     }
-    // After KILL the end comes in its own time; and runc 1.1 thaws a container to signal all of it.
+    // After KILL the exit is asynchronous; and runc 1.1 thaws a container to signal all of it.
     if verb.contains(&"KILL") || state == "paused" && verb[0] == "kill" {
         left = Value::Null;
     }

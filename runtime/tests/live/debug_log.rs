@@ -1,11 +1,11 @@
-//! What --debug shows.
+//! The output of --debug.
 
 use serde_json::json;
 
 use crate::helpers::script;
 use crate::support::{Bundle, output, show};
 
-/// The log of a verb, in a file: the container keeps the streams.
+/// The log of a verb, in a file, because the container keeps the streams open.
 fn debug(bundle: &Bundle, args: &[&str]) -> String {
     let log = bundle.path().join("log");
     let line = [&["--debug", "--log", log.to_str().unwrap()], args].concat();

@@ -1,4 +1,4 @@
-//! linux.netDevices: devices of the host that move into a container, and come back when it is not to be.
+//! linux.netDevices: devices of the host that move into a container, and return after a failure.
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ fn ip(args: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A pair of connected devices with addresses, gone when it is dropped.
+/// A pair of connected devices with addresses, which is removed on drop.
 struct Pair {
     moved: String,
     stays: String,
@@ -46,7 +46,7 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        // Gone already, most often: a container's namespace takes it along.
+        // Mostly it is gone already: a container's namespace removes it.
         let _ = Command::new("ip").args(["link", "del", &self.stays]).output();
     }
 }
@@ -84,7 +84,7 @@ fn a_device_moves_with_its_lasting_addresses_and_is_up() {
         let shown = inside(pid, &format!("address show dev {found}"));
         assert!(shown.contains("mtu 1391") && shown.contains("UP") && shown.contains("brd 192.0.2.255"), "{shown}");
         bundle.ok(&["delete", "-f", &bundle.id]);
-        // Virtual devices end with their namespace; the runtime does not move them back.
+        // Virtual devices are removed with their namespace; the runtime does not move them back.
         wait_until("the end of the pair", || !std::path::Path::new("/sys/class/net").join(&pair.stays).exists());
     }
 }
@@ -131,7 +131,7 @@ fn a_device_comes_back_when_the_container_fails() {
 }
 
 #[test]
-fn what_cannot_move_is_an_error_before_anything_does() {
+fn a_device_that_cannot_move_is_an_error_before_any_device_moves() {
     let pair = Pair::new();
     let mut bundle = script("true");
     let mut devices = pair.config(json!({"name": "inner"}));

@@ -1,4 +1,4 @@
-//! What these tests start beside brig.
+//! Processes that these tests start beside brig.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -13,13 +13,13 @@ const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "us
 pub const PRINT_NAMESPACES: &str =
     "for n in cgroup ipc mnt net pid time user uts; do echo $n $(readlink /proc/self/ns/$n); done";
 
-/// What [`PRINT_NAMESPACES`] printed.
+/// Parses the output of [`PRINT_NAMESPACES`].
 pub fn namespaces(printed: &str) -> BTreeMap<String, String> {
     let pair = |line: &str| line.split_once(' ').map(|(name, link)| (name.to_owned(), link.to_owned()));
     printed.lines().filter_map(pair).collect()
 }
 
-/// The kinds that this kernel has; one without time namespaces is no less a host.
+/// The namespaces of this kernel; time namespaces may be missing.
 pub fn known_namespaces() -> Vec<&'static str> {
     NAMESPACES.into_iter().filter(|name| std::fs::read_link(format!("/proc/self/ns/{name}")).is_ok()).collect()
 }
@@ -30,19 +30,19 @@ pub fn own_namespaces() -> BTreeMap<String, String> {
     known_namespaces().iter().map(|name| ((*name).to_owned(), link(name).display().to_string())).collect()
 }
 
-/// A process in namespaces of its own, which ends when it is dropped.
+/// A process in namespaces of its own, which exits on drop.
 pub struct Holder {
     child: Child,
     said: String,
 }
 
 impl Holder {
-    /// unshare(1) with these flags.
+    /// Starts unshare(1) with these flags.
     pub fn new(flags: &[&str]) -> Holder {
         Holder::with_script(flags, PRINT_NAMESPACES)
     }
 
-    /// It runs `script` first.
+    /// Starts unshare(1) with these flags, and runs `script` first.
     pub fn with_script(flags: &[&str], script: &str) -> Holder {
         let mut command = Command::new("unshare");
         command.args(flags).args(["sh", "-c", &format!("{script}; echo ready; read end")]);
@@ -55,17 +55,17 @@ impl Holder {
         Holder { child, said }
     }
 
-    /// What the script printed.
+    /// The output of the script.
     pub fn said(&self) -> &str {
         &self.said
     }
 
-    /// A file of its directory in /proc.
+    /// The path of a file of the process's directory in /proc.
     pub fn file(&self, name: &str) -> String {
         format!("/proc/{}/{name}", self.child.id())
     }
 
-    /// The file of one of its namespaces; for `--fork`, of its children.
+    /// The path of one of its namespaces; for `--fork`, of its children.
     pub fn path(&self, name: &str) -> String {
         format!("/proc/{}/ns/{name}", self.child.id())
     }
@@ -73,7 +73,7 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // The shell reads a line, and ends.
+        // The shell exits after it has read a line.
         let _ = self.child.stdin.take().unwrap().write_all(b"\n");
         let _ = self.child.wait();
     }

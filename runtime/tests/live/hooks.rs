@@ -1,4 +1,4 @@
-//! Hooks: the six moments, their namespaces, what they read, and what their failure undoes.
+//! Hooks: the six points of the lifecycle, their namespaces, their input, and the effect of their failure.
 
 use std::fs;
 use std::io::{Read, Seek};
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use crate::helpers::script;
 use crate::support::{Bundle, show};
 
-const MOMENTS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+const POINTS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
-/// A hook of the host's shell, or for startContainer of the container's, which appends to `log` below the root.
-fn hook(bundle: &Bundle, moment: &str, more: &str) -> Value {
-    let inside = moment == "startContainer";
+/// A hook with the host's shell, or for startContainer with the container's, which appends to `log` below the root.
+fn hook(bundle: &Bundle, point: &str, more: &str) -> Value {
+    let inside = point == "startContainer";
     let log = if inside { "/log".to_owned() } else { bundle.rootfs("log").display().to_string() };
     let text = format!(
-        "echo {moment} $WORD $0 $(readlink /proc/self/ns/mnt) $(readlink /proc/self/ns/pid) $(cat) >>{log}; {more}"
+        "echo {point} $WORD $0 $(readlink /proc/self/ns/mnt) $(readlink /proc/self/ns/pid) $(cat) >>{log}; {more}"
     );
     json!({"path": "/bin/sh", "args": ["sh", "-c", text, "zero"], "env": ["WORD=word", "PATH=/bin:/usr/bin"]})
 }
@@ -24,14 +24,14 @@ fn hook(bundle: &Bundle, moment: &str, more: &str) -> Value {
 fn bundle() -> Bundle {
     let mut bundle = script("echo program >>/log; exec sleep 1000");
     bundle.config["annotations"] = json!({"key": "value"});
-    for moment in MOMENTS {
-        bundle.config["hooks"][moment] = json!([hook(&bundle, moment, "")]);
+    for point in POINTS {
+        bundle.config["hooks"][point] = json!([hook(&bundle, point, "")]);
     }
     bundle
 }
 
 /// The first words of the log's lines.
-fn moments(bundle: &Bundle) -> Vec<String> {
+fn logged_points(bundle: &Bundle) -> Vec<String> {
     let text = fs::read_to_string(bundle.rootfs("log")).unwrap_or_default();
     text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
@@ -40,42 +40,42 @@ fn moments(bundle: &Bundle) -> Vec<String> {
 fn six_moments_in_their_order_and_namespaces() {
     let bundle = bundle();
     bundle.create();
-    assert_eq!(moments(&bundle), MOMENTS[..3]);
+    assert_eq!(logged_points(&bundle), POINTS[..3]);
     let pid = bundle.state()["pid"].clone();
     let container = |link: &str| fs::read_link(format!("/proc/{pid}/ns/{link}")).unwrap().display().to_string();
     let (mnt, pids) = (container("mnt"), container("pid"));
     let own = |link: &str| fs::read_link(format!("/proc/self/ns/{link}")).unwrap().display().to_string();
     bundle.ok(&["start", &bundle.id]);
-    crate::support::wait_until("program", || moments(&bundle).contains(&"program".to_owned()));
+    crate::support::wait_until("program", || logged_points(&bundle).contains(&"program".to_owned()));
     bundle.ok(&["kill", &bundle.id, "KILL"]);
     bundle.wait_for("stopped");
     bundle.ok(&["delete", &bundle.id]);
-    let mut order = moments(&bundle);
-    // poststart and the program run beside each other.
-    order.retain(|moment| moment != "program");
-    assert_eq!(order, MOMENTS);
+    let mut order = logged_points(&bundle);
+    // poststart and the program run at the same time.
+    order.retain(|point| point != "program");
+    assert_eq!(order, POINTS);
 
     let text = fs::read_to_string(bundle.rootfs("log")).unwrap();
     for line in text.lines().filter(|line| *line != "program") {
         let words: Vec<&str> = line.splitn(6, ' ').collect();
-        let [moment, word, zero, found_mnt, found_pid, state] = words[..] else { panic!("{line}") };
+        let [point, word, zero, found_mnt, found_pid, state] = words[..] else { panic!("{line}") };
         assert_eq!((word, zero), ("word", "zero"), "{line}");
-        let inside = matches!(moment, "createContainer" | "startContainer");
+        let inside = matches!(point, "createContainer" | "startContainer");
         let namespaces = if inside { (mnt.clone(), pids.clone()) } else { (own("mnt"), own("pid")) };
-        assert_eq!((found_mnt.to_owned(), found_pid.to_owned()), namespaces, "{moment}");
+        assert_eq!((found_mnt.to_owned(), found_pid.to_owned()), namespaces, "{point}");
         let state: Value = serde_json::from_str(state).unwrap();
-        let (status, expected_pid) = match moment {
+        let (status, expected_pid) = match point {
             "prestart" | "createRuntime" => ("creating", pid.clone()),
             "createContainer" => ("creating", json!(1)),
             "startContainer" => ("created", json!(1)),
             "poststart" => ("running", pid.clone()),
             _ => ("stopped", json!(0)),
         };
-        assert_eq!((&state["status"], &state["pid"]), (&json!(status), &expected_pid), "{moment}");
-        assert_eq!(state["id"], json!(bundle.id), "{moment}");
-        assert_eq!(state["bundle"], json!(bundle.path().to_str().unwrap()), "{moment}");
-        assert_eq!(state["annotations"], json!({"key": "value"}), "{moment}");
-        assert!(state["ociVersion"].is_string(), "{moment}");
+        assert_eq!((&state["status"], &state["pid"]), (&json!(status), &expected_pid), "{point}");
+        assert_eq!(state["id"], json!(bundle.id), "{point}");
+        assert_eq!(state["bundle"], json!(bundle.path().to_str().unwrap()), "{point}");
+        assert_eq!(state["annotations"], json!({"key": "value"}), "{point}");
+        assert!(state["ociVersion"].is_string(), "{point}");
     }
 }
 
@@ -99,18 +99,18 @@ fn the_hooks_of_create_see_the_mounts_and_the_hosts_paths() {
 
 #[test]
 fn a_failure_before_the_program_undoes_the_container() {
-    for moment in &MOMENTS[..3] {
+    for point in &POINTS[..3] {
         let mut bundle = bundle();
-        bundle.config["hooks"][moment] = json!([hook(&bundle, moment, "echo no luck >&2; exit 7")]);
+        bundle.config["hooks"][point] = json!([hook(&bundle, point, "echo no luck >&2; exit 7")]);
         bundle.write();
         let error = bundle.fails(&["create", "-b", bundle.path().to_str().unwrap(), &bundle.id]);
-        assert!(error.contains(&format!("hooks.{moment}[0]")) && error.contains("no luck"), "{error}");
+        assert!(error.contains(&format!("hooks.{point}[0]")) && error.contains("no luck"), "{error}");
         assert!(error.contains("exit status 7"), "{error}");
         bundle.assert_nothing_left();
-        let found = moments(&bundle);
-        let mut expected: Vec<&str> = MOMENTS.iter().take_while(|name| name != &moment).copied().collect();
-        expected.extend([*moment, "poststop"]);
-        assert_eq!(found, expected, "{moment}");
+        let found = logged_points(&bundle);
+        let mut expected: Vec<&str> = POINTS.iter().take_while(|name| name != &point).copied().collect();
+        expected.extend([*point, "poststop"]);
+        assert_eq!(found, expected, "{point}");
     }
 }
 
@@ -139,15 +139,15 @@ fn a_failure_in_start_stops_the_container() {
     let error = bundle.fails(&["start", &bundle.id]);
     assert!(error.contains("hooks.startContainer[0]") && error.contains("exit status 7"), "{error}");
     bundle.assert_nothing_left();
-    assert!(!moments(&bundle).contains(&"program".to_owned()));
-    assert_eq!(moments(&bundle).last().unwrap(), "poststop");
-    // In the foreground nobody calls delete.
+    assert!(!logged_points(&bundle).contains(&"program".to_owned()));
+    assert_eq!(logged_points(&bundle).last().unwrap(), "poststop");
+    // In the foreground no delete follows.
     let _ = fs::remove_file(bundle.rootfs("log"));
     let run = bundle.run();
     assert_eq!(run.status.code(), Some(1), "{}", show(&run));
     assert!(String::from_utf8_lossy(&run.stderr).contains("hooks.startContainer[0]"), "{}", show(&run));
     bundle.assert_nothing_left();
-    assert_eq!(moments(&bundle).last().unwrap(), "poststop");
+    assert_eq!(logged_points(&bundle).last().unwrap(), "poststop");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_failure_after_the_program_only_warns() {
     bundle.config["hooks"]["poststop"] = json!([bad, good]);
     let run = bundle.run();
     assert_eq!(run.status.code(), Some(0), "{}", show(&run));
-    assert_eq!(moments(&bundle), ["poststop", "poststop"]);
+    assert_eq!(logged_points(&bundle), ["poststop", "poststop"]);
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
     assert!(said.contains("hooks.poststop[0]") && said.contains("level=warning"), "{said}");
 }
@@ -188,24 +188,24 @@ fn a_failure_beside_the_program_ends_the_container() {
     let error = bundle.fails(&["start", &bundle.id]);
     assert!(error.contains("hooks.poststart[0]"), "{error}");
     bundle.assert_nothing_left();
-    assert_eq!(moments(&bundle), ["poststart", "poststop"]);
+    assert_eq!(logged_points(&bundle), ["poststart", "poststop"]);
     fs::remove_file(bundle.rootfs("log")).unwrap();
     let error = bundle.run_fails();
     assert!(error.contains("hooks.poststart[0]"), "{error}");
     bundle.assert_nothing_left();
-    assert_eq!(moments(&bundle), ["poststart", "poststop"]);
+    assert_eq!(logged_points(&bundle), ["poststart", "poststop"]);
 }
 
 #[test]
 fn a_hook_that_takes_too_long_is_killed() {
-    for moment in ["createRuntime", "createContainer"] {
+    for point in ["createRuntime", "createContainer"] {
         let mut bundle = bundle();
-        let mut slow = hook(&bundle, moment, "exec sleep 1000");
+        let mut slow = hook(&bundle, point, "exec sleep 1000");
         slow["timeout"] = json!(1);
-        bundle.config["hooks"][moment] = json!([slow]);
+        bundle.config["hooks"][point] = json!([slow]);
         let error = bundle.run_fails();
-        assert!(error.contains("timeout of 1 s") && error.contains(moment), "{error}");
-        assert_eq!(moments(&bundle).last().unwrap(), "poststop");
+        assert!(error.contains("timeout of 1 s") && error.contains(point), "{error}");
+        assert_eq!(logged_points(&bundle).last().unwrap(), "poststop");
     }
 }
 
@@ -226,8 +226,8 @@ fn poststart_waits_for_the_program() {
     bundle.config["hooks"]["startContainer"] = json!([hook(&bundle, "startContainer", "sleep 1; echo slept >>/log")]);
     bundle.create();
     bundle.ok(&["start", &bundle.id]);
-    let found = moments(&bundle);
-    let place = |name: &str| found.iter().position(|moment| moment == name);
+    let found = logged_points(&bundle);
+    let place = |name: &str| found.iter().position(|point| point == name);
     assert!(place("slept").is_some() && place("slept") < place("poststart"), "{found:?}");
 }
 

@@ -11,7 +11,7 @@ use crate::support::Bundle;
 
 const LOOK: &str = "stat -c '%u:%g' /d/file; touch /d/made; stat -c '%u:%g' /d/made";
 
-/// A container that looks at a directory of the host's, mounted with these options and maps; and that directory.
+/// A container that inspects a directory of the host's, mounted with these options and maps; and that directory.
 fn bundle(mount: Value) -> (Bundle, PathBuf) {
     let mut bundle = script(LOOK);
     let source = bundle.path().join("source");
@@ -39,11 +39,11 @@ fn owner(path: PathBuf) -> (u32, u32) {
 fn a_mount_has_maps_of_its_own() {
     let maps = json!({"options": ["bind", "idmap"], "uidMappings": range(0, 1000, 100), "gidMappings": range(0, 2000, 100)});
     let (mut bundle, source) = bundle(maps);
-    // Root is not mapped there: it may not make files. The user that the source's root is mapped to may.
+    // Root is not mapped there, and may not create files. The user to which the source's root is mapped may.
     bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 2000});
     assert_eq!(bundle.run_ok(), "1005:2006\n1000:2000\n");
     assert_eq!(owner(source.join("made")), (0, 0));
-    // Without the option they count too, as with runc.
+    // Without the option the maps apply too, as with runc.
     let last = bundle.config["mounts"].as_array().unwrap().len() - 1;
     bundle.config["mounts"][last]["options"] = json!(["bind"]);
     assert_eq!(bundle.run_ok(), "1005:2006\n1000:2000\n");
@@ -76,7 +76,7 @@ fn a_joined_user_namespace_maps_a_mount() {
     assert_eq!(owner(source.join("made")), (0, 0));
 }
 
-/// Mounts a tmpfs below a source for as long as it lives.
+/// A tmpfs below a source, until it is dropped.
 struct Below(PathBuf);
 
 impl Below {
@@ -107,7 +107,7 @@ fn mounts_below_are_mapped_when_that_is_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_mapped_says_why() {
+fn a_mount_that_cannot_be_mapped_reports_the_cause() {
     let maps = json!({"options": ["bind", "idmap"], "uidMappings": range(0, 1000, 100), "gidMappings": range(0, 2000, 100)});
     let (mut bundle, _) = bundle(maps);
     let last = bundle.config["mounts"].as_array().unwrap().len() - 1;

@@ -1,4 +1,4 @@
-//! The life of a container: every verb in every state, pid files and pidfds, kill, pause, delete.
+//! The lifecycle of a container: every verb in every state, pid files and pidfds, kill, pause, delete.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::helpers::script;
 use crate::support::{Bundle, show, wait_until};
 
-/// A container that a signal to init does not end, save KILL.
+/// A container whose init no signal terminates, except KILL.
 fn sleeper() -> Bundle {
     script("exec sleep 1000")
 }
@@ -20,7 +20,7 @@ fn in_state(status: &str) -> Bundle {
     bundle
 }
 
-/// Makes the container and brings it into this state.
+/// Creates the container and brings it into the state.
 pub fn bring_to(bundle: &Bundle, status: &str) {
     bundle.create();
     if status != "created" {
@@ -48,7 +48,7 @@ fn delete_with_force_works_in_every_state() {
 }
 
 #[test]
-fn delete_without_force_takes_what_does_not_run() {
+fn delete_without_force_refuses_running_containers() {
     for (status, allowed) in [("created", true), ("running", false), ("paused", false), ("stopped", true)] {
         let bundle = in_state(status);
         if allowed {
@@ -64,7 +64,7 @@ fn delete_without_force_takes_what_does_not_run() {
 }
 
 #[test]
-fn start_takes_what_was_created() {
+fn start_accepts_created_containers_alone() {
     for (status, text) in [
         ("running", "cannot start an already running container"),
         ("paused", "cannot start a container in the paused state"),
@@ -77,7 +77,7 @@ fn start_takes_what_was_created() {
 }
 
 #[test]
-fn exec_takes_what_lives() {
+fn exec_accepts_running_containers_alone() {
     for (status, text) in [
         ("paused", "cannot exec in a paused container (use --ignore-paused to override)"),
         ("stopped", "cannot exec in a stopped container"),
@@ -181,7 +181,7 @@ fn a_shared_pid_namespace_is_killed_whole() {
 }
 
 #[test]
-fn stopped_by_its_own_end_and_the_id_is_free_again() {
+fn a_container_stops_at_its_exit_and_delete_frees_its_id() {
     let mut bundle = sleeper();
     bundle.config["process"]["args"] = json!(["true"]);
     for _ in 0..2 {
@@ -220,7 +220,7 @@ fn the_pid_file_and_the_pidfd_name_the_process() {
     bundle.ok(&[&["exec", "-d"], &flags[..], &[&bundle.id, "sleep", "1001"]].concat());
     assert_ne!(bundle.state()["pid"], read_pid());
     assert_eq!(received(), read_pid());
-    // It is set a moment after the call that waits for the exec has returned.
+    // It is set shortly after the call that waits for the exec has returned.
     let path = format!("/proc/{}/cmdline", read_pid());
     wait_until("the program", || std::fs::read_to_string(&path).unwrap() == "sleep\x001001\0");
 }

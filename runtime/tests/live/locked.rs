@@ -1,4 +1,4 @@
-//! Verbs that take their time, and a delete that does not wait for them.
+//! Long-running verbs, and a delete that does not wait for them.
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use crate::helpers::script;
 use crate::support::{Bundle, wait_until};
 
-/// A hook that says that it runs, and does not end in the time of a test.
+/// A hook that reports its start, and does not exit during a test.
 fn hanging(bundle: &Bundle) -> Value {
     let began = bundle.path().join("began");
     json!({"path": "/bin/sh", "args": ["sh", "-c", format!("echo >{}; exec sleep 60", began.display())]})
 }
 
-/// Begins a verb whose hook hangs.
+/// Starts a verb whose hook hangs.
 fn begin(bundle: &Bundle, args: &[&str]) -> Child {
     let path = bundle.path().to_str().unwrap().to_owned();
     let args: Vec<&str> = args.iter().map(|word| if *word == "BUNDLE" { path.as_str() } else { word }).collect();
@@ -42,7 +42,7 @@ fn delete_ends_a_create_whose_hook_hangs() {
         bundle.config["hooks"] = json!({ name: [hook] });
         bundle.write();
         let mut create = begin(&bundle, &["create", "-b", "BUNDLE", &bundle.id]);
-        // Verbs that only look do not wait for it either.
+        // Verbs that only read do not wait for it either.
         assert_eq!(bundle.state()["status"], "creating", "{name}");
         delete_at_once(&bundle);
         assert!(!create.wait().unwrap().success(), "{name}");
@@ -72,7 +72,7 @@ fn delete_ends_a_start_and_a_run_whose_hook_hangs() {
         let mut verb_child = begin(&bundle, args);
         wait_until("it to run", || bundle.state()["status"] == "running");
         delete_at_once(&bundle);
-        // A startContainer hook ends with its container. A poststart hook runs beside the runtime, until its timeout.
+        // A startContainer hook exits with its container. A poststart hook runs beside the runtime, until its timeout.
         if name == "poststart" {
             verb_child.kill().unwrap();
         }

@@ -1,5 +1,5 @@
-//! The whole command at work in live containers, beside runc where the two can be compared. Needs root, busybox,
-//! runc, util-linux and a C compiler.
+//! Tests of the whole command with live containers, compared with runc where possible. Needs root, busybox, runc,
+//! util-linux and a C compiler.
 #![forbid(unsafe_code)]
 
 #[path = "../support/mod.rs"]

@@ -1,5 +1,5 @@
-//! A host with hundreds of mounts, where containers' mount namespaces begin as a copy of an empty one: it is quicker, and
-//! nobody may be able to tell.
+//! A host with hundreds of mounts, where containers' mount namespaces start as a copy of an empty one: this is quicker,
+//! and must have no visible effect.
 
 use std::process::{Command, Output, Stdio};
 
@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use crate::helpers::{Holder, script};
 use crate::support::{BRIG, Bundle, output, show, wait_until};
 
-/// Where the empty namespace is kept.
-const SEED: &str = "/run/brig-seed/keep/mnt";
+/// The file of the cached empty mount namespace.
+const CACHED_NAMESPACE: &str = "/run/brig-seed/keep/mnt";
 
-/// A mount namespace with so many mounts, and a /run of its own.
+/// A mount namespace with many mounts, and with its own /run.
 struct Host {
     holder: Holder,
 }
 
 impl Host {
     fn with_mounts(count: u32) -> Host {
-        // Where the machine has a seed and many mounts already (a bed may), they go first.
+        // On a machine that has a cached namespace and many mounts already, these must be removed first.
         let script = format!(
             "umount -R /run/brig-seed/keep /mnt 2>/dev/null
              mount -t tmpfs run /run; mount -t tmpfs many /mnt; mkdir /mnt/shared /mnt/inner /mnt/other;
@@ -59,7 +59,7 @@ impl Host {
     }
 
     fn has_seed(&self) -> bool {
-        self.command(&["mountpoint", "-q", SEED]).status().unwrap().success()
+        self.command(&["mountpoint", "-q", CACHED_NAMESPACE]).status().unwrap().success()
     }
 }
 
@@ -76,7 +76,7 @@ fn mount(bundle: &mut Bundle, destination: &str, source: &str, options: &[&str])
     bundle.config["mounts"].as_array_mut().unwrap().push(one);
 }
 
-/// What mountinfo says, without the numbers that differ from one container to the next.
+/// The content of mountinfo, without the numbers that differ between containers.
 fn plain(mountinfo: &str, bundle: &Bundle) -> Vec<String> {
     let one = |line: &str| {
         let (left, right) = line.split_once(" - ").unwrap();
@@ -88,7 +88,7 @@ fn plain(mountinfo: &str, bundle: &Bundle) -> Vec<String> {
     mountinfo.lines().map(one).collect()
 }
 
-/// A bundle with a mount of each kind.
+/// A bundle with a mount of each type.
 fn of_each_kind() -> Bundle {
     let mut bundle = script("cat /proc/self/mountinfo; cat /deep/below/file; readlink /link; stat -c %t,%T,%a /dev/null /dev/x; ls -a /up");
     std::fs::create_dir_all(bundle.rootfs("up")).unwrap();
@@ -136,7 +136,7 @@ fn what_the_host_mounts_later_comes_into_the_container_as_its_options_say() {
     host.ok(&["mount", "-t", "tmpfs", "late", "/mnt/shared/below"]);
     host.ok(&["touch", "/mnt/shared/below/late"]);
     assert_eq!(bundle.exec("ls /slave/below; echo; ls /private/below"), "late\n\nfile\n");
-    // And nothing goes the other way.
+    // Nothing propagates in the other direction.
     let before = host.ok(&["cat", "/proc/self/mountinfo"]);
     bundle.config["process"]["capabilities"]["bounding"] = json!(["CAP_SYS_ADMIN"]);
     bundle.ok(&["exec", "--cap", "CAP_SYS_ADMIN", &bundle.id, "sh", "-c", "mount -t tmpfs t /slave && grep /slave /proc/self/mountinfo"]);
@@ -149,7 +149,7 @@ fn hooks_that_run_before_the_root_is_entered_see_the_hosts_paths() {
     for moment in ["prestart", "createRuntime", "createContainer"] {
         let mut bundle = script("true");
         let seen = bundle.path().join("seen").to_str().unwrap().to_owned();
-        // Two of them run in the caller's namespaces, and go into the container's by the pid that they are told.
+        // Two of the hooks run in the caller's namespaces, and enter the container's by the pid in their input.
         let there = if moment == "createContainer" { "" } else { "nsenter --mount --target $pid" };
         let look = format!(
             "pid=$(grep -o '\"pid\":[0-9]*' | cut -d: -f2); {there} ls /mnt/inner/7 &&
@@ -219,12 +219,12 @@ fn many_at_once_agree_on_one_and_it_may_go_at_any_time() {
     for bundle in &bundles {
         bundle.ok(&["start", &bundle.id]);
         bundle.wait_for("running");
-        // Their own mounts alone: 300 are not in sight.
+        // They see their own mounts alone, and not the 300 of the host.
         let mounts: u32 = bundle.exec("cat /proc/self/mountinfo | wc -l").trim().parse().unwrap();
         assert!(mounts < 60, "{mounts}");
         bundle.ok(&["delete", "--force", &bundle.id]);
     }
-    // Where it failed once in this mount namespace, it is not tried for each container.
+    // After a failure in this mount namespace, containers do not try again.
     host.ok(&["sh", "-c", "echo why >/run/brig-seed/failed-$(stat -L -c %i /proc/self/ns/mnt)"]);
     assert!(!used_seed(&host.run(&script("true"))) && !host.has_seed());
     host.ok(&["sh", "-c", "rm /run/brig-seed/failed-*"]);

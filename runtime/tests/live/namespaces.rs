@@ -14,7 +14,7 @@ fn kind(link: &str) -> &str {
     }
 }
 
-/// Has only these namespaces; what is mounted by default needs a few of them.
+/// Sets the namespaces to these alone; the default mounts need a few of them.
 fn only(bundle: &mut Bundle, list: Value) {
     bundle.config["linux"]["namespaces"] = list;
     let mounts = json!([
@@ -25,7 +25,7 @@ fn only(bundle: &mut Bundle, list: Value) {
     bundle.config.as_object_mut().unwrap().remove("hostname");
 }
 
-/// Joins the holder's user namespace, in which id 0 alone has a name: devpts cannot be given to group 5.
+/// Joins the holder's user namespace, in which only id 0 is mapped: devpts cannot be given to group 5.
 fn join_user(bundle: &mut Bundle, holder: &Holder) {
     bundle.namespace("user", Some(json!({"type": "user", "path": holder.path("user")})));
     let mounts = bundle.config["mounts"].as_array_mut().unwrap();
@@ -90,7 +90,7 @@ fn a_pid_namespace_is_joined() {
     assert_eq!(seen["pid"], namespaces(holder.said())["pid"]);
     // The holder's shell is its first process, and the container's program another.
     assert_eq!(seen["one"], "sh", "{exec}");
-    // Nobody takes the others along when it dies: KILL does.
+    // The exit of this process leaves the others running: KILL terminates them.
     bundle.exec("sleep 1001 </dev/null >/dev/null 2>&1 &");
     bundle.ok(&["kill", &bundle.id, "KILL"]);
     bundle.wait_for("stopped");
@@ -110,14 +110,14 @@ fn a_user_namespace_is_joined_and_owns_the_others() {
     assert_eq!(inside["user"], held["user"]);
     assert_ne!(inside["uts"], held["uts"]);
     assert!(printed.contains("         0          0          1"), "{printed}");
-    // A mix: uts belongs to the namespace that is joined with it.
+    // A mixed case: uts belongs to the namespace that is joined with it.
     bundle.namespace("uts", Some(json!({"type": "uts", "path": holder.path("uts")})));
     assert_eq!(namespaces(&bundle.run_ok())["uts"], held["uts"]);
 }
 
 #[test]
 fn namespaces_that_a_joined_user_namespace_does_not_own_are_joined_with_the_callers_privilege() {
-    // The one is the host's, and the other belongs to the user namespace.
+    // The first one belongs to the host, and the second one to the user namespace.
     let foreign = Holder::new(&["--net", "--ipc"]);
     let user = Holder::new(&["--user", "--map-root-user", "--uts"]);
     let (outer, inner) = (namespaces(foreign.said()), namespaces(user.said()));
@@ -307,7 +307,7 @@ fn mapped_holder() -> Holder {
     holder
 }
 
-/// Runs the bundle by a runtime that is root of the holder's user namespace, as rootless Podman calls one.
+/// Runs the bundle by a runtime that is root of the holder's user namespace, as rootless Podman does.
 fn run_inside(bundle: &Bundle, holder: &Holder) -> std::process::Output {
     let program = bundle.path().join("brig");
     crate::support::copy_program(BRIG, &program);
@@ -335,7 +335,7 @@ fn root_of_a_user_namespace_gives_groups_to_a_container_in_another() {
     assert_eq!(String::from_utf8_lossy(&run.stdout), "allow\nGroups:\t7 9 \n", "{}", crate::support::show(&run));
 }
 
-/// In a user namespace, with a directory above that its users may pass.
+/// A container in a user namespace, with a directory above that its users may pass.
 fn mapped(text: &str) -> Bundle {
     let mut bundle = script(text);
     bundle.map_ids();
@@ -346,7 +346,7 @@ const REOPEN: &str = "echo out >/proc/self/fd/1; echo err >/proc/self/fd/2";
 
 #[test]
 fn a_foreground_process_of_a_user_namespace_reopens_its_streams() {
-    // brig's own pipes, whatever the caller's streams are: these are files of the host.
+    // The pipes are brig's own, whatever the caller's streams are: these are files of the host.
     let bundle = mapped(&format!("cat; {REOPEN}; exit 3"));
     let run = bundle.run();
     assert_eq!(run.status.code(), Some(3), "{}", crate::support::show(&run));
@@ -359,7 +359,7 @@ fn a_foreground_process_of_a_user_namespace_reopens_its_streams() {
         assert!(exec.status.success(), "{}", crate::support::show(&exec));
         assert_eq!((exec.stdout, exec.stderr), (b"out\n".to_vec(), b"err\n".to_vec()), "user {user}");
     }
-    // Standard input goes through to its end, and a process that is left behind keeps its output.
+    // Standard input is forwarded up to its end, and a process that is left behind keeps its output.
     let mut exec = bundle.command(&["exec", &bundle.id, "sh", "-c", "cat; (sleep 0.2; echo late) &"]);
     let mut exec = exec.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut exec.stdin.take().unwrap(), b"in\n").unwrap();

@@ -1,4 +1,4 @@
-//! The process: who it is, what it may do, and what it finds.
+//! The process: its user, its rights, and its environment.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -33,7 +33,7 @@ fn user_groups_umask_directory_and_environment() {
     bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1001});
     bundle.config["process"]["cwd"] = json!("/");
     assert_eq!(lines(&bundle.run_ok()), ["1000", "1001", "1001", "0022", "/", "/home/me", "second"]);
-    // What the configuration says stands.
+    // The configuration's values have precedence.
     bundle.config["process"]["env"] = json!(["PATH=/bin", "HOME=/elsewhere"]);
     assert_eq!(lines(&bundle.run_ok())[5], "/elsewhere");
 }
@@ -138,7 +138,7 @@ fn a_limit_above_the_callers_is_refused_by_name() {
     let mut command = Command::new("prlimit");
     command.args(caller).arg(bundle.state_root()).args(["run", "-b"]).arg(bundle.path()).arg(&bundle.id);
     let run = output(command.env_clear().env("PATH", "/bin:/usr/bin"));
-    // With CAP_SYS_RESOURCE the limit is simply raised.
+    // With CAP_SYS_RESOURCE the limit is raised.
     if run.status.code() != Some(0) {
         let error = String::from_utf8_lossy(&run.stderr).into_owned();
         assert!(error.contains("process.rlimits[1]") && error.contains("CAP_SYS_RESOURCE"), "{error}");
@@ -214,14 +214,14 @@ fn standard_streams_belong_to_the_user() {
     let mut bundle = script("stat -L -c %u /proc/self/fd/1; echo again >/proc/self/fd/1; stat -L -c %u /proc/self/fd/0");
     bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     let printed = bundle.run_ok();
-    // The reopened file begins again.
+    // The reopened file starts at offset 0.
     assert!(printed.starts_with("again"), "{printed}");
     use std::os::unix::fs::MetadataExt;
     let null = fs::metadata("/dev/null").unwrap();
     assert_eq!((null.uid(), null.mode() & 0o777), (0, 0o666), "the host's /dev/null was changed");
 }
 
-/// fds that brig inherits: nothing else does, since they are close-on-exec in this process.
+/// Runs brig with inherited fds: all others are close-on-exec in this process.
 fn with_fds(bundle: &Bundle, environment: &str, line: &str) -> String {
     let root = bundle.state_root();
     let line = format!(
@@ -395,7 +395,7 @@ fn the_callers_cpu_affinity_does_not_reach_a_container() {
     bundle.start();
     let exec = |words: &[&str]| cpus_of(&bundle, &[&["exec"], words, &[&bundle.id], &status].concat());
     assert_eq!(exec(&[]), all);
-    // execCPUAffinity is as it says.
+    // execCPUAffinity has precedence.
     let process = bundle.path().join("process.json");
     let pinned = json!({"args": status, "cwd": "/", "execCPUAffinity": {"final": "1"}});
     std::fs::write(&process, pinned.to_string()).unwrap();
@@ -453,7 +453,7 @@ fn what_keeps_a_file_from_being_executed_is_named() {
         assert!(said.contains(words) && said.contains(reason), "{path}: {said}");
     }
     bundle.ok(&["delete", "-f", &bundle.id]);
-    // Under a filter that forbids to look, as well.
+    // The reason is also found under a filter that forbids the inspection.
     let forbidden = json!([{"names": ["openat", "open", "access", "faccessat", "faccessat2"], "action": "SCMP_ACT_KILL_PROCESS"}]);
     bundle.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": forbidden});
     for (path, words, reason) in cases {
@@ -464,7 +464,7 @@ fn what_keeps_a_file_from_being_executed_is_named() {
 }
 
 #[test]
-fn a_long_error_of_init_is_cut_and_told() {
+fn a_long_error_of_init_is_truncated_and_reported() {
     let name = "x".repeat(130_000);
     let mut bundle = script("exec sleep 1000");
     bundle.start();

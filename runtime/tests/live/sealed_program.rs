@@ -1,4 +1,4 @@
-//! Which build of brig runs as init, where the name of the running program leads to another one.
+//! The build of brig that runs as init, if the path of the running program leads to another build.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::helpers::script;
 use crate::support::{BRIG, Bundle, copy_program, output, show};
 
-/// The last bytes of the build that is started.
+/// The last bytes of the started build.
 const RUNNING: &str = "the running build";
 /// The last bytes of another build.
 const ANOTHER: &str = "another build, not";
@@ -19,7 +19,7 @@ fn two_builds() -> Bundle {
         fs::create_dir(bundle.path().join(directory)).unwrap();
         let path = bundle.path().join(directory).join("brig");
         copy_program(BRIG, &path);
-        // Another process writes: see copy_program.
+        // Another process writes the file: see copy_program.
         let script = format!("printf %s '{mark}' >>\"$1\"");
         assert!(Command::new("sh").args(["-ec", &script, "sh"]).arg(&path).status().unwrap().success());
     }
@@ -37,7 +37,7 @@ fn create(bundle: &Bundle, script: &str) {
     assert!(created.status.success(), "{script}: {}", show(&created));
 }
 
-/// The end of the program of the init that waits at its gate, and whether it is a copy in memory.
+/// The last bytes of the program of the init that waits at its gate, and whether it is a copy in memory.
 fn init(bundle: &Bundle) -> (String, bool) {
     let exe = format!("/proc/{}/exe", bundle.state()["pid"]);
     let file = fs::File::open(&exe).unwrap();

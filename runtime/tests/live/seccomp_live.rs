@@ -1,4 +1,4 @@
-//! The seccomp filter of a live container, beside the one that runc installs.
+//! The seccomp filter of a live container, compared with runc's.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -44,7 +44,7 @@ fn results(text: &str) -> BTreeMap<u32, String> {
     text.lines().map(pair).collect()
 }
 
-/// Runs the probe over a range by brig, in the container and by exec, and by runc.
+/// Runs the probe over a range with brig, in the container and by exec, and with runc.
 fn both(profile: &str, entry: &str, last: &str) -> [BTreeMap<u32, String>; 3] {
     let profile: Value = serde_json::from_str(profile).unwrap();
     let line = ["syscalls", entry, "0", last];
@@ -55,8 +55,8 @@ fn both(profile: &str, entry: &str, last: &str) -> [BTreeMap<u32, String>; 3] {
     [run(BRIG), exec, run("runc")]
 }
 
-/// Calls that end differently. Of one that the alarm ended on one side alone nothing is known: the machine was slow, or
-/// the call waits for something. What a profile denies ends at once.
+/// Calls with different results. A call that the alarm interrupted on one side alone is unknown: the machine was slow,
+/// or the call waits. A denied call returns at once.
 fn difference(a: &BTreeMap<u32, String>, b: &BTreeMap<u32, String>) -> Vec<String> {
     const ALARM: &str = "signal 14";
     let differ = |(number, result): (&u32, &String)| {
@@ -83,12 +83,12 @@ fn dockers_profile_does_what_runcs_does_call_by_call() {
 fn what_is_newer_than_a_profile_does_not_exist() {
     let profile: Value = serde_json::from_str(DOCKER).unwrap();
     let run = results(&bundle(BRIG, profile, &["syscalls", "native", "451", "600"]).run_ok());
-    // mseal (462) is allowed by name; what no kernel has yet is ENOSYS (38), not EPERM.
+    // mseal (462) is allowed by name; a call that no kernel has yet is ENOSYS (38), not EPERM.
     assert_ne!(run[&462], "1");
     assert_eq!(run[&600], "38");
 }
 
-/// What the static probe needs to come up and to report.
+/// The calls that the static probe needs to start and to report.
 const NEEDS: &[&str] = &[
     "execve", "brk", "arch_prctl", "set_tid_address", "set_robust_list", "rseq", "prlimit64", "getrandom", "mprotect",
     "mmap", "fstat", "newfstatat", "write", "exit_group", "readlink", "readlinkat", "uname", "ioctl",
@@ -125,7 +125,7 @@ fn every_action_does_what_it_says() {
         (json!({"action": "SCMP_ACT_KILL_THREAD"}), 128 + libc::SIGSYS, ""),
         (json!({"action": "SCMP_ACT_KILL"}), 128 + libc::SIGSYS, ""),
         (json!({"action": "SCMP_ACT_TRAP"}), 128 + libc::SIGSYS, ""),
-        // Nobody traces it.
+        // There is no tracer.
         (json!({"action": "SCMP_ACT_TRACE"}), 0, "38\n"),
         (json!({"action": "SCMP_ACT_LOG"}), 0, "0\n"),
         (json!({"action": "SCMP_ACT_ALLOW"}), 0, "0\n"),

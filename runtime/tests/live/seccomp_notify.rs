@@ -1,5 +1,5 @@
-//! SCMP_ACT_NOTIFY: the listener's way to an agent, and a container under its eyes. Not beside runc: that of Debian 12
-//! never comes back from a profile with a listener on newer kernels.
+//! SCMP_ACT_NOTIFY: the transfer of the listener to an agent, and a container that the agent observes. There is no
+//! comparison with runc: that of Debian 12 never returns from a profile with a listener on newer kernels.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::helpers::script;
 use crate::support::{Bundle, wait_until};
 
-/// An agent that pretends to make directories, and lets every other call go on. See agent.py.
+/// An agent that pretends to make directories, and lets every other call continue. See agent.py.
 struct Agent {
     process: Child,
     lines: BufReader<std::process::ChildStdout>,
@@ -47,7 +47,7 @@ impl Drop for Agent {
     }
 }
 
-/// A container that runs a shell script, and asks an agent in its bundle about these calls.
+/// A container that runs a shell script, and notifies an agent in its bundle of these calls.
 fn notified(text: &str, names: &[&str]) -> (Bundle, Agent) {
     let mut bundle = script(text);
     let socket = bundle.path().join("agent.sock");
@@ -123,7 +123,7 @@ fn notify_is_a_default_like_any_other() {
     let (mut bundle, mut agent) = notified("mkdir /made && test ! -e /made && echo pretended", &["read"]);
     let profile = &mut bundle.config["linux"]["seccomp"];
     profile["defaultAction"] = json!("SCMP_ACT_NOTIFY");
-    // A number above all that the profile names does not exist: it names the last one of this kernel's old days.
+    // A number above all in the profile gets ENOSYS: the profile names the last call of this kernel's early versions.
     profile["syscalls"] = json!([{"names": ["read", "rseq", "openat2", "faccessat2"], "action": "SCMP_ACT_ALLOW"}]);
     assert_eq!(bundle.run_ok(), "pretended\n");
     agent.state();
@@ -142,7 +142,7 @@ fn without_its_agent_a_container_is_refused_and_unwound() {
     let path = bundle.config["linux"]["seccomp"].as_object_mut().unwrap().remove("listenerPath").unwrap();
     let error = bundle.run_fails();
     assert!(error.contains("linux.seccomp.listenerPath: seccomp listenerPath is not set"), "{error}");
-    // A path that nobody needs is no fault.
+    // An unused path is no error.
     bundle.config["linux"]["seccomp"]["syscalls"] = json!([]);
     bundle.config["linux"]["seccomp"]["listenerPath"] = path;
     bundle.run_ok();

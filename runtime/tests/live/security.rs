@@ -1,4 +1,4 @@
-//! Attacks that worked on real runtimes, mounted on brig from inside a container.
+//! Attacks that succeeded on real runtimes, against brig from inside a container.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::helpers::script;
 use crate::support::{BRIG, Bundle, show, wait_until};
 
-/// A running container whose root has no capability that would let it look into any process.
+/// A running container whose root has no capability to trace or read other processes.
 fn target() -> Bundle {
     let bundle = script("exec sleep 1000");
     let made = std::process::Command::new("mkfifo").arg(bundle.rootfs("fifo")).status().unwrap();
@@ -16,7 +16,7 @@ fn target() -> Bundle {
     bundle
 }
 
-/// Gives the image what a dynamic build of brig needs to run; a static one needs nothing.
+/// Copies the libraries of a dynamic build of brig into the image; a static one needs none.
 fn add_libraries(bundle: &Bundle) {
     let listed = std::process::Command::new("ldd").arg(BRIG).output().unwrap();
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
@@ -27,8 +27,8 @@ fn add_libraries(bundle: &Bundle) {
     }
 }
 
-/// CVE-2019-5736. The image makes the runtime execute itself, by /proc/self/exe, and holds it there by a fifo that
-/// nobody reads; a neighbour keeps its image open, ends it, and writes.
+/// CVE-2019-5736. The image makes the runtime execute itself, by /proc/self/exe, and blocks it there by a fifo without
+/// a reader; another process keeps its image open, kills it, and writes.
 #[test]
 fn the_binary_cannot_be_overwritten_through_proc_self_exe() {
     let before = fs::read(BRIG).unwrap();
@@ -55,7 +55,7 @@ fn the_binary_cannot_be_overwritten_through_proc_self_exe() {
     assert_eq!(fs::read(BRIG).unwrap(), before, "the binary was changed");
 }
 
-/// What a process may look at only when it could also trace the other one.
+/// Files of a process that require the right to trace it.
 const LOOK: &str = "for f in exe root cwd; do readlink /proc/1/$f && echo SEEN; done; \
     for f in $(ls /proc/1/fd); do readlink /proc/1/fd/$f && echo SEEN; done; cat /proc/1/environ /proc/1/maps && echo SEEN; true";
 
@@ -66,7 +66,7 @@ fn an_init_that_waits_at_the_gate_shows_nothing() {
     let output = bundle.brig(&["exec", &bundle.id, "sh", "-c", LOOK]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!said.contains("SEEN") && !said.contains('/'), "{}", show(&output));
-    // Once the program runs it is an ordinary process.
+    // After the start of the program it is an ordinary process.
     bundle.ok(&["start", &bundle.id]);
     wait_until("program", || bundle.exec("cat /proc/1/cmdline").starts_with("sleep"));
     assert!(bundle.exec(LOOK).contains("SEEN"));
@@ -99,7 +99,7 @@ fn nothing_of_the_sealed_image_is_left_in_the_container() {
     assert!(!host.contains(&bundle.id), "{host}");
 }
 
-/// CVE-2024-21626. A directory of the host that the runtime has open is taken as the working directory.
+/// CVE-2024-21626. A directory of the host that the runtime has open is used as the working directory.
 #[test]
 fn a_working_directory_by_a_leaked_descriptor() {
     let mut bundle = script("cat ../../../../../../../../../$MARKER ./$MARKER && echo ESCAPED; pwd");
@@ -129,7 +129,7 @@ fn links_in_the_image_do_not_lead_to_the_host() {
     bundle.config["process"]["cwd"] = json!("/there/deeper");
     bundle.config["linux"]["devices"] = json!([{"path": "/there/zero", "type": "c", "major": 1, "minor": 5}]);
     let run = bundle.run();
-    // Refused or made inside: both are fine.
+    // A refusal and a file inside are both correct.
     assert!(run.status.code().is_some(), "{}", show(&run));
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0, "{}", show(&run));
     for (name, refused) in [("proc", true), ("sys", true)] {
@@ -198,7 +198,7 @@ fn ids_of_containers_are_no_paths() {
     assert!(!bundle.path().join("x").exists());
 }
 
-/// The pid on record may be another process's by now.
+/// The pid on record may belong to another process by now.
 #[test]
 fn a_pid_that_was_used_again_is_not_killed() {
     let bundle = target();
@@ -217,6 +217,6 @@ fn a_pid_that_was_used_again_is_not_killed() {
     assert!(innocent.try_wait().unwrap().is_none(), "a stranger was killed");
     innocent.kill().unwrap();
     innocent.wait().unwrap();
-    // The true init was in the cgroup, and went with it.
+    // The true init was in the cgroup, and was removed with it.
     wait_until("its end", || fs::read_to_string(format!("/proc/{pid}/cgroup")).map_or(true, |text| !text.contains(&bundle.id)));
 }

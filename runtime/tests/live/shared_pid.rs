@@ -1,5 +1,5 @@
-//! Containers whose pid namespace is another container's, and execs: their process is made inside of the pid namespace as
-//! the last act of one that has stayed outside.
+//! Containers, and execs, in the pid namespace of another container: the first-stage init, which stays outside, creates
+//! their process inside as its last action.
 
 use std::fs;
 
@@ -65,7 +65,7 @@ fn hooks_of_create_run_outside_of_a_shared_pid_namespace() {
 fn what_a_clone_does_not_inherit_is_set_for_the_second_stage() {
     let (_neighbour, path) = neighbour();
     let mut bundle = sharing(&path, "ulimit -u; ulimit -n; cut -d' ' -f19 /proc/$$/stat; sleep 0");
-    // CAP_SYS_NICE is not the container's.
+    // The container lacks CAP_SYS_NICE.
     bundle.config["process"]["rlimits"] = json!([
         {"type": "RLIMIT_NPROC", "soft": 2, "hard": 2},
         {"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88},
@@ -73,11 +73,11 @@ fn what_a_clone_does_not_inherit_is_set_for_the_second_stage() {
     bundle.config["process"]["scheduler"] =
         json!({"policy": "SCHED_OTHER", "nice": -5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
     bundle.config["process"]["user"] = json!({"uid": 4_000_000, "gid": 4_000_000});
-    // Twice what the container may: the second stage and the shell's child, but not the first stage.
+    // Twice the container's limit: the second-stage init and the shell's child count, but not the first-stage init.
     assert_eq!(bundle.run_ok(), "2\n77\n-5\n");
 }
 
-/// What remains to be done under a filter that is installed by the first stage, and what busybox needs.
+/// The calls after the first-stage init has installed a filter, and those of busybox.
 const REMAINING: &[&str] = &[
     "brk", "capset", "clone", "close", "execve", "exit_group", "faccessat", "faccessat2", "fcntl", "ioctl", "madvise", "mmap",
     "mremap", "munmap", "newfstatat", "openat", "pidfd_send_signal", "pread64", "prlimit64", "read", "recvmsg", "sendmsg", "setsid",
@@ -101,7 +101,7 @@ fn nothing_that_remains_is_forbidden_by_a_filter_which_the_first_stage_installs(
     let (_neighbour, path) = neighbour();
     bundle.namespace("pid", Some(json!({"type": "pid", "path": path})));
     bundle.run_ok();
-    // It waits at the gate in between.
+    // It waits at the gate meanwhile.
     bundle.create();
     for flags in [&[][..], &["-u", "1000"], &["--cwd", "/bin"]] {
         bundle.ok(&[&["exec"], flags, &[&bundle.id, "echo", "out"]].concat());

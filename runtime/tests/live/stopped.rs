@@ -1,4 +1,4 @@
-//! Processes of a container that stop the runtime's own process beside them.
+//! Processes of a container that stop the runtime's own process in their pid namespace.
 
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::helpers::script;
 use crate::support::{Bundle, output, show, wait_until};
 
-/// Stops every process of the pid namespace but itself, again and again. The shell's own kill: no further process.
+/// Stops every process of the pid namespace except itself, again and again. The shell's own kill avoids a further
+/// process.
 const STOP_ALL: &str = "while :; do kill -STOP -1; done";
 
 fn exec(bundle: &Bundle, seconds: &str, flags: &[&str]) -> Command {
@@ -44,7 +45,7 @@ fn an_exec_in_a_paused_container_waits_longer_than_its_timeout() {
     bundle.start();
     bundle.ok(&["pause", &bundle.id]);
     let mut waiting = exec(&bundle, "0.2", &["--ignore-paused"]).spawn().unwrap();
-    // Five timeouts: nothing else tells that it would have been given up.
+    // Five timeouts, because no event reports that the exec would have been killed.
     let until = Instant::now() + Duration::from_secs(1);
     wait_until("five timeouts", || Instant::now() > until);
     assert!(waiting.try_wait().unwrap().is_none(), "it did not wait for the container to be resumed");

@@ -1,4 +1,4 @@
-//! What is ignored is a warning, each once, and a clean configuration has none.
+//! Ignored fields cause a warning each, once, and a clean configuration causes none.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
@@ -14,7 +14,7 @@ fn warnings(stderr: &[u8]) -> Vec<String> {
     text.lines().filter(|line| line.contains("level=warning")).map(str::to_owned).collect()
 }
 
-/// A container with one of everything that is ignored.
+/// A container with every kind of ignored field.
 fn odd() -> (Bundle, Vec<&'static str>) {
     let mut bundle = script("exec sleep 1000");
     let config = &mut bundle.config;
@@ -48,7 +48,7 @@ fn odd() -> (Bundle, Vec<&'static str>) {
 }
 
 #[test]
-fn everything_that_is_ignored_is_warned_of_once() {
+fn every_ignored_field_causes_one_warning() {
     let (bundle, expected) = odd();
     bundle.write();
     let created = bundle.brig(&["create", "-b", bundle.path().to_str().unwrap(), &bundle.id]);
@@ -58,7 +58,7 @@ fn everything_that_is_ignored_is_warned_of_once() {
         assert_eq!(found.iter().filter(|line| line.contains(text)).count(), 1, "{text}: {found:#?}");
     }
     assert_eq!(found.len(), expected.len(), "{found:#?}");
-    // The configuration is the same for the verbs that follow.
+    // The following verbs use the same configuration.
     for verb in [&["start", &bundle.id][..], &["exec", &bundle.id, "true"], &["delete", "-f", &bundle.id]] {
         let done = bundle.brig(verb);
         assert!(done.status.success() && warnings(&done.stderr).is_empty(), "{verb:?}: {}", show(&done));
@@ -106,7 +106,7 @@ fn an_unknown_key_of_update_is_warned_of() {
     assert!(found.iter().any(|line| line.contains("cpus: unknown key, ignored (did you mean \"cpu\"?)")), "{found:?}");
 }
 
-/// The journal's socket is made where a mount namespace of the test's own shows it.
+/// The journal's socket is created in a mount namespace of the test's own.
 #[test]
 fn the_log_goes_to_the_journal_and_no_file_is_made() {
     let directory = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ fn the_log_goes_to_the_journal_and_no_file_is_made() {
     assert!(entry.starts_with("PRIORITY=3\nSYSLOG_IDENTIFIER=box\n") && entry.contains("container does not exist"), "{entry:?}");
     assert!(String::from_utf8_lossy(&done.stderr).contains("container does not exist"), "{}", show(&done));
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "a file was made");
-    // A service that does not run is named.
+    // A service that is not running is named.
     drop(journal);
     let done = run("journald:box");
     let text = String::from_utf8_lossy(&done.stderr).into_owned();

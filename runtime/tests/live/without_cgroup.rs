@@ -1,4 +1,4 @@
-//! Containers without a cgroup of their own, as rootless callers have them.
+//! Containers without a cgroup, as rootless callers have them.
 
 use std::process::Output;
 
@@ -30,7 +30,7 @@ fn kill_reaches_init_of_a_container_without_a_cgroup() {
             bundle.ok(&[words, &[&bundle.id, "KILL"]].concat());
             bundle.wait_for("stopped");
             wait_until("init to be gone", || bundle.processes().is_empty());
-            // As for any container that has stopped.
+            // The same as for any stopped container.
             assert!(bundle.fails(&["kill", &bundle.id, "KILL"]).contains("container not running"));
             bundle.ok(&["kill", "--all", &bundle.id, "KILL"]);
             bundle.ok(&["delete", &bundle.id]);

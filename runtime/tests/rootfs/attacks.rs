@@ -1,4 +1,4 @@
-//! Attacks by an image, or by a process that shares a volume with the container: each one worked on a real runtime.
+//! Attacks by an image, or by a process that shares a volume with the container: each one succeeded on a real runtime.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
@@ -80,7 +80,7 @@ fn proc_and_sys_on_a_symlink() {
     }
 }
 
-/// CVE-2019-19921 and its kin: a mount over procfs, by way of a symlink that the plan cannot know of.
+/// CVE-2019-19921 and related ones: a mount over procfs, through a symlink that the plan cannot know of.
 #[test]
 fn a_symlink_to_proc_is_no_way_around_its_guard() {
     in_bed(|bed| {
@@ -147,10 +147,10 @@ fn a_target_swapped_for_a_symlink_while_it_is_mounted_on() {
                 enemy_turns.fetch_add(1, Ordering::Relaxed);
             }
         });
-        // As often as it takes for the enemy to have been let run.
+        // The loop runs until the attacker's thread has had its turns.
         for round in (0..).take_while(|round| *round < 200 || turns.load(Ordering::Relaxed) <= 100) {
             let mount = json!({"destination": format!("/swap/{round}"), "source": "tmpfs", "type": "tmpfs"});
-            // To lose the race with an error is as good as to win it.
+            // An error is as good as a mount inside the root.
             let _root = bed.one(mount);
             let outside = |path: &Path| path.starts_with(bed.host(""));
             assert!(!mounts_of(Path::new("/proc")).keys().any(|path| outside(path)), "round {round}: mounted on the host");
@@ -162,7 +162,7 @@ fn a_target_swapped_for_a_symlink_while_it_is_mounted_on() {
     });
 }
 
-/// CVE-2025-31133: what hides files must be /dev/null itself.
+/// CVE-2025-31133: the file that masks others must be /dev/null itself.
 #[test]
 fn a_false_dev_null_hides_nothing() {
     in_bed(|bed| {
@@ -179,7 +179,7 @@ fn a_false_dev_null_hides_nothing() {
     });
 }
 
-/// CVE-2025-31133, the runtime's side: the host's own /dev/null is looked at as well.
+/// CVE-2025-31133, on the runtime's side: the host's own /dev/null is checked as well.
 #[test]
 fn a_host_without_dev_null_masks_nothing_wrongly() {
     in_bed(|bed| {
@@ -218,7 +218,7 @@ fn a_false_ptmx_is_not_opened() {
     });
 }
 
-/// CVE-2019-16884: /proc is something else altogether.
+/// CVE-2019-16884: /proc is another file system.
 #[test]
 fn a_false_proc_is_seen_through() {
     in_namespace(|| {

@@ -1,4 +1,4 @@
-//! A bundle, a mount namespace to use it in, and looks at what is mounted there.
+//! A bundle, a mount namespace for it, and the inspection of the mounts there.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use brig_sys::mount::{ATTR_RDONLY, mount_raw, set_attributes};
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 
-/// A bundle with an empty `rootfs`, and a directory `host` beside it for what must stay untouched, or is bound.
+/// A bundle with an empty `rootfs`, and a directory `host` beside it for files that must stay untouched, or are bound.
 pub struct Bed {
     dir: tempfile::TempDir,
 }
 
 impl Bed {
-    /// Lays the bed out on a tmpfs of this thread's mount namespace.
+    /// Creates the bundle on a tmpfs of this thread's mount namespace.
     fn lay_out(&self) {
         tmpfs(self.bundle(), 0);
         std::fs::create_dir(self.root("")).expect("rootfs");
@@ -36,7 +36,7 @@ impl Bed {
         self.dir.path().join("host").join(path)
     }
 
-    /// The plan of a container with `mounts`, and more of `linux`.
+    /// The plan of a container with `mounts`, and with `linux` added.
     pub fn plan(&self, mounts: Value, linux: Value) -> RootfsPlan {
         self.plan_with(mounts, linux, &MountOptions::default())
     }
@@ -61,7 +61,8 @@ fn host() -> Host {
     Host::of_root(CgroupLayout::Unified)
 }
 
-/// Runs `body` with a bed, as [`in_namespace`] does. The bed is removed outside, whatever root `body` has entered.
+/// Runs `body` with a bundle, as [`in_namespace`] does. The bundle is removed outside, whatever root `body` has
+/// entered.
 pub fn in_bed(body: impl FnOnce(&Bed) + Send) {
     let bed = Bed { dir: tempfile::tempdir().expect("tempdir") };
     let ended = std::thread::scope(|scope| {
@@ -79,8 +80,8 @@ pub fn in_bed(body: impl FnOnce(&Bed) + Send) {
     }
 }
 
-/// A mount namespace of our own, in which all of the host is read-only: should the code under test ever let an attack
-/// through, or a rule be taken out to see its test fail, the host does not pay for it.
+/// Enters a mount namespace in which all of the host is read-only: a successful attack, or a test against code without
+/// its check, must not damage the host.
 fn leave_the_host() {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("unshare");
     mount_raw(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE, None).expect("private");
@@ -88,7 +89,7 @@ fn leave_the_host() {
     set_attributes(top.fd(), ATTR_RDONLY, 0, 0, true).expect("read-only");
 }
 
-/// Runs `body` in a thread with a mount namespace of its own, in which nothing spreads to the host.
+/// Runs `body` in a thread with a mount namespace of its own, from which nothing propagates to the host.
 pub fn in_namespace(body: impl FnOnce() + Send + 'static) {
     in_thread(move || {
         leave_the_host();
@@ -96,14 +97,14 @@ pub fn in_namespace(body: impl FnOnce() + Send + 'static) {
     });
 }
 
-/// Runs `body` in a thread, whose panic becomes ours.
+/// Runs `body` in a thread, whose panic is propagated.
 pub fn in_thread(body: impl FnOnce() + Send + 'static) {
     if let Err(panic) = std::thread::spawn(body).join() {
         std::panic::resume_unwind(panic);
     }
 }
 
-/// What mountinfo says of one mount.
+/// One mount in mountinfo.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub options: Vec<String>,

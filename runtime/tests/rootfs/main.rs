@@ -1,4 +1,4 @@
-//! Roots built for real, as root, in mount namespaces of their own. Nothing is left on the host.
+//! Tests that build roots, as root, in mount namespaces of their own. They leave nothing on the host.
 
 mod attacks;
 mod bed;

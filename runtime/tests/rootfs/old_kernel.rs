@@ -1,4 +1,4 @@
-//! Kernels without the new calls, played by a seccomp filter that answers ENOSYS.
+//! Kernels without the new calls, simulated by a seccomp filter that returns ENOSYS.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use crate::bed::in_bed;
 use crate::whole::{look_around, usual};
 
-/// From here on, this thread's kernel lacks `calls`.
+/// Makes `calls` fail with ENOSYS in this thread from here on.
 fn forget(calls: &[i64]) {
     let rules: BTreeMap<i64, _> = calls.iter().map(|call| (*call, Vec::new())).collect();
     let arch = if cfg!(target_arch = "aarch64") { TargetArch::aarch64 } else { TargetArch::x86_64 };

@@ -1,4 +1,4 @@
-//! Options of single mounts, looked at in mountinfo.
+//! Options of single mounts, checked in mountinfo.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::bed::{in_bed, seen, tmpfs};
 fn flags_of_binds() {
     in_bed(|bed| {
         let source = bed.host("source");
-        // As with a remount by mount(2): with any flag given, those not given are cleared.
+        // As with a remount by mount(2): any given flag clears those that are not given.
         for (there, options, expected) in [
             (0, json!(["bind"]), "rw,relatime"),
             (libc::MS_NOSUID | libc::MS_NODEV, json!(["bind"]), "rw,nosuid,nodev,relatime"),
@@ -130,7 +130,7 @@ fn tmpcopyup_brings_all_of_the_image() {
     });
 }
 
-/// Makes directories named "d" in each other, `depth` of them, below `top`.
+/// Creates `depth` nested directories named "d" below `top`.
 fn nest(top: &Path, depth: usize) {
     use rustix::fs::{CWD, Mode, OFlags};
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

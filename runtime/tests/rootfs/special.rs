@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::bed::{in_bed, in_thread, seen, tmpfs};
 
-/// Opens the other side of a terminal.
+/// Opens the slave side of a terminal.
 pub fn open_slave(master: &OwnedFd) -> OwnedFd {
     open_peer(master.as_fd()).expect("the other side")
 }

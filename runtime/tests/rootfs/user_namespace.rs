@@ -1,4 +1,4 @@
-//! Roots in a user namespace. A user namespace cannot be entered by a thread, so the test executes itself in one.
+//! Roots in a user namespace. A thread cannot enter a user namespace, and therefore the test executes itself in one.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::whole::{look_around, usual};
 
 const INSIDE: &str = "BRIG_TEST_IN_USER_NAMESPACE";
 
-/// True in the execution that is in the user namespace; the first one starts that, and gives false.
+/// Returns true in the execution inside the user namespace; the outer one starts that, and returns false.
 fn inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
@@ -37,7 +37,7 @@ fn a_usual_root() {
     }
     in_bed(|bed| {
         let mut plan = usual(bed, &MountOptions { user_namespace: true, ..MountOptions::default() });
-        // Not every host has these nodes to bind.
+        // Some hosts lack these nodes.
         plan.devices.retain(|op| !matches!(op.path.to_str(), Some("/dev/net/tun" | "/dev/loop7")));
         let root = rootfs::prepare(&plan, None).expect("prepare");
         root.enter(&plan).expect("enter");
@@ -68,8 +68,8 @@ fn locked_flags_stay() {
         return;
     }
     in_bed(|bed| {
-        // Copied into a mount namespace of a lesser user namespace, /proc's flags would be locked, if it had any: a
-        // mount that has some is looked for among the host's.
+        // A mount of /proc that is copied into the mount namespace of a less privileged user namespace has locked
+        // flags, if it has any: the test searches the host for one.
         let mounts = crate::bed::mounts_of(Path::new("/proc"));
         let Some((source, _)) = mounts.iter().find(|(path, seen)| seen.has("nosuid") && path.metadata().is_ok_and(|m| m.is_dir()))
         else {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::bed::{Bed, in_bed, mounts_of};
 
-/// An image with something to mask, and the plan of a usual container.
+/// An image with paths to mask, and the plan of a typical container.
 pub fn usual(bed: &Bed, options: &MountOptions) -> RootfsPlan {
     std::fs::create_dir_all(bed.root("etc/secret.d")).expect("mkdir");
     std::fs::create_dir_all(bed.root("fixed/inner")).expect("mkdir");
@@ -49,7 +49,7 @@ fn errno(result: std::io::Result<()>) -> Option<i32> {
     result.expect_err("it must fail").raw_os_error()
 }
 
-/// Looks around inside the finished root of [`usual`].
+/// Inspects the finished root of [`usual`] from inside.
 pub fn look_around(host_bundle: &Path, nodes_are_bound: bool) {
     assert!(!host_bundle.exists(), "the host is out of reach");
     assert_eq!(std::env::current_dir().expect("cwd"), Path::new("/"));
@@ -82,7 +82,7 @@ pub fn look_around(host_bundle: &Path, nodes_are_bound: bool) {
     assert_eq!(std::fs::read_to_string("/etc/hosts").expect("hosts"), "127.0.0.1 localhost\n");
     assert_eq!(errno(std::fs::write("/etc/hosts", "")), Some(libc::EROFS));
     assert!(Path::new("/run/secrets/hosts").exists(), "a symlink of the image was followed inside it");
-    // A node of the host on a writable mount gives its inode to the container.
+    // A node of the host on a writable mount exposes its inode to the container.
     let is_sealed = |path: &str| ["ro", "nosuid", "noexec"].iter().all(|option| mounts[Path::new(path)].has(option));
     for masked in ["/etc/secret", "/etc/secret2"] {
         assert_eq!(node(masked).0, 1);
@@ -111,7 +111,7 @@ fn a_usual_root_by_pivot() {
         look_around(bed.bundle(), false);
         let mounts = mounts_of(Path::new("/proc"));
         assert!(mounts.keys().all(|target| !target.starts_with(bed.bundle())), "{mounts:?}");
-        // The bundle's removal needs the host's root: the namespace is left first.
+        // Must leave the namespace first, because the bundle's removal needs the host's root.
     });
 }
 

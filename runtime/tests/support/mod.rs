@@ -1,4 +1,4 @@
-//! What the integration tests share: a bundle made on the spot, the command, and proofs that nothing is left.
+//! Support for the integration tests: a bundle, the command, and checks that nothing is left.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::fs;
@@ -10,19 +10,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// A bundle with a busybox root, its own `--root`, and an id of its own. Dropped, it deletes the container.
+/// A bundle with a busybox root, its own `--root`, and an id of its own. Dropping it deletes the container.
 pub struct Bundle {
     directory: tempfile::TempDir,
-    /// The container's id.
     pub id: String,
-    /// config.json as it will be written.
+    /// The content of config.json, before it is written.
     pub config: Value,
-    /// The runtime: brig, or another one to compare it with.
+    /// The runtime: brig, or a reference runtime.
     pub runtime: &'static str,
 }
 
-/// How long something that must happen may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout for an expected event on a busy machine.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -42,17 +41,16 @@ impl Bundle {
         let mut config: Value = serde_json::from_slice(&text).unwrap();
         config["process"]["terminal"] = json!(false);
         config["process"]["args"] = json!(args);
-        // The default asks for a limit that this host may not be able to give.
+        // The default configuration requires a limit that this host may not permit.
         config["process"]["rlimits"] = json!([]);
         config["root"]["readonly"] = json!(false);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // No id is the beginning of another one: processes are told apart by it.
+        // No id is a prefix of another one, because processes are found by the id.
         let id = format!("brig-test-{}-{number:04}", std::process::id());
         config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
         Bundle { directory, id, config, runtime: BRIG }
     }
 
-    /// The bundle's directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -62,15 +60,15 @@ impl Bundle {
         self.path().join("rootfs").join(path)
     }
 
-    /// Replaces or adds a namespace; `None` takes it away.
+    /// Replaces or adds a namespace; `None` removes it.
     pub fn namespace(&mut self, kind: &str, value: Option<Value>) {
         let list = self.config["linux"]["namespaces"].as_array_mut().unwrap();
         list.retain(|namespace| namespace["type"] != kind);
         list.extend(value);
     }
 
-    /// Maps the container's ids to the host's from 100000 on, in a user namespace of its own, whose root then owns
-    /// the root file system.
+    /// Maps the container's ids to the host's from 100000 on, in a user namespace of its own, whose root then owns the
+    /// root file system.
     pub fn map_ids(&mut self) {
         self.namespace("user", Some(json!({"type": "user"})));
         let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
@@ -81,36 +79,35 @@ impl Bundle {
         std::os::unix::fs::chown(self.rootfs(""), Some(100_000), Some(100_000)).unwrap();
     }
 
-    /// Writes config.json.
     pub fn write(&self) {
         fs::write(self.path().join("config.json"), serde_json::to_vec(&self.config).unwrap()).unwrap();
     }
 
-    /// A command of the runtime's over this bundle's own root, without input.
+    /// A command of the runtime with this bundle's `--root`, without input.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.runtime);
         command.arg("--root").arg(self.state_root()).args(args).stdin(Stdio::null());
         command
     }
 
-    /// `--root`.
+    /// The directory of `--root`.
     pub fn state_root(&self) -> PathBuf {
         self.path().join("state")
     }
 
-    /// Runs a verb over files rather than pipes, since a container may keep its streams open.
+    /// Runs a verb with files as its output, since a container may keep its streams open.
     pub fn brig(&self, args: &[&str]) -> Output {
         output(&mut self.command(args))
     }
 
-    /// Runs a verb that must succeed, and gives its standard output.
+    /// Runs a verb that must succeed, and returns its standard output.
     pub fn ok(&self, args: &[&str]) -> String {
         let output = self.brig(args);
         assert!(output.status.success(), "{args:?}: {}", show(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs a verb that must fail with status 1, and gives its standard error.
+    /// Runs a verb that must fail with status 1, and returns its standard error.
     pub fn fails(&self, args: &[&str]) -> String {
         let output = self.brig(args);
         assert_eq!(output.status.code(), Some(1), "{args:?}: {}", show(&output));
@@ -123,14 +120,14 @@ impl Bundle {
         self.brig(&["run", "-b", self.path().to_str().unwrap(), &self.id])
     }
 
-    /// Like [`Bundle::run`]; it must exit with 0. Gives its standard output.
+    /// Performs [`Bundle::run`], which must exit with 0. Returns its standard output.
     pub fn run_ok(&self) -> String {
         let output = self.run();
         assert_eq!(output.status.code(), Some(0), "{}", show(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Like [`Bundle::run`]; it must be refused with status 1 and leave nothing. Gives its standard error.
+    /// Performs [`Bundle::run`], which must be refused with status 1 and leave nothing. Returns its standard error.
     pub fn run_fails(&self) -> String {
         let output = self.run();
         assert_eq!(output.status.code(), Some(1), "{}", show(&output));
@@ -150,22 +147,22 @@ impl Bundle {
         self.ok(&["create", "-b", self.path().to_str().unwrap(), &self.id]);
     }
 
-    /// Runs a shell command in the container, and gives its output.
+    /// Runs a shell command in the container, and returns its output.
     pub fn exec(&self, script: &str) -> String {
         self.ok(&["exec", &self.id, "sh", "-c", script])
     }
 
-    /// What `state` prints.
+    /// The output of `state`.
     pub fn state(&self) -> Value {
         serde_json::from_str(&self.ok(&["state", &self.id])).unwrap()
     }
 
-    /// Waits until the container has this status.
+    /// Waits until the container has the status.
     pub fn wait_for(&self, status: &str) {
         wait_until(&format!("status {status}"), || self.state()["status"] == status);
     }
 
-    /// Fails unless the container's directory, its cgroups, its mounts and its processes are gone.
+    /// Fails if the container's directory, a cgroup, a mount or a process of it is left.
     pub fn assert_nothing_left(&self) {
         assert!(!self.state_root().join(&self.id).exists(), "the state directory is left");
         let cgroups = self.cgroups();
@@ -183,8 +180,7 @@ impl Bundle {
         roots.into_iter().map(|root| root.join(&self.id)).filter(|path| path.exists()).collect()
     }
 
-    /// Processes whose command line or cgroup names this bundle or container. Those that have ended are their
-    /// parents' affair.
+    /// Processes whose command line or cgroup names this bundle or container. Exited ones are left to their parents.
     pub fn processes(&self) -> Vec<i32> {
         let names = |pid: &i32| {
             if fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z ")) {
@@ -211,14 +207,14 @@ impl Drop for Bundle {
 /// The command under test.
 pub const BRIG: &str = env!("CARGO_BIN_EXE_brig");
 
-/// A cgroup at a container's path, in one hierarchy, that is not the container's. It is removed with this value.
+/// A cgroup at a container's path, in one hierarchy, that does not belong to the container. Dropping this removes it.
 pub struct ForeignCgroup {
     path: PathBuf,
     process: Option<Child>,
 }
 
 impl ForeignCgroup {
-    /// Makes it, with a process in it on demand.
+    /// Creates it, with a process in it if `populated`.
     pub fn make(path: &Path, populated: bool) -> ForeignCgroup {
         fs::create_dir(path).unwrap();
         let process = populated.then(|| Command::new("sleep").arg("1000").spawn().unwrap());
@@ -255,7 +251,7 @@ impl Drop for ForeignCgroup {
     }
 }
 
-/// Copies a program that a container will execute. Another process does it: a file that this one had open for writing
+/// Copies a program that a container will execute, by another process: a file that this process had open for writing
 /// could not be executed (ETXTBSY) while a child that another thread has just forked still holds a copy of the fd.
 pub fn copy_program(from: impl AsRef<std::ffi::OsStr>, to: &Path) {
     let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
@@ -271,7 +267,7 @@ pub fn write_program(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Runs a command with its output in files: a process that it leaves behind does not keep us waiting.
+/// Runs a command with its output in files: a process that it leaves behind does not block the test.
 pub fn output(command: &mut Command) -> Output {
     let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
@@ -285,32 +281,32 @@ pub fn output(command: &mut Command) -> Output {
     Output { status, stdout: read(out), stderr: read(err) }
 }
 
-/// An output for a message.
+/// Formats an output for a message.
 pub fn show(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!("{}\nstdout: {}\nstderr: {}", output.status, text(&output.stdout), text(&output.stderr))
 }
 
-/// Every pid.
+/// Every pid of the host.
 pub fn pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect()
 }
 
-/// Waits until a process has become the program that was to run: `start` does not wait for that.
+/// Waits until a process executes its program, for which `start` does not wait.
 pub fn wait_for_program(pid: i64, name: &str) {
     let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    // The environment is there last (fs/binfmt_elf.c, create_elf_tables).
+    // The environment is written last (fs/binfmt_elf.c, create_elf_tables).
     let begin = [name.as_bytes(), &[0]].concat();
     wait_until(name, || read("cmdline").starts_with(&begin) && !read("environ").is_empty());
 }
 
-/// Waits for a condition, half a minute at the most.
+/// Waits for a condition, with a timeout of half a minute.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + EVENT_TIMEOUT;
     while !condition() {
-        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
-        // Long enough to leave a processor to what we wait for.
+        assert!(Instant::now() < deadline, "no {what} within {EVENT_TIMEOUT:?}");
+        // The pause leaves a processor to the awaited process.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
