@@ -1,14 +1,14 @@
-//! A container's cgroup: made before there is a process, found again from the record, changed, measured, removed.
+//! A container's cgroup: created before its first process, found again from the record, changed, measured, removed.
 //!
-//! | file | what |
+//! | file | subject |
 //! |---|---|
-//! | `v2`, `v1`, `systemd` | making a cgroup on the three kinds of host |
-//! | `place` | where hierarchies are mounted, and where the caller is |
-//! | `settings`, `devices` | limits into files, device rules into force |
-//! | `freeze`, `kill`, `tasks`, `wait`, `remove` | processes: stopping, signalling, waiting, the end |
-//! | `tree` | a walk over a cgroup and those below it |
-//! | `exec`, `join` | where a process that joins a container, or any cgroup, goes |
-//! | `stats`, `oom` | numbers and notification |
+//! | `v2`, `v1`, `systemd` | creation of a cgroup on the three kinds of host |
+//! | `place` | mount points of the hierarchies, and the caller's cgroups |
+//! | `settings`, `devices` | writes of limits, application of device rules |
+//! | `freeze`, `kill`, `tasks`, `wait`, `remove` | processes: freeze, signals, waiting for their exit; removal |
+//! | `tree` | a walk over a cgroup and its descendants |
+//! | `exec`, `join` | the target of a process that joins a container, or any cgroup |
+//! | `stats`, `oom` | statistics and notification |
 
 mod dbus;
 mod devices;
@@ -49,26 +49,27 @@ pub use stats::Stats;
 
 pub use brig_plan::cgroup::record::{CgroupKind, CgroupRecord, UnitRecord};
 
-/// A container's cgroup.
+/// The cgroup of one container, in all hierarchies of the host.
 #[derive(Debug)]
 pub struct Cgroup {
     record: CgroupRecord,
-    /// The cgroup2 directory, kept open from its making for the clone.
+    /// The cgroup2 directory, kept open from its creation until the clone.
     dir: Option<Dir>,
-    /// A unit that waits for its process.
+    /// A systemd unit that starts with the container's process.
     pending: Option<systemd::Pending>,
 }
 
 impl Cgroup {
-    /// Makes the cgroup of `plan`, with all limits and the device rules in force before any process is in it.
+    /// Creates the cgroup of `plan`, with all limits and the device rules in force before any process is in it.
     ///
     /// # Errors
-    /// Nothing that was made is left behind. A controller that is missing is named, with the field that asks for it.
+    /// Everything that was created is removed again. The error names a missing controller, and the field that requires
+    /// it.
     pub fn create(plan: &CgroupPlan) -> Result<Cgroup> {
         match create(plan) {
             Err(error) if plan.optional && forbidden(&plan.placement) => {
-                // Nothing was asked for, so nothing is lost.
-                tracing::debug!("the container gets no cgroup of its own: {error}");
+                // No field requires a cgroup.
+                tracing::debug!("cgroup: the container gets no cgroup of its own: {error}");
                 let record = CgroupRecord { resources: plan.resources.clone(), ..CgroupRecord::default() };
                 Ok(Cgroup { record, dir: None, pending: None })
             }
@@ -76,11 +77,12 @@ impl Cgroup {
         }
     }
 
-    /// The record of a cgroup that [`Cgroup::create`] is about to make, so that what an interrupted create leaves can
-    /// be found. Nothing is made, and nothing is the container's yet: a directory of that path may be another's.
+    /// The record of a cgroup that [`Cgroup::create`] is about to create, by which the remains of an interrupted create
+    /// can be found. Creates nothing, and nothing belongs to the container yet: a directory of that path may be another
+    /// one's.
     ///
-    /// A systemd unit on cgroup2 needs no such record: its only process is the container's init, which ends with an
-    /// interrupted create, and systemd removes the scope then. On v1 there are hierarchies that it leaves to the runtime.
+    /// A systemd unit on cgroup2 needs no such record: its only process is the container's init, which exits with an
+    /// interrupted create, and systemd removes the scope then. On v1 systemd leaves some hierarchies to the runtime.
     pub fn planned_record(plan: &CgroupPlan) -> Result<CgroupRecord> {
         let mut record = CgroupRecord { resources: plan.resources.clone(), ..CgroupRecord::default() };
         let missing = |path: PathBuf, root: &Path| -> Vec<PathBuf> {
@@ -111,46 +113,46 @@ impl Cgroup {
         Ok(record)
     }
 
-    /// The cgroup that `record` is of. Nothing is looked at yet.
+    /// The cgroup of `record`. Does not access the file system.
     pub fn from_record(record: &CgroupRecord) -> Cgroup {
         Cgroup { record: record.clone(), dir: None, pending: None }
     }
 
-    /// The cgroup that process `pid` is in: its directories in all hierarchies that are mounted. It is for looking at.
+    /// The cgroup of process `pid`: its directories in all mounted hierarchies. It is for reading alone.
     ///
     /// # Errors
-    /// There is no such process, or no hierarchy.
+    /// The process, or any hierarchy, does not exist.
     pub fn of_process(pid: i32) -> Result<Cgroup> {
         let paths = place::paths_of(pid)?;
         Ok(Cgroup { record: CgroupRecord { paths, ..CgroupRecord::default() }, dir: None, pending: None })
     }
 
-    /// What [`Cgroup::from_record`] needs. With a systemd scope it is complete after [`Cgroup::attach`].
+    /// The data for [`Cgroup::from_record`]. With a systemd scope it is complete after [`Cgroup::attach`].
     pub fn record(&self) -> CgroupRecord {
         self.record.clone()
     }
 
-    /// The directory for CLONE_INTO_CGROUP, if the process is to be born in this cgroup. On a hybrid host that is only
-    /// its cgroup2 side; [`Cgroup::attach`] does the rest, and all of it where there is no target.
+    /// The directory for CLONE_INTO_CGROUP, if the process is to start in this cgroup. On a hybrid host this covers the
+    /// cgroup2 side only; [`Cgroup::attach`] does the rest, and everything if there is no target.
     pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
         self.dir.as_ref().map(AsFd::as_fd)
     }
 
     /// The quick way into v1 hierarchies: files to which the new process itself writes `0`, one write(2) each, while it
-    /// has one thread only. It comes before everything that limits or devices could matter to, and takes the place of
-    /// [`Cgroup::attach`] when [`Cgroup::clone_target`] was used as well (if there is one). Empty where there is no v1.
+    /// has one thread only. The process must do so before anything that limits or devices could affect. This replaces
+    /// [`Cgroup::attach`] if [`Cgroup::clone_target`] (where there is one) was used as well. Empty without v1.
     ///
     /// Moving another process takes the kernel's lock of all thread groups, and with it an RCU grace period of some ten
-    /// milliseconds; a thread that moves itself goes without (Linux 5.4; cgroup_procs_write_start).
+    /// milliseconds; a thread that moves itself does not take it (Linux 5.4; cgroup_procs_write_start).
     pub fn self_entry(&self) -> Result<Vec<OwnedFd>> {
         v1::self_entry(&self.record.paths)
     }
 
-    /// Puts the process wherever it was not born already. Call it after the clone, before the process goes on; with
-    /// systemd this starts the unit, and the limits are in force when it returns.
+    /// Moves the process into the hierarchies in which it did not start. Must be called after the clone, before the
+    /// process continues; with systemd this starts the unit, and the limits are in force when it returns.
     ///
     /// # Errors
-    /// A unit that was started is stopped again.
+    /// A started unit is stopped again.
     pub fn attach(&mut self, pid: i32) -> Result<()> {
         if let Some(pending) = self.pending.take() {
             return pending.start(pid, &mut self.record);
@@ -164,13 +166,13 @@ impl Cgroup {
         }
     }
 
-    /// Where a process that joins goes. `arguments` are those of `exec --cgroup`.
+    /// The target of a process that joins the container. `arguments` are those of `exec --cgroup`.
     pub fn exec_target(&self, arguments: &[String], init: i32) -> Result<ExecTarget> {
         exec::target(&self.record, arguments, init)
     }
 
-    /// The directory that processes are listed from: cgroup2's, else that of a v1 controller that has all of them, and
-    /// that systemd does not manage, which moves processes between a unit's cgroup and its slice's.
+    /// The directory in which processes are listed: cgroup2's, else that of a v1 controller that has all of them, and
+    /// that systemd does not manage, because systemd moves processes between a unit's cgroup and its slice's.
     fn main(&self) -> Option<&Path> {
         let paths = &self.record.paths;
         ["", "freezer", "devices", "pids"]
@@ -180,13 +182,13 @@ impl Cgroup {
             .map(PathBuf::as_path)
     }
 
-    /// A unit waits for its process: [`Cgroup::attach`] has to be called.
+    /// Checks for a unit that has not been started: [`Cgroup::attach`] has to be called.
     pub fn has_pending_unit(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// The container's own directories by controller, as in a record; before [`Cgroup::attach`] starts a unit, where
-    /// they will be.
+    /// The container's own directories by controller, as in a record; before [`Cgroup::attach`] starts a unit, their
+    /// future paths.
     pub fn places(&self) -> Result<BTreeMap<String, PathBuf>> {
         match &self.pending {
             Some(pending) => pending.expected(),
@@ -194,12 +196,12 @@ impl Cgroup {
         }
     }
 
-    /// Whether the container has a cgroup of its own, which is still there.
+    /// Checks that the container's own cgroup exists.
     pub fn exists(&self) -> Result<bool> {
         Ok(self.main_dir()?.is_some())
     }
 
-    /// The container's directory in the hierarchy of `controller`; `None` when it has none, or when it is gone.
+    /// The container's directory in the hierarchy of `controller`; `None` without one, and if it was removed.
     fn dir_of(&self, controller: &str) -> Result<Option<Dir>> {
         self.record.paths.get(controller).map_or(Ok(None), |path| self.find(path))
     }
@@ -212,7 +214,7 @@ impl Cgroup {
         self.main().map_or(Ok(None), |path| self.find(path))
     }
 
-    /// Opens a directory of the record; `None` when it is gone, or is not the container's.
+    /// Opens a directory of the record; `None` if it was removed, or is not the container's.
     fn find(&self, path: &Path) -> Result<Option<Dir>> {
         match Dir::open(path) {
             Ok(dir) => {
@@ -224,17 +226,17 @@ impl Cgroup {
         }
     }
 
-    /// Whether the directory at `path`, which is of the record, is still the one that was put there: another one may
-    /// have taken its place, with processes that are not the container's. The root cgroup is no container's.
+    /// Checks that the directory at `path`, which is of the record, is still the recorded one: another one may have
+    /// taken its place, with processes that are not the container's. The root cgroup never belongs to a container.
     fn is_own(&self, path: &Path, inode: u64) -> bool {
         let is_own = inode != dir::ROOT_INODE && self.record.inodes.get(path).is_none_or(|own| *own == inode);
         if !is_own {
-            tracing::warn!("{} is another cgroup than the container's, and is left alone", path.display());
+            tracing::warn!("cgroup {}: leaving it alone, because another cgroup has taken the place of the container's", path.display());
         }
         is_own
     }
 
-    /// Whether the directory at `path`, which is of the record, is there and the container's.
+    /// Checks that the directory at `path`, which is of the record, exists and is the container's.
     fn is_there(&self, path: &Path) -> Result<bool> {
         match rustix::fs::stat(path) {
             Ok(stat) => Ok(self.is_own(path, stat.st_ino)),
@@ -247,40 +249,40 @@ impl Cgroup {
         self.record.paths.get("").map(PathBuf::as_path)
     }
 
-    /// The pids of all processes, those of cgroups below included, in ascending order.
+    /// The pids of all processes, those of descendant cgroups included, in ascending order.
     pub fn pids(&self) -> Result<Vec<i32>> {
         match self.main_dir()? {
             Some(dir) => {
-                tasks::all(&dir, Instant::now() + wait::PATIENCE).context("cannot list the container's processes")
+                tasks::all(&dir, Instant::now() + wait::CHANGE_TIMEOUT).context("cannot list the container's processes")
             }
             None => Ok(Vec::new()),
         }
     }
 
-    /// Stops all processes and waits until they stand still.
+    /// Freezes all processes and waits until they have stopped.
     ///
     /// # Errors
-    /// Unsupported without a cgroup or a freezer. A freeze that does not come about is taken back.
+    /// Unsupported without a cgroup or a freezer. A freeze that does not complete is reverted.
     pub fn freeze(&self) -> Result<()> {
         self.set_frozen(true)
     }
 
-    /// Lets all processes run again. A cgroup that is gone has none.
+    /// Thaws all processes. A removed cgroup has none.
     pub fn thaw(&self) -> Result<()> {
         self.set_frozen(false)
     }
 
     fn set_frozen(&self, frozen: bool) -> Result<()> {
-        // v1's freezer first where there is one: managers of such hosts look at it.
+        // v1's freezer precedes v2's, because managers of such hosts read its state.
         let gone = |path: &Path| match frozen {
             true => Err(Error::other(format!("cannot freeze {}: it is gone", path.display()))),
             false => Ok(()),
         };
         if let Some(path) = self.record.paths.get("freezer") {
-            return self.find(path)?.map_or_else(|| gone(path), |dir| freeze::legacy(&dir, frozen));
+            return self.find(path)?.map_or_else(|| gone(path), |dir| freeze::v1(&dir, frozen));
         }
         if let Some(path) = self.unified() {
-            return self.find(path)?.map_or_else(|| gone(path), |dir| freeze::unified(&dir, frozen));
+            return self.find(path)?.map_or_else(|| gone(path), |dir| freeze::v2(&dir, frozen));
         }
         Err(Error::new(
             ErrorKind::Unsupported,
@@ -288,17 +290,17 @@ impl Cgroup {
         ))
     }
 
-    /// Whether the processes are stopped by this cgroup's freezer. False without one.
+    /// Checks whether this cgroup's freezer has stopped the processes. False without a freezer.
     pub fn is_frozen(&self) -> Result<bool> {
         let legacy = self.record.paths.contains_key("freezer");
         match self.dir_of(if legacy { "freezer" } else { "" })? {
-            Some(dir) if legacy => freeze::legacy_is_frozen(&dir),
-            Some(dir) => freeze::unified_is_frozen(&dir),
+            Some(dir) if legacy => freeze::v1_is_frozen(&dir),
+            Some(dir) => freeze::v2_is_frozen(&dir),
             None => Ok(false),
         }
     }
 
-    /// Waits until no process is left; false when `timeout` passes first.
+    /// Waits until the cgroup has no process; returns false if `timeout` passes first.
     pub fn wait_empty(&self, timeout: Duration) -> Result<bool> {
         match self.main_dir()? {
             Some(dir) => Ok(remove::wait_empty(&dir, Instant::now() + timeout)?),
@@ -306,16 +308,16 @@ impl Cgroup {
         }
     }
 
-    /// [`Cgroup::remove`], after a moment for those who watch it where the OOM killer has been in it.
+    /// Performs [`Cgroup::remove`], after a pause for watchers if the OOM killer has killed a process in it.
     pub fn destroy(&self) -> Result<()> {
         if self.oom_kills().is_ok_and(|kills| kills > 0) {
-            oom::let_kills_be_seen();
+            oom::pause_for_watchers();
         }
         self.remove()
     }
 
-    /// Removes the cgroup with all cgroups below it. Processes that are ending are waited for. A cgroup that is gone
-    /// already is fine.
+    /// Removes the cgroup with all its descendants, after the exit of processes that are exiting. A missing cgroup is
+    /// no error.
     pub fn remove(&self) -> Result<()> {
         let mut first = None;
         if let Some(unit) = &self.record.unit {
@@ -323,7 +325,7 @@ impl Cgroup {
             first = systemd::stop(unit, own).err();
         }
         let mut done: Vec<&PathBuf> = Vec::new();
-        let deadline = Instant::now() + wait::PATIENCE;
+        let deadline = Instant::now() + wait::CHANGE_TIMEOUT;
         for path in self.record.paths.values() {
             if done.contains(&path) {
                 continue;
@@ -338,7 +340,7 @@ impl Cgroup {
             done.push(path);
         }
         for path in &self.record.planned {
-            // An interrupted create may have made it. If it is in use it is another's.
+            // An interrupted create may have made it. A directory in use is another one's.
             if let Err(error) = remove::rmdir(path) {
                 first.get_or_insert(error.into());
             }
@@ -346,16 +348,16 @@ impl Cgroup {
         first.map_or(Ok(()), Err)
     }
 
-    /// Puts `new` on top of the limits in force. What it does not name stays.
+    /// Applies `new` to the limits in force. Limits that it does not name stay.
     ///
     /// # Errors
-    /// After a rejected write everything that was written before it is put back: nothing has changed.
+    /// After a rejected write all earlier writes are reverted: nothing has changed.
     pub fn update(&mut self, new: &LinuxResources) -> Result<CgroupRecord> {
-        self.update_and_keep(new, |_| Ok(()))
+        self.update_and_persist(new, |_| Ok(()))
     }
 
-    /// Like [`Cgroup::update`]; `keep` puts the new record where it is kept. Its failure is that of the update.
-    pub fn update_and_keep(
+    /// Performs [`Cgroup::update`]; `keep` stores the new record. Its failure is that of the update.
+    pub fn update_and_persist(
         &mut self,
         new: &LinuxResources,
         keep: impl FnOnce(&CgroupRecord) -> Result<()>,
@@ -364,12 +366,12 @@ impl Cgroup {
         Ok(self.record())
     }
 
-    /// Statistics, in the shape of `events --stats`. A controller that is not there leaves its part empty.
+    /// Statistics, in the format of `events --stats`. The part of a missing controller is empty.
     pub fn stats(&self) -> Result<Stats> {
         stats::read(&self.record.paths)
     }
 
-    /// How many processes the OOM killer has killed in it.
+    /// The number of processes that the OOM killer has killed in the cgroup.
     pub fn oom_kills(&self) -> Result<u64> {
         match (self.record.paths.get("memory"), self.unified()) {
             (Some(path), _) => oom::kills(path, false),
@@ -378,11 +380,11 @@ impl Cgroup {
         }
     }
 
-    /// Watches for out of memory from now on; `None` without a memory controller.
+    /// Watches for out-of-memory events from now on; `None` without a memory controller.
     pub fn oom_watch(&self) -> Result<Option<OomWatch>> {
         match (self.record.paths.get("memory"), self.unified()) {
-            (Some(path), _) => OomWatch::legacy(path).map(Some),
-            (None, Some(path)) if path.join("memory.events").exists() => OomWatch::unified(path).map(Some),
+            (Some(path), _) => OomWatch::v1(path).map(Some),
+            (None, Some(path)) if path.join("memory.events").exists() => OomWatch::v2(path).map(Some),
             (None, _) => Ok(None),
         }
     }
@@ -418,7 +420,7 @@ fn create(plan: &CgroupPlan) -> Result<Cgroup> {
     Ok(Cgroup { record, dir, pending })
 }
 
-/// Whether the caller may not make a cgroup where it would have to.
+/// Checks that the caller may not create a cgroup at the required place.
 fn forbidden(placement: &Placement) -> bool {
     let Placement::Unified(path) = placement else { return matches!(placement, Placement::Legacy { .. }) };
     let Ok(full) = place::unified(path) else { return true };

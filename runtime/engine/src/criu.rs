@@ -1,10 +1,10 @@
-//! CRIU at work for us: `criu swrk`, its service for a single client, over a socket that it inherits (criu.org/RPC).
+//! CRIU as a service for a single client (`criu swrk`), over a socket that it inherits (criu.org/RPC).
 //!
 //! ```text
 //! request(DUMP or RESTORE, options) ─────►
 //!                  ◄── notification: setup-namespaces, post-restore, orphan-pts-master with a terminal's master ...
-//! handled, or not ───────────────────────►   as often as there is something to tell
-//!                  ◄── the end: success, or an errno and a line of the log
+//! handled, or not ───────────────────────►   repeated for every notification
+//!                  ◄── response: success, or an errno and a line of the log
 //! ```
 
 mod options;
@@ -23,47 +23,47 @@ use brig_wire::protobuf::{Message, Value, fields};
 
 pub use options::{Mapped, Options};
 
-/// The largest message of CRIU's (criu/cr-service.c, CR_MAX_MSG_SIZE is smaller).
-const LIMIT: usize = 64 * 1024;
+/// The maximum length of a message of CRIU's (CR_MAX_MSG_SIZE of criu/cr-service.c is smaller).
+const MAX_MESSAGE_LEN: usize = 64 * 1024;
 
-/// What is asked for (criu_req_type of CRIU's rpc.proto).
+/// The type of a request (criu_req_type of CRIU's rpc.proto).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Save, and end the processes unless told otherwise.
+    /// Saves the processes, and kills them unless the options say otherwise.
     Dump = 1,
-    /// Bring back.
+    /// Restores the processes.
     Restore = 2,
-    /// Save memory alone, and let the processes go on.
+    /// Saves memory alone, and lets the processes continue.
     PreDump = 4,
 }
 
 const NOTIFY: u64 = 6;
 
-/// Something that CRIU tells in between, and waits for our answer to.
+/// A notification by CRIU, which waits for the reply.
 #[derive(Debug)]
 pub struct Notification {
-    /// What: a name of CRIU's action scripts.
+    /// The name of the event, as in CRIU's action scripts.
     pub script: String,
-    /// The process in question, in this process's pid namespace; 0 without one.
+    /// The event's process, in this process's pid namespace; 0 without one.
     pub pid: i32,
-    /// The terminal's master, with `orphan-pts-master`.
+    /// The terminal's master, in `orphan-pts-master`.
     pub fd: Option<OwnedFd>,
 }
 
-/// Where CRIU runs.
+/// The environment in which CRIU runs.
 #[derive(Debug, Default)]
-pub struct Place<'a> {
-    /// The cgroup2 directory in which it is born: what it restores is born there too.
+pub struct CriuContext<'a> {
+    /// The cgroup2 directory in which CRIU starts, and with it the restored processes.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// Files of v1 cgroups that it enters first.
+    /// Files of v1 cgroups that CRIU enters first.
     pub enter: &'a [BorrowedFd<'a>],
-    /// Its standard streams, which what it restores may inherit. Without, the caller's own.
+    /// CRIU's standard streams, which the restored processes may inherit. `None` means the caller's own.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
-    /// More descriptors that it inherits, by their numbers.
+    /// More descriptors that CRIU inherits, by their numbers.
     pub inherit: &'a [BorrowedFd<'a>],
 }
 
-/// A running CRIU. It is killed when it is dropped before its end.
+/// A running CRIU. Dropping it before its exit kills it.
 #[derive(Debug)]
 pub struct Criu {
     child: Option<Child>,
@@ -71,17 +71,17 @@ pub struct Criu {
 }
 
 impl Criu {
-    /// Starts it, in a process of its own.
+    /// Starts CRIU in a process of its own.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when CRIU is not installed.
-    pub fn start(place: &Place<'_>) -> Result<Criu> {
+    pub fn start(context: &CriuContext<'_>) -> Result<Criu> {
         let program = find()?;
         let image = File::open(&program).with_context(|| format!("unable to open {}", program.display()))?;
         let (ours, theirs) = socket::packet_pair()?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| SysError::from_rustix("pipe2", "", error))?;
-        let mut inherit = place.inherit.to_vec();
+        let mut inherit = context.inherit.to_vec();
         inherit.push(theirs.as_fd());
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| Error::other("a NUL byte in the environment"));
         let number = text(OsStr::new(&theirs.as_raw_fd().to_string()))?;
@@ -92,12 +92,12 @@ impl Criu {
         }))?;
         let child = process::spawn_sealed(&Spawn {
             namespaces: 0,
-            cgroup: place.cgroup,
-            enter: place.enter,
+            cgroup: context.cgroup,
+            enter: context.enter,
             image: image.as_fd(),
             argv: &[c"criu", c"swrk", &number],
             env: &[&path],
-            stdio: place.stdio,
+            stdio: context.stdio,
             inherit: &inherit,
             wait: None,
             become_root: false,
@@ -107,8 +107,8 @@ impl Criu {
         drop(writer);
         let criu = Criu { child: Some(child), socket: ours };
         let mut errno = Vec::new();
-        // An end without a word: it was executed, and by then is in its cgroups.
-        File::from(reader).read_to_end(&mut errno).context("unable to hear of CRIU")?;
+        // An end of file without data: the program was executed, and by then is in its cgroups.
+        File::from(reader).read_to_end(&mut errno).context("unable to read the result of starting CRIU")?;
         match <[u8; 4]>::try_from(errno.as_slice()) {
             Ok(errno) => {
                 let errno = nix::errno::Errno::from_raw(i32::from_ne_bytes(errno));
@@ -118,15 +118,14 @@ impl Criu {
         }
     }
 
-    /// Its pid.
     pub fn pid(&self) -> i32 {
         self.child.as_ref().map_or(0, |child| child.pid)
     }
 
-    /// Asks for one thing, hands on what CRIU tells meanwhile, and waits for its end.
+    /// Sends one request, passes on CRIU's notifications, and waits for the response.
     ///
     /// # Errors
-    /// What `on` gave, to which CRIU gives up; or what CRIU says, with the place of its log.
+    /// The error of `on`, upon which CRIU gives up; or CRIU's error, with the path of its log.
     pub fn request(
         mut self,
         kind: Kind,
@@ -134,12 +133,12 @@ impl Criu {
         on: &mut dyn FnMut(Notification) -> Result<()>,
     ) -> Result<()> {
         let request = Message::default().number(1, kind as i64).message(2, &options.message());
-        socket::send(self.socket.as_fd(), request.bytes(), &[]).context("unable to ask CRIU")?;
+        socket::send(self.socket.as_fd(), request.bytes(), &[]).context("unable to send the request to CRIU")?;
         let mut refused = None;
         let answer = loop {
-            let (packet, fds) = socket::receive(self.socket.as_fd(), LIMIT).context("unable to hear from CRIU")?;
+            let (packet, fds) = socket::receive(self.socket.as_fd(), MAX_MESSAGE_LEN).context("unable to receive a message of CRIU")?;
             if packet.is_empty() {
-                break Answer { message: "it ended without a word".to_owned(), ..Answer::default() };
+                break Answer { message: "CRIU exited without a response".to_owned(), ..Answer::default() };
             }
             let answer = Answer::read(&packet);
             if answer.kind != NOTIFY {
@@ -149,10 +148,10 @@ impl Criu {
             let done = on(Notification { script: answer.script, pid: answer.pid, fd });
             let reply = Message::default().number(1, NOTIFY as i64).number(3, i64::from(done.is_ok()));
             refused = done.err().or(refused);
-            socket::send(self.socket.as_fd(), reply.bytes(), &[]).context("unable to answer CRIU")?;
+            socket::send(self.socket.as_fd(), reply.bytes(), &[]).context("unable to send the reply to CRIU")?;
         };
         if answer.success && refused.is_none() {
-            return self.end(kind);
+            return self.wait_exit(kind);
         }
         let error = refused.unwrap_or_else(|| {
             let log = options.log_path();
@@ -164,8 +163,9 @@ impl Criu {
         Err(error)
     }
 
-    /// After success it ends by itself; but from a pre-dump it waits for the dump that may follow.
-    fn end(&mut self, kind: Kind) -> Result<()> {
+    /// Waits for CRIU's exit. It exits by itself after success, except after a pre-dump: then it waits for the dump
+    /// that may follow.
+    fn wait_exit(&mut self, kind: Kind) -> Result<()> {
         if kind == Kind::PreDump {
             return Ok(());
         }
@@ -184,14 +184,14 @@ impl Drop for Criu {
         if let Some(child) = self.child.take() {
             let killed = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
             match killed.and_then(|()| process::wait(child.pidfd.as_fd()).map(drop)) {
-                Err(error) if error.errno() != nix::errno::Errno::ECHILD => tracing::warn!("unable to clean up: {error}"),
+                Err(error) if error.errno() != nix::errno::Errno::ECHILD => tracing::warn!("criu: unable to wait for its exit: {error}"),
                 _ => {}
             }
         }
     }
 }
 
-/// Where programs are looked for when the environment does not say.
+/// The search path for programs if the environment has none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn find() -> Result<PathBuf> {
@@ -204,8 +204,8 @@ fn find() -> Result<PathBuf> {
     })
 }
 
-/// The last error in CRIU's log, which says more than its errno. The log is often beside the images, which may come from
-/// anywhere.
+/// The last error in CRIU's log, which has more detail than CRIU's errno. The log often lies beside the images, whose
+/// source is not trusted.
 fn last_error(log: &Path) -> Option<String> {
     const MAX_BYTES: u64 = 64 << 20;
     let text = String::from_utf8_lossy(&file::read_nofollow(log, MAX_BYTES).ok()??).into_owned();
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read() {
+    fn responses_are_parsed() {
         let notification = Message::default().text(1, "post-restore").number(2, 77);
         let packet = Message::default().number(1, NOTIFY as i64).number(2, 1).message(5, &notification);
         let answer = Answer::read(packet.bytes());

@@ -10,19 +10,18 @@ use brig_sys::mount::parse_mountinfo;
 use brig_sys::procfs::Proc;
 use serde::{Deserialize, Serialize};
 
-/// A container's group, as it stands on record.
+/// A container's resctrl group, as it stands on record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
-    /// Its directory.
     pub path: PathBuf,
-    /// It was made for the container, under its id, and goes with it.
+    /// The group was created for the container, under its id, and is removed with it.
     pub own: bool,
-    /// The directory of its monitoring group, which goes with it too.
+    /// The directory of the monitoring group, which is removed with the container too.
     pub monitor: Option<PathBuf>,
 }
 
 impl Group {
-    /// The group that `plan` is about, whether it is there or not. Nothing is made.
+    /// The group that `plan` names, which need not exist. Creates nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when no resctrl is mounted.
@@ -47,10 +46,10 @@ impl Group {
         Group { path, own: plan.class.is_none(), monitor }
     }
 
-    /// Makes what is not there, and writes the limits.
+    /// Creates the missing directories, and writes the limits.
     ///
     /// # Errors
-    /// A named group that does not exist and has no schema, or has another one. What was made is removed again.
+    /// A named group that does not exist and has no schema, or has another one. Created directories are removed again.
     pub fn make(&self, plan: &IntelRdtPlan) -> Result<()> {
         let made = self.make_directory(plan)?;
         let filled = self.fill(plan, made);
@@ -60,7 +59,7 @@ impl Group {
         filled
     }
 
-    /// True when the directory is new.
+    /// Creates the group's directory. Returns true if it is new.
     fn make_directory(&self, plan: &IntelRdtPlan) -> Result<bool> {
         if self.path.is_dir() && !self.own {
             return Ok(false);
@@ -102,14 +101,14 @@ impl Group {
 
     fn write_schema(&self, file: &Path, line: &str) -> Result<()> {
         fs::write(file, format!("{line}\n")).with_context(|| {
-            // What the kernel has to say about the last error.
+            // The kernel's description of the last error.
             let status = self.path.ancestors().map(|above| above.join("info/last_cmd_status")).find(|file| file.is_file());
             let said = status.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
             format!("linux.intelRdt: unable to write {line:?} to {}: {}", file.display(), said.trim())
         })
     }
 
-    /// Puts a process into it; what the process starts later is born there.
+    /// Moves a process into the group; processes that it starts later belong to the group too.
     pub fn enter(&self, pid: i32) -> Result<()> {
         for directory in std::iter::once(&self.path).chain(&self.monitor) {
             let tasks = directory.join("tasks");
@@ -118,12 +117,12 @@ impl Group {
         Ok(())
     }
 
-    /// Changes lines of its schemata.
+    /// Changes lines of the group's schemata.
     pub fn update(&self, lines: &[String]) -> Result<()> {
         lines.iter().try_for_each(|line| self.write_schema(&self.path.join("schemata"), line))
     }
 
-    /// Removes what was made for the container.
+    /// Removes the directories that were created for the container.
     pub fn remove(&self) -> Result<()> {
         if let Some(monitor) = &self.monitor {
             remove(monitor)?;
@@ -132,7 +131,7 @@ impl Group {
     }
 }
 
-/// The directories of resctrl are removed with all that is in them; what is gone already is as good.
+/// Removes a directory of resctrl, whose files are removed with it. A missing directory is no error.
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -140,7 +139,7 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Where the file system is mounted.
+/// The mount point of the file system.
 fn root() -> Result<Option<PathBuf>> {
     let text = Proc::open()?.read_to_string("self/mountinfo")?;
     Ok(parse_mountinfo(&text).into_iter().find(|mount| mount.kind == "resctrl").map(|mount| mount.target.into()))
@@ -168,18 +167,18 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_its_own_is_made_entered_and_removed() {
+    fn an_own_group_is_created_entered_and_removed() {
         let root = tempfile::tempdir().unwrap();
         let (group, made) = make(root.path(), &plan(None, &["L3:0=f"], &["MB:0=20"]));
         made.unwrap();
         assert_eq!((group.path.clone(), group.own), (root.path().join("box"), true));
-        // A plain file keeps the last of what is written; the kernel takes one line at a time.
+        // A plain file keeps the last line of several writes; the kernel takes one line at a time.
         assert_eq!(fs::read_to_string(group.path.join("schemata")).unwrap(), "MB:0=20\n");
         group.enter(77).unwrap();
         assert_eq!(fs::read_to_string(group.path.join("tasks")).unwrap(), "77");
         group.update(&["MB:0=30".to_owned()]).unwrap();
         assert_eq!(fs::read_to_string(group.path.join("schemata")).unwrap(), "MB:0=30\n");
-        // Here, and not in resctrl, the files are in the way.
+        // On a plain file system, unlike resctrl, the files prevent the removal.
         for file in ["schemata", "tasks"] {
             fs::remove_file(group.path.join(file)).unwrap();
         }
@@ -206,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_goes_when_the_rest_fails() {
+    fn a_created_group_is_removed_after_a_later_failure() {
         let root = tempfile::tempdir().unwrap();
         let monitored = IntelRdtPlan { monitoring: true, ..plan(None, &[], &[]) };
-        // There is no directory mon_groups: the group cannot be monitored.
+        // Without a directory mon_groups the group cannot be monitored.
         let (group, made) = make(root.path(), &monitored);
         assert!(made.unwrap_err().to_string().contains("linux.intelRdt.enableMonitoring"));
         assert!(!group.path.exists());

@@ -40,25 +40,25 @@ use brig_sys::seccomp::{Instruction, flags_available};
 
 pub use permits::{Call, permits};
 
-/// A filter, ready for [`brig_sys::seccomp::install`]. It can be sent to another process.
+/// A filter for [`brig_sys::seccomp::install`]. It can be sent to another process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// At most 4096 instructions.
+    /// The BPF program, of at most 4096 instructions.
     pub instructions: Vec<Instruction>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub flags: u32,
 }
 
-/// What [`compile`] makes of a profile.
+/// The result of [`compile`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
-    /// The filter.
+    /// The filter for the kernel.
     pub program: Program,
-    /// Warnings about the profile. The plan's check, which reads it too, has them for the log.
+    /// Warnings about the profile. The plan's check, which reads the profile too, logs them.
     pub warnings: Vec<String>,
-    /// The profile lets no program be executed, that of the container among them.
+    /// The filter refuses every execution, that of the container's program included.
     pub refuses_exec: bool,
-    /// Names in the profile that no architecture known here has; their rules were ignored.
+    /// Names in the profile that no known architecture has; their rules were ignored.
     pub unknown: Vec<String>,
 }
 
@@ -76,8 +76,8 @@ pub fn compile(spec: &LinuxSeccomp) -> Result<Compiled> {
     Ok(Compiled { program, warnings, unknown: resolved.unknown, refuses_exec })
 }
 
-/// A hint at the system call that a name which is none most likely means; empty when none is near, or when it is a call
-/// of an architecture that has no table here.
+/// A hint at the system call that an unknown name most likely means. Empty if no name is similar, and for a call of an
+/// architecture without a table here.
 pub fn nearest_syscall(name: &str) -> String {
     nearest::hint(name, tables::SYSCALLS.iter().map(|(known, _)| *known))
 }
@@ -93,7 +93,7 @@ fn assemble(profile: &brig_plan::seccomp::Profile<'_>) -> Result<(Program, Vec<S
     Ok((Program { instructions, flags: profile.flags }, resolved.unknown))
 }
 
-/// The actions that a profile may use, for `features`.
+/// The actions of profiles, for `features`.
 pub const ACTIONS: &[&str] = &[
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
@@ -117,7 +117,7 @@ pub const OPERATORS: &[&str] = &[
     "SCMP_CMP_NE",
 ];
 
-/// The architectures that can be filtered, for `features`.
+/// The architectures of profiles, for `features`.
 pub const ARCHITECTURES: &[&str] = &[
     "SCMP_ARCH_AARCH64",
     "SCMP_ARCH_ARM",
@@ -127,7 +127,7 @@ pub const ARCHITECTURES: &[&str] = &[
     "SCMP_ARCH_X86_64",
 ];
 
-/// The flags that a profile may use, for `features`.
+/// The flags of profiles, for `features`.
 pub const KNOWN_FLAGS: &[&str] = &[
     "SECCOMP_FILTER_FLAG_TSYNC",
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
@@ -135,7 +135,7 @@ pub const KNOWN_FLAGS: &[&str] = &[
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
 ];
 
-/// Those of [`KNOWN_FLAGS`] that the running kernel takes, for `features`.
+/// The flags of [`KNOWN_FLAGS`] that the running kernel supports, for `features`.
 pub fn supported_flags() -> Vec<&'static str> {
     let bits = [0, flag::SPEC_ALLOW, flag::LOG, flag::NEW_LISTENER | flag::WAIT_KILLABLE_RECV];
     KNOWN_FLAGS.iter().zip(bits).filter(|(_, bits)| flags_available(*bits)).map(|(name, _)| *name).collect()

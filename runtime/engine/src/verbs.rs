@@ -149,7 +149,7 @@ impl Engine {
         let mut cgroup = Cgroup::from_record(&record.cgroup);
         let mut resources = resources.clone();
         settle_zero_pids(&mut resources, &record.oci_version);
-        cgroup.update_and_keep(&resources, |kept| {
+        cgroup.update_and_persist(&resources, |kept| {
             record.cgroup.clone_from(kept);
             entry.write_record(record)
         })?;

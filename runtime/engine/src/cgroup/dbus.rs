@@ -1,6 +1,6 @@
 //! A D-Bus connection to systemd: calls, their answers, and one signal.
 //!
-//! It is a small client of our own: a start of a unit needs half a dozen calls of a few types, with blocking reads.
+//! This is a small client of our own: the start of a unit needs half a dozen calls of a few types, with blocking reads.
 //! Measured as growth of a static release binary, libdbus adds 400 KB of C, and zbus 1400 KB and an async runtime.
 
 mod wire;
@@ -15,15 +15,15 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use brig_plan::cgroup::variant::Value;
 use wire::{FIXED, Message, Target};
 
-/// How long systemd may take for one answer, or for one job.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of one answer of systemd, or of one job.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a call failed.
+/// The cause of a failed call.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// The other side's answer: the error's name, such as `org.freedesktop.systemd1.UnitExists`, and its text.
+    /// An error answer of the peer: the error's name, such as `org.freedesktop.systemd1.UnitExists`, and its text.
     Remote(String, String),
-    /// The connection.
+    /// A failure of the connection.
     Local(Error),
 }
 
@@ -42,7 +42,7 @@ impl From<CallError> for Error {
 pub(super) struct Bus {
     stream: BufReader<UnixStream>,
     serial: u32,
-    /// There is a bus between, and systemd has a name on it.
+    /// The connection goes through a bus, on which systemd has a name.
     routed: bool,
     signals: VecDeque<Message>,
 }
@@ -52,16 +52,17 @@ const SYSTEMD: &str = "org.freedesktop.systemd1";
 const SYSTEMD_PATH: &str = "/org/freedesktop/systemd1";
 const DAEMON: &str = "org.freedesktop.DBus";
 
-/// Where a systemd can be reached, the best place first; and whether there is a bus between.
-fn places(user: bool) -> Vec<(PathBuf, bool)> {
-    // `unix:path=/run/user/1000/bus,guid=...`; only paths are of use here.
+/// The addresses of a systemd, the preferred one first; each with a flag for a bus.
+fn addresses(user: bool) -> Vec<(PathBuf, bool)> {
+    // The form is `unix:path=/run/user/1000/bus,guid=...`; only paths are supported here.
     let address = |name: &str| {
         let text = std::env::var(name).ok()?;
         let path = text.split(';').find_map(|one| one.strip_prefix("unix:path="))?;
         Some((PathBuf::from(path.split(',').next()?), true))
     };
     if !user {
-        // systemd's own socket is for root alone, and works without a bus. Who names a bus gets that one.
+        // systemd's own socket is for root alone, and works without a bus. A bus that the environment names has
+        // precedence.
         let usual = vec![("/run/systemd/private".into(), false), ("/run/dbus/system_bus_socket".into(), true)];
         return address("DBUS_SYSTEM_BUS_ADDRESS").map_or(usual, |bus| vec![bus]);
     }
@@ -75,7 +76,7 @@ impl Bus {
     /// Connects to the system's systemd, or to the caller's own.
     pub(super) fn connect(user: bool) -> Result<Bus> {
         let mut reasons = Vec::new();
-        for (path, routed) in places(user) {
+        for (path, routed) in addresses(user) {
             match UnixStream::connect(&path) {
                 Ok(stream) => {
                     let what = || format!("cannot talk to systemd through {}", path.display());
@@ -93,12 +94,12 @@ impl Bus {
     }
 
     fn begin(stream: UnixStream, routed: bool) -> Result<Bus> {
-        stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
-        stream.set_write_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT)).context("cannot set a timeout")?;
+        stream.set_write_timeout(Some(REPLY_TIMEOUT)).context("cannot set a timeout")?;
         let mut bus = Bus { stream: BufReader::new(stream), serial: 0, routed, signals: VecDeque::new() };
-        // Without an identity the server takes that of the socket's peer, which is right in any user namespace.
-        // All of it goes out at once: a systemd that read BEGIN and the first call together would answer the call
-        // only when more comes in, since it has buffered it unseen. After OK it is past BEGIN.
+        // Without an identity the server takes that of the socket's peer, which is right in any user namespace. All
+        // lines must be sent at once: a systemd that read BEGIN and the first call together would answer the call only
+        // after more data, since it has buffered the call unread. After OK it is past BEGIN.
         bus.send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         bus.expect("DATA")?;
         bus.expect("OK")?;
@@ -115,7 +116,7 @@ impl Bus {
         self.stream.get_mut().write_all(bytes).context("cannot write to D-Bus")
     }
 
-    /// Reads a line of the authentication.
+    /// Reads and checks a line of the authentication.
     fn expect(&mut self, expected: &str) -> Result<()> {
         let mut answer = String::new();
         self.stream.by_ref().take(4096).read_line(&mut answer).context("cannot read from D-Bus")?;
@@ -152,7 +153,7 @@ impl Bus {
                     };
                     return Err(CallError::Remote(message.error, text));
                 }
-                // The signal may come before the answer that says which job to wait for.
+                // The signal may precede the answer that names the job.
                 wire::SIGNAL => self.signals.push_back(message),
                 _ => {}
             }
@@ -174,7 +175,7 @@ impl Bus {
         self.call(target, arguments)
     }
 
-    /// A property, as text. `path` is an object's; empty for the manager.
+    /// Reads a property as text. `path` is an object's; empty for the manager.
     pub(super) fn property(&mut self, path: &str, interface: &str, name: &str) -> Result<String> {
         let target = Target {
             destination: SYSTEMD,
@@ -195,7 +196,7 @@ impl Bus {
 
     /// Waits for the signal JobRemoved of `job`, and returns the job's result: `done`, `failed`, ...
     pub(super) fn job_result(&mut self, job: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + REPLY_TIMEOUT;
         loop {
             let message = match self.signals.pop_front() {
                 Some(message) => message,

@@ -1,4 +1,4 @@
-//! Device rules into force: a program on v2, lists on v1.
+//! The application of device rules: a program on v2, lists on v1.
 
 use std::os::fd::AsFd;
 
@@ -9,7 +9,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use brig_plan::cgroup::devices::{DeviceRule, Mode, program, simplify};
 use brig_sys::bpf;
 
-/// Attaches `rules` to a cgroup that nothing else has attached to.
+/// Attaches `rules` to a cgroup that has no program yet.
 pub(super) fn attach(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
     tracing::debug!("cgroup: attach a device program of {} rules to {}", rules.len(), dir.path().display());
     let program = load(rules)?;
@@ -26,10 +26,10 @@ fn load(rules: &[DeviceRule]) -> Result<std::os::fd::OwnedFd> {
     })
 }
 
-/// Puts `rules` in the place of all programs that the cgroup has.
+/// Replaces all programs of the cgroup by `rules`.
 ///
-/// There is no moment without a program: the only old one is replaced in one step; or the new one is attached first,
-/// beside them, and they are taken off after it.
+/// The cgroup always has a program: a single old one is replaced in one step; else the new one is attached first,
+/// beside the old ones, and they are detached after that.
 pub(super) fn replace(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
     let what = || format!("cannot replace the device program of {}", dir.path().display());
     let new = load(rules)?;
@@ -46,7 +46,7 @@ pub(super) fn replace(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
     for program in &old {
         match bpf::detach_device_program(dir.as_fd(), program.as_fd()) {
             Ok(()) => {}
-            // Its owner took it off first.
+            // Its owner detached it first.
             Err(error) if error.errno() == Errno::ENOENT => {}
             Err(error) => return Err(error).with_context(what),
         }
@@ -54,7 +54,7 @@ pub(super) fn replace(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
     Ok(())
 }
 
-/// Writes `rules` to the lists of a v1 devices cgroup. `old` is what they hold; `None` for a new cgroup, whose lists are
+/// Writes `rules` to the lists of a v1 devices cgroup. `old` is their content; `None` for a new cgroup, whose lists are
 /// its parent's.
 pub(super) fn write_lists(dir: &Dir, old: Option<&[DeviceRule]>, rules: &[DeviceRule]) -> Result<()> {
     let policy = simplify(rules).map_err(|index| {
@@ -70,14 +70,14 @@ pub(super) fn write_lists(dir: &Dir, old: Option<&[DeviceRule]>, rules: &[Device
     let old = old.and_then(|rules| simplify(rules).ok()).filter(|old| old.mode == policy.mode);
     let what = || "linux.resources.devices: cannot set the device lists";
     let Some(old) = old else {
-        // The whole list at once. The kernel refuses that once the cgroup has children, hence the other way below.
+        // The whole list at once. The kernel refuses that after the cgroup has children, hence the other way below.
         dir.write(file(policy.mode == Mode::AllowUnlisted), "a").with_context(what)?;
         for rule in &policy.exceptions {
             dir.write(file(rule.allow), &rule.text()).with_context(what)?;
         }
         return Ok(());
     };
-    // What is new comes first, so that nothing that stays is away for a moment.
+    // Additions precede removals, so that no rule in both lists is missing for a moment.
     for rule in policy.exceptions.iter().filter(|rule| !old.exceptions.contains(rule)) {
         dir.write(file(rule.allow), &rule.text()).with_context(what)?;
     }

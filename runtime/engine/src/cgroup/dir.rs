@@ -12,14 +12,14 @@ use brig_sys::{SysError, SysResult};
 
 /// statfs(2) f_type of a v1 hierarchy (linux/magic.h).
 pub(super) const CGROUP_MAGIC: u64 = 0x27_e0eb;
-/// statfs(2) f_type of cgroup2.
+/// statfs(2) f_type of cgroup2 (linux/magic.h).
 pub(super) const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 /// The inode number of the root cgroup of every hierarchy (include/linux/kernfs.h, KERNFS_ROOT_INO).
 pub(super) const ROOT_INODE: u64 = 1;
 
-/// An open cgroup directory. Its files are opened through the descriptor, so that they are those of this cgroup even
-/// when another of the same name has taken its place.
+/// An open cgroup directory. Its files are opened through the descriptor, so that they belong to this cgroup even after
+/// another one of the same name has taken its place.
 #[derive(Debug)]
 pub(super) struct Dir {
     fd: OwnedFd,
@@ -44,7 +44,7 @@ impl Dir {
             .map_err(|errno| SysError::from_rustix("openat", format!("\"{}/{name}\"", self.path.display()), errno))
     }
 
-    /// Writes `value` in one write(2), as every cgroup file wants it.
+    /// Writes `value` in one write(2), as every cgroup file requires.
     pub(super) fn write(&self, name: &str, value: &str) -> SysResult<()> {
         tracing::debug!("cgroup: write {value:?} to {}/{name}", self.path.display());
         let file = self.file(name, OFlags::WRONLY)?;
@@ -61,22 +61,22 @@ impl Dir {
         }
     }
 
-    /// Makes `uid` the owner of a file, or of the directory itself for an empty name.
-    pub(super) fn give(&self, name: &str, uid: u32) -> SysResult<()> {
+    /// Gives a file to `uid`, or the directory itself for an empty name.
+    pub(super) fn set_owner(&self, name: &str, uid: u32) -> SysResult<()> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
         chownat(&self.fd, name, Some(Uid::from_raw(uid)), None, flags).map_err(|errno| {
             SysError::from_rustix("fchownat", format!("\"{}/{name}\", {uid}", self.path.display()), errno)
         })
     }
 
-    /// The whole file. Cgroup files are text.
+    /// Reads the whole file. Cgroup files are text.
     pub(super) fn read(&self, name: &str) -> SysResult<String> {
         let file = self.file(name, OFlags::RDONLY)?;
         read_from_start(file.as_fd())
             .map_err(|errno| SysError::new("read", format!("\"{}/{name}\"", self.path.display()), errno))
     }
 
-    /// Whether it has been removed: every cgroup has this file.
+    /// Checks whether the directory was removed: every cgroup has this file.
     pub(super) fn is_removed(&self) -> bool {
         self.file("cgroup.procs", OFlags::RDONLY).is_err_and(|error| is_gone(&error))
     }
@@ -89,8 +89,8 @@ impl Dir {
             .map_err(|errno| SysError::from_rustix("fstat", format!("\"{}\"", self.path.display()), errno))
     }
 
-    /// The names of the cgroups right below this one. A container that may write to its cgroup chooses them: they are
-    /// bytes, and need not be UTF-8.
+    /// The names of the direct children. A container that may write to its cgroup chooses them: they are bytes, and
+    /// need not be UTF-8.
     pub(super) fn children(&self) -> SysResult<Vec<CString>> {
         let failed = |errno| SysError::from_rustix("getdents64", format!("\"{}\"", self.path.display()), errno);
         let mut names = Vec::new();
@@ -104,7 +104,7 @@ impl Dir {
         Ok(names)
     }
 
-    /// Opens the directory `name` right below this one, or `..`. `path` is what messages show.
+    /// Opens the direct child `name`, or `..`. Messages show `path`.
     pub(super) fn open_at(&self, name: &CStr, path: PathBuf) -> SysResult<Dir> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(&self.fd, name, flags, Mode::empty()) {
@@ -113,7 +113,7 @@ impl Dir {
         }
     }
 
-    /// Removes the cgroup `name` right below this one. False when it has processes or cgroups below it.
+    /// Removes the direct child `name`. Returns false if it has processes or children.
     pub(super) fn remove_child(&self, name: &CStr) -> SysResult<bool> {
         match unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(true),
@@ -132,7 +132,7 @@ impl AsFd for Dir {
     }
 }
 
-/// Reads an open file from its start; cgroup files make their text anew for every such read.
+/// Reads an open file from its start; cgroup files generate their text for every such read.
 pub(super) fn read_from_start(file: BorrowedFd<'_>) -> Result<String, Errno> {
     let mut bytes = Vec::with_capacity(512);
     let mut buffer = [0u8; 4096];
@@ -147,35 +147,35 @@ pub(super) fn read_from_start(file: BorrowedFd<'_>) -> Result<String, Errno> {
     String::from_utf8(bytes).map_err(|_| Errno::EILSEQ)
 }
 
-/// Whether an error says that the cgroup has been removed: a name that is not there any more, or a file that was open
-/// (or about to be) when its directory went.
+/// Recognises an error due to the cgroup's removal: a name that is missing, or a file that was open (or about to be)
+/// when its directory was removed.
 pub(super) fn is_gone(error: &SysError) -> bool {
     matches!(error.errno(), Errno::ENOENT | Errno::ENODEV)
 }
 
-/// The value behind `key` in a file of `key value` lines.
+/// The value of `key` in a file of `key value` lines.
 pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// What kind of file system `path` is on, if it exists.
+/// The type of the file system of `path`, if it exists.
 pub(super) fn magic(path: &Path) -> Option<u64> {
     statfs(path).ok().map(|found| found.f_type.unsigned_abs())
 }
 
-/// Directories that were made, and that go again unless they are kept.
+/// Created directories, which are removed again unless they are kept.
 #[derive(Debug, Default)]
 pub(super) struct Unwind {
     made: Vec<PathBuf>,
 }
 
 impl Unwind {
-    /// All is well: the directories stay.
+    /// Keeps the directories after success.
     pub(super) fn keep(mut self) {
         self.made.clear();
     }
 
-    /// Makes `path` and what is missing above it, down from `root`. False when it was there already.
+    /// Creates `path` and its missing ancestors, down from `root`. Returns false if it exists already.
     pub(super) fn make(&mut self, root: &Path, path: &Path) -> SysResult<bool> {
         let mkdir = |path: &Path| {
             tracing::debug!("cgroup: make {}", path.display());
@@ -205,8 +205,8 @@ impl Unwind {
     }
 }
 
-/// Makes one directory that is to stay, or finds it there.
-pub(super) fn make_one(path: &Path) -> SysResult<()> {
+/// Creates one directory that is to stay, or accepts an existing one.
+pub(super) fn create_persistent(path: &Path) -> SysResult<()> {
     tracing::debug!("cgroup: make {}", path.display());
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
@@ -217,8 +217,7 @@ pub(super) fn make_one(path: &Path) -> SysResult<()> {
 impl Drop for Unwind {
     fn drop(&mut self) {
         for path in self.made.iter().rev() {
-            // Nothing better can be done here: the error that led here is the one that counts, and a directory that
-            // another process has begun to use must stay.
+            // The caller reports the original error, and a directory that another process has begun to use must stay.
             let _ = rustix::fs::rmdir(path);
         }
     }

@@ -1,4 +1,4 @@
-//! Where a process that joins a container goes: the container's cgroup, one below it, or init's own.
+//! The target of a process that joins a container: the container's cgroup, one below it, or init's own.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,19 +9,19 @@ use nix::errno::Errno;
 
 use super::dir::Dir;
 use super::place::{self, ROOT};
-use super::wait::PATIENCE;
+use super::wait::CHANGE_TIMEOUT;
 use super::{CgroupKind, CgroupRecord, UnitRecord, systemd, tasks, v1};
 use crate::error::{Context, Error, ErrorKind, Result};
 use brig_sys::SysResult;
 
-/// The cgroup of a process that is about to be made.
+/// The cgroup of a process that is about to be created.
 #[derive(Debug, Default)]
 pub struct ExecTarget {
-    /// A cgroup2 directory to be born in.
+    /// The cgroup2 directory in which the process starts.
     dir: Option<Dir>,
-    /// Directories to be moved into.
+    /// Directories into which the process is moved.
     paths: BTreeMap<String, PathBuf>,
-    /// A unit of the user's systemd to be moved into, and the cgroup below it.
+    /// A unit of the user's systemd into which the process is moved, and the cgroup below it.
     unit: Option<(UnitRecord, String)>,
 }
 
@@ -31,12 +31,13 @@ impl ExecTarget {
         self.dir.as_ref().map(AsFd::as_fd)
     }
 
-    /// See [`super::Cgroup::self_entry`].
+    /// The files for a process that moves itself: see [`super::Cgroup::self_entry`].
     pub fn self_entry(&self) -> Result<Vec<OwnedFd>> {
         v1::self_entry(&self.paths)
     }
 
-    /// Moves the process where it was not born already. Call it after the clone, before the process goes on.
+    /// Moves the process into the cgroups in which it did not start. Must be called after the clone, before the process
+    /// continues.
     pub fn attach(&self, pid: i32) -> Result<()> {
         if let Some((unit, sub)) = &self.unit {
             return systemd::attach(unit, sub, pid);
@@ -45,7 +46,7 @@ impl ExecTarget {
     }
 }
 
-/// Reads the arguments of `exec --cgroup`: `path`, or on v1 `controller[,controller]:path`.
+/// Parses the arguments of `exec --cgroup`: `path`, or on v1 `controller[,controller]:path`.
 fn subpaths(record: &CgroupRecord, arguments: &[String]) -> Result<BTreeMap<String, PathBuf>> {
     let mut paths = record.paths.clone();
     for argument in arguments {
@@ -91,8 +92,8 @@ pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> 
     };
     let Some(path) = paths.remove("") else { return Ok(ExecTarget { paths, ..ExecTarget::default() }) };
     let mut dir = Dir::open(&path).with_context(|| format!("cannot open the cgroup {}", path.display()))?;
-    // A cgroup that hands controllers down takes no process of its own (EBUSY). That happens when the container has
-    // made cgroups and moved itself into one of them; then the new process joins it there.
+    // A cgroup that enables controllers for its children takes no process of its own (EBUSY). That happens after the
+    // container has created cgroups and moved itself into one of them; then the new process joins init there.
     let busy = arguments.is_empty() && dir.read("cgroup.subtree_control").is_ok_and(|text| !text.trim().is_empty());
     if busy {
         dir = cgroup_of_init(&dir, init, &unified).context("cannot open the cgroup of the container's init")?;
@@ -104,12 +105,12 @@ pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> 
     Ok(ExecTarget { dir: Some(dir), paths, unit: None })
 }
 
-/// The cgroup2 directory that `init` is in, which is below `dir` mostly.
+/// The cgroup2 directory of `init`, which mostly is `dir` or a descendant.
 fn cgroup_of_init(dir: &Dir, init: i32, unified: &Path) -> SysResult<Dir> {
     match place::unified_of(init, unified).and_then(|own| Dir::open(&own)) {
-        // A container can go deeper than a path can say.
+        // A container can be in a cgroup whose path is longer than PATH_MAX.
         Err(error) if error.errno() == Errno::ENAMETOOLONG => {
-            tasks::find(dir, init, Instant::now() + PATIENCE)?.ok_or(error)
+            tasks::find(dir, init, Instant::now() + CHANGE_TIMEOUT)?.ok_or(error)
         }
         result => result,
     }

@@ -1,4 +1,4 @@
-//! Moving a process into a cgroup that is no container's.
+//! The move of a process into a cgroup that belongs to no container.
 
 use std::path::{Component, Path};
 
@@ -10,7 +10,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 /// of v1 in which it exists.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidConfig`] for a path that leads up; [`ErrorKind::NotFound`] where no hierarchy has it.
+/// [`ErrorKind::InvalidConfig`] for a path that leads up; [`ErrorKind::NotFound`] if no hierarchy has it.
 pub fn join(path: &Path, pid: i32) -> Result<()> {
     let mut relative = path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
     if !relative.clone().all(|part| matches!(part, Component::Normal(_))) {

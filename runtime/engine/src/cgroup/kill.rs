@@ -5,32 +5,32 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use super::dir::{Dir, is_gone};
-use super::wait::PATIENCE;
+use super::wait::CHANGE_TIMEOUT;
 use super::{Cgroup, tasks, tree};
 use crate::error::{Context, Error, Result};
 
 impl Cgroup {
-    /// Sends `signal` to all processes. SIGKILL leaves none, whatever they fork meanwhile, frozen or not.
+    /// Sends `signal` to all processes. SIGKILL kills every process, whatever they fork meanwhile, frozen or not.
     ///
     /// # Errors
-    /// After `PATIENCE`, when processes are made faster than they are killed.
+    /// At the timeout, when processes are created faster than they are killed.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
         let Some(dir) = self.main_dir()? else { return Ok(()) };
         if signal != libc::SIGKILL {
             return tasks::signal(&dir, signal, deadline);
         }
         if self.kill_at_once()? {
-            return self.let_killed_end();
+            return self.thaw_killed();
         }
-        // Without cgroup.kill: no process forks while it is frozen.
+        // Without cgroup.kill the freeze must precede the signals: no process forks while it is frozen.
         let frozen = self.freeze();
         let sent = tasks::signal(&dir, signal, deadline);
-        let thawed = self.thaw().and_then(|()| self.let_killed_end());
+        let thawed = self.thaw().and_then(|()| self.thaw_killed());
         sent?;
         match frozen {
             Ok(()) => thawed,
-            // No freezer, or it does not stop all of them.
+            // The cgroup has no freezer, or the freezer does not stop all processes.
             Err(_) if tasks::kill_until_empty(&dir, deadline)? => Ok(()),
             Err(_) => {
                 let (path, left) = (dir.path().display(), tasks::remaining(&dir));
@@ -39,13 +39,13 @@ impl Cgroup {
         }
     }
 
-    /// cgroup.kill (Linux 5.14). False when there is none.
+    /// Writes cgroup.kill (Linux 5.14). Returns false on older kernels.
     fn kill_at_once(&self) -> Result<bool> {
         let Some(dir) = self.unified_dir()? else { return Ok(false) };
         match dir.write("cgroup.kill", "1") {
             Ok(()) => Ok(true),
-            // Gone, and its processes with it: systemd removes a scope as soon as it is empty. Or an older kernel,
-            // where the directory is there.
+            // The cgroup was removed, and has no processes: systemd removes a scope as soon as it is empty. Or the
+            // kernel is older, and the directory exists.
             Err(error) if is_gone(&error) => Ok(dir.is_removed()),
             // A threaded cgroup cannot be killed at once (kernel/cgroup/cgroup.c, cgroup_kill_write).
             Err(error) if error.errno() == Errno::EOPNOTSUPP => Ok(false),
@@ -53,14 +53,14 @@ impl Cgroup {
         }
     }
 
-    /// Thaws v1's freezers of the container's cgroup and of all cgroups below it: a process that they hold ends of
-    /// SIGKILL only then. cgroup2 lets killed processes end by itself.
-    pub fn let_killed_end(&self) -> Result<()> {
+    /// Thaws v1's freezers of the container's cgroup and of its descendants: a frozen process there exits on SIGKILL
+    /// only after that. On cgroup2 killed processes exit by themselves.
+    pub fn thaw_killed(&self) -> Result<()> {
         let Some(dir) = self.dir_of("freezer")? else { return Ok(()) };
         let thaw = |dir: &Dir| match dir.read("freezer.self_freezing")?.trim() {
             "1" => dir.write("freezer.state", "THAWED"),
             _ => Ok(()),
         };
-        tree::walk(&dir, Instant::now() + PATIENCE, &mut { thaw }).context("cannot thaw the container's processes")
+        tree::walk(&dir, Instant::now() + CHANGE_TIMEOUT, &mut { thaw }).context("cannot thaw the container's processes")
     }
 }

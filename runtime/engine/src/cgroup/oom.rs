@@ -12,8 +12,8 @@ use super::dir::{Dir, is_gone, keyed, read_from_start};
 use crate::error::{Context, Result};
 use brig_sys::SysError;
 
-/// How many processes of the cgroup at `path` (cgroup2 if `unified`) the OOM killer has killed; 0 when the memory
-/// controller is not there or the cgroup is gone.
+/// The number of processes that the OOM killer has killed in the cgroup at `path` (cgroup2 if `unified`); 0 without the
+/// memory controller and after the cgroup's removal.
 pub(super) fn kills(path: &Path, unified: bool) -> Result<u64> {
     let file = if unified { "memory.events" } else { "memory.oom_control" };
     match Dir::open(path).and_then(|dir| dir.read(file)) {
@@ -23,30 +23,30 @@ pub(super) fn kills(path: &Path, unified: bool) -> Result<u64> {
     }
 }
 
-/// How long those who watch a cgroup have to read what its last notification was about. The kernel holds one back for
-/// 10 ms after the one before (cgroup_file_notify in kernel/cgroup/cgroup.c), and running out of memory makes many.
+/// The time for watchers of a cgroup to read the cause of its last notification. The kernel delays a notification for
+/// 10 ms after the previous one (cgroup_file_notify in kernel/cgroup/cgroup.c), and running out of memory causes many.
 const TIME_TO_READ: Duration = Duration::from_millis(100);
 
-/// Gives containerd's shim, conmon and the like the time to see that the OOM killer has been at work, before the cgroup
-/// is removed: its last notification comes after the end of the process that was killed, and is lost with the cgroup.
-/// Nothing tells whether they have read it, so this is a plain pause, for containers alone in which something was
-/// killed.
-pub(super) fn let_kills_be_seen() {
+/// Gives containerd's shim, conmon and similar watchers the time to see that the OOM killer has killed a process,
+/// before the cgroup is removed: its last notification follows the exit of the killed process, and is lost with the
+/// cgroup. No event reports that they have read it; therefore this is a plain pause, only for containers in which a
+/// process was killed.
+pub(super) fn pause_for_watchers() {
     std::thread::sleep(TIME_TO_READ);
 }
 
-/// What an [`OomWatch`] has seen.
+/// The observation of an [`OomWatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OomEvent {
-    /// Nothing new.
+    /// No new event.
     None,
     /// The cgroup ran out of memory this many times more.
     Oom(u64),
-    /// The cgroup is empty or gone: there is nothing left to watch.
+    /// The cgroup is empty or removed: no more events follow.
     Ended,
 }
 
-/// Watches one cgroup. Poll its descriptors with [`OomWatch::poll_fds`], then call [`OomWatch::check`].
+/// A watch of one cgroup. Poll its descriptors with [`OomWatch::poll_fds`], then call [`OomWatch::check`].
 #[derive(Debug)]
 pub struct OomWatch {
     source: Source,
@@ -59,7 +59,7 @@ enum Source {
     Legacy { eventfd: OwnedFd, control: PathBuf },
 }
 
-/// What is read of a cgroup2 directory.
+/// The open files of a cgroup2 directory.
 #[derive(Debug)]
 struct Files {
     memory: OwnedFd,
@@ -68,19 +68,16 @@ struct Files {
     parent: Option<OwnedFd>,
 }
 
-/// One of them.
+/// A file of [`Files`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum File {
-    /// memory.events
     Memory,
-    /// cgroup.events
     Events,
-    /// The parent's memory.events.
     Parent,
 }
 
 impl Files {
-    /// The text of a file; `None` when its cgroup is gone, or has none.
+    /// Reads a file; `None` if its cgroup was removed, or has no such file.
     fn read(&self, file: File) -> Result<Option<String>, SysError> {
         let (fd, name) = match (file, &self.parent) {
             (File::Memory, _) => (&self.memory, "memory.events"),
@@ -96,26 +93,26 @@ impl Files {
     }
 }
 
-/// What was read of a cgroup2 directory last.
+/// The state of a cgroup2 directory at the last read.
 ///
-/// The kernel counts a kill in the cgroup, then in its parent, and kills then; the process ends, the cgroup is empty, and
-/// somebody removes it. The order in which we read is such that whatever comes between two reads is seen, in the cgroup's
-/// counts or in its parent's, which counts what is killed in its children too, and outlives them:
+/// The kernel counts a kill in the cgroup, then in its parent, and kills after that; the process exits, the cgroup is
+/// empty, and a manager removes it. The order of the reads ensures that every change between two reads is seen, in the
+/// cgroup's counts or in its parent's, which include kills in its children, and outlive them:
 ///
-/// | read | so that |
+/// | read | reason |
 /// |---|---|
-/// | the parent's count before the cgroup's own | what is counted in between is new to us later, not old |
-/// | whether it is empty before its counts | counts that are read when it was empty already are the last ones |
-/// | the parent's count again when the cgroup is gone | all that was killed in it is counted there by now |
+/// | the parent's count before the cgroup's own | a kill between the reads is new at a later read, not old |
+/// | whether it is empty before its counts | counts that are read of an empty cgroup are the last ones |
+/// | the parent's count again after the cgroup's removal | the parent has counted every kill in it by now |
 #[derive(Debug, Default)]
 struct Seen {
-    /// Kills, or moments at the limit with nothing to reclaim: whichever were more. A kill follows such a moment, or the
-    /// end of a sibling, and either number may move first.
+    /// Kills, or events at the limit with nothing to reclaim, whichever are more. A kill follows such an event, or the
+    /// exit of a sibling, and either number may change first.
     count: u64,
     kills: u64,
-    /// The parent's kills, those that it counts after the own counts were read left out, and perhaps others.
+    /// The parent's kills, without those that it counted after the cgroup's own counts were read, and possibly others.
     around: u64,
-    /// See [`OomWatch::may_have_missed`].
+    /// The result of [`OomWatch::may_have_missed`].
     missed: bool,
 }
 
@@ -129,7 +126,7 @@ impl Seen {
             return Ok(OomEvent::Ended);
         };
         let kills = number(Some(&text), "oom_kill");
-        // What is new here is counted there too, or will be at once.
+        // The parent counts a new kill of the cgroup too, or is about to.
         self.around = around.max(self.around + kills.saturating_sub(self.kills));
         self.kills = kills;
         let count = kills.max(number(Some(&text), "oom"));
@@ -145,7 +142,7 @@ impl Seen {
 
 impl OomWatch {
     /// Watches the cgroup2 directory at `path`.
-    pub(super) fn unified(path: &Path) -> Result<OomWatch> {
+    pub(super) fn v2(path: &Path) -> Result<OomWatch> {
         let what = || format!("cannot watch {} for out of memory", path.display());
         let dir = Dir::open(path).with_context(what)?;
         let memory = dir.file("memory.events", OFlags::RDONLY).with_context(what)?;
@@ -154,32 +151,32 @@ impl OomWatch {
         let above = above.and_then(|above| above.file("memory.events", OFlags::RDONLY).ok());
         let files = Files { memory, events, parent: above };
         let mut watch = OomWatch { source: Source::Unified { files, seen: Seen::default() }, kills: 0 };
-        // The first reading is the base line, and arms the notification.
+        // The first read is the base line, and arms the notification.
         watch.check().with_context(what)?;
         Ok(watch)
     }
 
     /// Watches the v1 memory directory at `path` (Documentation/admin-guide/cgroup-v1/memory.rst, OOM Control).
-    pub(super) fn legacy(path: &Path) -> Result<OomWatch> {
+    pub(super) fn v1(path: &Path) -> Result<OomWatch> {
         let what = || format!("cannot watch {} for out of memory", path.display());
         let dir = Dir::open(path).with_context(what)?;
         let control = dir.file("memory.oom_control", OFlags::RDONLY).with_context(what)?;
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| SysError::from_rustix("eventfd2", "", errno))
             .with_context(what)?;
-        // The kernel keeps what it needs of both descriptors; `control` may be closed afterwards.
+        // The kernel holds its own references to both descriptors; `control` may be closed afterwards.
         let line = format!("{} {}", eventfd.as_raw_fd(), control.as_fd().as_raw_fd());
         dir.write("cgroup.event_control", &line).with_context(what)?;
         let source = Source::Legacy { eventfd, control: path.join("cgroup.event_control") };
         Ok(OomWatch { source, kills: 0 })
     }
 
-    /// The descriptors, and what to poll them for.
+    /// The descriptors, and the events to poll them for.
     pub fn poll_fds(&self) -> Vec<PollFd<'_>> {
         self.descriptors().into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect()
     }
 
-    /// The same as plain pairs, for other event loops. cgroup files notify with POLLPRI.
+    /// The descriptors as plain pairs, for other event loops. cgroup files notify with POLLPRI.
     pub fn descriptors(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         match &self.source {
             Source::Unified { files, .. } => {
@@ -189,14 +186,14 @@ impl OomWatch {
         }
     }
 
-    /// How many processes the killer had killed at the last [`OomWatch::check`]. A v1 eventfd tells only of moments
-    /// without memory: there it is how many of those there were since the watch began.
+    /// The number of processes that the OOM killer had killed at the last [`OomWatch::check`]. A v1 eventfd reports
+    /// only out-of-memory events: there this is their number since the watch began.
     pub fn kills(&self) -> u64 {
         self.kills
     }
 
-    /// Whether the cgroup was removed before its last counts could be read, and something has been killed meanwhile, in
-    /// it or beside it. systemd removes a scope's cgroup as soon as it is empty.
+    /// Checks whether the cgroup was removed before its last counts could be read, and a process was killed meanwhile,
+    /// in it or beside it. systemd removes a scope's cgroup as soon as it is empty.
     pub fn may_have_missed(&self) -> bool {
         match &self.source {
             Source::Unified { seen, .. } => seen.missed,
@@ -204,10 +201,10 @@ impl OomWatch {
         }
     }
 
-    /// What has happened since the last call. It does not block.
+    /// Returns the events since the last call, without blocking.
     ///
     /// # Errors
-    /// A read that fails for another reason than the cgroup's end.
+    /// A read that fails for another reason than the cgroup's removal.
     pub fn check(&mut self) -> Result<OomEvent> {
         match &mut self.source {
             Source::Unified { files, seen } => {
@@ -217,7 +214,7 @@ impl OomWatch {
             }
             Source::Legacy { eventfd, control } => {
                 let mut count = [0u8; 8];
-                // What is read of one that was gone before is the last.
+                // After the removal no more events follow this read.
                 let was_gone = !control.exists();
                 let signals = match rustix::io::read(&*eventfd, &mut count) {
                     Ok(_) => u64::from_ne_bytes(count),
@@ -241,24 +238,24 @@ impl OomWatch {
 mod tests {
     use super::*;
 
-    /// What happens to a cgroup and beside it, in the kernel's order where that has one.
+    /// The events of a cgroup and beside it, in the kernel's order where it has one.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Step {
-        /// The count of kills of the cgroup.
+        /// The cgroup's count of kills increases.
         Own,
-        /// That of its parent, for the same kill.
+        /// The parent's count of kills increases, for the same kill.
         Parent,
-        /// Its last process ends.
+        /// The last process exits.
         Exit,
-        /// It is removed.
+        /// The cgroup is removed.
         Remove,
-        /// Something is killed beside it.
+        /// A process beside the cgroup is killed.
         Beside,
     }
 
-    /// The files, in a world where before each read some steps are taken.
+    /// The files of a simulated cgroup, in which some steps happen before each read.
     struct World {
-        /// How many reads come before each step.
+        /// The number of reads before each step.
         steps: Vec<(usize, Step)>,
         reads: usize,
         taken: Vec<Step>,
@@ -294,8 +291,8 @@ mod tests {
         }
     }
 
-    /// Looks as one who watches does: at first, some times while it runs, and when its process has ended; no more once it
-    /// is told that there is nothing left to watch.
+    /// Simulates a watcher: it checks at first, some times while the process runs, and after its exit, until it is
+    /// notified that no more events follow.
     fn watch(steps: Vec<(usize, Step)>, looks: usize) -> Seen {
         let mut world = World { steps, reads: 0, taken: Vec::new() };
         let mut seen = Seen::default();
@@ -309,7 +306,7 @@ mod tests {
         seen
     }
 
-    /// Every way to take `steps` in their order, the first after `least` reads.
+    /// All sequences of `steps` in their order, the first step after `least` reads.
     fn orders(steps: &[Step], least: usize, most: usize) -> Vec<Vec<(usize, Step)>> {
         let Some((first, rest)) = steps.split_first() else { return vec![Vec::new()] };
         let mut all = Vec::new();
@@ -322,11 +319,11 @@ mod tests {
         all
     }
 
-    /// Reads of one look that finds the cgroup, which is also that of the beginning.
+    /// The number of reads of one check that finds the cgroup, which is also that of the first check.
     const READS: usize = 3;
 
     #[test]
-    fn a_kill_is_seen_once_whatever_comes_between_two_reads() {
+    fn a_kill_is_reported_once_whatever_happens_between_two_reads() {
         use Step::{Beside, Exit, Own, Parent, Remove};
         let mut tried = 0;
         for looks in 0..=2 {
@@ -348,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_a_kill_is_none() {
+    fn an_exit_without_a_kill_is_no_oom_event() {
         for looks in 0..=2 {
             for order in orders(&[Step::Exit, Step::Remove], READS, READS * (looks + 2) + 1) {
                 let seen = watch(order.clone(), looks);
@@ -358,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_killed_beside_it_before_the_last_look_is_not_taken_for_its_own() {
+    fn a_kill_beside_the_cgroup_before_the_last_check_is_not_counted() {
         let seen = watch(vec![(0, Step::Beside), (READS, Step::Beside), (2 * READS, Step::Exit), (2 * READS, Step::Remove)], 1);
         assert_eq!((seen.kills, seen.missed), (0, false));
     }

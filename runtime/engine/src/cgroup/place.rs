@@ -1,4 +1,4 @@
-//! Where the host's hierarchies are mounted, and where the caller is in them.
+//! The mount points of the host's hierarchies, and the caller's cgroups in them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,27 +13,26 @@ use brig_plan::cgroup::{Base, CgroupPath};
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult};
 
-/// Where cgroup file systems are, by everyone's convention (file-hierarchy(7)).
+/// The conventional directory of cgroup file systems (file-hierarchy(7)).
 pub(super) const ROOT: &str = "/sys/fs/cgroup";
 
-/// One hierarchy that a process is in, the caller mostly.
+/// One hierarchy of a process, which mostly is the caller.
 #[derive(Debug)]
 pub(super) struct Hierarchy {
-    /// Its controllers; `name=systemd` for a named one; a single empty name for cgroup2.
+    /// The controllers; `name=systemd` for a named hierarchy; a single empty name for cgroup2.
     pub controllers: Vec<String>,
-    /// Where it is mounted.
     pub mount: PathBuf,
     /// The process's cgroup, relative to the hierarchy's root.
     pub own: PathBuf,
 }
 
 impl Hierarchy {
-    /// The directory that `path` means in this hierarchy.
+    /// The directory of `path` in this hierarchy.
     pub(super) fn resolve(&self, path: &CgroupPath) -> PathBuf {
         match path.base {
             Base::Root => self.mount.join(&path.path),
             Base::Own => {
-                // In a container, /proc/self/cgroup may speak of directories above the root of the mount.
+                // In a container, /proc/self/cgroup may name directories above the root of the mount.
                 let own = self.mount.join(&self.own);
                 let base = if own.is_dir() { own } else { self.mount.clone() };
                 base.join(&path.path)
@@ -42,9 +41,9 @@ impl Hierarchy {
     }
 }
 
-/// Lines of /proc/PROCESS/cgroup: `ID:controllers:path` (cgroups(7)). `process` is a pid, or `self`.
-/// A container may have chosen a part of the path: it is bytes. The kernel cannot show one beyond PATH_MAX, which is
-/// ENAMETOOLONG (kernel/cgroup/cgroup.c, proc_cgroup_show).
+/// Reads lines of /proc/PROCESS/cgroup: `ID:controllers:path` (cgroups(7)). `process` is a pid, or `self`. A container
+/// may have chosen a part of the path: it consists of bytes. The kernel cannot show a path beyond PATH_MAX, and fails
+/// with ENAMETOOLONG (kernel/cgroup/cgroup.c, proc_cgroup_show).
 fn cgroups_of(process: &str) -> SysResult<Vec<u8>> {
     Proc::open()?.read(format!("{process}/cgroup"))
 }
@@ -64,12 +63,12 @@ fn split(line: &[u8]) -> Option<(&str, &Path)> {
     Some((controllers, path.strip_prefix("/").unwrap_or(path)))
 }
 
-/// The v1 hierarchies that are mounted, and cgroup2 beside them.
+/// The mounted v1 hierarchies, and cgroup2 beside them.
 pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
     hierarchies_of(&own_cgroups()?)
 }
 
-/// The directories that process `pid` is in, by controller as in a record.
+/// The directories of process `pid`, by controller as in a record.
 pub(super) fn paths_of(pid: i32) -> Result<BTreeMap<String, PathBuf>> {
     let root = Path::new(ROOT);
     let what = || format!("cannot read the cgroups of process {pid}");
@@ -109,8 +108,8 @@ fn hierarchies_of(text: &[u8]) -> Result<Vec<Hierarchy>> {
     Ok(list)
 }
 
-/// The mount of the hierarchy of `controllers`: under its full name, or that of one of them, below [`ROOT`]; and if it
-/// is not there, wherever the mount table says. `elsewhere` keeps the table, which is read at most once.
+/// The mount of the hierarchy of `controllers`: under its full name, or that of one of them, below [`ROOT`]; else
+/// according to the mount table. `elsewhere` caches the table, which is read at most once.
 fn mount_of(controllers: &str, elsewhere: &mut Option<Vec<PathBuf>>) -> Option<PathBuf> {
     let plain = controllers.strip_prefix("name=").unwrap_or(controllers);
     let names = || std::iter::once(plain).chain(plain.split(','));
@@ -122,7 +121,7 @@ fn mount_of(controllers: &str, elsewhere: &mut Option<Vec<PathBuf>>) -> Option<P
     })
 }
 
-/// The directory that `path` means on a pure v2 host.
+/// The directory of `path` on a pure v2 host.
 pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
     let root = Path::new(ROOT);
     match path.base {
@@ -130,17 +129,17 @@ pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
         Base::Own => {
             let text = own_cgroups()?;
             let own = lines(&text).find(|(controllers, _)| controllers.is_empty());
-            // Without a line the kernel has no cgroup2; the mkdir that follows says so by name.
+            // Without a line the kernel has no cgroup2; the mkdir(2) that follows reports that.
             let parent = own.and_then(|(_, own)| own.parent()).unwrap_or(Path::new(""));
             Ok(root.join(parent).join(&path.path))
         }
     }
 }
 
-/// The cgroup2 directory that process `pid` is in.
+/// The cgroup2 directory of process `pid`.
 ///
 /// # Errors
-/// ENAMETOOLONG when its path is longer than the kernel can show; ENOENT when it is in none.
+/// ENAMETOOLONG if its path is longer than the kernel can show; ENOENT if it is in none.
 pub(super) fn unified_of(pid: i32, root: &Path) -> SysResult<PathBuf> {
     let text = cgroups_of(&pid.to_string())?;
     let own = lines(&text).find(|(controllers, _)| controllers.is_empty());

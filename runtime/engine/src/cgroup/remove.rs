@@ -1,4 +1,4 @@
-//! Removing a cgroup and what containers have made below it.
+//! The removal of a cgroup and of the descendants that containers have created.
 
 use std::ffi::CStr;
 use std::path::Path;
@@ -11,14 +11,14 @@ use super::{tasks, tree, wait};
 use crate::error::{Context, Error, Result};
 use brig_sys::{SysError, SysResult};
 
-/// Removes the tree at `path`. Processes that are still ending are waited for; a cgroup that goes away meanwhile, or
-/// has gone already, is no error.
+/// Removes the tree at `path`, after the exit of processes that are exiting. A cgroup that disappears meanwhile, or is
+/// missing, is no error.
 ///
 /// # Errors
-/// At `deadline`: the processes that are still there are named.
+/// At `deadline`, with the remaining processes.
 pub(super) fn tree(path: &Path, deadline: Instant) -> Result<()> {
     let what = || format!("cannot remove the cgroup {}", path.display());
-    // An empty cgroup without children is the rule: one system call.
+    // The common case is an empty cgroup without children: one system call.
     if rmdir(path).with_context(what)? {
         return Ok(());
     }
@@ -40,7 +40,7 @@ pub(super) fn tree(path: &Path, deadline: Instant) -> Result<()> {
         if Instant::now() >= deadline {
             break;
         }
-        // A process outside made another cgroup or entered one, or the kernel has not let go of the last process yet,
+        // A process outside created another cgroup or entered one, or the kernel has not released the last process yet,
         // of which v1 gives no notification.
         let pause = Duration::from_micros(10 << round.min(12));
         wait::ready(&mut [], (Instant::now() + pause).min(deadline)).with_context(what)?;
@@ -51,7 +51,7 @@ pub(super) fn tree(path: &Path, deadline: Instant) -> Result<()> {
     )))
 }
 
-/// Removes every cgroup below the root of the walk that has no processes.
+/// A visitor that removes every cgroup below the root of the walk that has no processes.
 struct Children;
 
 impl tree::Visit for Children {
@@ -60,12 +60,12 @@ impl tree::Visit for Children {
     }
 
     fn leave(&mut self, parent: &Dir, name: &CStr) -> SysResult<()> {
-        // A busy one is left to the next round.
+        // The next round tries a busy one again.
         parent.remove_child(name).map(drop)
     }
 }
 
-/// Removes one cgroup, if it has neither processes nor cgroups below it. True when it is gone, false when it is busy.
+/// Removes one cgroup, if it has neither processes nor children. Returns true if it is gone, false if it is busy.
 pub(super) fn rmdir(path: &Path) -> SysResult<bool> {
     match rustix::fs::rmdir(path) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(true),
@@ -74,7 +74,7 @@ pub(super) fn rmdir(path: &Path) -> SysResult<bool> {
     }
 }
 
-/// Waits until no process is left in `dir` or below; false at `deadline`.
+/// Waits until `dir` and its descendants have no process; returns false at `deadline`.
 pub(super) fn wait_empty(dir: &Dir, deadline: Instant) -> SysResult<bool> {
     if magic(dir.path()) != Some(CGROUP2_MAGIC) {
         return tasks::wait_empty(dir, deadline);

@@ -1,4 +1,4 @@
-//! Writing settings: in order, with named errors, and with a journal to put back what was there.
+//! Writes of settings: in order, with errors that name the field, and with a journal to restore the previous values.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use brig_sys::{SysError, SysResult};
 /// The directories of one cgroup, by controller.
 #[derive(Debug, Default)]
 pub(super) struct Dirs {
-    /// Its cgroup2 directory.
+    /// The cgroup2 directory.
     pub unified: Option<Dir>,
-    /// Its v1 directories, each with the controllers that it has.
+    /// The v1 directories, each with its controllers.
     pub legacy: Vec<(Vec<String>, Dir)>,
 }
 
@@ -41,7 +41,7 @@ impl Dirs {
     }
 }
 
-/// What a file held before it was written.
+/// The content of a file before a write.
 #[derive(Debug)]
 struct Before {
     path: PathBuf,
@@ -49,12 +49,12 @@ struct Before {
     value: String,
 }
 
-/// What was written over, so that it can be put back.
+/// The overwritten values, so that they can be restored.
 #[derive(Debug, Default)]
 pub(super) struct Journal(Vec<Before>);
 
 impl Journal {
-    /// Puts everything back, the last write first. A file that cannot be put back is reported by the returned text.
+    /// Restores everything, the last write first. Returns a text about the files that could not be restored.
     pub(super) fn restore(self) -> Option<String> {
         let mut lost = Vec::new();
         for before in self.0.into_iter().rev() {
@@ -69,14 +69,14 @@ impl Journal {
 
 /// Writes all of `settings`.
 ///
-/// Some files are checked against each other's old value: a limit on memory against that of memory and swap, a quota
-/// against a burst. A write that the kernel refuses in a way that may mean that is tried once more after the others.
+/// The kernel checks some files against each other's old value: a limit on memory against that of memory and swap, a
+/// quota against a burst. A refusal that may mean this is retried once, after the other writes.
 pub(super) fn write(settings: &Settings, dirs: &Dirs, journal: Option<&mut Journal>) -> Result<()> {
     let mut writer = Writer { dirs, journal };
     let mut later = Vec::new();
     let on_v1 = |controller: &str| dirs.legacy(controller).is_some();
     let legacy = settings.legacy.iter().filter(|setting| {
-        // On a hybrid host a controller may be on the other side, where `unified` has the same limit in v2's words.
+        // On a hybrid host a controller may be on the other side, for which `unified` has the same limit in v2's terms.
         on_v1(&setting.controller) || !settings.unified.iter().any(|it| same_controller(it, setting))
     });
     let unified = settings.unified.iter().filter(|setting| {
@@ -160,7 +160,7 @@ impl Writer<'_> {
         let trimmed = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let host = Dir::open(&Path::new("/sys/devices/system").join(kind)).and_then(|dir| dir.read("online"));
         let host = host.ok().and_then(trimmed).unwrap_or_else(|| "0".to_owned());
-        // What the cgroup above has is the limit on v1; v2 takes any CPU of the host.
+        // On v1 the parent's set is the limit; v2 accepts any CPU of the host.
         let above = self.dir(setting, side).filter(|_| side == Side::Legacy).and_then(|dir| {
             let above = Dir::open(dir.path().parent()?).ok()?;
             trimmed(above.read(&format!("cpuset.{file}")).ok()?)
@@ -171,7 +171,7 @@ impl Writer<'_> {
         }
     }
 
-    /// What a person needs to know about a refused write.
+    /// Adds the cause and a hint to the error of a refused write.
     fn explain(&self, setting: &Setting, side: Side, error: SysError) -> Error {
         let controller = &setting.controller;
         let field = setting.field.to_string();
@@ -206,7 +206,7 @@ impl Writer<'_> {
                 ))
             }
             Errno::ENODEV => Error::from(error).context("no such block device").context(field),
-            // The kernel's words are of numbers that do not fit (ERANGE), of arguments and of permission.
+            // The kernel's errors are about numbers that do not fit (ERANGE), about arguments and about permission.
             Errno::ERANGE | Errno::EINVAL | Errno::EACCES if controller == "cpuset" => {
                 let reason = format!("{:?} is not among what there is ({})", setting.value, self.available(setting, side));
                 Error::new(ErrorKind::InvalidConfig, reason).context(field)
@@ -219,10 +219,10 @@ impl Writer<'_> {
     }
 }
 
-/// What to write to have `text` back, which is the file's content before `setting`.
+/// Returns the value whose write restores `text`, the file's content before `setting`.
 ///
 /// Files of one line for each device are restored for the device that the setting names, since a write to them changes
-/// that line only; a device that had no line had no limit.
+/// that line only; a device without a line had no limit.
 fn before(path: &Path, setting: &Setting, text: &str) -> Before {
     let file = setting.file.to_string();
     let device = setting.value.split_once(' ').map(|(first, _)| first).filter(|_| {
@@ -241,17 +241,17 @@ fn before(path: &Path, setting: &Setting, text: &str) -> Before {
                 (None, _) => format!("{device} 0"),
             }
         }
-        // A weight file shows `default N` first; the other lines are devices, which this write left alone.
+        // A weight file shows `default N` first; the other lines are devices, which this write did not change.
         None if file.ends_with("weight") => {
             text.lines().next().unwrap_or_default().trim_start_matches("default ").to_owned()
         }
-        // oom_control shows several keys, and takes the first one's value.
+        // oom_control shows several keys, and accepts the first one's value.
         None if file == "memory.oom_control" => {
             text.lines().next().unwrap_or_default().trim_start_matches("oom_kill_disable ").to_owned()
         }
         None => {
             let value = text.trim_end();
-            // An empty write is no write: a newline empties a cpuset.
+            // An empty write has no effect: a newline empties a cpuset.
             if value.is_empty() { "\n".to_owned() } else { value.to_owned() }
         }
     };

@@ -1,6 +1,6 @@
-//! Statistics, in the JSON shape of runc's `events --stats`: the object under `data`.
+//! Statistics, in the JSON format of runc's `events --stats`: the object under `data`.
 //!
-//! A controller that is not there leaves its part empty; numbers that are zero are left out where runc leaves them out.
+//! The part of a missing controller is empty; zeros are omitted where runc omits them.
 
 mod legacy;
 mod parse;
@@ -23,65 +23,65 @@ fn default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Everything that is known of a container's consumption.
+/// The resource usage of a container.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Stats {
-    /// CPU time.
+    /// CPU usage, throttling and stalls.
     pub cpu: Cpu,
     /// CPUs and memory nodes (v1).
     pub cpuset: CpuSet,
-    /// Memory.
+    /// Memory usage and limits.
     pub memory: Memory,
-    /// Processes.
+    /// Number and limit of processes.
     pub pids: Pids,
-    /// Block devices.
+    /// Usage of block devices.
     pub blkio: Blkio,
     /// Huge pages, by page size (`2MB`).
     pub hugetlb: BTreeMap<String, Hugetlb>,
-    /// Filled in by who knows the container's resctrl group.
+    /// The resctrl statistics, which the caller with the resctrl group fills in.
     pub intel_rdt: IntelRdt,
     /// Always null, as runc prints it.
     pub network_interfaces: Option<Vec<()>>,
-    /// RDMA devices. runc prints none of it.
+    /// Usage of RDMA devices. runc prints none of it.
     #[serde(skip)]
     pub rdma: Rdma,
-    /// All numbers are cgroup2's: there is no v1 hierarchy.
+    /// A flag for hosts without v1 hierarchies: all numbers are cgroup2's.
     #[serde(skip)]
     pub unified: bool,
 }
 
-/// What is used of RDMA devices, by their names.
+/// Usage of RDMA devices, by their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rdma {
-    /// Now.
+    /// The resources in use.
     pub current: BTreeMap<String, RdmaEntry>,
-    /// At most; 2^32-1 without a limit.
+    /// The limit; 2^32-1 without one.
     pub limit: BTreeMap<String, RdmaEntry>,
 }
 
 /// Numbers of one RDMA device (Documentation/admin-guide/cgroup-v2.rst, RDMA).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RdmaEntry {
-    /// Handles.
+    /// Number of HCA handles.
     pub hca_handles: u32,
-    /// Objects.
+    /// Number of HCA objects.
     pub hca_objects: u32,
 }
 
-/// See [`Stats::intel_rdt`].
+/// The type of [`Stats::intel_rdt`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct IntelRdt {}
 
-/// CPU time.
+/// Statistics of the CPU controller.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Cpu {
-    /// Time used.
+    /// Used CPU time.
     #[serde(skip_serializing_if = "default")]
     pub usage: CpuUsage,
-    /// Time denied.
+    /// Throttling by the quota.
     #[serde(skip_serializing_if = "default")]
     pub throttling: Throttling,
-    /// Time stalled.
+    /// Pressure stall information of the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Pressure>,
 }
@@ -89,7 +89,7 @@ pub struct Cpu {
 /// Times in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct CpuUsage {
-    /// All of it.
+    /// Total time.
     #[serde(skip_serializing_if = "zero")]
     pub total: u64,
     /// By CPU (v1).
@@ -101,29 +101,30 @@ pub struct CpuUsage {
     /// By CPU in user mode (v1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub percpu_user: Vec<u64>,
-    /// In kernel mode.
+    /// Time in kernel mode.
     pub kernel: u64,
-    /// In user mode.
+    /// Time in user mode.
     pub user: u64,
 }
 
-/// What the quota has denied.
+/// Throttling by the quota.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Throttling {
-    /// Periods with something to run.
+    /// The number of periods with runnable tasks.
     #[serde(skip_serializing_if = "zero")]
     pub periods: u64,
-    /// Periods in which the quota ran out.
+    /// The number of periods in which the quota was used up.
     #[serde(skip_serializing_if = "zero")]
     pub throttled_periods: u64,
-    /// Nanoseconds.
+    /// Throttled time in nanoseconds.
     #[serde(skip_serializing_if = "zero")]
     pub throttled_time: u64,
-    /// Periods that took from what earlier ones had left (cgroup2, Linux 5.18). runc prints no bursts.
+    /// The number of periods that used the unused quota of earlier periods (cgroup2, Linux 5.18). runc prints no
+    /// bursts.
     #[serde(skip)]
     pub bursts: u64,
-    /// Nanoseconds that were taken so.
+    /// Burst time in nanoseconds.
     #[serde(skip)]
     pub burst_time: u64,
 }
@@ -131,15 +132,15 @@ pub struct Throttling {
 /// Pressure stall information (Documentation/accounting/psi.rst).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Pressure {
-    /// Some task waited.
+    /// Stalls of some tasks.
     #[serde(skip_serializing_if = "default")]
     pub some: PressureLine,
-    /// All tasks waited.
+    /// Stalls of all tasks at once.
     #[serde(skip_serializing_if = "default")]
     pub full: PressureLine,
 }
 
-/// Percentages over 10, 60 and 300 seconds, and microseconds in all.
+/// Percentages over 10, 60 and 300 seconds, and the total in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names of the file's own keys")]
 pub struct PressureLine {
@@ -180,10 +181,10 @@ pub struct CpuSet {
     pub sched_relax_domain_level: i64,
 }
 
-/// Memory, in bytes.
+/// Memory usage in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Memory {
-    /// Page cache.
+    /// Bytes of page cache.
     #[serde(skip_serializing_if = "zero")]
     pub cache: u64,
     /// Memory without swap.
@@ -198,114 +199,114 @@ pub struct Memory {
     /// TCP buffers (v1).
     #[serde(rename = "kernelTCP", skip_serializing_if = "default")]
     pub kernel_tcp: MemoryEntry,
-    /// memory.stat as it is.
+    /// The content of memory.stat.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub raw: BTreeMap<String, u64>,
-    /// Swap alone, as cgroup2 counts. runc prints the sum only.
+    /// Swap alone, as cgroup2 counts it. runc prints the sum only.
     #[serde(skip)]
     pub swap_alone: MemoryEntry,
-    /// memory.events as it is (cgroup2).
+    /// The content of memory.events (cgroup2).
     #[serde(skip)]
     pub events: BTreeMap<String, u64>,
-    /// memory.oom_control as it is (v1).
+    /// The content of memory.oom_control (v1).
     #[serde(skip)]
     pub oom_control: BTreeMap<String, u64>,
-    /// Time stalled.
+    /// Pressure stall information of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Pressure>,
 }
 
-/// One kind of memory.
+/// Usage and limit of one kind of memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct MemoryEntry {
     /// The limit; 2^64-1 without one on v2, the highest multiple of a page on v1.
     pub limit: u64,
-    /// In use.
+    /// Bytes in use.
     #[serde(skip_serializing_if = "zero")]
     pub usage: u64,
-    /// Most ever in use.
+    /// The maximum usage.
     #[serde(skip_serializing_if = "zero")]
     pub max: u64,
-    /// How often the limit was reached (v1).
+    /// The number of times that the limit was reached (v1).
     pub failcnt: u64,
 }
 
-/// Processes and threads.
+/// Number of processes and threads.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Pids {
-    /// Now.
+    /// The number in use.
     #[serde(skip_serializing_if = "zero")]
     pub current: u64,
-    /// At most; 0 without a limit.
+    /// The limit; 0 without one.
     #[serde(skip_serializing_if = "zero")]
     pub limit: u64,
 }
 
-/// Block devices.
+/// Usage of block devices.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blkio {
-    /// Bytes.
+    /// Transferred bytes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_service_bytes_recursive: Vec<BlkioEntry>,
-    /// Requests.
+    /// Number of requests.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_serviced_recursive: Vec<BlkioEntry>,
-    /// Requests that wait (v1).
+    /// Number of queued requests (v1).
     #[serde(rename = "ioQueueRecursive", skip_serializing_if = "Vec::is_empty")]
     pub io_queued_recursive: Vec<BlkioEntry>,
-    /// Nanoseconds of service (v1).
+    /// Service time in nanoseconds (v1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_service_time_recursive: Vec<BlkioEntry>,
-    /// Nanoseconds of waiting (v1).
+    /// Wait time in nanoseconds (v1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_wait_time_recursive: Vec<BlkioEntry>,
-    /// Requests merged (v1).
+    /// Number of merged requests (v1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_merged_recursive: Vec<BlkioEntry>,
-    /// Milliseconds of disk time (v1).
+    /// Disk time in milliseconds (v1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_time_recursive: Vec<BlkioEntry>,
-    /// Sectors (v1).
+    /// Number of sectors (v1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sectors_recursive: Vec<BlkioEntry>,
-    /// Time stalled.
+    /// Pressure stall information of block devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Pressure>,
 }
 
-/// One number of one device.
+/// One value of one device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct BlkioEntry {
-    /// Major number.
+    /// The major device number.
     #[serde(skip_serializing_if = "zero")]
     pub major: u64,
-    /// Minor number.
+    /// The minor device number.
     #[serde(skip_serializing_if = "zero")]
     pub minor: u64,
-    /// `Read`, `Write`, ...
+    /// The operation: `Read`, `Write`, ...
     #[serde(skip_serializing_if = "String::is_empty")]
     pub op: String,
-    /// The number.
+    /// The value for this operation.
     #[serde(skip_serializing_if = "zero")]
     pub value: u64,
 }
 
-/// Huge pages, in bytes: reserved ones where the kernel counts those (Linux 5.7), as runc prints them.
+/// Usage of huge pages in bytes: reserved ones if the kernel counts those (Linux 5.7), as runc prints them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Hugetlb {
-    /// In use.
+    /// Bytes in use.
     #[serde(skip_serializing_if = "zero")]
     pub usage: u64,
-    /// Most ever in use (v1).
+    /// The maximum usage (v1).
     #[serde(skip_serializing_if = "zero")]
     pub max: u64,
-    /// How often the limit was reached.
+    /// The number of times that the limit was reached.
     pub failcnt: u64,
     /// The limit; 2^64-1 without one. runc does not print it.
     #[serde(skip)]
     pub limit: u64,
-    /// Pages that were touched, which containerd counts.
+    /// Usage of touched pages, which containerd counts.
     #[serde(skip)]
     pub touched: TouchedPages,
 }
@@ -320,8 +321,8 @@ pub struct TouchedPages {
     pub limit: u64,
 }
 
-/// Reads what the directories of `paths`, by controller, have to say. On a hybrid host v1's numbers count, and cgroup2's where a
-/// controller is there.
+/// Reads the statistics of the directories in `paths`, by controller. On a hybrid host v1's values have precedence, and
+/// cgroup2's are used for its own controllers.
 pub fn read(paths: &BTreeMap<String, PathBuf>) -> Result<Stats> {
     let mut stats = Stats::default();
     if let Some(path) = paths.get("") {
@@ -338,7 +339,7 @@ pub fn read(paths: &BTreeMap<String, PathBuf>) -> Result<Stats> {
     Ok(stats)
 }
 
-/// `None` for a cgroup that is gone: its container has ended.
+/// Opens a cgroup; `None` if it was removed: its container has exited.
 fn open(path: &std::path::Path) -> Result<Option<Dir>> {
     match Dir::open(path) {
         Ok(dir) => Ok(Some(dir)),

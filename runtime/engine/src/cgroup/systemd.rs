@@ -1,7 +1,7 @@
-//! A scope of systemd: started with the process in it, changed by properties, stopped.
+//! A systemd scope: started with the process in it, changed by properties, stopped.
 //!
 //! On cgroup v1, systemd keeps scopes in its own hierarchy, `name=systemd`, and in those of cpu, cpuacct, blkio, memory,
-//! devices and pids. The same directory in the other hierarchies is made here, and goes with the container.
+//! devices and pids. The same directory in the other hierarchies is created here, and is removed with the container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxResources;
 
 use super::dbus::{Bus, CallError};
-use super::dir::{Dir, make_one};
+use super::dir::{Dir, create_persistent};
 use super::place::{self, ROOT};
 use super::{CgroupRecord, UnitRecord, freeze, v1, v2};
 use crate::error::{Context, Error, Result};
@@ -25,10 +25,10 @@ const NO_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// systemd's own hierarchy on v1, as records name it.
 const NAMED: &str = "name=systemd";
-/// Where that is mounted (systemd's src/basic/cgroup-util.c, SYSTEMD_CGROUP_CONTROLLER_LEGACY).
+/// The mount point of that hierarchy (systemd's src/basic/cgroup-util.c, SYSTEMD_CGROUP_CONTROLLER_LEGACY).
 const NAMED_MOUNT: &str = "/sys/fs/cgroup/systemd";
 
-/// A scope that starts once there is a process for it.
+/// A scope that starts as soon as its process exists.
 #[derive(Debug)]
 pub(super) struct Pending {
     plan: UnitPlan,
@@ -36,14 +36,14 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Checks that the systemd of `whole` answers, while nothing is made yet. `None` without a unit in the plan.
+    /// Checks that the systemd of `whole` answers, before anything is created. `None` without a unit in the plan.
     pub(super) fn new(whole: &CgroupPlan) -> Result<Option<Pending>> {
         let Placement::Systemd(plan) = &whole.placement else { return Ok(None) };
         Bus::connect(plan.user)?;
         Ok(Some(Pending { plan: plan.clone(), whole: Box::new(whole.clone()) }))
     }
 
-    /// Where the container's directories will be once the unit is started, as far as systemd's rules tell.
+    /// The future directories of the container after the unit's start, according to systemd's rules.
     pub(super) fn expected(&self) -> Result<BTreeMap<String, PathBuf>> {
         if self.plan.layout.has_v1() {
             let mut paths = BTreeMap::new();
@@ -55,7 +55,8 @@ impl Pending {
         }
         let mut path = PathBuf::from(ROOT);
         if self.plan.user {
-            // The system's own systemd has the root of all cgroups; a user's has what the system gave it.
+            // The system's systemd has the root of all cgroups; a user's systemd has the cgroup that the system gave
+            // it.
             let group = Bus::connect(true)?.property("", "", "ControlGroup")?;
             path.push(group.trim_start_matches('/'));
         }
@@ -63,11 +64,11 @@ impl Pending {
         Ok(BTreeMap::from([(String::new(), path)]))
     }
 
-    /// Starts the unit with `pid` in it, and puts everything in force. The unit and the container's directories are on
-    /// `record` then.
+    /// Starts the unit with `pid` in it, and applies all limits. Stores the unit and the container's directories in
+    /// `record`.
     ///
     /// # Errors
-    /// The unit is stopped again, for which the process is killed. `record` has the directories that are still there.
+    /// The process is killed, and the unit stopped again. `record` has the remaining directories.
     pub(super) fn start(&self, pid: i32, record: &mut CgroupRecord) -> Result<()> {
         let unit = UnitRecord { unit: self.plan.unit.clone(), slice: self.plan.slice.clone(), user: self.plan.user };
         let mut bus = Bus::connect(unit.user)?;
@@ -77,7 +78,7 @@ impl Pending {
             false => self.fill_v2(&group, pid, record),
         });
         if filled.is_err() {
-            // The error that led here counts; a unit without processes goes by itself.
+            // The original error is reported; systemd removes a unit without processes by itself.
             let _ = kill_unit(&mut bus, &unit.unit).and_then(|()| stop_unit(&mut bus, &unit.unit));
         } else {
             record.unit = Some(unit);
@@ -102,7 +103,7 @@ impl Pending {
             Value::Array("(sa(sv))".into(), Vec::new()),
         ];
         let answer = match bus.manager("StartTransientUnit", &arguments) {
-            // Most likely what is left of a unit that failed.
+            // Most likely the remains of a unit that failed.
             Err(CallError::Remote(name, _)) if name == EXISTS => {
                 reset_failed(bus, &self.plan.unit)?;
                 bus.manager("StartTransientUnit", &arguments)
@@ -132,19 +133,19 @@ impl Pending {
         Ok(group.into())
     }
 
-    /// Everything that systemd does not do, or does roughly: exact values, files without a property, exact device
-    /// rules; in the cgroup below the scope's own where one was asked for.
+    /// Applies everything that systemd does not do, or does roughly: exact values, files without a property, exact
+    /// device rules; in the cgroup below the scope's own if the configuration names one.
     fn fill_v2(&self, group: &Path, pid: i32, record: &mut CgroupRecord) -> Result<()> {
         let mut path = Path::new(ROOT).join(group);
         if !self.plan.subgroup.is_empty() {
             path.push(&self.plan.subgroup);
             let what = || format!("cannot make the cgroup {}", path.display());
-            make_one(&path).with_context(what)?;
-            // The scope hands nothing down while it has a process of its own.
+            create_persistent(&path).with_context(what)?;
+            // The scope can enable no controllers for its children while it has a process of its own.
             v1::enter(&path, pid)?;
         }
         let dir = Dir::open(&path).context("cannot open the scope's cgroup")?;
-        if freeze::unified_is_frozen(&dir)? {
+        if freeze::v2_is_frozen(&dir)? {
             return Err(v2::unexpectedly_frozen(&path));
         }
         v2::enable(Path::new(ROOT), &dir)?;
@@ -154,7 +155,7 @@ impl Pending {
         Ok(())
     }
 
-    /// The same on v1, with the hierarchies that systemd has not put the process into.
+    /// Performs `fill` on v1, with the hierarchies into which systemd has not moved the process.
     fn fill_v1(&self, group: &Path, pid: i32, record: &mut CgroupRecord) -> Result<()> {
         let path = cleaned(&Path::new("/").join(group).join(&self.plan.subgroup));
         let made = v1::create(&path, &self.whole.settings, self.whole.devices.as_deref(), Some(pid))?;
@@ -168,13 +169,13 @@ impl Pending {
     }
 }
 
-/// The mount of the hierarchy that systemd tells units by, and the container's directory in it.
+/// The mount of the hierarchy by which systemd identifies units, and the container's directory in it.
 pub(super) fn home(record: &CgroupRecord) -> Option<(&'static Path, &Path)> {
     let (name, mount) = if record.kind.layout().has_v1() { (NAMED, NAMED_MOUNT) } else { ("", ROOT) };
     Some((Path::new(mount), record.paths.get(name)?))
 }
 
-/// `a(sv)`, without the properties that this systemd does not know yet.
+/// Encodes the properties as `a(sv)`, without those that this systemd does not know yet.
 fn encode(bus: &mut Bus, properties: &[Property]) -> Result<Value> {
     let newest = properties.iter().map(|property| property.since).max().unwrap_or(0);
     let version = if newest == 0 { 0 } else { version(bus)? };
@@ -185,7 +186,7 @@ fn encode(bus: &mut Bus, properties: &[Property]) -> Result<Value> {
     Ok(Value::Array("(sv)".into(), pairs.collect()))
 }
 
-/// `252` of `252.39-1~deb12u1` or `v252`.
+/// The major version of systemd: `252` of `252.39-1~deb12u1` or `v252`.
 fn version(bus: &mut Bus) -> Result<u32> {
     let text = bus.property("", "", "Version")?;
     let digits: String =
@@ -214,7 +215,7 @@ fn stop_unit(bus: &mut Bus, unit: &str) -> Result<()> {
         Ok(answer) => {
             finish(bus, answer)?;
         }
-        // A scope ends with its last process, and is forgotten then.
+        // A scope stops with its last process, and systemd forgets it then.
         Err(CallError::Remote(name, _)) if name == NO_UNIT => return Ok(()),
         Err(error) => return Err(error.into()),
     }
@@ -230,8 +231,8 @@ fn kill_unit(bus: &mut Bus, unit: &str) -> Result<()> {
     }
 }
 
-/// Stops the unit, unless another one has taken its name: `own` is what [`home`] says, if the directory is still there.
-/// A unit that is gone is fine.
+/// Stops the unit, unless another one has taken its name: `own` is the result of [`home`], if the directory still
+/// exists. A missing unit is no error.
 pub(super) fn stop(unit: &UnitRecord, own: Option<(&Path, &Path)>) -> Result<()> {
     let mut bus = Bus::connect(unit.user)?;
     let what = || format!("cannot stop the unit {}", unit.unit);
@@ -245,13 +246,13 @@ pub(super) fn stop(unit: &UnitRecord, own: Option<(&Path, &Path)>) -> Result<()>
     };
     let group = group.trim_start_matches('/');
     if !group.is_empty() && !own.is_some_and(|(mount, own)| own.starts_with(mount.join(group))) {
-        tracing::warn!("the unit {} is another one than the container's, and is left alone", unit.unit);
+        tracing::warn!("systemd: leaving unit {} alone, because another unit has taken the name of the container's", unit.unit);
         return Ok(());
     }
     stop_unit(&mut bus, &unit.unit).with_context(what)
 }
 
-/// The properties behind `resources`, and behind the device rules when they change.
+/// The properties for `resources`, and for the device rules when they change.
 pub(super) fn properties(
     resources: &LinuxResources,
     layout: CgroupLayout,
@@ -265,7 +266,7 @@ pub(super) fn properties(
 /// Sets properties of the unit, all or none of them. They are in force when it returns.
 pub(super) fn set(unit: &UnitRecord, properties: &[Property]) -> Result<()> {
     let mut bus = Bus::connect(unit.user)?;
-    // For this run only: a transient unit has no file to keep it in.
+    // The change is temporary (runtime), because a transient unit has no file to store it in.
     let arguments = [Value::text(&*unit.unit), Value::Bool(true), encode(&mut bus, properties)?];
     match bus.manager("SetUnitProperties", &arguments) {
         Ok(_) => Ok(()),
@@ -273,8 +274,8 @@ pub(super) fn set(unit: &UnitRecord, properties: &[Property]) -> Result<()> {
     }
 }
 
-/// Moves `pid` into `sub` below the unit's cgroup. A user may not move processes between cgroups of its own accord
-/// (cgroups(7), delegation), but its systemd may.
+/// Moves `pid` into `sub` below the unit's cgroup. A user may not move processes between cgroups directly (cgroups(7),
+/// delegation), but the user's systemd may.
 pub(super) fn attach(unit: &UnitRecord, sub: &str, pid: i32) -> Result<()> {
     let mut bus = Bus::connect(unit.user)?;
     let pids = Value::Array("u".into(), vec![Value::U32(pid.unsigned_abs())]);

@@ -1,4 +1,4 @@
-//! The processes of a cgroup: listing, signalling, and waiting for their end.
+//! The processes of a cgroup: listing, signalling, and waiting for their exit.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use brig_sys::process::{pidfd_open, pidfd_send_signal};
 use brig_sys::procfs::Proc;
 use brig_sys::SysResult;
 
-/// How many processes are held by descriptors at once. A container may have more of them than this process may have
-/// open files.
+/// The maximum number of processes that are held by pidfds at once. A container may have more processes than this
+/// process may have open files.
 const MAX_HANDLES: usize = 128;
 
-/// How long the processes of one round of kills are waited for.
+/// The timeout for the processes of one round of kills.
 const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How many pids an error names.
+/// The maximum number of pids in an error.
 const MAX_NAMED: usize = 32;
 
-/// All pids of `dir` and of the cgroups below it, in ascending order. A cgroup that is gone has none.
+/// All pids of `dir` and of its descendants, in ascending order. A removed cgroup has none.
 pub(super) fn all(dir: &Dir, deadline: Instant) -> SysResult<Vec<i32>> {
     let mut pids = Vec::new();
     tree::walk(dir, deadline, &mut |dir: &Dir| list(dir, &mut pids))?;
@@ -52,7 +52,7 @@ fn numbers(text: &str) -> impl Iterator<Item = i32> {
     text.lines().filter_map(|line| line.parse().ok()).filter(|&number: &i32| number > 0)
 }
 
-/// The pid of the process that `thread` is one of (proc_pid_status(5), Tgid); `None` when it has ended.
+/// The pid of the process to which `thread` belongs (proc_pid_status(5), Tgid); `None` after its exit.
 fn process_of(thread: i32) -> SysResult<Option<i32>> {
     match Proc::open()?.read_to_string(format!("{thread}/status")) {
         Ok(text) => Ok(text.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())),
@@ -61,7 +61,7 @@ fn process_of(thread: i32) -> SysResult<Option<i32>> {
     }
 }
 
-/// The cgroup in the tree at `dir` that process `pid` is in; `None` when it is in none of them.
+/// The cgroup of process `pid` in the tree at `dir`; `None` if it is in none of them.
 pub(super) fn find(dir: &Dir, pid: i32, deadline: Instant) -> SysResult<Option<Dir>> {
     let mut found = None;
     tree::walk(dir, deadline, &mut |dir: &Dir| {
@@ -77,11 +77,11 @@ pub(super) fn find(dir: &Dir, pid: i32, deadline: Instant) -> SysResult<Option<D
     Ok(found)
 }
 
-/// Calls `each` with handles of the processes of the tree at `dir`, [`MAX_HANDLES`] at a time, and returns how many
-/// processes there were.
+/// Calls `each` with pidfds of the processes of the tree at `dir`, [`MAX_HANDLES`] at a time, and returns the number of
+/// processes.
 ///
-/// A pid counts only when it is still listed after its handle was opened: then the handle is that of a process of this
-/// cgroup, and not of a later one that got the same number.
+/// A pid counts only if it is still listed after its pidfd was opened: then the pidfd is that of a process of this
+/// cgroup, and not of a later process with the same number.
 fn each_batch(
     dir: &Dir,
     deadline: Instant,
@@ -93,7 +93,7 @@ fn each_batch(
         for &pid in batch {
             match pidfd_open(pid) {
                 Ok(fd) => open.push((pid, fd)),
-                // It has ended.
+                // The process has exited.
                 Err(error) if matches!(error.errno(), Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => {}
                 Err(error) => return Err(error),
             }
@@ -117,7 +117,7 @@ fn send(handles: &[OwnedFd], signal: i32) -> SysResult<()> {
     Ok(())
 }
 
-/// Waits for the end of each process; false at `deadline`.
+/// Waits for the exit of each process; returns false at `deadline`.
 fn wait_ended(handles: &[OwnedFd], deadline: Instant) -> SysResult<bool> {
     for process in handles {
         if !wait::ready(&mut [PollFd::new(process, PollFlags::IN)], deadline)? {
@@ -134,13 +134,13 @@ pub(super) fn signal(dir: &Dir, signal: i32, deadline: Instant) -> Result<()> {
         .with_context(|| format!("cannot signal the processes of {}", dir.path().display()))
 }
 
-/// Kills the processes of the tree at `dir` until a round finds none; false at `deadline`.
+/// Kills the processes of the tree at `dir` until a round finds none; returns false at `deadline`.
 pub(super) fn kill_until_empty(dir: &Dir, deadline: Instant) -> Result<bool> {
     let what = || format!("cannot kill the processes of {}", dir.path().display());
     loop {
         let round = |handles: &[OwnedFd]| {
             send(handles, libc::SIGKILL)?;
-            // One that does not end within this time must not keep the others alive.
+            // A process that does not exit within this time must not delay the kill of the others.
             wait_ended(handles, deadline.min(Instant::now() + ROUND_TIMEOUT)).map(drop)
         };
         if each_batch(dir, deadline, round).with_context(what)? == 0 {
@@ -152,8 +152,8 @@ pub(super) fn kill_until_empty(dir: &Dir, deadline: Instant) -> Result<bool> {
     }
 }
 
-/// Waits until no process is left in the tree at `dir`, by the processes' own handles; false at `deadline`. For v1,
-/// which has no notification of its own.
+/// Waits until the tree at `dir` has no process, by the processes' pidfds; returns false at `deadline`. For v1, which
+/// has no notification of its own.
 pub(super) fn wait_empty(dir: &Dir, deadline: Instant) -> SysResult<bool> {
     loop {
         let mut in_time = true;
@@ -173,7 +173,7 @@ pub(super) fn wait_empty(dir: &Dir, deadline: Instant) -> SysResult<bool> {
     }
 }
 
-/// The processes that are left in the tree at `dir`, for an error.
+/// The remaining processes in the tree at `dir`, for an error.
 pub(super) fn remaining(dir: &Dir) -> String {
     match all(dir, Instant::now() + ROUND_TIMEOUT) {
         Ok(pids) if pids.len() > MAX_NAMED => {

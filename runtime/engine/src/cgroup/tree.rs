@@ -1,7 +1,7 @@
-//! A walk over a cgroup and the cgroups below it.
+//! A walk over a cgroup and its descendants.
 //!
-//! A container that may write to its cgroup decides what is below it: names of any bytes, paths beyond PATH_MAX, any
-//! depth, any number, and changes while the walk is under way. Therefore the walk
+//! A container that may write to its cgroup decides about its descendants: names of any bytes, paths beyond PATH_MAX,
+//! any depth, any number, and changes while the walk is under way. Therefore the walk
 //!
 //! * goes from directory to directory by descriptor and name, never by path;
 //! * keeps no descriptor but that of the present directory, and returns to the parent by `..`, which no process can
@@ -19,13 +19,12 @@ use nix::errno::Errno;
 use super::dir::{Dir, is_gone};
 use brig_sys::{SysError, SysResult};
 
-/// The visitor of a walk. A cgroup that vanishes during the walk is no error.
+/// The visitor of a walk. A cgroup that disappears during the walk is no error.
 pub(super) trait Visit {
-    /// Called with each cgroup, before those below it.
+    /// Visits a cgroup before its children.
     fn enter(&mut self, dir: &Dir) -> SysResult<()>;
 
-    /// Called with the name of each cgroup and its parent's directory after those below it. The root of the walk is
-    /// left out.
+    /// Visits a cgroup after its children, by its name and its parent's directory. The root of the walk is left out.
     fn leave(&mut self, _parent: &Dir, _name: &CStr) -> SysResult<()> {
         Ok(())
     }
@@ -39,13 +38,13 @@ impl<F: FnMut(&Dir) -> SysResult<()>> Visit for F {
 
 /// One level of the walk.
 struct Level {
-    /// The name of this directory in its parent.
+    /// The directory's name in its parent.
     name: CString,
-    /// The names below it that have not been visited.
+    /// The names of the children that have not been visited.
     pending: Vec<CString>,
 }
 
-/// Visits `root` and all cgroups below it.
+/// Visits `root` and all its descendants.
 ///
 /// # Errors
 /// ETIMEDOUT at `deadline`; else the first error of `visit`, or of a directory that cannot be read.
@@ -54,7 +53,7 @@ pub(super) fn walk(root: &Dir, deadline: Instant, visit: &mut impl Visit) -> Sys
     if pending.is_empty() {
         return Ok(());
     }
-    // Messages show `ROOT/.../NAME`: the whole path grows with the depth.
+    // Messages show `ROOT/.../NAME`, because the whole path grows with the depth.
     let (top, below) = (root.path(), root.path().join("..."));
     let mut here = root.open_at(c".", top.to_owned())?;
     let mut levels = vec![Level { name: c".".to_owned(), pending }];
@@ -83,7 +82,7 @@ pub(super) fn walk(root: &Dir, deadline: Instant, visit: &mut impl Visit) -> Sys
     Ok(())
 }
 
-/// The names of the cgroups below `dir`; `None` when it is gone.
+/// Visits `dir` and returns the names of its children; `None` if it was removed.
 fn enter(dir: &Dir, visit: &mut impl Visit) -> SysResult<Option<Vec<CString>>> {
     match visit.enter(dir).and_then(|()| dir.children()) {
         Ok(names) => Ok(Some(names)),

@@ -1,4 +1,4 @@
-//! An update: all of it, or nothing.
+//! An update of limits, complete or reverted.
 
 use oci_spec::runtime::LinuxResources;
 
@@ -10,16 +10,15 @@ use brig_plan::Findings;
 use brig_plan::cgroup::systemd::Property;
 use brig_plan::cgroup::{Change, change, changed_field};
 
-/// Puts `new` on top of the limits of `record`, in the cgroup first, and then in a new record, which `keep` writes
-/// down. When it cannot, files and device rules are put back; systemd's own view of a unit is not, and only until its
-/// next update.
+/// Applies `new` to the limits of `record`, in the cgroup first, and then in a new record, which `keep` stores. On
+/// failure, files and device rules are restored; systemd's own view of a unit is not, but only until its next update.
 pub(super) fn update(
     record: &CgroupRecord,
     new: &LinuxResources,
     keep: impl FnOnce(&CgroupRecord) -> Result<()>,
 ) -> Result<CgroupRecord> {
     if record.kind == CgroupKind::None {
-        // Managers update every container, those without a cgroup and without a change too.
+        // Managers update every container, also those without a cgroup and without a change.
         return match changed_field(&record.resources, new) {
             None => Ok(record.clone()),
             Some(field) => {
@@ -52,7 +51,7 @@ pub(super) fn update(
     }
 }
 
-/// Puts the device rules of `new` in the place of those of `old`.
+/// Replaces the device rules of `old` by those of `new`.
 fn set_devices(old: &CgroupRecord, new: &CgroupRecord, dirs: &Dirs) -> Result<()> {
     match (&old.devices, &new.devices) {
         (Some(old), Some(new)) if old != new => match (dirs.legacy("devices"), &dirs.unified) {
@@ -64,7 +63,7 @@ fn set_devices(old: &CgroupRecord, new: &CgroupRecord, dirs: &Dirs) -> Result<()
     }
 }
 
-/// `error`, once the device rules of `before` are in force again in the place of those of `updated`.
+/// Restores the device rules of `before` in place of those of `updated`, and returns `error`.
 fn put_back(error: Error, updated: &CgroupRecord, before: &CgroupRecord, dirs: &Dirs) -> Error {
     match set_devices(updated, before, dirs) {
         Ok(()) => error,
@@ -85,15 +84,15 @@ fn apply(
     if let (Some(unit), Some(dir)) = (unit, dirs.legacy("devices")) {
         return change_unit_on_v1(unit, &properties, change, (record, dirs, dir));
     }
-    // Devices come after all files: they are replaced as a whole, which either happens or does not.
+    // Devices follow all files, because they are replaced as a whole, which either succeeds or has no effect.
     set_devices(record, updated, dirs)?;
     let Some(unit) = unit else { return Ok(()) };
-    // systemd rounds, and writes all that it has rounded.
+    // systemd rounds values and writes the result; therefore the exact values follow.
     let set = systemd::set(unit, &properties).and_then(|()| settings::write(&change.all_settings, dirs, None));
     set.map_err(|error| put_back(error, updated, record, dirs))
 }
 
-/// Sets the unit's properties. On v1 systemd answers each change of a unit by writing its device lists anew.
+/// Sets the unit's properties. On v1 systemd rewrites the device lists of a unit at each change.
 fn change_unit_on_v1(
     unit: &UnitRecord,
     properties: &[Property],
@@ -113,12 +112,13 @@ fn change_unit_on_v1(
     stands_still.end()
 }
 
-/// The container's processes, stopped for as long as systemd writes the device lists of v1 anew, which it does at every
-/// change of a unit: it denies all devices first (systemd's src/core/cgroup.c, cgroup_apply_devices).
+/// The container's processes, frozen while systemd rewrites the device lists of v1, which it does at every change of a
+/// unit: it denies all devices first (systemd's src/core/cgroup.c, cgroup_apply_devices).
 struct StandsStill(Option<Cgroup>);
 
 impl StandsStill {
-    /// Stops them, unless they are paused already. Without a freezer they run on, and may meet a refusal.
+    /// Freezes the processes, unless they are paused already. Without a freezer they continue, and may be denied a
+    /// device.
     fn new(record: &CgroupRecord, dirs: &Dirs) -> Result<StandsStill> {
         let cgroup = Cgroup::from_record(record);
         if (dirs.legacy("freezer").is_none() && dirs.unified.is_none()) || cgroup.is_frozen()? {
@@ -128,7 +128,7 @@ impl StandsStill {
         Ok(StandsStill(Some(cgroup)))
     }
 
-    /// Lets them run again.
+    /// Thaws the processes again.
     fn end(mut self) -> Result<()> {
         self.0.take().map_or(Ok(()), |cgroup| cgroup.thaw())
     }
@@ -142,7 +142,8 @@ impl Drop for StandsStill {
     }
 }
 
-/// `checkBeforeUpdate`: a limit that is used up already is refused, where the kernel would reclaim and then kill.
+/// Performs `checkBeforeUpdate`: refuses a limit below the current usage, for which the kernel would reclaim and then
+/// kill.
 fn check_usage(new: &LinuxResources, dirs: &Dirs) -> Result<()> {
     let Some(memory) = new.memory().as_ref().filter(|memory| memory.check_before_update() == Some(true)) else {
         return Ok(());
@@ -152,7 +153,7 @@ fn check_usage(new: &LinuxResources, dirs: &Dirs) -> Result<()> {
         (None, Some(dir)) => dir.read("memory.current"),
         (None, None) => return Ok(()),
     };
-    // Without the number there is nothing to check against; the write that follows has its own say.
+    // Without the usage there is no check; the write that follows reports its own error.
     let Some(usage) = text.ok().and_then(|text| text.trim().parse::<i64>().ok()) else { return Ok(()) };
     for (name, limit) in [("memory+swap", memory.swap()), ("memory", memory.limit())] {
         if let Some(limit) = limit.filter(|&limit| limit > 0 && limit <= usage) {

@@ -1,10 +1,10 @@
-//! Making a cgroup in every v1 hierarchy, and in cgroup2 beside them on a hybrid host.
+//! The creation of a cgroup in every v1 hierarchy, and in cgroup2 beside them on a hybrid host.
 //!
-//! The hierarchies are found with libcgroups' help where they are not at their usual place. Its v1 manager does not
-//! write the limits: it knows one path for all hierarchies, while a relative path is below the caller's own cgroup,
-//! which differs from hierarchy to hierarchy; it allows its default devices whatever the rules say, writes no
-//! weights by device and no reservations of huge pages, joins several network priorities in one line, and leaves what
-//! it made behind when a write fails. Setting it up also costs two milliseconds.
+//! libcgroups helps to find hierarchies that are not at their usual place. Its v1 manager does not write the limits: it
+//! knows one path for all hierarchies, while a relative path is below the caller's own cgroup, which differs from
+//! hierarchy to hierarchy; it allows its default devices whatever the rules say, writes no weights by device and no
+//! reservations of huge pages, joins several network priorities in one line, and leaves created directories behind when
+//! a write fails. Its set-up also costs two milliseconds.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -23,16 +23,16 @@ use brig_plan::cgroup::{CgroupPath, Settings};
 
 /// The directories of a new cgroup.
 pub(super) struct Made {
-    /// By controller, with an empty name for cgroup2's.
+    /// Paths by controller, with an empty name for cgroup2's.
     pub paths: BTreeMap<String, PathBuf>,
-    /// Their inode numbers.
+    /// The directories' inode numbers.
     pub inodes: BTreeMap<PathBuf, u64>,
-    /// cgroup2's, open.
+    /// The open cgroup2 directory.
     pub unified: Option<Dir>,
 }
 
-/// Makes the directories and writes everything into them. They may be there with `first` in them, as systemd puts it
-/// into some hierarchies, and with no other process. On failure nothing that was made is left.
+/// Creates the directories and writes the limits into them. A directory may exist with `first` in it, which systemd
+/// moves into some hierarchies, and with no other process. A failure leaves nothing behind.
 pub(super) fn create(
     path: &CgroupPath,
     settings: &Settings,
@@ -98,7 +98,7 @@ fn make(
         }
     }
     let has = |controller: &str| hierarchy.controllers.iter().any(|it| it == controller);
-    // By its own state, or with the cgroup above it.
+    // The cgroup is frozen by its own state, or with its parent.
     if has("freezer") && dir.read("freezer.state").with_context(what)?.trim() != "THAWED" {
         return Err(v2::unexpectedly_frozen(&full));
     }
@@ -113,8 +113,8 @@ fn place_controllers(dir: &Dir) -> Result<Vec<String>> {
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
-/// A v1 cpuset is born empty, and takes no process until it has CPUs and memory nodes: every level from the root down
-/// gets its parent's where it has none.
+/// Fills empty v1 cpusets from the root down with the parent's CPUs and memory nodes: a new cpuset is empty, and takes
+/// no process.
 fn inherit_cpuset(root: &Path, full: &Path) -> Result<()> {
     let mut levels: Vec<&Path> = full.ancestors().take_while(|level| *level != root).collect();
     levels.reverse();
@@ -166,8 +166,8 @@ pub(super) fn enter(path: &Path, pid: i32) -> Result<()> {
     let dir = Dir::open(path).with_context(what)?;
     for attempt in 0.. {
         match dir.write("cgroup.procs", &pid.to_string()) {
-            // A task that is being moved or ending at this moment refuses once in a while with EINVAL (it is seen
-            // when a realtime task is near; runtimes have always tried again).
+            // A task that is being moved or exiting at this moment sometimes causes EINVAL (seen with realtime tasks;
+            // runc, too, tries again).
             Err(error) if error.errno() == Errno::EINVAL && attempt < 5 => std::thread::yield_now(),
             result => return result.with_context(what),
         }

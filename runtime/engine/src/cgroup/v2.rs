@@ -1,4 +1,4 @@
-//! Making a cgroup2 directory, with its limits and its device program in force before any process is in it.
+//! The creation of a cgroup2 directory, with its limits and its device program in force before any process is in it.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -9,12 +9,12 @@ use super::devices;
 use super::dir::{Dir, Unwind, keyed};
 use super::place::{self, ROOT};
 use super::settings::{self, Dirs};
-use super::wait::PATIENCE;
+use super::wait::CHANGE_TIMEOUT;
 use crate::error::{Context, Error, ErrorKind, Result};
 use brig_plan::cgroup::{CgroupPath, CgroupPlan};
 use brig_sys::SysResult;
 
-/// Makes the directory and writes everything into it. On failure nothing that was made is left.
+/// Creates the directory and applies the plan to it. A failure leaves nothing behind.
 pub(super) fn create(path: &CgroupPath, plan: &CgroupPlan) -> Result<Dir> {
     let (root, full) = (Path::new(ROOT), place::unified(path)?);
     let mut unwind = Unwind::default();
@@ -23,7 +23,7 @@ pub(super) fn create(path: &CgroupPath, plan: &CgroupPlan) -> Result<Dir> {
     fill(dir, plan).inspect(|_| unwind.keep())
 }
 
-/// Limits, device program and owner of a directory that is there.
+/// Applies limits, device program and owner to an existing directory.
 pub(super) fn fill(dir: Dir, plan: &CgroupPlan) -> Result<Dir> {
     let mut dirs = Dirs { unified: Some(dir), legacy: Vec::new() };
     settings::write(&plan.settings, &dirs, None)?;
@@ -32,28 +32,28 @@ pub(super) fn fill(dir: Dir, plan: &CgroupPlan) -> Result<Dir> {
         devices::attach(&dir, rules)?;
     }
     if let Some(uid) = plan.owner {
-        give(&dir, uid).with_context(|| format!("cannot give {} to user {uid}", dir.path().display()))?;
+        delegate(&dir, uid).with_context(|| format!("cannot give {} to user {uid}", dir.path().display()))?;
     }
     Ok(dir)
 }
 
-/// Gives the directory to `uid`, with the files that make delegation: those that the kernel lists, which are never
-/// the limits.
-fn give(dir: &Dir, uid: u32) -> SysResult<()> {
+/// Gives the directory to `uid`, with the files of a delegation: those that the kernel lists, which never include the
+/// limits.
+fn delegate(dir: &Dir, uid: u32) -> SysResult<()> {
     const USUAL: &str = "cgroup.procs cgroup.threads cgroup.subtree_control";
-    // The list is there since Linux 4.15.
+    // The list exists since Linux 4.15.
     let list = Dir::open(Path::new("/sys/kernel/cgroup")).and_then(|dir| dir.read("delegate"));
     for name in list.as_deref().unwrap_or(USUAL).split_whitespace() {
-        match dir.give(name, uid) {
-            // Of a controller that is not enabled here.
+        match dir.set_owner(name, uid) {
+            // The file belongs to a controller that is not enabled here.
             Err(error) if error.errno() == Errno::ENOENT => {}
             result => result?,
         }
     }
-    dir.give("", uid)
+    dir.set_owner("", uid)
 }
 
-/// Makes the directory itself, or takes an existing one that has no process but `first`.
+/// Creates the directory, or takes an existing one that has no process except `first`.
 pub(super) fn make(root: &Path, full: &Path, first: Option<i32>, unwind: &mut Unwind) -> Result<Dir> {
     let what = || format!("cannot make the cgroup {}", full.display());
     refuse_root(root, full)?;
@@ -67,14 +67,14 @@ pub(super) fn make(root: &Path, full: &Path, first: Option<i32>, unwind: &mut Un
             return Err(not_empty(full, count));
         }
     }
-    // A new cgroup is frozen with the one above it.
+    // A new cgroup is frozen with its parent.
     if keyed(&events, "frozen") == Some(1) {
         return Err(unexpectedly_frozen(full));
     }
     Ok(dir)
 }
 
-/// The root cgroup of the hierarchy at `root` holds the host's processes.
+/// Refuses the root cgroup of the hierarchy at `root`, which holds the host's processes.
 pub(super) fn refuse_root(root: &Path, full: &Path) -> Result<()> {
     if full == root {
         return Err(Error::new(ErrorKind::InvalidConfig, "linux.cgroupsPath: a container cannot be in the root cgroup"));
@@ -84,12 +84,12 @@ pub(super) fn refuse_root(root: &Path, full: &Path) -> Result<()> {
 
 /// The number of processes in the tree at `dir`, without `first`.
 pub(super) fn others(dir: &Dir, first: Option<i32>) -> Result<usize> {
-    let pids = super::tasks::all(dir, Instant::now() + PATIENCE);
+    let pids = super::tasks::all(dir, Instant::now() + CHANGE_TIMEOUT);
     let pids = pids.with_context(|| format!("cannot make the cgroup {}", dir.path().display()))?;
     Ok(pids.into_iter().filter(|&pid| Some(pid) != first).count())
 }
 
-/// The error for a cgroup that has processes already. The words are runc's.
+/// The error for a cgroup that has processes already. The text is runc's.
 pub(super) fn not_empty(full: &Path, count: usize) -> Error {
     Error::other(format!(
         "cannot make the cgroup {}: container's cgroup is not empty: {count} process(es) found (choose another \
@@ -98,7 +98,7 @@ pub(super) fn not_empty(full: &Path, count: usize) -> Error {
     ))
 }
 
-/// The error for a cgroup in which the container's first process would stop and never go on. The words are runc's.
+/// The error for a cgroup in which the container's first process would stop and never continue. The text is runc's.
 pub(super) fn unexpectedly_frozen(full: &Path) -> Error {
     Error::other(format!(
         "cannot make the cgroup {}: container's cgroup unexpectedly frozen (thaw it and those above it, or choose \
@@ -107,10 +107,10 @@ pub(super) fn unexpectedly_frozen(full: &Path) -> Error {
     ))
 }
 
-/// Hands every controller of `root` down to `dir`.
+/// Enables every controller of `root` down to `dir`.
 ///
-/// One level that already does it is the rule, and costs two reads. A controller that a level cannot hand down (the
-/// level has processes of its own, or no right to it) is passed over here: the limit that needs it will say so.
+/// Mostly one level has them enabled already, which costs two reads. A controller that a level cannot enable (the level
+/// has processes of its own, or the caller lacks the right) is skipped here: the limit that needs it reports it.
 pub(super) fn enable(root: &Path, dir: &Dir) -> Result<()> {
     let what = || format!("cannot read the controllers of {}", dir.path().display());
     let top = Dir::open(root).with_context(what)?;
@@ -126,7 +126,7 @@ pub(super) fn enable(root: &Path, dir: &Dir) -> Result<()> {
     Ok(())
 }
 
-/// Enables `controllers` in every directory from `root` down to the parent of `path`, as far as that goes.
+/// Enables `controllers` in every directory from `root` down to the parent of `path`, as far as possible.
 pub(super) fn hand_down(root: &Path, path: &Path, controllers: &[String]) {
     let mut levels: Vec<PathBuf> =
         path.ancestors().skip(1).take_while(|level| level.starts_with(root)).map(Path::to_owned).collect();
@@ -138,7 +138,7 @@ pub(super) fn hand_down(root: &Path, path: &Path, controllers: &[String]) {
             continue;
         }
         for one in &together {
-            // See `enable`: whoever needs the controller will find it missing, and name it.
+            // See `enable`: the limit that needs the controller finds it missing, and names it.
             let _ = dir.write("cgroup.subtree_control", one);
         }
     }

@@ -1,4 +1,4 @@
-//! Waiting for a cgroup to change, by the kernel's own notification.
+//! Waits for changes of a cgroup, by the kernel's own notification.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use rustix::fs::OFlags;
 use super::dir::{Dir, is_gone, keyed, read_from_start};
 use brig_sys::{SysError, SysResult};
 
-/// How long a cgroup may take to freeze, to thaw or to become empty before that counts as an error.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// The timeout for a cgroup to freeze, to thaw or to become empty.
+pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Waits until `key` has `value` in cgroup.events; false when `deadline` passes first. A cgroup that is removed
-/// meanwhile has no processes: that counts as reached.
+/// Waits until `key` has `value` in cgroup.events; returns false if `deadline` passes first. A cgroup that is removed
+/// meanwhile has no processes, and counts as success.
 pub(super) fn event(dir: &Dir, key: &str, value: u64, deadline: Instant) -> SysResult<bool> {
     let file = match dir.file("cgroup.events", OFlags::RDONLY) {
         Ok(file) => file,
@@ -22,7 +22,7 @@ pub(super) fn event(dir: &Dir, key: &str, value: u64, deadline: Instant) -> SysR
         Err(error) => return Err(error),
     };
     loop {
-        // Reading arms the notification: what changes after this read wakes the poll below.
+        // Reading arms the notification: a change after this read wakes the poll below.
         match read_from_start(file.as_fd()) {
             Ok(text) if keyed(&text, key) == Some(value) => return Ok(true),
             Ok(_) => {}
@@ -37,7 +37,7 @@ pub(super) fn event(dir: &Dir, key: &str, value: u64, deadline: Instant) -> SysR
     }
 }
 
-/// poll(2) until one of `fds` is ready; false when `deadline` passes first.
+/// Calls poll(2) until one of `fds` is ready; returns false if `deadline` passes first.
 pub(super) fn ready(fds: &mut [PollFd<'_>], deadline: Instant) -> SysResult<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -1,19 +1,18 @@
-//! What CRIU is told: criu_opts of its rpc.proto, with the numbers of the fields.
+//! CRIU's options: criu_opts of its rpc.proto, with the numbers of the fields.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use brig_wire::protobuf::Message;
 
-/// Everything in CRIU's log.
+/// The level at which CRIU's log has every message.
 const LOG_LEVEL: i64 = 4;
 
-/// A mount from outside: its place in the container, and what it is called (in a dump) or where it comes from.
+/// An external mount: its mount point in the container, and its name (in a dump) or its source (in a restore).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapped {
-    /// Its mount point.
     pub key: PathBuf,
-    /// Its name, or its source.
+    /// The name, or the source.
     pub value: PathBuf,
 }
 
@@ -22,68 +21,67 @@ pub struct Mapped {
 pub struct Options<'a> {
     /// The directory of the images, and its path for messages.
     pub images: (BorrowedFd<'a>, &'a Path),
-    /// The directory of the log, and its path. Without one, the images'.
+    /// The directory of the log, and its path. `None` means the directory of the images.
     pub work: Option<(BorrowedFd<'a>, &'a Path)>,
-    /// The log's name there.
+    /// The file name of the log.
     pub log: &'a str,
-    /// The root of the processes to dump.
+    /// The root of the process tree to dump.
     pub pid: Option<i32>,
     /// The container's root on the host.
     pub root: &'a Path,
-    /// See `engine::CheckpointOptions`, as for the others below.
+    /// See `engine::CheckpointOptions`, as for the following fields.
     pub leave_running: bool,
-    /// Unix sockets to the outside.
+    /// Permits external Unix sockets.
     pub external_unix: bool,
-    /// Open TCP connections.
+    /// Permits open TCP connections.
     pub tcp_established: bool,
-    /// TCP connections in the making are left out.
+    /// Skips TCP connections that are not established yet.
     pub tcp_skip_in_flight: bool,
-    /// A job of a shell.
+    /// Permits a shell job.
     pub shell_job: bool,
-    /// File locks.
+    /// Permits file locks.
     pub file_locks: bool,
-    /// Files that are open and unlinked.
+    /// Permits open files that are unlinked.
     pub link_remap: bool,
-    /// Pages that a later image holds are dropped.
+    /// Drops pages that a later image holds.
     pub auto_dedup: bool,
-    /// Pages on demand.
+    /// Transfers memory pages on demand.
     pub lazy_pages: bool,
-    /// Only changed memory counts, from now on.
+    /// Tracks changes of memory from now on.
     pub track_memory: bool,
-    /// An earlier image, relative to this one.
+    /// The path of an earlier image, relative to this one.
     pub parent: Option<&'a Path>,
-    /// A server that takes the pages: address and port.
+    /// The address and port of a server that takes the pages.
     pub page_server: Option<(&'a str, u16)>,
-    /// Gets a NUL byte once lazy pages can be asked for.
+    /// A descriptor that gets a NUL byte as soon as lazy pages can be requested.
     pub status: Option<i32>,
-    /// Namespaces (CLONE_NEW*) that are made but left empty.
+    /// Namespaces (CLONE_NEW*) that are created but left empty.
     pub empty_namespaces: u32,
-    /// criu_cg_mode: what of the cgroups is saved or brought back.
+    /// The handling of cgroups (criu_cg_mode).
     pub cgroups: i64,
     /// The cgroup whose freezer stops the processes.
     pub freeze: Option<PathBuf>,
-    /// A configuration file of CRIU's.
+    /// The path of a configuration file of CRIU's.
     pub configuration: Option<&'a str>,
-    /// Mounts from outside.
     pub mounts: Vec<Mapped>,
-    /// Namespaces from outside, by the name that is inherited.
+    /// External namespaces, by their inherited names.
     pub external: Vec<String>,
-    /// Descriptors of CRIU's that stand for what the image names.
+    /// Descriptors of CRIU's that replace files named in the image.
     pub inherit: Vec<(String, i32)>,
-    /// Namespaces to join: their kind and file.
+    /// Namespaces to join: kind and file.
     pub join: Vec<(&'a str, PathBuf)>,
-    /// The restored cgroups' roots: controllers and path.
+    /// The roots of the restored cgroups: controllers and path.
     pub cgroup_roots: Vec<(String, String)>,
-    /// What is restored becomes a child of ours.
+    /// Makes the restored processes children of this process.
     pub sibling: bool,
-    /// `TYPE:NAME` of a security profile.
+    /// A security profile, as `TYPE:NAME`.
     pub lsm_profile: Option<&'a str>,
     /// A security context for mounts.
     pub lsm_mount_context: Option<&'a str>,
 }
 
 impl<'a> Options<'a> {
-    /// With nothing but what there must be.
+    /// Options with the required values alone.
     pub fn new(images: (BorrowedFd<'a>, &'a Path), log: &'a str, root: &'a Path) -> Options<'a> {
         Options {
             images,
@@ -119,7 +117,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// Where CRIU writes its log.
+    /// The path of CRIU's log.
     pub(super) fn log_path(&self) -> PathBuf {
         self.work.map_or(self.images.1, |(_, path)| path).join(self.log)
     }
@@ -131,7 +129,7 @@ impl<'a> Options<'a> {
             .flag(3, self.leave_running)
             .flag(4, self.external_unix)
             .flag(5, self.tcp_established)
-            // Device nodes are found again by what they are, wherever they are.
+            // Device nodes are recognised by their device numbers, wherever they are.
             .flag(6, true)
             .flag(7, self.shell_job)
             .flag(8, self.file_locks)

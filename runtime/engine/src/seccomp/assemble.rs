@@ -1,7 +1,7 @@
-//! From ranges of syscall numbers to BPF.
+//! The translation of ranges of syscall numbers to BPF.
 //!
-//! The program is built from its end: a jump goes forward only, so that every target is known when the jump is made.
-//! `code` holds the instructions in reverse, and a position is an index into it.
+//! The program is built from its last instruction: a jump goes forward only, so that every target is known when the
+//! jump is emitted. `code` holds the instructions in reverse, and a position is an index into it.
 
 use oci_spec::runtime::LinuxSeccompOperator as Op;
 use seccompiler::{BackendError, BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
@@ -11,10 +11,10 @@ use crate::error::{Error, ErrorKind, Result};
 use brig_plan::seccomp::{Condition, Return};
 use brig_sys::seccomp::Instruction;
 
-/// The most that the kernel takes: BPF_MAXINSNS of linux/bpf_common.h.
+/// The kernel's limit: BPF_MAXINSNS of linux/bpf_common.h.
 pub(super) const MAX_INSTRUCTIONS: usize = 4096;
 
-// linux/bpf_common.h, and the fields of struct seccomp_data in linux/seccomp.h.
+// From linux/bpf_common.h, and the offsets of the fields of struct seccomp_data in linux/seccomp.h.
 const LD_W_ABS: u16 = 0x20;
 const JMP_JA: u16 = 0x05;
 const JMP_JEQ_K: u16 = 0x15;
@@ -23,11 +23,10 @@ const RET_K: u16 = 0x06;
 const DATA_NR: u32 = 0;
 const DATA_ARCH: u32 = 4;
 
-/// How far a conditional jump is allowed to look back at its target. It reaches 255; one is kept for the helper of the
-/// other branch, which may come between.
+/// The maximum distance between a conditional jump and its target. A jump reaches 255 instructions; one of them is
+/// reserved for the helper of the other branch, which may lie between.
 const REACH: usize = 254;
 
-/// Assembles the program.
 pub(super) fn assemble(resolved: &Resolved) -> Result<Vec<Instruction>> {
     let mut builder = Builder {
         resolved,
@@ -64,21 +63,21 @@ fn too_long(len: usize) -> Error {
     )
 }
 
-/// Where a branch goes.
+/// The target of a branch.
 #[derive(Clone, Copy)]
 enum Target {
-    /// To any instruction that returns this.
+    /// Any instruction that returns this value.
     Return(Return),
-    /// To a position.
+    /// The instruction at a position.
     At(usize),
 }
 
 struct Builder<'a> {
     resolved: &'a Resolved,
     code: Vec<Instruction>,
-    /// For each value that was returned so far, the nearest position that returns it.
+    /// The nearest position of a return instruction, for each returned value.
     returns: Vec<(Return, usize)>,
-    /// Where each block begins, once it is there.
+    /// The start of each block, once it is emitted.
     blocks: Vec<Option<usize>>,
 }
 
@@ -97,7 +96,7 @@ impl Builder<'_> {
         position
     }
 
-    /// A position within reach that comes to `target`: itself, or a helper that is put here.
+    /// Returns a position within reach that leads to `target`: the target itself, or a helper that is emitted here.
     fn reach(&mut self, target: Target) -> usize {
         let here = self.code.len();
         match target {
@@ -113,7 +112,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Lets the instruction that is pushed next be followed by `target`.
+    /// Makes `target` the successor of the instruction that is pushed next.
     fn fall_into(&mut self, target: Target) {
         match target {
             Target::At(at) if at + 1 == self.code.len() => {}
@@ -127,19 +126,19 @@ impl Builder<'_> {
         }
     }
 
-    /// A comparison of the accumulator with `k`.
+    /// Emits a comparison of the accumulator with `k`.
     fn branch(&mut self, code: u16, k: u32, then: Target, otherwise: Target) -> usize {
         let then = self.reach(then);
         let otherwise = self.reach(otherwise);
         let here = self.code.len();
-        // Both are at most REACH + 1 back, and so the offsets fit.
+        // Both targets are at most REACH + 1 instructions back, and therefore the offsets fit.
         let offset = |at: usize| (here - at - 1) as u8;
         self.code.push(Instruction { code, jt: offset(then), jf: offset(otherwise), k });
         here
     }
 
-    /// A search for the range that holds the accumulator: balanced, down to groups of few single numbers, which are
-    /// compared one by one. `end` is where the last range ends, exclusive.
+    /// Emits a search for the range that holds the accumulator: a balanced tree down to groups of few single numbers,
+    /// which are compared one by one. `end` is the exclusive end of the last range.
     fn tree(&mut self, ranges: &[Range], end: u64) -> Result<Target> {
         if let Some(rest) = rest_of_singles(ranges, end) {
             let mut next = self.target(rest)?;
@@ -170,7 +169,7 @@ impl Builder<'_> {
         }
     }
 
-    /// The clauses of a block one after the other. A clause that does not match goes on after its own return.
+    /// Emits the clauses of a block one after the other. A clause that does not match continues after its own return.
     fn block(&mut self, index: usize) -> Result<usize> {
         let block = &self.resolved.blocks[index];
         let mut start = self.push_return(self.resolved.default);
@@ -190,13 +189,13 @@ impl Builder<'_> {
     }
 }
 
-/// How many numbers are compared one after the other before a tree is better.
+/// The number of single numbers that are compared one after the other, before a tree is better.
 const SINGLES: usize = 4;
 
-/// The outcome of all ranges but few, each of which is a single number.
+/// The outcome of all ranges except a few, each of which is a single number.
 fn rest_of_singles(ranges: &[Range], end: u64) -> Option<Outcome> {
     let single = |i: usize| ranges.get(i + 1).map_or(end, |next| next.start.into()) - u64::from(ranges[i].start) == 1;
-    // Neighbours differ, so that the outcome of the rest is that of the first range or of the second.
+    // Neighbours differ, and therefore the outcome of the rest is that of the first range or of the second.
     ranges.iter().take(2).map(|range| range.outcome).find(|&rest| {
         ranges.len() <= 2 * SINGLES + 1
             && ranges.iter().filter(|range| range.outcome != rest).count() <= SINGLES
@@ -212,8 +211,8 @@ fn conditions(clause: &Clause, is_32_bit: bool) -> Result<BpfProgram> {
         .map(|condition| condition_of(&condition, is_32_bit).map_err(failed))
         .collect();
     let mut program: BpfProgram = SeccompRule::new(list?).map_err(failed)?.into();
-    // It begins with a jump over a jump past the whole rule, for chains that are entered in their middle. Here the rule
-    // is entered at its start only.
+    // seccompiler starts with a jump over a jump past the whole rule, for chains that are entered in their middle. This
+    // program enters a rule at its start only.
     let skip = |instruction: &seccompiler::sock_filter, k: usize| instruction.code == JMP_JA && instruction.k as usize == k;
     if program.len() > 2 && skip(&program[0], 1) && skip(&program[1], program.len()) {
         program.drain(..2);
@@ -231,7 +230,7 @@ fn condition_of(condition: &Condition, is_32_bit: bool) -> Result<SeccompConditi
         Op::ScmpCmpGt => SeccompCmpOp::Gt,
         Op::ScmpCmpMaskedEq => SeccompCmpOp::MaskedEq(condition.mask),
     };
-    // A mask without upper half needs no look at the upper half.
+    // A mask without bits in the upper half makes a comparison of the upper half unnecessary.
     let low = is_32_bit || condition.mask >> 32 == 0;
     let len = if low { SeccompCmpArgLen::Dword } else { SeccompCmpArgLen::Qword };
     SeccompCondition::new(condition.index, len, op, condition.value)

@@ -1,4 +1,4 @@
-//! Whether a filter lets given calls pass, whatever their arguments.
+//! A check that a filter allows given calls, whatever their arguments.
 
 use brig_plan::seccomp::Abi;
 use brig_sys::seccomp::Instruction;
@@ -9,19 +9,19 @@ const ALLOW: u32 = 0x7fff_0000;
 /// A system call of this machine's own architecture.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    /// Its number.
+    /// The system call's number.
     pub number: libc::c_long,
-    /// Its first argument, where it has one that is known.
+    /// The first argument, if it is known.
     pub first: Option<u64>,
 }
 
-/// Whether `program` allows each of `calls` for every value of the arguments that are not known, and has no other effect.
+/// Checks that `program` allows each of `calls` for every value of the unknown arguments, and has no other effect.
 pub fn permits(program: &[Instruction], calls: &[Call]) -> bool {
     let Some(native) = Abi::native() else { return false };
     calls.iter().all(|call| outcome(program, native.audit_arch(), *call) == Some(ALLOW))
 }
 
-/// What the program returns; `None` when that depends on what is not known.
+/// The return value of the program; `None` if it depends on an unknown argument.
 fn outcome(program: &[Instruction], audit_arch: u32, call: Call) -> Option<u32> {
     // Offsets in struct seccomp_data (linux/seccomp.h).
     let load = |offset: u32| match offset {
@@ -32,7 +32,7 @@ fn outcome(program: &[Instruction], audit_arch: u32, call: Call) -> Option<u32> 
         _ => None,
     };
     let (mut accumulator, mut at) = (0u32, 0usize);
-    // Jumps lead forwards alone (kernel/seccomp.c, seccomp_check_filter), so this ends.
+    // The loop terminates, because jumps lead forwards alone (kernel/seccomp.c, seccomp_check_filter).
     loop {
         let Instruction { code, jt, jf, k } = *program.get(at)?;
         at += 1;

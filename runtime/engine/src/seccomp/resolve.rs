@@ -1,4 +1,4 @@
-//! From a profile to ranges of syscall numbers, each with its outcome.
+//! The translation of a profile to ranges of syscall numbers, each with its outcome.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -8,12 +8,12 @@ use super::tables::{SYSCALLS, X};
 use crate::error::{Error, ErrorKind, Result};
 use brig_plan::seccomp::{Abi, Condition, Profile, Return, X32_BIT, ret};
 
-/// What happens to a syscall.
+/// The outcome of a syscall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Always the same.
+    /// The same value for all arguments.
     Return(Return),
-    /// Its arguments decide: an index into [`Resolved::blocks`].
+    /// A value that depends on the arguments: an index into [`Resolved::blocks`].
     Block(usize),
 }
 
@@ -24,30 +24,30 @@ pub(super) struct Range {
     pub outcome: Outcome,
 }
 
-/// One audit architecture. Its ranges cover all of u32, ascending, and neighbours differ in outcome.
+/// The ranges of one audit architecture. They cover all of u32, ascending, and neighbours differ in outcome.
 #[derive(Debug)]
 pub(super) struct Machine {
     pub audit_arch: u32,
     pub ranges: Vec<Range>,
 }
 
-/// Conditions that must all hold, and what is returned then.
+/// Conditions that must all hold, and the value that is returned then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Clause {
     pub action: Return,
     pub conditions: Vec<Condition>,
 }
 
-/// The clauses of one syscall in the order in which they are tried; without a match the default follows.
+/// The clauses of one syscall in their order of evaluation; the default applies if none matches.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Block {
-    /// Only the low 32 bits of the arguments count.
+    /// The filter compares only the low 32 bits of the arguments.
     pub is_32_bit: bool,
     /// Indices into [`Resolved::clauses`].
     pub clauses: Vec<u32>,
 }
 
-/// What the assembler needs.
+/// The input of the assembler.
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub default: Return,
@@ -58,7 +58,7 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
-    /// True where this call is refused whatever its arguments are. A tracer or an agent may still let it pass.
+    /// Checks whether the filter refuses this call whatever its arguments are. A tracer or an agent may still allow it.
     pub(super) fn refuses(&self, audit_arch: u32, number: u32) -> bool {
         let Some(machine) = self.machines.iter().find(|machine| machine.audit_arch == audit_arch) else {
             return true;
@@ -69,17 +69,17 @@ impl Resolved {
     }
 }
 
-/// What a filter returns for an architecture that the profile does not name.
+/// The return value for an architecture that the profile does not name.
 pub(super) const BAD_ARCHITECTURE: Return = ret::KILL_THREAD;
 
 const ENOSYS: Return = ret::ERRNO | libc::ENOSYS as u32;
 
-/// arm's private calls (cacheflush, set_tls) stand above all others: they say nothing about how new a profile is, and
-/// none of them is new.
+/// arm's private calls (cacheflush, set_tls) have numbers above all others: they do not indicate how new a profile is,
+/// and none of them is new.
 const ARM_PRIVATE: u32 = 0x000f_0000;
 
-/// Calls that only machines without a table here have (mips, powerpc, s390), and names that libseccomp has besides. The
-/// default profiles of containerd and Podman hold them everywhere.
+/// Calls of machines without a table here (mips, powerpc, s390), and additional names of libseccomp. The default
+/// profiles of containerd and Podman hold them everywhere.
 const OF_OTHER_MACHINES: [&str; 18] = [
     "cachectl", "multiplexer", "pciconfig_iobase", "pciconfig_read", "pciconfig_write", "rtas", "s390_guarded_storage",
     "s390_pci_mmio_read", "s390_pci_mmio_write", "s390_runtime_instr", "s390_sthyi", "spu_create", "spu_run",
@@ -90,8 +90,8 @@ const OF_OTHER_MACHINES: [&str; 18] = [
 const SOCKETCALL: u32 = 102;
 const IPC: u32 = 117;
 
-/// What else calls a syscall on x86: socketcall(2) or ipc(2), with this first argument (linux/net.h, linux/ipc.h).
-/// Sorted by name.
+/// The syscalls that socketcall(2) or ipc(2) also call on x86, with the first argument that selects them (linux/net.h,
+/// linux/ipc.h). Sorted by name.
 const MULTIPLEXED: [(&str, u32, u64); 32] = [
     ("accept", SOCKETCALL, 5),
     ("accept4", SOCKETCALL, 18),
@@ -132,7 +132,8 @@ fn multiplexed(name: &str) -> Option<(u32, u64)> {
     Some((MULTIPLEXED[row].1, MULTIPLEXED[row].2))
 }
 
-/// The row of `name` in the table. Profiles list names in order, and so the rows after `last` are tried first.
+/// Finds the row of `name` in the table. Profiles list names in order, and therefore the rows after `last` are tried
+/// first.
 fn find(name: &str, last: usize) -> Option<usize> {
     let near = (last + 1..SYSCALLS.len()).take(3).find(|row| SYSCALLS[*row].0 == name);
     near.or_else(|| SYSCALLS.binary_search_by(|(known, _)| (*known).cmp(name)).ok())
@@ -142,7 +143,7 @@ fn find(name: &str, last: usize) -> Option<usize> {
 struct Column {
     abi: Abi,
     named: bool,
-    /// (number, clause); clauses are numbered in the order of the profile.
+    /// Pairs of a number and a clause; clauses are numbered in the order of the profile.
     entries: Vec<(u32, u32)>,
     /// The largest number that the profile names.
     last: Option<u32>,
@@ -158,7 +159,8 @@ impl Column {
 
 /// Resolves names to numbers, rules to outcomes, and outcomes to ranges.
 ///
-/// Fails when two rules for one syscall have the same conditions but different actions.
+/// # Errors
+/// Two rules for one syscall have the same conditions but different actions.
 pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
     let mut columns: Vec<Column> = profile
         .abis
@@ -172,7 +174,7 @@ pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
         column.entries.sort_unstable();
     }
 
-    // Above the largest number of the profile a refusal reads ENOSYS. A default that lets calls pass stays: a tracer,
+    // Above the largest number of the profile a refusal becomes ENOSYS. A default that allows calls stays: a tracer,
     // too, answers for new calls itself.
     let permissive = matches!(profile.default & 0xffff_0000, ret::ALLOW | ret::LOG | ret::TRACE);
     for index in 0..columns.len() {
@@ -193,7 +195,7 @@ pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
             }
             if !append(&mut ranges, Abi::X32)? {
                 push(&mut ranges, X32_BIT, Outcome::Return(BAD_ARCHITECTURE));
-                // -1 is what a tracer writes to skip a call; it must not kill.
+                // A tracer writes -1 to skip a call; -1 must not kill.
                 push(&mut ranges, u32::MAX, Outcome::Return(profile.default));
             }
         } else {
@@ -204,12 +206,12 @@ pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
     Ok(resolved)
 }
 
-/// Spreads the rules over the columns.
+/// Distributes the rules over the columns.
 fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolved) {
     let x86 = columns.iter().position(|column| column.abi == Abi::X86);
     let mut row = 0;
     for rule in &profile.rules {
-        // A rule that repeats the default says nothing, and does not even beat another: as in runc.
+        // A rule that repeats the default has no effect, and does not even override another one, as in runc.
         let redundant = rule.action == profile.default;
         let first = resolved.clauses.len() as u32;
         if !redundant {
@@ -238,7 +240,7 @@ fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolve
             columns[column].name(number);
             for clause in all.clone() {
                 let mut clause = resolved.clauses[clause as usize].clone();
-                // The call takes the place of the first argument; the others are compared as they are, as in
+                // The call's number replaces the first argument; the other arguments are compared as they are, as in
                 // libseccomp.
                 clause.conditions.retain(|condition| condition.index != 0);
                 clause.conditions.insert(0, Condition { index: 0, op: Op::ScmpCmpEq, value: call, mask: u64::MAX });
@@ -249,11 +251,12 @@ fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolve
     }
 }
 
-/// Appends the numbers of one ABI up to the end of u32. Where `newer` is set, ENOSYS stands for the default above it.
+/// Appends the numbers of one ABI up to the end of u32. If `newer` is set, ENOSYS replaces the default above that
+/// number.
 fn append_column(ranges: &mut Vec<Range>, column: &Column, newer: Option<u32>, resolved: &mut Resolved) -> Result<()> {
     let base = column.abi.base();
     let default = Outcome::Return(resolved.default);
-    // Where ENOSYS begins and ends.
+    // The start of the range that gets ENOSYS.
     let newer = newer.map_or(X32_BIT, |last| last + 1);
     let end = if column.abi == Abi::Arm { ARM_PRIVATE.max(newer) } else { X32_BIT };
     let zones = [(0, newer, default), (newer, end, Outcome::Return(ENOSYS)), (end, X32_BIT, default)];
@@ -276,14 +279,14 @@ fn append_column(ranges: &mut Vec<Range>, column: &Column, newer: Option<u32>, r
     Ok(())
 }
 
-/// Starts a range, or lets the one before go on where the outcome is the same.
+/// Starts a range, or extends the previous one if the outcome is the same.
 fn push(ranges: &mut Vec<Range>, start: u32, outcome: Outcome) {
     if ranges.last().is_none_or(|last| last.outcome != outcome) {
         ranges.push(Range { start, outcome });
     }
 }
 
-/// What all clauses for one number come to.
+/// The combined outcome of all clauses for one number.
 fn outcome(group: &[(u32, u32)], abi: Abi, resolved: &mut Resolved) -> Result<Outcome> {
     let is_32_bit = abi.is_32_bit();
     let clause = |index: u32| &resolved.clauses[index as usize];
@@ -294,7 +297,7 @@ fn outcome(group: &[(u32, u32)], abi: Abi, resolved: &mut Resolved) -> Result<Ou
     let mut clauses: Vec<u32> = Vec::with_capacity(group.len());
     for &(number, index) in group {
         let new = clause(index);
-        // What an earlier rule decides with fewer of the same conditions is decided.
+        // A clause is redundant if an earlier one decides with a subset of its conditions.
         let covers = |&&other: &&u32| {
             let mut longer = effective(&new.conditions, is_32_bit);
             effective(&clause(other).conditions, is_32_bit).all(|condition| longer.next() == Some(condition))
@@ -330,7 +333,7 @@ fn contradiction(number: u32, abi: Abi) -> Error {
     )
 }
 
-/// The conditions that can fail, as an ABI sees them: cut to 32 bits where it compares no more.
+/// The conditions that can fail under an ABI, cut to 32 bits if the ABI compares no more.
 pub(super) fn effective(conditions: &[Condition], is_32_bit: bool) -> impl Iterator<Item = Condition> {
     let width = if is_32_bit { u64::from(u32::MAX) } else { u64::MAX };
     conditions
@@ -339,8 +342,8 @@ pub(super) fn effective(conditions: &[Condition], is_32_bit: bool) -> impl Itera
         .filter(|condition| condition.op != Op::ScmpCmpMaskedEq || condition.mask != 0)
 }
 
-/// The order in which clauses are tried, which is libseccomp's: by argument, the last one first; equality before the
-/// orders, "less" before "greater"; the tighter bound first; and where one is the beginning of the other, the longer.
+/// The order of evaluation of clauses, which is libseccomp's: by argument, the last one first; equality before the
+/// orders, "less" before "greater"; the tighter bound first; and if one is a prefix of the other, the longer one.
 fn specific_first(a: &[Condition], b: &[Condition], is_32_bit: bool) -> Ordering {
     let rank = |condition: &Condition| match condition.op {
         Op::ScmpCmpEq | Op::ScmpCmpNe | Op::ScmpCmpMaskedEq => (2, Reverse(condition.value)),

@@ -1,4 +1,4 @@
-//! The program against a direct reading of the profile, run in an interpreter.
+//! Tests that run the program in an interpreter, and compare it with a direct reading of the profile.
 
 mod machine;
 mod oracle;
@@ -12,7 +12,7 @@ use brig_plan::Findings;
 use brig_plan::seccomp::{Abi, flag, read, ret};
 use machine::Call;
 
-/// Docker's default profile as it reaches the runtime for a container with default capabilities.
+/// Docker's default profile, as the runtime receives it for a container with default capabilities.
 const DOCKER: &str = include_str!("../../../../spec-tests/data/docker-default-seccomp.json");
 
 fn spec(json: &str) -> LinuxSeccomp {
@@ -36,7 +36,7 @@ const EPERM: u32 = ret::ERRNO | 1;
 const ENOSYS: u32 = ret::ERRNO | 38;
 
 #[test]
-fn dockers_profile_does_what_it_says_in_few_instructions() {
+fn dockers_profile_compiles_to_few_instructions_with_its_outcomes() {
     let program = program(&spec(DOCKER), Abi::X86_64);
     assert!(program.instructions.len() < 400, "{} instructions", program.instructions.len());
     assert_eq!(program.flags, flag::SPEC_ALLOW);
@@ -63,7 +63,7 @@ fn every_number_is_found_in_a_dozen_steps() {
     for abi in [Abi::X86_64, Abi::X86, Abi::X32] {
         for nr in 0..600 {
             let call = Call { nr: abi.base() + nr, arch: abi.audit_arch(), args: [0; 6] };
-            // Personality alone compares five values after that.
+            // The rules of personality alone compare five more values.
             let limit = if machine::run(&program.instructions, &call).loads > 2 { 40 } else { 16 };
             assert!(machine::run(&program.instructions, &call).steps <= limit, "{abi:?} {nr}");
         }
@@ -71,7 +71,7 @@ fn every_number_is_found_in_a_dozen_steps() {
 }
 
 #[test]
-fn x32_without_being_named_ends_the_thread_but_a_skipped_call_does_not() {
+fn unnamed_x32_kills_the_thread_but_a_skipped_call_does_not() {
     let profile = r#"{"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"],
         "syscalls": [{"names": ["read", "close"], "action": "SCMP_ACT_ALLOW"}]}"#;
     let program = program(&spec(profile), Abi::X86_64);
@@ -84,7 +84,7 @@ fn x32_without_being_named_ends_the_thread_but_a_skipped_call_does_not() {
 }
 
 #[test]
-fn a_call_newer_than_a_profile_without_architectures_is_not_there() {
+fn a_call_newer_than_a_profile_without_architectures_gets_enosys() {
     for architectures in ["", r#""architectures": [],"#, r#""architectures": ["SCMP_ARCH_X86_64"],"#] {
         let profile = format!(
             r#"{{"defaultAction": "SCMP_ACT_ERRNO", {architectures}
@@ -130,7 +130,7 @@ fn every_violation_is_reported_with_its_place() {
 }
 
 #[test]
-fn a_listener_goes_with_the_action_that_it_is_for() {
+fn a_listener_path_and_notify_require_each_other() {
     let profile = |action: &str, more: &str| {
         format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["mkdir"], "action": "{action}"}}]{more}}}"#)
     };
@@ -178,7 +178,7 @@ fn unknown_names_and_architectures_do_not_stop_a_profile() {
 }
 
 #[test]
-fn a_program_that_the_kernel_would_not_take_is_refused() {
+fn a_program_beyond_the_kernels_limit_is_refused() {
     let args = |i: u32| format!(r#"{{"index": 0, "value": {i}, "op": "SCMP_CMP_EQ"}}"#);
     let args: Vec<String> = (0..1500).map(args).collect();
     let profile = format!(

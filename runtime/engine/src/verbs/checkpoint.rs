@@ -10,7 +10,7 @@ use oci_spec::runtime::Spec;
 use super::record::cgroup_mounts;
 use super::{CheckpointOptions, Container, CriuOptions, Engine, Status, absolute};
 use crate::cgroup::Cgroup;
-use crate::criu::{Criu, Kind, Mapped, Options, Place};
+use crate::criu::{Criu, Kind, Mapped, Options, CriuContext};
 use crate::error::{Context, Error, ErrorKind, Result};
 use brig_plan::container::{self, CreateChoices};
 use brig_plan::mounts::RootfsPlan;
@@ -63,7 +63,7 @@ impl Engine {
             asked.mounts = dumped_mounts(&rootfs, pid)?;
             write_descriptors(&images.path, pid)?;
         }
-        Criu::start(&Place::default())?.request(kind, &asked, &mut |_| Ok(()))?;
+        Criu::start(&CriuContext::default())?.request(kind, &asked, &mut |_| Ok(()))?;
         if options.leave_running || options.pre_dump {
             return Ok(());
         }

@@ -85,7 +85,7 @@ impl Container {
                 self.cgroup().thaw()?;
             }
             // The container may have frozen init in a cgroup below its own.
-            self.cgroup().let_killed_end()?;
+            self.cgroup().thaw_killed()?;
             if !process::wait_ended(init.as_fd(), Some(PATIENCE))? {
                 let pid = self.record.init_process_pid;
                 let message = format!("init (pid {pid}) did not die of SIGKILL within {PATIENCE:?}");

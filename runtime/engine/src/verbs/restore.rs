@@ -10,7 +10,7 @@ use super::create::{check_console, read_config};
 use super::joined::Joined;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
 use super::{Console, Engine, Launched, RestoreOptions, absolute, announce};
-use crate::criu::{Criu, Kind, Mapped, Notification, Options, Place};
+use crate::criu::{Criu, Kind, Mapped, Notification, Options, CriuContext};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
 use brig_plan::container::{self, ContainerPlan, CreateChoices};
@@ -105,7 +105,7 @@ impl Restoring<'_> {
         let stdio: [_; 3] = std::array::from_fn(|place| replaced[place].as_ref().map_or(given[place], AsFd::as_fd));
         let is_inherited = self.stdio.is_none() && replaced.iter().all(Option::is_none);
         let stdio = (!is_inherited).then_some(stdio);
-        let criu = Criu::start(&Place { cgroup: made.clone_target(), enter: &enter, stdio, inherit: &inherit })?;
+        let criu = Criu::start(&CriuContext { cgroup: made.clone_target(), enter: &enter, stdio, inherit: &inherit })?;
         if made.has_pending_unit() {
             attach(cgroup, criu.pid(), &mut self.record, self.entry)?;
         }

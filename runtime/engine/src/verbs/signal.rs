@@ -29,7 +29,7 @@ impl Engine {
             if status == Status::Paused {
                 container.cgroup().thaw()?;
             }
-            container.cgroup().let_killed_end()?;
+            container.cgroup().thaw_killed()?;
         }
         Ok(())
     }

@@ -2,13 +2,13 @@
 
 use brig_plan::cgroup::variant::Value;
 
-/// Message types.
+/// Types of messages, from the specification.
 pub(super) const CALL: u8 = 1;
 pub(super) const RETURN: u8 = 2;
 pub(super) const ERROR: u8 = 3;
 pub(super) const SIGNAL: u8 = 4;
 
-/// Header fields.
+/// Codes of header fields, from the specification.
 const PATH: u8 = 1;
 const INTERFACE: u8 = 2;
 const MEMBER: u8 = 3;
@@ -17,14 +17,14 @@ const REPLY_SERIAL: u8 = 5;
 const DESTINATION: u8 = 6;
 const SIGNATURE: u8 = 8;
 
-/// The fixed part of a header, up to and with the length of the array of fields.
+/// The length of the fixed part of a header, the length of the array of fields included.
 pub(super) const FIXED: usize = 16;
-/// The longest message that the specification allows.
-const LONGEST: usize = 128 * 1024 * 1024;
-/// How deep containers may nest.
-const DEEPEST: usize = 32;
+/// The maximum length of a message, from the specification.
+const MAX_MESSAGE_LEN: usize = 128 * 1024 * 1024;
+/// The maximum nesting depth of containers, from the specification.
+const MAX_DEPTH: usize = 32;
 
-/// A message that came in.
+/// A received message.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Message {
     pub kind: u8,
@@ -34,10 +34,10 @@ pub(super) struct Message {
     pub body: Vec<Value>,
 }
 
-/// Whom a call is for, and what it calls.
+/// The target of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target<'a> {
-    /// Empty on a connection without a bus between.
+    /// The destination is empty on a connection without a bus.
     pub destination: &'a str,
     pub path: &'a str,
     pub interface: &'a str,
@@ -95,7 +95,7 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
         Value::Array(element, items) => {
             put_u32(bytes, 0);
             let length_at = bytes.len() - 4;
-            // The padding before the first element does not count.
+            // The padding before the first element is not part of the length.
             align(bytes, alignment(element));
             let start = bytes.len();
             for item in items {
@@ -127,7 +127,7 @@ pub(super) fn call(serial: u32, target: Target<'_>, arguments: &[Value]) -> Vec<
     put_u32(&mut bytes, body.len());
     put_u32(&mut bytes, serial as usize);
     let mut fields = Vec::new();
-    // Every field starts on a multiple of eight, and so does the array, at byte 16.
+    // Every field starts at a multiple of eight, and so does the array, at byte 16.
     let mut field = |code: u8, signature: &str, text: &str| {
         if text.is_empty() {
             return;
@@ -149,7 +149,7 @@ pub(super) fn call(serial: u32, target: Target<'_>, arguments: &[Value]) -> Vec<
     bytes
 }
 
-/// The length of the whole message whose first [`FIXED`] bytes these are; `None` when it is none.
+/// The length of the whole message that starts with these [`FIXED`] bytes; `None` if they are no header.
 pub(super) fn length(fixed: &[u8; FIXED]) -> Option<usize> {
     let big = match fixed[0] {
         b'l' => false,
@@ -159,10 +159,10 @@ pub(super) fn length(fixed: &[u8; FIXED]) -> Option<usize> {
     let reader = Reader { bytes: fixed, at: 0, big };
     let (body, fields) = (reader.peek_u32(4)? as usize, reader.peek_u32(12)? as usize);
     let total = FIXED.checked_add(fields)?.checked_next_multiple_of(8)?.checked_add(body)?;
-    (total <= LONGEST).then_some(total)
+    (total <= MAX_MESSAGE_LEN).then_some(total)
 }
 
-/// Reads a whole message; `None` when it breaks the rules.
+/// Parses a whole message; `None` if it violates the specification.
 pub(super) fn parse(bytes: &[u8]) -> Option<Message> {
     let mut reader = Reader { bytes, at: 12, big: *bytes.first()? == b'B' };
     let mut message = Message { kind: *bytes.get(1)?, ..Message::default() };
@@ -191,7 +191,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Message> {
     Some(message)
 }
 
-/// The first complete type of `signature`, and what follows.
+/// Splits the first complete type from `signature`.
 fn split(signature: &str) -> Option<(&str, &str)> {
     let bytes = signature.as_bytes();
     let mut at = 0;
@@ -258,7 +258,7 @@ impl<'a> Reader<'a> {
     }
 
     fn value(&mut self, signature: &str, depth: usize) -> Option<Value> {
-        if depth > DEEPEST {
+        if depth > MAX_DEPTH {
             return None;
         }
         Some(match *signature.as_bytes().first()? {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_in_bytes_is_what_the_specification_says() {
+    fn a_call_is_encoded_as_specified() {
         let bytes = call(1, Target { destination: "", path: "/", interface: "", member: "M" }, &[Value::Byte(9)]);
         let expected: &[u8] = &[
             b'l', 1, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 39, 0, 0, 0, // a call: body 1 byte, serial 1, fields 39 bytes
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_big_endian_reply_is_understood() {
+    fn a_big_endian_reply_is_parsed() {
         // A return to serial 2 with the body `u 5`.
         let mut bytes = vec![b'B', RETURN, 1, 1, 0, 0, 0, 4, 0, 0, 0, 9, 0, 0, 0, 15];
         bytes.extend_from_slice(&[5, 1, b'u', 0, 0, 0, 0, 2, 8, 1, b'g', 0, 1, b'u', 0, 0]);
@@ -375,12 +375,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(arguments in prop::collection::vec(values(), 0..4)) {
+        fn written_values_are_read_back(arguments in prop::collection::vec(values(), 0..4)) {
             prop_assert_eq!(body_of(&arguments), Some(arguments));
         }
 
         #[test]
-        fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), big: bool) {
+        fn arbitrary_bytes_cause_no_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), big: bool) {
             if let Some(first) = bytes.first_mut() {
                 *first = if big { b'B' } else { b'l' };
             }

@@ -1,4 +1,4 @@
-//! Numbers of v1's controllers.
+//! Statistics of v1's controllers.
 
 use super::parse::{number, rdma, table, text, unreadable};
 use super::{BlkioEntry, Hugetlb, MemoryEntry, Stats, TouchedPages};
@@ -8,7 +8,7 @@ use crate::error::Result;
 /// Clock ticks of cpuacct.stat in a second: USER_HZ, fixed at 100 on every architecture that Linux runs containers on.
 const TICKS: u64 = 100;
 
-/// Fills the part of `stats` that `controller` knows.
+/// Fills the part of `stats` for `controller`.
 pub(super) fn read(controller: &str, dir: &Dir, stats: &mut Stats) -> Result<()> {
     match controller {
         "cpu" => cpu(dir, stats),
@@ -48,7 +48,7 @@ fn cpuacct(dir: &Dir, stats: &mut Stats) -> Result<()> {
         let numbers = text.split_whitespace().map(str::parse).collect::<Result<_, _>>();
         usage.percpu = numbers.map_err(|_| unreadable(dir, "cpuacct.usage_percpu", &text))?;
     }
-    // `cpu user system`, then a line for each CPU.
+    // The file has a line `cpu user system`, then a line for each CPU.
     for line in text(dir, "cpuacct.usage_all")?.unwrap_or_default().lines().skip(1) {
         let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
         if let [_, user, kernel, ..] = fields[..] {
@@ -59,7 +59,7 @@ fn cpuacct(dir: &Dir, stats: &mut Stats) -> Result<()> {
     Ok(())
 }
 
-/// `0-2,7` as its numbers.
+/// Parses a list of numbers such as `0-2,7`.
 fn list(dir: &Dir, file: &str) -> Result<Vec<u16>> {
     let Some(text) = text(dir, file)? else { return Ok(Vec::new()) };
     let mut numbers = Vec::new();
@@ -95,7 +95,7 @@ fn memory(dir: &Dir, stats: &mut Stats) -> Result<()> {
     let Some(raw) = table(dir, "memory.stat")? else { return Ok(()) };
     let entry = |prefix: &str| -> Result<MemoryEntry> {
         let get = |name: &str| number(dir, &format!("{prefix}.{name}"));
-        // No swap accounting, or a kernel without kernel memory limits: no files, and nothing to say.
+        // Without swap accounting, or kernel memory limits, the kernel has no such files, and the entry stays empty.
         let Some(usage) = get("usage_in_bytes")? else { return Ok(MemoryEntry::default()) };
         Ok(MemoryEntry {
             usage,
@@ -114,7 +114,7 @@ fn memory(dir: &Dir, stats: &mut Stats) -> Result<()> {
     Ok(())
 }
 
-/// Lines of `MAJOR:MINOR [OP] NUMBER`; the total at the end is no device.
+/// Parses lines of `MAJOR:MINOR [OP] NUMBER`; the total at the end belongs to no device.
 fn entries(dir: &Dir, file: &str) -> Result<Vec<BlkioEntry>> {
     let mut list = Vec::new();
     for line in text(dir, file)?.unwrap_or_default().lines() {
@@ -134,8 +134,8 @@ fn entries(dir: &Dir, file: &str) -> Result<Vec<BlkioEntry>> {
 }
 
 fn blkio(dir: &Dir, stats: &mut Stats) -> Result<()> {
-    // The scheduler's own account first: CFQ's until Linux 5.0, BFQ's where it is used. Else the throttle's, which
-    // every kernel has.
+    // The scheduler's own counters have precedence: CFQ's until Linux 5.0, BFQ's where it is used. Else the throttle's,
+    // which every kernel has.
     let blkio = &mut stats.blkio;
     for prefix in ["blkio.", "blkio.bfq."] {
         let get = |name: &str| entries(dir, &format!("{prefix}{name}_recursive"));
@@ -153,7 +153,7 @@ fn blkio(dir: &Dir, stats: &mut Stats) -> Result<()> {
         return Ok(());
     }
     let throttle = |name: &str| -> Result<Vec<BlkioEntry>> {
-        // With descendants since Linux 5.?; without them before.
+        // Newer kernels have a file that includes descendants.
         let recursive = entries(dir, &format!("blkio.throttle.{name}_recursive"))?;
         if recursive.is_empty() { entries(dir, &format!("blkio.throttle.{name}")) } else { Ok(recursive) }
     };

@@ -1,4 +1,4 @@
-//! The few shapes that the numbers of cgroup files come in.
+//! Parsers for the formats of cgroup files with statistics.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{Pressure, PressureLine, Rdma, RdmaEntry};
 use crate::cgroup::dir::Dir;
 use crate::error::{Context, Error, Result};
 
-/// A file's text; `None` when the file or the controller behind it is not there.
+/// The text of a file; `None` without the file or its controller.
 pub(super) fn text(dir: &Dir, file: &str) -> Result<Option<String>> {
     match dir.read(file) {
         Ok(text) => Ok(Some(text)),
@@ -21,14 +21,14 @@ pub(super) fn text(dir: &Dir, file: &str) -> Result<Option<String>> {
 pub(super) fn number(dir: &Dir, file: &str) -> Result<Option<u64>> {
     let Some(text) = text(dir, file)? else { return Ok(None) };
     let word = text.trim();
-    // v1 shows no limit as -1 in places.
+    // Some files of v1 show -1 without a limit.
     match word {
         "max" | "-1" => Ok(Some(u64::MAX)),
         _ => word.parse().map(Some).map_err(|_| unreadable(dir, file, word)),
     }
 }
 
-/// Lines of `key value`.
+/// A file of lines `key value`.
 pub(super) fn table(dir: &Dir, file: &str) -> Result<Option<BTreeMap<String, u64>>> {
     let Some(text) = text(dir, file)? else { return Ok(None) };
     let mut table = BTreeMap::new();
@@ -39,7 +39,7 @@ pub(super) fn table(dir: &Dir, file: &str) -> Result<Option<BTreeMap<String, u64
     Ok(Some(table))
 }
 
-/// A pressure file; `None` when the kernel keeps no such account.
+/// A pressure file; `None` if the kernel has no pressure information.
 pub(super) fn pressure(dir: &Dir, file: &str) -> Result<Option<Pressure>> {
     let Some(text) = text(dir, file)? else { return Ok(None) };
     let mut pressure = Pressure::default();
@@ -65,7 +65,7 @@ pub(super) fn pressure(dir: &Dir, file: &str) -> Result<Option<Pressure>> {
     Ok(Some(pressure))
 }
 
-/// Fills in what rdma.current and rdma.max say, if they are there: lines of `DEVICE hca_handle=N hca_object=N`.
+/// Fills in the values of rdma.current and rdma.max, if they exist: lines of `DEVICE hca_handle=N hca_object=N`.
 pub(super) fn rdma(dir: &Dir, rdma: &mut Rdma) -> Result<()> {
     for (file, place) in [("rdma.current", &mut rdma.current), ("rdma.max", &mut rdma.limit)] {
         for line in text(dir, file)?.unwrap_or_default().lines() {
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rdma_lines_have_a_device_and_limits_without_end() {
+    fn rdma_lines_have_a_device_and_may_have_no_limit() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("rdma.current"), "mlx4_0 hca_handle=2 hca_object=2000\n").unwrap();
         std::fs::write(directory.path().join("rdma.max"), "mlx4_0 hca_handle=3 hca_object=max\nocrdma1 hca_handle=max hca_object=max\n").unwrap();

@@ -1,4 +1,4 @@
-//! Numbers of cgroup2, in v1's words where runc has only those.
+//! Statistics of cgroup2, in v1's terms where runc has only those.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::cgroup::dir::Dir;
 use crate::cgroup::{tasks, wait};
 use crate::error::{Context, Result};
 
-/// Fills `stats` from `dir`. Unless it is the `only` directory, core files are passed over: v1 has these numbers.
+/// Fills `stats` from `dir`. Unless it is the `only` directory, core files are skipped: v1 has these numbers.
 pub(super) fn read(dir: &Dir, only: bool, stats: &mut Stats) -> Result<()> {
     pids(dir, only, stats)?;
     memory(dir, stats)?;
@@ -30,9 +30,9 @@ fn pids(dir: &Dir, only: bool, stats: &mut Stats) -> Result<()> {
             stats.pids.current = current;
             stats.pids.limit = number(dir, "pids.max")?.filter(|&max| max != u64::MAX).unwrap_or(0);
         }
-        // Without the controller the processes can still be counted.
+        // Processes can be counted without the controller.
         None if only => {
-            let pids = tasks::all(dir, Instant::now() + wait::PATIENCE).context("cannot read statistics")?;
+            let pids = tasks::all(dir, Instant::now() + wait::CHANGE_TIMEOUT).context("cannot read statistics")?;
             stats.pids.current = pids.len() as u64;
         }
         None => {}
@@ -54,7 +54,7 @@ fn memory(dir: &Dir, stats: &mut Stats) -> Result<()> {
     stats.memory.cache = raw.get("file").copied().unwrap_or(0);
     stats.memory.raw = raw;
     let usage = entry("")?.unwrap_or_default();
-    // v1 counts memory and swap together, and so do its readers. Two peaks make no sum.
+    // v1 and its readers count memory and swap together. The sum of two peaks is no peak.
     let swap = entry("swap.")?.unwrap_or_default();
     stats.memory.swap = MemoryEntry {
         usage: usage.usage + swap.usage,
@@ -107,7 +107,7 @@ fn cpu(dir: &Dir, stats: &mut Stats) -> Result<()> {
 }
 
 fn hugetlb(dir: &Dir, stats: &mut Stats) -> Result<()> {
-    // Which sizes there are is asked for only where the controller is.
+    // The page sizes are read only if the controller is enabled.
     if text(dir, "cgroup.controllers")?.is_none_or(|all| !all.split_whitespace().any(|it| it == "hugetlb")) {
         return Ok(());
     }

@@ -24,7 +24,7 @@ impl Call {
     }
 }
 
-/// How a run ended, and what it took.
+/// The result of a run, and its cost.
 pub struct Run {
     pub outcome: u32,
     pub steps: usize,
@@ -56,7 +56,8 @@ pub fn run(program: &[Instruction], call: &Call) -> Run {
     }
 }
 
-/// Checks what the kernel checks (bpf_check_classic, seccomp_check_filter), and that all of it can be reached.
+/// Performs the kernel's checks (bpf_check_classic, seccomp_check_filter), and checks that all instructions can be
+/// reached.
 pub fn validate(program: &[Instruction]) {
     assert!(!program.is_empty() && program.len() <= 4096, "{} instructions", program.len());
     let mut reached = vec![false; program.len()];

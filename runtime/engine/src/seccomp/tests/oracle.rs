@@ -1,5 +1,5 @@
-//! A profile read as the spec and runc have it, one syscall at a time: slow, and sharing nothing with the compiler but
-//! the table of numbers.
+//! An interpretation of a profile as in the specification and runc, one syscall at a time: slow, and sharing nothing
+//! with the compiler except the table of numbers.
 
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
@@ -33,7 +33,7 @@ fn number(name: &str, abi: Abi) -> Option<u32> {
     Some(SYSCALLS[row].1[abi as usize]).filter(|nr| *nr != X)
 }
 
-/// The number and first argument through which `name` is also called on x86.
+/// The number and first argument by which `name` is also called on x86.
 fn multiplexed(name: &str) -> Option<(u32, u64)> {
     let place = |list: &str| list.split_whitespace().position(|call| call == name);
     place(SOCKETCALLS).map(|i| (102, i as u64 + 1)).or_else(|| place(IPC_CALLS).map(|i| (117, i as u64 + 1)))
@@ -53,7 +53,7 @@ fn holds(arg: &LinuxSeccompArg, value: u64, narrow: bool) -> bool {
     }
 }
 
-/// A list of conditions that applies to the call's number, with what it returns.
+/// A list of conditions for the call's number, with the value that it returns.
 struct Candidate {
     action: u32,
     args: Vec<LinuxSeccompArg>,
@@ -93,7 +93,7 @@ fn candidates(rule: &LinuxSyscall, abi: Abi, nr: u32, narrow: bool) -> Vec<Candi
         .collect()
 }
 
-/// Sorts before what is tried later.
+/// The sort key of a candidate: smaller keys are tried first.
 fn rank(candidate: &Candidate, narrow: bool) -> Vec<(usize, u8, u64)> {
     let cut = |value: u64| if narrow { value & 0xffff_ffff } else { value };
     let mut rank: Vec<_> = candidate
@@ -114,11 +114,11 @@ fn rank(candidate: &Candidate, narrow: bool) -> Vec<(usize, u8, u64)> {
     rank
 }
 
-/// What the filter must return for `call`.
+/// The return value that the filter must have for `call`.
 pub fn outcome(spec: &LinuxSeccomp, native: Abi, call: &Call) -> u32 {
     let default = action(spec.default_action(), spec.default_errno_ret());
     let mut named: Vec<Abi> = spec.architectures().iter().flatten().map(|arch| abi_of(*arch)).collect();
-    // Without a list, the profile is for the native architecture.
+    // Without a list, the profile applies to the native architecture.
     if named.is_empty() {
         named.push(native);
     }

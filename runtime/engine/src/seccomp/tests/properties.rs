@@ -1,4 +1,4 @@
-//! Random profiles and calls: the program and the oracle agree.
+//! A comparison of the program and the oracle for random profiles and calls.
 
 use oci_spec::runtime::LinuxSeccomp;
 use proptest::prelude::*;
@@ -72,7 +72,7 @@ fn profile(rules: impl Strategy<Value = Vec<Value>>) -> impl Strategy<Value = (L
     })
 }
 
-/// The program; nothing for a profile that contradicts itself or is too long.
+/// Returns the program; `None` for a profile that contradicts itself or is too long.
 fn assembled(spec: &LinuxSeccomp, native: Abi) -> Option<Vec<Instruction>> {
     let mut findings = Findings::default();
     let profile = read(spec, native, &mut findings);
@@ -93,7 +93,7 @@ fn agree(spec: &LinuxSeccomp, native: Abi, program: &[Instruction], call: &Call)
     Ok(())
 }
 
-/// Argument values around those of the profile.
+/// Returns argument values near those of the profile.
 fn interesting(spec: &LinuxSeccomp) -> Vec<u64> {
     let args = spec.syscalls().iter().flatten().flat_map(|rule| rule.args().iter().flatten());
     let mentioned = args.flat_map(|arg| [arg.value(), arg.value_two().unwrap_or(0)]);
@@ -105,7 +105,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 20, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_program_does_what_its_profile_says(
+    fn a_program_returns_what_its_profile_requires(
         (spec, native) in profile(proptest::collection::vec(rule(subsequence(NAMES.to_vec(), 1..4)), 0..8)),
         picks in proptest::collection::vec(any::<proptest::sample::Index>(), 6 * 6),
     ) {
