@@ -1,4 +1,4 @@
-//! Layer 3: who runs where. The parent clones, init executes the plan, one channel joins them.
+//! Layer 3: the processes of a launch. The parent clones, init executes the plan, one channel connects them.
 //!
 //! | file | process | privilege |
 //! |---|---|---|
@@ -25,8 +25,9 @@ mod streams;
 mod terminal;
 pub mod unknown_syscalls;
 
-/// A plan is read by the very version that wrote it, even while the binary is being replaced.
+/// The version of the plan's encoding. A plan is read by the very version that wrote it, even while the binary is being
+/// replaced.
 pub const PLAN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// argv\[0\] of the init, which ps(1) shows. The environment makes it one ([`crate::divert`]).
+/// argv\[0\] of the init, which ps(1) shows. An environment variable selects the init stage ([`crate::divert`]).
 const INIT_NAME: &std::ffi::CStr = c"brig:init";

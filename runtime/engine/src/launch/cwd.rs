@@ -1,4 +1,4 @@
-//! The steps for process.cwd: the directory is made before the root turns read-only, and entered afterwards.
+//! The steps for process.cwd: the directory is created before the root becomes read-only, and entered afterwards.
 
 use std::path::Path;
 
@@ -8,32 +8,31 @@ use brig_sys::{SysError, SysResult};
 
 use super::init::Init;
 
-/// Makes a missing working directory. Not for an exec: there it is an error, as with runc.
+/// Creates a missing working directory. For an exec a missing one is an error, as with runc.
 pub(super) fn make_working_directory(init: &mut Init) -> Result<()> {
     let cwd = &init.plan.process.cwd;
     if init.plan.rootfs.is_none() || cwd.as_os_str().is_empty() || cwd == Path::new("/") {
         return Ok(());
     }
     match Dir::open_host(Path::new("/"))?.mkdir_all(cwd, 0o755, Links::Follow) {
-        // On a network file system root may be refused what the container's user is not; see `working_directory`.
+        // A network file system may refuse root what it permits the container's user; see `working_directory`.
         Err(error) if error.errno() == nix::errno::Errno::EACCES => {
-            init.channel()?.log(false, format!("process.cwd as root: {error}"))
+            init.channel()?.log(false, format!("process.cwd: trying again as the container's user: {error}"))
         }
         made => made.map(drop).context("unable to make process.cwd"),
     }
 }
 
-/// Enters the working directory.
 pub(super) fn working_directory(init: &mut Init) -> Result<()> {
     let cwd = init.plan.process.cwd.clone();
     if cwd.as_os_str().is_empty() || cwd == Path::new("/") {
         return Ok(chdir(Path::new("/"))?);
     }
     match chdir(&cwd) {
-        // On a network file system the container's user may enter what root may not: try again as that user.
+        // A network file system may refuse root what it permits the container's user: try again as that user.
         Err(error) if init.plan.process.uid != 0 && error.errno() == nix::errno::Errno::EACCES => {
             init.chdir_later = true;
-            init.channel()?.log(false, format!("process.cwd as root: {error}"))
+            init.channel()?.log(false, format!("process.cwd: trying again as the container's user: {error}"))
         }
         other => other.context("unable to enter process.cwd"),
     }

@@ -1,4 +1,4 @@
-//! What a launch will do, for the log of `--debug`.
+//! The description of a launch, for the log of `--debug`.
 
 use serde_json::Value;
 
@@ -7,8 +7,8 @@ use super::parent::Launch;
 use crate::error::Result;
 use brig_plan::namespaces::NamespaceKind;
 
-/// Logs the plan: a line for the namespaces, one for each mount, one for the rest. Of an environment the names alone, and
-/// of annotations too, because their values may be secrets.
+/// Logs the plan: a line for the namespaces, one for each mount, one for the rest. Of the environment and of
+/// annotations only the names are logged, because their values may be secrets.
 pub(super) fn plan(launch: &Launch) {
     if !tracing::event_enabled!(tracing::Level::DEBUG) {
         return;
@@ -17,11 +17,11 @@ pub(super) fn plan(launch: &Launch) {
     let second = plan.sibling.map(|flags| format!("; new for the second-stage init: {}", names(flags))).unwrap_or_default();
     let joined = plan.join.iter().fold(0, |joined, (_, flags)| joined | flags);
     tracing::debug!("plan: new namespaces: {}; joined: {}{second}", names(launch.namespaces), names(joined));
-    let born = if launch.cgroup.is_some() { "is born in the cgroup of v2" } else { "is moved to its cgroup of v2, if any" };
-    tracing::debug!("cgroup: init {born}, and enters {} of v1 by itself", launch.enter.len());
+    let entry = if launch.cgroup.is_some() { "starts in the cgroup of v2" } else { "is moved to its cgroup of v2, if any" };
+    tracing::debug!("cgroup: init {entry}, and enters {} of v1 by itself", launch.enter.len());
     let mut value = match serde_json::to_value(plan) {
         Ok(value) => value,
-        Err(error) => return tracing::debug!("the plan cannot be shown: {error}"),
+        Err(error) => return tracing::debug!("plan: unable to encode it for the log: {error}"),
     };
     prune(&mut value);
     if let Some(Value::Array(mounts)) = value.pointer_mut("/rootfs/mounts").map(Value::take) {
@@ -31,8 +31,8 @@ pub(super) fn plan(launch: &Launch) {
     tracing::debug!("plan: {value}");
 }
 
-/// Init's side: logs a step, as long as the parent reads. What follows the step `ready` runs without it, and may run under
-/// a filter that forbids this.
+/// Logs a step of init, as long as the parent reads. The steps after `ready` run without the parent, and may run under
+/// a filter that forbids the message.
 pub(super) fn step(init: &mut Init, name: &str) -> Result<()> {
     if init.plan.debug {
         init.channel()?.log(false, format!("init: step {name}"))?;
@@ -47,7 +47,7 @@ fn names(flags: u64) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(" ") }
 }
 
-/// Takes out what is empty, and the values of variables and annotations.
+/// Removes empty values, and the values of variables and annotations.
 fn prune(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -91,7 +91,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn secrets_and_what_is_empty_are_left_out() {
+    fn secrets_and_empty_values_are_not_logged() {
         let mut value = json!({
             "process": {"env": ["PATH=/bin", "KEY=secret"], "uid": 0, "terminal": false},
             "hook_state": {"annotations": {"token": "secret"}},

@@ -1,7 +1,7 @@
-//! What is wrong with a file that execve(2) refuses: its errno alone names neither a script's interpreter nor a loader.
+//! The defects of a file that execve(2) refuses: its errno alone names neither a script's interpreter nor a loader.
 //!
-//! The file is looked at before the seccomp filter is installed, which may forbid to, and the findings are only told once
-//! the kernel has refused: binfmt_misc executes programs of other machines.
+//! The file is examined before the seccomp filter is installed, which may forbid it, and the findings are reported only
+//! after the kernel's refusal: binfmt_misc executes programs of other machines.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{File, OpenOptions};
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, Stat, StatVfsMountFlags};
 
-/// What the kernel reads of a file to tell its format (BINPRM_BUF_SIZE, linux/binfmts.h).
+/// The length of a file's start in which the kernel recognises the format (BINPRM_BUF_SIZE, linux/binfmts.h).
 const HEADER_LEN: usize = 256;
 
-/// Why the container's user may not execute the file, in words that follow those for EACCES.
+/// The reason why the container's user may not execute the file, as a continuation of the text for EACCES.
 pub(super) fn why_denied(path: &Path, stat: &Stat) -> String {
     let shown = path.display();
     let is_noexec = rustix::fs::statvfs(path).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOEXEC));
@@ -28,10 +28,10 @@ pub(super) fn why_denied(path: &Path, stat: &Stat) -> String {
     }
 }
 
-/// What would keep the kernel from executing the file; `None` when nothing is found, or the file cannot be read.
+/// The defect that would prevent the execution of the file; `None` if none is found, or the file cannot be read.
 pub(super) fn flaw(path: &CStr) -> Option<String> {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
-    // Not to wait for a FIFO's writer, should the file have become one.
+    // O_NONBLOCK prevents a wait for a FIFO's writer, if the file has become one.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
     if !file.metadata().ok()?.is_file() {
         return None;
@@ -51,7 +51,7 @@ pub(super) fn flaw(path: &CStr) -> Option<String> {
 fn script_flaw(path: &Path, line: &[u8]) -> Option<String> {
     let line = line.split(|byte| *byte == b'\n').next()?;
     let text = String::from_utf8_lossy(line);
-    // A carriage return counts as part of the name.
+    // The kernel takes a carriage return as part of the name.
     let name = text.trim_start_matches([' ', '\t']).split([' ', '\t', '\0']).next()?;
     if name.is_empty() {
         return Some(format!("{} names no interpreter after #!", path.display()));
@@ -61,7 +61,7 @@ fn script_flaw(path: &Path, line: &[u8]) -> Option<String> {
     unusable(Path::new(name)).map(|reason| format!("the interpreter {shown} of this script {reason}{hint}"))
 }
 
-/// Why another file that takes part cannot be executed.
+/// The reason why an interpreter or loader cannot be executed.
 fn unusable(path: &Path) -> Option<&'static str> {
     match rustix::fs::accessat(rustix::fs::CWD, path, Access::EXISTS, rustix::fs::AtFlags::empty()) {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Some("is not in the container"),
@@ -72,7 +72,7 @@ fn unusable(path: &Path) -> Option<&'static str> {
     denied.then_some("is not executable for the container's user")
 }
 
-/// The fields that are read of an ELF header (elf(5)).
+/// The required fields of an ELF header (elf(5)).
 struct Elf {
     machine: u16,
     program_headers: u64,
@@ -82,7 +82,7 @@ struct Elf {
 }
 
 impl Elf {
-    /// `None` for a header that is cut short, or of the other byte order.
+    /// Parses a header; `None` if it is truncated, or of the other byte order.
     fn parse(header: &[u8]) -> Option<Elf> {
         const IS_64_BIT: u8 = 2;
         let is_little = *header.get(5)? == 1;
@@ -102,7 +102,7 @@ impl Elf {
     /// The path in PT_INTERP: the loader of a dynamically linked program.
     fn loader(&self, file: &File) -> io::Result<Option<PathBuf>> {
         const PT_INTERP: u32 = 3;
-        /// More are no program's.
+        /// No program has more entries.
         const MAX_ENTRIES: u16 = 64;
         let mut entry = [0; 56];
         for number in 0..self.entries.min(MAX_ENTRIES) {

@@ -1,7 +1,7 @@
-//! A hook for tests: a process stops at a named step, says so on standard error, and stays there to be killed.
+//! A hook for tests: a process stops at a named step, reports it on standard error, and waits there to be killed.
 //!
-//! It is compiled with the feature `faults` alone. The environment variable BRIG_STOP_AT of the caller names a step
-//! of init's table (`root`) or of the parent (`parent:cloned`).
+//! It is compiled with the feature `faults` alone. The environment variable BRIG_STOP_AT of the caller names a step of
+//! init's table (`root`) or of the parent (`parent:cloned`).
 
 /// The steps of init at which a process can stop, in their order.
 #[cfg(feature = "faults")]
@@ -10,7 +10,7 @@ pub fn init_steps() -> Vec<&'static str> {
     STEPS.iter().map(|step| step.name).chain([EXEC]).collect()
 }
 
-/// The step at which init shall stop.
+/// The step at which init is to stop.
 pub(crate) fn wanted() -> Option<String> {
     if cfg!(feature = "faults") { std::env::var("BRIG_STOP_AT").ok() } else { None }
 }
@@ -20,13 +20,13 @@ pub(crate) fn reached(wanted: Option<&str>, step: &str) {
     if cfg!(feature = "faults") && wanted == Some(step) {
         eprintln!("stopped at {step}");
         loop {
-            // A stop signal would not do: the first process of a pid namespace ignores its own.
+            // A stop signal has no effect: the first process of a pid namespace ignores its own signals.
             nix::unistd::pause();
         }
     }
 }
 
-/// [`reached`] for a step of the parent.
+/// Stops the parent when it reaches `step`: see [`reached`].
 pub(crate) fn parent(step: &str) {
     if cfg!(feature = "faults") {
         reached(wanted().as_deref(), &format!("parent:{step}"));

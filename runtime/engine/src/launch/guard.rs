@@ -1,14 +1,14 @@
-//! A launched process, until it may stay.
+//! A launched process, until the launch is complete.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use brig_sys::process::{self, Child};
 
-/// How long the end of a killed init is waited for.
+/// The timeout for the exit of a killed init.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A launched process that is killed and reaped when it is dropped before [`Guard::keep`].
+/// A launched process that is killed and reaped on drop, unless [`Guard::disarm`] was called.
 #[derive(Debug)]
 pub(super) struct Guard(Option<Child>);
 
@@ -24,7 +24,7 @@ impl Guard {
         }
     }
 
-    pub(super) fn keep(mut self) -> Child {
+    pub(super) fn disarm(mut self) -> Child {
         match self.0.take() {
             Some(child) => child,
             None => unreachable!("a guard without its child"),
@@ -35,23 +35,30 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let Some(child) = self.0.take() else { return };
-        // ESRCH: it has ended by itself.
+        // ESRCH: the process has exited by itself.
         match process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL) {
-            Err(error) if error.errno() != nix::errno::Errno::ESRCH => tracing::warn!("unable to clean up: {error}"),
+            Err(error) if error.errno() != nix::errno::Errno::ESRCH => {
+                tracing::warn!("init (pid {}): unable to kill it: {error}", child.pid);
+            }
             _ => {}
         }
         let reaped = match process::wait_ended(child.pidfd.as_fd(), Some(KILL_TIMEOUT)) {
             Ok(true) => process::wait(child.pidfd.as_fd()).map(drop),
             Ok(false) => {
-                // No signal ends a wait for a file system that does not answer.
-                tracing::warn!("init (pid {}) has not ended {KILL_TIMEOUT:?} after SIGKILL, and is left", child.pid);
+                // No signal interrupts the wait for a file system that does not answer.
+                tracing::warn!(
+                    "init (pid {}): leaving it, because it has not exited {KILL_TIMEOUT:?} after SIGKILL",
+                    child.pid
+                );
                 Ok(())
             }
             Err(error) => Err(error),
         };
         match reaped {
-            // ECHILD: its end was seen and reported already.
-            Err(error) if error.errno() != nix::errno::Errno::ECHILD => tracing::warn!("unable to clean up: {error}"),
+            // ECHILD: the exit was reaped and reported already.
+            Err(error) if error.errno() != nix::errno::Errno::ECHILD => {
+                tracing::warn!("init (pid {}): unable to reap it: {error}", child.pid);
+            }
             _ => {}
         }
     }

@@ -1,8 +1,8 @@
 //! The init stage: the fresh, single-threaded process that becomes the container's program.
 //!
-//! Privilege: first that of the caller in the new namespaces, with all capabilities there; after the step
-//! `credentials` that of the container's user. It runs from a sealed image, is not dumpable, never calls NSS, and
-//! opens no path but through [`brig_sys::path`] and [`brig_sys::procfs`].
+//! Privilege: first that of the caller in the new namespaces, with all capabilities there; after the step `credentials`
+//! that of the container's user. The process runs from a sealed image, is not dumpable, never calls NSS, and opens
+//! paths only through [`brig_sys::path`] and [`brig_sys::procfs`].
 
 use std::cell::OnceCell;
 use std::ffi::OsStr;
@@ -23,51 +23,50 @@ use brig_sys::{SysError, SysResult, process};
 
 use super::{gate, table};
 
-/// What the steps share.
+/// The state that the steps share.
 pub(super) struct Init {
-    /// The plan.
     pub plan: InitPlan,
     /// Descriptors that the plan names, until a step takes them.
     pub inherited: Inherited,
     /// The descriptors of `--preserve-fds`, in the order of their numbers.
     pub preserved: Vec<OwnedFd>,
-    /// The channel, until the parent stops listening.
+    /// The channel, until the parent stops reading.
     pub channel: Option<InitEnd>,
-    /// /proc, and whose: see [`Init::proc`].
+    /// The procfs of [`Init::proc`].
     proc: OnceCell<Proc>,
-    /// The root while it is being set up.
+    /// The root during its set-up.
     pub root: Option<Root>,
     /// The terminal's slave side.
     pub terminal: Option<OwnedFd>,
-    /// The filter, once the parent has sent it.
+    /// The filter, after the parent has sent it.
     pub seccomp: Option<Filter>,
-    /// The program's path, once it was looked up.
+    /// The program's path, after the lookup.
     pub program: Option<std::ffi::CString>,
-    /// What may keep the kernel from executing it.
+    /// A defect of the program's file that may prevent its execution.
     pub program_flaw: Option<String>,
-    /// This end of the gate, once it is open; the exec closes it.
+    /// Init's end of the gate, after it was opened; the exec closes it.
     pub gate: Option<OwnedFd>,
-    /// chdir was refused to the privileged user, and is tried again as the container's.
+    /// chdir(2) failed for the privileged user, and is tried again as the container's user.
     pub chdir_later: bool,
-    /// The pid namespace that the second stage starts in, until it is entered for children.
+    /// The pid namespace in which the second stage starts, until it is entered for children.
     pub pid_namespace: Option<OwnedFd>,
-    /// The filter that the first of two stages gives itself before it makes the second.
+    /// The filter that the first-stage init installs for itself before it creates the second-stage init.
     pub confinement: Option<Filter>,
 }
 
 impl Init {
-    /// The channel.
+    /// The channel to the parent.
     ///
     /// # Errors
-    /// After the parent stopped listening: a step stands on the wrong side of `ready`.
+    /// After the parent stopped reading: a step stands on the wrong side of `ready`.
     pub fn channel(&self) -> Result<&InitEnd> {
-        self.channel.as_ref().ok_or_else(|| Error::other("the parent no longer listens"))
+        self.channel.as_ref().ok_or_else(|| Error::other("the parent does not read the channel any more"))
     }
 
-    /// The host's /proc, opened before any namespace was joined. A process that the container's can look into must not
-    /// hold it (CVE-2016-9962), and has the container's, opened when it is first needed: the second stage, and an exec
-    /// that shares both the pid and the user namespace with its caller. With a user namespace of the container's between
-    /// them, its programs cannot look into this process (ptrace(2), the dumpable attribute).
+    /// The host's /proc, opened before any namespace was joined. A process that the container's processes can trace
+    /// must not hold it (CVE-2016-9962), and uses the container's /proc, opened on first use: the second stage, and an
+    /// exec that shares both the pid and the user namespace with its caller. With a user namespace of the container's
+    /// between them, its programs cannot trace this process (ptrace(2), the dumpable attribute).
     pub fn proc(&self) -> SysResult<&Proc> {
         match self.proc.get() {
             Some(proc) => Ok(proc),
@@ -78,16 +77,17 @@ impl Init {
         }
     }
 
-    /// Nothing is looked up any more, and the process may wait for long.
+    /// Closes /proc after the last lookup, because the process may wait for long.
     pub fn close_proc(&mut self) {
         self.proc.take();
     }
 }
 
-/// Runs an init whose plan is in the memory file with the descriptor number `plan`. Returns an exit status only when
-/// something failed; the error has then gone to the parent.
+/// Runs an init whose plan is in the memory file with the descriptor number `plan`. Returns an exit status only after a
+/// failure; the parent has received the error then.
 pub(crate) fn main(plan: &OsStr) -> i32 {
-    // Before anything else: from here on no process in a namespace that we join can reach our memory or fds.
+    // Must precede everything else: from here on no process in a joined namespace can reach this process's memory or
+    // descriptors.
     if process::set_undumpable().is_err() {
         return 1;
     }
@@ -95,7 +95,7 @@ pub(crate) fn main(plan: &OsStr) -> i32 {
     let (plan, channel) = match receive(plan, &mut inherited) {
         Ok(received) => received,
         Err(error) => {
-            // There is no channel to say it on: an init stage that was started by hand, or by another version.
+            // There is no channel for the error: the init stage was started by hand, or by another version.
             eprintln!("brig: {} is internal; do not set it: {error}", divert::VARIABLE);
             return 1;
         }
@@ -153,12 +153,12 @@ fn run(plan: InitPlan, mut inherited: Inherited, channel: InitEnd) -> Result<std
     };
     match &init.channel {
         Some(channel) => say(channel, &error),
-        // The gate is open and the parent gone. A start that waits hears it there; else standard error is all that is
-        // left, as for runc.
+        // The gate is open and the parent has exited. A start that waits reads the error there; else standard error is
+        // all that is left, as for runc.
         None => {
             eprintln!("brig: {error}");
-            if let Some(Err(unheard)) = init.gate.take().map(|gate| gate::tell(gate, &error)) {
-                eprintln!("brig: {unheard}");
+            if let Some(Err(unreported)) = init.gate.take().map(|gate| gate::report(gate, &error)) {
+                eprintln!("brig: {unreported}");
             }
         }
     }
@@ -166,7 +166,7 @@ fn run(plan: InitPlan, mut inherited: Inherited, channel: InitEnd) -> Result<std
 }
 
 fn prepare(plan: &InitPlan, inherited: &mut Inherited) -> Result<(OnceCell<Proc>, Vec<OwnedFd>)> {
-    // The exec closes every inherited descriptor unless a step keeps it: none can be forgotten.
+    // The exec closes every inherited descriptor unless a step keeps it: none can leak by omission.
     process::set_cloexec_on_all()?;
     process::reset_signals()?;
     let mut preserve =
@@ -178,8 +178,8 @@ fn prepare(plan: &InitPlan, inherited: &mut Inherited) -> Result<(OnceCell<Proc>
 }
 
 fn say(channel: &InitEnd, error: &Error) {
-    // A parent that is gone has told what failed on its side, which is why this failed too; or it was killed, and has
-    // nobody to tell.
+    // A parent that has exited has either reported its own failure, which caused this one; or it was killed, and there
+    // is no reader.
     let _ = channel.failed(error);
 }
 

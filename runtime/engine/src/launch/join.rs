@@ -1,4 +1,5 @@
-//! The first steps of init where namespaces are joined: into them, and on to a process that is in all of them.
+//! The first steps of an init that joins namespaces: the entry into them, and the creation of a process that is in all
+//! of them.
 
 use std::os::fd::AsFd;
 
@@ -8,14 +9,14 @@ use crate::error::{Context, Error, Result};
 use crate::handshake::Sibling;
 use brig_sys::{SysError, cred, ns, process};
 
-/// Joins what the plan names, in its order.
+/// Joins the namespaces of the plan, in its order.
 pub(super) fn join(init: &mut Init) -> Result<()> {
     const CLONE_NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
     for (number, flags) in std::mem::take(&mut init.plan.join) {
         let namespace = take(&mut init.inherited, number)?;
         ns::join(namespace.as_fd(), flags).context("unable to join a namespace")?;
         if flags & CLONE_NEWUSER != 0 {
-            // The ids of the caller most often have no name in the namespace that was joined.
+            // The ids of the caller are mostly not mapped in the joined user namespace.
             become_root()?;
         }
     }
@@ -40,15 +41,15 @@ fn become_root() -> Result<()> {
         _ => {}
     }
     cred::set_ids(0, 0).context("unable to become root in the user namespace; it must map id 0")?;
-    // The change of ids made this process dumpable by the value of fs.suid_dumpable.
+    // Must follow the change of ids, which made this process dumpable by the value of fs.suid_dumpable.
     Ok(process::set_undumpable()?)
 }
 
-/// Makes the process that the container gets, and ends this one.
+/// Creates the second-stage init, which becomes the container's process, and exits.
 pub(super) fn sibling(init: &mut Init) -> Result<()> {
     let Some(namespaces) = init.plan.sibling else { return Ok(()) };
     continue_in_child(init, namespaces)?;
-    // The parent writes the maps of a user namespace that is new with the sibling.
+    // The parent writes the maps of a user namespace that is created with the second-stage init.
     if namespaces & libc::CLONE_NEWUSER as u64 != 0 {
         init.channel()?.hear::<Sibling>()?;
         become_root()?;
@@ -65,7 +66,7 @@ fn not_made(error: SysError) -> Error {
     Error::from(error).context(context)
 }
 
-/// Returns in a new child of the parent's. This process ends, and tells the parent of the child.
+/// Continues in a new child of the parent's. This process reports the child to the parent, and exits.
 pub(super) fn continue_in_child(init: &mut Init, namespaces: u64) -> Result<()> {
     let filter = init.confinement.take();
     let confinement = filter.as_ref().map(|filter| process::Confinement {
@@ -76,10 +77,10 @@ pub(super) fn continue_in_child(init: &mut Init, namespaces: u64) -> Result<()> 
     let made = process::fork_sibling(namespaces, confinement.as_ref()).map_err(not_made)?;
     let Some(child) = made else { return Ok(()) };
     faults::reached(init.plan.stop_at.as_deref(), "sibling_made");
-    let told = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
-    if told.is_err() {
-        // No process would know of the child, which may have exited by itself.
+    let reported = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
+    if reported.is_err() {
+        // Without a report no process would know of the child, which may have exited by itself.
         let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
     }
-    std::process::exit(i32::from(told.is_err()));
+    std::process::exit(i32::from(reported.is_err()));
 }

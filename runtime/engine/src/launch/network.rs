@@ -1,5 +1,5 @@
-//! Network devices of the host, handed over to the container: the parent moves them, since they are its namespace's;
-//! init gives them their addresses back and brings them up.
+//! The handover of the host's network devices to the container: the parent moves them, since they belong to its
+//! namespace; init restores their addresses and brings them up.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -16,15 +16,15 @@ use brig_sys::ns;
 
 use super::init::Init;
 
-/// Flags of an address (linux/if_addr.h): it was set by hand, for good.
+/// A flag of an address that was set by hand, without a lifetime (linux/if_addr.h).
 const IFA_F_PERMANENT: u32 = 0x80;
-/// Those that whoever sets an address may choose: NODAD, HOMEADDRESS, NOPREFIXROUTE, MCAUTOJOIN. The others are the
-/// kernel's to say.
-const CHOSEN: u32 = 0x02 | 0x10 | 0x200 | 0x400;
+/// The flags that the creator of an address may choose: NODAD, HOMEADDRESS, NOPREFIXROUTE, MCAUTOJOIN. The kernel sets
+/// the others.
+const CALLER_FLAGS: u32 = 0x02 | 0x10 | 0x200 | 0x400;
 /// RT_SCOPE_UNIVERSE (linux/rtnetlink.h).
-const EVERYWHERE: u8 = 0;
+const GLOBAL_SCOPE: u8 = 0;
 
-/// Init's side, a step of its table. Everything that can be in the way there is looked for before a device moves.
+/// Init's part, a step of its table. All possible obstacles in the container are checked before a device moves.
 pub(super) fn network_devices(init: &mut Init) -> Result<()> {
     let devices = &init.plan.net_devices;
     if devices.is_empty() {
@@ -51,23 +51,23 @@ pub(super) fn network_devices(init: &mut Init) -> Result<()> {
 
 fn set(route: &Route, index: i32, addresses: &[Address]) -> Result<()> {
     for address in addresses {
-        let address = Address { flags: address.flags & CHOSEN, ..address.clone() };
+        let address = Address { flags: address.flags & CALLER_FLAGS, ..address.clone() };
         route.add_address(index, &address)?;
     }
     Ok(route.set_up(index)?)
 }
 
-/// One device on its way.
+/// A device during its move.
 #[derive(Debug)]
 struct Moved {
     link: Link,
-    /// Its number in the container.
+    /// The device's index in the container.
     index: i32,
     addresses: Vec<Address>,
 }
 
-/// The devices that were handed over. They come back when this is dropped before [`HandedOver::keep`]: virtual ones
-/// would else end with the container's namespace, and the others keep their new names.
+/// The devices that were handed over. Dropping this before [`HandedOver::disarm`] moves them back: virtual devices
+/// would otherwise be removed with the container's namespace, and the others would keep their new names.
 #[derive(Debug)]
 pub(super) struct HandedOver {
     moved: Vec<Moved>,
@@ -75,10 +75,10 @@ pub(super) struct HandedOver {
 }
 
 impl HandedOver {
-    /// Moves `devices` into the network namespace of the process `pid`, where the numbers `taken` are in use.
+    /// Moves `devices` into the network namespace of the process `pid`, in which the indices `taken` are in use.
     ///
     /// # Errors
-    /// Before anything has moved: a device that does not exist, or a namespace that is the host's own.
+    /// Before any move: a device that does not exist, or a namespace that is the host's own.
     pub(super) fn new(devices: &[NetDevice], pid: i32, taken: &[i32]) -> Result<HandedOver> {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let container = ns::open(&path, NamespaceKind::Network.clone_flag())?;
@@ -116,26 +116,26 @@ impl HandedOver {
         Ok(handed)
     }
 
-    /// What init is told: of each device its number, and the addresses that go with it.
-    pub(super) fn told(&self) -> Vec<Device> {
-        let lasting = |address: &&Address| address.flags & IFA_F_PERMANENT != 0 && address.scope == EVERYWHERE;
-        let told = |moved: &Moved| Device {
+    /// The devices for init: the index of each one in the container, and its addresses.
+    pub(super) fn for_init(&self) -> Vec<Device> {
+        let lasting = |address: &&Address| address.flags & IFA_F_PERMANENT != 0 && address.scope == GLOBAL_SCOPE;
+        let device = |moved: &Moved| Device {
             index: moved.index,
             addresses: moved.addresses.iter().filter(lasting).cloned().collect(),
         };
-        self.moved.iter().map(told).collect()
+        self.moved.iter().map(device).collect()
     }
 
-    /// They stay in the container.
-    pub(super) fn keep(mut self) {
+    /// Leaves the devices in the container.
+    pub(super) fn disarm(mut self) {
         self.moved.clear();
     }
 
-    /// Moves them back, with their names and addresses.
-    fn give_back(&self) -> Result<()> {
+    /// Moves the devices back, with their names and addresses.
+    fn move_back(&self) -> Result<()> {
         let host = ns::open(Path::new("/proc/thread-self/ns/net"), NamespaceKind::Network.clone_flag())?;
         let route = Route::open()?;
-        // A namespace is a thread's own affair: this one must not leave the caller's.
+        // setns(2) affects one thread: this thread must not leave the caller's namespace.
         let there = std::thread::scope(|scope| {
             let enter = || {
                 ns::join(self.container.as_fd(), NamespaceKind::Network.clone_flag())?;
@@ -146,11 +146,11 @@ impl HandedOver {
         for moved in self.moved.iter().rev() {
             there.move_link(moved.index, host.as_fd(), &moved.link.name, None)?;
             let index = route.links()?.into_iter().find(|link| link.name == moved.link.name).map(|link| link.index);
-            let index = index.ok_or_else(|| Error::other("it is nowhere to be found"))?;
-            // Addresses that the kernel makes by itself come back with the device.
+            let index = index.ok_or_else(|| Error::other("it is in neither network namespace"))?;
+            // Addresses that the kernel creates by itself return with the device.
             let by_hand = moved.addresses.iter().filter(|address| address.flags & IFA_F_PERMANENT != 0);
             for address in by_hand {
-                let address = Address { flags: address.flags & CHOSEN, ..address.clone() };
+                let address = Address { flags: address.flags & CALLER_FLAGS, ..address.clone() };
                 match route.add_address(index, &address) {
                     Err(error) if error.errno() != Errno::EEXIST => return Err(error.into()),
                     _ => {}
@@ -167,9 +167,9 @@ impl HandedOver {
 impl Drop for HandedOver {
     fn drop(&mut self) {
         if !self.moved.is_empty()
-            && let Err(error) = self.give_back()
+            && let Err(error) = self.move_back()
         {
-            tracing::warn!("unable to give linux.netDevices back to the host: {error}");
+            tracing::warn!("linux.netDevices: unable to move the devices back to the host: {error}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The parent's side: seals the image, clones, serves init's requests in their order, and unwinds what failed.
+//! The parent's side of a launch: seals the image, clones, serves init's requests in their order, and unwinds after a
+//! failure.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -31,97 +32,94 @@ use super::{INIT_NAME, PLAN_VERSION, describe, faults, second_stage, streams};
 /// User and group maps of a new user namespace.
 #[derive(Debug)]
 pub struct IdMaps {
-    /// uid_map
     pub uids: IdMap,
-    /// gid_map
     pub gids: IdMap,
-    /// setgroups(2) is denied first, as the kernel asks of an unprivileged writer (user_namespaces(7)).
+    /// Denies setgroups(2) first, as the kernel requires of an unprivileged writer (user_namespaces(7)).
     pub deny_setgroups: bool,
 }
 
-/// What to launch.
+/// The parameters of a launch.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    /// What init is told. The fds `channel`, `gate` and `console` are filled in here.
+    /// Init's plan. [`launch`] fills in the fds `channel`, `gate` and `console`.
     pub plan: InitPlan,
     /// New namespaces of the clone.
     pub namespaces: u64,
-    /// Maps, with a new user namespace.
+    /// The maps of a new user namespace.
     pub id_maps: Option<IdMaps>,
-    /// A filter to compile while init is at work.
+    /// A filter to compile while init runs its first steps.
     pub seccomp: Option<&'a LinuxSeccomp>,
-    /// What a system call in `seccomp` is that no architecture knows.
+    /// The handling of system calls in `seccomp` that no known architecture has.
     pub unknown_syscalls: UnknownSyscalls,
     /// An empty directory on a file system that overlay accepts, such as the container's own below the root.
     pub seal_beside: &'a Path,
-    /// This process will launch again: it keeps the sealed image for that, as long as it lives.
+    /// Keeps the sealed image until the exit of this process, for later launches.
     pub keep_image: bool,
-    /// Fds whose numbers the plan names; they are closed here after the clone.
+    /// Fds whose numbers the plan names; they are closed in the parent after the clone.
     pub inherit: Vec<OwnedFd>,
-    /// The cgroup v2 directory in which init is born.
+    /// The cgroup v2 directory in which init starts.
     pub cgroup: Option<OwnedFd>,
-    /// Files of v1 cgroups that init enters by itself, first of all.
+    /// Files of v1 cgroups that init enters by itself, before everything else.
     pub enter: Vec<OwnedFd>,
-    /// Standard streams.
     pub stdio: Option<[OwnedFd; 3]>,
-    /// Init's end of the gate; without one the program runs at once.
+    /// Init's end of the gate; without one the program starts at once.
     pub gate: Option<OwnedFd>,
-    /// Where the terminal's master goes.
+    /// The destination of the terminal's master.
     pub console: Option<OwnedFd>,
-    /// When init is given up, because it makes no progress.
+    /// The limit for an init that makes no progress.
     pub stall: StallLimit,
 }
 
-/// What the engine does at the moments that the handshake gives it.
-pub trait Moments {
-    /// The process exists, and waits: it is put under its limits.
-    fn born(&mut self, pid: i32) -> Result<()>;
-    /// Whether init waits for [`Moments::born`] to end before it does anything.
+/// The engine's reactions to the events of the handshake.
+pub trait LaunchObserver {
+    /// Applies cgroups and limits to the process, which exists and waits.
+    fn spawned(&mut self, pid: i32) -> Result<()>;
+    /// Checks whether init waits for [`LaunchObserver::spawned`] before it does anything.
     fn must_wait(&self) -> bool;
-    /// The mounts stand.
+    /// Continues after all mounts exist.
     fn mounted(&mut self, child: &Child) -> Result<()>;
-    /// All is set up: it goes on record.
+    /// Writes the record after the set-up is complete.
     fn ready(&mut self, child: &Child) -> Result<()>;
-    /// A seccomp filter is in force, and this is its listener, for the agent that the configuration names.
+    /// Delivers the listener of the seccomp filter in force to the agent that the configuration names.
     fn listening(&mut self, child: &Child, listener: OwnedFd) -> Result<()>;
-    /// The container is paused: init stands still until it is resumed, and is waited for.
+    /// Checks whether the container is paused: init is frozen until it is resumed, and the launch waits for it.
     fn is_frozen(&self) -> bool {
         false
     }
-    /// Why the process may have died: the out-of-memory killer, say. Empty when nothing is known.
-    fn died(&self) -> String;
+    /// The possible cause of the process's exit, such as the OOM killer. Empty if it is unknown.
+    fn exit_cause(&self) -> String;
 }
 
-/// Launches init, and returns once it waits at the gate, or without a gate once its program runs.
+/// Launches init, and returns after it waits at the gate, or without a gate after its program has started.
 ///
 /// # Errors
-/// What init reports, what a moment of the engine's reports, or how init died. Nothing is left of the process then.
-pub fn launch(launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
-    // runc's words, which its callers' users look for.
-    launch_and_serve(launch, moments).context("unable to start container process")
+/// Init's error, the observer's error, or the cause of init's exit. Nothing is left of the process then.
+pub fn launch(launch: Launch, observer: &mut dyn LaunchObserver) -> Result<Child> {
+    // The text is runc's, on which tools and users match.
+    launch_and_serve(launch, observer).context("unable to start container process")
 }
 
-fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Child> {
+fn launch_and_serve(mut launch: Launch, observer: &mut dyn LaunchObserver) -> Result<Child> {
     divert::check()?;
     let gated = launch.gate.is_some();
     launch.plan.seccomp = launch.seccomp.is_some();
     describe::plan(&launch);
     let mut steps = expected(&launch);
     let maps_now = launch.id_maps.is_some() && launch.plan.sibling.is_none();
-    let waits = moments.must_wait() || maps_now;
+    let waits = observer.must_wait() || maps_now;
     let (parent, guard, mut image) = {
         let _phase = trace::phase("clone");
         clone(&mut launch, waits, maps_now)?
     };
     faults::parent("cloned");
     let child = guard.child();
-    tracing::debug!("init is process {}", child.pid);
+    tracing::debug!("init: started as process {}", child.pid);
     {
         let _phase = trace::phase("limits");
-        moments.born(child.pid)?;
+        observer.spawned(child.pid)?;
     }
-    // With a sibling the user namespace is the sibling's, and so is the wait for its maps.
-    let sibling_maps = if launch.plan.sibling.is_some() { launch.id_maps.take() } else { None };
+    // The user namespace belongs to the second-stage init if there is one, and so does the wait for its maps.
+    let second_stage_maps = if launch.plan.sibling.is_some() { launch.id_maps.take() } else { None };
     if let Some(maps) = &launch.id_maps {
         write_maps(child.pid, maps)?;
     }
@@ -145,11 +143,13 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
         }
         None => None,
     };
-    // Both closings of the image wait for a grace period: this one while init is at work, the other in its program's time.
+    // Each of the two closings of the image waits for a grace period: this one while init runs its steps, the other one
+    // while its program runs.
     image.mount = None;
     let (stdio, stall) = (launch.stdio.take(), launch.stall);
     let mut server = Server {
-        devices: None, parent, guard, stage_1: None, moments, steps, plan: &launch.plan, seccomp, sibling_maps, stdio,
+        devices: None, parent, guard, first_stage: None, observer, steps, plan: &launch.plan, seccomp,
+        second_stage_maps, stdio,
         stall,
     };
     server.serve()?;
@@ -159,12 +159,12 @@ fn launch_and_serve(mut launch: Launch, moments: &mut dyn Moments) -> Result<Chi
         server.await_exec()?;
     }
     if let Some(devices) = server.devices {
-        devices.keep();
+        devices.disarm();
     }
-    Ok(server.guard.keep())
+    Ok(server.guard.disarm())
 }
 
-/// The requests that this plan will bring, in order.
+/// The requests that this plan will cause, in order.
 fn expected(launch: &Launch) -> Vec<Step> {
     let mut steps = Vec::with_capacity(4);
     if launch.plan.sibling.is_some() {
@@ -186,12 +186,13 @@ fn expected(launch: &Launch) -> Vec<Step> {
     steps
 }
 
-/// Seals, writes the plan, clones, and closes what was the child's alone: its death is then seen as an end of file.
+/// Seals the image, writes the plan, clones, and closes the descriptors of the child: its exit then causes an end of
+/// file.
 fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentEnd, Guard, seal::Image)> {
     let (parent, init) = channel::pair()?;
     let image = {
         let _phase = trace::phase("seal");
-        if launch.keep_image { kept_image(launch.seal_beside)? } else { image(launch.seal_beside)? }
+        if launch.keep_image { cached_image(launch.seal_beside)? } else { image(launch.seal_beside)? }
     };
     launch.plan.channel = init.number();
     launch.plan.gate = launch.gate.as_ref().map(AsRawFd::as_raw_fd);
@@ -239,23 +240,23 @@ fn no_process(error: SysError) -> Error {
     Error::from(error).context(format!("unable to make the container's process{advice}"))
 }
 
-/// The image that an earlier launch of this process executed, or a new one. It is read-only for whoever meets it, so that
-/// it can be shared; an overlay that stays saves making it and both waits for its end. A copy in memory would weigh as much
-/// as this process, and is not kept.
-fn kept_image(beside: &Path) -> Result<seal::Image> {
-    static KEPT: Mutex<Option<OwnedFd>> = Mutex::new(None);
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(file) = &*kept {
+/// The image that an earlier launch of this process executed, or a new one. No process can write to it, and therefore
+/// launches can share it; a kept overlay saves its creation and both waits for its removal. A copy in memory would take
+/// as much memory as this process, and is not kept.
+fn cached_image(beside: &Path) -> Result<seal::Image> {
+    static CACHED: Mutex<Option<OwnedFd>> = Mutex::new(None);
+    let mut cached = CACHED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = &*cached {
         return Ok(seal::Image { file: file.try_clone().context("unable to copy an fd")?, mount: None });
     }
     let image = image(beside)?;
     if image.mount.is_some() {
-        *kept = Some(image.file.try_clone().context("unable to copy an fd")?);
+        *cached = Some(image.file.try_clone().context("unable to copy an fd")?);
     }
     Ok(image)
 }
 
-/// The image that the child executes: through an overlay where the kernel lets us, else a sealed copy in memory.
+/// The image that the child executes: through an overlay if the kernel permits it, else a sealed copy in memory.
 fn image(beside: &Path) -> Result<seal::Image> {
     match seal::overlay(beside) {
         Ok(image) => Ok(image),
@@ -277,7 +278,7 @@ fn write_maps(pid: i32, maps: &IdMaps) -> Result<()> {
     Ok(())
 }
 
-/// An error that init reported, in runc's words.
+/// Adds runc's text to an error that init reported.
 fn during_init(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Executable => error,
@@ -285,19 +286,19 @@ fn during_init(error: Error) -> Error {
     }
 }
 
-/// Serves one init until its program runs.
+/// The server of one init until its program runs.
 struct Server<'a> {
-    /// Before the guard, because they come back from a process that still lives.
+    /// Must precede the guard in the order of drops, because the devices return from a process that still exists.
     devices: Option<HandedOver>,
     parent: ParentEnd,
     guard: Guard,
-    /// Once it has made the sibling, and until it is reaped.
-    stage_1: Option<Guard>,
-    moments: &'a mut dyn Moments,
+    /// The first-stage init, after it has created the second-stage init, and until it is reaped.
+    first_stage: Option<Guard>,
+    observer: &'a mut dyn LaunchObserver,
     steps: Vec<Step>,
     plan: &'a InitPlan,
     seccomp: Option<Filter>,
-    sibling_maps: Option<IdMaps>,
+    second_stage_maps: Option<IdMaps>,
     stdio: Option<[OwnedFd; 3]>,
     stall: StallLimit,
 }
@@ -310,9 +311,9 @@ impl Server<'_> {
         self.parent.next(ready, |warning, line| if warning { tracing::warn!("{line}") } else { tracing::debug!("{line}") })
     }
 
-    /// Waits for what `poll` waits for, as long as init makes progress.
+    /// Waits until `poll` has a result, as long as init makes progress.
     fn wait<T>(&self, poll: impl Fn(Option<Duration>) -> SysResult<Option<T>>) -> Result<T> {
-        stall::wait(self.stall, self.guard.child().pid, || self.moments.is_frozen(), poll)
+        stall::wait(self.stall, self.guard.child().pid, || self.observer.is_frozen(), poll)
     }
 
     fn serve(&mut self) -> Result<()> {
@@ -320,7 +321,7 @@ impl Server<'_> {
         let mut early = VecDeque::new();
         while let Some(&expected) = steps.peek() {
             let event = match expected {
-                Step::Sibling => self.next_of_stage_1(&mut early)?,
+                Step::Sibling => self.next_of_first_stage(&mut early)?,
                 _ => early.pop_front().map_or_else(|| self.next(), Ok)?,
             };
             let (step, body, fd) = match event {
@@ -328,38 +329,38 @@ impl Server<'_> {
                 Event::Failed(error) => return Err(during_init(error)),
                 Event::End => return Err(self.died()),
             };
-            // Limits come only when init could not set them itself, always just before Ready.
+            // A rare request: init could not set the limits itself. It always precedes Ready.
             if step == Step::Limits && expected == Step::Ready {
                 self.limit(&body)?;
                 continue;
             }
-            // As rare: the container has no device of its own for a standard stream.
+            // Another rare request: the container has no device of its own for a standard stream.
             if step == Step::HostNode && (expected == Step::Ready || self.plan.second_stage) {
                 self.hand_over_node(&body)?;
                 continue;
             }
-            // After them, where init may not give the streams away itself.
+            // It follows those requests, if init may not change the owner of the streams itself.
             if step == Step::Streams && (expected == Step::Ready || self.plan.second_stage) {
-                streams::give(&self.parent.read(&body)?, self.guard.child().pid, self.stdio.as_ref())?;
+                streams::change_owner(&self.parent.read(&body)?, self.guard.child().pid, self.stdio.as_ref())?;
                 self.parent.answer::<Streams>(&())?;
                 continue;
             }
             if step != expected {
-                return Err(Error::other(format!("init is at the step {step:?}; {expected:?} was expected")));
+                return Err(Error::other(format!("init requests {step:?}; expected {expected:?}")));
             }
             steps.next();
             tracing::debug!("init (pid {}) asks for {step:?}", self.guard.child().pid);
             match step {
-                Step::Sibling => self.adopt(&body, fd)?,
+                Step::Sibling => self.replace_first_stage(&body, fd)?,
                 Step::Devices => {
                     let Devices { taken } = self.parent.read(&body)?;
                     let devices = HandedOver::new(&self.plan.net_devices, self.guard.child().pid, &taken)?;
-                    let told = devices.told();
+                    let devices_for_init = devices.for_init();
                     self.devices = Some(devices);
-                    self.parent.answer::<Devices>(&told)?;
+                    self.parent.answer::<Devices>(&devices_for_init)?;
                 }
                 Step::Mounted => {
-                    self.moments.mounted(self.guard.child())?;
+                    self.observer.mounted(self.guard.child())?;
                     self.parent.answer::<Mounted>(&())?;
                 }
                 Step::Confine => {
@@ -368,15 +369,15 @@ impl Server<'_> {
                 }
                 Step::Ready => {
                     let _phase = trace::phase("put on record");
-                    self.moments.ready(self.guard.child())?;
+                    self.observer.ready(self.guard.child())?;
                     let recorded = Recorded { seccomp: self.seccomp.take() };
                     self.parent.answer::<Ready>(&recorded)?;
-                    // While init is at work: it has ended by now, and is reaped.
-                    self.stage_1 = None;
+                    // Must happen while init runs its steps: the first-stage init has exited by now, and is reaped.
+                    self.first_stage = None;
                 }
                 Step::Listening => {
-                    let listener = fd.ok_or_else(|| Error::other("the seccomp listener did not come"))?;
-                    self.moments.listening(self.guard.child(), listener)?;
+                    let listener = fd.ok_or_else(|| Error::other("init sent no seccomp listener"))?;
+                    self.observer.listening(self.guard.child(), listener)?;
                 }
                 Step::Limits | Step::HostNode | Step::Streams => {}
             }
@@ -384,10 +385,11 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// What stage 1 has to say. The sibling, which does not wait for it, may be quicker: its words go to `early`, and
-    /// count once stage 1 has told of it. A stage 1 that ends without that leaves a process that nobody can name; it
-    /// ends by itself when this end of the channel goes.
-    fn next_of_stage_1(&self, early: &mut VecDeque<Event>) -> Result<Event> {
+    /// Receives the next event of the first-stage init. The second-stage init, which does not wait for it, may be
+    /// quicker: its events go to `early`, and are handled after the first-stage init has reported it. If the
+    /// first-stage init exits without a report, no process can name the second-stage init, which exits by itself when
+    /// this end of the channel closes.
+    fn next_of_first_stage(&self, early: &mut VecDeque<Event>) -> Result<Event> {
         loop {
             let (channel, pidfd) = (self.parent.fd(), self.guard.child().pidfd.as_fd());
             if !self.wait(|timeout| process::readable_before_end(channel, pidfd, timeout))? {
@@ -395,20 +397,21 @@ impl Server<'_> {
             }
             match self.next()? {
                 Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
-                sibling @ Event::Request(Step::Sibling, ..) => return Ok(sibling),
-                // Of the first stage's, where the second one is made last.
+                report @ Event::Request(Step::Sibling, ..) => return Ok(report),
+                // The first-stage init sends it, if it creates the second-stage init last.
                 streams @ Event::Request(Step::HostNode | Step::Streams, ..) if self.plan.second_stage => return Ok(streams),
                 other => early.push_back(other),
             }
         }
     }
 
-    /// The sibling takes the place of stage 1, which ends by itself.
-    fn adopt(&mut self, body: &[u8], fd: Option<OwnedFd>) -> Result<()> {
+    /// Replaces the first-stage init, which exits by itself, by the second-stage init.
+    fn replace_first_stage(&mut self, body: &[u8], fd: Option<OwnedFd>) -> Result<()> {
         let Sibling { pid } = self.parent.read(body)?;
-        let pidfd = fd.ok_or_else(|| Error::other("the new process came without its pidfd"))?;
-        self.stage_1 = Some(std::mem::replace(&mut self.guard, Guard::new(Child { pid, pidfd })));
-        match &self.sibling_maps {
+        let missing = || Error::other("the first-stage init reported the second-stage init without a pidfd");
+        let pidfd = fd.ok_or_else(missing)?;
+        self.first_stage = Some(std::mem::replace(&mut self.guard, Guard::new(Child { pid, pidfd })));
+        match &self.second_stage_maps {
             Some(maps) => {
                 write_maps(pid, maps)?;
                 self.parent.answer::<Sibling>(&())
@@ -441,25 +444,25 @@ impl Server<'_> {
         self.parent.answer_with::<HostNode>(&(), &fds)
     }
 
-    /// Waits until the exec closes the channel; without one, this is why.
+    /// Waits until the exec closes the channel; an error is the reason why it failed.
     fn await_exec(&mut self) -> Result<()> {
         match self.next()? {
             Event::End => Ok(()),
             Event::Failed(error) => Err(during_init(error)),
-            Event::Request(step, ..) => Err(Error::other(format!("init is at the step {step:?} after its end"))),
+            Event::Request(step, ..) => Err(Error::other(format!("init requests {step:?} after its last step"))),
         }
     }
 
-    /// Init died without a word: how, and if it can be known, of what.
+    /// The error for an init that exited without a message: its exit status, and the cause if it is known.
     fn died(&self) -> Error {
         let how = match process::wait(self.guard.child().pidfd.as_fd()) {
             Ok(Exit::Code(code)) => format!("it exited with status {code}"),
             Ok(Exit::Signal(signal)) => format!("signal {signal} killed it"),
-            Err(error) => format!("its end was not seen: {error}"),
+            Err(error) => format!("its exit status is unknown: {error}"),
         };
-        let cause = self.moments.died();
+        let cause = self.observer.exit_cause();
         let cause = if cause.is_empty() { cause } else { format!(": {cause}") };
-        Error::new(ErrorKind::Other, format!("init died while it was set up: {how}{cause}"))
+        Error::new(ErrorKind::Other, format!("init exited during its set-up: {how}{cause}"))
     }
 }
 
@@ -468,12 +471,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_launches_again_keeps_its_image() {
+    fn a_process_that_launches_again_reuses_its_image() {
         let beside = tempfile::tempdir().unwrap();
-        let first = kept_image(beside.path()).unwrap();
-        let second = kept_image(beside.path()).unwrap();
+        let first = cached_image(beside.path()).unwrap();
+        let second = cached_image(beside.path()).unwrap();
         let identity = |image: &seal::Image| rustix::fs::fstat(&image.file).map(|stat| (stat.st_dev, stat.st_ino)).unwrap();
-        // Without the right to mount an overlay each is a copy of its own.
+        // Without the right to mount an overlay each image is a copy of its own.
         assert_eq!(identity(&first) == identity(&second), first.mount.is_some());
         assert!(second.mount.is_none());
     }

@@ -1,4 +1,4 @@
-//! The last act: finding the program and executing it, with runc's words for what is wrong with it.
+//! The lookup and the execution of the program, with runc's texts for errors.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
@@ -13,7 +13,7 @@ use brig_sys::process;
 use super::executable;
 use super::init::Init;
 
-/// Finds `args[0]`: by its path when it has a slash, else in the directories of the container's PATH.
+/// Finds `args[0]`: by its path if it has a slash, else in the directories of the container's PATH.
 ///
 /// # Errors
 /// [`ErrorKind::Executable`]: not found, a directory, or not executable by this user.
@@ -47,7 +47,7 @@ fn check(path: &Path) -> Result<(), String> {
         return Err("is a directory".to_owned());
     }
     match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
-        // faccessat2 came with 5.8; all our ids are equal by now, so the real ones will do.
+        // faccessat2 came with 5.8; all ids of this process are equal by now, and therefore the real ones suffice.
         Err(rustix::io::Errno::NOSYS) => rustix::fs::access(path, Access::EXEC_OK),
         other => other,
     }
@@ -57,7 +57,7 @@ fn check(path: &Path) -> Result<(), String> {
     })
 }
 
-/// An errno in the words of Go's syscall package, which runc's callers match on.
+/// The text of an errno in Go's syscall package, on which runc's callers match.
 fn words(error: rustix::io::Errno) -> String {
     let text = nix::errno::Errno::from_raw(error.raw_os_error()).desc();
     let mut characters = text.chars();
@@ -68,7 +68,7 @@ fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::new(ErrorKind::InvalidConfig, format!("{text:?} holds a NUL byte")))
 }
 
-/// Executes the program; on failure the reason, and what `flaw` says of the file.
+/// Executes the program; returns the reason of a failure, with the defect in `flaw`.
 pub(super) fn execute(init: &Init) -> Result<Infallible> {
     let strings = |list: &[String]| list.iter().map(|text| c_string(text)).collect::<Result<Vec<CString>>>();
     let args = strings(&init.plan.process.args)?;
@@ -96,13 +96,13 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_found_as_a_shell_would() {
+    fn programs_are_found_as_by_a_shell() {
         assert_eq!(find(&["sh"], "/nowhere:/bin").unwrap().to_str(), Ok("/bin/sh"));
         assert_eq!(find(&["/bin/sh"], "").unwrap().to_str(), Ok("/bin/sh"));
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_runcs_words() {
+    fn errors_of_the_lookup_have_runcs_text() {
         let text = |name| find(&[name], "/bin").unwrap_err().to_string();
         assert_eq!(text("nosuch"), "exec: \"nosuch\": executable file not found in $PATH");
         assert_eq!(text("/nosuch"), "exec: \"/nosuch\": stat /nosuch: no such file or directory");

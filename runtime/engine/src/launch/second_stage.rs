@@ -1,10 +1,10 @@
-//! The way into a pid namespace that is joined: the first stage stays outside until it has let go of everything of the
-//! host, and then makes the container's process inside.
+//! The entry into a pid namespace that is joined: the first-stage init stays outside until it has released everything
+//! of the host, and then creates the container's process inside.
 //!
-//! The processes of the pid namespace see the second stage from its first moment on. Those with CAP_SYS_PTRACE over its
-//! user namespace can use all that it has, dumpable or not (ptrace(2), "Ptrace access mode checking"): memory,
-//! descriptors, root and capabilities. So it starts with no more than the container is to have. The first stage is out of
-//! reach, because a pid namespace does not show the processes of its parent.
+//! The processes of the pid namespace see the second-stage init from its first moment on. Those with CAP_SYS_PTRACE
+//! over its user namespace can use everything that it has, dumpable or not (ptrace(2), "Ptrace access mode checking"):
+//! memory, descriptors, root and capabilities. Therefore it starts with no more than the container is to have. The
+//! first-stage init is out of reach, because a pid namespace does not show the processes of its parent.
 
 use std::os::fd::AsFd;
 
@@ -16,7 +16,8 @@ use brig_plan::seccomp::flag::NEW_LISTENER;
 use crate::seccomp::{Call, permits};
 use brig_sys::{SysError, SysResult, ns, process, tty};
 
-/// Chooses the pid namespace that the second stage starts in. An exec has chosen it with the namespaces that it joined.
+/// Selects the pid namespace in which the second-stage init starts. An exec has selected it with the namespaces that it
+/// joined.
 pub(super) fn children_namespace(init: &mut Init) -> Result<()> {
     match init.pid_namespace.take() {
         Some(namespace) => {
@@ -26,9 +27,9 @@ pub(super) fn children_namespace(init: &mut Init) -> Result<()> {
     }
 }
 
-/// Asks the parent for the seccomp filter where that lets the rest of the steps pass. [`second_stage`] installs it just
-/// before it makes the second stage, and gives up the capability that this takes. Else the second stage has
-/// CAP_SYS_ADMIN until the last step has installed the filter.
+/// Requests the seccomp filter from the parent, which sends it if the filter permits the remaining steps.
+/// [`second_stage`] installs it just before it creates the second-stage init, and drops the capability that this
+/// requires. Else the second-stage init has CAP_SYS_ADMIN until the last step has installed the filter.
 pub(super) fn confine(init: &mut Init) -> Result<()> {
     if !init.plan.confines_first_stage() {
         return Ok(());
@@ -37,7 +38,7 @@ pub(super) fn confine(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-/// Makes the second stage, which does by itself what it cannot inherit. The first one ends here.
+/// Creates the second-stage init, which sets the attributes that it cannot inherit. The first-stage init exits here.
 pub(super) fn second_stage(init: &mut Init) -> Result<()> {
     if !init.plan.second_stage {
         return Ok(());
@@ -56,7 +57,7 @@ pub(super) fn new_session() -> SysResult<()> {
     rustix::process::setsid().map(drop).map_err(|error| SysError::from_rustix("setsid", "", error))
 }
 
-/// Sets the resource limits. `scheduler` says that the parent is to set the scheduler as well.
+/// Sets the resource limits. With `scheduler` the parent is to set the scheduler as well.
 pub(super) fn set_limits(init: &Init, scheduler: bool) -> Result<()> {
     let set = |limit: &brig_plan::process::Rlimit| process::set_rlimit(0, limit.resource, limit.soft, limit.hard);
     let limits = init.plan.process.rlimits.iter().enumerate();
@@ -69,15 +70,16 @@ pub(super) fn set_limits(init: &Init, scheduler: bool) -> Result<()> {
     init.channel()?.ask(&Limits { failed, scheduler })
 }
 
-/// Whether everything after [`confine`] can be done under the filter: the rest of the steps, the C library's allocator, and
-/// the end of a process that fails. Not with a listener, which `listener` has to deliver in its own step.
+/// Checks that everything after [`confine`] is permitted under the filter: the remaining steps, the C library's
+/// allocator, and the exit of a process that fails. False with a listener, which `listener` has to deliver in its own
+/// step.
 pub(super) fn runs_under(filter: &Filter) -> bool {
     let clone = Call { number: libc::SYS_clone, first: Some(process::SIBLING_FLAGS) };
     let calls: Vec<Call> = REMAINING.iter().map(|&number| Call { number, first: None }).chain([clone]).collect();
     filter.flags & NEW_LISTENER == 0 && permits(&filter.instructions, &calls)
 }
 
-/// System calls after [`confine`]; a test runs them under a filter that kills at all others.
+/// System calls after [`confine`]; a test runs them under a filter that kills on all others.
 const REMAINING: &[libc::c_long] = &[
     libc::SYS_brk,
     libc::SYS_capset,

@@ -1,9 +1,9 @@
-//! The wait for init, and its end when init makes no progress.
+//! The wait for init, and its kill when init makes no progress.
 //!
 //! As soon as init is in a pid namespace that others share, each of their processes with its user id, or with CAP_KILL,
 //! can send it SIGSTOP, and the parent would wait for ever. A file system that does not answer (the working directory, the
-//! program) holds it up just the same. What counts is init's progress, not the clock: a slow machine, a parent that was
-//! stopped itself, and a paused container use up none of the time.
+//! program) blocks it as well. The criterion is init's progress, not the clock: a slow machine, a parent that was stopped
+//! itself, and a paused container use up none of the time.
 
 use std::time::Duration;
 
@@ -11,44 +11,45 @@ use crate::error::{Error, ErrorKind, Result};
 use brig_sys::SysResult;
 use brig_sys::procfs::Proc;
 
-/// How long init may make no progress, unless the caller says otherwise.
+/// The default timeout for an init without progress.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The timeout is measured in so many waits: a parent that was stopped, or a machine that stood still, uses up one.
+/// The number of waits that make up the timeout: a stop of the parent, or of the whole machine, uses up only one.
 const STEPS: u32 = 20;
 
-/// Init that runs, but sends nothing, is given up after this many timeouts: a tracer can keep it busy.
+/// The number of timeouts after which a running init that sends nothing is killed: a tracer can keep it busy.
 const MAX_SILENT_TIMEOUTS: u32 = 6;
 
-/// What counts as no progress.
+/// The criterion for no progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stalled {
     /// Init neither sends anything nor runs.
     Idle,
-    /// Init is stopped or traced. For create: its init also waits for hooks, and for mounts of slow file systems.
+    /// Init is stopped or traced. This is for create, whose init also waits for hooks, and for mounts of slow file
+    /// systems.
     Stopped,
 }
 
-/// When init is given up.
+/// The limit for an init without progress.
 #[derive(Clone, Copy, Debug)]
 pub struct StallLimit {
-    /// How long it may make no progress.
+    /// The time without progress.
     pub timeout: Duration,
-    /// What counts as none.
+    /// The criterion for no progress.
     pub counts: Stalled,
 }
 
-/// What init does at one moment.
+/// A sample of init's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sample {
-    /// As in /proc/PID/status.
+    /// The state, as in /proc/PID/status.
     state: char,
-    /// Voluntary and involuntary context switches: they change whenever init runs.
+    /// The number of voluntary and involuntary context switches, which change whenever init runs.
     switches: u64,
 }
 
 impl Sample {
-    /// `None` for a process that is not there, or not to be seen.
+    /// Takes a sample; `None` if the process is missing or not visible.
     fn take(pid: i32) -> Option<Sample> {
         Sample::parse(&Proc::open().ok()?.read_to_string(format!("{pid}/status")).ok()?)
     }
@@ -71,14 +72,14 @@ impl Sample {
 struct Progress {
     limit: StallLimit,
     last: Option<Sample>,
-    /// Steps without progress, one after the other.
+    /// Consecutive steps without progress.
     stalled: u32,
     /// Steps without a message.
     silent: u32,
 }
 
 impl Progress {
-    /// Counts a step in which nothing came. True when init is to be given up.
+    /// Counts a step without a message. Returns true if init is to be killed.
     fn step(&mut self, now: Option<Sample>) -> bool {
         let runs = now.is_some_and(|now| now.state == 'R') || now != self.last;
         let stopped = now.is_some_and(Sample::is_stopped);
@@ -94,10 +95,10 @@ impl Progress {
     }
 }
 
-/// Waits for init, the process `pid`, until `poll`, which waits for the time that it is given, has something.
+/// Waits for init, the process `pid`, until `poll`, which waits for the given time, has a result.
 ///
 /// # Errors
-/// [`ErrorKind::TimedOut`] when init made no progress for the time of `limit`. While `is_frozen`, nothing is counted.
+/// [`ErrorKind::TimedOut`] if init made no progress for the time of `limit`. While `is_frozen`, nothing is counted.
 pub fn wait<T>(
     limit: StallLimit,
     pid: i32,
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_or_sleeping_init_is_given_up_and_a_running_one_much_later() {
+    fn a_stopped_or_sleeping_init_times_out_and_a_running_one_much_later() {
         assert_eq!(steps(IDLE, std::iter::repeat(sample('T', 5))), Some(STEPS as usize - 1));
         assert_eq!(steps(IDLE, std::iter::repeat(sample('D', 5))), Some(STEPS as usize));
         assert_eq!(steps(IDLE, std::iter::repeat(sample('R', 5))), Some((STEPS * MAX_SILENT_TIMEOUTS) as usize - 1));
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(steps(limit, std::iter::repeat(sample('S', 5))), None);
         assert_eq!(steps(limit, std::iter::repeat(sample('D', 5))), None);
         assert_eq!(steps(limit, std::iter::repeat(sample('t', 5))), Some(STEPS as usize - 1));
-        // Stopped and continued in turn: it runs.
+        // An init that is stopped and continued in turn runs.
         assert_eq!(steps(limit, (0..).map(|step| sample(if step % 2 == 0 { 'T' } else { 'S' }, step))), None);
     }
 

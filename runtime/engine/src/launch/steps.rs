@@ -158,12 +158,12 @@ pub(super) fn finish(init: &mut Init) -> Result<()> {
     }
 }
 
-/// Reads a small file of the container's, such as /etc/passwd; empty when there is none.
+/// Reads a small file of the container's, such as /etc/passwd; empty if the file is missing.
 ///
 /// # Errors
-/// What is there is no ordinary file: a link to /proc/kmsg would hold the container up and give the host's log away.
+/// The file is no regular file: a link to /proc/kmsg would block the container and disclose the host's log.
 fn read_inside(init: &Init, path: &str) -> Result<String> {
-    /// Larger files are the image's mistake or malice.
+    /// Larger files are an error of the image, or an attack.
     const MAX_BYTES: u64 = 16 << 20;
     let unable = || format!("unable to read the container's {path}");
     let root = Dir::open_host(Path::new("/"))?;
@@ -211,7 +211,7 @@ fn home_of(init: &Init, uid: u32) -> Result<Option<String>> {
 pub(super) fn labels(init: &mut Init) -> Result<()> {
     let process = &init.plan.process;
     if let Some(profile) = &process.apparmor {
-        // The file of its own came with 5.8; before, AppArmor shared attr/exec with the other modules.
+        // Linux 5.8 added a file for AppArmor; before, AppArmor shared attr/exec with the other modules.
         let text = format!("exec {profile}");
         let written = match init.proc()?.write("thread-self/attr/apparmor/exec", text.as_bytes()) {
             Err(error) if error.errno() == nix::errno::Errno::ENOENT => {
@@ -231,7 +231,7 @@ pub(super) fn labels(init: &mut Init) -> Result<()> {
 
 pub(super) fn scheduling(init: &mut Init) -> Result<()> {
     let process = &init.plan.process;
-    // What a clone does not inherit is set by the process that needs it.
+    // The second-stage init sets the attributes that a clone does not inherit.
     let inherited = |scheduler: &&SchedulerAttributes| !init.plan.second_stage || scheduler.is_inherited();
     if let Some(scheduler) = process.scheduler.as_ref().filter(inherited) {
         cred::set_scheduler(scheduler).context("unable to set process.scheduler")?;
@@ -258,7 +258,7 @@ pub(super) fn scheduling(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn limits(init: &mut Init) -> Result<()> {
-    // With few processes allowed, this one must not count against those of the container.
+    // With a low limit on processes, this process must not count against those of the container.
     if init.plan.second_stage { Ok(()) } else { set_limits(init, false) }
 }
 
@@ -292,8 +292,9 @@ pub(super) fn credentials(init: &mut Init) -> Result<()> {
     if process.no_new_privileges {
         cred::set_no_new_privs()?;
     }
-    // Without no_new_privs, installing a filter takes CAP_SYS_ADMIN. It is kept until the exec, which computes the
-    // new sets from the bounding, inheritable and ambient ones alone (capabilities(7)): the program never has it.
+    // Without no_new_privs, installing a filter requires CAP_SYS_ADMIN. The process keeps it until the exec, which
+    // computes the new sets from the bounding, inheritable and ambient ones alone (capabilities(7)): the program never
+    // has it.
     let keep = if init.plan.seccomp && !process.no_new_privileges { CAP_SYS_ADMIN } else { 0 };
     cred::set_capabilities(wanted.effective | keep, wanted.permitted | keep, wanted.inheritable)
         .context("unable to set process.capabilities")?;
@@ -303,7 +304,7 @@ pub(super) fn credentials(init: &mut Init) -> Result<()> {
     if init.chdir_later {
         chdir(&process.cwd).context("unable to enter process.cwd")?;
     }
-    // A working directory outside of the root would be a way out of the container (CVE-2024-21626).
+    // A working directory outside of the root would permit an escape from the container (CVE-2024-21626).
     path::working_directory().context("process.cwd: the working directory is not inside the container's root")?;
     Ok(())
 }
@@ -316,10 +317,10 @@ pub(super) fn lookup(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn ready(init: &mut Init) -> Result<()> {
-    // Once the parent knows, there can be an exec, and that could look into this process.
+    // Must precede the notification of the parent, after which an exec is possible that could trace this process.
     init.close_proc();
     if init.plan.gate.is_some() {
-        // Once it is on record it can be signalled.
+        // Must precede the record, after which the process can be signalled.
         signal::react_as_go_does()?;
     }
     let recorded = init.channel()?.ask(&Ready)?;
@@ -329,9 +330,9 @@ pub(super) fn ready(init: &mut Init) -> Result<()> {
 
 pub(super) fn wait_at_gate(init: &mut Init) -> Result<()> {
     let Some(number) = init.plan.gate else { return Ok(()) };
-    // The parent has gone, or goes now: it does not wait for the program.
+    // The parent has exited, or is about to: it does not wait for the program.
     init.channel = None;
-    // A created container may wait for long, and there may be a thousand of them.
+    // A created container may wait for long, and a host may have a thousand of them.
     memory::release_program()?;
     init.gate = Some(gate::wait(take(&mut init.inherited, number)?)?);
     Ok(())
@@ -362,7 +363,7 @@ pub(super) fn listener(init: &mut Init) -> Result<()> {
     let channel = init.channel()?.try_clone()?;
     let deliver = move |listener: OwnedFd| channel.tell(&Listening, &[listener.as_fd()]).is_ok();
     let installed = seccomp::install_with_listener(&filter.instructions, filter.flags, deliver);
-    // No memory is given back under the filter, which may forbid the call for it.
+    // The memory must not be released under the filter, which may forbid the call for it.
     std::mem::forget(filter);
     installed.context("unable to install the seccomp filter (SCMP_ACT_NOTIFY takes a kernel since 5.0)")
 }

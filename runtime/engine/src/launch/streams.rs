@@ -1,5 +1,5 @@
-//! Standard streams for a process in a user namespace, in which their owner has no id: /proc/self/fd/1 could not be opened
-//! there. The parent gives them away, as the only one of the two that may.
+//! Standard streams for a process in a user namespace that does not map their owner: /proc/self/fd/1 could not be
+//! opened there. The parent changes their owner, because init lacks the privilege.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,20 +10,21 @@ use crate::handshake::Streams;
 use brig_plan::idmap::IdMap;
 use brig_sys::procfs::Proc;
 
-/// Pipes and sockets are made for the processes that they join. A file or a device is the host's, and is never given away.
+/// Recognises pipes and sockets, which are created for the processes that they connect. A file or a device belongs to
+/// the host, and its owner never changes.
 pub(super) fn is_joint(fd: BorrowedFd) -> bool {
     let kind = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode);
     rustix::fs::fstat(fd).map(kind).is_ok_and(|kind| matches!(kind, FileType::Fifo | FileType::Socket))
 }
 
-/// Gives the streams to the container's user, by the id map of the process `pid`. `stdio` are the process's, when they
-/// are not this process's own. Where the caller has no right to, or the user no id outside, they stay as they are.
-pub(super) fn give(request: &Streams, pid: i32, stdio: Option<&[OwnedFd; 3]>) -> Result<()> {
+/// Gives the streams to the container's user, by the id map of the process `pid`. `stdio` are the process's streams, if
+/// they are not this process's own. Without the right to do so, and for a user that is not mapped, the owner stays.
+pub(super) fn change_owner(request: &Streams, pid: i32, stdio: Option<&[OwnedFd; 3]>) -> Result<()> {
     let unable = "unable to give the standard streams to the container's user";
     let text = Proc::open()?.read_to_string(format!("{pid}/uid_map")).context(unable)?;
     let map = IdMap::parse(&text).ok_or_else(|| Error::other(format!("/proc/{pid}/uid_map holds {text:?}")))?;
     let Some(owner) = map.host_id(request.uid) else {
-        tracing::debug!("the standard streams keep their owner: user {} is not mapped", request.uid);
+        tracing::debug!("standard streams: keeping their owner, because user {} is not mapped", request.uid);
         return Ok(());
     };
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
@@ -35,7 +36,7 @@ pub(super) fn give(request: &Streams, pid: i32, stdio: Option<&[OwnedFd; 3]>) ->
         let stream = streams.get(usize::from(*number)).filter(|stream| is_joint(**stream));
         let stream = stream.ok_or_else(|| Error::other(format!("standard stream {number} is no pipe and no socket")))?;
         if let Err(error) = rustix::fs::fchown(stream, Some(Uid::from_raw(owner)), None) {
-            tracing::debug!("standard stream {number} keeps its owner: {error}");
+            tracing::debug!("standard stream {number}: keeping its owner: {error}");
         }
     }
     Ok(())

@@ -25,7 +25,6 @@ pub(super) enum Privilege {
     Container,
 }
 
-/// One step.
 pub(super) struct Step {
     /// The name of the step and of its function; of its phase in a trace, and in the log of `--debug`.
     pub name: &'static str,
@@ -38,7 +37,7 @@ pub(super) struct Step {
 
 macro_rules! steps {
     ($($(#[doc = $why:literal])+ $name:ident($privilege:ident, [$($after:ident),*]),)+) => {
-        /// Every step in its order.
+        /// All steps in order.
         pub(super) const STEPS: &[Step] = &[$(Step {
             name: stringify!($name),
             run: $name,
@@ -61,7 +60,7 @@ steps! {
     sibling(Caller, [join, container_root]),
     /// The session exists before the terminal, which becomes its controlling terminal.
     session(Caller, [sibling]),
-    /// Its root is the cgroup of this process; the proc and cgroup mounts of the root show it.
+    /// The new namespace's root is the cgroup of this process; the proc and cgroup mounts of the root show it.
     cgroup_namespace(Caller, [sibling]),
     /// Entering a time namespace takes a single-threaded process (setns(2)).
     time_namespace(Caller, [sibling]),
@@ -128,10 +127,10 @@ steps! {
 /// The name of the exec of the container's program, which ends the walk.
 pub(super) const EXEC: &str = "exec";
 
-/// Walks the table, and executes the program.
+/// Runs all steps, and executes the program.
 ///
 /// # Errors
-/// What failed. The error says what was being done, and does not name the step.
+/// The error of the failed step. It names the action, not the step.
 pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
     for (place, step) in STEPS.iter().enumerate() {
         debug_assert!(is_in_order(place), "{}", step.name);
@@ -144,10 +143,10 @@ pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
     program::execute(init)
 }
 
-/// Whether all that the step at `place` comes after precedes it, and whether it has the rights that it needs: the caller's
+/// Checks that the step at `index` follows all steps that it depends on, and has the rights that it needs: the caller's
 /// before `credentials`, and those of the container's process from there on.
-fn is_in_order(place: usize) -> bool {
-    let (earlier, step) = (&STEPS[..place], &STEPS[place]);
+fn is_in_order(index: usize) -> bool {
+    let (earlier, step) = (&STEPS[..index], &STEPS[index]);
     let precedes = |name: &str| earlier.iter().any(|step| step.name == name);
     let rights = if step.name == "credentials" || precedes("credentials") { Privilege::Container } else { Privilege::Caller };
     step.privilege == rights && step.after.iter().all(|name| precedes(name))

@@ -1,4 +1,4 @@
-//! The container's terminal: made in its own devpts, its master handed out, its slave kept.
+//! The container's terminal: created in the container's devpts; the master is sent out, the slave is kept.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -18,8 +18,8 @@ use brig_sys::{SysError, SysResult, socket, tty};
 use super::init::Init;
 use super::streams;
 
-/// Makes a pty in the devpts of `root`, sets its size, and sends the master to `console`. Gives the slave,
-/// opened from the master itself and never by a path (an image could have put something else there).
+/// Creates a pty in the devpts of `root`, sets its size, and sends the master to `console`. Returns the slave, opened
+/// from the master itself and never by a path (an image could have another file there).
 pub(super) fn make(plan: &InitPlan, console: OwnedFd, proc: &Proc, root: &Dir) -> Result<OwnedFd> {
     let unable = "unable to make a terminal";
     let master = rootfs::open_ptmx(root, proc)?;
@@ -35,10 +35,10 @@ pub(super) fn make(plan: &InitPlan, console: OwnedFd, proc: &Proc, root: &Dir) -
     Ok(slave)
 }
 
-/// Reopens a memory device that is a standard stream, or a descriptor of `--preserve-fds`. The caller's is on a mount of the
-/// host's, which the container would hold on to, which CRIU cannot save, and whose inode a process with CAP_FOWNER or
-/// CAP_CHOWN could change through the descriptor. The container's own device takes its place; without one, the host's on a
-/// read-only mount.
+/// Reopens a memory device that is a standard stream, or a descriptor of `--preserve-fds`. The caller's device is on a
+/// mount of the host's, which the container would keep busy, which CRIU cannot save, and whose inode a process with
+/// CAP_FOWNER or CAP_CHOWN could change through the descriptor. The container's own device replaces it; without one,
+/// the host's on a read-only mount.
 pub(super) fn reopen_devices(init: &mut Init) -> Result<()> {
     let device_of = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).ok().as_ref().and_then(MemoryDevice::of);
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
@@ -60,7 +60,7 @@ pub(super) fn reopen_devices(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
-/// The container's `device`, opened at its first use; `None` where the caller's stays.
+/// Opens the container's `device` at its first use; `None` if the caller's device stays.
 fn open_once<'a>(
     init: &Init,
     opened: &'a mut Vec<(MemoryDevice, Option<OwnedFd>)>,
@@ -76,7 +76,7 @@ fn open_once<'a>(
     Ok(opened[place].1.as_ref().map(AsFd::as_fd))
 }
 
-/// The container's own device, or else the parent's copy of the host's.
+/// Opens the container's own device, or else gets the parent's copy of the host's.
 fn open_device(init: &Init, device: MemoryDevice) -> Result<Option<OwnedFd>> {
     let path = device.path().display();
     match open_own(init, device) {
@@ -88,26 +88,28 @@ fn open_device(init: &Init, device: MemoryDevice) -> Result<Option<OwnedFd>> {
     }
     let protected = init.channel()?.ask_for_fd(&HostNode { device })?.1;
     if protected.is_none() {
-        init.channel()?.log(false, format!("a standard stream remains the caller's {path}"))?;
+        init.channel()?.log(false, format!("standard stream: keeping the caller's {path}, because there is no other one"))?;
     }
     Ok(protected)
 }
 
-/// The device at its path in the container; `None` where there is none, or another file.
+/// Opens the device at its path in the container; `None` if the file is missing or another one.
 fn open_own(init: &Init, device: MemoryDevice) -> SysResult<Option<OwnedFd>> {
     let found = Dir::open_host(Path::new("/"))?.try_find(device.path(), Links::Follow)?;
-    // Only that device may be opened: opening another one can have effects.
+    // The check must precede the open, because opening another device can have effects.
     let is_device = |fd: &OwnedFd| rustix::fs::fstat(fd).is_ok_and(|stat| MemoryDevice::of(&stat) == Some(device));
     let Some(found) = found.filter(is_device) else { return Ok(None) };
     init.proc()?.reopen(&found, rustix::fs::OFlags::RDWR).map(Some)
 }
 
-/// Gives the standard streams to the container's user, who must be able to open /proc/self/fd/1 again. What it
-/// already owns, devices that are no terminals, and files that refuse (read-only, not ours) stay as they are.
+/// Gives the standard streams to the container's user, who must be able to open /proc/self/fd/1 again. The owner stays
+/// for streams of that user, for devices that are no terminals, and for files that refuse the change (read-only, not
+/// ours).
 pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
-    /// What stands for an id that the user namespace does not map (user_namespaces(7)), unless /proc/sys says otherwise.
-    const OVERFLOW: u32 = 65534;
-    // A device that is no terminal is the host's: /dev/null, or another one that the caller chose.
+    /// The substitute for an id that the user namespace does not map (user_namespaces(7)), unless /proc/sys says
+    /// otherwise.
+    const OVERFLOW_ID: u32 = 65534;
+    // A device that is no terminal belongs to the host: /dev/null, or another one that the caller chose.
     let is_device = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut unmapped = Vec::new();
@@ -115,7 +117,7 @@ pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
         let Ok(stat) = rustix::fs::fstat(stream) else {
             continue; // The caller left it closed.
         };
-        let owned = stat.st_uid == uid && !(init.plan.user_namespace && uid == OVERFLOW);
+        let owned = stat.st_uid == uid && !(init.plan.user_namespace && uid == OVERFLOW_ID);
         if owned || is_device(&stat) && !rustix::termios::isatty(stream) {
             continue;
         }
@@ -128,7 +130,8 @@ pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
                 unmapped.push(number);
             }
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM | rustix::io::Errno::ROFS) => {
-                init.channel()?.log(false, format!("standard stream {number} keeps its owner"))?;
+                let line = format!("standard stream {number}: keeping its owner, which cannot be changed");
+                init.channel()?.log(false, line)?;
             }
             Err(error) => return Err(SysError::from_rustix("fchown", number.to_string(), error).into()),
         }

@@ -1,22 +1,22 @@
-//! System calls of a seccomp profile that no architecture knows.
+//! System calls of a seccomp profile that no known architecture has.
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// What becomes of a system call in a profile that no architecture knows.
+/// The handling of unknown system calls in a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownSyscalls {
-    /// The launch fails.
+    /// Fails the launch.
     Refuse,
-    /// Its rule is ignored with a warning.
+    /// Ignores the rule with a warning.
     Warn,
-    /// Its rule is ignored: the container's create has warned of it.
+    /// Ignores the rule, because the container's create has warned of it.
     Ignore,
 }
 
-/// Deals with the names in a profile that are unknown, each once.
+/// Reports the unknown names in a profile, each once.
 ///
 /// # Errors
-/// There are some, and they are to be refused.
+/// The handling is `Refuse`, and there are unknown names.
 pub(super) fn report_unknown(mut names: Vec<String>, what: UnknownSyscalls) -> Result<()> {
     if names.is_empty() {
         return Ok(());

@@ -41,7 +41,7 @@ pub(super) fn protect_attached(root: &Root, mounted: impl AsFd) -> Result<()> {
 }
 
 /// A device of the kernel's memory driver (drivers/char/mem.c) whose open files have no state of their own: each node
-/// with its number can take the place of another one.
+/// with its number can replace another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemoryDevice {
     /// 1:3.
@@ -57,11 +57,11 @@ pub enum MemoryDevice {
 }
 
 impl MemoryDevice {
-    /// Every one. The driver's other devices (mem, port, kmsg) give access to the host, or have a position of their own.
+    /// All memory devices of this type. The driver's other devices (mem, port, kmsg) give access to the host, or have a position of their own.
     pub const ALL: [MemoryDevice; 5] =
         [MemoryDevice::Null, MemoryDevice::Zero, MemoryDevice::Full, MemoryDevice::Random, MemoryDevice::Urandom];
 
-    /// Its number, 1:MINOR, and its path (Documentation/admin-guide/devices.txt).
+    /// The device's minor number (its major is 1), and its path (Documentation/admin-guide/devices.txt).
     const fn known(self) -> (u32, &'static str) {
         match self {
             MemoryDevice::Null => (3, "/dev/null"),
@@ -72,12 +72,12 @@ impl MemoryDevice {
         }
     }
 
-    /// The path that it has on a host and in a container.
+    /// The device's path on a host and in a container.
     pub fn path(self) -> &'static Path {
         Path::new(self.known().1)
     }
 
-    /// The device that a node is, by its number.
+    /// Recognises the device of a node by its number.
     pub fn of(stat: &Stat) -> Option<MemoryDevice> {
         let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
         let number = |device: &MemoryDevice| stat.st_rdev == rustix::fs::makedev(1, device.known().0);
@@ -94,8 +94,8 @@ impl MemoryDevice {
     }
 }
 
-/// True of a device that is none of [`MemoryDevice`], such as a terminal or a disk. Its open file may have a state of its
-/// own, so that nothing can take its place.
+/// Recognises a device that is none of [`MemoryDevice`], such as a terminal or a disk. Its open file may have a state of its
+/// own, so that no other file can replace it.
 pub fn is_other_device(stat: &Stat) -> bool {
     let kind = FileType::from_raw_mode(stat.st_mode);
     matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && MemoryDevice::of(stat).is_none()
@@ -107,8 +107,8 @@ pub(super) fn check_null(fd: &OwnedFd) -> Result<()> {
 }
 
 /// Opens a device of the host's on a detached read-only mount, for a container's process that has no such device of its
-/// own: fchmod(2), fchown(2), futimens(3) and fsetxattr(2) on the descriptor fail with EROFS. `None` where this process
-/// may not copy a mount (EPERM), and has therefore no privilege to hand on, and on kernels without open_tree or
+/// own: fchmod(2), fchown(2), futimens(3) and fsetxattr(2) on the descriptor fail with EROFS. `None` if this process
+/// may not copy a mount (EPERM), and therefore has no privilege to pass on, and on kernels without open_tree or
 /// mount_setattr.
 pub fn open_protected(device: MemoryDevice) -> Result<Option<OwnedFd>> {
     let opened = detached(device).and_then(|tree| match tree {
@@ -121,7 +121,7 @@ pub fn open_protected(device: MemoryDevice) -> Result<Option<OwnedFd>> {
     opened.with_context(|| format!("unable to open the host's {} read-only", device.path().display()))
 }
 
-/// What takes the place of `fd`, a stream of the caller's, for a process that opens nothing itself.
+/// Opens the replacement of `fd`, a stream of the caller's, for a process that opens no device itself.
 pub fn replacement(fd: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     let device = rustix::fs::fstat(fd).ok().as_ref().and_then(MemoryDevice::of);
     device.map_or(Ok(None), open_protected)

@@ -13,7 +13,7 @@ use super::{notify, pid_namespace, Configuration, Console, CreateOptions, Engine
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
-use crate::launch::parent::{IdMaps, Launch, Moments, launch};
+use crate::launch::parent::{IdMaps, Launch, LaunchObserver, launch};
 use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
 use crate::launch::unknown_syscalls::UnknownSyscalls;
 use crate::launch::{faults, gate};
@@ -168,27 +168,27 @@ impl Engine {
         };
         let (hooks, listener) = (&hooks, Listener::of(spec, &record.id, &record.bundle));
         let (hooks_began, announced) = (false, false);
-        let mut making = Making {
+        let mut observer = CreateObserver {
             listener, entry, record, cgroup, hooks, hook_state, oom_score_adj, attaches, must_wait, options, hooks_began,
             announced,
         };
-        let launched = launch(request, &mut making);
+        let launched = launch(request, &mut observer);
         let child = match launched {
             Ok(child) => child,
             Err(error) => {
-                making.unwind();
+                observer.unwind();
                 return Err(error);
             }
         };
-        let poststart = if gated { None } else { Poststart::of(spec, &making.record) };
+        let poststart = if gated { None } else { Poststart::of(spec, &observer.record) };
         let started = poststart.map(|hooks| entry.unlock().and_then(|()| hooks.run()));
         if let Some(Err(error)) = started {
-            end(&child, making.cgroup.cgroup()?)?;
-            making.hooks_began = true;
-            making.unwind();
+            end(&child, observer.cgroup.cgroup()?)?;
+            observer.hooks_began = true;
+            observer.unwind();
             return Err(error);
         }
-        making.cgroup.keep();
+        observer.cgroup.keep();
         group.keep();
         Ok(child)
     }
@@ -242,8 +242,8 @@ impl Poststart {
     }
 }
 
-/// The moments of create.
-struct Making<'a> {
+/// The observer of create.
+struct CreateObserver<'a> {
     entry: &'a Entry,
     record: Record,
     cgroup: CgroupGuard,
@@ -258,8 +258,8 @@ struct Making<'a> {
     announced: bool,
 }
 
-impl Moments for Making<'_> {
-    fn born(&mut self, pid: i32) -> Result<()> {
+impl LaunchObserver for CreateObserver<'_> {
+    fn spawned(&mut self, pid: i32) -> Result<()> {
         if self.attaches {
             attach(&mut self.cgroup, pid, &mut self.record, self.entry)?;
         }
@@ -299,7 +299,7 @@ impl Moments for Making<'_> {
         }
     }
 
-    fn died(&self) -> String {
+    fn exit_cause(&self) -> String {
         match self.cgroup.0.as_ref().map(Cgroup::oom_kills) {
             Some(Ok(1..)) => "it ran out of memory; linux.resources.memory.limit is too small".to_owned(),
             _ => String::new(),
@@ -307,7 +307,7 @@ impl Moments for Making<'_> {
     }
 }
 
-impl Making<'_> {
+impl CreateObserver<'_> {
     /// The specification continues a create that failed in its hooks with the poststop hooks. Init is dead by now;
     /// the cgroup goes with its guard, the directory with its reservation.
     fn unwind(&mut self) {

@@ -11,7 +11,7 @@ use super::create::{check_console, make_pipes, open_console, prepare_proxied, re
 use super::{Engine, ExecOptions, Launched, ProcessSource, announce};
 use crate::cgroup::{Cgroup, ExecTarget};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::launch::parent::{Launch, Moments, launch};
+use crate::launch::parent::{Launch, LaunchObserver, launch};
 use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
 use crate::launch::unknown_syscalls::UnknownSyscalls;
 use crate::resctrl::Group;
@@ -75,7 +75,7 @@ impl Engine {
         let enter = target.self_entry()?;
         // Only a manager of the user's own has to move the process; else it is born there, or enters first of all.
         let attaches = cgroup.is_none() && enter.is_empty();
-        let mut moments = Joining {
+        let mut observer = ExecObserver {
             attaches,
             must_wait: attaches
                 || plan.has_two_stages() && (process.oom_score_adj().is_some() || container.record.intel_rdt.is_some()),
@@ -103,7 +103,7 @@ impl Engine {
             console,
             stall: StallLimit { timeout: options.stall_timeout.unwrap_or(STALL_TIMEOUT), counts: Stalled::Idle },
         };
-        let child = launch(request, &mut moments)?;
+        let child = launch(request, &mut observer)?;
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
         Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes, notify: None })
     }
@@ -153,8 +153,8 @@ fn choices(options: &ExecOptions) -> ExecChoices {
     }
 }
 
-/// The moments of exec.
-struct Joining<'a> {
+/// The observer of exec.
+struct ExecObserver<'a> {
     attaches: bool,
     must_wait: bool,
     target: ExecTarget,
@@ -168,8 +168,8 @@ struct Joining<'a> {
     cgroup: Cgroup,
 }
 
-impl Moments for Joining<'_> {
-    fn born(&mut self, pid: i32) -> Result<()> {
+impl LaunchObserver for ExecObserver<'_> {
+    fn spawned(&mut self, pid: i32) -> Result<()> {
         if self.attaches {
             self.target.attach(pid).context("unable to enter the container's cgroup")?;
         }
@@ -208,7 +208,7 @@ impl Moments for Joining<'_> {
         })
     }
 
-    fn died(&self) -> String {
+    fn exit_cause(&self) -> String {
         String::new()
     }
 }
