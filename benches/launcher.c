@@ -1,19 +1,19 @@
-// The launcher: starts commands, waits for their end, and tells what that took. Linked statically, so that what starts the
-// contenders weighs nothing: a large launcher pays for its own page tables, locks and collector with every child, and that
+// The launcher: starts commands, waits for their exit, and prints the elapsed time. Linked statically, so that the parent
+// of the contenders is small: a large launcher pays for its own page tables, locks and collector with every child, and that
 // price, the same for all, would draw every ratio towards 1.
 //
 //   launcher PROGRAM WORD...      one command: "NANOSECONDS\n" on stdout
 //   launcher --at-once N CHAIN    many, from stdin: words that each end in a NUL byte, a command in an empty word. Each
-//                                 CHAIN commands follow one another; N chains are under way at a time. The nanoseconds
-//                                 of all of them together are told
+//                                 CHAIN commands follow one another; N chains are under way at a time. It prints the
+//                                 nanoseconds of all of them together
 //   launcher --executed PROGRAM WORD...   one command: for how many nanoseconds tasks ran on CPU 0 until its end, those of
 //                                 the kernel too. Where a nanosecond is an instruction (spec-tests/beds/qemu --count),
 //                                 these are instructions
 //
-// The time of a command runs from just before vfork to just after the reaping. It includes the birth of a process and its
-// exec, all that it does until it ends, its waking of this process, and nothing else: PROGRAM is an absolute path, and
-// standard input and output are /dev/null already when the clock starts. What outlives the command, such as the container
-// that it made, is not waited for. A command that fails ends the launcher with its status, and the launcher's stderr is
+// The time of a command runs from just before vfork to just after the reaping. It includes the creation of a process and
+// its exec, everything that it does until its exit, the wake-up of this process, and nothing else: PROGRAM is an absolute path, and
+// standard input and output are /dev/null already when the clock starts. The launcher does not wait for processes that
+// outlive the command, such as a container. A command that fails ends the launcher with its status, and the launcher's stderr is
 // the command's own.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,7 +41,7 @@ static long long now(void) {
     return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
-// The kernel adds up what a task has run for when it leaves the CPU, so whoever wants to know has to leave it first.
+// The kernel adds a task's run time to the sum when the task leaves the CPU; therefore the reader has to leave it first.
 static long long ran(void) {
     const struct timespec moment = {.tv_nsec = 1000000};
     char text[4096];

@@ -1,4 +1,4 @@
-// The limit: what the kernel alone charges for a container. The same container that the benches' bundle describes, made
+// The limit: the cost of a container in the kernel alone. The same container that the benches' bundle describes, made
 // with the system calls that it takes and with nothing else: no configuration is read, nothing is checked, no error is
 // explained, nothing keeps an attacker out. Linked statically.
 //

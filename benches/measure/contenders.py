@@ -1,4 +1,4 @@
-"""Who takes part: OCI runtimes by their command line, and the limit."""
+"""The contenders: OCI runtimes by their command line, and the limit."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def in_memory(place):
 
 
 class Runtime:
-    """An OCI runtime. Each method gives the words of one command."""
+    """An OCI runtime. Each method returns the arguments of one command."""
 
     def __init__(self, name, program, place):
         self.name, self.program = name, str(Path(program).absolute())

@@ -1,4 +1,4 @@
-"""What each verb takes besides time, and what does not drift with what else the machine does: system calls and processes,
+"""Costs of each verb that are independent of other load on the machine: system calls and processes,
 by strace, and instructions, in a machine that counts them."""
 
 import re
@@ -13,7 +13,7 @@ from measure.verbs import VERBS, life, make_bundles
 
 # A poll that is woken once more is no regression: the least of a few is the verb's own.
 ROUNDS = 3
-# Of which the median is taken: what the kernel does now and then falls on one or the other.
+# The number of rounds for the median: occasional work of the kernel affects single rounds.
 INSTRUCTION_ROUNDS = 5
 _CALL = re.compile(r"^(\d+) +(?!<\.\.\. |\+\+\+|---)(\w+)\(")
 
@@ -26,7 +26,7 @@ def _trace(log, command):
 
 def _trace_create(log, one, bundle, ident):
     """create leaves its init behind, traced: what counts is in the log once the gate is reached."""
-    Path(log).unlink(missing_ok=True)  # an older one would tell of another's end
+    Path(log).unlink(missing_ok=True)  # an older log describes another exit
     tracer = subprocess.Popen(["strace", "-f", "-q", "-o", log, *one.create(bundle, ident)], stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -70,7 +70,7 @@ def calls(place, one, short, waiting):
         keep("run")
         _trace_create(log, one, waiting, ident)
         keep("create")
-        # The traced one is gone; the other verbs get a container that nobody traces.
+        # The traced container is gone; the other verbs get one without a tracer.
         subprocess.run(one.create(waiting, ident), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
         for verb, command in [("state", one.state(ident)), ("start", one.start(ident)),
                               ("exec", one.exec(short, ident)), ("kill", one.kill(ident))]:

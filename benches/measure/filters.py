@@ -22,6 +22,6 @@ def measure(place, contenders, rounds):
             facts[name]["install"].add(int(install) / 1e9)
             facts[name]["getpid"].append(float(getpid))
     for entry in facts.values():
-        # What else the machine does makes a loop slower and never quicker: the least is what the filter costs.
+        # Other load makes a loop slower and never quicker: the minimum is the cost of the filter.
         entry["getpid"] = min(entry["getpid"])
     return facts

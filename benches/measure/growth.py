@@ -1,4 +1,4 @@
-"""How the cost of `run` grows: with mounts of the host, environment variables, mounts of the container, cgroups, and the
+"""The growth of the cost of `run`: with mounts of the host, environment variables, mounts of the container, cgroups, and the
 size of the seccomp profile."""
 
 import subprocess
@@ -9,7 +9,7 @@ from measure.bundle import Bundle
 from measure.timing import PAUSE, SETTLING, Series, seconds
 
 CGROUPS = Path("/sys/fs/cgroup")
-# What grows, and the sizes.
+# The growing quantities and their sizes.
 SIZES = {
     "host mounts": [0, 200, 1000, 3000],
     "environment variables": [0, 100, 1000],

@@ -1,4 +1,4 @@
-"""What stands in the way of a missed budget: how much has to go, how much of it the kernel charges anyone, and the longest
+"""The obstacles of a missed budget: the excess, the part of it that is the kernel's cost for any runtime, and the longest
 phases of brig's own trace."""
 
 import json

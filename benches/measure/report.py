@@ -1,4 +1,4 @@
-"""What was measured, beside what was promised: rows, a table, Markdown."""
+"""Measurements beside their budgets: rows, a table, Markdown."""
 
 import json
 import os
@@ -44,7 +44,7 @@ class Row:
 
 
 def _shown(number):
-    """What was counted has no fraction."""
+    """A count is printed without a fraction."""
     return str(number) if isinstance(number, int) else f"{number:.2f}"
 
 
@@ -153,7 +153,7 @@ def summary(facts):
 
 
 def machine():
-    """Facts of this machine, as short words."""
+    """A short description of this machine."""
     with open("/proc/cpuinfo") as info:
         model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
     with open("/proc/meminfo") as info:

@@ -9,8 +9,8 @@ from measure.timing import seconds, seconds_at_once
 AT_ONCE = 16
 
 
-# Whoever comes first finds the kernel's caches empty, and whoever comes second takes over what the first left in them:
-# each comes first once, second once, and so on, and the median of the rounds counts.
+# The first contender finds the kernel's caches empty, and the second one finds them filled by the first: each contender
+# is first once, second once, and so on, and the median of the rounds counts.
 ROUNDS = 3
 # Memory that the kernel frees later (network namespaces, a thousand of them) is not to be the next one's gain.
 SETTLED, SETTLE_WITHIN = 512, 60  # KiB in half a second, seconds
@@ -55,7 +55,7 @@ def _settled():
 
 
 def _rate(chains):
-    """How many a second, sixteen at a time."""
+    """Containers a second, sixteen at a time."""
     return round(len(chains) / seconds_at_once(chains, AT_ONCE), 1)
 
 

@@ -18,7 +18,7 @@ SETTLING = 5
 
 
 class Hung(Exception):
-    """A command that came to no end; it was killed."""
+    """A command that did not exit, and was killed."""
 
 
 def seconds(command):
@@ -33,7 +33,7 @@ def seconds_at_once(chains, at_once):
 
 
 def executed(command):
-    """Instructions from the birth of one command, which has to succeed, to its end: the kernel's and those of all other
+    """Instructions from the start of one command, which has to succeed, to its exit: the kernel's and those of all other
     tasks too. Only in a machine that counts (spec-tests/beds/qemu --count)."""
     return round(_launch(["--executed", *command], command, deadline=DEADLINE) * 1e9)
 

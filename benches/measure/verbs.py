@@ -32,8 +32,8 @@ def measure(place, contenders, rounds):
 
 
 def life(one, short, waiting, ident, keep, measured=seconds):
-    """One container's life and one run; what is `measured` of each verb's command is told to `keep`. A peer that hangs
-    lacks the rest of its round."""
+    """One container's life and one run; `keep` gets the `measured` value of each verb's command. A contender that
+    hangs lacks the rest of its round."""
     try:
         _life(one, short, waiting, ident, keep, measured)
     except Hung as hung:
@@ -49,7 +49,7 @@ def _life(one, short, waiting, ident, keep, measured):
     for verb, command in steps:
         keep(verb, measured(command))
         time.sleep(PAUSE)
-    # The program has ended by now: what is measured is the removal.
+    # The program has exited by now: only the removal is measured.
     keep("delete", measured(one.delete(ident)))
     time.sleep(PAUSE)
 
