@@ -1,15 +1,15 @@
-//! Where a container's cgroup is, and what is written into it.
+//! The place and the settings of a container's cgroup.
 //!
 //! [`build`] turns `linux.resources`, `linux.cgroupsPath` and the annotations into flat lists: files with their
 //! values, device rules, and with systemd a unit and its properties. [`change`] does the same for an update.
 
 mod checks;
 pub mod devices;
-mod legacy;
 mod merge;
 pub mod record;
 pub mod systemd;
-mod unified;
+mod v1;
+mod v2;
 pub mod variant;
 
 use std::borrow::Cow;
@@ -22,7 +22,7 @@ use super::{Findings, Host};
 use devices::DeviceRule;
 use systemd::UnitPlan;
 
-/// Which cgroup manager serves new containers. Later verbs use the one that the record names.
+/// The cgroup manager of new containers. Later verbs use the one on record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CgroupManager {
     /// Directories below /sys/fs/cgroup.
@@ -34,7 +34,7 @@ pub enum CgroupManager {
     Disabled,
 }
 
-/// What a path starts from. It can never climb above that: `..` is taken out when the plan is built.
+/// The origin of a path. A path cannot climb above it: `..` is resolved when the plan is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
     /// The root of each hierarchy.
@@ -44,16 +44,16 @@ pub enum Base {
     Own,
 }
 
-/// A place below [`Base`].
+/// A path below [`Base`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupPath {
-    /// What `path` starts from.
+    /// The origin of `path`.
     pub base: Base,
     /// Relative, without `.` and `..`; empty for the base itself.
     pub path: PathBuf,
 }
 
-/// What to do when a setting's file does not exist.
+/// The action when a setting's file does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Absent {
     /// Refuse: the limit was asked for and this host cannot give it.
@@ -71,11 +71,11 @@ pub struct Setting {
     pub controller: Cow<'static, str>,
     /// The file's name in the cgroup's directory.
     pub file: Cow<'static, str>,
-    /// What is written, in one write.
+    /// The value, written with one write(2).
     pub value: String,
     /// The place in config.json that asked for it.
     pub field: Cow<'static, str>,
-    /// What a missing file means.
+    /// The action when the file does not exist.
     pub absent: Absent,
 }
 
@@ -106,7 +106,7 @@ impl Setting {
     }
 }
 
-/// Where the cgroup is made, and by whom.
+/// The place of the cgroup, and its manager.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Placement {
     /// No cgroup of its own.
@@ -149,7 +149,7 @@ pub struct Settings {
 /// Everything about a container's cgroup.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CgroupPlan {
-    /// Where.
+    /// Place of the cgroup.
     pub placement: Placement,
     /// The configuration's wishes as they were, for the record.
     pub resources: LinuxResources,
@@ -293,8 +293,8 @@ pub fn cleaned(path: &Path) -> CgroupPath {
 /// The files that `resources` ask for, in the order in which they are written.
 fn settings(resources: &LinuxResources, layout: CgroupLayout) -> Settings {
     Settings {
-        unified: if layout.has_v2() { unified::settings(resources) } else { Vec::new() },
-        legacy: if layout.has_v1() { legacy::settings(resources) } else { Vec::new() },
+        unified: if layout.has_v2() { v2::settings(resources) } else { Vec::new() },
+        legacy: if layout.has_v1() { v1::settings(resources) } else { Vec::new() },
     }
 }
 
@@ -303,7 +303,7 @@ fn settings(resources: &LinuxResources, layout: CgroupLayout) -> Settings {
 pub struct Change {
     /// The resources after the update: what was, with what the update names on top.
     pub resources: LinuxResources,
-    /// What the update touches, complete with the old values that a file needs beside the new ones.
+    /// The resources that the update touches, with the old values that a file needs beside the new ones.
     pub touched: LinuxResources,
     /// The files to write.
     pub settings: Settings,
@@ -314,7 +314,7 @@ pub struct Change {
     pub devices: Option<Vec<DeviceRule>>,
 }
 
-/// What it takes to put `new` on top of `old` in the hierarchies of `layout`. What `new` does not name is kept.
+/// Plans the change from `old` to `new` in the hierarchies of `layout`. Fields that `new` does not name are kept.
 ///
 /// Pairs that the kernel keeps in one file, or checks against each other, are written together from the merged
 /// values: quota with period, memory with swap.
@@ -334,8 +334,8 @@ pub fn change(old: &LinuxResources, new: &LinuxResources, layout: CgroupLayout, 
 pub fn changed_field(old: &LinuxResources, new: &LinuxResources) -> Option<String> {
     let merged = merge::merged(old, new);
     let limits = |resources: &LinuxResources| {
-        let mut all = unified::settings(resources);
-        all.extend(legacy::settings(resources));
+        let mut all = v2::settings(resources);
+        all.extend(v1::settings(resources));
         all.retain(|setting| setting.absent != Absent::Skip);
         all
     };

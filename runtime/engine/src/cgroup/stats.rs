@@ -2,9 +2,9 @@
 //!
 //! The part of a missing controller is empty; zeros are omitted where runc omits them.
 
-mod legacy;
 mod parse;
-mod unified;
+mod v1;
+mod v2;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -328,12 +328,12 @@ pub fn read(paths: &BTreeMap<String, PathBuf>) -> Result<Stats> {
     if let Some(path) = paths.get("") {
         stats.unified = paths.len() == 1;
         if let Some(dir) = open(path)? {
-            unified::read(&dir, stats.unified, &mut stats)?;
+            v2::read(&dir, stats.unified, &mut stats)?;
         }
     }
     for (controller, path) in paths.iter().filter(|(controller, _)| !controller.is_empty()) {
         if let Some(dir) = open(path)? {
-            legacy::read(controller, &dir, &mut stats)?;
+            v1::read(controller, &dir, &mut stats)?;
         }
     }
     Ok(stats)

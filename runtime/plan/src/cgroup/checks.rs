@@ -1,10 +1,10 @@
-//! What is wrong with `linux.resources`, by name; and what no manager honours, as warnings.
+//! Checks of `linux.resources`: violations by name, and warnings for fields that no manager honours.
 
 use std::collections::BTreeSet;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
-use super::{Absent, CgroupLayout, Findings, legacy, unified};
+use super::{Absent, CgroupLayout, Findings, v1, v2};
 
 /// Denies what the layout cannot give or the kernel would refuse; warns of what is passed over.
 pub(super) fn resources(resources: &LinuxResources, layout: CgroupLayout, findings: &mut Findings) {
@@ -49,7 +49,7 @@ pub(super) fn resources(resources: &LinuxResources, layout: CgroupLayout, findin
 
 fn without_cgroup(resources: &LinuxResources, findings: &mut Findings) {
     // A setting that may be skipped where its file is missing limits nothing.
-    let settings = unified::settings(resources).into_iter().chain(legacy::settings(resources));
+    let settings = v2::settings(resources).into_iter().chain(v1::settings(resources));
     let limits = settings.filter(|setting| setting.absent != Absent::Skip);
     let group = |field: &str| field.split(['.', '[']).nth(2).unwrap_or_default().to_owned();
     let mut asked: BTreeSet<String> = limits.map(|setting| group(&setting.field)).collect();

@@ -14,30 +14,24 @@ use serde::{Deserialize, Serialize};
 
 use super::Findings;
 
-/// Which device nodes a rule speaks of.
+/// The type of the device nodes that a rule applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DeviceKind {
     /// Block and character devices.
     All,
-    /// Block devices.
     Block,
-    /// Character devices.
     Char,
 }
 
 /// Bits of [`DeviceRule::access`], as the kernel numbers them (linux/bpf.h, BPF_DEVCG_ACC_*).
 pub const MKNOD: u8 = 1;
-/// Read.
 pub const READ: u8 = 2;
-/// Write.
 pub const WRITE: u8 = 4;
-/// All three.
 pub const EVERYTHING: u8 = MKNOD | READ | WRITE;
 
-/// One rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRule {
-    /// Grant or deny.
+    /// Whether the rule grants or denies access.
     pub allow: bool,
     /// The kind of node.
     pub kind: DeviceKind,
@@ -75,9 +69,9 @@ const fn grant(major: Option<u32>, minor: Option<u32>, kind: DeviceKind, access:
     DeviceRule { allow: true, kind, major, minor, access }
 }
 
-/// What every container may do, after the rules of its configuration: make any node (using it is another matter),
-/// and use the devices that the runtime itself puts into /dev (config-linux.md, Default Devices) and pseudo terminals.
-/// The path is that of a default device, which a device of the configuration at the same path takes the place of.
+/// The rules of every container, after those of its configuration: make any node (using it is another matter), and
+/// use the devices that the runtime itself puts into /dev (config-linux.md, Default Devices) and pseudo terminals.
+/// The path is that of a default device, which a configured device of the same path replaces.
 const DEFAULTS: [(&str, DeviceRule); 10] = [
     ("", grant(None, None, DeviceKind::Char, MKNOD)),
     ("", grant(None, None, DeviceKind::Block, MKNOD)),

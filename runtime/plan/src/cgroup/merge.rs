@@ -47,7 +47,8 @@ pub(super) fn merged(old: &LinuxResources, new: &LinuxResources) -> LinuxResourc
     result
 }
 
-/// What an update to `merged` by `new` has to write: what `new` names, and what shares a file with it.
+/// The resources that an update to `merged` by `new` has to write: those that `new` names, and those that share a
+/// file with them.
 pub(super) fn touched(merged: &LinuxResources, new: &LinuxResources) -> LinuxResources {
     let mut result = new.clone();
     let (now, named) = (merged.memory().unwrap_or_default(), new.memory().unwrap_or_default());
@@ -73,7 +74,7 @@ pub(super) fn touched(merged: &LinuxResources, new: &LinuxResources) -> LinuxRes
     result
 }
 
-/// What is not zero: zero means "not named" where it could be no limit, as it always has.
+/// A value that is not zero: zero means "not named" where it could be no limit, as it always has.
 fn named(value: Option<i64>) -> Option<i64> {
     value.filter(|&value| value != 0)
 }

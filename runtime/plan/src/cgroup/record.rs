@@ -1,4 +1,4 @@
-//! What later verbs need to know of a cgroup, as it stands in the container's record.
+//! The part of the container's record that later verbs need to find its cgroup.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -51,18 +51,15 @@ impl CgroupKind {
 /// A unit of systemd.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitRecord {
-    /// Its name.
     pub unit: String,
-    /// Its slice.
     pub slice: String,
-    /// It is one of the user's own systemd.
+    /// Whether the unit belongs to the user's own systemd.
     pub user: bool,
 }
 
-/// What later verbs need to know of a cgroup.
+/// The record of a cgroup, for later verbs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CgroupRecord {
-    /// The kind.
     pub kind: CgroupKind,
     /// Absolute directories by controller; an empty name for cgroup2, `name=systemd` for a named hierarchy.
     pub paths: BTreeMap<String, PathBuf>,

@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, Spe
 
 use super::devices::{DeviceKind, DeviceRule, EVERYTHING, Mode, simplify};
 use super::variant::Value;
-use super::{CgroupLayout, Findings, Host, unified};
+use super::{CgroupLayout, Findings, Host, v2};
 use crate::annotations::{SUBGROUP, SYSTEMD_PROPERTY};
 
 /// Properties by which a unit starts, stops or reloads other units of the host (systemd.unit(5)), takes in processes of
@@ -30,9 +30,7 @@ const OOM_POLICY: u32 = 253;
 /// A property of a unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Property {
-    /// Its name.
     pub name: String,
-    /// Its value.
     pub value: Value,
     /// The first systemd version that has it; 0 when no version needs to be asked for. An older one goes without it:
     /// the same limit is also written to the cgroup's file.
@@ -49,7 +47,6 @@ impl Property {
     }
 }
 
-/// A transient scope.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnitPlan {
     /// Its name, ending in `.scope`.
@@ -207,14 +204,14 @@ fn unified_limits(resources: &LinuxResources) -> Vec<Property> {
         let asked = |value: Option<i64>| value.filter(|&value| value != 0);
         list.extend(asked(memory.limit()).map(|value| Property::new("MemoryMax", limit(value))));
         list.extend(asked(memory.reservation()).map(|value| Property::new("MemoryLow", limit(value))));
-        list.extend(unified::swap_max(memory).map(|value| Property::new("MemorySwapMax", limit(value))));
+        list.extend(v2::swap_max(memory).map(|value| Property::new("MemorySwapMax", limit(value))));
     }
     if let Some(cpu) = resources.cpu() {
         let idle = cpu.idle() == Some(1);
         if idle {
             list.push(Property::since("CPUWeight", Value::U64(0), CPU_IDLE));
         } else if let Some(shares) = cpu.shares().filter(|&shares| shares != 0) {
-            list.push(Property::new("CPUWeight", Value::U64(unified::weight(shares))));
+            list.push(Property::new("CPUWeight", Value::U64(v2::weight(shares))));
         }
         quota_and_cpuset(cpu, &mut list);
     }

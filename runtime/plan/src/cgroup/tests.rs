@@ -115,7 +115,7 @@ fn files_of_v1() {
 #[test]
 fn swap_on_v2_is_what_is_left_of_the_sum() {
     let max = |limit: i64, swap: i64| {
-        unified::swap_max(&resources(json!({"memory": {"limit": limit, "swap": swap}})).memory().expect("memory"))
+        v2::swap_max(&resources(json!({"memory": {"limit": limit, "swap": swap}})).memory().expect("memory"))
     };
     assert_eq!(max(100, 300), Some(200));
     assert_eq!(max(100, 100), Some(0));
@@ -129,9 +129,9 @@ fn swap_on_v2_is_what_is_left_of_the_sum() {
 fn shares_and_weights_agree_at_both_ends_and_at_the_default() {
     let pairs = [(0, 1), (2, 1), (3, 2), (512, 59), (1024, 100), (2048, 174), (262_143, 10_000), (262_144, 10_000)];
     for (shares, weight) in pairs {
-        assert_eq!(unified::weight(shares), weight, "{shares}");
+        assert_eq!(v2::weight(shares), weight, "{shares}");
     }
-    assert_eq!((unified::io_weight(10), unified::io_weight(1000)), (1, 10_000));
+    assert_eq!((v2::io_weight(10), v2::io_weight(1000)), (1, 10_000));
 }
 
 #[test]
@@ -343,7 +343,7 @@ proptest! {
 
     #[test]
     fn weights_rise_with_shares(shares in 2u64..262_144) {
-        prop_assert!(unified::weight(shares) <= unified::weight(shares + 1));
-        prop_assert!((1..=10_000).contains(&unified::weight(shares)));
+        prop_assert!(v2::weight(shares) <= v2::weight(shares + 1));
+        prop_assert!((1..=10_000).contains(&v2::weight(shares)));
     }
 }

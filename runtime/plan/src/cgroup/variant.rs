@@ -37,7 +37,6 @@ pub enum Value {
 }
 
 impl Value {
-    /// A string.
     pub fn text(text: impl Into<String>) -> Value {
         Value::Str(text.into())
     }
@@ -65,7 +64,7 @@ impl Value {
     /// Reads the text form.
     ///
     /// # Errors
-    /// What is wrong with the text, as a phrase.
+    /// The syntax error of the text, as a phrase.
     pub fn parse(text: &str) -> Result<Value, String> {
         let mut reader = Reader { rest: text.trim() };
         let value = reader.value(None)?;

@@ -5,16 +5,15 @@ use super::{DeviceKind, DeviceRule, EVERYTHING};
 /// The answer for what no exception names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Exceptions deny.
+    /// Everything is granted; exceptions deny.
     AllowUnlisted,
-    /// Exceptions grant.
+    /// Everything is denied; exceptions grant.
     DenyUnlisted,
 }
 
 /// A mode with its exceptions, in the order in which they were made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The mode.
     pub mode: Mode,
     /// Exceptions to it: no two for the same device, and never of kind [`DeviceKind::All`].
     pub exceptions: Vec<DeviceRule>,

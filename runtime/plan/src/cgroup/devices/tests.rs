@@ -59,7 +59,7 @@ fn run(program: &[Instruction], request: &Request) -> bool {
     }
 }
 
-/// What v1's kernel answers for a policy (security/device_cgroup.c).
+/// The answer of the v1 controller for a policy (security/device_cgroup.c).
 fn listed(policy: &Policy, request: &Request) -> bool {
     let meets = |rule: &&DeviceRule| covers(rule, request) && rule.access & request.access != 0;
     match policy.mode {

@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNetwork, LinuxResources, LinuxThrottleDevice};
 
-use super::{Setting, unified};
+use super::{Setting, v2};
 
 /// The files that `resources` ask for. Zero means "not asked for" where v1's managers have always read it so.
 pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
@@ -14,7 +14,7 @@ pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
         self::memory(memory, &mut list);
     }
     if let Some(pids) = resources.pids() {
-        list.push(unified::pids(pids.limit()));
+        list.push(v2::pids(pids.limit()));
     }
     if let Some(block) = resources.block_io() {
         blkio(block, &mut list);
@@ -29,7 +29,7 @@ pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
     if let Some(network) = resources.network() {
         self::network(network, &mut list);
     }
-    unified::rdma(resources, &mut list);
+    v2::rdma(resources, &mut list);
     list
 }
 
