@@ -9,14 +9,14 @@ use crate::error::{Context, Error, Result};
 use crate::handshake::{FromInit, Kind, Request, Step};
 use brig_sys::socket;
 
-/// The largest packet: a seccomp filter of 4096 instructions of 8 bytes, or an error text.
+/// Limit of a packet in bytes: a seccomp filter of 4096 instructions of 8 bytes, or an error text.
 const LIMIT: usize = 64 * 1024;
 
-/// The most of a text that is sent: it has to fit into a packet, and nobody reads more. The container chooses parts of it,
-/// such as the program's name.
+/// Limit of a text in bytes: it has to fit into a packet. The container controls parts of it, such as the program's
+/// name.
 const MAX_TEXT_LEN: usize = 8 * 1024;
 
-/// The text without its middle, when it is longer than [`MAX_TEXT_LEN`]: what was being done, and why it failed.
+/// Shortens a text that is longer than [`MAX_TEXT_LEN`], by its middle: the beginning says what failed, the end why.
 fn cut(text: String) -> String {
     if text.len() <= MAX_TEXT_LEN {
         return text;
@@ -32,7 +32,7 @@ fn cut(text: String) -> String {
     format!("{}... ({} bytes left out) ...{}", &text[..head], tail - head, &text[tail..])
 }
 
-/// Makes both ends.
+/// Creates both ends.
 pub fn pair() -> Result<(ParentEnd, InitEnd)> {
     let (parent, init) = socket::packet_pair()?;
     Ok((ParentEnd(parent), InitEnd(init)))
@@ -46,7 +46,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     postcard::from_bytes(bytes).map_err(|error| Error::other(format!("unable to read a message: {error}")))
 }
 
-/// What leads every typed packet of init, so that none, however small, has the length of a bare errno.
+/// The prefix of every typed packet of init, so that none, however small, has the length of a bare errno.
 const TYPED: &[u8; 4] = b"init";
 
 fn typed(message: &FromInit) -> Result<Vec<u8>> {
@@ -55,41 +55,41 @@ fn typed(message: &FromInit) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// The parent's end.
+/// The parent's end of the channel.
 #[derive(Debug)]
 pub struct ParentEnd(OwnedFd);
 
-/// What the parent receives.
+/// A message that the parent receives.
 #[derive(Debug)]
 pub enum Event {
-    /// A request, its body, and the fd that came with it.
+    /// A request, its body, and the descriptor sent with it.
     Request(Step, Vec<u8>, Option<OwnedFd>),
-    /// Init gave up, and this is why.
+    /// Init failed with this error.
     Failed(Error),
-    /// Nothing more will come: init executed its program, or died.
+    /// The end of file: init executed its program, or died.
     End,
 }
 
 impl ParentEnd {
-    /// The fd, to be polled.
+    /// The descriptor to poll.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// Lets a child go on that waits before its exec.
+    /// Releases a child that waits before its exec.
     pub fn go(&self) -> Result<()> {
         socket::send(self.0.as_fd(), &[1], &[]).context("unable to let the new process go on")
     }
 
-    /// The next request, or the end. Log lines are handed to `log` on the way.
+    /// Receives the next request, or the end. Log lines are passed to `log` on the way.
     ///
     /// A bare four-byte packet is the errno of a step between clone and exec (see [`brig_sys::process`]). `ready`
-    /// waits for each packet, and ends the wait with its error.
+    /// waits for each packet; its error ends the wait.
     pub fn next(&self, ready: impl Fn() -> Result<()>, mut log: impl FnMut(bool, &str)) -> Result<Event> {
         loop {
             ready()?;
             let (packet, fds) = match socket::receive(self.0.as_fd(), LIMIT) {
-                // A child that died with our messages unread resets the connection.
+                // A child that died with unread messages resets the connection.
                 Err(error) if error.errno() == nix::errno::Errno::ECONNRESET => return Ok(Event::End),
                 other => other.context("unable to hear from the new process")?,
             };
@@ -109,7 +109,7 @@ impl ParentEnd {
         }
     }
 
-    /// Reads the body of a request of type `R`.
+    /// Decodes the body of a request of type `R`.
     pub fn read<R: Request>(&self, body: &[u8]) -> Result<R> {
         decode(body)
     }
@@ -119,36 +119,35 @@ impl ParentEnd {
         self.answer_with::<R>(reply, &[])
     }
 
-    /// Answers a request of type `R` and sends fds with the reply.
+    /// Answers a request of type `R`, with descriptors.
     pub fn answer_with<R: Request>(&self, reply: &R::Reply, fds: &[BorrowedFd]) -> Result<()> {
-        // A unit reply would be an empty packet, which is the end of file: every reply is led by one byte.
+        // A unit reply would be an empty packet, which means end of file, so one byte precedes every reply.
         let mut packet = vec![0u8];
         packet.extend(encode(reply)?);
         socket::send(self.0.as_fd(), &packet, fds).context("unable to answer the new process")
     }
 }
 
-/// Init's end.
+/// Init's end of the channel.
 #[derive(Debug)]
 pub struct InitEnd(OwnedFd);
 
 impl InitEnd {
-    /// From the fd that the parent left open.
+    /// Takes the descriptor that the parent left open.
     pub fn from_fd(fd: OwnedFd) -> InitEnd {
         InitEnd(fd)
     }
 
-    /// Another handle on the same end.
+    /// Duplicates the handle.
     pub fn try_clone(&self) -> Result<InitEnd> {
         self.0.try_clone().map(InitEnd).context("unable to copy an fd")
     }
 
-    /// The fd's number, to be inherited.
+    /// The descriptor's number, to be inherited.
     pub fn number(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 
-    /// The fd.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -159,13 +158,13 @@ impl InitEnd {
         self.hear::<R>()
     }
 
-    /// Sends a request and waits for its reply and the fd that comes with it.
+    /// Sends a request and waits for its reply and the descriptor sent with it.
     pub fn ask_for_fd<R: Request>(&self, request: &R) -> Result<(R::Reply, Option<OwnedFd>)> {
         self.tell(request, &[])?;
         self.receive::<R>()
     }
 
-    /// Sends a request with fds, without waiting: the reply is for another process that shares the channel.
+    /// Sends a request with descriptors, without waiting: the reply is for another process that shares the channel.
     pub fn tell<R: Request>(&self, request: &R, fds: &[BorrowedFd]) -> Result<()> {
         let message = FromInit::Request { step: R::STEP, body: encode(request)? };
         socket::send(self.0.as_fd(), &typed(&message)?, fds).context("the parent is gone")
@@ -184,13 +183,13 @@ impl InitEnd {
         }
     }
 
-    /// Sends a log line. A parent that is gone is noticed at the next request.
+    /// Sends a log line. A parent that has exited is noticed at the next request.
     pub fn log(&self, warning: bool, message: impl Into<String>) -> Result<()> {
         let message = FromInit::Log { warning, message: cut(message.into()) };
         socket::send(self.0.as_fd(), &typed(&message)?, &[]).context("the parent is gone")
     }
 
-    /// The last word.
+    /// Reports the error with which init gives up.
     pub fn failed(&self, error: &Error) -> Result<()> {
         let message = FromInit::Failed { kind: Kind::from(error.kind()), message: cut(error.to_string()) };
         socket::send(self.0.as_fd(), &typed(&message)?, &[]).context("the parent is gone")
@@ -203,7 +202,7 @@ mod tests {
     use crate::handshake::{Limits, Mounted, Ready, Recorded, Sibling};
 
     #[test]
-    fn a_small_request_is_no_errno() {
+    fn a_small_request_is_not_taken_for_an_errno() {
         let (parent, init) = pair().unwrap();
         for pid in [1, 63, 64, 8191, 8192] {
             init.tell(&Sibling { pid }, &[]).unwrap();
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_too_long_loses_its_middle() {
+    fn a_long_text_is_shortened_in_its_middle() {
         let (parent, init) = pair().unwrap();
         let long = format!("begin {} end", "\u{20ac}".repeat(100_000));
         init.log(false, long.clone()).unwrap();
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_replies_logs_and_the_last_word_arrive_as_sent() {
+    fn requests_replies_logs_and_errors_arrive_as_sent() {
         let (parent, init) = pair().unwrap();
         let child = std::thread::spawn(move || {
             init.log(true, "careful").unwrap();

@@ -1,8 +1,8 @@
-//! The typed steps between parent and init.
+//! The typed messages between parent and init.
 //!
-//! One SOCK_SEQPACKET pair joins them, one packet is one message, and each request names its reply by type. The
-//! parent computes from the plan which requests will come, in which order; anything early, late or missing is an
-//! error that names the step.
+//! One SOCK_SEQPACKET pair connects them, one packet is one message, and each request names its reply by type. The
+//! parent computes the requests and their order from the plan; anything early, late or missing is an error that names
+//! the step.
 //!
 //! ```text
 //! parent                                   init
@@ -31,8 +31,8 @@
 //!                      ◄── end of file ──── the exec closed the socket: the program runs
 //! ```
 //!
-//! At any moment init may send a log line, or `Failed` as its last word. An end of file before `Ready` means that
-//! it died, and the parent reports from what.
+//! Init may send a log line at any time, or `Failed` as its last message. An end of file before `Ready` means that
+//! init died, and the parent reports the cause.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -40,15 +40,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::ErrorKind;
 use crate::rootfs::MemoryDevice;
 
-/// A request of init's. Its reply is a type of its own, so that both ends are held to it.
+/// A request of init. Its reply has its own type, so that the compiler checks both ends.
 pub trait Request: Serialize + DeserializeOwned {
-    /// Its step.
+    /// The step that the request belongs to.
     const STEP: Step;
-    /// What the parent answers.
+    /// The parent's reply.
     type Reply: Serialize + DeserializeOwned;
 }
 
-/// The requests, in their only order.
+/// The requests, in their only valid order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Step {
     /// [`Sibling`]
@@ -71,45 +71,45 @@ pub enum Step {
     Listening,
 }
 
-/// Stage 1 has made the process that becomes the container's. Its pidfd travels with the packet. A reply
-/// goes to the new process where that is in a new user namespace, whose maps the parent writes; else it does not wait.
+/// The first-stage init has cloned the second-stage init. Its pidfd is sent with the packet. The reply goes to the
+/// second-stage init if that is in a new user namespace, whose maps the parent writes; else it does not wait for one.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Sibling {
-    /// Its pid, in the parent's pid namespace.
+    /// Pid in the parent's pid namespace.
     pub pid: i32,
 }
 
-/// The network namespace is there, and can take the devices of the plan.
+/// The network namespace exists, and can receive the devices of the plan.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Devices {
-    /// Numbers of devices that are in use there.
+    /// Interface indices that are in use there.
     pub taken: Vec<i32>,
 }
 
-/// One network device, in answer to [`Devices`]; they are in the plan's order.
+/// A network device, in the reply to [`Devices`], in the plan's order.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Device {
-    /// Its number in the container's network namespace.
+    /// Interface index in the container's network namespace.
     pub index: i32,
-    /// The addresses that it is to get back.
+    /// Addresses to restore.
     pub addresses: Vec<brig_sys::netlink::Address>,
 }
 
-/// The mounts stand and pivot_root has not been called: the moment of the prestart and createRuntime hooks.
+/// The mounts are in place and pivot_root has not been called: the time of the prestart and createRuntime hooks.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Mounted;
 
-/// The first of two stages has done all that the seccomp filter might forbid. The reply is the filter, or `None` where the
-/// remaining steps need calls that it does not allow.
+/// The first-stage init has done everything that the seccomp filter might forbid. The reply is the filter, or `None`
+/// where the remaining steps need calls that it does not allow.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Confine;
 
-/// These could not be set from inside.
+/// Limits that init could not set itself.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// Resource limits, as indices into the plan's list.
     pub failed: Vec<usize>,
-    /// The plan's scheduler, which is to be set in any case.
+    /// Whether to set the plan's scheduler.
     pub scheduler: bool,
 }
 
@@ -121,28 +121,28 @@ pub struct HostNode {
     pub device: MemoryDevice,
 }
 
-/// These standard streams are pipes and sockets whose owner has no id in the container's user namespace.
+/// Standard streams that are pipes and sockets whose owner has no id in the container's user namespace.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Streams {
-    /// The user that is to own them, by its id inside.
+    /// The user to own them, by its id inside.
     pub uid: u32,
-    /// 0, 1 or 2.
+    /// Descriptor numbers: 0, 1 or 2.
     pub numbers: Vec<u8>,
 }
 
-/// Everything is set up; what is left is the gate, seccomp and the exec.
+/// Everything is set up; the gate, seccomp and the exec remain.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ready;
 
-/// The seccomp filter is installed; the listener travels with the packet. Nobody waits for a reply: init is under the
-/// filter by now, and may not be able to read one.
+/// The seccomp filter is installed; the listener is sent with the packet. There is no reply: init is under the
+/// filter, and may be unable to read one.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Listening;
 
-/// A seccomp filter.
+/// A compiled seccomp filter.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Filter {
-    /// The program.
+    /// Instructions of the program.
     pub instructions: Vec<brig_sys::seccomp::Instruction>,
     /// SECCOMP_FILTER_FLAG_* bits.
     pub flags: u32,
@@ -151,7 +151,7 @@ pub struct Filter {
 /// The reply to [`Ready`]: the container is on record.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Recorded {
-    /// The seccomp filter, compiled by the parent while init was at work.
+    /// The seccomp filter, which the parent compiled while init was running.
     pub seccomp: Option<Filter>,
 }
 
@@ -193,24 +193,22 @@ impl Request for Listening {
     type Reply = ();
 }
 
-/// What init sends.
+/// A message of init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromInit {
-    /// A request; the body is the request's own type.
+    /// A request; the body is encoded as the request's own type.
     Request {
-        /// Which.
         step: Step,
-        /// The request, serialised.
+        /// The encoded request.
         body: Vec<u8>,
     },
     /// A line for the log.
     Log {
-        /// True for a warning, false for a debug line.
+        /// Whether the line is a warning; else it is for the debug level.
         warning: bool,
-        /// The line.
         message: String,
     },
-    /// Init could not go on, and ends.
+    /// Init failed, and exits.
     Failed {
         /// The kind of the error.
         kind: Kind,
@@ -224,7 +222,7 @@ pub enum FromInit {
 pub enum Kind {
     /// The program cannot be executed.
     Executable,
-    /// The host cannot do it.
+    /// The host lacks a feature.
     Unsupported,
     /// Anything else.
     Other,

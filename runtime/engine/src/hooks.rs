@@ -1,4 +1,4 @@
-//! Runs hooks: the state on standard input, the timeout enforced, and what a failed one said in the error.
+//! Execution of hooks: the state on standard input, a timeout, and the standard error of a failed hook in the error.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -19,10 +19,10 @@ use brig_plan::hooks::Hook;
 use brig_plan::process::dedup_env;
 use brig_sys::{command, inherited, process, seal, seccomp};
 
-/// The most of a failed hook's standard error that goes into our message.
+/// Limit of a failed hook's standard error in the message, in bytes.
 const STDERR_LIMIT: u64 = 4096;
 
-/// What hooks of one moment share.
+/// The setting that all hooks of one list share.
 #[derive(Clone, Copy)]
 pub struct Setting<'a> {
     /// The container's state, which a hook reads from standard input.
@@ -31,24 +31,24 @@ pub struct Setting<'a> {
     pub directory: Option<&'a Path>,
     /// A seccomp filter, which each hook's process installs before it executes the hook.
     pub filter: Option<&'a Filter>,
-    /// The container's init, by its pidfd: a hook is killed when init ends, because what it prepares is then in vain. So a
-    /// delete that kills init does not wait for a hook that hangs.
+    /// The container's init, as a pidfd: a hook is killed when init exits, because its work is then in vain, and a
+    /// delete that kills init must not wait for a hook that hangs.
     pub init: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Setting<'a> {
-    /// Hooks that run beside the runtime, in this directory.
+    /// Hooks that run in the runtime namespace, in this directory.
     pub fn beside(state: &'a [u8], directory: &'a Path) -> Setting<'a> {
         Setting { state, directory: Some(directory), filter: None, init: None }
     }
 
-    /// The same for as long as `init`, a pidfd, runs.
+    /// Limits the hooks to the lifetime of `init`, a pidfd.
     pub fn while_runs(self, init: BorrowedFd<'a>) -> Setting<'a> {
         Setting { init: Some(init), ..self }
     }
 }
 
-/// Runs the hooks in order; the first that fails ends the list.
+/// Runs the hooks in order; the first failure stops the list.
 ///
 /// # Errors
 /// The hook's place and path, with its exit status, or that it was killed at its timeout, and its standard error.
@@ -59,8 +59,8 @@ pub fn run(hooks: &[Hook], setting: Setting) -> Result<()> {
     })
 }
 
-/// Runs the poststop hooks in the bundle, or in the caller's directory where the bundle has been removed. Each is run
-/// whatever the others return, and a failure is a warning (runtime.md, Lifecycle).
+/// Runs the poststop hooks in the bundle, or in the caller's directory if the bundle was removed. Every hook runs,
+/// regardless of the others, and a failure is a warning (runtime.md, Lifecycle).
 pub fn run_poststop(hooks: &[Hook], state: &[u8], bundle: &Path) {
     let setting = Setting { state, directory: Some(bundle).filter(|bundle| bundle.is_dir()), filter: None, init: None };
     let failed = hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), setting).err());
@@ -68,14 +68,14 @@ pub fn run_poststop(hooks: &[Hook], state: &[u8], bundle: &Path) {
 }
 
 fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
-    // Files in memory rather than pipes: neither a hook that does not read nor one that writes without end blocks us.
+    // Memory files rather than pipes: a hook that does not read, or writes endlessly, cannot block the runtime.
     let stdin = seal::memory_file(c"hook", setting.state)?;
     let mut stderr = File::from(seal::memory_file(c"hook", b"")?);
     let mut command = Command::new(&hook.path);
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    // A hook may be another program over the engine, which must not take itself for an init.
+    // A hook may be another program that embeds the engine, and must not be diverted to the init stage.
     command.env_remove(divert::VARIABLE).env_remove(inherited::VARIABLE);
     if let Some(env) = &hook.env {
         command.env_clear().envs(env.iter().filter_map(|entry| entry.split_once('=')));
@@ -117,19 +117,19 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    let mut said = Vec::new();
-    stderr.rewind().and_then(|()| stderr.take(STDERR_LIMIT).read_to_end(&mut said)).context("unable to read its stderr")?;
+    let mut output = Vec::new();
+    stderr.rewind().and_then(|()| stderr.take(STDERR_LIMIT).read_to_end(&mut output)).context("unable to read its stderr")?;
     let how = match status.signal() {
         Some(libc::SIGSYS) if setting.filter.is_some() => "killed by the filter of linux.seccomp".to_owned(),
         Some(signal) => format!("killed by signal {signal}"),
         None => format!("exit status {}", status.code().unwrap_or_default()),
     };
-    let said = String::from_utf8_lossy(&said);
-    Err(Error::other(format!("{how}, stderr: {}", said.trim())))
+    let output = String::from_utf8_lossy(&output);
+    Err(Error::other(format!("{how}, stderr: {}", output.trim())))
 }
 
-/// Executes the hook with an environment that `Command` cannot express: one with entries that have no `=`. runc passes
-/// these on as they are, unless they are empty.
+/// Executes the hook with an environment that `Command` cannot express: entries without `=`. runc passes these on
+/// unchanged, unless they are empty.
 fn exec_with(child: &mut Command, hook: &Hook, env: &[String]) -> Result<()> {
     let text = |text: &[u8]| CString::new(text).map_err(|_| Error::other("its configuration contains a NUL byte"));
     let path = text(hook.path.as_os_str().as_bytes())?;
@@ -140,7 +140,8 @@ fn exec_with(child: &mut Command, hook: &Hook, env: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A FIFO without a reader is an error (ENXIO): create would wait for one under the container's lock.
+/// Opens a file for the hooks' output. A FIFO without a reader is an error (ENXIO), because create would block on it
+/// under the container's lock.
 fn append(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
@@ -172,20 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn the_state_and_the_environment_reach_the_hook() {
+    fn a_hook_gets_the_state_and_its_environment() {
         run(&[hook("test \"$(cat)\" = state && test $NAME = value && test -z \"$HOME\"")], b"state").unwrap();
         run(&[hook("exit 0")], &[b'x'; 30_000]).unwrap();
     }
 
     #[test]
-    fn an_environment_with_entries_that_are_no_assignments_is_passed_on() {
+    fn environment_entries_without_an_equals_sign_are_passed_on() {
         let env = ["NAME=old", "word", "", "=x", "NAME=value"].map(str::to_owned).to_vec();
         let script = "test \"$(tr '\\0' , </proc/$$/environ)\" = 'NAME=value,word,=x,' && test $0 = sh";
         run(&[Hook { env: Some(env), ..hook(script) }], b"").unwrap();
     }
 
     #[test]
-    fn poststop_hooks_run_in_the_bundle_or_without_one_where_the_caller_is() {
+    fn poststop_hooks_run_in_the_bundle_or_in_the_callers_directory() {
         let directory = tempfile::tempdir().unwrap();
         let mark = directory.path().join("mark");
         let hooks = [hook(&format!("pwd >>{}", mark.display()))];
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_names_the_hook_its_status_and_its_words_and_ends_the_list() {
+    fn a_failure_stops_the_list_and_names_the_hook_its_status_and_its_stderr() {
         let directory = tempfile::tempdir().unwrap();
         let mark = directory.path().join("mark");
         let hooks = [hook("echo no such luck >&2; exit 3"), hook(&format!("touch {}", mark.display()))];
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hooks_write_is_appended_where_that_is_asked_for() {
+    fn hook_output_is_appended_to_the_configured_files() {
         let directory = tempfile::tempdir().unwrap();
         let outputs = ["out", "err"].map(|name| Some(directory.path().join(name)));
         let hook = Hook { outputs: outputs.clone(), ..hook("echo said; echo complained >&2") };

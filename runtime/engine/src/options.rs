@@ -1,4 +1,4 @@
-//! What the verbs take and give. Paths are as the caller wrote them; the engine makes them absolute.
+//! Arguments and results of the verbs. The engine makes relative paths absolute, against the working directory.
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,23 +15,23 @@ use super::Notify;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::state::Status;
 
-/// Where a new process's standard input, output and error come from.
+/// Standard input, output and error of a new process.
 #[derive(Debug, Default)]
 pub enum Stdio {
-    /// The caller's own 0, 1 and 2.
+    /// The caller's own descriptors 0, 1 and 2.
     #[default]
     Inherit,
-    /// /dev/null.
+    /// /dev/null for all three.
     Null,
-    /// These three, in this order.
+    /// These descriptors: input, output, error.
     Fds([OwnedFd; 3]),
-    /// The caller's own, or pipes whose other ends come back in [`Launched::pipes`]: for a process without a terminal in a
-    /// user namespace, which could not open again what belongs to a user of the host.
+    /// The caller's own, or pipes whose other ends are returned in [`Launched::pipes`]: for a process without a
+    /// terminal in a user namespace, which cannot reopen files of the host's users.
     Proxied,
 }
 
 impl Stdio {
-    /// The descriptors of the process's standard streams; `None` for the caller's own. [`Stdio::Inherit`] is left behind.
+    /// Takes the descriptors of the standard streams, and leaves [`Stdio::Inherit`]; `None` for the caller's own.
     pub(crate) fn take(&mut self) -> Result<Option<[OwnedFd; 3]>> {
         let null = |write: bool| {
             let opened = OpenOptions::new().read(!write).write(write).open("/dev/null");
@@ -51,24 +51,25 @@ pub enum Configuration {
     /// `config.json` in the bundle.
     #[default]
     Bundle,
-    /// Another file.
+    /// Another file than the bundle's config.json.
     File(PathBuf),
-    /// A configuration in memory. Relative paths in it start at [`CreateOptions::bundle`], which needs no `config.json`.
+    /// A configuration in memory. Relative paths in it are relative to [`CreateOptions::bundle`], which needs no
+    /// `config.json`.
     Spec(Box<Spec>),
 }
 
-/// Where the master side of a container's terminal goes.
+/// Destination of the master side of a process's terminal.
 #[derive(Debug, Default)]
 pub enum Console {
     /// The process has no terminal.
     #[default]
     None,
-    /// It is sent over the unix socket at this path (one SCM_RIGHTS message whose data is the pty's name).
+    /// Sent over the unix socket at this path (one SCM_RIGHTS message whose data is the pty's name).
     Socket(PathBuf),
-    /// It comes back to the caller in [`Launched::terminal`].
+    /// Returned to the caller in [`Launched::terminal`].
     Caller,
-    /// The same; it begins with the size of the terminal among the caller's standard streams, and leaves the
-    /// translation of newlines to that one.
+    /// Like [`Console::Caller`], with the initial size of the terminal among the caller's standard streams, and
+    /// newline translation left to that one.
     Proxied,
 }
 
@@ -79,57 +80,57 @@ pub struct CreateOptions {
     pub bundle: PathBuf,
     /// The configuration.
     pub config: Configuration,
-    /// Terminal hand-over.
+    /// Destination of the terminal, if the process has one.
     pub console: Console,
-    /// A unix socket that receives the init process's pidfd (one SCM_RIGHTS message).
+    /// Unix socket that receives the init process's pidfd (one SCM_RIGHTS message).
     pub pidfd_socket: Option<PathBuf>,
-    /// Gets init's pid in decimal, written under a temporary name and renamed.
+    /// File for init's pid in decimal, written under a temporary name and renamed.
     pub pid_file: Option<PathBuf>,
-    /// Move the root and chroot instead of pivot_root (for a ramdisk root). Weaker.
+    /// Move the root and chroot instead of pivot_root(2), for a root on a ramdisk. Weaker.
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
-    /// File descriptors 3 to 3+N-1 of the caller are kept in the container, after LISTEN_FDS ones.
+    /// Number N of the caller's descriptors, from 3 on, that stay open in the container, after the LISTEN_FDS ones.
     pub preserve_fds: u32,
-    /// Number of systemd socket-activation fds at 3 and up (the caller's LISTEN_FDS).
+    /// Number of systemd socket-activation descriptors at 3 and up (the caller's LISTEN_FDS).
     pub listen_fds: u32,
-    /// NOTIFY_SOCKET of the caller: READY is passed on to it from the container. With `detach`, run waits for that.
+    /// NOTIFY_SOCKET of the caller: the container's READY is forwarded to it. With `detach`, run waits for that.
     pub notify_socket: Option<PathBuf>,
-    /// Standard streams of init.
+    /// Standard streams of the init process.
     pub stdio: Stdio,
-    /// The process is a child that outlives the caller.
+    /// Whether the container outlives the caller, which does not wait for it.
     pub detach: bool,
 }
 
-/// Where an OCI `process` object, as JSON, comes from.
+/// Source of an OCI `process` object, as JSON.
 #[derive(Clone, Debug)]
 pub enum ProcessSource {
-    /// This file.
+    /// A file with the JSON text.
     File(PathBuf),
-    /// These bytes.
+    /// The JSON text itself.
     Json(Vec<u8>),
 }
 
-/// Options of exec. What is `None` or empty comes from config.json's process.
+/// Options of exec. An option that is `None` or empty is taken from config.json's process.
 #[derive(Debug, Default)]
 pub struct ExecOptions {
-    /// An OCI `process` object that replaces config.json's process.
+    /// An OCI `process` object to use instead of config.json's process.
     pub process: Option<ProcessSource>,
-    /// The command line; empty with `process`.
+    /// The argument vector; empty with `process`.
     pub args: Vec<String>,
     /// Working directory in the container.
     pub cwd: Option<PathBuf>,
-    /// Added to the environment, `NAME=value`; a later one of a name wins.
+    /// Entries `NAME=value` added to the environment; a later one replaces an earlier one.
     pub env: Vec<String>,
-    /// Give the process a terminal.
+    /// Whether the process has a terminal.
     pub tty: Option<bool>,
     /// `uid[:gid]` in decimal, or names resolved against the container's /etc/passwd and /etc/group.
     pub user: Option<String>,
-    /// Added to the supplementary groups.
+    /// Ids added to the supplementary groups.
     pub additional_gids: Vec<u32>,
-    /// SELinux label.
+    /// SELinux label of the process.
     pub process_label: Option<String>,
-    /// AppArmor profile.
+    /// AppArmor profile of the process.
     pub apparmor: Option<String>,
     /// Set no_new_privs; `None` keeps config.json's.
     pub no_new_privs: Option<bool>,
@@ -137,23 +138,23 @@ pub struct ExecOptions {
     pub capabilities: Vec<String>,
     /// Sub-cgroups to join, `[controllers:]path` relative to the container's cgroup.
     pub cgroups: Vec<String>,
-    /// Exec into a paused container: the process starts when it is resumed.
+    /// Allow an exec into a paused container; the process starts when that is resumed.
     pub ignore_paused: bool,
-    /// Terminal hand-over.
+    /// Destination of the terminal, if the process has one.
     pub console: Console,
-    /// See [`CreateOptions::pidfd_socket`].
+    /// Unix socket for the pidfd, as in [`CreateOptions::pidfd_socket`].
     pub pidfd_socket: Option<PathBuf>,
-    /// See [`CreateOptions::pid_file`].
+    /// File for the pid, as in [`CreateOptions::pid_file`].
     pub pid_file: Option<PathBuf>,
-    /// See [`CreateOptions::preserve_fds`].
+    /// Number of descriptors to keep, as in [`CreateOptions::preserve_fds`].
     pub preserve_fds: u32,
     /// Standard streams of the process.
     pub stdio: Stdio,
-    /// The process outlives the caller.
+    /// Whether the process outlives the caller, which does not wait for it.
     pub detach: bool,
-    /// How long the process may make no progress until its program runs: then it is killed, for a process of the
-    /// container may have stopped it. `None` for ten seconds, [`Duration::MAX`] for no limit. A paused container's time
-    /// does not count.
+    /// Time without progress, until its program runs, after which the process is killed, because a process of the
+    /// container may have stopped it. `None` means ten seconds, [`Duration::MAX`] no limit. Time in which the
+    /// container is paused does not count.
     pub stall_timeout: Option<Duration>,
 }
 
@@ -161,7 +162,7 @@ impl ExecOptions {
     /// Reads a `stall_timeout` from the environment variable BRIG_EXEC_TIMEOUT: seconds, and 0 for no limit.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] for what is no number of seconds.
+    /// [`ErrorKind::InvalidConfig`] for a value that is not a number of seconds.
     pub fn stall_timeout_of_environment() -> Result<Option<Duration>> {
         const NAME: &str = "BRIG_EXEC_TIMEOUT";
         std::env::var_os(NAME).map(|value| stall_timeout(NAME, &value.to_string_lossy())).transpose()
@@ -179,99 +180,100 @@ fn stall_timeout(name: &str, text: &str) -> Result<Duration> {
     }
 }
 
-/// What of a container's cgroups is saved or brought back (criu(8), --manage-cgroups). The numbers are CRIU's.
+/// The parts of a container's cgroups that are saved or restored (criu(8), --manage-cgroups). The numbers are CRIU's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CgroupsMode {
-    /// Nothing.
+    /// Leave cgroups alone.
     Ignore = 0,
-    /// Cgroups that are not there are made, and get their limits.
+    /// Create missing cgroups, with their limits.
     #[default]
     Soft = 3,
-    /// Cgroups are made, and all get their limits.
+    /// Create missing cgroups, and set the limits of all.
     Full = 4,
-    /// As full, and none may be there before.
+    /// Like full; a cgroup that exists is an error.
     Strict = 5,
 }
 
-/// Options of checkpoint. Paths are against the working directory.
+/// Options of checkpoint. Paths are relative to the working directory.
 #[derive(Clone, Debug, Default)]
 pub struct CheckpointOptions {
-    /// Where the images go; made where it is missing. Empty means `checkpoint`.
+    /// Directory for the images, created if missing. Empty means `checkpoint`.
     pub images: PathBuf,
-    /// Where CRIU's log goes; empty means to the images.
+    /// Directory for CRIU's log; empty means that of the images.
     pub work: PathBuf,
-    /// An earlier image that this one adds to, relative to `images`.
+    /// Directory of an earlier image that this one adds to, relative to `images`.
     pub parent: Option<PathBuf>,
-    /// The container goes on.
+    /// Leave the container running.
     pub leave_running: bool,
-    /// Memory alone is saved, and the container goes on.
+    /// Save memory only; the container continues to run.
     pub pre_dump: bool,
-    /// TCP connections in the making are left out.
+    /// Leave out TCP connections that are not established yet.
     pub tcp_skip_in_flight: bool,
-    /// Files that are open and unlinked are saved by a link.
+    /// Save files that are open and unlinked, by a link.
     pub link_remap: bool,
-    /// Where a NUL byte says that lazy pages can be asked for: a descriptor of the caller's.
+    /// A descriptor of the caller's, to which CRIU writes a NUL byte when lazy pages can be requested.
     pub status_fd: Option<i32>,
-    /// A server that takes the pages: address and port.
+    /// Page server to send memory to: address and port.
     pub page_server: Option<(String, u16)>,
-    /// What restore takes too.
+    /// Options that restore has too.
     pub common: CriuOptions,
 }
 
-/// What checkpoint and restore are told alike.
+/// Options that checkpoint and restore share.
 #[derive(Clone, Debug, Default)]
 pub struct CriuOptions {
-    /// Open TCP connections.
+    /// Include open TCP connections.
     pub tcp_established: bool,
-    /// Unix sockets to the outside.
+    /// Include unix sockets whose peer is outside the container.
     pub external_unix: bool,
-    /// A job of a shell: its terminal and session are others'.
+    /// Allow a shell job, whose terminal and session are not the container's.
     pub shell_job: bool,
-    /// File locks.
+    /// Include file locks.
     pub file_locks: bool,
-    /// Pages are served, or fetched, on demand.
+    /// Serve, or fetch, memory pages on demand.
     pub lazy_pages: bool,
-    /// Pages that a later image holds too are dropped.
+    /// Drop pages that a later image holds too.
     pub auto_dedup: bool,
-    /// See [`CgroupsMode`].
+    /// Handling of cgroups.
     pub cgroups: CgroupsMode,
 }
 
-/// Options of restore. Paths are against the working directory.
+/// Options of restore. Paths are relative to the working directory.
 #[derive(Debug, Default)]
 pub struct RestoreOptions {
-    /// See [`CreateOptions::bundle`].
+    /// The bundle, as in [`CreateOptions::bundle`].
     pub bundle: PathBuf,
-    /// See [`CheckpointOptions::images`].
+    /// Directory of the images, as in [`CheckpointOptions::images`].
     pub images: PathBuf,
-    /// See [`CheckpointOptions::work`].
+    /// Directory for CRIU's log, as in [`CheckpointOptions::work`].
     pub work: PathBuf,
-    /// Terminal hand-over.
+    /// Destination of the terminal, if the process has one.
     pub console: Console,
-    /// See [`CreateOptions::pid_file`].
+    /// File for the pid, as in [`CreateOptions::pid_file`].
     pub pid_file: Option<PathBuf>,
-    /// Standard streams, for those that were pipes.
+    /// Standard streams, for those that were pipes at the checkpoint.
     pub stdio: Stdio,
-    /// `TYPE:NAME` of a security profile instead of the saved one.
+    /// Security profile, `TYPE:NAME`, instead of the saved one.
     pub lsm_profile: Option<String>,
-    /// A security context for mounts.
+    /// Security context of mounts, instead of the saved one.
     pub lsm_mount_context: Option<String>,
-    /// What checkpoint takes too.
+    /// Options that checkpoint has too.
     pub common: CriuOptions,
 }
 
-/// A process that was launched, still a child of the caller.
+/// A launched process, still a child of the caller.
 #[derive(Debug)]
 pub struct Launched {
-    /// Its pid in the caller's pid namespace.
+    /// Pid in the caller's pid namespace.
     pub pid: i32,
-    /// Its pidfd.
+    /// Pidfd of the process.
     pub pidfd: OwnedFd,
     /// The terminal's master, with [`Console::Caller`] and [`Console::Proxied`].
     pub terminal: Option<OwnedFd>,
     /// The caller's ends of the process's standard input, output and error, with [`Stdio::Proxied`].
     pub pipes: Option<[OwnedFd; 3]>,
-    /// With [`CreateOptions::notify_socket`], after a run that does not detach: to be read while the caller waits.
+    /// The container's notifications, with [`CreateOptions::notify_socket`], after a run that does not detach; the
+    /// caller forwards them while it waits.
     pub notify: Option<Notify>,
 }
 
@@ -279,9 +281,9 @@ impl Launched {
     /// Waits until the process has exited, and reaps it.
     ///
     /// # Errors
-    /// The process is no child of this process, or was reaped already.
+    /// When the process is not a child of this process, or was reaped already.
     pub fn wait(&self) -> Result<ExitStatus> {
-        // wait(2): the low byte has the signal, the next one the code.
+        // wait(2): the low byte is the signal, the next one the exit code.
         let status = match process::wait(self.pidfd.as_fd()).context("unable to wait for the process")? {
             Exit::Code(code) => code << 8,
             Exit::Signal(signal) => signal,
@@ -290,23 +292,23 @@ impl Launched {
     }
 }
 
-/// What `state` prints (runtime.md, State, and what runc adds). Serialises in this order.
+/// The output of `state` (runtime.md, State, and runc's additions). Fields are serialised in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct State {
-    /// The spec version of the container's configuration.
+    /// The ociVersion of the container's configuration.
     #[serde(rename = "ociVersion")]
     pub oci_version: String,
-    /// The id.
+    /// Id of the container.
     pub id: String,
-    /// Init's pid; 0 once it has stopped.
+    /// Pid of init; 0 once the container has stopped.
     pub pid: i32,
-    /// The status.
+    /// Status of the container.
     pub status: Status,
     /// The bundle, absolute.
     pub bundle: PathBuf,
     /// The root file system, absolute.
     pub rootfs: PathBuf,
-    /// When it was made, RFC 3339 with nanoseconds, UTC.
+    /// Time of creation, RFC 3339 with nanoseconds, UTC.
     pub created: String,
     /// The configuration's annotations, sorted; absent when there are none.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Finds the facts about the host that plans depend on.
+//! Collects the facts about the host that plans depend on.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use brig_sys::procfs::Proc;
 /// f_type of cgroup2 (include/uapi/linux/magic.h).
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
-/// Probes the host. Some ten system calls.
+/// Probes the host, with about ten system calls.
 pub fn host() -> Result<Host> {
     let proc = Proc::open().context("unable to open /proc")?;
     let number = |path: &str| -> Result<u8> {
@@ -34,10 +34,10 @@ pub fn host() -> Result<Host> {
     })
 }
 
-/// How /sys/fs/cgroup is laid out.
+/// The layout of /sys/fs/cgroup.
 pub fn cgroup_layout() -> CgroupLayout {
     let is_cgroup2 = |path: &str| statfs(path).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_SUPER_MAGIC);
-    /// f_type of a v1 hierarchy.
+    /// f_type of a v1 hierarchy (include/uapi/linux/magic.h).
     const CGROUP_SUPER_MAGIC: u64 = 0x27_e0eb;
     if is_cgroup2("/sys/fs/cgroup") {
         return CgroupLayout::Unified;
@@ -51,7 +51,8 @@ pub fn cgroup_layout() -> CgroupLayout {
     if any { CgroupLayout::Legacy } else { CgroupLayout::None }
 }
 
-/// The initial user namespace maps every id onto itself (user_namespaces(7)).
+/// Whether this process is in a user namespace other than the initial one, which maps every id onto itself
+/// (user_namespaces(7)).
 fn in_user_namespace(proc: &Proc) -> Result<bool> {
     let map = proc.read_to_string("self/uid_map")?;
     let mut fields = map.split_ascii_whitespace();

@@ -1,4 +1,4 @@
-//! The record of a container, and its status, derived from facts whenever someone asks.
+//! The record of a container, and its status, which is derived from facts on each request and never stored.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,49 +9,50 @@ use crate::error::{Error, ErrorKind, Result};
 use brig_plan::cgroup::record::CgroupRecord;
 use crate::resctrl::Group;
 
-/// What was made, in the names that tools which read runc's state.json expect. It says nothing of the status.
+/// The record of a created container, in the names of runc's state.json, which other tools read. The status is not in
+/// it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// The container's id.
+    /// Id of the container.
     pub id: String,
     /// Init's pid; 0 until init is set up.
     pub init_process_pid: i32,
-    /// Init's start time in clock ticks since boot (proc(5), stat, field 22), which tells it from a later process
-    /// of the same pid.
+    /// Init's start time in clock ticks since boot (proc(5), stat, field 22), which distinguishes it from a later
+    /// process with the same pid.
     pub init_process_start: u64,
-    /// When create was called, RFC 3339, UTC.
+    /// Time of the create, RFC 3339, UTC.
     pub created: String,
     /// The bundle, absolute.
     pub bundle: PathBuf,
-    /// The spec version of the configuration.
+    /// The configuration's ociVersion.
     pub oci_version: String,
     /// The caller's user id.
     pub owner: u32,
     /// The configuration's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// It has a pid namespace of its own, whose processes end with init.
+    /// Whether the container has its own pid namespace, whose processes exit with init.
     pub own_pids: bool,
-    /// There are startContainer hooks, whose failure is an error of its start.
+    /// Whether there are startContainer hooks, whose failure is an error of start.
     #[serde(default)]
     pub start_container: bool,
-    /// There are poststart hooks to run after its start.
+    /// Whether there are poststart hooks.
     pub poststart: bool,
-    /// There are poststop hooks to run at its end.
+    /// Whether there are poststop hooks.
     pub poststop: bool,
-    /// Facts of the configuration that other tools read.
+    /// Parts of the configuration that other tools read.
     pub config: RecordConfig,
-    /// The cgroup's directory by controller, the empty name for the unified one.
+    /// The cgroup's directory by controller; the empty name is the v2 hierarchy's.
     pub cgroup_paths: BTreeMap<String, PathBuf>,
     /// A file in /proc by namespace, in runc's names: NEWNET, NEWNS ...
     pub namespace_paths: BTreeMap<String, PathBuf>,
-    /// What the cgroup manager needs to go on.
+    /// The cgroup manager's record.
     pub cgroup: CgroupRecord,
-    /// Its group of the resctrl file system.
+    /// The container's resctrl group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<Group>,
 }
 
-/// See [`Record::config`].
+/// Parts of the configuration; see [`Record::config`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecordConfig {
     /// The root file system, absolute.
@@ -60,37 +61,37 @@ pub struct RecordConfig {
     pub labels: Vec<String>,
 }
 
-/// What a status is derived from.
+/// The facts that a status is derived from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// `create` still holds the container's lock.
+    /// `create` holds the container's lock.
     pub creating: bool,
-    /// Init lives: its pid and start time are those on record, and it is no zombie.
+    /// Init is running: its pid and start time are those on record, and it is not a zombie.
     pub alive: bool,
-    /// The gate is still there.
+    /// The gate exists.
     pub gate: bool,
     /// The cgroup is frozen.
     pub frozen: bool,
 }
 
-/// A container's status, derived at the moment that it was asked for (runtime.md, State, and `paused`).
+/// A container's status, derived when it is requested (runtime.md, State; `paused` is an addition).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// `create` is at work on it.
+    /// `create` is in progress.
     Creating,
-    /// Set up; waits for `start`.
+    /// Set up, and waiting for `start`.
     Created,
     /// The user's program runs.
     Running,
-    /// Frozen.
+    /// The processes are frozen.
     Paused,
-    /// Init has ended.
+    /// Init has exited.
     Stopped,
 }
 
 impl Status {
-    /// The word that `state` and `list` print.
+    /// The name that `state` and `list` print.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Creating => "creating",
@@ -101,7 +102,7 @@ impl Status {
         }
     }
 
-    /// From the facts of this moment.
+    /// Derives the status from the current facts.
     pub fn derive(facts: Facts) -> Status {
         match facts {
             Facts { alive: false, creating: true, .. } => Status::Creating,
@@ -113,14 +114,14 @@ impl Status {
     }
 }
 
-/// What a verb may be asked for.
+/// A verb whose use depends on the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// start
     Start,
-    /// exec; `ignore_paused` as the flag says.
+    /// exec, with the value of `--ignore-paused`.
     Exec {
-        /// A paused container will do.
+        /// Allow a paused container.
         ignore_paused: bool,
     },
     /// kill
@@ -139,7 +140,7 @@ pub enum Verb {
     Checkpoint,
 }
 
-/// Whether a container of this status allows the verb.
+/// Checks that a container of this status allows the verb.
 ///
 /// # Errors
 /// The texts are runc's: callers match on them.
@@ -165,7 +166,7 @@ pub fn allow(verb: Verb, status: Status, id: &str) -> Result<()> {
         (Verb::Pause, _) => not_running(),
         (Verb::Resume, Status::Paused) => Ok(()),
         (Verb::Resume, _) => state("container not paused".into()),
-        // As runc does: what was created and never started is killed and deleted.
+        // As with runc, a container that was created and never started is killed and deleted.
         (Verb::Delete, Status::Stopped | Status::Created) => Ok(()),
         (Verb::Delete, _) => {
             state(format!("cannot delete container {id} that is not stopped: {}", status.as_str()))
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_follows_from_the_facts() {
+    fn the_status_is_derived_from_the_facts() {
         let stopped = Facts { creating: false, alive: false, gate: true, frozen: false };
         let alive = Facts { alive: true, ..stopped };
         assert_eq!(Status::derive(stopped), Status::Stopped);
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn verbs_are_refused_in_the_words_that_callers_match() {
+    fn refusals_have_the_texts_that_callers_match() {
         let text = |verb, status| allow(verb, status, "x").unwrap_err().to_string();
         assert_eq!(text(Verb::Start, Status::Running), "cannot start an already running container");
         assert_eq!(text(Verb::Start, Status::Stopped), "cannot start a container that has stopped");

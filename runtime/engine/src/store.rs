@@ -1,4 +1,4 @@
-//! Where containers are on record: one directory each below the root, locked by flock while a verb changes it.
+//! The store of container records: one directory each below the root, locked by flock(2) while a verb changes it.
 //!
 //! ```text
 //! ROOT/ID/state.json    the record, replaced by rename
@@ -26,23 +26,23 @@ const CONFIG: &str = "config.json";
 const GATE: &str = "exec.fifo";
 const RESTORE_ROOT: &str = "criu-root";
 
-/// How long a verb waits for another one that changes the same container.
+/// Timeout for another verb that changes the same container.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A container's directory.
+/// A container's directory in the store.
 #[derive(Debug)]
 pub struct Entry {
     path: PathBuf,
     directory: File,
 }
 
-/// A new container's directory, removed when it is dropped before [`Reservation::keep`].
+/// A new container's directory, removed on drop, unless [`Reservation::persist`] is called.
 #[derive(Debug)]
 pub struct Reservation {
     entry: Option<Entry>,
 }
 
-/// Makes the directory of a new container, and locks it: of two creates of one id, one wins.
+/// Creates and locks the directory of a new container: of two creates of one id, one succeeds.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidId`], [`ErrorKind::AlreadyExists`] with runc's texts.
@@ -56,7 +56,7 @@ pub fn reserve(root: &Path, id: &str) -> Result<Reservation> {
     let path = root.join(id);
     match fs::DirBuilder::new().mode(0o711).create(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let message = format!("container with given ID already exists: {}", place(&path));
+            let message = format!("container with given ID already exists: {}", describe(&path));
             return Err(Error::new(ErrorKind::AlreadyExists, message));
         }
         other => other.with_context(|| format!("unable to make {}", path.display()))?,
@@ -73,7 +73,7 @@ pub fn reserve(root: &Path, id: &str) -> Result<Reservation> {
     Ok(reservation)
 }
 
-/// The directory of an existing container, not locked.
+/// Opens the directory of an existing container, without locking it.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] with runc's text.
@@ -84,7 +84,7 @@ pub fn open(root: &Path, id: &str) -> Result<Entry> {
     Ok(Entry { path, directory })
 }
 
-/// The ids on record, sorted. A root that does not exist has none.
+/// The ids on record, sorted; empty for a root that does not exist.
 pub fn ids(root: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -123,13 +123,13 @@ fn flock(directory: &File, path: &Path, operation: FlockOperation) -> Result<boo
     }
 }
 
-/// The error for a container whose directory is not at `path`. The first words are runc's, which callers match.
+/// The error for a missing container directory. The first words are runc's, which callers match.
 pub fn missing(path: &Path) -> Error {
-    Error::new(ErrorKind::NotFound, format!("container does not exist: {}", place(path)))
+    Error::new(ErrorKind::NotFound, format!("container does not exist: {}", describe(path)))
 }
 
-/// A container's id and its root, for messages.
-fn place(path: &Path) -> String {
+/// Formats a container's id and its root, for messages.
+fn describe(path: &Path) -> String {
     let root = path.parent().unwrap_or(Path::new("/"));
     format!("{} (--root {})", path.file_name().unwrap_or_default().to_string_lossy(), root.display())
 }
@@ -146,24 +146,24 @@ fn open_directory(path: &Path) -> Result<File> {
 }
 
 impl Reservation {
-    /// The directory.
+    /// The reserved directory.
     pub fn entry(&self) -> &Entry {
-        // It is there until keep consumes the reservation.
+        // Present until persist consumes the reservation.
         match &self.entry {
             Some(entry) => entry,
             None => unreachable!("a reservation without its entry"),
         }
     }
 
-    /// The container was made: the directory stays.
-    pub fn keep(mut self) {
+    /// Keeps the directory: the container was created.
+    pub fn persist(mut self) {
         self.entry = None;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // Once it was unlocked, a delete may have come first.
+        // After an unlock, a delete may have come first.
         if let Some(entry) = self.entry.take()
             && let Err(error) = entry.is_current().and_then(|ours| if ours { entry.remove() } else { Ok(()) })
         {
@@ -173,7 +173,7 @@ impl Drop for Reservation {
 }
 
 impl Entry {
-    /// Waits for the exclusive lock, which lasts as long as this value, or until [`Entry::unlock`].
+    /// Waits for the exclusive lock, which is held until this value is dropped, or until [`Entry::unlock`].
     ///
     /// # Errors
     /// [`ErrorKind::TimedOut`] when another verb holds it for longer than `LOCK_TIMEOUT`.
@@ -181,8 +181,8 @@ impl Entry {
         if self.try_lock()? {
             return Ok(());
         }
-        // flock(2) has no deadline. The copy is of the same open file, and so is its lock; a thread that is left gives up
-        // what it gets late.
+        // flock(2) has no timeout, so a thread waits. Its copy refers to the same open file description and therefore
+        // to the same lock; a thread that gets the lock too late releases it.
         let copy = self.directory.try_clone().context("unable to copy an fd")?;
         let (path, (locked, is_locked)) = (self.path.clone(), mpsc::channel());
         std::thread::Builder::new()
@@ -201,17 +201,17 @@ impl Entry {
         }
     }
 
-    /// Lets other verbs change the container.
+    /// Releases the lock.
     pub fn unlock(&self) -> Result<()> {
         self.flock(FlockOperation::Unlock).map(|_| ())
     }
 
-    /// Takes the exclusive lock if it is free. False: another verb, such as create, holds it.
+    /// Takes the exclusive lock if it is free. Returns false if another verb, such as create, holds it.
     pub fn try_lock(&self) -> Result<bool> {
         self.flock(FlockOperation::NonBlockingLockExclusive)
     }
 
-    /// True while another process holds the exclusive lock.
+    /// Whether another process holds the exclusive lock.
     pub fn is_locked(&self) -> Result<bool> {
         if self.flock(FlockOperation::NonBlockingLockShared)? {
             self.flock(FlockOperation::Unlock)?;
@@ -224,7 +224,7 @@ impl Entry {
         flock(&self.directory, &self.path, operation)
     }
 
-    /// True when the directory is still the one that stands in the root: a delete may have come between.
+    /// Whether the directory is still the one at its path: a delete may have come between.
     pub fn is_current(&self) -> Result<bool> {
         match (rustix::fs::stat(&self.path), rustix::fs::fstat(self.directory.as_fd())) {
             (Ok(named), Ok(open)) => Ok((named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)),
@@ -235,22 +235,22 @@ impl Entry {
         }
     }
 
-    /// The directory's path.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The gate's path.
+    /// Path of the gate.
     pub fn gate_path(&self) -> PathBuf {
         self.path.join(GATE)
     }
 
-    /// The gate is there: start has not been called.
+    /// Whether the gate exists, so that start has not been called.
     pub fn has_gate(&self) -> bool {
         rustix::fs::statat(&self.directory, GATE, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// Reads the record; `None` when create has not come so far.
+    /// Reads the record; `None` when create has not written it yet.
     pub fn read_record(&self) -> Result<Option<Record>> {
         match self.read(RECORD)? {
             Some(bytes) => serde_json::from_slice(&bytes)
@@ -260,18 +260,18 @@ impl Entry {
         }
     }
 
-    /// Replaces the record.
+    /// Replaces the record atomically.
     pub fn write_record(&self, record: &Record) -> Result<()> {
         let bytes = serde_json::to_vec(record).context("unable to write the record")?;
         self.write(RECORD, &bytes)
     }
 
-    /// Reads the configuration as create saw it.
+    /// Reads the configuration that create stored.
     pub fn read_config(&self) -> Result<Vec<u8>> {
         self.read(CONFIG)?.ok_or_else(|| Error::other(format!("{} is missing", self.path.join(CONFIG).display())))
     }
 
-    /// Keeps the configuration.
+    /// Stores the configuration for later verbs.
     pub fn write_config(&self, bytes: &[u8]) -> Result<()> {
         self.write(CONFIG, bytes)
     }
@@ -288,20 +288,21 @@ impl Entry {
         replace(&self.path.join(name), bytes, 0o600)
     }
 
-    /// Where a restore binds the container's root meanwhile.
+    /// Path to which a restore binds the container's root.
     pub fn restore_root(&self) -> PathBuf {
         self.path.join(RESTORE_ROOT)
     }
 
-    /// Removes the directory and what brig put into it.
+    /// Removes the directory with its content.
     ///
     /// # Errors
-    /// When the root of an interrupted restore cannot be unmounted: nothing is removed then, least of all in there.
+    /// When the root of an interrupted restore cannot be unmounted: nothing is removed then, least of all the root's
+    /// files.
     pub fn remove(&self) -> Result<()> {
         let root = self.restore_root();
         while root.exists() {
             match mount::detach(&root) {
-                // Nothing is mounted there, or not any more.
+                // EINVAL: nothing is mounted there, or no longer.
                 Err(error) if error.errno() == nix::errno::Errno::EINVAL => break,
                 other => other.context("unable to unmount the root of an interrupted restore")?,
             }
@@ -310,7 +311,7 @@ impl Entry {
     }
 }
 
-/// Replaces a file, in a directory that may be another user's; see [`file::replace`].
+/// Replaces a file atomically, in a directory that may be another user's; see [`file::replace`].
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     file::replace(path, bytes, mode).with_context(|| format!("unable to write {}", path.display()))
 }
@@ -320,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_reservations_one_wins_and_a_dropped_one_leaves_nothing() {
+    fn an_id_is_reserved_once_and_a_dropped_reservation_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
         let first = reserve(root.path(), "a").unwrap();
         assert_eq!(reserve(root.path(), "a").unwrap_err().kind(), ErrorKind::AlreadyExists);
@@ -329,9 +330,9 @@ mod tests {
         drop(first);
         assert!(!entry.is_current().unwrap());
         assert!(ids(root.path()).unwrap().is_empty());
-        reserve(root.path(), "a").unwrap().keep();
+        reserve(root.path(), "a").unwrap().persist();
         assert_eq!(ids(root.path()).unwrap(), ["a"]);
-        // A child that another thread has just forked may hold a copy of what was locked, for a moment.
+        // A child that another thread has just forked may hold a copy of the locked descriptor for a moment.
         open(root.path(), "a").unwrap().lock().unwrap();
         let expected = format!("container does not exist: b (--root {})", root.path().display());
         assert_eq!(open(root.path(), "b").unwrap_err().to_string(), expected);

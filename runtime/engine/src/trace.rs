@@ -1,7 +1,8 @@
-//! Where the time goes: the phases of parent and child, as events that Perfetto and chrome://tracing open.
+//! Timing trace: the phases of parent and child, as events that Perfetto and chrome://tracing open.
 //!
-//! The file is an array in the Trace Event Format, whose closing bracket may be missing: parent and child append to it,
-//! each event with one write. Nothing is traced unless [`start`] was called; a phase costs one load of a pointer then.
+//! The file is an array in the Trace Event Format, whose closing bracket may be missing: parent and child append to
+//! it, each event with one write. Nothing is traced unless [`start`] was called; a phase then costs one load of a
+//! pointer.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,12 +23,12 @@ struct Sink {
     lane: Lane,
 }
 
-/// Who an event is of.
+/// The process that an event belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// The process that was called.
+    /// The runtime's process.
     Parent = 1,
-    /// The container's, before its program.
+    /// The container's process, before its program.
     Child = 2,
 }
 
@@ -42,37 +43,37 @@ struct Event {
     tid: u32,
 }
 
-/// Makes FILE anew, and traces this process into it from here on.
+/// Creates or truncates the file, and traces this process into it from now on.
 ///
 /// # Errors
-/// When the file cannot be made or written.
+/// When the file cannot be created or written.
 pub fn start(path: &Path) -> Result<()> {
     let unable = || format!("unable to write the trace {}", path.display());
     File::create(path).and_then(|mut file| file.write_all(b"[\n")).with_context(unable)?;
     let file = std::fs::OpenOptions::new().append(true).open(path).with_context(unable)?;
     name_lane(&file, Lane::Parent, "brig");
     name_lane(&file, Lane::Child, "init of the container");
-    // Only a first call counts, and there is one.
+    // Only the first call has an effect, and there is only one.
     let _ = SINK.set(Sink { file, lane: Lane::Parent });
     Ok(())
 }
 
-/// The fd of the trace, for a child that goes on with [`continue_in`].
+/// The descriptor of the trace, for a child that calls [`continue_in`].
 pub fn fd() -> Option<BorrowedFd<'static>> {
     SINK.get().map(|sink| sink.file.as_fd())
 }
 
-/// Traces this process, a child, into the trace that its parent began.
+/// Traces this process, a child, into its parent's trace.
 pub fn continue_in(trace: OwnedFd) {
     let _ = SINK.set(Sink { file: trace.into(), lane: Lane::Child });
 }
 
-/// A phase: it lasts until it is dropped.
+/// A phase, which ends when it is dropped.
 #[derive(Debug)]
 #[must_use = "a phase ends when it is dropped"]
 pub struct Phase(Option<(&'static Sink, &'static str, f64)>);
 
-/// Begins a phase, which the log shows too.
+/// Begins a phase, and logs it.
 pub fn phase(name: &'static str) -> Phase {
     tracing::debug!("step: {name}");
     Phase(SINK.get().map(|sink| (sink, name, now())))
@@ -105,16 +106,16 @@ fn name_lane(mut file: &File, lane: Lane, name: &str) {
     }
 }
 
-/// Microseconds.
+/// Microseconds since the epoch.
 fn now() -> f64 {
     let time = clock_gettime(ClockId::Realtime);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-/// The trace at `path` as a chart for a terminal of `width` columns: a line for each phase, in the order of beginning.
+/// Draws the trace at `path` as a chart for a terminal of `width` columns: a line for each phase, in order of start.
 ///
 /// # Errors
-/// When it cannot be read, or is no trace of brig's.
+/// When the file cannot be read, or is not a trace of brig's.
 pub fn chart(path: &Path, width: usize) -> Result<String> {
     let mut text = String::new();
     File::open(path).and_then(|mut file| file.read_to_string(&mut text)).with_context(|| path.display().to_string())?;
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_shows_order_and_length() {
+    fn a_chart_shows_the_order_and_duration_of_phases() {
         let events = [event("parse", 0.0, 1000.0, Lane::Parent), event("root", 1000.0, 3000.0, Lane::Child)];
         let chart = draw(&events, 69);
         let lines: Vec<&str> = chart.lines().collect();
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_traced_before_it_is_asked_for() {
+    fn nothing_is_traced_before_start() {
         assert!(phase("nothing").0.is_none());
         assert!(fd().is_none());
     }

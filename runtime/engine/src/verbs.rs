@@ -1,4 +1,4 @@
-//! The verbs: one function of the engine for each.
+//! The verbs: one function of the engine for each of the command's.
 
 mod checkpoint;
 mod create;
@@ -34,7 +34,8 @@ pub use crate::state::Status;
 pub use notify::Notify;
 pub use crate::options::*;
 
-/// The engine over one root directory. It holds no state: any number of them, in any processes, may share a root.
+/// The engine over one root directory. An engine has no state of its own: any number of engines, in any processes,
+/// may share a root.
 #[derive(Clone, Debug)]
 pub struct Engine {
     root: PathBuf,
@@ -43,7 +44,7 @@ pub struct Engine {
     is_resident: bool,
 }
 
-/// A container that is on record.
+/// A container with its record.
 struct Container {
     id: String,
     entry: Entry,
@@ -51,15 +52,16 @@ struct Container {
 }
 
 impl Engine {
-    /// An engine that keeps its records below `root`. `manager` is for containers that it makes; a later verb uses
-    /// the one on record.
+    /// Creates an engine that stores its records below `root`. `manager` is for containers that this engine creates;
+    /// other verbs use the manager on record.
     pub fn new(root: PathBuf, manager: CgroupManager) -> Engine {
         Engine { root, manager, is_resident: false }
     }
 
-    /// The same for a process that stays beside its containers. It watches them itself ([`Engine::oom_watch`]), and has
-    /// read what the OOM killer counted before it calls delete, which then does not wait for others to read it; and the
-    /// sealed image of this program is kept open from one create or exec to the next.
+    /// Marks the engine as that of a process that outlives its calls, such as a supervisor. Such a process watches
+    /// its containers itself ([`Engine::oom_watch`]) and has read the OOM killer's counters before it calls delete,
+    /// so that delete does not wait for other readers; and the sealed image of this program is kept open between
+    /// calls of create and exec.
     pub fn resident(self) -> Engine {
         Engine { is_resident: true, ..self }
     }
@@ -72,14 +74,14 @@ impl Engine {
     fn load_locked(&self, id: &str) -> Result<Container> {
         let entry = store::open(&self.root, id)?;
         entry.lock()?;
-        // Whoever held the lock may have deleted the container.
+        // The previous holder of the lock may have deleted the container.
         if !entry.is_current()? {
             return Err(store::missing(entry.path()));
         }
         read(id, entry)
     }
 
-    /// Opens the gate of a created container: its program runs.
+    /// Starts the program of a created container.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidState`] unless it is in the state `created`.
@@ -87,18 +89,18 @@ impl Engine {
         self.open_gate(id, |_| Ok(())).map(|_| ())
     }
 
-    /// Like [`Engine::start`]; then waits until the container says READY, or ends, and tells it to `manager`, the
+    /// Like [`Engine::start`]; then waits until the container sends READY, or exits, and notifies `manager`, the
     /// caller's NOTIFY_SOCKET. Does not wait for a container that was created without a NOTIFY_SOCKET.
     ///
     /// # Errors
-    /// As for start; or the service manager cannot be told, while the container runs.
+    /// As for start; and when the service manager cannot be notified, while the container runs.
     pub fn start_and_notify(&self, id: &str, manager: &Path) -> Result<()> {
         let (container, notify) = self.open_gate(id, |container| Notify::bind(container.entry.path(), manager))?;
         let (init, pid) = (container.init()?, container.record.init_process_pid);
-        // Its lock is not held while it takes its time.
+        // The lock is not held while the container starts up.
         drop(container);
         match (notify, init) {
-            (Some(notify), Some(init)) => notify.wait_and_tell(init.as_fd(), pid),
+            (Some(notify), Some(init)) => notify.wait_and_notify(init.as_fd(), pid),
             _ => Ok(()),
         }
     }
@@ -107,15 +109,15 @@ impl Engine {
         let container = self.load_locked(id)?;
         allow(Verb::Start, container.status()?, id)?;
         let result = before(&container)?;
-        // Callers watch the container for what happens to it from when this returns: nothing that takes time may be
-        // between the gate and the end.
+        // Callers observe the container from the return of this call on: nothing slow may stand between the opening
+        // of the gate and the return.
         let poststart = match container.record.poststart {
             true => create::Poststart::of(&container.spec()?, &container.record),
             false => None,
         };
         let opened = gate::open(&container.entry.gate_path())?;
         if container.record.start_container || poststart.is_some() {
-            // What runs now may take its time, and delete does not wait for it.
+            // Hooks may run long; the lock is released, so that delete need not wait for them.
             container.entry.unlock()?;
             let before = if container.record.start_container { Before::Hooks } else { Before::Exec };
             let started = opened.wait_executed(before).and_then(|()| poststart.map_or(Ok(()), |hooks| hooks.run()));
@@ -134,14 +136,15 @@ impl Engine {
         container.cgroup().freeze()
     }
 
-    /// Thaws it.
+    /// Thaws the processes of a paused container.
     pub fn resume(&self, id: &str) -> Result<()> {
         let container = self.load_locked(id)?;
         allow(Verb::Resume, container.status()?, id)?;
         container.cgroup().thaw()
     }
 
-    /// Changes the limits that `resources` names, and keeps the others. A rejected change changes nothing.
+    /// Changes the limits that `resources` names, and keeps the others. A refused change leaves all limits as they
+    /// were.
     pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<()> {
         let mut container = self.load_locked(id)?;
         allow(Verb::Update, container.status()?, id)?;
@@ -161,7 +164,7 @@ impl Engine {
     /// Changes lines of the schemata of the container's resctrl group (`L3:...`, `MB:...`).
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidState`] for a container without one.
+    /// [`ErrorKind::InvalidState`] for a container without linux.intelRdt.
     pub fn update_schemata(&self, id: &str, lines: &[String]) -> Result<()> {
         let container = self.load_locked(id)?;
         allow(Verb::Update, container.status()?, id)?;
@@ -175,18 +178,19 @@ impl Engine {
 fn read(id: &str, entry: Entry) -> Result<Container> {
     match entry.read_record()? {
         Some(record) => Ok(Container { id: id.to_owned(), entry, record }),
-        // create has only just begun, or was killed at once: for every verb but delete there is nothing yet.
+        // create has just begun, or was killed early: only delete has something to remove.
         None => Err(store::missing(entry.path())),
     }
 }
 
 impl Container {
-    /// Stops and deletes it, with its poststop hooks, after a hook of its start has failed (runtime.md, Lifecycle).
-    /// That hook is what the caller hears of; what goes wrong here is a warning, and delete can be called again.
+    /// Stops and deletes the container, with its poststop hooks, after a start hook has failed (runtime.md,
+    /// Lifecycle). The caller gets that hook's error; errors of the cleanup are warnings, and delete can be called
+    /// again.
     fn destroy(&self) {
         let destroyed = self.entry.lock().and_then(|()| self.entry.is_current()).and_then(|is_current| {
             if !is_current {
-                // A delete has come first.
+                // Another delete came first.
                 return Ok(());
             }
             let init = self.init()?;
@@ -202,19 +206,20 @@ impl Container {
         Cgroup::from_record(&self.record.cgroup)
     }
 
-    /// The configuration as create saw it.
+    /// The configuration as create read it.
     fn spec(&self) -> Result<Spec> {
         Ok(brig_plan::config::parse(&self.entry.read_config()?)?.0)
     }
 
-    /// A pidfd of init, if it lives. The start time is compared after the pidfd is open, and so holds for it.
+    /// A pidfd of init; `None` if init has exited. The start time is compared after the pidfd is open, and therefore
+    /// holds for it.
     fn init(&self) -> Result<Option<OwnedFd>> {
         let pid = self.record.init_process_pid;
         if pid <= 0 {
             return Ok(None);
         }
         let pidfd = match process::pidfd_open(pid) {
-            // EINVAL: the number is still that of a process group or session whose leader is gone.
+            // EINVAL: the pid is still that of a process group or session whose leader has exited.
             Err(error) if matches!(error.errno(), Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             other => other?,
         };
@@ -226,21 +231,21 @@ impl Container {
     }
 
     fn status(&self) -> Result<Status> {
-        Ok(self.look()?.0)
+        Ok(self.status_and_init()?.0)
     }
 
-    /// The status, and [`Container::init`] of the same moment.
-    fn look(&self) -> Result<(Status, Option<OwnedFd>)> {
+    /// The status and [`Container::init`], of the same moment.
+    fn status_and_init(&self) -> Result<(Status, Option<OwnedFd>)> {
         let init = self.init()?;
         let alive = init.is_some();
-        // While it is being created the pid is not on record yet.
+        // During create the pid is not on record yet.
         let creating = !alive && self.record.init_process_pid == 0 && self.entry.is_locked()?;
         let frozen = alive && self.cgroup().is_frozen()?;
         Ok((Status::derive(Facts { creating, alive, gate: self.entry.has_gate(), frozen }), init))
     }
 }
 
-/// `path` made absolute against the working directory, without looking at symlinks.
+/// Makes `path` absolute against the working directory, without resolving symlinks.
 fn absolute(path: &Path) -> Result<PathBuf> {
     use crate::error::Context;
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -256,8 +261,8 @@ fn send_pidfd(path: &Path, pidfd: &OwnedFd) -> Result<()> {
     brig_sys::socket::send(socket.as_fd(), b"pidfd", &[pidfd.as_fd()]).with_context(unable)
 }
 
-/// Tells of a new process where the caller asked for it. The pid file comes last, under a temporary name first: who
-/// waits for it may use the container at once, and no reader sees half of it.
+/// Publishes a new process: its pidfd over the socket, then the pid file. The pid file comes last, because a reader
+/// may use the container at once; it is renamed into place, so that no reader sees half of it.
 fn announce(child: &process::Child, pidfd_socket: Option<&Path>, pid_file: Option<&Path>) -> Result<()> {
     if let Some(path) = pidfd_socket {
         send_pidfd(path, &child.pidfd)?;

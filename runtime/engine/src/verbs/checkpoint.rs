@@ -1,4 +1,4 @@
-//! checkpoint: a container to disk, by CRIU.
+//! checkpoint: saves a container to disk, with CRIU.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
@@ -21,15 +21,16 @@ use crate::state::{Verb, allow};
 use crate::store;
 use brig_sys::path::{Dir, Links, file_type};
 
-/// The file among the images that names the container's standard streams, as runc writes it.
+/// The file in the image directory that names the container's standard streams, in runc's format.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
 
 impl Engine {
-    /// Saves a running container. Unless it is told to go on, it is gone afterwards.
+    /// Saves a running container to disk. The container is stopped and deleted afterwards, unless the options leave
+    /// it running.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidState`] for one that does not run; [`ErrorKind::Unsupported`] without CRIU; else what CRIU
-    /// says. The container goes on then.
+    /// [`ErrorKind::InvalidState`] for a container that is not running; [`ErrorKind::Unsupported`] without CRIU; else
+    /// CRIU's error. The container continues to run after an error.
     pub fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<()> {
         let container = self.load_locked(id)?;
         allow(Verb::Checkpoint, container.status()?, id)?;
@@ -72,7 +73,7 @@ impl Engine {
     }
 }
 
-/// Namespaces that are not the container's own, with the names under which runc's images have them.
+/// External namespaces, with the names that runc's images use for them.
 pub(super) const EXTERNAL: [(NamespaceKind, &str); 2] =
     [(NamespaceKind::Network, "extRootNetNS"), (NamespaceKind::Pid, "extRootPidNS")];
 
@@ -82,7 +83,7 @@ fn inode(pid: i32, kind: NamespaceKind) -> Result<u64> {
     Ok(std::fs::metadata(&path).with_context(|| format!("unable to look at {path}"))?.ino())
 }
 
-/// What checkpoint and restore are told alike.
+/// Applies the options that checkpoint and restore share.
 pub(super) fn apply(asked: &mut Options<'_>, common: &CriuOptions) {
     asked.tcp_established = common.tcp_established;
     asked.external_unix = common.external_unix;
@@ -90,12 +91,13 @@ pub(super) fn apply(asked: &mut Options<'_>, common: &CriuOptions) {
     asked.file_locks = common.file_locks;
     asked.lazy_pages = common.lazy_pages;
     asked.auto_dedup = common.auto_dedup;
-    // Devices and addresses are their manager's affair, as with runc: a new namespace comes back with `lo` alone.
+    // As with runc, network devices and addresses are restored by the network's manager: a restored namespace has
+    // `lo` alone.
     asked.empty_namespaces = NamespaceKind::Network.clone_flag() as u32;
     asked.cgroups = common.cgroups as i64;
 }
 
-/// A directory of images or logs, open.
+/// An open directory of images or logs.
 pub(super) struct Directory {
     pub(super) file: File,
     pub(super) path: PathBuf,
@@ -119,12 +121,12 @@ impl Directory {
     }
 }
 
-/// The directory of the log, if it is not the images'.
+/// Creates the directory of CRIU's log; `None` for that of the images.
 pub(super) fn work_directory(path: &Path) -> Result<Option<Directory>> {
     if path.as_os_str().is_empty() { Ok(None) } else { Directory::make(path).map(Some) }
 }
 
-/// An earlier image is found from the later one, wherever both are moved.
+/// The parent's path must be relative, so that both images can be moved together.
 fn check_parent<'a>(images: &Path, parent: &'a Path) -> Result<&'a Path> {
     let invalid = |text: String| Error::new(ErrorKind::InvalidConfig, text);
     if parent.is_absolute() {
@@ -137,11 +139,11 @@ fn check_parent<'a>(images: &Path, parent: &'a Path) -> Result<&'a Path> {
     Ok(parent)
 }
 
-/// The container's mounts that are external, by their names.
+/// The container's external mounts, by their names.
 fn dumped_mounts(rootfs: &RootfsPlan, pid: i32) -> Result<Vec<Mapped>> {
     let named = |one: external::ExternalMount| Mapped { key: one.target.clone(), value: one.target };
     let mut mounts: Vec<Mapped> = external::mounts(rootfs).into_iter().map(named).collect();
-    // Masked directories are a tmpfs of the container's own.
+    // Masked directories are the container's own tmpfs, so only masked files are external.
     let root = Dir::open_host(&PathBuf::from(format!("/proc/{pid}/root")))?;
     for path in &rootfs.masked_paths {
         let masked = root.try_find(path, Links::Follow)?;
@@ -152,7 +154,7 @@ fn dumped_mounts(rootfs: &RootfsPlan, pid: i32) -> Result<Vec<Mapped>> {
     Ok(mounts)
 }
 
-/// Notes what the standard streams are: restore puts its own in the place of pipes.
+/// Records the targets of the standard streams: restore replaces those that are pipes.
 fn write_descriptors(images: &Path, pid: i32) -> Result<()> {
     let stream = |number: i32| std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
     let streams: Vec<String> = (0..3).map(|number| stream(number).to_string_lossy().into_owned()).collect();
@@ -161,7 +163,7 @@ fn write_descriptors(images: &Path, pid: i32) -> Result<()> {
 }
 
 impl Container {
-    /// The container's root as it was planned, with the mounts of its own cgroup.
+    /// Plans the container's root again, with the mounts of its cgroup.
     fn rootfs_plan(&self, spec: &Spec, engine: &Engine) -> Result<RootfsPlan> {
         let choices = CreateChoices { manager: engine.manager, ..CreateChoices::default() };
         let (plan, _) = container::build(spec, &self.id, &self.record.bundle, choices, &probe::host()?)?;
@@ -170,7 +172,7 @@ impl Container {
         Ok(rootfs)
     }
 
-    /// The directory of its cgroup's freezer.
+    /// The directory of the cgroup's freezer.
     fn freezer(&self) -> Option<PathBuf> {
         let paths = &self.record.cgroup.paths;
         paths.get("freezer").or_else(|| paths.get("")).cloned()

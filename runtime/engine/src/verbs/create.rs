@@ -1,4 +1,4 @@
-//! create and run: from a bundle to a process, with everything unwound when a part fails.
+//! create and run: from a bundle to a process; a failure undoes every step.
 
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -30,24 +30,24 @@ use brig_sys::{file, socket, tty};
 use crate::{probe, rootfs, trace};
 
 impl Engine {
-    /// Makes a container that waits at its gate for [`Engine::start`].
+    /// Creates a container, whose program waits for [`Engine::start`].
     ///
     /// # Errors
     /// [`ErrorKind::InvalidId`], [`ErrorKind::AlreadyExists`]; [`ErrorKind::InvalidConfig`] with every violation;
-    /// else what failed. Nothing is left behind.
+    /// else the error of the step that failed. Nothing is left behind.
     pub fn create(&self, id: &str, options: CreateOptions) -> Result<Launched> {
-        self.make(id, options, true)
+        self.create_or_run(id, options, true)
     }
 
-    /// Makes a container and runs its program at once: on return the program has been executed.
+    /// Creates a container and starts its program. On return the program has been executed.
     ///
     /// # Errors
     /// As for [`Engine::create`]; and [`ErrorKind::Executable`] when the program could not be executed.
     pub fn run(&self, id: &str, options: CreateOptions) -> Result<Launched> {
-        self.make(id, options, false)
+        self.create_or_run(id, options, false)
     }
 
-    fn make(&self, id: &str, mut options: CreateOptions, gated: bool) -> Result<Launched> {
+    fn create_or_run(&self, id: &str, mut options: CreateOptions, gated: bool) -> Result<Launched> {
         check_id(id)?;
         let bundle = absolute(&options.bundle)?;
         let phase = trace::phase("read the configuration");
@@ -85,20 +85,21 @@ impl Engine {
         if options.notify_socket.is_some() {
             notify::make_directory(reservation.entry().path())?;
         }
-        // Before the program, which may be ready at once; a gated one is listened to by start.
+        // Bound before the program starts, which may be ready at once; for a created container, start binds the
+        // socket.
         let notify = match options.notify_socket.take().filter(|_| !gated) {
             Some(manager) => notify::Notify::bind(reservation.entry().path(), &manager)?,
             None => None,
         };
         let pipes = make_pipes(&mut options.stdio, &plan.init)?;
         let launched = self.launch(reservation.entry(), plan, joined, &spec, &host, record, console, &mut options, gated)?;
-        reservation.keep();
+        reservation.persist();
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
         let mut launched = Launched { pid: launched.pid, pidfd: launched.pidfd, terminal, pipes, notify };
         if let Some(notify) = launched.notify.take_if(|_| options.detach)
-            && let Err(error) = notify.wait_and_tell(launched.pidfd.as_fd(), launched.pid)
+            && let Err(error) = notify.wait_and_notify(launched.pidfd.as_fd(), launched.pid)
         {
-            // The container runs, which is what was asked for.
+            // The container runs, as requested, so this is only a warning.
             tracing::warn!("{error}");
         }
         Ok(launched)
@@ -130,8 +131,8 @@ impl Engine {
         pid_namespace::enter_last(&mut init, &mut clone_flags, &inherit);
         if let Some(rootfs) = &mut init.rootfs {
             rootfs.cgroup = cgroup_mounts(made)?;
-            for (place, tree) in rootfs::open_sources(rootfs)? {
-                rootfs.mounts[place].source_fd = Some(tree.as_raw_fd());
+            for (index, tree) in rootfs::open_sources(rootfs)? {
+                rootfs.mounts[index].source_fd = Some(tree.as_raw_fd());
                 inherit.push(tree);
             }
         }
@@ -146,7 +147,7 @@ impl Engine {
         let id_maps = id_maps.map(|(uids, gids)| IdMaps { uids, gids, deny_setgroups });
         let hook_state = init.hook_state.clone();
         let oom_score_adj = init.process.oom_score_adj;
-        // systemd moves the process itself; else it is born in its cgroup, or enters it first of all.
+        // systemd moves the process; else the process is cloned into its cgroup, or enters it before anything else.
         let attaches = made.has_pending_unit();
         let must_wait = attaches || init.has_two_stages();
         let stdio = options.stdio.take()?;
@@ -188,17 +189,18 @@ impl Engine {
             observer.unwind();
             return Err(error);
         }
-        observer.cgroup.keep();
-        group.keep();
+        observer.cgroup.disarm();
+        group.disarm();
         Ok(child)
     }
 }
 
-/// Bit of the capability in a set (capabilities(7)).
+/// CAP_SETGID as a bit of a capability set (capabilities(7)).
 const CAP_SETGID: u64 = 1 << 6;
 
-/// The mount namespace that the container's is to be a copy of, where that is not the host's, and puts it into the plan.
-/// Hooks that run before the root is entered look for the host's paths in the container's mount namespace.
+/// The cached empty mount namespace to copy the container's from, where the plan allows it; puts it into the plan.
+/// Not with hooks that run before the root is entered, because they look for the host's paths in the container's
+/// mount namespace.
 fn seed(init: &mut InitPlan, clone_flags: &mut u64) -> Option<OwnedFd> {
     let new_mounts = NamespaceKind::Mount.clone_flag();
     let rootfs = init.rootfs.as_mut().filter(|rootfs| rootfs.fits_empty_namespace())?;
@@ -211,7 +213,7 @@ fn seed(init: &mut InitPlan, clone_flags: &mut u64) -> Option<OwnedFd> {
     Some(seed)
 }
 
-/// Ends a container that has begun to run, and reaps its init.
+/// Kills a container that has started, and reaps its init.
 fn end(child: &Child, cgroup: &Cgroup) -> Result<()> {
     process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL).context("unable to stop the container")?;
     process::wait(child.pidfd.as_fd()).context("unable to stop the container")?;
@@ -232,11 +234,12 @@ impl Poststart {
         (!hooks.is_empty()).then(|| Poststart { hooks, state: state(), pid: record.init_process_pid })
     }
 
-    /// Runs them, which comes after the program's start. The container's lock is not held meanwhile: they may take their
-    /// time, and delete does not wait for them.
+    /// Runs the hooks, after the program has started. The container's lock is not held, because the hooks may run
+    /// long, and delete must not wait for them.
     ///
     /// # Errors
-    /// The first that fails: the container is to be stopped and destroyed (runtime.md, Lifecycle).
+    /// The error of the first hook that fails; the container is then to be stopped and destroyed (runtime.md,
+    /// Lifecycle).
     pub(super) fn run(&self) -> Result<()> {
         hooks::run(&self.hooks, Setting::beside(&self.state.json("running", self.pid), &self.state.bundle))
     }
@@ -308,13 +311,13 @@ impl LaunchObserver for CreateObserver<'_> {
 }
 
 impl CreateObserver<'_> {
-    /// The specification continues a create that failed in its hooks with the poststop hooks. Init is dead by now;
-    /// the cgroup goes with its guard, the directory with its reservation.
+    /// Undoes a failed create. If hooks have run, the specification asks for the poststop hooks too (runtime.md,
+    /// Lifecycle). Init has exited by now; the guard removes the cgroup, and the reservation the directory.
     fn unwind(&mut self) {
         if self.hooks_began {
             hooks::run_poststop(&self.hooks.poststop, &self.hook_state.json("stopped", 0), &self.record.bundle);
         }
-        // Only what was written here: a file that stood in the way is the caller's.
+        // Only a file written by this create: one that stood in the way is the caller's.
         if let Some(path) = self.options.pid_file.as_ref().filter(|_| self.announced)
             && let Err(error) = std::fs::remove_file(path)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -334,7 +337,7 @@ pub(super) fn set_oom_score(pid: i32, score: i32) -> Result<()> {
     })
 }
 
-/// The bytes of the configuration, and its name in errors.
+/// Reads the configuration: its bytes, and its name in errors.
 fn configuration(bundle: &Path, config: &Configuration) -> Result<(Vec<u8>, String)> {
     let path = match config {
         Configuration::Bundle => bundle.join("config.json"),
@@ -346,7 +349,8 @@ fn configuration(bundle: &Path, config: &Configuration) -> Result<(Vec<u8>, Stri
     Ok((read_config(bundle, &path)?, path.display().to_string()))
 }
 
-/// A bundle that is no directory is the better answer than the missing file in it. The words are runc's.
+/// Reads a configuration file. A bundle that is not a directory is the more useful error than the missing file in it.
+/// The texts are runc's.
 pub(super) fn read_config(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
     match file::read_given(path, config::MAX_BYTES) {
         Err(_) if !bundle.exists() => {
@@ -365,7 +369,7 @@ pub(super) fn read_config(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// A terminal needs somewhere to go: a socket, or a terminal of the caller that shows it and that it is typed on.
+/// Checks that the terminal has a destination: a socket, or the caller's terminal.
 pub(super) fn check_console(terminal: bool, console: &Console) -> Result<()> {
     let text = match (terminal, console) {
         (true, Console::None) => "cannot allocate tty if brig will detach without setting console socket",
@@ -379,8 +383,8 @@ pub(super) fn check_console(terminal: bool, console: &Console) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidConfig, text))
 }
 
-/// The fd that init sends the terminal's master over, and our own end of it with [`Console::Caller`]. Nothing for
-/// a process without a terminal.
+/// The descriptor over which init sends the terminal's master, and the caller's end of it with [`Console::Caller`].
+/// None for a process without a terminal.
 pub(super) fn open_console(terminal: bool, console: &Console) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
     match console {
         _ if !terminal => Ok((None, None)),
@@ -397,7 +401,8 @@ pub(super) fn open_console(terminal: bool, console: &Console) -> Result<(Option<
     }
 }
 
-/// Settles before the program starts what the caller's proxy could only do beside it.
+/// Prepares a proxied terminal before the program starts: its size, and newline translation by the outer terminal.
+/// The proxy, which runs beside the program, would be too late.
 pub(super) fn prepare_proxied(init: &mut InitPlan, console: &Console) {
     if !init.process.terminal || !matches!(console, Console::Proxied) {
         return;
@@ -408,7 +413,7 @@ pub(super) fn prepare_proxied(init: &mut InitPlan, console: &Console) {
     init.process.console_size = size.or(init.process.console_size);
 }
 
-/// Makes the pipes that [`Stdio::Proxied`] stands for, and gives the caller's ends. Init hands them to the container's user.
+/// Creates the pipes of [`Stdio::Proxied`], and returns the caller's ends. Init gives them to the container's user.
 ///
 /// A user namespace needs pipes, because its processes could not open the caller's streams again. So does a stream that is
 /// a terminal or another device: a container could change the host's inode through it, and put input into a terminal.
@@ -427,7 +432,7 @@ pub(super) fn make_pipes(stdio: &mut Stdio, init: &InitPlan) -> Result<Option<[O
     Ok(Some([stdin.1.into(), stdout.0.into(), stderr.0.into()]))
 }
 
-/// The master that init sent before it was ready.
+/// Receives the terminal's master, which init sent before it was ready.
 pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
     let (_, fds) = socket::receive(socket.as_fd(), 4096).context("unable to receive the terminal")?;
     fds.into_iter().next().ok_or_else(|| Error::other("init sent no terminal"))

@@ -1,4 +1,4 @@
-//! delete: the end of a container, and the mending of one that was only half made.
+//! delete: removes a container, or the remains of an interrupted create.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -11,14 +11,15 @@ use crate::state::{Verb, allow};
 use crate::store::{self, Entry};
 use brig_sys::process;
 
-/// How long a killed process may take to end: it may be in a system call that no signal interrupts.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout for a killed process to exit: it may be in a system call that no signal interrupts.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Engine {
-    /// Removes a stopped or created container; with `force` one in any state, and what an interrupted create left.
+    /// Deletes a stopped or created container; with `force`, a container in any state, and the remains of an
+    /// interrupted create.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`], which with `force` is a success; [`ErrorKind::InvalidState`] for one that runs.
+    /// [`ErrorKind::NotFound`], which with `force` is a success; [`ErrorKind::InvalidState`] for a running container.
     pub fn delete(&self, id: &str, force: bool) -> Result<()> {
         match self.remove(id, force) {
             Err(error) if force && error.kind() == ErrorKind::NotFound => Ok(()),
@@ -29,7 +30,8 @@ impl Engine {
     fn remove(&self, id: &str, force: bool) -> Result<()> {
         let entry = store::open(&self.root, id)?;
         if force && !entry.try_lock()? {
-            // A create, or another verb, is at work. What it has made so far dies; it then fails, and lets go.
+            // A create, or another verb, is in progress. Its processes are killed, so that it fails and releases the
+            // lock.
             kill_meanwhile(id, store::open(&self.root, id)?)?;
         }
         entry.lock()?;
@@ -47,8 +49,8 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let container = Container { id: id.to_owned(), entry, record };
-        // The lock is ours, so nobody is creating.
-        let (status, init) = match container.look()? {
+        // The lock is held, so no create is in progress.
+        let (status, init) = match container.status_and_init()? {
             (Status::Creating, init) => (Status::Stopped, init),
             other => other,
         };
@@ -60,7 +62,7 @@ impl Engine {
     }
 }
 
-/// Kills what an unfinished create has put into its cgroup, or the init for which a start or another verb waits.
+/// Kills the processes that an unfinished create has put into its cgroup, or the init for which another verb waits.
 fn kill_meanwhile(id: &str, entry: Entry) -> Result<()> {
     let Some(record) = entry.read_record()? else { return Ok(()) };
     let container = Container { id: id.to_owned(), entry, record };
@@ -74,7 +76,7 @@ fn kill_meanwhile(id: &str, entry: Entry) -> Result<()> {
 }
 
 impl Container {
-    /// Kills every process, and waits for the end of `init`, a pidfd.
+    /// Kills every process, and waits until `init`, a pidfd, has exited.
     pub(super) fn end(&self, status: Status, init: Option<OwnedFd>) -> Result<()> {
         if let Some(init) = init {
             match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
@@ -84,20 +86,20 @@ impl Container {
             if status == Status::Paused {
                 self.cgroup().thaw()?;
             }
-            // The container may have frozen init in a cgroup below its own.
+            // The container may have frozen init in a child cgroup.
             self.cgroup().thaw_killed()?;
-            if !process::wait_ended(init.as_fd(), Some(PATIENCE))? {
+            if !process::wait_ended(init.as_fd(), Some(KILL_TIMEOUT))? {
                 let pid = self.record.init_process_pid;
-                let message = format!("init (pid {pid}) did not die of SIGKILL within {PATIENCE:?}");
+                let message = format!("init (pid {pid}) did not die of SIGKILL within {KILL_TIMEOUT:?}");
                 return Err(Error::new(ErrorKind::TimedOut, message));
             }
         }
-        // Those that a shared pid namespace, or an interrupted create, left behind.
+        // Processes that a shared pid namespace, or an interrupted create, left behind.
         self.cgroup().kill_all(libc::SIGKILL)
     }
 
-    /// Removes the cgroup, runs the poststop hooks, and removes the record: the last, so that a delete that was
-    /// interrupted can be repeated. Unless the OOM killer's work is `seen`, whoever else watches gets time to see it.
+    /// Removes the cgroup, runs the poststop hooks, and removes the record: last, so that an interrupted delete can
+    /// be repeated. Unless the OOM killer's counters have been `seen`, other watchers get time to read them.
     pub(super) fn forget(&self, seen: bool) -> Result<()> {
         let cgroup = self.cgroup();
         if seen { cgroup.remove() } else { cgroup.destroy() }?;

@@ -1,4 +1,4 @@
-//! exec: a further process in a running container. A smaller plan, walked by the same steps.
+//! exec: an additional process in a running container. A smaller plan, executed by the same steps.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -26,8 +26,8 @@ use brig_sys::procfs::Proc;
 use crate::trace;
 
 impl Engine {
-    /// Runs a process in every namespace, in the cgroup, and under the seccomp filter, labels and limits of a
-    /// container. On return it has been executed.
+    /// Starts a process in the namespaces and the cgroup of a container, under its seccomp filter, labels and limits.
+    /// On return the program has been executed.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidState`] unless the container is created or running (or paused, when the options allow it);
@@ -35,7 +35,7 @@ impl Engine {
     pub fn exec(&self, id: &str, mut options: ExecOptions) -> Result<Launched> {
         let phase = trace::phase("plan");
         let container = self.load(id)?;
-        let (status, init) = container.look()?;
+        let (status, init) = container.status_and_init()?;
         allow(Verb::Exec { ignore_paused: options.ignore_paused }, status, id)?;
         let init = init.ok_or_else(|| Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"))?;
         let mut spec = container.spec()?;
@@ -73,7 +73,8 @@ impl Engine {
             plan.join.clear();
         }
         let enter = target.self_entry()?;
-        // Only a manager of the user's own has to move the process; else it is born there, or enters first of all.
+        // Only with a user's systemd does the process have to be moved; else it is cloned into its cgroup, or enters
+        // it before anything else.
         let attaches = cgroup.is_none() && enter.is_empty();
         let mut observer = ExecObserver {
             attaches,
@@ -109,13 +110,13 @@ impl Engine {
     }
 }
 
-/// The root directory of init, for a container without a mount namespace of its own: nothing else leads into it.
+/// The root directory of init, for a container without its own mount namespace: no namespace leads into that root.
 fn container_root(init: &OwnedFd, pid: i32, join: u64) -> Result<Option<OwnedFd>> {
     if join & NamespaceKind::Mount.clone_flag() != 0 {
         return Ok(None);
     }
     let root = Proc::open()?.open_root_of(pid).context("unable to open the container's root")?;
-    // The pid may belong to another process by now, unless init still runs.
+    // The pid may have been reused, unless init still runs.
     if process::wait_ended(init.as_fd(), Some(Duration::ZERO))? {
         return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
     }
@@ -162,9 +163,9 @@ struct ExecObserver<'a> {
     options: &'a ExecOptions,
     listener: Option<Listener>,
     group: Option<Group>,
-    /// The container's init.
+    /// Pid of the container's init.
     init: i32,
-    /// The container's own.
+    /// The container's cgroup.
     cgroup: Cgroup,
 }
 

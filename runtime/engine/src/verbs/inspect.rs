@@ -1,4 +1,4 @@
-//! state, list, ps, statistics: what only looks.
+//! state, list, ps, statistics: the read-only verbs.
 
 use oci_spec::runtime::Spec;
 
@@ -10,29 +10,29 @@ use crate::state::{Verb, allow};
 use crate::store;
 
 impl Engine {
-    /// What the container is at this moment.
+    /// The container's current state.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`].
+    /// [`ErrorKind::NotFound`] for an unknown id.
     pub fn state(&self, id: &str) -> Result<State> {
         self.load(id)?.state()
     }
 
-    /// Every container of this root, sorted by id. One that goes away meanwhile is left out; one whose record is
-    /// damaged is left out with a warning.
+    /// The state of every container of this root, sorted by id. A container that is deleted meanwhile is left out;
+    /// one whose record is damaged is left out with a warning.
     pub fn list(&self) -> Result<Vec<State>> {
         self.each(Container::state)
     }
 
-    /// The ids of [`Engine::list`], without a look at what the containers are doing.
+    /// The ids of [`Engine::list`], without the cost of the states.
     pub fn list_ids(&self) -> Result<Vec<String>> {
         self.each(|container| Ok(container.record.id.clone()))
     }
 
-    fn each<T>(&self, look: impl Fn(&Container) -> Result<T>) -> Result<Vec<T>> {
+    fn each<T>(&self, query: impl Fn(&Container) -> Result<T>) -> Result<Vec<T>> {
         let mut found = Vec::new();
         for id in store::ids(&self.root)? {
-            match self.load(&id).and_then(|container| look(&container)) {
+            match self.load(&id).and_then(|container| query(&container)) {
                 Ok(one) => found.push(one),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!("{id}: {error}"),
@@ -41,12 +41,12 @@ impl Engine {
         Ok(found)
     }
 
-    /// The ids on record, sorted, those of half-made containers too.
+    /// The ids on record, sorted; includes containers that are being created or were left half created.
     pub fn ids(&self) -> Result<Vec<String>> {
         store::ids(&self.root)
     }
 
-    /// The pids of every process of the container, in the caller's pid namespace. None once it has stopped.
+    /// The pids of the container's processes, in the caller's pid namespace; empty once it has stopped.
     pub fn ps(&self, id: &str) -> Result<Vec<i32>> {
         let container = self.load(id)?;
         let status = container.status()?;
@@ -54,28 +54,28 @@ impl Engine {
             return Ok(Vec::new());
         }
         let pids = container.cgroup().pids()?;
-        // Without a cgroup of its own only init is known.
+        // Without its own cgroup, only init is known.
         if pids.is_empty() { Ok(vec![container.record.init_process_pid]) } else { Ok(pids) }
     }
 
-    /// Statistics of its cgroup.
+    /// The statistics of the container's cgroup.
     ///
     /// # Errors
-    /// [`ErrorKind::NotRunning`] once it has stopped.
+    /// [`ErrorKind::NotRunning`] once the container has stopped.
     pub fn stats(&self, id: &str) -> Result<Stats> {
         let container = self.load(id)?;
         allow(Verb::Events, container.status()?, id)?;
         container.cgroup().stats()
     }
 
-    /// Watches for the out-of-memory killer; `None` without a memory controller.
+    /// Creates a watch for OOM kills in the container; `None` without a memory controller.
     pub fn oom_watch(&self, id: &str) -> Result<Option<OomWatch>> {
         let container = self.load(id)?;
         allow(Verb::Events, container.status()?, id)?;
         container.cgroup().oom_watch()
     }
 
-    /// The configuration that the container was made from.
+    /// The configuration with which the container was created.
     pub fn spec(&self, id: &str) -> Result<Spec> {
         self.load(id)?.spec()
     }
@@ -100,7 +100,7 @@ impl Container {
     }
 }
 
-/// The user's name by the host's passwd file, else the number.
+/// The user's name in the host's passwd file, else the number.
 fn owner(uid: u32) -> String {
     if uid == 0 {
         return "root".to_owned();

@@ -1,6 +1,6 @@
-//! The namespaces that linux.namespaces gives by path: opened once, compared with the caller's and the host's by device
-//! and inode, and joined by the same descriptors. One namespace has many paths: /proc/PID/ns of each process in it, a
-//! bind mount of that file, and links to both.
+//! The namespaces that linux.namespaces gives by path: opened once, compared with the caller's and the host's by
+//! device and inode, and joined by the same descriptors. One namespace has many paths: /proc/PID/ns of each process
+//! in it, a bind mount of that file, and links to both.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -14,15 +14,15 @@ use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult, ns};
 
-/// Namespaces that are open. What cannot be opened is an error of [`Joined::into_plan`], so that the faults of the
+/// Open namespaces. A failure to open one is reported by [`Joined::into_plan`], so that violations of the
 /// configuration are reported first.
 pub(super) struct Joined(Vec<(NamespaceKind, PathBuf, SysResult<OwnedFd>)>);
 
 impl Joined {
-    /// Opens them, and notes in `host` which of them are the caller's own or those of process 1.
+    /// Opens the namespaces, and records in `host` which of them are the caller's own or those of process 1.
     ///
     /// # Errors
-    /// The caller's own namespaces cannot be looked at.
+    /// When the caller's own namespaces cannot be read.
     pub(super) fn open(spec: &Spec, host: &mut Host) -> Result<Joined> {
         let open = |(kind, path): (NamespaceKind, &std::path::Path)| {
             (kind, path.to_owned(), ns::open(path, kind.clone_flag()))
@@ -38,7 +38,7 @@ impl Joined {
             if namespace == identity(proc.open_namespace(kind.proc_name())?)? {
                 host.own_namespaces.push(*kind);
             }
-            // Without the right to look at process 1 there is none to change what is in its namespaces either.
+            // A caller that may not read process 1's namespaces has no right to change them either.
             if proc.open_namespace_of(1, kind.proc_name()).is_ok_and(|first| identity(first) == Ok(namespace)) {
                 host.host_namespaces.push(*kind);
             }
@@ -46,12 +46,12 @@ impl Joined {
         Ok(joined)
     }
 
-    /// Puts the numbers of the descriptors into the plan of init, which inherits them. A namespace that is the caller's
-    /// own is not joined. Those that a joined user namespace does not own come before it, because its root has no right to
-    /// enter them, and the caller may have.
+    /// Puts the descriptor numbers into the plan of init, which inherits them. The caller's own namespace is not
+    /// joined. Namespaces that a joined user namespace does not own come before it, because its root has no right to
+    /// enter them, and the caller may have it.
     ///
     /// # Errors
-    /// One could not be opened.
+    /// When a namespace could not be opened.
     pub(super) fn into_plan(self, namespaces: &NamespacePlan, init: &mut InitPlan) -> Result<Vec<OwnedFd>> {
         let (mut foreign, mut others, mut user) = (Vec::new(), Vec::new(), None);
         for (kind, path, opened) in self.0 {
@@ -60,7 +60,7 @@ impl Joined {
             let fd = opened.with_context(unable)?;
             match &user {
                 _ if !namespaces.is_private(kind) => {}
-                // The kind comes first of all.
+                // The user namespace comes first in the list of kinds.
                 None if kind == NamespaceKind::User => user = Some((kind, fd)),
                 Some((_, user)) if !ns::is_owned_by(fd.as_fd(), user.as_fd()).with_context(unable)? => foreign.push((kind, fd)),
                 _ => others.push((kind, fd)),
@@ -72,11 +72,11 @@ impl Joined {
     }
 }
 
-/// Notes in `host` which namespaces that were joined by path are the caller's own: those of `init` that it is in too.
-/// The paths may lead elsewhere by now.
+/// Records in `host` which namespaces joined by path are the caller's own: those that `init` shares with it. The
+/// paths may lead elsewhere by now.
 ///
 /// # Errors
-/// The namespaces of one of the two cannot be looked at.
+/// When the namespaces of either process cannot be read.
 pub(super) fn compare_with_init(spec: &Spec, init: i32, host: &mut Host) -> Result<()> {
     let plan = NamespacePlan::new(spec);
     if plan.joined().next().is_none() {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_own_namespace_is_known_by_each_of_its_paths() {
+    fn the_callers_own_namespace_is_recognised_by_each_of_its_paths() {
         let pid = std::process::id();
         let directory = tempfile::tempdir().unwrap();
         let link = directory.path().join("link");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_cannot_be_opened_or_is_of_another_kind_is_an_error_of_the_join() {
+    fn a_bad_namespace_path_is_reported_only_when_joining() {
         for path in ["/nonexistent", "/proc/self/ns/uts"] {
             assert_eq!(found(path), []);
         }

@@ -1,4 +1,4 @@
-//! The listener of a seccomp filter, on its way to the agent (config-linux.md, "The Container Process State").
+//! Hand-over of a seccomp listener to the agent (config-linux.md, "The Container Process State").
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,17 +12,17 @@ use brig_plan::init::HookState;
 use brig_plan::seccomp::notifies;
 use brig_sys::socket;
 
-/// The name of the listener among the descriptors that are sent.
+/// The listener's name in the list of descriptors sent.
 const SECCOMP_FD: &str = "seccompFd";
 
-/// Where a container's seccomp listener goes, and what the agent there is told.
+/// Destination of a container's seccomp listener, and the state sent with it.
 pub(super) struct Listener {
     path: PathBuf,
     metadata: String,
     state: HookState,
 }
 
-/// What the agent reads. Serialises in this order.
+/// The message to the agent. Fields are serialised in this order.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ProcessState<'a> {
@@ -35,7 +35,7 @@ struct ProcessState<'a> {
 }
 
 impl Listener {
-    /// That of a container whose profile uses SCMP_ACT_NOTIFY.
+    /// The listener of a container whose profile uses SCMP_ACT_NOTIFY.
     pub(super) fn of(spec: &Spec, id: &str, bundle: &Path) -> Option<Listener> {
         let profile = spec.linux().as_ref()?.seccomp().as_ref().filter(|profile| notifies(profile))?;
         Some(Listener {
@@ -45,10 +45,10 @@ impl Listener {
         })
     }
 
-    /// Sends `listener`, that of process `pid`, over a connection of its own. `init` and `status` are the container's.
+    /// Sends the listener of process `pid` over a new connection. `init` and `status` are the container's.
     ///
     /// # Errors
-    /// When nobody listens there: its programs would wait for ever, or find calls missing.
+    /// When no agent listens there: programs would wait forever, or calls would fail with ENOSYS.
     pub(super) fn send(&self, listener: OwnedFd, pid: i32, status: &str, init: i32) -> Result<()> {
         let state = HookState { status: status.to_owned(), pid: init, ..self.state.clone() };
         let message = ProcessState {

@@ -1,7 +1,7 @@
-//! READY=1 from inside a container to the service manager outside (sd_notify(3)).
+//! Forwarding of READY=1 from a container to the service manager (sd_notify(3)).
 //!
-//! The container sees a socket of its own in /run/notify; its NOTIFY_SOCKET names that one. What it says there is not
-//! trusted: only the READY line goes on, and the MAINPID beside it is ours.
+//! The container has its own socket in /run/notify, named by its NOTIFY_SOCKET. Its messages are not trusted: only
+//! the READY line is forwarded, and the MAINPID beside it is brig's.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,39 +20,39 @@ use crate::error::{Context, Error, Result};
 use brig_sys::procfs::fd_path;
 use brig_sys::{SysError, socket};
 
-/// The container's directory on the host, below its record.
+/// Name of the socket's directory on the host, in the container's record.
 const DIRECTORY: &str = "notify";
 const SOCKET: &str = "notify.sock";
-/// Where the container sees it, as with runc.
-const PLACE: &str = "/run/notify";
-/// The longest notification that is read. The service manager's own limit is the same.
-const LONGEST: usize = 4096;
-/// How long the service manager may take to read what was sent (as long as sd_notify_barrier is mostly given).
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Mount point of the directory in the container, as with runc.
+const MOUNT_POINT: &str = "/run/notify";
+/// Limit of a notification in bytes, equal to the service manager's.
+const MAX_NOTIFICATION_LEN: usize = 4096;
+/// Timeout for the service manager to read the notification (the usual one of sd_notify_barrier).
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Adds the mount and the variable to a configuration. `entry` is the container's directory.
+/// Adds the mount and the environment variable to a configuration. `entry` is the container's record directory.
 pub(super) fn add_to(spec: &mut Spec, entry: &Path) {
     let mut mount = Mount::default();
-    mount.set_destination(PLACE.into());
+    mount.set_destination(MOUNT_POINT.into());
     mount.set_source(Some(entry.join(DIRECTORY)));
     mount.set_options(Some(["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned).into()));
     spec.mounts_mut().get_or_insert_default().push(mount);
     if let Some(process) = spec.process_mut() {
         let env: &mut Option<Vec<String>> = Process::env_mut(process);
-        env.get_or_insert_default().push(format!("NOTIFY_SOCKET={PLACE}/{SOCKET}"));
+        env.get_or_insert_default().push(format!("NOTIFY_SOCKET={MOUNT_POINT}/{SOCKET}"));
     }
 }
 
-/// Makes the directory that [`add_to`] mounts.
+/// Creates the directory that [`add_to`] mounts.
 pub(super) fn make_directory(entry: &Path) -> Result<()> {
     let directory = entry.join(DIRECTORY);
     let unable = || format!("unable to make {}", directory.display());
     DirBuilder::new().mode(0o755).create(&directory).with_context(unable)?;
-    // Whatever the umask is: the container's user may be any.
+    // Regardless of the umask, because the container's user may be any.
     std::fs::set_permissions(&directory, Permissions::from_mode(0o755)).with_context(unable)
 }
 
-/// The container's end of the way to a service manager.
+/// The container's socket for notifications, and the service manager to forward them to.
 #[derive(Debug)]
 pub struct Notify {
     socket: UnixDatagram,
@@ -60,7 +60,7 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Binds the container's socket. `None` for a container that was made without one.
+    /// Binds the container's socket. `None` for a container that was created without one.
     ///
     /// `manager` is the caller's NOTIFY_SOCKET: a path, or a name in the abstract namespace after `@`.
     pub(super) fn bind(entry: &Path, manager: &Path) -> Result<Option<Notify>> {
@@ -69,7 +69,7 @@ impl Notify {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.with_context(|| format!("unable to open {}", directory.display()))?,
         };
-        // An address holds 107 bytes at the most; an id alone may be longer.
+        // A socket address holds at most 107 bytes; an id alone may be longer.
         let path = fd_path(&open).join(SOCKET);
         let unable = || format!("unable to make {}", directory.join(SOCKET).display());
         let socket = UnixDatagram::bind(&path).with_context(unable)?;
@@ -77,19 +77,20 @@ impl Notify {
         Ok(Some(Notify { socket, manager: manager.to_owned() }))
     }
 
-    /// Waits until the container is ready, or `init` has ended, and tells the service manager of the former, with
-    /// `main_pid` as the process to watch. Returns once the manager has read it: the sender must live until then.
-    pub(super) fn wait_and_tell(self, init: BorrowedFd<'_>, main_pid: i32) -> Result<()> {
+    /// Waits until the container is ready, or `init` has exited, and reports readiness to the service manager, with
+    /// `main_pid` as the process to watch. Returns once the manager has read it, because the sender must exist until
+    /// then.
+    pub(super) fn wait_and_notify(self, init: BorrowedFd<'_>, main_pid: i32) -> Result<()> {
         loop {
             let mut fds = [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(init, PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(SysError::from_rustix("poll", "", error).into()),
             }
-            let [said, ended] = fds.map(|fd| !fd.revents().is_empty());
-            if said {
+            let [notified, ended] = fds.map(|fd| !fd.revents().is_empty());
+            if notified {
                 if let Some(ready) = self.read()? {
-                    return await_reader(&self.tell(&ready, main_pid)?);
+                    return await_reader(&self.send(&ready, main_pid)?);
                 }
             } else if ended {
                 return Ok(());
@@ -97,22 +98,22 @@ impl Notify {
         }
     }
 
-    /// Reads one notification that has come, and passes it on if it says READY. True: that is done.
+    /// Reads one pending notification, and forwards it if it says READY. Returns whether it was forwarded.
     ///
     /// # Errors
     /// When the service manager cannot be reached.
     pub fn pass_on(&self, main_pid: i32) -> Result<bool> {
         match self.read()? {
-            // Nobody has to wait for the manager here: this process, which it is told of, lives on.
-            Some(ready) => self.tell(&ready, main_pid).map(|_| true),
+            // No need to wait for the manager: this process, which is the sender, continues to run.
+            Some(ready) => self.send(&ready, main_pid).map(|_| true),
             None => Ok(false),
         }
     }
 
     /// The READY line of the next notification.
     fn read(&self) -> Result<Option<String>> {
-        // Descriptors that come with it (FDSTORE=1, BARRIER=1) are closed.
-        let packet = match socket::receive(self.socket.as_fd(), LONGEST) {
+        // Descriptors that accompany it (FDSTORE=1, BARRIER=1) are closed.
+        let packet = match socket::receive(self.socket.as_fd(), MAX_NOTIFICATION_LEN) {
             Err(error) if error.errno() == nix::errno::Errno::EMSGSIZE => return Ok(None),
             other => other?.0,
         };
@@ -120,8 +121,8 @@ impl Notify {
         Ok(text.lines().find(|line| line.starts_with("READY=")).map(str::to_owned))
     }
 
-    /// Tells the service manager. What comes back ends when it has read everything.
-    fn tell(&self, ready: &str, main_pid: i32) -> Result<OwnedFd> {
+    /// Notifies the service manager. The returned pipe is closed when the manager has read everything.
+    fn send(&self, ready: &str, main_pid: i32) -> Result<OwnedFd> {
         let unable = || format!("unable to notify {}", self.manager.display());
         let out = UnixDatagram::unbound().with_context(unable)?;
         let address = match self.manager.as_os_str().as_bytes() {
@@ -144,15 +145,15 @@ impl AsFd for Notify {
     }
 }
 
-/// Waits for the end of a barrier's pipe.
+/// Waits until a barrier's pipe is closed.
 fn await_reader(reader: &OwnedFd) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + BARRIER_TIMEOUT;
     loop {
         let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))
             .map_err(|_| Error::other("a time that is no time"))?;
         match poll(&mut [PollFd::new(reader, PollFlags::IN)], Some(&left)) {
             Ok(0) => {
-                tracing::warn!("the service manager did not answer within {PATIENCE:?}");
+                tracing::warn!("the service manager did not answer within {BARRIER_TIMEOUT:?}");
                 return Ok(());
             }
             Ok(_) => return Ok(()),

@@ -1,4 +1,4 @@
-//! What create and restore put on record, and what of it a plan needs to know.
+//! The record that create and restore write, and the parts of it that a plan needs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::state::{Record, RecordConfig};
 use crate::store::Entry;
 use brig_sys::procfs::Proc;
 
-/// Puts init on record.
+/// Fills in init's pid, start time and namespaces.
 pub(super) fn put_init(record: &mut Record, pid: i32) -> Result<()> {
     let stat = Proc::open()?.pid_stat(pid)?;
     let stat = stat.ok_or_else(|| Error::other("init ended while it was put on record"))?;
@@ -32,8 +32,9 @@ pub(super) fn put_init(record: &mut Record, pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the cgroup of `plan`, with everything on record that an interrupted create leaves: what is about to be made
-/// before, and after that what is the container's. A cgroup that create refused, or never came to, may be another's.
+/// Creates the cgroup of `plan`, with everything on record that an interrupted create leaves: the planned cgroup
+/// before it is created, and the container's own afterwards. A cgroup that create refused, or never reached, may
+/// belong to another container.
 pub(super) fn make_cgroup(plan: &CgroupPlan, record: &mut Record, entry: &Entry) -> Result<CgroupGuard> {
     record.cgroup = Cgroup::planned_record(plan)?;
     entry.write_record(record)?;
@@ -49,7 +50,7 @@ pub(super) fn make_cgroup(plan: &CgroupPlan, record: &mut Record, entry: &Entry)
     Ok(guard)
 }
 
-/// Has systemd put process `pid` into the container's unit, and puts the unit on record.
+/// Lets systemd move process `pid` into the container's unit, and records the unit.
 pub(super) fn attach(cgroup: &mut CgroupGuard, pid: i32, record: &mut Record, entry: &Entry) -> Result<()> {
     let cgroup = cgroup.0.as_mut().ok_or_else(gone)?;
     cgroup.attach(pid).context("unable to apply cgroup configuration")?;
@@ -61,7 +62,7 @@ fn gone() -> Error {
     Error::other("the cgroup is gone already")
 }
 
-/// A cgroup that is removed when it is dropped before [`CgroupGuard::keep`].
+/// A cgroup that is removed on drop, unless [`CgroupGuard::disarm`] is called.
 pub(super) struct CgroupGuard(pub(super) Option<Cgroup>);
 
 impl CgroupGuard {
@@ -69,7 +70,7 @@ impl CgroupGuard {
         self.0.as_ref().ok_or_else(gone)
     }
 
-    pub(super) fn keep(mut self) {
+    pub(super) fn disarm(mut self) {
         self.0 = None;
     }
 }
@@ -84,11 +85,12 @@ impl Drop for CgroupGuard {
     }
 }
 
-/// A group of resctrl, whose own part is removed when this is dropped before [`GroupGuard::keep`].
+/// A resctrl group, whose own part is removed on drop, unless [`GroupGuard::disarm`] is called.
 pub(super) struct GroupGuard(Option<Group>);
 
 impl GroupGuard {
-    /// Makes the group of `plan`, on record before it is there: whatever kills us, delete finds what to remove.
+    /// Creates the group of `plan`. The record comes first, so that delete finds what to remove, even if this process
+    /// is killed.
     pub(super) fn new(plan: Option<&IntelRdtPlan>, record: &mut Record, entry: &Entry) -> Result<GroupGuard> {
         let Some(plan) = plan else { return Ok(GroupGuard(None)) };
         let group = Group::planned(plan)?;
@@ -98,8 +100,7 @@ impl GroupGuard {
         Ok(GroupGuard(Some(group)))
     }
 
-    /// It stays.
-    pub(super) fn keep(mut self) {
+    pub(super) fn disarm(mut self) {
         self.0 = None;
     }
 }
@@ -112,7 +113,7 @@ impl Drop for GroupGuard {
     }
 }
 
-/// The record before there is anything to put into it.
+/// The record before anything has been created.
 pub(super) fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &ContainerPlan, owner: u32) -> Result<Record> {
     let rootfs = plan.init.rootfs.as_ref().map(|rootfs| rootfs.root.clone()).unwrap_or_default();
     let annotations = container::annotations(spec);
@@ -139,7 +140,7 @@ pub(super) fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &Containe
     })
 }
 
-/// runc's name of a namespace in state.json.
+/// The name of a namespace in runc's state.json.
 fn runc_name(kind: NamespaceKind) -> &'static str {
     match kind {
         NamespaceKind::User => "NEWUSER",
@@ -153,7 +154,7 @@ fn runc_name(kind: NamespaceKind) -> &'static str {
     }
 }
 
-/// What a mount of type cgroup shows: the container's own place in each hierarchy.
+/// The content of a cgroup mount: the container's own cgroup in each hierarchy.
 pub(super) fn cgroup_mounts(cgroup: &Cgroup) -> Result<CgroupMounts> {
     let paths = &cgroup.places()?;
     Ok(match cgroup.record().kind {
@@ -171,10 +172,10 @@ pub(super) fn cgroup_mounts(cgroup: &Cgroup) -> Result<CgroupMounts> {
                 },
                 own: own.clone(),
             };
-            // The cgroup2 hierarchy of a hybrid host has no name here, and is not mounted; see `CgroupMounts`.
+            // The cgroup2 hierarchy of a hybrid host has no name, and is not mounted; see `CgroupMounts`.
             let named = paths.iter().filter(|(controller, _)| !controller.is_empty());
             let mut list: Vec<CgroupHierarchy> = named.map(hierarchy).collect();
-            // Controllers that share a hierarchy have one directory.
+            // Controllers of one hierarchy share a directory.
             list.sort_by(|a, b| a.own.cmp(&b.own));
             list.dedup_by(|a, b| a.own == b.own);
             CgroupMounts::Hierarchies(list)
@@ -182,7 +183,7 @@ pub(super) fn cgroup_mounts(cgroup: &Cgroup) -> Result<CgroupMounts> {
     })
 }
 
-/// The directory's name below /sys/fs/cgroup, of `own` = /sys/fs/cgroup/NAME/...
+/// The name of the hierarchy's directory: NAME of `own` = /sys/fs/cgroup/NAME/...
 fn hierarchy_name(controller: &str, own: &Path) -> String {
     let below = own.strip_prefix("/sys/fs/cgroup").ok().and_then(|below| below.components().next());
     match below {

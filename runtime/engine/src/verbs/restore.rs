@@ -1,4 +1,4 @@
-//! restore: a container from disk, by CRIU, in a cgroup and on a record as create makes them.
+//! restore: a container from disk, with CRIU, with cgroup and record as create makes them.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -25,10 +25,10 @@ use brig_sys::process::{self, Child};
 use brig_sys::{file, mount, ns, socket};
 
 impl Engine {
-    /// Brings back a container that [`Engine::checkpoint`] saved, under any id. It runs on return.
+    /// Restores a container that [`Engine::checkpoint`] saved, under any id. The container runs on return.
     ///
     /// # Errors
-    /// As for [`Engine::create`]; [`ErrorKind::Unsupported`] without CRIU; else what CRIU says. Nothing is left behind.
+    /// As for [`Engine::create`]; [`ErrorKind::Unsupported`] without CRIU; else CRIU's error. Nothing is left behind.
     pub fn restore(&self, id: &str, mut options: RestoreOptions) -> Result<Launched> {
         check_id(id)?;
         let bundle = absolute(&options.bundle)?;
@@ -36,7 +36,7 @@ impl Engine {
         let bytes = read_config(&bundle, &path)?;
         let (spec, warnings) = config::parse(&bytes).with_context(|| path.display().to_string())?;
         let mut host = probe::host()?;
-        // CRIU opens them itself, by their paths.
+        // Only compared: CRIU opens the namespaces itself, by path.
         Joined::open(&spec, &mut host)?;
         let choices = CreateChoices { manager: self.manager, ..CreateChoices::default() };
         let (plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
@@ -54,21 +54,21 @@ impl Engine {
         let stdio = options.stdio.take()?;
         let restoring = Restoring { entry, record, plan: &plan, options: &options, stdio, pipes, init: None, terminal: None };
         let (child, terminal) = restoring.run(&spec, &mut cgroup, &images)?;
-        cgroup.keep();
-        group.keep();
-        reservation.keep();
+        cgroup.disarm();
+        group.disarm();
+        reservation.persist();
         Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes: None, notify: None })
     }
 }
 
-/// A container on its way back. What CRIU has restored is killed when this is dropped.
+/// A restore in progress. Processes that CRIU has restored are killed on drop.
 struct Restoring<'a> {
     entry: &'a Entry,
     record: Record,
     plan: &'a ContainerPlan,
     options: &'a RestoreOptions,
     stdio: Option<[OwnedFd; 3]>,
-    /// Standard streams that CRIU takes over from this process, by their names in the images.
+    /// Standard streams that CRIU inherits from this process, by their names in the images.
     pipes: Vec<(String, i32)>,
     init: Option<Child>,
     terminal: Option<OwnedFd>,
@@ -88,7 +88,7 @@ impl Restoring<'_> {
         let root = BoundRoot::new(self.entry.restore_root(), &rootfs.root)?;
         let work = work_directory(&self.options.work)?;
         let namespaces = NamespacePlan::new(spec);
-        let (inherited, join) = namespaces_from_outside(&namespaces)?;
+        let (inherited, join) = external_namespaces(&namespaces)?;
 
         let made = cgroup.cgroup()?;
         let enter = made.self_entry()?;
@@ -124,29 +124,29 @@ impl Restoring<'_> {
         asked.inherit.extend(inherited.iter().map(|(name, fd)| ((*name).to_owned(), fd.as_raw_fd())));
         asked.join = join;
         asked.cgroup_roots = cgroup_roots(criu.pid())?;
-        criu.request(Kind::Restore, &asked, &mut |told| self.told(told))?;
+        criu.request(Kind::Restore, &asked, &mut |notification| self.on_notification(notification))?;
         let init = self.init.take().ok_or_else(|| Error::other("CRIU has restored no process"))?;
         Ok((init, self.terminal.take()))
     }
 
-    fn told(&mut self, told: Notification) -> Result<()> {
-        match told.script.as_str() {
+    fn on_notification(&mut self, notification: Notification) -> Result<()> {
+        match notification.script.as_str() {
             "setup-namespaces" => {
                 if self.plan.namespaces.is_new(NamespaceKind::Network) {
-                    loopback_up(told.pid).context("unable to bring up the loopback interface")?;
+                    loopback_up(notification.pid).context("unable to bring up the loopback interface")?;
                 }
-                let state = self.plan.init.hook_state.json("creating", told.pid);
+                let state = self.plan.init.hook_state.json("creating", notification.pid);
                 let setting = Setting::beside(&state, &self.plan.init.hook_state.bundle);
                 hooks::run(&self.plan.hooks.prestart, setting)?;
                 hooks::run(&self.plan.hooks.create_runtime, setting)
             }
             "orphan-pts-master" => {
-                let master = told.fd.ok_or_else(|| Error::other("CRIU sent no terminal"))?;
+                let master = notification.fd.ok_or_else(|| Error::other("CRIU sent no terminal"))?;
                 self.hand_over(master)
             }
-            // Its processes are there, and do not run yet.
+            // The restored processes exist, and do not run yet.
             "post-restore" => {
-                let child = Child { pid: told.pid, pidfd: process::pidfd_open(told.pid)? };
+                let child = Child { pid: notification.pid, pidfd: process::pidfd_open(notification.pid)? };
                 put_init(&mut self.record, child.pid)?;
                 let child = self.init.insert(child);
                 self.entry.write_record(&self.record)?;
@@ -191,11 +191,11 @@ impl Drop for Restoring<'_> {
     }
 }
 
-/// Brings up `lo` in the network namespace of a process.
+/// Sets up `lo` in the network namespace of a process.
 fn loopback_up(pid: i32) -> Result<()> {
     let network = NamespaceKind::Network.clone_flag();
     let namespace = ns::open(&PathBuf::from(format!("/proc/{pid}/ns/net")), network)?;
-    // A namespace is a thread's own affair: this one must not leave the caller's.
+    // In a thread of its own, because setns(2) affects one thread, and the caller's must stay.
     let up = std::thread::scope(|scope| {
         let bring_up = || ns::join(namespace.as_fd(), network).and_then(|()| ns::loopback_up());
         scope.spawn(bring_up).join().map_err(|_| Error::other("a thread has panicked"))
@@ -203,7 +203,8 @@ fn loopback_up(pid: i32) -> Result<()> {
     Ok(up?)
 }
 
-/// The container's root, bound below its record: CRIU wants a mount point with nothing over its parent.
+/// A bind of the container's root in the record's directory: CRIU requires a mount point whose parent has no
+/// overmount.
 struct BoundRoot(PathBuf);
 
 impl BoundRoot {
@@ -219,7 +220,7 @@ impl BoundRoot {
 impl Drop for BoundRoot {
     fn drop(&mut self) {
         match mount::detach(&self.0) {
-            // It was not mounted yet.
+            // EINVAL: not mounted yet.
             Err(error) if error.errno() != nix::errno::Errno::EINVAL => tracing::warn!("unable to clean up: {error}"),
             _ => {}
         }
@@ -229,7 +230,7 @@ impl Drop for BoundRoot {
     }
 }
 
-/// Makes the mount points that the root does not have: the image may be restored on another copy of it.
+/// Creates the mount points that the root lacks: the image may be restored on another copy of it.
 fn make_targets(rootfs: &RootfsPlan, mounts: &[external::ExternalMount]) -> Result<()> {
     let root = Dir::open_host(&rootfs.root).context("root.path")?;
     for one in mounts.iter().filter(|one| one.needs_target) {
@@ -244,10 +245,10 @@ fn make_targets(rootfs: &RootfsPlan, mounts: &[external::ExternalMount]) -> Resu
     Ok(())
 }
 
-/// Namespaces that CRIU inherits by name, and namespaces that it joins by their file.
-type FromOutside = (Vec<(&'static str, OwnedFd)>, Vec<(&'static str, PathBuf)>);
+/// External namespaces: those that CRIU inherits by name, and those that it joins by file.
+type ExternalNamespaces = (Vec<(&'static str, OwnedFd)>, Vec<(&'static str, PathBuf)>);
 
-fn namespaces_from_outside(namespaces: &NamespacePlan) -> Result<FromOutside> {
+fn external_namespaces(namespaces: &NamespacePlan) -> Result<ExternalNamespaces> {
     let (mut inherited, mut join) = (Vec::new(), Vec::new());
     for (kind, path) in namespaces.joined() {
         match EXTERNAL.iter().find(|(external, _)| *external == kind) {
@@ -265,9 +266,10 @@ fn namespaces_from_outside(namespaces: &NamespacePlan) -> Result<FromOutside> {
     Ok((inherited, join))
 }
 
-/// Standard streams that were pipes become those of CRIU's, which are ours. The images may come from anywhere.
+/// Finds the standard streams that were pipes, which CRIU replaces by its own, this process's. The images are
+/// untrusted.
 fn pipes(images: &Path) -> Result<Vec<(String, i32)>> {
-    /// Three links of /proc/PID/fd, each shorter than PATH_MAX.
+    /// Enough for three links of /proc/PID/fd, each shorter than PATH_MAX.
     const MAX_BYTES: u64 = 64 << 10;
     let path = images.join(DESCRIPTORS);
     let bytes = file::read_nofollow(&path, MAX_BYTES).with_context(|| format!("unable to read {}", path.display()))?;
@@ -294,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descriptors_are_read_from_a_small_regular_file_alone() {
+    fn the_stream_list_must_be_a_small_regular_file() {
         let images = tempfile::tempdir().unwrap();
         let path = images.path().join(DESCRIPTORS);
         let refused = || pipes(images.path()).unwrap_err().to_string();

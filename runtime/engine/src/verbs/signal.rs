@@ -10,11 +10,11 @@ use brig_sys::process;
 impl Engine {
     /// Sends `signal` to init; with `all`, to every process in the container's cgroup.
     ///
-    /// Where the container has no pid namespace of its own, the death of init does not take the others with it, so
-    /// SIGKILL goes to all of them.
+    /// Without its own pid namespace, init's exit does not kill the other processes, so SIGKILL is sent to all of
+    /// them.
     ///
     /// # Errors
-    /// [`ErrorKind::NotRunning`] for a container that has stopped; with `all` that is a success.
+    /// [`ErrorKind::NotRunning`] for a stopped container; with `all` that is a success.
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
         let container = self.load(id)?;
         let status = container.status()?;
@@ -36,19 +36,19 @@ impl Engine {
 }
 
 impl Container {
-    /// Sends `signal` to every process of the container that is known: those in its cgroup, or init where there is no
-    /// cgroup. Of a container that has stopped only the cgroup is left.
+    /// Sends `signal` to every known process of the container: those in its cgroup, or init without a cgroup. Of a
+    /// stopped container only the cgroup is left.
     fn signal_all(&self, status: Status, signal: i32) -> Result<()> {
         let cgroup = self.cgroup();
         let is_live = !matches!(status, Status::Stopped | Status::Creating);
-        // SIGKILL is for init as well if it has left the container's cgroup.
+        // SIGKILL must reach init even if it has left the container's cgroup.
         let killed = match is_live && (signal == libc::SIGKILL || !cgroup.exists()?) {
             true => self.signal_init(signal),
             false => Ok(()),
         };
         cgroup.kill_all(signal)?;
         match killed {
-            // It has ended meanwhile.
+            // Init has exited meanwhile.
             Err(error) if error.kind() == ErrorKind::NotRunning => Ok(()),
             killed => killed,
         }
