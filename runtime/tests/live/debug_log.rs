@@ -31,7 +31,7 @@ fn debug_shows_each_step_the_plan_and_each_cgroup_write_and_no_secret() {
     bundle.write();
     let id = bundle.id.clone();
     let created = debug(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &id]);
-    let written = if has_pids { ["write \\\"77\\\" to ", "pids.max"] } else { ["cgroup: make ", "init is process "] };
+    let written = if has_pids { ["write \\\"77\\\" to ", "pids.max"] } else { ["cgroup: make ", "init: started as process "] };
     for part in written {
         assert!(created.contains(part), "{part}: {created}");
     }

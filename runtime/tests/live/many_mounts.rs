@@ -63,8 +63,8 @@ impl Host {
     }
 }
 
-fn used_seed(done: &Output) -> bool {
-    String::from_utf8_lossy(&done.stderr).contains("begins as a copy of")
+fn used_cached_namespace(done: &Output) -> bool {
+    String::from_utf8_lossy(&done.stderr).contains("the mount namespace is a copy of")
 }
 
 fn text(done: &Output) -> String {
@@ -110,11 +110,11 @@ fn a_container_gets_the_same_mounts_in_the_same_order() {
     let (few, many) = (Host::with_mounts(3), Host::with_mounts(300));
     let without = of_each_kind();
     let expected = few.run(&without);
-    assert!(!used_seed(&expected) && !few.has_seed());
+    assert!(!used_cached_namespace(&expected) && !few.has_seed());
     for round in ["it makes the seed", "it finds the seed"] {
         let with = of_each_kind();
         let found = many.run(&with);
-        assert!(used_seed(&found) && many.has_seed(), "{round}: {}", show(&found));
+        assert!(used_cached_namespace(&found) && many.has_seed(), "{round}: {}", show(&found));
         let cut = |done: &Output, bundle: &Bundle| {
             let all = text(done);
             let end = all.find("deep\n").expect(&all);
@@ -132,7 +132,7 @@ fn what_the_host_mounts_later_comes_into_the_container_as_its_options_say() {
     mount(&mut bundle, "/private", "/mnt/shared", &["rbind", "rprivate"]);
     bundle.write();
     let made = output(&mut host.brig(&bundle, &["run", "-d", "-b", bundle.path().to_str().unwrap(), &bundle.id]));
-    assert!(made.status.success() && used_seed(&made), "{}", show(&made));
+    assert!(made.status.success() && used_cached_namespace(&made), "{}", show(&made));
     host.ok(&["mount", "-t", "tmpfs", "late", "/mnt/shared/below"]);
     host.ok(&["touch", "/mnt/shared/below/late"]);
     assert_eq!(bundle.exec("ls /slave/below; echo; ls /private/below"), "late\n\nfile\n");
@@ -157,7 +157,7 @@ fn hooks_that_run_before_the_root_is_entered_see_the_hosts_paths() {
         let words: Value = json!(["sh", "-c", look]);
         bundle.config["hooks"] = json!({moment: [{"path": "/bin/sh", "args": words, "env": ["PATH=/usr/bin:/bin"]}]});
         let done = host.run(&bundle);
-        assert!(!used_seed(&done), "{moment}");
+        assert!(!used_cached_namespace(&done), "{moment}");
         assert!(std::path::Path::new(&seen).exists(), "{moment}");
     }
 }
@@ -177,7 +177,7 @@ fn what_needs_the_hosts_mounts_has_them() {
     shared.config["linux"]["rootfsPropagation"] = json!("rshared");
     for (bundle, expected) in [(&mapped, "deep"), (&overlay, "busybox"), (&shared, "")] {
         let done = host.run(bundle);
-        assert!(!used_seed(&done) && text(&done).contains(expected), "{}", show(&done));
+        assert!(!used_cached_namespace(&done) && text(&done).contains(expected), "{}", show(&done));
     }
 }
 
@@ -194,7 +194,7 @@ fn a_callers_own_root_is_where_its_paths_are() {
     let state = bundle.state_root();
     let words = ["chroot", "/mnt/root", BRIG, "--debug", "--root", state.to_str().unwrap(), "run", "-b", "/srv", &bundle.id];
     let done = output(&mut host.command(&words));
-    assert!(done.status.success() && used_seed(&done), "{}", show(&done));
+    assert!(done.status.success() && used_cached_namespace(&done), "{}", show(&done));
     assert_eq!(text(&done), "mine\n");
 }
 
@@ -226,7 +226,7 @@ fn many_at_once_agree_on_one_and_it_may_go_at_any_time() {
     }
     // After a failure in this mount namespace, containers do not try again.
     host.ok(&["sh", "-c", "echo why >/run/brig-seed/failed-$(stat -L -c %i /proc/self/ns/mnt)"]);
-    assert!(!used_seed(&host.run(&script("true"))) && !host.has_seed());
+    assert!(!used_cached_namespace(&host.run(&script("true"))) && !host.has_seed());
     host.ok(&["sh", "-c", "rm /run/brig-seed/failed-*"]);
-    assert!(used_seed(&host.run(&script("true"))) && host.has_seed());
+    assert!(used_cached_namespace(&host.run(&script("true"))) && host.has_seed());
 }

@@ -101,7 +101,7 @@ fn create() -> Result<Option<OwnedFd>> {
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
         Err(e) => return Err(SysError::from_rustix("flock", DIRECTORY, e).into()),
     }
-    // The previous tmpfs of the lock may have created it.
+    // The previous holder of the lock may have created it.
     if let Ok(found) = find() {
         return Ok(Some(found));
     }
