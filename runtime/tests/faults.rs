@@ -97,6 +97,22 @@ fn is_after_record(step: &str) -> bool {
     matches!(step, "listener" | "wait_at_gate" | "start_hooks" | "preserve" | "filter" | "exec")
 }
 
+/// A child that waits before its exec, for its id maps or its unit of systemd, holds copies of the container's lock.
+#[test]
+fn a_child_that_waits_for_its_parent_exits_with_it() {
+    let mut bundle = bundle();
+    bundle.map_ids();
+    bundle.write();
+    let mut parent = stopped(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], "parent:cloned");
+    let waiting = children(parent.id());
+    assert!(!waiting.is_empty());
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    wait_until("the child to exit", || waiting.iter().all(|pid| !pids().contains(pid)));
+    bundle.ok(&["delete", "-f", &bundle.id]);
+    bundle.assert_nothing_left();
+}
+
 #[test]
 fn create_survives_a_kill_of_its_parent() {
     for step in PARENT_STEPS.iter().chain(init_steps().iter().filter(|step| !is_after_record(step))) {

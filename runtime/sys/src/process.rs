@@ -44,13 +44,23 @@ pub struct Spawn<'a> {
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// Descriptors that stay open over the exec under their numbers, which an argument of the child names ([`super::inherited`]).
     pub inherit: &'a [BorrowedFd<'a>],
-    /// A descriptor from which the child reads one packet before it continues; at an end of file the child exits.
-    pub wait: Option<BorrowedFd<'a>>,
+    /// What the child waits for before it continues.
+    pub wait: Option<Wait<'a>>,
     /// Whether the child becomes user and group 0 of its user namespace after the wait. Otherwise the exec would take its
     /// capabilities (capabilities(7), "Capabilities and execution of programs by root").
     pub become_root: bool,
     /// The descriptor to which the child writes errno of a failed step, as four bytes, native endian.
     pub report: BorrowedFd<'a>,
+}
+
+/// The wait of a child: for one packet on `from`. At an end of file the child exits.
+#[derive(Debug)]
+pub struct Wait<'a> {
+    /// The child's end of the socket pair.
+    pub from: BorrowedFd<'a>,
+    /// The parent's end. The child closes its copy first: with it, the death of the parent would be no end of file, and the
+    /// child would wait for ever, with copies of the locks that the parent held.
+    pub peer: BorrowedFd<'a>,
 }
 
 #[repr(C)]
@@ -139,10 +149,11 @@ unsafe fn child_main(spawn: &Spawn, argv: *const *const libc::c_char, env: *cons
                 fail();
             }
         }
-        if let Some(wait) = spawn.wait {
+        if let Some(wait) = &spawn.wait {
+            libc::close(wait.peer.as_raw_fd());
             let mut packet = 0u8;
             loop {
-                match libc::read(wait.as_raw_fd(), (&raw mut packet).cast(), 1) {
+                match libc::read(wait.from.as_raw_fd(), (&raw mut packet).cast(), 1) {
                     1 => break,
                     0 => libc::_exit(1),
                     _ if *libc::__errno_location() == libc::EINTR => {}

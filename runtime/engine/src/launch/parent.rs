@@ -18,7 +18,7 @@ use brig_plan::idmap::IdMap;
 use brig_plan::init::InitPlan;
 use brig_plan::seccomp::flag::NEW_LISTENER;
 use crate::rootfs;
-use brig_sys::process::{self, Child, Exit, Spawn};
+use brig_sys::process::{self, Child, Exit, Spawn, Wait};
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult, cred, inherited, seal};
 use crate::trace;
@@ -220,7 +220,7 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
         env: &[&variable, &inherited],
         stdio: launch.stdio.as_ref().map(|fds| [fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
         inherit: &inherit,
-        wait: waits.then(|| init.fd()),
+        wait: waits.then(|| Wait { from: init.fd(), peer: parent.fd() }),
         become_root,
         report: init.fd(),
     })
