@@ -1,24 +1,21 @@
 # make demo and make test do all of their own set-up on a Debian machine that has Rust; both want root.
 PREFIX ?= /usr/local
-HOST := $(shell rustc -vV | sed -n 's/^host: //p')
-BUILT := target/$(HOST)/release
 SHIM := containerd-shim-brig-v2
-SOURCES := $(shell find runtime shim -path "*/src/*" -name '*.rs') Cargo.toml Cargo.lock $(wildcard runtime/Cargo.toml runtime/*/Cargo.toml shim/Cargo.toml)
+SOURCES := $(shell find runtime shim -path "*/src/*" -name "*.rs" -o -name Cargo.toml) Cargo.toml Cargo.lock rust-toolchain.toml \
+	packaging/build
 
 .PHONY: build shim demo lint test proving check matrix bench install clean
 
-## build: the static binaries, ./brig and ./containerd-shim-brig-v2
-# It is linked to a fixed address: relocating it would cost each of a container's two starts a millisecond. Its stack,
-# heap and mappings are randomised all the same.
-build: brig $(SHIM)
+## build: the static binaries, ./brig and ./containerd-shim-brig-v2; TARGET, RUSTFLAGS and PIE=1 are honoured
+# It always asks cargo, which notices when one of these three is different.
+build:
+	packaging/build
 
 ## shim: the same, for those who look for it under this name
 shim: $(SHIM)
 
 brig $(SHIM) &: $(SOURCES)
-	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" cargo build --release --locked --target $(HOST) \
-		--package brig --bin brig --package brig-shim --bin $(SHIM)
-	cp $(BUILT)/brig $(BUILT)/$(SHIM) .
+	packaging/build
 
 ## demo: builds brig and runs a container in front of your eyes
 demo: brig
@@ -59,8 +56,9 @@ bench: build
 	spec-tests/beds/rust-shim
 	benches/bench
 
-## install: brig into DESTDIR/PREFIX/sbin, the shim into DESTDIR/PREFIX/bin, where containerd finds it by PATH
-install: brig $(SHIM)
+## install: what `make build` made: brig into DESTDIR/PREFIX/sbin, the shim into DESTDIR/PREFIX/bin
+install:
+	@test -x brig -a -x $(SHIM) || { echo "install: ./brig and ./$(SHIM) do not exist; run \`make build\` first" >&2; exit 1; }
 	install -D -m 755 brig $(DESTDIR)$(PREFIX)/sbin/brig
 	install -D -m 755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(SHIM)
 

@@ -20,6 +20,11 @@ mod log;
 mod output;
 mod proxy;
 
+/// musl's own allocator maps and unmaps single pages: 40 system calls of an exec, and a page fault for each mapping.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() {
     std::process::exit(cli::run(std::env::args_os().collect()))
 }

@@ -35,6 +35,4 @@ pub mod seal;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
-#[cfg(own_start)]
-mod start;
 pub mod tty;
