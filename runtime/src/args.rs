@@ -223,7 +223,9 @@ mod tests {
         assert_eq!(fault(&["id", "--bundle"]), "flag needs an argument: -bundle");
         assert_eq!(fault(&["--no-pivot=maybe"]), "invalid boolean value \"maybe\" for -no-pivot: parse error");
         let args = args(Order::Anywhere, &["-b", "x"]).unwrap();
-        assert!(args.number::<u32>("bundle").unwrap_err().to_string().starts_with("invalid value \"x\" for flag -bundle"));
+        assert!(
+            args.number::<u32>("bundle").unwrap_err().to_string().starts_with("invalid value \"x\" for flag -bundle")
+        );
     }
 
     #[test]

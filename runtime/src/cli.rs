@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use brig_engine::{CgroupManager, Engine};
-use brig_engine::error::{Context, Error, ErrorKind, Result};
-use brig_plan::mounts::clean;
 use crate::args::{self, Args, Flag, Order};
 use crate::commands::{VERBS, Verb};
 use crate::{help, log, output};
+use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_engine::{CgroupManager, Engine};
+use brig_plan::mounts::clean;
 
 /// Exit code for an unknown verb.
 const NO_SUCH_VERB: i32 = 3;
@@ -24,7 +24,12 @@ pub(crate) static GLOBAL_FLAGS: &[Flag] = &[
     Flag::value("root", "", "DIR", "where containers are recorded (default: /run/brig, or $XDG_RUNTIME_DIR/brig)"),
     Flag::switch("systemd-cgroup", "", "let systemd make the cgroups; cgroupsPath is then slice:prefix:name"),
     Flag::value("cgroup-manager", "", "NAME", "cgroupfs (the default), systemd or disabled"),
-    Flag::value("trace", "", "FILE", "write where the time goes to FILE, for Perfetto, and as a chart to standard error"),
+    Flag::value(
+        "trace",
+        "",
+        "FILE",
+        "write where the time goes to FILE, for Perfetto, and as a chart to standard error",
+    ),
     Flag::value("rootless", "", "BOOL", "true, false or auto (the default); accepted for compatibility"),
     Flag::value("criu", "", "FILE", ""),
     Flag::switch("version", "v", "print the version"),
@@ -95,7 +100,8 @@ fn with_verb(name: &str, run: impl FnOnce(&Verb) -> Result<i32>) -> Result<i32> 
 }
 
 fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
-    let args = args::parse(verb.flags, verb.order, rest.iter().cloned()).map_err(|error| no_image(verb, rest, error))?;
+    let args =
+        args::parse(verb.flags, verb.order, rest.iter().cloned()).map_err(|error| no_image(verb, rest, error))?;
     if args.help {
         return output::print(&help::verb(verb)).map(|()| 0);
     }
@@ -120,8 +126,22 @@ fn run_verb(verb: &Verb, global: &Args, rest: &[OsString]) -> Result<i32> {
 /// Adds a hint to the usage error of a Docker or Podman command line: brig runs bundles, not images.
 fn no_image(verb: &Verb, rest: &[OsString], error: Error) -> Error {
     /// Common flags of Docker's `run` and `create` that brig does not have.
-    const FOREIGN: [&str; 14] =
-        ["-i", "-t", "-it", "-ti", "-dit", "-itd", "-p", "-v", "-e", "--rm", "--name", "--interactive", "--tty", "--volume"];
+    const FOREIGN: [&str; 14] = [
+        "-i",
+        "-t",
+        "-it",
+        "-ti",
+        "-dit",
+        "-itd",
+        "-p",
+        "-v",
+        "-e",
+        "--rm",
+        "--name",
+        "--interactive",
+        "--tty",
+        "--volume",
+    ];
     let flag = |word: &OsString| word.to_string_lossy().split('=').next().is_some_and(|flag| FOREIGN.contains(&flag));
     if !matches!(verb.name, "run" | "create") || !rest.iter().any(flag) {
         return error;

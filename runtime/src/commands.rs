@@ -10,8 +10,8 @@ mod spec;
 mod state;
 mod update;
 
-use crate::cli::Global;
 use crate::args::{Args, Flag, Order};
+use crate::cli::Global;
 use brig_engine::error::{Error, ErrorKind, Result};
 
 /// A verb of the command line.

@@ -5,8 +5,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitOptions, WaitStatus, wait};
 
 use crate::proxy::Proxy;
-use brig_engine::{Launched, Notify};
 use brig_engine::error::{Error, Result};
+use brig_engine::{Launched, Notify};
 use brig_sys::SysError;
 use brig_sys::process;
 use brig_sys::signal::{Hold, Signals};
@@ -40,7 +40,9 @@ pub fn wait_for(launched: Launched, hold: &Hold) -> Result<i32> {
                 forward(signal, &pidfd, proxy.as_ref())?;
             }
         }
-        if (ready.signals || ready.process) && let Some(code) = reap(pid)? {
+        if (ready.signals || ready.process)
+            && let Some(code) = reap(pid)?
+        {
             break code;
         }
         ready = wait_for_events(&pidfd, &signals, notify.as_ref(), proxy.as_ref())?;

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use crate::args::Flag;
-use crate::commands::{VERBS, Verb};
 use crate::cli::GLOBAL_FLAGS;
+use crate::commands::{VERBS, Verb};
 
 /// The version text, in the form of `runc --version`.
 pub fn version() -> String {
@@ -35,7 +35,8 @@ pub fn overview() -> String {
 
 /// The text of `brig VERB --help`.
 pub fn verb(verb: &Verb) -> String {
-    let mut text = format!("brig {} - {}\n\nUSAGE\n  brig {} [flags] {}\n", verb.name, verb.about, verb.name, verb.usage);
+    let mut text =
+        format!("brig {} - {}\n\nUSAGE\n  brig {} [flags] {}\n", verb.name, verb.about, verb.name, verb.usage);
     if !verb.details.is_empty() {
         let _ = write!(text, "\n{}\n", verb.details);
     }
@@ -85,7 +86,9 @@ mod tests {
         for one in VERBS {
             for (index, flag) in one.flags.iter().enumerate() {
                 let clash = |other: &Flag| {
-                    other.name == flag.name || (!flag.short.is_empty() && other.short == flag.short) || other.short == "h"
+                    other.name == flag.name
+                        || (!flag.short.is_empty() && other.short == flag.short)
+                        || other.short == "h"
                 };
                 assert!(!one.flags[..index].iter().any(clash), "{} --{}", one.name, flag.name);
             }

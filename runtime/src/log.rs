@@ -109,7 +109,8 @@ fn priority(level: &Level) -> u8 {
 
 /// Formats an entry in journald's native protocol. The message is length-prefixed, because it may have line breaks.
 fn journal_entry(level: &Level, identifier: &str, message: &str) -> Vec<u8> {
-    let mut entry = format!("PRIORITY={}\nSYSLOG_IDENTIFIER={identifier}\nID={identifier}\nMESSAGE\n", priority(level)).into_bytes();
+    let mut entry = format!("PRIORITY={}\nSYSLOG_IDENTIFIER={identifier}\nID={identifier}\nMESSAGE\n", priority(level))
+        .into_bytes();
     entry.extend((message.len() as u64).to_le_bytes());
     entry.extend(message.as_bytes());
     entry.push(b'\n');
@@ -167,14 +168,17 @@ impl Subscriber for Log {
             Level::TRACE => "trace",
         };
         let line = || line(self.format, level, &text.message, &text.fields, SystemTime::now());
-        let bare = || if text.fields.is_empty() { text.message.clone() } else { format!("{}:{}", text.message, text.fields) };
+        let bare =
+            || if text.fields.is_empty() { text.message.clone() } else { format!("{}:{}", text.message, text.fields) };
         let level = event.metadata().level();
         // A log that cannot be written to must not fail the container. A single write keeps the line whole.
         let _ = match &self.sink {
             Sink::Stderr => std::io::stderr().write_all(line().as_bytes()),
             Sink::File(file) => (&*file).write_all(line().as_bytes()),
             Sink::Journal(socket, identifier) => socket.send(&journal_entry(level, identifier, &bare())).map(drop),
-            Sink::Syslog(socket, identifier) => socket.send(syslog_message(level, identifier, &bare()).as_bytes()).map(drop),
+            Sink::Syslog(socket, identifier) => {
+                socket.send(syslog_message(level, identifier, &bare()).as_bytes()).map(drop)
+            }
         };
     }
 
@@ -211,7 +215,9 @@ fn line(format: Format, level: &str, message: &str, fields: &str, time: SystemTi
     let message = without_numbers(&message);
     match format {
         Format::Text => format!("time=\"{time}\" level={level} msg={}\n", quoted(&message)),
-        Format::Json => format!("{{\"level\":\"{level}\",\"msg\":{},\"time\":\"{time}\"}}\n", serde_json::Value::from(message)),
+        Format::Json => {
+            format!("{{\"level\":\"{level}\",\"msg\":{},\"time\":\"{time}\"}}\n", serde_json::Value::from(message))
+        }
     }
 }
 

@@ -119,7 +119,8 @@ impl Proxy {
     /// Connects the caller's standard streams to the terminal with this master.
     pub fn new(master: OwnedFd) -> Result<Proxy> {
         // Nonblocking: after poll, another reader of the same terminal may be first.
-        rustix::io::ioctl_fionbio(&master, true).map_err(|error| brig_sys::SysError::from_rustix("ioctl", "FIONBIO", error))?;
+        rustix::io::ioctl_fionbio(&master, true)
+            .map_err(|error| brig_sys::SysError::from_rustix("ioctl", "FIONBIO", error))?;
         let streams = [copy(io::stdin().as_fd())?, copy(io::stdout().as_fd())?, copy(io::stderr().as_fd())?];
         let raw = tty::RawMode::new(copy(streams[0].as_fd())?)?;
         let outer = streams.iter().find(|stream| tty::size(stream.as_fd()).is_ok());

@@ -30,7 +30,9 @@ fn refusal(config: &Value, cgroup: CgroupLayout) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     };
     let choices = CreateChoices::default();
-    container::build(&spec, "box", Path::new("/bundle"), choices, &Host::of_root(cgroup)).err().map(|error| error.to_string())
+    container::build(&spec, "box", Path::new("/bundle"), choices, &Host::of_root(cgroup))
+        .err()
+        .map(|error| error.to_string())
 }
 
 /// Collects every position in a value: its JSON pointer, and its path as messages spell it.
@@ -46,8 +48,15 @@ fn places(value: &Value, pointer: &str, path: &str, found: &mut Vec<(String, Str
             }
         }
         Value::Object(fields) => {
-            let is_map = ["annotations", "linux.netDevices", "linux.sysctl", "linux.resources.rdma",
-                "linux.resources.unified", "linux.timeOffsets"].contains(&path);
+            let is_map = [
+                "annotations",
+                "linux.netDevices",
+                "linux.sysctl",
+                "linux.resources.rdma",
+                "linux.resources.unified",
+                "linux.timeOffsets",
+            ]
+            .contains(&path);
             for (key, item) in fields {
                 let dot = if path.is_empty() { "" } else { "." };
                 let path = if is_map { format!("{path}[{key:?}]") } else { format!("{path}{dot}{key}") };
@@ -63,7 +72,13 @@ fn wrong_kinds(value: &Value) -> Vec<Value> {
     let all = [json!(true), json!(-7.5), json!("words"), json!([[["deep"]]]), json!({"x": {"y": []}}), json!(1e300)];
     let kind = |value: &Value| match value {
         // 7.5 is a number, but no integer.
-        Value::Number(number) => if number.is_f64() { 6 } else { 1 },
+        Value::Number(number) => {
+            if number.is_f64() {
+                6
+            } else {
+                1
+            }
+        }
         Value::Null => 0,
         Value::Bool(_) => 2,
         Value::String(_) => 3,
@@ -105,7 +120,8 @@ fn wrong_types_are_refused_by_the_command_and_leave_nothing() {
     for (pointer, path, value) in cases.iter().step_by(cases.len() / 60) {
         let mut config = full();
         *config.pointer_mut(pointer).unwrap() = value.clone();
-        config["linux"]["cgroupsPath"] = if pointer == "/linux/cgroupsPath" { value.clone() } else { json!(format!("/{}", bundle.id)) };
+        config["linux"]["cgroupsPath"] =
+            if pointer == "/linux/cgroupsPath" { value.clone() } else { json!(format!("/{}", bundle.id)) };
         fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
         for verb in ["create", "run"] {
             let text = bundle.fails(&[verb, "-b", bundle.path().to_str().unwrap(), &bundle.id]).replace("\\\"", "\"");
@@ -182,7 +198,10 @@ fn a_file_of_the_callers_that_would_wait_is_refused_by_its_path() {
         };
         said(&refused_at_once(&bundle, &["exec", "-p", file, &bundle.id]), file);
         said(&refused_at_once(&bundle, &["update", "-r", file, &bundle.id]), file);
-        said(&refused_at_once(&other, &["create", "-b", other.path().to_str().unwrap(), "--config", file, &other.id]), file);
+        said(
+            &refused_at_once(&other, &["create", "-b", other.path().to_str().unwrap(), "--config", file, &other.id]),
+            file,
+        );
         let config = other.path().join("config.json");
         fs::remove_file(&config).unwrap();
         std::os::unix::fs::symlink(file, &config).unwrap();
@@ -250,18 +269,50 @@ fn violations() -> (Value, Vec<&'static str>) {
         }
     });
     let paths = vec![
-        "ociVersion: ", "root.path: ", "hostname: ", "domainname: ", "mounts[0].destination: ", "mounts[1].options: ",
-        "process.args[0]: ", "process.cwd: ", "process.env[0]: ", "process.env[1]: ", "process.env[2]: ",
-        "process.rlimits[0]: ", "process.rlimits[1]: ", "process.oomScoreAdj: ", "process.scheduler.nice: ",
-        "process.scheduler.priority: ", "process.scheduler.runtime: ", "process.ioPriority.priority: ",
-        "process.execCPUAffinity.initial: ", "process.capabilities.effective: ", "process.apparmorProfile: ",
-        "process.selinuxLabel: ", "hooks.poststop[0].path: ", "hooks.poststop[0].timeout: ", "hooks.poststop[0].env[0]: ",
-        "linux.namespaces[1]: ", "linux.namespaces[2].path: ", "linux.uidMappings: ", "linux.timeOffsets: ",
-        "linux.timeOffsets[\"realtime\"]: ", "linux.maskedPaths: ", "linux.readonlyPaths: ",
-        "linux.devices[0].path: ", "linux.devices[0].major: ", "linux.resources.devices[0].access: ",
-        "linux.resources.hugepageLimits[0].limit: ", "linux.resources.memory.swap: ", "linux.sysctl[\"kernel.panic\"]: ",
-        "linux.sysctl[\"kernel.msgmax\"]: ", "linux.rootfsPropagation: ", "linux.seccomp.syscalls[0].args[0].index: ",
-        "linux.intelRdt.closID: ", "linux.memoryPolicy.nodes: ", "linux.netDevices[\"a b\"]: ",
+        "ociVersion: ",
+        "root.path: ",
+        "hostname: ",
+        "domainname: ",
+        "mounts[0].destination: ",
+        "mounts[1].options: ",
+        "process.args[0]: ",
+        "process.cwd: ",
+        "process.env[0]: ",
+        "process.env[1]: ",
+        "process.env[2]: ",
+        "process.rlimits[0]: ",
+        "process.rlimits[1]: ",
+        "process.oomScoreAdj: ",
+        "process.scheduler.nice: ",
+        "process.scheduler.priority: ",
+        "process.scheduler.runtime: ",
+        "process.ioPriority.priority: ",
+        "process.execCPUAffinity.initial: ",
+        "process.capabilities.effective: ",
+        "process.apparmorProfile: ",
+        "process.selinuxLabel: ",
+        "hooks.poststop[0].path: ",
+        "hooks.poststop[0].timeout: ",
+        "hooks.poststop[0].env[0]: ",
+        "linux.namespaces[1]: ",
+        "linux.namespaces[2].path: ",
+        "linux.uidMappings: ",
+        "linux.timeOffsets: ",
+        "linux.timeOffsets[\"realtime\"]: ",
+        "linux.maskedPaths: ",
+        "linux.readonlyPaths: ",
+        "linux.devices[0].path: ",
+        "linux.devices[0].major: ",
+        "linux.resources.devices[0].access: ",
+        "linux.resources.hugepageLimits[0].limit: ",
+        "linux.resources.memory.swap: ",
+        "linux.sysctl[\"kernel.panic\"]: ",
+        "linux.sysctl[\"kernel.msgmax\"]: ",
+        "linux.rootfsPropagation: ",
+        "linux.seccomp.syscalls[0].args[0].index: ",
+        "linux.intelRdt.closID: ",
+        "linux.memoryPolicy.nodes: ",
+        "linux.netDevices[\"a b\"]: ",
     ];
     (config, paths)
 }
@@ -297,7 +348,11 @@ fn what_this_build_does_not_honour_is_refused_by_name() {
         ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy.nodes: MPOL_BIND takes at least one"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "1000"}), "unable to set linux.memoryPolicy"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_SOMETHING"}), "linux.memoryPolicy.mode: unknown value"),
-        ("/linux/netDevices", json!({"brig-none": {}}), "linux.netDevices[\\\"brig-none\\\"]: there is no such network device"),
+        (
+            "/linux/netDevices",
+            json!({"brig-none": {}}),
+            "linux.netDevices[\\\"brig-none\\\"]: there is no such network device",
+        ),
         ("/mounts/0/uidMappings", json!([{"containerID": 0, "hostID": 1, "size": 1}]), "mounts[0].options: id-mapped"),
         ("/mounts/0/options", json!(["ridmap=uids=0-1-10"]), "mounts[0].options: id-mapped"),
     ];

@@ -165,12 +165,17 @@ fn cpus_and_nodes_that_the_host_does_not_have_are_named_with_those_that_it_has()
     }
     let cpus = std::fs::read_to_string("/sys/devices/system/cpu/online").expect("the host's CPUs");
     let path = format!("/brig-test-cpuset-{}", std::process::id());
-    for (name, list, there) in [("cpus", "0-999", format!("this host has CPUs {}", cpus.trim())),
-        ("cpus", "0-99999", "this host has CPUs".to_owned()), ("mems", "0-99", "this host has memory nodes 0".to_owned())]
-    {
+    for (name, list, there) in [
+        ("cpus", "0-999", format!("this host has CPUs {}", cpus.trim())),
+        ("cpus", "0-99999", "this host has CPUs".to_owned()),
+        ("mems", "0-99", "this host has memory nodes 0".to_owned()),
+    ] {
         let plan = plan_of(&path, &json!({ "cpu": { name: list } })).expect("a plan");
         let error = Cgroup::create(&plan).expect_err("there are fewer").to_string();
-        assert!(error.contains(&format!("linux.resources.cpu.{name}: \"{list}\"")) && error.contains(&there), "{error}");
+        assert!(
+            error.contains(&format!("linux.resources.cpu.{name}: \"{list}\"")) && error.contains(&there),
+            "{error}"
+        );
     }
 }
 

@@ -173,11 +173,8 @@ fn a_container_can_have_a_cgroup_below_the_scope() {
     if !here() {
         return;
     }
-    let plan = plan_of(
-        "four",
-        &json!({"memory": {"limit": 67_108_864}}),
-        &json!({"run.oci.systemd.subgroup": "container"}),
-    );
+    let plan =
+        plan_of("four", &json!({"memory": {"limit": 67_108_864}}), &json!({"run.oci.systemd.subgroup": "container"}));
     let mut cgroup = Cgroup::create(&plan).expect("a cgroup");
     let process = Gated::idle();
     cgroup.attach(process.pid()).expect("the scope starts");

@@ -98,7 +98,8 @@ fn a_scope_is_in_every_hierarchy_with_its_limits_and_gone_from_all_of_them_after
     let mut scope = Scope::start("one", &limits, "exec 3</dev/kmsg");
     let pid = scope.process.pid();
     assert_eq!(cgroups_of(pid), BTreeSet::from(["/brigtest.slice/brig-one.scope".to_owned()]));
-    let record: CgroupRecord = serde_json::from_str(&serde_json::to_string(&scope.record()).expect("JSON")).expect("a record");
+    let record: CgroupRecord =
+        serde_json::from_str(&serde_json::to_string(&scope.record()).expect("JSON")).expect("a record");
     let kind = if bed::layout() == CgroupLayout::Hybrid { CgroupKind::Hybrid } else { CgroupKind::Legacy };
     assert_eq!((record.kind, record.unit.is_some()), (kind, true));
     let files = [
@@ -162,9 +163,18 @@ fn an_update_keeps_what_systemd_would_round_or_write_anew() {
     let mut scope = Scope::start("two", &limits, "read never");
     let before = scope.devices();
     assert!(before.contains("c 1:11 rm") && before.contains("c *:77 rwm"), "{before:?}");
-    scope.cgroup.update(&resources(json!({"memory": {"limit": 134_217_728}, "pids": {"limit": 30}}))).expect("an update");
-    assert_eq!((scope.read("memory", "memory.limit_in_bytes").as_str(), scope.read("pids", "pids.max").as_str()), ("134217728", "30"));
-    assert_eq!((show(&scope.unit, "MemoryLimit").as_str(), show(&scope.unit, "TasksMax").as_str()), ("134217728", "30"));
+    scope
+        .cgroup
+        .update(&resources(json!({"memory": {"limit": 134_217_728}, "pids": {"limit": 30}})))
+        .expect("an update");
+    assert_eq!(
+        (scope.read("memory", "memory.limit_in_bytes").as_str(), scope.read("pids", "pids.max").as_str()),
+        ("134217728", "30")
+    );
+    assert_eq!(
+        (show(&scope.unit, "MemoryLimit").as_str(), show(&scope.unit, "TasksMax").as_str()),
+        ("134217728", "30")
+    );
     assert_eq!(scope.read("cpu", "cpu.cfs_quota_us"), "50500");
     assert_eq!(scope.devices(), before);
     assert!(!scope.cgroup.is_frozen().expect("a state"));
@@ -228,7 +238,8 @@ fn a_container_can_have_a_cgroup_below_the_scope() {
     if !here() {
         return;
     }
-    let plan = plan_of("six", &json!({"memory": {"limit": 67_108_864}}), &json!({"run.oci.systemd.subgroup": "container"}));
+    let plan =
+        plan_of("six", &json!({"memory": {"limit": 67_108_864}}), &json!({"run.oci.systemd.subgroup": "container"}));
     let mut cgroup = Cgroup::create(&plan).expect("systemd answers");
     let process = Gated::idle();
     cgroup.attach(process.pid()).expect("the scope starts");

@@ -30,7 +30,8 @@ fn directories(cgroup: &Cgroup) -> Vec<PathBuf> {
 /// A v1 cpuset takes no process before it has CPUs and memory nodes.
 fn fill_cpuset(above: &Path, below: &Path) {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if let (Ok(value), true) = (fs::read(above.join(file)), fs::read(below.join(file)).is_ok_and(|text| text == b"\n"))
+        if let (Ok(value), true) =
+            (fs::read(above.join(file)), fs::read(below.join(file)).is_ok_and(|text| text == b"\n"))
         {
             fs::write(below.join(file), value).expect("a set");
         }

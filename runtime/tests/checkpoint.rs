@@ -119,7 +119,11 @@ fn a_chain_of_images_is_dumped_while_the_container_runs() {
     checkpoint(&bundle, "first", &["--pre-dump"]);
     assert_eq!(bundle.state()["status"], "running");
     goes_on(&bundle);
-    checkpoint(&bundle, "second", &["--parent-path", "../first", "--leave-running", "--work-path", &images(&bundle, "second")]);
+    checkpoint(
+        &bundle,
+        "second",
+        &["--parent-path", "../first", "--leave-running", "--work-path", &images(&bundle, "second")],
+    );
     assert_eq!(bundle.state()["status"], "running");
     goes_on(&bundle);
     checkpoint(&bundle, "third", &["--parent-path", "../second"]);
@@ -160,9 +164,8 @@ fn pipes_are_those_of_the_restore_and_the_exit_code_is_waited_for() {
         return;
     }
     let mut bundle = counter();
-    bundle.config["process"]["args"][2] = json!(
-        "i=0; while sleep 0.2; do i=$((i+1)); echo $i 1<>/count; echo line $i; [ -e /end ] && exit 7; done"
-    );
+    bundle.config["process"]["args"][2] =
+        json!("i=0; while sleep 0.2; do i=$((i+1)); echo $i 1<>/count; echo line $i; [ -e /end ] && exit 7; done");
     bundle.write();
     let path = bundle.path().to_str().unwrap();
     let mut command = bundle.command(&["run", "-b", path, &bundle.id]);

@@ -95,7 +95,10 @@ fn verbs_without_their_container_end_as_runcs_do() {
     for args in [&["list"][..], &["list", "-q"], &["list", "-f", "json"], &["list", "-f", "foo"]] {
         let [ours, _] = both(args);
         assert_eq!((ours.0, ours.1.as_str()), (1, ""), "{args:?}");
-        assert!(ours.2.starts_with("open ") && ours.2.ends_with("/root: no such file or directory"), "{args:?}: {ours:?}");
+        assert!(
+            ours.2.starts_with("open ") && ours.2.ends_with("/root: no such file or directory"),
+            "{args:?}: {ours:?}"
+        );
     }
     for args in [
         &["state"][..],

@@ -13,7 +13,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Bundle, ForeignCgroup, pids, wait_until};
 
-const PARENT_STEPS: &[&str] = &["parent:reserved", "parent:recorded", "parent:cgroup", "parent:owned", "parent:cloned", "parent:went", "parent:answered"];
+const PARENT_STEPS: &[&str] = &[
+    "parent:reserved",
+    "parent:recorded",
+    "parent:cgroup",
+    "parent:owned",
+    "parent:cloned",
+    "parent:went",
+    "parent:answered",
+];
 
 /// Steps of the parent in an exec.
 const PARENT_STEPS_OF_EXEC: &[&str] = &["parent:cloned", "parent:went", "parent:answered"];

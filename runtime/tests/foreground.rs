@@ -197,7 +197,8 @@ fn the_program_starts_with_no_signal_blocked_or_ignored() {
     let mut run = bundle.brig(&["run", &id("mask")]).stdout(Stdio::piped()).spawn().unwrap();
     let mut out = File::from(OwnedFd::from(run.stdout.take().unwrap()));
     let init = read_until(&mut out, "ready");
-    let exec = text(&bundle.output(&["exec", &id("mask"), "grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]).stdout);
+    let exec =
+        text(&bundle.output(&["exec", &id("mask"), "grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]).stdout);
     for report in [init, exec] {
         for line in report.lines().filter(|line| line.starts_with("Sig")) {
             let bits = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
@@ -225,7 +226,8 @@ fn an_exec_that_fails_to_start_is_distinguished_from_its_program() {
         assert_eq!(output.status.code(), Some(255), "{args:?}");
         assert!(text(&output.stderr).contains(message), "{args:?}: {}", text(&output.stderr));
     }
-    let output = bundle.output(&["exec", "-e", "A=b", "--cwd", "/bin", &id("exec"), "sh", "-c", "echo $A $PWD; exit 5"]);
+    let output =
+        bundle.output(&["exec", "-e", "A=b", "--cwd", "/bin", &id("exec"), "sh", "-c", "echo $A $PWD; exit 5"]);
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(5), "b /bin\n".into()));
 }
 
@@ -299,7 +301,8 @@ fn what_was_written_before_the_end_is_not_lost() {
 fn a_terminal_without_one_to_type_on_is_refused_at_once() {
     let bundle = Bundle::new(true, "read line");
     let plain = Bundle::new(false, "exec sleep 1000");
-    let detached = plain.brig(&["run", "-d", &id("typed")]).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    let detached =
+        plain.brig(&["run", "-d", &id("typed")]).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     assert!(detached.success());
     for (bundle, args, code) in
         [(&bundle, vec!["run", &id("untyped")], 1), (&plain, vec!["exec", "-t", &id("typed"), "cat"], 255)]
@@ -354,7 +357,11 @@ fn a_console_socket_and_a_terminal_go_together() {
         (&with, &["run", "-d"][..], "cannot allocate tty if brig will detach without setting console socket"),
         (&with, &["create"], "cannot allocate tty if brig will detach without setting console socket"),
         (&with, &["run", "--console-socket", "s"], "cannot use console socket if brig will not detach or allocate tty"),
-        (&without, &["create", "--console-socket", "s"], "cannot use console socket if brig will not detach or allocate tty"),
+        (
+            &without,
+            &["create", "--console-socket", "s"],
+            "cannot use console socket if brig will not detach or allocate tty",
+        ),
     ] {
         let output = bundle.output(&[args, &[&id("console")]].concat());
         assert_eq!(output.status.code(), Some(1), "{args:?}");

@@ -271,7 +271,11 @@ fn a_state_root_that_cannot_be_used_is_named() {
     tiny.remount(MsFlags::MS_RDONLY, "size=64k");
     let made = bundle.brig(&["create", "-b", path, &bundle.id]);
     assert_fails_clearly(&made, 1);
-    assert!(text(&made).contains("Read-only file system") && text(&made).contains(root.to_str().unwrap()), "{}", show(&made));
+    assert!(
+        text(&made).contains("Read-only file system") && text(&made).contains(root.to_str().unwrap()),
+        "{}",
+        show(&made)
+    );
     bundle.assert_nothing_left();
 }
 

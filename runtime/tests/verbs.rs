@@ -54,7 +54,11 @@ fn kill_and_delete_take_a_regular_expression() {
 fn a_root_below_the_session_directory_is_sticky() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new("unshare");
-    command.args(["-Ur", BRIG, "list", "-q"]).env("XDG_RUNTIME_DIR", dir.path()).env_remove("USER").stdin(Stdio::null());
+    command
+        .args(["-Ur", BRIG, "list", "-q"])
+        .env("XDG_RUNTIME_DIR", dir.path())
+        .env_remove("USER")
+        .stdin(Stdio::null());
     let listed = output(&mut command);
     assert!(listed.status.success(), "{}", show(&listed));
     let mode = fs::metadata(dir.path().join("brig")).unwrap().permissions().mode();
@@ -88,19 +92,28 @@ fn events_report_statistics_and_oom_kills_until_the_exit() {
     bundle.ok(&["kill", &bundle.id, "KILL"]);
     assert!(lines.all(|line| line.is_ok()));
     assert_eq!(events.wait().unwrap().code(), Some(0));
-    assert!(bundle.fails(&["events", "--stats", &bundle.id]).contains(&format!("container with id {} is not running", bundle.id)));
+    assert!(
+        bundle
+            .fails(&["events", "--stats", &bundle.id])
+            .contains(&format!("container with id {} is not running", bundle.id))
+    );
 }
 
 #[test]
 fn sockets_of_a_service_manager_come_before_preserved_descriptors() {
-    let mut bundle = Bundle::new(&["sh", "-c", "echo ${LISTEN_FDS-none} ${LISTEN_PID-none}; cat <&3; cat <&4; ls /proc/self/fd"]);
+    let mut bundle =
+        Bundle::new(&["sh", "-c", "echo ${LISTEN_FDS-none} ${LISTEN_PID-none}; cat <&3; cat <&4; ls /proc/self/fd"]);
     bundle.config["linux"]["resources"] = json!({});
     bundle.write();
     for name in ["a", "b"] {
         fs::write(bundle.path().join(name), format!("file {name}\n")).unwrap();
     }
     let run = |variables: &str, flags: &str| {
-        let script = format!("cd {}; {variables} exec {BRIG} --root state run {flags} {} 3<a 4<b", bundle.path().display(), bundle.id);
+        let script = format!(
+            "cd {}; {variables} exec {BRIG} --root state run {flags} {} 3<a 4<b",
+            bundle.path().display(),
+            bundle.id
+        );
         let run = output(Command::new("sh").args(["-c", &script]).stdin(Stdio::null()));
         (String::from_utf8_lossy(&run.stdout).replace('\n', " "), show(&run))
     };
@@ -280,14 +293,26 @@ const FLAGS: &[(&str, &str, &[Held])] = &[
     (
         "--blkio-weight",
         "500",
-        &[("blkio", "blkio.bfq.weight", "500"), ("blkio", "blkio.weight", "500"), ("io", "io.bfq.weight", "default 500"),
-            ("io", "io.weight", "default 4950")],
+        &[
+            ("blkio", "blkio.bfq.weight", "500"),
+            ("blkio", "blkio.weight", "500"),
+            ("io", "io.bfq.weight", "default 500"),
+            ("io", "io.weight", "default 4950"),
+        ],
     ),
     ("--cpuset-cpus", "0", &[("cpuset", "cpuset.cpus", "0")]),
     ("--cpuset-mems", "0", &[("cpuset", "cpuset.mems", "0")]),
     ("--memory", "64m", &[("memory", "memory.limit_in_bytes", "67108864"), ("memory", "memory.max", "67108864")]),
-    ("--memory-swap", "128m", &[("memory", "memory.memsw.limit_in_bytes", "134217728"), ("memory", "memory.swap.max", "67108864")]),
-    ("--memory-reservation", "32m", &[("memory", "memory.soft_limit_in_bytes", "33554432"), ("memory", "memory.low", "33554432")]),
+    (
+        "--memory-swap",
+        "128m",
+        &[("memory", "memory.memsw.limit_in_bytes", "134217728"), ("memory", "memory.swap.max", "67108864")],
+    ),
+    (
+        "--memory-reservation",
+        "32m",
+        &[("memory", "memory.soft_limit_in_bytes", "33554432"), ("memory", "memory.low", "33554432")],
+    ),
     ("--pids-limit", "77", &[("pids", "pids.max", "77")]),
 ];
 
@@ -335,7 +360,9 @@ fn update_reads_resources_from_a_file_or_standard_input() {
         fs::write(&file, text).unwrap();
         let from = if from == "-" { "-" } else { file.to_str().unwrap() };
         // Other flags are ignored then, as the help states.
-        output(bundle.command(&["update", "-r", from, "--pids-limit", "9", &bundle.id]).stdin(File::open(&file).unwrap()))
+        output(
+            bundle.command(&["update", "-r", from, "--pids-limit", "9", &bundle.id]).stdin(File::open(&file).unwrap()),
+        )
     };
     for (from, number) in [("-", "31"), ("file", "32")] {
         let done = update(from, &format!("{{\"pids\": {{\"limit\": {number}}}}}"));
@@ -360,9 +387,24 @@ fn update_reads_resources_from_a_file_or_standard_input() {
 fn a_rejected_update_changes_nothing() {
     let bundle = sleeper();
     bundle.start();
-    bundle.ok(&["update", "--pids-limit", "40", "--memory", "64m", "--cpu-share", "512", "--cpu-quota", "30000", &bundle.id]);
+    bundle.ok(&[
+        "update",
+        "--pids-limit",
+        "40",
+        "--memory",
+        "64m",
+        "--cpu-share",
+        "512",
+        "--cpu-quota",
+        "30000",
+        &bundle.id,
+    ]);
     let all = || -> Vec<Option<String>> {
-        FLAGS.iter().flat_map(|(_, _, files)| files.iter()).map(|(controller, file, _)| limit(&bundle, controller, file)).collect()
+        FLAGS
+            .iter()
+            .flat_map(|(_, _, files)| files.iter())
+            .map(|(controller, file, _)| limit(&bundle, controller, file))
+            .collect()
     };
     let before = all();
     for line in [

@@ -71,7 +71,11 @@ impl Facts {
 
     /// The group of containers that this one belongs to.
     pub fn group(&self) -> Option<&str> {
-        GROUPS.iter().find_map(|name| self.annotations.get(name.name())).map(String::as_str).filter(|group| !group.is_empty())
+        GROUPS
+            .iter()
+            .find_map(|name| self.annotations.get(name.name()))
+            .map(String::as_str)
+            .filter(|group| !group.is_empty())
     }
 
     /// The cgroup's path has the form that a systemd driver takes, NAME.slice:PREFIX:NAME.
@@ -80,7 +84,9 @@ impl Facts {
         let parts: Vec<&str> = path.split(':').collect();
         let is_name = |name: &str| !name.is_empty() && !name.contains('/');
         match parts[..] {
-            [slice, prefix, name] => slice.strip_suffix(".slice").is_some_and(is_name) && is_name(prefix) && is_name(name),
+            [slice, prefix, name] => {
+                slice.strip_suffix(".slice").is_some_and(is_name) && is_name(prefix) && is_name(name)
+            }
             _ => false,
         }
     }
@@ -145,7 +151,8 @@ pub fn refuse_linked_rootfs(rootfs: &Path) -> Result<()> {
     match is_link(rootfs) {
         false => Ok(()),
         true => {
-            let message = format!("rootfs: {} is a symbolic link; expected a directory of the bundle", rootfs.display());
+            let message =
+                format!("rootfs: {} is a symbolic link; expected a directory of the bundle", rootfs.display());
             Err(Error::new(ErrorKind::InvalidConfig, message))
         }
     }
@@ -215,9 +222,20 @@ mod tests {
         for path in ["system.slice:docker:0123", "-.slice:p:n", "a-b.slice:cri-containerd:x.y"] {
             assert!(names_scope(path), "{path}");
         }
-        for path in ["", "/docker/0123", "system.slice:docker", "system.slice:docker:a:b", "system.slice::a", ":docker:a",
-                     "system.slice:docker:", ".slice:docker:a", "system:docker:a", "/system.slice:docker:a",
-                     "system.slice:docker:a/b", "a/b.slice:docker:a"] {
+        for path in [
+            "",
+            "/docker/0123",
+            "system.slice:docker",
+            "system.slice:docker:a:b",
+            "system.slice::a",
+            ":docker:a",
+            "system.slice:docker:",
+            ".slice:docker:a",
+            "system:docker:a",
+            "/system.slice:docker:a",
+            "system.slice:docker:a/b",
+            "a/b.slice:docker:a",
+        ] {
             assert!(!names_scope(path), "{path}");
         }
         assert!(!facts("{}").names_scope());

@@ -115,7 +115,9 @@ impl Event {
             Event::TaskCreate(event) => Told { pid: Some(event.pid), ..Told::default() },
             Event::TaskStart(event) => Told { pid: Some(event.pid), ..Told::default() },
             Event::TaskExecAdded(event) => Told { exec: self.exec_of(&event.exec_id), ..Told::default() },
-            Event::TaskExecStarted(event) => Told { exec: self.exec_of(&event.exec_id), pid: Some(event.pid), status: None },
+            Event::TaskExecStarted(event) => {
+                Told { exec: self.exec_of(&event.exec_id), pid: Some(event.pid), status: None }
+            }
             Event::TaskExit(event) => {
                 Told { exec: self.exec_of(&event.id), pid: Some(event.pid), status: Some(event.exit_status) }
             }

@@ -127,10 +127,15 @@ mod tests {
     #[test]
     fn a_damaged_record_is_an_error_that_names_the_file() {
         let bundle = tempfile::tempdir().unwrap();
-        let damaged = ["", "{}", "[1]", r#"{"pid": 1, "status": 1, "seconds": 1}"#,
-                       r#"{"pid": 0, "status": 1, "seconds": 1, "nanos": 1}"#,
-                       r#"{"pid": 1, "status": -1, "seconds": 1, "nanos": 1}"#,
-                       r#"{"pid": 1, "status": 1, "seconds": 1, "nanos": 4000000000}"#];
+        let damaged = [
+            "",
+            "{}",
+            "[1]",
+            r#"{"pid": 1, "status": 1, "seconds": 1}"#,
+            r#"{"pid": 0, "status": 1, "seconds": 1, "nanos": 1}"#,
+            r#"{"pid": 1, "status": -1, "seconds": 1, "nanos": 1}"#,
+            r#"{"pid": 1, "status": 1, "seconds": 1, "nanos": 4000000000}"#,
+        ];
         for text in damaged {
             std::fs::write(bundle.path().join("init.exit"), text).unwrap();
             let error = ExitRecord::read(bundle.path(), "").unwrap_err().to_string();

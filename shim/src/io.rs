@@ -35,13 +35,13 @@ use crate::runtime::Streams;
 use file::HostFile;
 use logger::{Logger, Spawned};
 
-pub use logger::READY;
-pub use stdin::StdinEnds;
-pub use timeouts::OutputTimeouts;
 use fd::{null, pipe, set_nonblocking};
 use fifo::Fifo;
+pub use logger::READY;
 use open::{open_input, open_output};
 use pump::{Life, Sink, Source, Stage};
+pub use stdin::StdinEnds;
+pub use timeouts::OutputTimeouts;
 
 /// The addresses of a process's standard streams, as the request has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -179,7 +179,11 @@ impl Opened {
             (stdout, stderr) => {
                 // In one pipe their order is kept, and each FIFO has one writer here, which can tell whether it has a reader.
                 let same = stdout != Address::Null && stdout == stderr;
-                let stderr = if same { Output::Same } else { open_output(stderr).with_context(|| unable("error", &addresses.stderr))? };
+                let stderr = if same {
+                    Output::Same
+                } else {
+                    open_output(stderr).with_context(|| unable("error", &addresses.stderr))?
+                };
                 let stdout = open_output(stdout).with_context(|| unable("output", &addresses.stdout))?;
                 ([stdout, stderr], None)
             }
@@ -377,7 +381,11 @@ impl Copying {
             let (close, closed) = oneshot::channel();
             self.close_stdin = Some(close);
             // The sender is gone without a word when all copying ends, and then this task is ended too.
-            let closed = async { if closed.await.is_err() { std::future::pending().await } };
+            let closed = async {
+                if closed.await.is_err() {
+                    std::future::pending().await
+                }
+            };
             self.stdin.spawn(pump::pipe_until(reader, fd::polled(sink)?, closed));
         }
         self.writer = Some(writer);

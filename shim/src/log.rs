@@ -18,9 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use brig_wire::logrus::quoted;
 use brig_engine::error::{Context, Error, Result};
 use brig_sys::SysError;
+use brig_wire::logrus::quoted;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};

@@ -447,7 +447,9 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidConfig);
             error.to_string()
         };
-        assert!(says(&generic("", "SystemdCgroup = \"yes\"")).contains("SystemdCgroup is \"yes\": expected true or false"));
+        assert!(
+            says(&generic("", "SystemdCgroup = \"yes\"")).contains("SystemdCgroup is \"yes\": expected true or false")
+        );
         assert!(says(&generic("", "IoUid = -1")).contains("IoUid is -1: expected a number"));
         assert!(says(&generic("", "IoUid = 4294967295")).contains("IoUid is 4294967295: expected 0 to 4294967294"));
         assert!(says(&generic("", "IoGid = 4294967295")).contains("IoGid is 4294967295: expected 0 to 4294967294"));

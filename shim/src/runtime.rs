@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use brig_engine::cgroup::{OomWatch, Stats};
+use brig_engine::error::{Context, Error, ErrorKind, Result};
 use brig_engine::{
     CgroupManager, CheckpointOptions, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource,
     RestoreOptions, Status, Stdio,
 };
-use brig_engine::error::{Context, Error, ErrorKind, Result};
 use brig_plan::config;
 use tokio::sync::oneshot;
 
@@ -125,7 +125,13 @@ impl Runtime {
                 let pid_file = Some(creation.bundle.join("init.pid"));
                 let Creation { id, bundle, no_pivot, no_new_keyring, .. } = creation;
                 let options = CreateOptions {
-                    bundle, console, stdio, pid_file, no_pivot, no_new_keyring, detach: true,
+                    bundle,
+                    console,
+                    stdio,
+                    pid_file,
+                    no_pivot,
+                    no_new_keyring,
+                    detach: true,
                     ..CreateOptions::default()
                 };
                 engine.create(&id, options)
@@ -291,7 +297,8 @@ impl Runtime {
 
 /// Whether two paths lead to one directory; one that is gone is known by its name alone.
 fn is_same_place(one: &Path, other: &Path) -> bool {
-    one == other || std::fs::canonicalize(one).is_ok_and(|one| std::fs::canonicalize(other).is_ok_and(|other| one == other))
+    one == other
+        || std::fs::canonicalize(one).is_ok_and(|one| std::fs::canonicalize(other).is_ok_and(|other| one == other))
 }
 
 fn console(streams: Streams) -> (Console, Stdio) {

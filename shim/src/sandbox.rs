@@ -347,11 +347,7 @@ impl SandboxService for Service {
     ) -> ttrpc::Result<api::WaitSandboxResponse> {
         let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
         let ended = made.task.init.wait().await;
-        Ok(api::WaitSandboxResponse {
-            exit_status: ended.status,
-            exited_at: timestamp(ended.at),
-            ..Default::default()
-        })
+        Ok(api::WaitSandboxResponse { exit_status: ended.status, exited_at: timestamp(ended.at), ..Default::default() })
     }
 
     async fn sandbox_status(

@@ -15,8 +15,8 @@ use brig_sys::process;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use ttrpc::asynchronous::transport::Listener;
 use ttrpc::r#async::Server;
+use ttrpc::asynchronous::transport::Listener;
 
 use crate::bootstrap::args::Args;
 use crate::bundle::remove_if_there;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use brig_engine::{CgroupsMode, CheckpointOptions, CriuOptions, Status};
 use brig_engine::error::{Error, ErrorKind, Result};
+use brig_engine::{CgroupsMode, CheckpointOptions, CriuOptions, Status};
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim::oci::{self, ProcessDetails};
 use containerd_shim_protos::shim_async::{Task as TaskService, create_task};
@@ -40,9 +40,9 @@ pub struct Service {
 /// The methods of `shim`, under both names.
 pub fn methods(shim: &Arc<Shim>) -> HashMap<String, Methods> {
     let service = Arc::new(Service { shim: Arc::clone(shim) });
-    let named = NAMES.iter().flat_map(|name| {
-        create_task(service.clone()).into_values().map(|methods| ((*name).to_owned(), methods))
-    });
+    let named = NAMES
+        .iter()
+        .flat_map(|name| create_task(service.clone()).into_values().map(|methods| ((*name).to_owned(), methods)));
     named.collect()
 }
 
@@ -170,8 +170,7 @@ impl TaskService for Service {
         let added = self.run(c, "Exec", &of, |shim| async move {
             let task = shim.task(&r.id)?;
             let spec = r.spec.as_ref().ok_or_else(|| invalid("an exec without a process"))?;
-            let addresses =
-                Addresses { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr, terminal: r.terminal };
+            let addresses = Addresses { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr, terminal: r.terminal };
             task.add_exec(&r.exec_id, addresses, &spec.value)
         });
         added.await.map(|()| api::Empty::default())
@@ -269,7 +268,11 @@ impl TaskService for Service {
         let of = (r.id.clone(), r.exec_id.clone());
         let closed = self.run(c, "CloseIO", &of, |shim| async move {
             let task = shim.task(&r.id)?;
-            task.with_process(&r.exec_id, |process| if r.stdin { process.close_stdin() })
+            task.with_process(&r.exec_id, |process| {
+                if r.stdin {
+                    process.close_stdin()
+                }
+            })
         });
         closed.await.map(|()| api::Empty::default())
     }

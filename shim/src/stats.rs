@@ -42,9 +42,7 @@ fn pressure(pressure: Option<&Pressure>) -> MessageField<v2::PSIStats> {
             ..Default::default()
         })
     };
-    pressure
-        .map(|both| v2::PSIStats { some: line(&both.some), full: line(&both.full), ..Default::default() })
-        .into()
+    pressure.map(|both| v2::PSIStats { some: line(&both.some), full: line(&both.full), ..Default::default() }).into()
 }
 
 fn unified(stats: &Stats) -> v2::Metrics {
@@ -90,11 +88,8 @@ fn unified(stats: &Stats) -> v2::Metrics {
         };
         entries.iter().map(entry).collect()
     };
-    let rdma = v2::RdmaStat {
-        current: rdma(&stats.rdma.current),
-        limit: rdma(&stats.rdma.limit),
-        ..Default::default()
-    };
+    let rdma =
+        v2::RdmaStat { current: rdma(&stats.rdma.current), limit: rdma(&stats.rdma.limit), ..Default::default() };
     v2::Metrics {
         pids: MessageField::some(pids),
         cpu: MessageField::some(cpu),
@@ -180,11 +175,7 @@ fn unified_io(stats: &Stats) -> v2::IOStat {
             _ => {}
         }
     }
-    v2::IOStat {
-        usage: devices.into_values().collect(),
-        psi: pressure(stats.blkio.psi.as_ref()),
-        ..Default::default()
-    }
+    v2::IOStat { usage: devices.into_values().collect(), psi: pressure(stats.blkio.psi.as_ref()), ..Default::default() }
 }
 
 fn legacy(stats: &Stats) -> v1::Metrics {
@@ -223,11 +214,8 @@ fn legacy(stats: &Stats) -> v1::Metrics {
         };
         entries.iter().map(entry).collect()
     };
-    let rdma = v1::RdmaStat {
-        current: rdma(&stats.rdma.current),
-        limit: rdma(&stats.rdma.limit),
-        ..Default::default()
-    };
+    let rdma =
+        v1::RdmaStat { current: rdma(&stats.rdma.current), limit: rdma(&stats.rdma.limit), ..Default::default() };
     let control = |key: &str| stats.memory.oom_control.get(key).copied().unwrap_or(0);
     let oom_control = (!stats.memory.oom_control.is_empty()).then(|| v1::MemoryOomControl {
         oom_kill_disable: control("oom_kill_disable"),

@@ -14,6 +14,7 @@
 //! The exit of a process is published after its start, and init's after those of all execs
 //! (`Task::publish_init_exit`).
 
+mod context;
 mod exec;
 mod launch;
 mod restore;
@@ -23,21 +24,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use brig_engine::{CheckpointOptions, Status};
 use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_engine::{CheckpointOptions, Status};
 use containerd_shim_protos::events::task as events;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
 
 use crate::calls::{self, turn};
-use crate::events::{Publisher, timestamp};
+use crate::events::timestamp;
 use crate::exit_record::ExitRecord;
-use crate::io::{Addresses, OutputTimeouts, Owner, StdinEnds};
-use crate::oom::OomEvents;
+use crate::io::{Addresses, StdinEnds};
 use crate::process::{Phase, Process};
-use crate::reaper::{Ended, Reaper};
+use crate::reaper::Ended;
 use crate::rpc_error::not_found;
 use crate::runtime::{Creation, Runtime, Saved, blocking};
+pub use context::{StreamOptions, TaskContext};
 use exec::Exec;
 use launch::launch;
 
@@ -71,35 +72,6 @@ enum Existence {
     #[default]
     Present,
     Deleted,
-}
-
-/// The parts of the server that every container uses.
-#[derive(Clone, Debug)]
-pub struct TaskContext {
-    /// containerd's namespace.
-    pub namespace: Arc<str>,
-    /// The one reaper.
-    pub reaper: Arc<Reaper>,
-    /// The way to containerd.
-    pub publisher: Publisher,
-    /// The OOM killer's events.
-    pub oom: Arc<OomEvents>,
-}
-
-impl TaskContext {
-    fn owner(&self, container: &str, streams: StreamOptions, ready_timeout: Duration) -> Owner {
-        let (namespace, container) = (self.namespace.to_string(), container.to_owned());
-        Owner { namespace, container, ids: streams.ids, ready_timeout, timeouts: streams.timeouts }
-    }
-}
-
-/// How the standard streams of a container's processes are set up.
-#[derive(Clone, Copy, Debug)]
-pub struct StreamOptions {
-    /// Owner and group of pipes.
-    pub ids: (u32, u32),
-    /// How long unread output may hold up an exit event and a deletion.
-    pub timeouts: OutputTimeouts,
 }
 
 /// See the module.
@@ -172,8 +144,9 @@ impl Task {
             let owner = context.owner(&id, streams, ready_timeout);
             let creator = Arc::clone(&runtime);
             let create = move |streams| creator.create(Creation { streams, ..creation });
-            let (launched, copying, ended) =
-                launch(&context.reaper, &init.addresses, owner, false, create).await.context("OCI runtime create failed")?;
+            let (launched, copying, ended) = launch(&context.reaper, &init.addresses, owner, false, create)
+                .await
+                .context("OCI runtime create failed")?;
             init.launched(Phase::Created, launched, copying);
             Some(ended)
         };
@@ -492,7 +465,14 @@ impl Task {
             let _ = write!(text, "; exec {} {} {:?}", process.exec_id, process.pid(), process.phase());
         }
         let free = (self.short.available_permits(), self.starts.available_permits());
-        let _ = write!(text, "; free: {} of {} short calls, {} of {} starts of execs", free.0, calls::SHORT, free.1, calls::EXECS);
+        let _ = write!(
+            text,
+            "; free: {} of {} short calls, {} of {} starts of execs",
+            free.0,
+            calls::SHORT,
+            free.1,
+            calls::EXECS
+        );
         text
     }
 }

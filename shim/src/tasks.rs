@@ -217,7 +217,10 @@ impl Shim {
 
     fn plan(&self, request: &CreateTaskRequest, bundle: &Path, ready_timeout: Duration) -> Result<Plan> {
         if !bundle.is_absolute() {
-            return Err(Error::new(ErrorKind::InvalidConfig, format!("the bundle {:?} is not absolute", request.bundle)));
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!("the bundle {:?} is not absolute", request.bundle),
+            ));
         }
         let options = options::parse(request.options.as_ref())?;
         let facts = Facts::read(bundle)?;

@@ -20,7 +20,8 @@ fn configuration(rootfs: &Path, number: usize) -> Result<Configuration, Failure>
 /// Blocks until the container has exited: the caller runs this on tokio's pool for blocking work.
 fn run(engine: &Engine, rootfs: &Path, number: usize) -> Result<Option<i32>, Failure> {
     let id = format!("pool-{}-{number}", std::process::id());
-    let options = CreateOptions { config: configuration(rootfs, number)?, stdio: Stdio::Null, ..CreateOptions::default() };
+    let options =
+        CreateOptions { config: configuration(rootfs, number)?, stdio: Stdio::Null, ..CreateOptions::default() };
     let status = engine.run(&id, options)?.wait()?;
     engine.delete(&id, true)?;
     Ok(status.code())

@@ -23,7 +23,9 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         let launched = match engine.run(&id, CreateOptions { config, ..CreateOptions::default() }) {
             Ok(launched) => launched,
             // Another start would fail as this one did.
-            Err(error) if matches!(error.kind(), ErrorKind::InvalidConfig | ErrorKind::Executable) => return Err(error.into()),
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidConfig | ErrorKind::Executable) => {
+                return Err(error.into());
+            }
             Err(error) => {
                 eprintln!("start {start}: {error}");
                 continue;

@@ -231,7 +231,10 @@ impl Cgroup {
     fn is_own(&self, path: &Path, inode: u64) -> bool {
         let is_own = inode != dir::ROOT_INODE && self.record.inodes.get(path).is_none_or(|own| *own == inode);
         if !is_own {
-            tracing::warn!("cgroup {}: leaving it alone, because another cgroup has taken the place of the container's", path.display());
+            tracing::warn!(
+                "cgroup {}: leaving it alone, because another cgroup has taken the place of the container's",
+                path.display()
+            );
         }
         is_own
     }
@@ -392,11 +395,8 @@ impl Cgroup {
 
 fn create(plan: &CgroupPlan) -> Result<Cgroup> {
     let rules = plan.devices.as_deref();
-    let mut record = CgroupRecord {
-        resources: plan.resources.clone(),
-        devices: plan.devices.clone(),
-        ..CgroupRecord::default()
-    };
+    let mut record =
+        CgroupRecord { resources: plan.resources.clone(), devices: plan.devices.clone(), ..CgroupRecord::default() };
     let (mut dir, mut pending) = (None, None);
     match &plan.placement {
         Placement::None => {}
@@ -426,7 +426,6 @@ fn forbidden(placement: &Placement) -> bool {
     let Ok(full) = place::unified(path) else { return true };
     let parent = full.ancestors().skip(1).find(|parent| parent.exists());
     parent.is_none_or(|parent| {
-        dir::magic(parent) != Some(CGROUP2_MAGIC)
-            || rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_err()
+        dir::magic(parent) != Some(CGROUP2_MAGIC) || rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_err()
     })
 }

@@ -206,7 +206,9 @@ mod tests {
         let (parent, init) = pair().unwrap();
         for pid in [1, 63, 64, 8191, 8192] {
             init.tell(&Sibling { pid }, &[]).unwrap();
-            let Event::Request(Step::Sibling, body, _) = parent.next(|| Ok(()), |_, _| ()).unwrap() else { panic!("pid {pid}") };
+            let Event::Request(Step::Sibling, body, _) = parent.next(|| Ok(()), |_, _| ()).unwrap() else {
+                panic!("pid {pid}")
+            };
             assert_eq!(parent.read::<Sibling>(&body).unwrap().pid, pid);
         }
     }
@@ -218,7 +220,9 @@ mod tests {
         init.log(false, long.clone()).unwrap();
         init.failed(&Error::other(long)).unwrap();
         let mut line = String::new();
-        let Event::Failed(error) = parent.next(|| Ok(()), |_, text| line = text.to_owned()).unwrap() else { panic!("no error") };
+        let Event::Failed(error) = parent.next(|| Ok(()), |_, text| line = text.to_owned()).unwrap() else {
+            panic!("no error")
+        };
         for text in [error.to_string(), line] {
             assert!(text.starts_with("begin ") && text.ends_with(" end") && text.len() < MAX_TEXT_LEN + 100);
         }

@@ -83,13 +83,17 @@ impl Criu {
             .map_err(|error| SysError::from_rustix("pipe2", "", error))?;
         let mut inherit = context.inherit.to_vec();
         inherit.push(theirs.as_fd());
-        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| Error::other("a NUL byte in the environment"));
+        let text =
+            |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| Error::other("a NUL byte in the environment"));
         let number = text(OsStr::new(&theirs.as_raw_fd().to_string()))?;
-        let path = text(&std::env::var_os("PATH").map_or_else(|| DEFAULT_PATH.into(), |path| {
-            let mut whole = std::ffi::OsString::from("PATH=");
-            whole.push(path);
-            whole
-        }))?;
+        let path = text(&std::env::var_os("PATH").map_or_else(
+            || DEFAULT_PATH.into(),
+            |path| {
+                let mut whole = std::ffi::OsString::from("PATH=");
+                whole.push(path);
+                whole
+            },
+        ))?;
         let child = process::spawn_sealed(&Spawn {
             namespaces: 0,
             cgroup: context.cgroup,
@@ -136,7 +140,8 @@ impl Criu {
         socket::send(self.socket.as_fd(), request.bytes(), &[]).context("unable to send the request to CRIU")?;
         let mut refused = None;
         let answer = loop {
-            let (packet, fds) = socket::receive(self.socket.as_fd(), MAX_MESSAGE_LEN).context("unable to receive a message of CRIU")?;
+            let (packet, fds) =
+                socket::receive(self.socket.as_fd(), MAX_MESSAGE_LEN).context("unable to receive a message of CRIU")?;
             if packet.is_empty() {
                 break Answer { message: "CRIU exited without a response".to_owned(), ..Answer::default() };
             }
@@ -184,7 +189,9 @@ impl Drop for Criu {
         if let Some(child) = self.child.take() {
             let killed = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
             match killed.and_then(|()| process::wait(child.pidfd.as_fd()).map(drop)) {
-                Err(error) if error.errno() != nix::errno::Errno::ECHILD => tracing::warn!("criu: unable to wait for its exit: {error}"),
+                Err(error) if error.errno() != nix::errno::Errno::ECHILD => {
+                    tracing::warn!("criu: unable to wait for its exit: {error}")
+                }
                 _ => {}
             }
         }
@@ -259,7 +266,10 @@ mod tests {
         let notification = Message::default().text(1, "post-restore").number(2, 77);
         let packet = Message::default().number(1, NOTIFY as i64).number(2, 1).message(5, &notification);
         let answer = Answer::read(packet.bytes());
-        assert_eq!((answer.kind, answer.success, answer.script.as_str(), answer.pid), (NOTIFY, true, "post-restore", 77));
+        assert_eq!(
+            (answer.kind, answer.success, answer.script.as_str(), answer.pid),
+            (NOTIFY, true, "post-restore", 77)
+        );
         let failed = Message::default().number(1, 1).number(2, 0).number(7, 22).text(9, "no");
         let answer = Answer::read(failed.bytes());
         assert_eq!((answer.success, answer.errno, answer.message.as_str()), (false, 22, "no"));

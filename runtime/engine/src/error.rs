@@ -194,7 +194,8 @@ mod tests {
         let missing = std::io::Error::from_raw_os_error(2);
         let error = Err::<(), _>(missing).context("open /x").unwrap_err();
         assert_eq!(error.to_string(), "open /x: No such file or directory");
-        let error = Error::other(format!("a ({}), b: {}", std::io::Error::from_raw_os_error(13), rustix::io::Errno::PERM));
+        let error =
+            Error::other(format!("a ({}), b: {}", std::io::Error::from_raw_os_error(13), rustix::io::Errno::PERM));
         assert_eq!(error.to_string(), "a (Permission denied), b: Operation not permitted");
         assert_eq!(without_numbers("x (os error ) (os error 1 (os error 22)"), "x (os error ) (os error 1");
     }

@@ -118,7 +118,10 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
         return Ok(());
     }
     let mut output = Vec::new();
-    stderr.rewind().and_then(|()| stderr.take(STDERR_LIMIT).read_to_end(&mut output)).context("unable to read its stderr")?;
+    stderr
+        .rewind()
+        .and_then(|()| stderr.take(STDERR_LIMIT).read_to_end(&mut output))
+        .context("unable to read its stderr")?;
     let how = match status.signal() {
         Some(libc::SIGSYS) if setting.filter.is_some() => "killed by the filter of linux.seccomp".to_owned(),
         Some(signal) => format!("killed by signal {signal}"),

@@ -6,22 +6,22 @@
 //! | `sys::process`, between clone and exec | the child, a copy of the caller's memory | in its new namespaces |
 //! | `init`, `steps`, `join`, `second_stage` | the child, a fresh image of this binary, single-threaded | the container's root, then its user |
 
+mod cwd;
 mod describe;
 mod executable;
 pub(crate) mod faults;
 pub mod gate;
 mod guard;
 pub mod init;
-pub mod parent;
 mod join;
 mod network;
-mod cwd;
+pub mod parent;
 mod program;
 mod second_stage;
 pub mod stall;
 mod steps;
-mod table;
 mod streams;
+mod table;
 mod terminal;
 pub mod unknown_syscalls;
 

@@ -55,9 +55,9 @@ mod seccomp;
 pub mod seccomp;
 
 pub use error::{Error, ErrorKind, Result};
+pub use features::{SPEC_VERSION, features};
 #[cfg(feature = "faults")]
 pub use launch::faults::init_steps;
-pub use features::{SPEC_VERSION, features};
 pub use oci_spec;
 pub use state::check_id;
 pub use store::replace;

@@ -102,7 +102,8 @@ impl Group {
     fn write_schema(&self, file: &Path, line: &str) -> Result<()> {
         fs::write(file, format!("{line}\n")).with_context(|| {
             // The kernel's description of the last error.
-            let status = self.path.ancestors().map(|above| above.join("info/last_cmd_status")).find(|file| file.is_file());
+            let status =
+                self.path.ancestors().map(|above| above.join("info/last_cmd_status")).find(|file| file.is_file());
             let said = status.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
             format!("linux.intelRdt: unable to write {line:?} to {}: {}", file.display(), said.trim())
         })
@@ -112,7 +113,8 @@ impl Group {
     pub fn enter(&self, pid: i32) -> Result<()> {
         for directory in std::iter::once(&self.path).chain(&self.monitor) {
             let tasks = directory.join("tasks");
-            fs::write(&tasks, pid.to_string()).with_context(|| format!("linux.intelRdt: unable to write to {}", tasks.display()))?;
+            fs::write(&tasks, pid.to_string())
+                .with_context(|| format!("linux.intelRdt: unable to write to {}", tasks.display()))?;
         }
         Ok(())
     }

@@ -38,9 +38,9 @@ mod pivot;
 mod seed;
 
 pub use host_node::{MemoryDevice, is_other_device, open_protected, replacement};
+use outside::HostMounts;
 pub use pivot::check_root;
 pub use seed::cached_namespace;
-use outside::HostMounts;
 
 /// The root of a container during its set-up.
 #[derive(Debug)]
@@ -143,6 +143,7 @@ fn is_symlink(path: &Path) -> bool {
 /// Builds the root with all its mounts. Runs in the child. The umask is 0 until [`Root::finish`].
 ///
 /// `pid_namespace` is the namespace of the container's processes, when this process is outside of it.
+#[cfg(feature = "internals")]
 pub fn prepare(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<Root> {
     prepare_with(plan, &mut Inherited::default(), pid_namespace)
 }
@@ -170,7 +171,8 @@ pub fn prepare_with(plan: &RootfsPlan, inherited: &mut Inherited, pid_namespace:
 /// Opens /dev/pts/ptmx below a container's root for reading and writing, with O_NOCTTY, after a check that the node
 /// belongs to a devpts.
 pub fn open_ptmx(root: &Dir, proc: &Proc) -> Result<OwnedFd> {
-    dev::open_ptmx(root, proc).context("error opening /dev/pts/ptmx of the container (is a devpts mounted on /dev/pts?)")
+    dev::open_ptmx(root, proc)
+        .context("error opening /dev/pts/ptmx of the container (is a devpts mounted on /dev/pts?)")
 }
 
 impl Root {

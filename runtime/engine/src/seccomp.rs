@@ -34,8 +34,8 @@ use oci_spec::runtime::LinuxSeccomp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use brig_plan::{Findings, nearest};
 use brig_plan::seccomp::{Abi, flag, read};
+use brig_plan::{Findings, nearest};
 use brig_sys::seccomp::{Instruction, flags_available};
 
 pub use permits::{Call, permits};
@@ -65,7 +65,10 @@ pub struct Compiled {
 /// Compiles `linux.seccomp` for this machine. The error lists every violation with its place in config.json.
 pub fn compile(spec: &LinuxSeccomp) -> Result<Compiled> {
     let Some(native) = Abi::native() else {
-        return Err(Error::new(ErrorKind::Unsupported, "linux.seccomp: no syscall table for this machine's architecture"));
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "linux.seccomp: no syscall table for this machine's architecture",
+        ));
     };
     let mut findings = Findings::default();
     let profile = read(spec, native, &mut findings);
@@ -107,25 +110,12 @@ pub const ACTIONS: &[&str] = &[
 ];
 
 /// The comparison operators, for `features`.
-pub const OPERATORS: &[&str] = &[
-    "SCMP_CMP_EQ",
-    "SCMP_CMP_GE",
-    "SCMP_CMP_GT",
-    "SCMP_CMP_LE",
-    "SCMP_CMP_LT",
-    "SCMP_CMP_MASKED_EQ",
-    "SCMP_CMP_NE",
-];
+pub const OPERATORS: &[&str] =
+    &["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"];
 
 /// The architectures of profiles, for `features`.
-pub const ARCHITECTURES: &[&str] = &[
-    "SCMP_ARCH_AARCH64",
-    "SCMP_ARCH_ARM",
-    "SCMP_ARCH_RISCV64",
-    "SCMP_ARCH_X32",
-    "SCMP_ARCH_X86",
-    "SCMP_ARCH_X86_64",
-];
+pub const ARCHITECTURES: &[&str] =
+    &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_RISCV64", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
 
 /// The flags of profiles, for `features`.
 pub const KNOWN_FLAGS: &[&str] = &[

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use brig_plan::cgroup::record::CgroupRecord;
 use crate::resctrl::Group;
+use brig_plan::cgroup::record::CgroupRecord;
 
 /// The record of a created container, in the names of runc's state.json, which other tools read. The status is not in
 /// it.
@@ -168,9 +168,7 @@ pub fn allow(verb: Verb, status: Status, id: &str) -> Result<()> {
         (Verb::Resume, _) => state("container not paused".into()),
         // As with runc, a container that was created and never started is killed and deleted.
         (Verb::Delete, Status::Stopped | Status::Created) => Ok(()),
-        (Verb::Delete, _) => {
-            state(format!("cannot delete container {id} that is not stopped: {}", status.as_str()))
-        }
+        (Verb::Delete, _) => state(format!("cannot delete container {id} that is not stopped: {}", status.as_str())),
         (Verb::Events, Status::Stopped | Status::Creating) => {
             Err(Error::new(ErrorKind::NotRunning, format!("container with id {id} is not running")))
         }

@@ -138,9 +138,7 @@ fn open_directory(path: &Path) -> Result<File> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => Ok(File::from(fd)),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
-            Err(missing(path))
-        }
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Err(missing(path)),
         Err(error) => Err(SysError::from_rustix("open", path.display().to_string(), error).into()),
     }
 }

@@ -20,19 +20,19 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxResources, Spec};
 
-use crate::launch::gate::{self, Before};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
-use brig_plan::cgroup::settle_zero_pids;
+use crate::launch::gate::{self, Before};
 use crate::state::{Facts, Record, Verb, allow};
 use crate::store::{self, Entry};
-use brig_sys::procfs::Proc;
+use brig_plan::cgroup::settle_zero_pids;
 use brig_sys::process;
+use brig_sys::procfs::Proc;
 
-pub use brig_plan::cgroup::CgroupManager;
-pub use crate::state::Status;
-pub use notify::Notify;
 pub use crate::options::*;
+pub use crate::state::Status;
+pub use brig_plan::cgroup::CgroupManager;
+pub use notify::Notify;
 
 /// The engine over one root directory. An engine has no state of its own: any number of engines, in any processes,
 /// may share a root.
@@ -224,9 +224,8 @@ impl Container {
             other => other?,
         };
         let stat = Proc::open()?.pid_stat(pid)?;
-        let same = |stat: &brig_sys::procfs::PidStat| {
-            stat.start_time == self.record.init_process_start && !stat.has_ended()
-        };
+        let same =
+            |stat: &brig_sys::procfs::PidStat| stat.start_time == self.record.init_process_start && !stat.has_ended();
         Ok(stat.filter(same).map(|_| pidfd))
     }
 

@@ -46,8 +46,13 @@ honoured! {
 
 /// The list that `features` prints as potentiallyUnsafeConfigAnnotations (features.md): names, and prefixes that end
 /// in a dot.
-pub const UNSAFE: [&str; 5] =
-    ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id", "org.criu.config", "org.systemd.property.", "run.oci."];
+pub const UNSAFE: [&str; 5] = [
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+    "org.criu.config",
+    "org.systemd.property.",
+    "run.oci.",
+];
 
 /// Prefixes of annotations that other runtimes honour; a name with such a prefix that brig does not honour causes a
 /// warning.
@@ -66,7 +71,8 @@ impl Annotation {
     /// The suffix and value of each annotation that begins with this prefix, sorted.
     pub fn all_of(self, spec: &Spec) -> Vec<(&str, &str)> {
         let pairs = spec.annotations().iter().flatten();
-        let mut found: Vec<_> = pairs.filter_map(|(name, value)| Some((name.strip_prefix(self.0)?, value.as_str()))).collect();
+        let mut found: Vec<_> =
+            pairs.filter_map(|(name, value)| Some((name.strip_prefix(self.0)?, value.as_str()))).collect();
         found.sort_unstable();
         found
     }
@@ -151,6 +157,10 @@ mod tests {
         warn_of_others(&spec, &mut findings);
         let names: Vec<&str> = findings.warnings.iter().filter_map(|warning| warning.split('"').nth(1)).collect();
         assert_eq!(names, ["krun.cpus", "module.wasm.image/variant", "run.oci.handler", "run.oci.keep_original_group"]);
-        assert!(findings.warnings[3].ends_with("(did you mean \"run.oci.keep_original_groups\"?)"), "{:?}", findings.warnings);
+        assert!(
+            findings.warnings[3].ends_with("(did you mean \"run.oci.keep_original_groups\"?)"),
+            "{:?}",
+            findings.warnings
+        );
     }
 }

@@ -170,9 +170,7 @@ pub fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, finding
     let linux = spec.linux().as_ref();
     let mut resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
     settle_zero_pids(&mut resources, spec.version());
-    let asked = linux
-        .and_then(|linux| linux.cgroups_path().as_deref())
-        .filter(|path| !path.as_os_str().is_empty());
+    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref()).filter(|path| !path.as_os_str().is_empty());
     let unprivileged = host.euid != 0 || host.in_user_namespace;
 
     let placement = place(spec, id, asked, manager, host, findings);

@@ -76,7 +76,9 @@ fn annotations_of_other_runtimes(spec: &Spec, _: &Host, findings: &mut Findings)
 
 fn process_is_valid(spec: &Spec, host: &Host, findings: &mut Findings) {
     match spec.process() {
-        Some(process) => process::DENIALS.iter().for_each(|check| check(process, process::ProcessPath("process"), host, findings)),
+        Some(process) => {
+            process::DENIALS.iter().for_each(|check| check(process, process::ProcessPath("process"), host, findings))
+        }
         None => findings.deny("process", "missing", "say what to run in process.args"),
     }
 }

@@ -27,10 +27,11 @@ pub const MAX_BYTES: usize = 16 << 20;
 /// Parses a config.json. The strings are warnings for the log.
 pub fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>), Refused> {
     read(bytes, "config.json", &schema::SPEC, |spec: &Spec| {
-        !spec.process().as_ref().is_some_and(needs_the_table) && spec.linux().as_ref().is_none_or(|linux| {
-            linux.seccomp().as_ref().is_none_or(|seccomp| seccomp.syscalls().is_some())
-                && linux.resources().as_ref().is_none_or(has_pids_limit)
-        })
+        !spec.process().as_ref().is_some_and(needs_the_table)
+            && spec.linux().as_ref().is_none_or(|linux| {
+                linux.seccomp().as_ref().is_none_or(|seccomp| seccomp.syscalls().is_some())
+                    && linux.resources().as_ref().is_none_or(has_pids_limit)
+            })
     })
 }
 
@@ -75,14 +76,12 @@ fn read<T: DeserializeOwned>(
     {
         return Ok((parsed, Vec::new()));
     }
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
-        Refused::new(format!("{file} is not JSON: {error}"))
-    })?;
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|error| Refused::new(format!("{file} is not JSON: {error}")))?;
     let mut findings = Findings::default();
     let value = walk::clean(schema, value, &mut findings);
     let warnings = findings.into_result_of(file)?;
-    let parsed = serde_json::from_value(value)
-        .map_err(|error| Refused::new(format!("invalid {file}: {error}")))?;
+    let parsed = serde_json::from_value(value).map_err(|error| Refused::new(format!("invalid {file}: {error}")))?;
     Ok((parsed, warnings))
 }
 

@@ -13,7 +13,10 @@ use super::init::{HookState, InitPlan};
 use super::intel_rdt::IntelRdtPlan;
 use super::mounts::MountOptions;
 use super::namespaces::{NamespaceKind, NamespacePlan};
-use super::{Findings, Host, Refused, annotations, checks, cgroup, hooks, intel_rdt, memory_policy, mounts, network, passwd, process, seccomp};
+use super::{
+    Findings, Host, Refused, annotations, cgroup, checks, hooks, intel_rdt, memory_policy, mounts, network, passwd,
+    process, seccomp,
+};
 
 /// Options of create, translated by the engine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,7 +52,13 @@ pub struct ContainerPlan {
 ///
 /// # Errors
 /// One error that lists every violation.
-pub fn build(spec: &Spec, id: &str, bundle: &Path, choices: CreateChoices, host: &Host) -> Result<(ContainerPlan, Vec<String>), Refused> {
+pub fn build(
+    spec: &Spec,
+    id: &str,
+    bundle: &Path,
+    choices: CreateChoices,
+    host: &Host,
+) -> Result<(ContainerPlan, Vec<String>), Refused> {
     let mut findings = Findings::default();
     checks::check(spec, host, &mut findings);
     let checked = findings.violations.len();
@@ -250,7 +259,9 @@ pub fn build_exec(
     let namespaces = NamespacePlan::on_host(spec, host);
     let own_user_namespace = namespaces.is_private(NamespaceKind::User);
     let mut plan = process::build(process, own_user_namespace, host, &mut findings);
-    if process.exec_cpu_affinity().is_none() && let Some(own) = spec.process() {
+    if process.exec_cpu_affinity().is_none()
+        && let Some(own) = spec.process()
+    {
         (plan.initial_affinity, plan.final_affinity) = process::exec_affinity(own);
     }
     checks::check_process(process, "process", host, &mut findings);
@@ -292,7 +303,8 @@ pub fn build_exec(
         findings.warn(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
     }
     if !own_user_namespace && added & !host.effective_capabilities != 0 {
-        let reason = format!("{:#x} cannot be given: the caller does not have it", added & !host.effective_capabilities);
+        let reason =
+            format!("{:#x} cannot be given: the caller does not have it", added & !host.effective_capabilities);
         findings.deny("--cap", reason, "leave it out, or give it to the caller");
     }
     plan.capabilities.bounding |= added;

@@ -24,7 +24,8 @@ pub struct ExternalMount {
 pub fn mounts(plan: &RootfsPlan) -> Vec<ExternalMount> {
     let mut list = Vec::new();
     for (index, op) in plan.mounts.iter().enumerate() {
-        let needs_target = !plan.mounts[..index].iter().any(|above| is_saved(above) && op.target.starts_with(&above.target));
+        let needs_target =
+            !plan.mounts[..index].iter().any(|above| is_saved(above) && op.target.starts_with(&above.target));
         let mut add = |target: PathBuf, source: &Path, needs_target| {
             list.push(ExternalMount { target, source: source.to_owned(), needs_target });
         };

@@ -62,18 +62,17 @@ pub fn build(spec: &Spec, findings: &mut Findings) -> HooksPlan {
     }
 }
 
-fn list(
-    name: &str,
-    hooks: Option<&[SpecHook]>,
-    outputs: &[Option<PathBuf>; 2],
-    findings: &mut Findings,
-) -> Vec<Hook> {
+fn list(name: &str, hooks: Option<&[SpecHook]>, outputs: &[Option<PathBuf>; 2], findings: &mut Findings) -> Vec<Hook> {
     let read = |(index, hook): (usize, &SpecHook)| {
         let place = format!("hooks.{name}[{index}]");
         let timeout = hook.timeout().and_then(|seconds| match u64::try_from(seconds) {
             Ok(seconds) if seconds > 0 => Some(Duration::from_secs(seconds)),
             _ => {
-                findings.deny(format!("{place}.timeout"), format!("{seconds} is not above 0"), "leave it out for no timeout");
+                findings.deny(
+                    format!("{place}.timeout"),
+                    format!("{seconds} is not above 0"),
+                    "leave it out for no timeout",
+                );
                 None
             }
         });

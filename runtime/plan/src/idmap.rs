@@ -128,7 +128,10 @@ mod tests {
     fn ids_translate_both_ways() {
         let map = map(&[(0, 100_000, 10), (10, 5, 1)]);
         assert_eq!(map.text(), "0 100000 10\n10 5 1\n");
-        assert_eq!(IdMap::parse("         0     100000         10\n        10          5          1\n"), Some(map.clone()));
+        assert_eq!(
+            IdMap::parse("         0     100000         10\n        10          5          1\n"),
+            Some(map.clone())
+        );
         assert_eq!((IdMap::parse(""), IdMap::parse("0 x 1\n")), (Some(IdMap::default()), None));
         assert_eq!((map.host_id(9), map.host_id(10), map.host_id(11)), (Some(100_009), Some(5), None));
         assert_eq!((map.container_id(5), map.container_id(100_010)), (Some(10), None));

@@ -36,7 +36,9 @@ pub fn parse_or_name(text: &str) -> Result<IdOrName<'_>, String> {
     }
     match text.chars().next() {
         Some(first) if first.is_alphabetic() || first == '_' => Ok(IdOrName::Name(text)),
-        _ => Err(format!("{text:?}: expected an id from {RANGE} in decimal without sign or leading zeros, or a name that begins with a letter")),
+        _ => Err(format!(
+            "{text:?}: expected an id from {RANGE} in decimal without sign or leading zeros, or a name that begins with a letter"
+        )),
     }
 }
 
@@ -60,8 +62,22 @@ mod tests {
     use super::*;
 
     const NOT_IDS: [&str; 16] = [
-        "", "-1", "+1", "01", "01000", " 1", "1 ", "0x1", "0x10", "1e3", "1_000", "-0", "4294967295", "4294967296",
-        "99999999999", "\u{0661}",
+        "",
+        "-1",
+        "+1",
+        "01",
+        "01000",
+        " 1",
+        "1 ",
+        "0x1",
+        "0x10",
+        "1e3",
+        "1_000",
+        "-0",
+        "4294967295",
+        "4294967296",
+        "99999999999",
+        "\u{0661}",
     ];
 
     #[test]

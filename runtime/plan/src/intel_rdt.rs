@@ -126,6 +126,8 @@ mod tests {
     fn a_schema_agrees_with_a_file_that_has_more_domains() {
         let file = "    MB:0=100;1= 20\n    L3:0=00f;1=7FF\n";
         assert!(agrees("L3:0=f", file) && agrees("L3:1=7ff;0=0f", file) && agrees("MB:1=20", file));
-        assert!(!agrees("L3:0=ff", file) && !agrees("L3:2=f", file) && !agrees("L2:0=f", file) && !agrees("nonsense", file));
+        assert!(
+            !agrees("L3:0=ff", file) && !agrees("L3:2=f", file) && !agrees("L2:0=f", file) && !agrees("nonsense", file)
+        );
     }
 }

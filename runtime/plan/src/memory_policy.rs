@@ -51,7 +51,11 @@ pub fn build(linux: Option<&Linux>, findings: &mut Findings) -> Option<MemoryPol
         }
         MemoryPolicyModeType::MpolDefault | MemoryPolicyModeType::MpolLocal | MemoryPolicyModeType::MpolPreferred => {}
         _ if text.trim().is_empty() => {
-            findings.deny("linux.memoryPolicy.nodes", format!("{mode} takes at least one node, found none"), "name one");
+            findings.deny(
+                "linux.memoryPolicy.nodes",
+                format!("{mode} takes at least one node, found none"),
+                "name one",
+            );
         }
         _ => {}
     }

@@ -217,13 +217,7 @@ pub fn clean(path: &Path) -> PathBuf {
 }
 
 /// Plans the root of `spec`. Relative paths are relative to `bundle`, which is absolute.
-pub fn build(
-    spec: &Spec,
-    bundle: &Path,
-    options: &MountOptions,
-    host: &Host,
-    findings: &mut Findings,
-) -> RootfsPlan {
+pub fn build(spec: &Spec, bundle: &Path, options: &MountOptions, host: &Host, findings: &mut Findings) -> RootfsPlan {
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
@@ -291,7 +285,9 @@ fn check_shared_mounts(spec: &Spec, masked: &[PathBuf], readonly: &[PathBuf], fi
         }
     }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
-        findings.warn("root.readonly: without a mount namespace it has no effect: the host's own mounts would be read-only");
+        findings.warn(
+            "root.readonly: without a mount namespace it has no effect: the host's own mounts would be read-only",
+        );
     }
     if spec.mounts().iter().flatten().next().is_some() {
         findings.warn("mounts: without a mount namespace they are made on the host, and stay there");
@@ -448,4 +444,4 @@ fn check_proc(at: &str, kind: &MountKind, target: &Path, findings: &mut Findings
 }
 
 #[cfg(test)]
-pub(in crate) mod tests;
+pub(crate) mod tests;

@@ -191,26 +191,31 @@ mod tests {
     #[test]
     fn flags_are_those_of_sched_h() {
         let flags = [
-            libc::CLONE_NEWUSER, libc::CLONE_NEWCGROUP, libc::CLONE_NEWIPC, libc::CLONE_NEWUTS,
-            libc::CLONE_NEWNET, libc::CLONE_NEWPID, libc::CLONE_NEWNS, libc::CLONE_NEWTIME,
+            libc::CLONE_NEWUSER,
+            libc::CLONE_NEWCGROUP,
+            libc::CLONE_NEWIPC,
+            libc::CLONE_NEWUTS,
+            libc::CLONE_NEWNET,
+            libc::CLONE_NEWPID,
+            libc::CLONE_NEWNS,
+            libc::CLONE_NEWTIME,
         ];
         assert_eq!(NamespaceKind::ALL.map(NamespaceKind::clone_flag), flags.map(|flag| flag as u64));
     }
 
     #[test]
     fn new_joined_and_inherited_namespaces_are_distinguished() {
-        let plan = plan(r#"[{"type":"pid"},{"type":"time"},{"type":"mount","path":""},
-            {"type":"network","path":"/run/netns/a"},{"type":"user","path":"/proc/7/ns/user"}]"#);
+        let plan = plan(
+            r#"[{"type":"pid"},{"type":"time"},{"type":"mount","path":""},
+            {"type":"network","path":"/run/netns/a"},{"type":"user","path":"/proc/7/ns/user"}]"#,
+        );
         assert_eq!(plan.clone_flags(), (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64);
         assert!(plan.is_new(NamespaceKind::Time) && plan.is_private(NamespaceKind::Network));
         assert!(!plan.is_private(NamespaceKind::Ipc));
         let joined: Vec<_> = plan.joined().collect();
         assert_eq!(
             joined,
-            [
-                (NamespaceKind::User, Path::new("/proc/7/ns/user")),
-                (NamespaceKind::Network, Path::new("/run/netns/a"))
-            ]
+            [(NamespaceKind::User, Path::new("/proc/7/ns/user")), (NamespaceKind::Network, Path::new("/run/netns/a"))]
         );
     }
 

@@ -15,7 +15,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     if name.len() > MAX_LEN {
         return None;
     }
-    let near = |candidate: &&str| candidate.len() <= MAX_LEN && candidate.len().abs_diff(name.len()) <= name.len() / 3 + 1;
+    let near =
+        |candidate: &&str| candidate.len() <= MAX_LEN && candidate.len().abs_diff(name.len()) <= name.len() / 3 + 1;
     let distances = known.into_iter().filter(near).map(|candidate| (distance(name, candidate), candidate));
     let (changed, candidate) = distances.min_by_key(|(changed, _)| *changed)?;
     (changed * 3 <= name.chars().count().max(3)).then_some(candidate)

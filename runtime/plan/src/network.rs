@@ -31,7 +31,12 @@ impl NetDevice {
 }
 
 /// Plans linux.netDevices, sorted by the host's names. Violations go to `findings`.
-pub fn build(linux: Option<&Linux>, namespaces: &NamespacePlan, host: &Host, findings: &mut Findings) -> Vec<NetDevice> {
+pub fn build(
+    linux: Option<&Linux>,
+    namespaces: &NamespacePlan,
+    host: &Host,
+    findings: &mut Findings,
+) -> Vec<NetDevice> {
     let devices = linux.and_then(|linux| linux.net_devices().as_ref()).into_iter().flatten();
     let mut devices: Vec<NetDevice> = devices
         .map(|(host, device)| {
@@ -93,7 +98,8 @@ mod tests {
 
     #[test]
     fn devices_keep_their_name_or_are_renamed() {
-        let (devices, faults) = read(r#"{"eth1":{"name":"net%d"},"eth0":{},"eth2":{"name":"net%d"},"eth3":{"name":""}}"#, NEW, 0);
+        let (devices, faults) =
+            read(r#"{"eth1":{"name":"net%d"},"eth0":{},"eth2":{"name":"net%d"},"eth3":{"name":""}}"#, NEW, 0);
         assert_eq!(faults, [""; 0]);
         let names: Vec<_> = devices.iter().map(|device| (device.host.as_str(), device.name.as_str())).collect();
         assert_eq!(names, [("eth0", "eth0"), ("eth1", "net%d"), ("eth2", "net%d"), ("eth3", "eth3")]);

@@ -152,12 +152,8 @@ pub mod ret {
 /// Parses `linux.seccomp` for a machine whose native ABI is `native`. Violations and warnings go to `findings` with
 /// their JSON paths; a profile with violations must not be used.
 pub fn read<'a>(spec: &'a LinuxSeccomp, native: Abi, findings: &mut Findings) -> Profile<'a> {
-    let default = read_action(
-        spec.default_action(),
-        spec.default_errno_ret(),
-        "linux.seccomp.defaultErrnoRet",
-        findings,
-    );
+    let default =
+        read_action(spec.default_action(), spec.default_errno_ret(), "linux.seccomp.defaultErrnoRet", findings);
     let notifies = notifies(spec);
     check_listener(spec, notifies, findings);
     let rules = spec.syscalls().iter().flatten().enumerate();
@@ -210,7 +206,9 @@ fn check_listener(spec: &LinuxSeccomp, notifies: bool, findings: &mut Findings) 
             findings.deny("linux.seccomp.listenerPath", format!("{path:?} is not absolute"), "");
         }
         Some(_) if !notifies => {
-            findings.warn("linux.seccomp.listenerPath: ignored, since nothing in the profile has the action SCMP_ACT_NOTIFY");
+            findings.warn(
+                "linux.seccomp.listenerPath: ignored, since nothing in the profile has the action SCMP_ACT_NOTIFY",
+            );
         }
         _ => {}
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::{Args, Count, Flag, Global, Order, Verb, create};
 use crate::foreground;
-use brig_engine::{CgroupsMode, CheckpointOptions, CriuOptions, RestoreOptions, Stdio};
 use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_engine::{CgroupsMode, CheckpointOptions, CriuOptions, RestoreOptions, Stdio};
 use brig_sys::signal::Hold;
 
 const IMAGES: Flag = Flag::value("image-path", "", "DIR", "where the image is (default: checkpoint)");

@@ -2,8 +2,8 @@
 
 use super::{Args, Count, Flag, Global, Order, Verb};
 use crate::{foreground, inherited};
-use brig_engine::{Configuration, Console, CreateOptions, Stdio};
 use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_engine::{Configuration, Console, CreateOptions, Stdio};
 use brig_sys::signal::Hold;
 
 const DETAILS: &str = "CONTAINER is a name of your choice: letters, digits and _ + - .\n\
@@ -26,9 +26,7 @@ pub const CREATE: Verb = Verb {
     about: "set a container up; 'start' then runs its program",
     details: DETAILS,
     example: "brig create --bundle /srv/box box1 && brig start box1",
-    flags: &[
-        BUNDLE, CONFIG, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS,
-    ],
+    flags: &[BUNDLE, CONFIG, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
     order: Order::Anywhere,
     count: Count::Exactly(1),
     run: create,

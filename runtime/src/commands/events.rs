@@ -7,10 +7,10 @@ use rustix::time::Timespec;
 use serde::Serialize;
 
 use super::{Args, Count, Flag, Global, Order, Verb};
-use brig_engine::cgroup::{OomEvent, OomWatch, Stats};
 use crate::output;
-use brig_engine::{Engine, Status};
+use brig_engine::cgroup::{OomEvent, OomWatch, Stats};
 use brig_engine::error::{Error, ErrorKind, Result};
+use brig_engine::{Engine, Status};
 use brig_sys::SysError;
 
 pub const VERB: Verb = Verb {

@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 
 use super::{Args, Count, Flag, Global, Order, Verb, create};
 use crate::{foreground, inherited};
-use brig_engine::{ExecOptions, ProcessSource, Status, Stdio};
 use brig_engine::error::{Error, ErrorKind, Result};
+use brig_engine::{ExecOptions, ProcessSource, Status, Stdio};
 use brig_plan::ids;
 use brig_sys::signal::Hold;
 

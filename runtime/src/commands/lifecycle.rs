@@ -109,8 +109,7 @@ fn each(engine: &Engine, args: &Args, act: impl Fn(&str) -> Result<()>) -> Resul
     }
     let pattern = Pattern::new(name).context("invalid regular expression")?;
     let ids = engine.ids()?.into_iter().filter(|id| pattern.matches(id));
-    let failed: Vec<String> =
-        ids.filter_map(|id| act(&id).err().map(|error| format!("{id}: {error}"))).collect();
+    let failed: Vec<String> = ids.filter_map(|id| act(&id).err().map(|error| format!("{id}: {error}"))).collect();
     if failed.is_empty() { Ok(0) } else { Err(Error::other(failed.join("; "))) }
 }
 

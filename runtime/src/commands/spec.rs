@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::{Args, Count, Flag, Global, Order, Verb};
-use brig_engine::SPEC_VERSION;
 use crate::output;
+use brig_engine::SPEC_VERSION;
 use brig_engine::error::{Context, Error, ErrorKind, Result};
 
 pub const VERB: Verb = Verb {

@@ -72,7 +72,10 @@ fn list(global: &Global, args: &Args) -> Result<i32> {
     if global.root_is_given
         && std::fs::metadata(&global.root).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     {
-        return Err(Error::new(ErrorKind::NotFound, format!("open {}: no such file or directory", global.root.display())));
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("open {}: no such file or directory", global.root.display()),
+        ));
     }
     if args.is_on("quiet") {
         let ids: String = global.engine().list_ids()?.iter().map(|id| format!("{id}\n")).collect();

@@ -68,7 +68,8 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
 fn resources(args: &Args) -> Result<LinuxResources> {
     let (resources, warnings) = match args.path("resources") {
         Some(path) if path.as_os_str() == "-" => {
-            let bytes = file::read_beginning(std::io::stdin().lock(), config::MAX_BYTES).context("read standard input")?;
+            let bytes =
+                file::read_beginning(std::io::stdin().lock(), config::MAX_BYTES).context("read standard input")?;
             config::parse_resources(&bytes)?
         }
         Some(path) => {
@@ -175,8 +176,19 @@ mod tests {
     #[test]
     fn flags_become_resources() {
         let args = given(&[
-            "box", "--memory", "512m", "--memory-swap=-1", "--cpu-quota", "-1", "--cpu-share=512", "--pids-limit", "9",
-            "--cpuset-cpus", "0-1", "--blkio-weight", "10",
+            "box",
+            "--memory",
+            "512m",
+            "--memory-swap=-1",
+            "--cpu-quota",
+            "-1",
+            "--cpu-share=512",
+            "--pids-limit",
+            "9",
+            "--cpuset-cpus",
+            "0-1",
+            "--blkio-weight",
+            "10",
         ]);
         let resources = resources(&args).unwrap();
         assert_eq!(
@@ -193,8 +205,17 @@ mod tests {
     #[test]
     fn sizes_have_units() {
         let size = |text: &str| size(&given(&["--memory", text]), "memory").ok().flatten();
-        for (text, bytes) in [("0", 0), ("1024", 1024), ("2k", 2048), ("2KB", 2048), ("2KiB", 2048), ("1.5k", 1536),
-            ("3b", 3), ("-1", -1), ("1 g", 1 << 30)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1024", 1024),
+            ("2k", 2048),
+            ("2KB", 2048),
+            ("2KiB", 2048),
+            ("1.5k", 1536),
+            ("3b", 3),
+            ("-1", -1),
+            ("1 g", 1 << 30),
+        ] {
             assert_eq!(size(text), Some(bytes), "{text}");
         }
         for text in ["x", "1x", "-2", "1bb2", ".", "9999999999g", "1ib"] {

@@ -147,17 +147,11 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
         attach_flags: ALLOW_MULTI,
         replace_bpf_fd: 0,
     };
-    bpf(PROG_ATTACH, &mut attr)
-        .map(drop)
-        .map_err(|errno| SysError::new("bpf", "BPF_PROG_ATTACH, cgroup_device", errno))
+    bpf(PROG_ATTACH, &mut attr).map(drop).map_err(|errno| SysError::new("bpf", "BPF_PROG_ATTACH, cgroup_device", errno))
 }
 
 /// Replaces `old` by `program` in one step (Linux 5.6; EINVAL before).
-pub fn replace_device_program(
-    cgroup: BorrowedFd<'_>,
-    program: BorrowedFd<'_>,
-    old: BorrowedFd<'_>,
-) -> SysResult<()> {
+pub fn replace_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, old: BorrowedFd<'_>) -> SysResult<()> {
     let mut attr = AttachAttr {
         target_fd: number(cgroup),
         attach_bpf_fd: number(program),
@@ -178,9 +172,7 @@ pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
         attach_type: ATTACH_CGROUP_DEVICE,
         ..AttachAttr::default()
     };
-    bpf(PROG_DETACH, &mut attr)
-        .map(drop)
-        .map_err(|errno| SysError::new("bpf", "BPF_PROG_DETACH, cgroup_device", errno))
+    bpf(PROG_DETACH, &mut attr).map(drop).map_err(|errno| SysError::new("bpf", "BPF_PROG_DETACH, cgroup_device", errno))
 }
 
 /// The device programs that are attached to `cgroup` itself, without those of its ancestors, oldest first.

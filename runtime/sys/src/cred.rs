@@ -48,9 +48,10 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Sys
 
 /// The capabilities in `set`, one by one, with their numbers.
 fn each(set: u64) -> impl Iterator<Item = (u8, CapabilitySet)> {
-    (0u8..64).map(|number| (number, 1u64 << number)).filter(move |(_, bit)| set & bit != 0).map(|(number, bit)| {
-        (number, CapabilitySet::from_bits_retain(bit))
-    })
+    (0u8..64)
+        .map(|number| (number, 1u64 << number))
+        .filter(move |(_, bit)| set & bit != 0)
+        .map(|(number, bit)| (number, CapabilitySet::from_bits_retain(bit)))
 }
 
 /// Drops every capability that the kernel knows and that is not in `keep` from the bounding set. Needs CAP_SETPCAP.

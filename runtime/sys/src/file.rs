@@ -28,7 +28,8 @@ const MAX_NAMES: u32 = 16;
 /// # Errors
 /// The failed call, or ENOTSUP for a device at `path`. No temporary file stays.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> SysResult<()> {
-    let name = path.file_name().ok_or_else(|| SysError::new("rename", format!("{path:?}: no file name"), Errno::EINVAL))?;
+    let name =
+        path.file_name().ok_or_else(|| SysError::new("rename", format!("{path:?}: no file name"), Errno::EINVAL))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(parent, flags, Mode::empty())
@@ -52,9 +53,11 @@ fn refuse_device(directory: &OwnedFd, name: &OsStr, path: &Path) -> SysResult<()
         other => other.map_err(|error| SysError::from_rustix("fstatat", format!("{path:?}"), error))?,
     };
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::CharacterDevice | FileType::BlockDevice => {
-            Err(SysError::new("renameat", format!("{path:?} is a device, and a file is to be written there"), Errno::ENOTSUP))
-        }
+        FileType::CharacterDevice | FileType::BlockDevice => Err(SysError::new(
+            "renameat",
+            format!("{path:?} is a device, and a file is to be written there"),
+            Errno::ENOTSUP,
+        )),
         _ => Ok(()),
     }
 }
@@ -67,7 +70,9 @@ fn make_temporary(directory: &OwnedFd, parent: &Path) -> SysResult<(File, OsStri
         match rustix::fs::openat(directory, &name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(fd) => return Ok((File::from(fd), name)),
             Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(SysError::from_rustix("openat", format!("{parent:?}, {name:?}, O_CREAT|O_EXCL"), error)),
+            Err(error) => {
+                return Err(SysError::from_rustix("openat", format!("{parent:?}, {name:?}, O_CREAT|O_EXCL"), error));
+            }
         }
     }
     Err(SysError::new("openat", format!("{parent:?}: {MAX_NAMES} random names, O_CREAT|O_EXCL"), Errno::EEXIST))
@@ -144,7 +149,9 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             ReadError::Call(error) => return error.fmt(f),
-            ReadError::OfTheKernel(name) => return write!(f, "expected a regular file, found one of the kernel's on {name}"),
+            ReadError::OfTheKernel(name) => {
+                return write!(f, "expected a regular file, found one of the kernel's on {name}");
+            }
             ReadError::TooLarge { max } => return write!(f, "expected at most {max} bytes, found more"),
             ReadError::NotRegular(kind) => kind,
         };
@@ -308,7 +315,13 @@ mod tests {
     fn a_device_is_not_replaced() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("null");
-        match rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)) {
+        match rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            FileType::CharacterDevice,
+            Mode::RUSR,
+            rustix::fs::makedev(1, 3),
+        ) {
             // An ordinary user cannot make one.
             Err(rustix::io::Errno::PERM) => return,
             made => made.unwrap(),
@@ -385,7 +398,10 @@ mod tests {
             drop(writer);
             let path = format!("{form}{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
             assert_eq!(read_given(Path::new(&path), 4).unwrap(), b"abcd");
-            assert_eq!(read_regular(Path::new(&path), 4).unwrap_err().to_string(), "expected a regular file, found a FIFO");
+            assert_eq!(
+                read_regular(Path::new(&path), 4).unwrap_err().to_string(),
+                "expected a regular file, found a FIFO"
+            );
         }
         for other in ["/dev/fd/", "/dev/fd/x", "/proc/self/fd", "/proc/x/fd/1", "/srv/dev/fd/1", "/dev/stdin/x"] {
             assert!(!names_descriptor(Path::new(other)), "{other}");
@@ -394,7 +410,9 @@ mod tests {
 
     #[test]
     fn interfaces_of_the_kernel_are_not_read() {
-        for (path, name) in [("/proc/sys/kernel/hostname", "procfs"), ("/sys/kernel/mm/transparent_hugepage/enabled", "sysfs")] {
+        for (path, name) in
+            [("/proc/sys/kernel/hostname", "procfs"), ("/sys/kernel/mm/transparent_hugepage/enabled", "sysfs")]
+        {
             if Path::new(path).exists() {
                 assert_eq!(read(path, 100), Err(ReadError::OfTheKernel(name)));
             }

@@ -158,7 +158,8 @@ mod tests {
     fn a_child_takes_what_its_parent_named_and_nothing_else() {
         const NAME: &str = "inherited::tests::a_child_takes_what_its_parent_named_and_nothing_else";
         if let Some(numbers) = std::env::var_os("BRIG_TEST_INHERITED") {
-            let numbers: Vec<RawFd> = numbers.to_str().unwrap().split(',').map(|number| number.parse().unwrap()).collect();
+            let numbers: Vec<RawFd> =
+                numbers.to_str().unwrap().split(',').map(|number| number.parse().unwrap()).collect();
             let mut table = Inherited::of_this_process();
             let fd = table.take(numbers[0]).unwrap();
             assert!(rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));

@@ -170,7 +170,8 @@ mod tests {
         drop(device);
         // A work queue of the kernel frees it, and another process may take it at once.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        let is_shown = || std::fs::read_to_string(&sysfs).is_ok_and(|text| text.trim() == file.path().to_str().unwrap());
+        let is_shown =
+            || std::fs::read_to_string(&sysfs).is_ok_and(|text| text.trim() == file.path().to_str().unwrap());
         while is_shown() {
             assert!(std::time::Instant::now() < deadline, "{sysfs:?} stays");
             std::thread::yield_now();

@@ -13,7 +13,9 @@ pub fn release_program() -> SysResult<()> {
     unsafe { libc::dl_iterate_phdr(Some(release_segments), (&raw mut errno).cast()) };
     match errno {
         0 => Ok(()),
-        errno => Err(SysError::new("madvise", "the program's read-only segments, MADV_DONTNEED", Errno::from_raw(errno))),
+        errno => {
+            Err(SysError::new("madvise", "the program's read-only segments, MADV_DONTNEED", Errno::from_raw(errno)))
+        }
     }
 }
 

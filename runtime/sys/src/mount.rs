@@ -76,13 +76,7 @@ fn atime(flags: u64) -> u64 {
 
 /// Sets and clears attributes of the mount whose root is `mount`, and of all mounts below it when `recursive`.
 /// `propagation` is one of MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, or 0 to leave it.
-pub fn set_attributes(
-    mount: impl AsFd,
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    recursive: bool,
-) -> SysResult<()> {
+pub fn set_attributes(mount: impl AsFd, set: u64, clear: u64, propagation: u64, recursive: bool) -> SysResult<()> {
     set_attr(mount.as_fd(), &mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 }, recursive)
 }
 
@@ -127,9 +121,7 @@ pub fn set_propagation(mount: impl AsFd, flags: u64) -> SysResult<()> {
     let recursive = flags & libc::MS_REC != 0;
     let kind = flags & (libc::MS_SHARED | libc::MS_SLAVE | libc::MS_PRIVATE | libc::MS_UNBINDABLE);
     match set_attributes(mount.as_fd(), 0, 0, kind, recursive) {
-        Err(error) if error.errno() == Errno::ENOSYS => {
-            mount_raw(None, &super::fd::fd_path(mount), None, flags, None)
-        }
+        Err(error) if error.errno() == Errno::ENOSYS => mount_raw(None, &super::fd::fd_path(mount), None, flags, None),
         other => other,
     }
 }
@@ -205,8 +197,7 @@ pub fn clone_fd_tree(fd: impl AsFd, recursive: bool) -> SysResult<OwnedFd> {
 /// Moves the mount `mount` onto the file or directory `target`.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> SysResult<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(mount, "", target, "", flags)
-        .map_err(|e| SysError::from_rustix("move_mount", "", e))
+    rustix::mount::move_mount(mount, "", target, "", flags).map_err(|e| SysError::from_rustix("move_mount", "", e))
 }
 
 /// Moves the mount `mount` onto a path of the host, whose symlinks are followed.
@@ -378,13 +369,7 @@ pub fn mount_raw(
     // SAFETY: every pointer comes from a CString that lives to the end of this function, or is null, which mount(2) allows
     // for all arguments but the target.
     let result = unsafe {
-        libc::mount(
-            pointer(&source_text),
-            target_text.as_ptr(),
-            pointer(&kind_text),
-            flags,
-            pointer(&data_text).cast(),
-        )
+        libc::mount(pointer(&source_text), target_text.as_ptr(), pointer(&kind_text), flags, pointer(&data_text).cast())
     };
     if result == 0 { Ok(()) } else { Err(SysError::last("mount", shown())) }
 }

@@ -102,7 +102,13 @@ impl Route {
     ///
     /// # Errors
     /// EEXIST when the name is taken there, EINVAL for a device that is bound to its namespace, such as `lo`.
-    pub fn move_link(&self, index: i32, namespace: BorrowedFd<'_>, name: &str, new_index: Option<i32>) -> SysResult<()> {
+    pub fn move_link(
+        &self,
+        index: i32,
+        namespace: BorrowedFd<'_>,
+        name: &str,
+        new_index: Option<i32>,
+    ) -> SysResult<()> {
         let mut body = link_header(index, 0, 0);
         attribute(&mut body, IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
         attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
@@ -174,7 +180,9 @@ impl Route {
                     NLMSG_ERROR => {
                         return match number(body, 0) {
                             Some(0) => Ok(Some(answers)),
-                            code => Err(SysError::new("rtnetlink", shown, Errno::from_raw(-code.unwrap_or(-libc::EIO)))),
+                            code => {
+                                Err(SysError::new("rtnetlink", shown, Errno::from_raw(-code.unwrap_or(-libc::EIO))))
+                            }
                         };
                     }
                     _ => answers.push(body.to_vec()),

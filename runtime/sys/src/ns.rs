@@ -61,8 +61,7 @@ pub fn set_hostname(name: &str) -> SysResult<()> {
 
 /// Sets the NIS domain name of this thread's UTS namespace.
 pub fn set_domainname(name: &str) -> SysResult<()> {
-    rustix::system::setdomainname(name.as_bytes())
-        .map_err(|error| SysError::from_rustix("setdomainname", name, error))
+    rustix::system::setdomainname(name.as_bytes()).map_err(|error| SysError::from_rustix("setdomainname", name, error))
 }
 
 /// Brings the loopback interface of this network namespace up (netdevice(7), SIOCSIFFLAGS).

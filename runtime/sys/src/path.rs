@@ -121,8 +121,7 @@ impl Dir {
         if links == Links::Refuse {
             resolve |= ResolveFlags::NO_SYMLINKS;
         }
-        let path: Cow<'_, Path> =
-            if path.as_os_str().is_empty() { Path::new(".").into() } else { path.into() };
+        let path: Cow<'_, Path> = if path.as_os_str().is_empty() { Path::new(".").into() } else { path.into() };
         let mut races = 0;
         loop {
             match rustix::fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), resolve) {
@@ -280,10 +279,9 @@ impl Walk<'_> {
     fn make(&self, name: &OsStr, last: bool, missing: Missing) -> SysResult<()> {
         let (call, made) = match missing {
             // A node by mknodat needs no open, under which another process could place a FIFO.
-            Missing::MakeFile(mode) if last => (
-                "mknodat",
-                rustix::fs::mknodat(self.here(), name, FileType::RegularFile, Mode::from_raw_mode(mode), 0),
-            ),
+            Missing::MakeFile(mode) if last => {
+                ("mknodat", rustix::fs::mknodat(self.here(), name, FileType::RegularFile, Mode::from_raw_mode(mode), 0))
+            }
             Missing::MakeDirs(mode) => ("mkdirat", rustix::fs::mkdirat(self.here(), name, Mode::from_raw_mode(mode))),
             _ => ("mkdirat", rustix::fs::mkdirat(self.here(), name, Mode::from_raw_mode(0o755))),
         };

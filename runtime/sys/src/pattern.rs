@@ -20,7 +20,8 @@ impl Pattern {
         let text = CString::new(expression).map_err(|_| error())?;
         let mut compiled = MaybeUninit::uninit();
         // SAFETY: `text` is NUL-terminated and outlives the call, and regcomp accepts an uninitialised regex_t.
-        let result = unsafe { libc::regcomp(compiled.as_mut_ptr(), text.as_ptr(), libc::REG_EXTENDED | libc::REG_NOSUB) };
+        let result =
+            unsafe { libc::regcomp(compiled.as_mut_ptr(), text.as_ptr(), libc::REG_EXTENDED | libc::REG_NOSUB) };
         if result != 0 {
             return Err(error());
         }

@@ -150,8 +150,7 @@ impl Proc {
         let path = path.as_ref();
         let mut file = File::from(self.open_file(path, OFlags::RDONLY)?);
         let mut bytes = Vec::with_capacity(1024);
-        file.read_to_end(&mut bytes)
-            .map_err(|e| SysError::from_io("read", format!("/proc/{}", path.display()), &e))?;
+        file.read_to_end(&mut bytes).map_err(|e| SysError::from_io("read", format!("/proc/{}", path.display()), &e))?;
         Ok(bytes)
     }
 

@@ -73,8 +73,8 @@ fn overlay_of(program: BorrowedFd, path: &Path, other: &Path) -> SysResult<Image
     }
     rustix::mount::fsconfig_create(context.as_fd()).map_err(error("fsconfig"))?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let mount = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .map_err(error("fsmount"))?;
+    let mount =
+        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(error("fsmount"))?;
     let file = rustix::fs::openat(&mount, name, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
         .map_err(error("openat"))?;
     if version(file.as_fd())? != version(program)? {
@@ -152,7 +152,8 @@ mod tests {
         // A pipe holds its first page.
         let (_reader, writer) = rustix::pipe::pipe().unwrap();
         let mut offset = 0;
-        rustix::pipe::splice(&file, Some(&mut offset), &writer, None, 4096, rustix::pipe::SpliceFlags::empty()).unwrap();
+        rustix::pipe::splice(&file, Some(&mut offset), &writer, None, 4096, rustix::pipe::SpliceFlags::empty())
+            .unwrap();
         seal(&file).unwrap();
         let refused = Err(rustix::io::Errno::PERM);
         assert_eq!(rustix::io::pwrite(&file, b"x", 0), Err(rustix::io::Errno::PERM));
@@ -204,7 +205,8 @@ mod tests {
         refused(Errno::ESTALE);
         std::fs::remove_file(&path).unwrap();
         refused(Errno::ENOENT);
-        let shown = |image: Image| std::fs::read_to_string(format!("/proc/self/fd/{}", image.file.as_raw_fd())).unwrap();
+        let shown =
+            |image: Image| std::fs::read_to_string(format!("/proc/self/fd/{}", image.file.as_raw_fd())).unwrap();
         assert_eq!(shown(image), "one build", "an image that is kept");
     }
 }

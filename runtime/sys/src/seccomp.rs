@@ -115,7 +115,9 @@ pub fn install_with_listener(
     })?;
     let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>() };
     // SAFETY: as in `set_filter`.
-    let number = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags | NEW_LISTENER, &raw const fprog) };
+    let number = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags | NEW_LISTENER, &raw const fprog)
+    };
     if number < 0 {
         let error = SysError::last("seccomp", args());
         word.store(NONE, Ordering::Release);

@@ -91,8 +91,8 @@ pub fn receive(socket: BorrowedFd, limit: usize) -> SysResult<(Vec<u8>, Vec<Owne
 /// Connects a stream socket to the unix socket at `path`, close-on-exec.
 pub fn connect(path: &Path) -> SysResult<OwnedFd> {
     let error = |error| SysError::from_rustix("connect", path.display().to_string(), error);
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(error)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(error)?;
     let address = SocketAddrUnix::new(path).map_err(error)?;
     rustix::net::connect(socket.as_fd(), &address).map_err(error)?;
     Ok(socket)

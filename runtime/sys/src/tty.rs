@@ -35,8 +35,8 @@ pub fn set_size(terminal: BorrowedFd, rows: u16, columns: u16) -> SysResult<()> 
 
 /// The rows and columns of a terminal (TIOCGWINSZ).
 pub fn size(terminal: BorrowedFd<'_>) -> SysResult<(u16, u16)> {
-    let size = rustix::termios::tcgetwinsize(terminal)
-        .map_err(|error| SysError::from_rustix("ioctl", "TIOCGWINSZ", error))?;
+    let size =
+        rustix::termios::tcgetwinsize(terminal).map_err(|error| SysError::from_rustix("ioctl", "TIOCGWINSZ", error))?;
     Ok((size.ws_row, size.ws_col))
 }
 

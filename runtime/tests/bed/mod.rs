@@ -8,8 +8,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
-use brig_plan::host::CgroupLayout;
 use brig_plan::Host;
+use brig_plan::host::CgroupLayout;
 
 pub mod scope;
 mod scratch;

@@ -63,4 +63,3 @@ impl Drop for Scratch {
         let _ = self.0.destroy();
     }
 }
-

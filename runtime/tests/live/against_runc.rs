@@ -29,7 +29,8 @@ impl Seen {
 /// Removes the parts of an output that differ between containers.
 fn seen(bundle: &Bundle, output: &Output) -> Seen {
     let plain = |bytes: &[u8]| {
-        let text = String::from_utf8_lossy(bytes).replace(&bundle.id, "ID").replace(bundle.path().to_str().unwrap(), "DIR");
+        let text =
+            String::from_utf8_lossy(bytes).replace(&bundle.id, "ID").replace(bundle.path().to_str().unwrap(), "DIR");
         text.replace("runc ", "brig ")
     };
     // This warning of runc's concerns a moment (the cgroup was busy at its first attempt), not the result.
@@ -59,7 +60,8 @@ fn run_both(change: impl Fn(&mut Value)) -> [Seen; 2] {
         for directory in ["etc", "work"] {
             std::fs::create_dir(bundle.rootfs(directory)).unwrap();
         }
-        std::fs::write(bundle.rootfs("etc/passwd"), "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n").unwrap();
+        std::fs::write(bundle.rootfs("etc/passwd"), "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n")
+            .unwrap();
         std::fs::write(bundle.rootfs("etc/plain"), "text").unwrap();
         change(&mut bundle.config);
         bundle

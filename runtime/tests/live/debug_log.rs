@@ -31,13 +31,22 @@ fn debug_shows_each_step_the_plan_and_each_cgroup_write_and_no_secret() {
     bundle.write();
     let id = bundle.id.clone();
     let created = debug(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &id]);
-    let written = if has_pids { ["write \\\"77\\\" to ", "pids.max"] } else { ["cgroup: make ", "init: started as process "] };
+    let written =
+        if has_pids { ["write \\\"77\\\" to ", "pids.max"] } else { ["cgroup: make ", "init: started as process "] };
     for part in written {
         assert!(created.contains(part), "{part}: {created}");
     }
     for part in [
-        "step: plan", "step: make the cgroup", "plan: new namespaces:", "plan: mount", "/dev/shm", "plan: {", "TOKEN",
-        "init: step root", "init: step credentials", "run hooks.createRuntime[0] /bin/true",
+        "step: plan",
+        "step: make the cgroup",
+        "plan: new namespaces:",
+        "plan: mount",
+        "/dev/shm",
+        "plan: {",
+        "TOKEN",
+        "init: step root",
+        "init: step credentials",
+        "run hooks.createRuntime[0] /bin/true",
         "asks for Ready",
     ] {
         assert!(created.contains(part), "{part}: {created}");
@@ -45,7 +54,9 @@ fn debug_shows_each_step_the_plan_and_each_cgroup_write_and_no_secret() {
     assert!(created.lines().count() > 52, "{created}");
     bundle.ok(&["start", &id]);
     let run = debug(&bundle, &["exec", "-e", "KEY=hush-hush", &id, "true"]);
-    for part in ["step: plan", "joined: ", "plan: {", "KEY", "init: step join", "init: step credentials", "asks for Ready"] {
+    for part in
+        ["step: plan", "joined: ", "plan: {", "KEY", "init: step join", "init: step credentials", "asks for Ready"]
+    {
         assert!(run.contains(part), "{part}: {run}");
     }
     for text in [&created, &run] {

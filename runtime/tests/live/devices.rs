@@ -54,7 +54,8 @@ impl Drop for Pair {
 /// `ip` in the network namespace of a process.
 fn inside(pid: i64, args: &str) -> String {
     let mut command = Command::new("nsenter");
-    let output = command.arg(format!("--net=/proc/{pid}/ns/net")).arg("ip").args(args.split_whitespace()).output().unwrap();
+    let output =
+        command.arg(format!("--net=/proc/{pid}/ns/net")).arg("ip").args(args.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "{args}: {}", show(&output));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -73,7 +74,9 @@ fn addresses(pid: i64, name: &str) -> Vec<String> {
 
 #[test]
 fn a_device_moves_with_its_lasting_addresses_and_is_up() {
-    for (name, found) in [(json!({}), None), (json!({"name": "inner"}), Some("inner")), (json!({"name": "net%d"}), Some("net0"))] {
+    for (name, found) in
+        [(json!({}), None), (json!({"name": "inner"}), Some("inner")), (json!({"name": "net%d"}), Some("net0"))]
+    {
         let pair = Pair::new();
         let mut bundle = script("exec sleep 1000");
         bundle.config["linux"]["netDevices"] = pair.config(name);
@@ -92,7 +95,8 @@ fn a_device_moves_with_its_lasting_addresses_and_is_up() {
 #[test]
 fn a_device_moves_into_a_joined_namespace_where_its_number_may_be_taken() {
     let pair = Pair::new();
-    let index: u32 = std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", pair.moved)).unwrap().trim().parse().unwrap();
+    let index: u32 =
+        std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", pair.moved)).unwrap().trim().parse().unwrap();
     let other = format!("ip link add taken index {index} type veth peer name taken2");
     let holder = Holder::with_script(&["--net"], &other);
     let mut bundle = script("exec sleep 1000");

@@ -118,7 +118,8 @@ fn a_failure_before_the_program_undoes_the_container() {
 fn an_init_that_is_killed_during_a_start_container_hook_fails_the_start() {
     let mut bundle = script("exec sleep 1000");
     let text = "echo >/in; exec sleep 1000";
-    bundle.config["hooks"]["startContainer"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", text], "env": ["PATH=/bin"]}]);
+    bundle.config["hooks"]["startContainer"] =
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", text], "env": ["PATH=/bin"]}]);
     bundle.create();
     let pid = bundle.state()["pid"].as_i64().unwrap();
     let mut errors = tempfile::tempfile().unwrap();
@@ -240,7 +241,8 @@ fn hooks_get_the_configured_environment_alone() {
         json!([{"path": "/bin/sh", "args": ["sh", "-c", text], "env": ["A=1", "B=x=y"]}]);
     bundle.run_ok();
     let found = fs::read_to_string(log).unwrap();
-    let mut lines: Vec<&str> = found.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
+    let mut lines: Vec<&str> =
+        found.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
     lines.sort_unstable();
     assert_eq!(lines, ["A=1", "B=x=y"]);
 }

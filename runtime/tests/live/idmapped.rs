@@ -37,7 +37,8 @@ fn owner(path: PathBuf) -> (u32, u32) {
 
 #[test]
 fn a_mount_has_maps_of_its_own() {
-    let maps = json!({"options": ["bind", "idmap"], "uidMappings": range(0, 1000, 100), "gidMappings": range(0, 2000, 100)});
+    let maps =
+        json!({"options": ["bind", "idmap"], "uidMappings": range(0, 1000, 100), "gidMappings": range(0, 2000, 100)});
     let (mut bundle, source) = bundle(maps);
     // Root is not mapped there, and may not create files. The user to which the source's root is mapped may.
     bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 2000});
@@ -108,12 +109,16 @@ fn mounts_below_are_mapped_when_that_is_asked_for() {
 
 #[test]
 fn a_mount_that_cannot_be_mapped_reports_the_cause() {
-    let maps = json!({"options": ["bind", "idmap"], "uidMappings": range(0, 1000, 100), "gidMappings": range(0, 2000, 100)});
+    let maps =
+        json!({"options": ["bind", "idmap"], "uidMappings": range(0, 1000, 100), "gidMappings": range(0, 2000, 100)});
     let (mut bundle, _) = bundle(maps);
     let last = bundle.config["mounts"].as_array().unwrap().len() - 1;
     bundle.config["mounts"][last]["source"] = json!("/sys/kernel");
     let error = bundle.run_fails();
-    assert!(error.contains(&format!("mounts[{last}]")) && error.contains("does not support idmapped mounts"), "{error}");
+    assert!(
+        error.contains(&format!("mounts[{last}]")) && error.contains("does not support idmapped mounts"),
+        "{error}"
+    );
     bundle.config["mounts"][last]["source"] = json!("/nonexistent");
     assert!(bundle.run_fails().contains(&format!("mounts[{last}].source: stat /nonexistent")));
 }

@@ -134,8 +134,10 @@ fn a_container_that_was_created_and_paused_is_created_again_when_it_is_resumed()
 
 #[test]
 fn signals_go_by_name_and_number() {
-    let bundle = script("for s in HUP USR1 USR2 TERM; do trap \"echo $s >>/log\" $s; done; echo up >>/log; \
-         while :; do sleep 1000 & wait $!; done");
+    let bundle = script(
+        "for s in HUP USR1 USR2 TERM; do trap \"echo $s >>/log\" $s; done; echo up >>/log; \
+         while :; do sleep 1000 & wait $!; done",
+    );
     bundle.start();
     let log = || std::fs::read_to_string(bundle.rootfs("log")).unwrap_or_default();
     wait_until("program", || log().contains("up"));

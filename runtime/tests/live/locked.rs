@@ -68,7 +68,8 @@ fn delete_ends_a_start_and_a_run_whose_hook_hangs() {
         if name == "startContainer" {
             std::fs::write(bundle.path().join("began"), "").unwrap();
         }
-        let args: &[&str] = if verb == "start" { &["start", &bundle.id] } else { &["run", "-d", "-b", "BUNDLE", &bundle.id] };
+        let args: &[&str] =
+            if verb == "start" { &["start", &bundle.id] } else { &["run", "-d", "-b", "BUNDLE", &bundle.id] };
         let mut verb_child = begin(&bundle, args);
         wait_until("it to run", || bundle.state()["status"] == "running");
         delete_at_once(&bundle);

@@ -90,7 +90,9 @@ fn plain(mountinfo: &str, bundle: &Bundle) -> Vec<String> {
 
 /// A bundle with a mount of each type.
 fn of_each_kind() -> Bundle {
-    let mut bundle = script("cat /proc/self/mountinfo; cat /deep/below/file; readlink /link; stat -c %t,%T,%a /dev/null /dev/x; ls -a /up");
+    let mut bundle = script(
+        "cat /proc/self/mountinfo; cat /deep/below/file; readlink /link; stat -c %t,%T,%a /dev/null /dev/x; ls -a /up",
+    );
     std::fs::create_dir_all(bundle.rootfs("up")).unwrap();
     std::fs::write(bundle.rootfs("up/image"), "").unwrap();
     std::os::unix::fs::symlink("/nowhere", bundle.path().join("link")).unwrap();
@@ -101,7 +103,8 @@ fn of_each_kind() -> Bundle {
     mount(&mut bundle, "/link", &link, &["bind", "copy-symlink"]);
     let up = json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]});
     bundle.config["mounts"].as_array_mut().unwrap().push(up);
-    bundle.config["linux"]["devices"] = json!([{"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 438}]);
+    bundle.config["linux"]["devices"] =
+        json!([{"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 438}]);
     bundle
 }
 
@@ -139,7 +142,15 @@ fn what_the_host_mounts_later_comes_into_the_container_as_its_options_say() {
     // Nothing propagates in the other direction.
     let before = host.ok(&["cat", "/proc/self/mountinfo"]);
     bundle.config["process"]["capabilities"]["bounding"] = json!(["CAP_SYS_ADMIN"]);
-    bundle.ok(&["exec", "--cap", "CAP_SYS_ADMIN", &bundle.id, "sh", "-c", "mount -t tmpfs t /slave && grep /slave /proc/self/mountinfo"]);
+    bundle.ok(&[
+        "exec",
+        "--cap",
+        "CAP_SYS_ADMIN",
+        &bundle.id,
+        "sh",
+        "-c",
+        "mount -t tmpfs t /slave && grep /slave /proc/self/mountinfo",
+    ]);
     assert_eq!(host.ok(&["cat", "/proc/self/mountinfo"]), before);
 }
 
@@ -153,7 +164,9 @@ fn hooks_that_run_before_the_root_is_entered_see_the_hosts_paths() {
         let there = if moment == "createContainer" { "" } else { "nsenter --mount --target $pid" };
         let look = format!(
             "pid=$(grep -o '\"pid\":[0-9]*' | cut -d: -f2); {there} ls /mnt/inner/7 &&
-             {there} grep -c {} /proc/self/mountinfo >{seen}", bundle.path().display());
+             {there} grep -c {} /proc/self/mountinfo >{seen}",
+            bundle.path().display()
+        );
         let words: Value = json!(["sh", "-c", look]);
         bundle.config["hooks"] = json!({moment: [{"path": "/bin/sh", "args": words, "env": ["PATH=/usr/bin:/bin"]}]});
         let done = host.run(&bundle);
@@ -171,8 +184,10 @@ fn what_needs_the_hosts_mounts_has_them() {
     let mut overlay = script("ls /over");
     let lower = overlay.rootfs("bin").to_str().unwrap().to_owned();
     let options = json!([format!("lowerdir={lower}:/mnt/other")]);
-    overlay.config["mounts"].as_array_mut().unwrap().push(
-        json!({"destination": "/over", "type": "overlay", "source": "overlay", "options": options}));
+    overlay.config["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"destination": "/over", "type": "overlay", "source": "overlay", "options": options}));
     let mut shared = script("true");
     shared.config["linux"]["rootfsPropagation"] = json!("rshared");
     for (bundle, expected) in [(&mapped, "deep"), (&overlay, "busybox"), (&shared, "")] {
@@ -190,9 +205,14 @@ fn a_callers_own_root_is_where_its_paths_are() {
     mount(&mut bundle, "/own", "/srv/own", &["bind"]);
     bundle.write();
     let path = bundle.path().to_str().unwrap();
-    host.ok(&["sh", "-ec", &format!("cp -a {path}/. /mnt/root/srv; mkdir /mnt/root/srv/own; echo mine >/mnt/root/srv/own/file")]);
+    host.ok(&[
+        "sh",
+        "-ec",
+        &format!("cp -a {path}/. /mnt/root/srv; mkdir /mnt/root/srv/own; echo mine >/mnt/root/srv/own/file"),
+    ]);
     let state = bundle.state_root();
-    let words = ["chroot", "/mnt/root", BRIG, "--debug", "--root", state.to_str().unwrap(), "run", "-b", "/srv", &bundle.id];
+    let words =
+        ["chroot", "/mnt/root", BRIG, "--debug", "--root", state.to_str().unwrap(), "run", "-b", "/srv", &bundle.id];
     let done = output(&mut host.command(&words));
     assert!(done.status.success() && used_cached_namespace(&done), "{}", show(&done));
     assert_eq!(text(&done), "mine\n");
@@ -205,7 +225,11 @@ fn many_at_once_agree_on_one_and_it_may_go_at_any_time() {
     let start = |bundle: &Bundle| {
         bundle.write();
         let place = bundle.path().to_str().unwrap();
-        host.brig(bundle, &["create", "-b", place, &bundle.id]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        host.brig(bundle, &["create", "-b", place, &bundle.id])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     };
     let started: Vec<_> = bundles.iter().map(start).collect();
     for mut one in started {

@@ -167,9 +167,8 @@ fn a_path_that_is_no_such_namespace_is_refused() {
 
 #[test]
 fn ids_are_mapped() {
-    let mut bundle = script(
-        "cat /proc/self/uid_map /proc/self/gid_map; id -u; stat -c %u /etc-file; cat /proc/self/setgroups",
-    );
+    let mut bundle =
+        script("cat /proc/self/uid_map /proc/self/gid_map; id -u; stat -c %u /etc-file; cat /proc/self/setgroups");
     bundle.map_ids();
     let file = bundle.rootfs("etc-file");
     std::fs::write(&file, "").unwrap();
@@ -229,7 +228,9 @@ fn an_exec_is_in_every_namespace_of_the_container() {
         bundle.namespace("cgroup", Some(json!({"type": "cgroup"})));
         bundle.start();
         let file = bundle.rootfs("init");
-        crate::support::wait_until("uts line", || std::fs::read_to_string(&file).is_ok_and(|text| text.contains("uts")));
+        crate::support::wait_until("uts line", || {
+            std::fs::read_to_string(&file).is_ok_and(|text| text.contains("uts"))
+        });
         let init = namespaces(&std::fs::read_to_string(&file).unwrap());
         let exec = bundle.exec(&format!("{PRINT_NAMESPACES}; grep Cap /proc/self/status; cat /proc/self/cgroup; pwd"));
         let found = namespaces(&exec);

@@ -66,9 +66,7 @@ fn the_program_is_found_in_the_containers_path_and_gets_its_arguments() {
 fn five_sets_of_capabilities() {
     let mut bundle = script("grep Cap /proc/self/status");
     let bits = |names: &[u32]| format!("{:016x}", names.iter().fold(0u64, |bits, number| bits | 1 << number));
-    let sets = |list: Value, ambient: Value| {
-        json!({"bounding": list, "effective": list, "permitted": list, "inheritable": ambient, "ambient": ambient})
-    };
+    let sets = |list: Value, ambient: Value| json!({"bounding": list, "effective": list, "permitted": list, "inheritable": ambient, "ambient": ambient});
     bundle.config["process"]["capabilities"] = sets(json!(["CAP_KILL", "CAP_CHOWN"]), json!([]));
     let root = status(&bundle.run_ok());
     for (name, numbers) in
@@ -131,7 +129,8 @@ fn resource_limits() {
 #[test]
 fn a_limit_above_the_callers_is_refused_by_name() {
     let mut bundle = script("true");
-    let limits = json!([{"type": "RLIMIT_CORE", "soft": 1, "hard": 1}, {"type": "RLIMIT_NOFILE", "soft": 1, "hard": 400}]);
+    let limits =
+        json!([{"type": "RLIMIT_CORE", "soft": 1, "hard": 1}, {"type": "RLIMIT_NOFILE", "soft": 1, "hard": 400}]);
     bundle.config["process"]["rlimits"] = limits;
     bundle.write();
     let caller = ["--nofile=300:300", "--", crate::support::BRIG, "--root"];
@@ -211,7 +210,8 @@ fn an_exec_runs_on_its_own_processors() {
 
 #[test]
 fn standard_streams_belong_to_the_user() {
-    let mut bundle = script("stat -L -c %u /proc/self/fd/1; echo again >/proc/self/fd/1; stat -L -c %u /proc/self/fd/0");
+    let mut bundle =
+        script("stat -L -c %u /proc/self/fd/1; echo again >/proc/self/fd/1; stat -L -c %u /proc/self/fd/0");
     bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     let printed = bundle.run_ok();
     // The reopened file starts at offset 0.
@@ -437,7 +437,11 @@ fn what_keeps_a_file_from_being_executed_is_named() {
     let mount = json!({"destination": "/fixed", "type": "bind", "source": fixed, "options": ["bind", "noexec"]});
     bundle.config["mounts"].as_array_mut().unwrap().push(mount);
     let cases = [
-        ("/script", "no such file or directory", "the interpreter /usr/bin/python9 of this script is not in the container"),
+        (
+            "/script",
+            "no such file or directory",
+            "the interpreter /usr/bin/python9 of this script is not in the container",
+        ),
         ("/dos", "no such file or directory", "carriage return"),
         ("/plain", "exec format error", "/plain is no ELF program, and no script"),
         ("/unset", "permission denied", "/unset has no execute permission (mode 0644)"),
@@ -454,7 +458,8 @@ fn what_keeps_a_file_from_being_executed_is_named() {
     }
     bundle.ok(&["delete", "-f", &bundle.id]);
     // The reason is also found under a filter that forbids the inspection.
-    let forbidden = json!([{"names": ["openat", "open", "access", "faccessat", "faccessat2"], "action": "SCMP_ACT_KILL_PROCESS"}]);
+    let forbidden =
+        json!([{"names": ["openat", "open", "access", "faccessat", "faccessat2"], "action": "SCMP_ACT_KILL_PROCESS"}]);
     bundle.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": forbidden});
     for (path, words, reason) in cases {
         bundle.config["process"]["args"] = json!([path]);

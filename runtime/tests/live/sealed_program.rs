@@ -54,9 +54,14 @@ fn init_is_the_running_build_whatever_its_name_leads_to() {
         ("a mount upon its directory", "exec 3<dir/brig; mount --bind other dir; exec /proc/self/fd/3"),
         ("replaced", "exec 3<dir/brig; mv other/brig dir/brig; exec /proc/self/fd/3"),
         ("deleted", "exec 3<dir/brig; rm dir/brig; exec /proc/self/fd/3"),
-        ("deleted, and a file of the name that the link has then",
-         "exec 3<dir/brig; rm dir/brig; mv other/brig 'dir/brig (deleted)'; exec /proc/self/fd/3"),
-        ("its mount detached", "mount --bind dir dir; exec 3<dir/brig; umount -l dir; mv other/brig dir; exec /proc/self/fd/3"),
+        (
+            "deleted, and a file of the name that the link has then",
+            "exec 3<dir/brig; rm dir/brig; mv other/brig 'dir/brig (deleted)'; exec /proc/self/fd/3",
+        ),
+        (
+            "its mount detached",
+            "mount --bind dir dir; exec 3<dir/brig; umount -l dir; mv other/brig dir; exec /proc/self/fd/3",
+        ),
     ];
     for (what, script) in cases {
         let bundle = two_builds();

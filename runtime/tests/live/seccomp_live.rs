@@ -90,8 +90,24 @@ fn what_is_newer_than_a_profile_does_not_exist() {
 
 /// The calls that the static probe needs to start and to report.
 const NEEDS: &[&str] = &[
-    "execve", "brk", "arch_prctl", "set_tid_address", "set_robust_list", "rseq", "prlimit64", "getrandom", "mprotect",
-    "mmap", "fstat", "newfstatat", "write", "exit_group", "readlink", "readlinkat", "uname", "ioctl",
+    "execve",
+    "brk",
+    "arch_prctl",
+    "set_tid_address",
+    "set_robust_list",
+    "rseq",
+    "prlimit64",
+    "getrandom",
+    "mprotect",
+    "mmap",
+    "fstat",
+    "newfstatat",
+    "write",
+    "exit_group",
+    "readlink",
+    "readlinkat",
+    "uname",
+    "ioctl",
 ];
 
 fn partial(default: &str, more: Value) -> Value {

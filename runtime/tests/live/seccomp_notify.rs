@@ -136,7 +136,14 @@ fn without_its_agent_a_container_is_refused_and_unwound() {
     let error = bundle.run_fails();
     assert!(error.contains("linux.seccomp.listenerPath") && error.contains("agent.sock"), "{error}");
     let pid_file = bundle.path().join("pid");
-    bundle.fails(&["create", "--pid-file", pid_file.to_str().unwrap(), "-b", bundle.path().to_str().unwrap(), &bundle.id]);
+    bundle.fails(&[
+        "create",
+        "--pid-file",
+        pid_file.to_str().unwrap(),
+        "-b",
+        bundle.path().to_str().unwrap(),
+        &bundle.id,
+    ]);
     bundle.assert_nothing_left();
     assert!(!pid_file.exists());
     let path = bundle.config["linux"]["seccomp"].as_object_mut().unwrap().remove("listenerPath").unwrap();

@@ -36,7 +36,8 @@ fn the_binary_cannot_be_overwritten_through_proc_self_exe() {
     add_libraries(&bundle);
     bundle.start();
     bundle.ok(&["exec", "-d", &bundle.id, "/proc/self/exe", "--log", "/fifo", "state", "x"]);
-    let is_victim = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"/proc/self/exe\0"));
+    let is_victim =
+        |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"/proc/self/exe\0"));
     crate::support::wait_until("the victim", || bundle.processes().iter().any(is_victim));
     let attack = "for p in /proc/[0-9]*; do \
             case \"$(cat $p/cmdline 2>/dev/null)\" in /proc/self/exe*) victim=${p#/proc/};; esac; done; \
@@ -146,7 +147,8 @@ fn links_in_the_image_do_not_lead_to_the_host() {
 /// CVE-2025-31133. The mask is the host's null device, whatever the image has in its place.
 #[test]
 fn masks_are_the_real_null_device() {
-    let mut bundle = script("for p in /proc/keys /proc/timer_list; do stat -c %t:%T $p; cat $p; done; echo x >/proc/keys");
+    let mut bundle =
+        script("for p in /proc/keys /proc/timer_list; do stat -c %t:%T $p; cat $p; done; echo x >/proc/keys");
     let mounts = bundle.config["mounts"].as_array_mut().unwrap();
     mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
     fs::create_dir(bundle.rootfs("dev")).unwrap();
@@ -218,5 +220,7 @@ fn a_pid_that_was_used_again_is_not_killed() {
     innocent.kill().unwrap();
     innocent.wait().unwrap();
     // The true init was in the cgroup, and was removed with it.
-    wait_until("its end", || fs::read_to_string(format!("/proc/{pid}/cgroup")).map_or(true, |text| !text.contains(&bundle.id)));
+    wait_until("its end", || {
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).map_or(true, |text| !text.contains(&bundle.id))
+    });
 }

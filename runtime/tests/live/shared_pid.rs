@@ -44,7 +44,8 @@ fn hooks_of_create_run_outside_of_a_shared_pid_namespace() {
     let mut bundle = sharing(&path, "true");
     let seen = bundle.path().join("seen");
     let hook = |pid: &str| {
-        let text = format!("p={pid}; echo $(readlink /proc/$p/ns/pid) $(readlink /proc/$p/ns/mnt) >>{}", seen.display());
+        let text =
+            format!("p={pid}; echo $(readlink /proc/$p/ns/pid) $(readlink /proc/$p/ns/mnt) >>{}", seen.display());
         json!([{"path": "/bin/sh", "args": ["sh", "-c", text]}])
     };
     let of_state = "$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/')";
@@ -79,14 +80,59 @@ fn what_a_clone_does_not_inherit_is_set_for_the_second_stage() {
 
 /// The calls after the first-stage init has installed a filter, and those of busybox.
 const REMAINING: &[&str] = &[
-    "brk", "capset", "clone", "close", "execve", "exit_group", "faccessat", "faccessat2", "fcntl", "ioctl", "madvise", "mmap",
-    "mremap", "munmap", "newfstatat", "openat", "pidfd_send_signal", "pread64", "prlimit64", "read", "recvmsg", "sendmsg", "setsid",
-    "sigaltstack", "statfs", "statx", "write",
+    "brk",
+    "capset",
+    "clone",
+    "close",
+    "execve",
+    "exit_group",
+    "faccessat",
+    "faccessat2",
+    "fcntl",
+    "ioctl",
+    "madvise",
+    "mmap",
+    "mremap",
+    "munmap",
+    "newfstatat",
+    "openat",
+    "pidfd_send_signal",
+    "pread64",
+    "prlimit64",
+    "read",
+    "recvmsg",
+    "sendmsg",
+    "setsid",
+    "sigaltstack",
+    "statfs",
+    "statx",
+    "write",
 ];
 const OF_BUSYBOX: &[&str] = &[
-    "arch_prctl", "set_tid_address", "set_robust_list", "rseq", "readlink", "readlinkat", "getrandom", "mprotect", "prctl",
-    "getuid", "setuid", "getgid", "setgid", "fstat", "uname", "rt_sigaction", "rt_sigprocmask", "geteuid", "getppid", "getpid",
-    "getcwd", "stat", "sendfile", "open",
+    "arch_prctl",
+    "set_tid_address",
+    "set_robust_list",
+    "rseq",
+    "readlink",
+    "readlinkat",
+    "getrandom",
+    "mprotect",
+    "prctl",
+    "getuid",
+    "setuid",
+    "getgid",
+    "setgid",
+    "fstat",
+    "uname",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "geteuid",
+    "getppid",
+    "getpid",
+    "getcwd",
+    "stat",
+    "sendfile",
+    "open",
 ];
 
 #[test]

@@ -23,7 +23,8 @@ fn odd() -> (Bundle, Vec<&'static str>) {
     config["process"]["user"]["username"] = json!("web");
     config["annotations"] = json!({ "run.oci.handler": "x", "krun.cpus": "1", "module.wasm.image/variant": "y" });
     let sets = json!(["CAP_KILL", "CHOWN"]);
-    config["process"]["capabilities"] = json!({ "bounding": sets, "permitted": sets, "effective": sets, "ambient": sets });
+    config["process"]["capabilities"] =
+        json!({ "bounding": sets, "permitted": sets, "effective": sets, "ambient": sets });
     config["linux"]["seccomp"] = json!({
         "defaultAction": "SCMP_ACT_ALLOW",
         "architectures": ["SCMP_ARCH_S390X"],
@@ -102,7 +103,10 @@ fn an_unknown_key_of_update_is_warned_of() {
     let done = bundle.brig(&["update", "-r", file.to_str().unwrap(), &bundle.id]);
     let found = warnings(&done.stderr);
     assert_eq!(found.len(), 2, "{}", show(&done));
-    assert!(found.iter().any(|line| line.contains("memory.limits: unknown key, ignored (did you mean \"limit\"?)")), "{found:?}");
+    assert!(
+        found.iter().any(|line| line.contains("memory.limits: unknown key, ignored (did you mean \"limit\"?)")),
+        "{found:?}"
+    );
     assert!(found.iter().any(|line| line.contains("cpus: unknown key, ignored (did you mean \"cpu\"?)")), "{found:?}");
 }
 
@@ -113,7 +117,10 @@ fn the_log_goes_to_the_journal_and_no_file_is_made() {
     std::fs::create_dir_all(directory.path().join("systemd/journal")).unwrap();
     let journal = UnixDatagram::bind(directory.path().join("systemd/journal/socket")).unwrap();
     let run = |place: &str| {
-        let text = format!("mount --bind {} /run && cd /run && exec {BRIG} --root /run/none --log {place} state x", directory.path().display());
+        let text = format!(
+            "mount --bind {} /run && cd /run && exec {BRIG} --root /run/none --log {place} state x",
+            directory.path().display()
+        );
         output(Command::new("unshare").args(["-m", "sh", "-c", &text]))
     };
     let done = run("journald:box");
@@ -121,7 +128,10 @@ fn the_log_goes_to_the_journal_and_no_file_is_made() {
     let mut packet = [0; 4096];
     let length = journal.recv(&mut packet).unwrap();
     let entry = String::from_utf8_lossy(&packet[..length]).into_owned();
-    assert!(entry.starts_with("PRIORITY=3\nSYSLOG_IDENTIFIER=box\n") && entry.contains("container does not exist"), "{entry:?}");
+    assert!(
+        entry.starts_with("PRIORITY=3\nSYSLOG_IDENTIFIER=box\n") && entry.contains("container does not exist"),
+        "{entry:?}"
+    );
     assert!(String::from_utf8_lossy(&done.stderr).contains("container does not exist"), "{}", show(&done));
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "a file was made");
     // A service that is not running is named.

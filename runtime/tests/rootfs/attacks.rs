@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use brig_plan::mounts::MountOptions;
 use brig_engine::rootfs;
+use brig_plan::mounts::MountOptions;
 use brig_sys::mount::mount_raw;
 use brig_sys::procfs::Proc;
 use rustix::fs::{OFlags, RenameFlags};
@@ -107,7 +107,8 @@ fn a_symlink_to_proc_is_no_way_around_its_guard() {
 #[test]
 fn only_procfs_is_bound_over_proc() {
     in_bed(|bed| {
-        let bind = |source: &Path| json!({"destination": "/proc", "source": source, "options": ["rbind"], "type": "bind"});
+        let bind =
+            |source: &Path| json!({"destination": "/proc", "source": source, "options": ["rbind"], "type": "bind"});
         let text = bed.one(bind(&bed.host(""))).expect_err("a directory").to_string();
         assert!(text.contains("not of type proc"), "{text}");
         bed.one(bind(Path::new("/proc"))).expect("procfs");
@@ -153,7 +154,10 @@ fn a_target_swapped_for_a_symlink_while_it_is_mounted_on() {
             // An error is as good as a mount inside the root.
             let _root = bed.one(mount);
             let outside = |path: &Path| path.starts_with(bed.host(""));
-            assert!(!mounts_of(Path::new("/proc")).keys().any(|path| outside(path)), "round {round}: mounted on the host");
+            assert!(
+                !mounts_of(Path::new("/proc")).keys().any(|path| outside(path)),
+                "round {round}: mounted on the host"
+            );
             brig_sys::mount::detach(&bed.root("")).expect("detach the root with all in it");
             assert!(is_empty(&bed.host("outside")), "round {round}: made on the host");
         }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use brig_engine::rootfs::{self, Root};
 use brig_plan::host::CgroupLayout;
 use brig_plan::mounts::{self, MountOptions, RootfsPlan};
 use brig_plan::{Findings, Host};
-use brig_engine::rootfs::{self, Root};
 use brig_sys::mount::{ATTR_RDONLY, mount_raw, set_attributes};
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use brig_plan::mounts::MountOptions;
 use brig_engine::rootfs;
+use brig_plan::mounts::MountOptions;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 use crate::bed::in_bed;

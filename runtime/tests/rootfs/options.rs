@@ -59,9 +59,7 @@ fn flags_of_new_file_systems() {
 fn a_plain_flag_is_for_the_top_and_a_recursive_one_for_all() {
     in_bed(|bed| {
         tmpfs(&bed.host("source/below"), 0);
-        let bind = |target: &str, option: &str| {
-            json!({"destination": target, "source": bed.host("source"), "type": "bind", "options": ["rbind", option]})
-        };
+        let bind = |target: &str, option: &str| json!({"destination": target, "source": bed.host("source"), "type": "bind", "options": ["rbind", option]});
         bed.one(bind("/plain", "ro")).expect("mount");
         assert!(seen(&bed.root("plain/below")).has("rw"));
         bed.one(bind("/whole", "rro")).expect("mount");
@@ -78,7 +76,10 @@ fn propagation_of_mounts() {
                                "options": ["rbind", option]});
             bed.one(mount).expect("mount");
             let optional = seen(&bed.root(option)).optional;
-            assert!(optional.starts_with(expected) && optional.is_empty() == expected.is_empty(), "{option}: {optional}");
+            assert!(
+                optional.starts_with(expected) && optional.is_empty() == expected.is_empty(),
+                "{option}: {optional}"
+            );
         }
     });
 }
@@ -112,8 +113,10 @@ fn tmpcopyup_brings_all_of_the_image() {
         let xattr = "trusted.brig";
         rustix::fs::setxattr(root("sub"), xattr, b"value", rustix::fs::XattrFlags::empty()).expect("setxattr");
         std::fs::set_permissions(bed.root("data"), PermissionsExt::from_mode(0o751)).expect("chmod");
-        bed.one(json!({"destination": "/data", "source": "t", "type": "tmpfs", "options": ["tmpcopyup", "ro", "nodev"]}))
-            .expect("mount");
+        bed.one(
+            json!({"destination": "/data", "source": "t", "type": "tmpfs", "options": ["tmpcopyup", "ro", "nodev"]}),
+        )
+        .expect("mount");
         let mounted = seen(&bed.root("data"));
         assert!(mounted.kind == "tmpfs" && mounted.has("nodev"));
         assert_eq!(bed.root("data").metadata().expect("stat").mode() & 0o7777, 0o751);
@@ -161,7 +164,8 @@ fn tmpcopyup_needs_few_descriptors_for_a_deep_tree() {
         std::fs::write(bed.root("data/d/d/file"), "text").expect("write");
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("getrlimit");
         setrlimit(Resource::RLIMIT_NOFILE, soft.min(1024), hard).expect("setrlimit");
-        bed.one(json!({"destination": "/data", "source": "t", "type": "tmpfs", "options": ["tmpcopyup"]})).expect("mount");
+        bed.one(json!({"destination": "/data", "source": "t", "type": "tmpfs", "options": ["tmpcopyup"]}))
+            .expect("mount");
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("setrlimit");
         assert_eq!(std::fs::read(bed.root("data/d/d/file")).expect("read"), b"text");
         let mut deepest = std::fs::metadata(bed.root(&format!("data/{}", "d/".repeat(1400))));
@@ -176,9 +180,7 @@ fn links_as_sources_and_targets() {
         symlink("file", bed.host("link")).expect("symlink");
         std::fs::write(bed.root("below"), "").expect("write");
         symlink("below", bed.root("image-link")).expect("symlink");
-        let bind = |target: &str, option: &str| {
-            json!({"destination": target, "source": bed.host("link"), "type": "bind", "options": ["bind", option]})
-        };
+        let bind = |target: &str, option: &str| json!({"destination": target, "source": bed.host("link"), "type": "bind", "options": ["bind", option]});
         bed.one(bind("/copied", "copy-symlink")).expect("copy-symlink");
         assert_eq!(std::fs::read_link(bed.root("copied")).expect("a link"), Path::new("file"));
         bed.one(bind("/copied", "copy-symlink")).expect("once more");
@@ -215,8 +217,12 @@ fn errors_name_the_mount_and_the_reason() {
         assert!(text.contains("mounts[0]") && text.contains("size=much") && text.contains("kernel"), "{text}");
         let text = fails(json!({"destination": "/x", "source": "t", "type": "nofs"}));
         assert!(text.contains("mounts[0].type: this kernel knows no file system \"nofs\""), "{text}");
-        let text = fails(json!({"destination": "/x", "source": "t", "type": "tmpfs", "options": ["size=1m", "nosiud"]}));
-        assert!(text.contains("mounts[0].options: \"nosiud\" is no option of tmpfs; did you mean \"nosuid\"?"), "{text}");
+        let text =
+            fails(json!({"destination": "/x", "source": "t", "type": "tmpfs", "options": ["size=1m", "nosiud"]}));
+        assert!(
+            text.contains("mounts[0].options: \"nosiud\" is no option of tmpfs; did you mean \"nosuid\"?"),
+            "{text}"
+        );
         std::fs::create_dir(bed.root("directory")).expect("mkdir");
         std::fs::write(bed.host("file"), "").expect("write");
         let text = fails(json!({"destination": "/directory", "source": bed.host("file"), "options": ["bind"]}));

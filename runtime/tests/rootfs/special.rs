@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use brig_plan::mounts::{CgroupHierarchy, CgroupMounts, MountOptions};
 use brig_engine::rootfs;
+use brig_plan::mounts::{CgroupHierarchy, CgroupMounts, MountOptions};
 use brig_sys::inherited::Inherited;
 use brig_sys::mount::mount_raw;
 use brig_sys::tty::open_peer;
@@ -60,7 +60,8 @@ fn sources_opened_by_the_parent() {
             std::fs::write(target.join("below/mine"), "").expect("write");
         });
         assert!(!below.join("mine").exists(), "a mount in the container came to the host");
-        let mut missing = bed.plan(json!([{"destination": "/x", "source": "/no/such", "options": ["bind"]}]), json!({}));
+        let mut missing =
+            bed.plan(json!([{"destination": "/x", "source": "/no/such", "options": ["bind"]}]), json!({}));
         missing.user_namespace = true;
         let text = rootfs::open_sources(&missing).expect_err("missing").to_string();
         assert!(text.contains("mounts[0].source") && text.contains("no such file or directory"), "{text}");
@@ -75,8 +76,10 @@ fn by_default_the_host_spreads_to_the_container_and_not_back() {
         for name in ["from-host", "from-container"] {
             std::fs::create_dir(bed.host(name)).expect("mkdir");
         }
-        let plan =
-            bed.plan(json!([{"destination": "/d", "source": bed.host(""), "type": "bind", "options": ["rbind"]}]), json!({}));
+        let plan = bed.plan(
+            json!([{"destination": "/d", "source": bed.host(""), "type": "bind", "options": ["rbind"]}]),
+            json!({}),
+        );
         let (inside, host) = (bed.root("d"), bed.host(""));
         let (ready, wait) = std::sync::mpsc::channel::<()>();
         let (mounted, wait_mounted) = std::sync::mpsc::channel::<()>();
@@ -189,9 +192,12 @@ fn the_unified_hierarchy_is_as_writable_as_asked() {
             return;
         };
         // The third is CVE-2023-25809.
-        for (namespace, asked, user, readonly) in
-            [(false, "rw", false, false), (false, "ro", false, true), (false, "rw", true, true), (true, "rw", false, false)]
-        {
+        for (namespace, asked, user, readonly) in [
+            (false, "rw", false, false),
+            (false, "ro", false, true),
+            (false, "rw", true, true),
+            (true, "rw", false, false),
+        ] {
             let mount = json!([{"destination": "/sys/fs/cgroup", "source": "cgroup", "type": "cgroup",
                                 "options": ["nosuid", "noexec", "nodev", "relatime", asked]}]);
             let options = MountOptions { cgroup_namespace: namespace, ..MountOptions::default() };

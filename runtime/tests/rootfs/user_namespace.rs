@@ -4,8 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use brig_plan::mounts::MountOptions;
 use brig_engine::rootfs;
+use brig_plan::mounts::MountOptions;
 use serde_json::json;
 
 use crate::bed::{in_bed, seen};
@@ -71,7 +71,8 @@ fn locked_flags_stay() {
         // A mount of /proc that is copied into the mount namespace of a less privileged user namespace has locked
         // flags, if it has any: the test searches the host for one.
         let mounts = crate::bed::mounts_of(Path::new("/proc"));
-        let Some((source, _)) = mounts.iter().find(|(path, seen)| seen.has("nosuid") && path.metadata().is_ok_and(|m| m.is_dir()))
+        let Some((source, _)) =
+            mounts.iter().find(|(path, seen)| seen.has("nosuid") && path.metadata().is_ok_and(|m| m.is_dir()))
         else {
             return;
         };

@@ -3,8 +3,8 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use brig_plan::mounts::{MountOptions, Pivot, RootfsPlan};
 use brig_engine::rootfs;
+use brig_plan::mounts::{MountOptions, Pivot, RootfsPlan};
 use serde_json::json;
 
 use crate::bed::{Bed, in_bed, mounts_of};

@@ -32,7 +32,11 @@ impl Bundle {
         let bin = directory.path().join("rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
         copy_program("/bin/busybox", &bin.join("busybox"));
-        for name in ["sh", "sleep", "true", "false", "cat", "id", "echo", "ls", "mount", "kill", "ps", "touch", "stat", "tty", "stty", "readlink", "env", "pwd", "head", "dd", "ulimit", "grep", "wc", "test", "mkdir", "sed", "sort", "cut"] {
+        for name in [
+            "sh", "sleep", "true", "false", "cat", "id", "echo", "ls", "mount", "kill", "ps", "touch", "stat", "tty",
+            "stty", "readlink", "env", "pwd", "head", "dd", "ulimit", "grep", "wc", "test", "mkdir", "sed", "sort",
+            "cut",
+        ] {
             symlink("busybox", bin.join(name)).unwrap();
         }
         let made = Command::new(BRIG).args(["spec", "-b"]).arg(directory.path()).output().unwrap();

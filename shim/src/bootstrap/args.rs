@@ -99,10 +99,9 @@ impl Args {
                 "namespace" | "id" | "address" | "bundle" | "publish-binary" | "socket" => {
                     let value = match value {
                         Some(value) => value,
-                        None => arguments
-                            .next()
-                            .transpose()?
-                            .ok_or_else(|| wrong(format!("flag -{name} needs a value")))?,
+                        None => {
+                            arguments.next().transpose()?.ok_or_else(|| wrong(format!("flag -{name} needs a value")))?
+                        }
                     };
                     match name {
                         "namespace" => args.namespace = value,
@@ -162,7 +161,9 @@ mod tests {
 
     #[test]
     fn what_containerd_never_says_is_refused() {
-        for line in ["", "start", "-namespace n start", "-namespace ../a -id b start", "-nope", "-id", "-namespace a -id b go"] {
+        for line in
+            ["", "start", "-namespace n start", "-namespace ../a -id b start", "-nope", "-id", "-namespace a -id b go"]
+        {
             assert_eq!(parse(line).unwrap_err().kind(), ErrorKind::InvalidConfig, "{line}");
         }
     }

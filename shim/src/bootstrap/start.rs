@@ -49,7 +49,8 @@ impl Input {
 
     fn debug(&self, args: &Args) -> bool {
         // More verbose levels are negative.
-        args.debug || self.params.as_ref().is_some_and(|params| params.log_level.value() <= LogLevel::LOG_LEVEL_DEBUG as i32)
+        args.debug
+            || self.params.as_ref().is_some_and(|params| params.log_level.value() <= LogLevel::LOG_LEVEL_DEBUG as i32)
     }
 }
 
@@ -110,8 +111,11 @@ fn facts_of_bundle(bundle: &Path) -> Result<Option<Facts>> {
     let log = std::fs::metadata(bundle.join("log"));
     if facts.is_none() && !log.is_ok_and(|metadata| metadata.file_type().is_fifo()) {
         let directory = std::env::current_dir().unwrap_or_else(|_| bundle.to_owned());
-        let message = format!("{} is no bundle: it has neither config.json nor the FIFO log; containerd starts this \
-                               program in the container's bundle", directory.display());
+        let message = format!(
+            "{} is no bundle: it has neither config.json nor the FIFO log; containerd starts this \
+                               program in the container's bundle",
+            directory.display()
+        );
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
     Ok(facts)

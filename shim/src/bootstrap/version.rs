@@ -35,9 +35,8 @@ impl Version {
 /// # Errors
 /// It does not answer.
 pub fn of_server(path: &Path) -> Result<Version> {
-    let failed = |error: ttrpc::Error| {
-        Error::other(format!("the server at {} does not answer: {error}", path.display()))
-    };
+    let failed =
+        |error: ttrpc::Error| Error::other(format!("the server at {} does not answer: {error}", path.display()));
     let client = Client::connect(&format!("unix://{}", path.display())).map_err(failed)?;
     let payload = ConnectRequest::new().write_to_bytes().map_err(|error| Error::other(error.to_string()))?;
     let request = Request {

@@ -17,7 +17,10 @@ use tokio::io::unix::AsyncFd;
 pub(super) type Polled = AsyncFd<OwnedFd>;
 
 /// Registers a descriptor, in the directions that it is open for.
-#[allow(deprecated, reason = "sound for an OwnedFd, which stays the same descriptor as long as it lives; the other way is unsafe")]
+#[allow(
+    deprecated,
+    reason = "sound for an OwnedFd, which stays the same descriptor as long as it lives; the other way is unsafe"
+)]
 pub(super) fn polled(fd: OwnedFd) -> Result<Polled> {
     let unable = "unable to poll a stream";
     let flags = rustix::fs::fcntl_getfl(&fd).map_err(std::io::Error::from).context(unable)?;

@@ -3,8 +3,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Instant;
 
-use super::*;
 use super::fd::open_fifo;
+use super::*;
 
 mod readers;
 impl Copying {
@@ -24,7 +24,13 @@ fn addresses(stdin: &str, stdout: &str, stderr: &str) -> Addresses {
 }
 
 fn owner() -> Owner {
-    Owner { namespace: "n".into(), container: "c".into(), ids: (0, 0), ready_timeout: READY, timeouts: OutputTimeouts::default() }
+    Owner {
+        namespace: "n".into(),
+        container: "c".into(),
+        ids: (0, 0),
+        ready_timeout: READY,
+        timeouts: OutputTimeouts::default(),
+    }
 }
 
 fn make_fifo(path: &Path) {
@@ -130,9 +136,13 @@ fn a_reader_that_comes_after_the_end_of_a_silent_process_gets_the_end() {
         let ([_, stdout, stderr], copying) = started("", out.to_str().unwrap(), err.to_str().unwrap());
         drop((stdout, stderr));
         // Until both copies have seen the end, and wait.
-        while std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter(|fd| {
-            std::fs::read_link(fd.path()).is_ok_and(|link| link == out || link == err)
-        }).count() > 2 {
+        while std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .flatten()
+            .filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|link| link == out || link == err))
+            .count()
+            > 2
+        {
             tokio::task::yield_now().await;
         }
         let late = out.clone();
@@ -249,9 +259,15 @@ fn an_end_waits_for_nobody_who_has_not_come_and_for_nothing_that_orphans_may_say
         let ([_, stdout, stderr], mut copying) = started("", path.to_str().unwrap(), silent.to_str().unwrap());
         std::fs::File::from(stdout).write_all(b"words\n").unwrap();
         assert!(copying.process_ended().await, "it was waited for");
-        assert_eq!(std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter(|fd| {
-            std::fs::read_link(fd.path()).is_ok_and(|link| link == silent)
-        }).count(), 1, "the other is copied still");
+        assert_eq!(
+            std::fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .flatten()
+                .filter(|fd| { std::fs::read_link(fd.path()).is_ok_and(|link| link == silent) })
+                .count(),
+            1,
+            "the other is copied still"
+        );
         drop(stderr);
     });
 }

@@ -265,7 +265,8 @@ fn a_file_is_mounted_through_a_loop_device_that_goes_with_it() {
         assert_eq!(fs::read_to_string(rootfs.join("file")).unwrap(), "kept");
         assert_eq!(fs::write(rootfs.join("x"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
         unmount(&rootfs).unwrap();
-        let text = mount(&[request("ext4", &base.join("nowhere"), &options(&["loop"]))], &rootfs).unwrap_err().to_string();
+        let text =
+            mount(&[request("ext4", &base.join("nowhere"), &options(&["loop"]))], &rootfs).unwrap_err().to_string();
         assert!(text.contains("nowhere"), "{text}");
         // Freed by a work queue of the kernel's.
         let used = || {

@@ -11,8 +11,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use brig_engine::cgroup::{Cgroup, CgroupRecord, OomWatch, Stats};
-use brig_engine::{CheckpointOptions, Launched, Status};
 use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_engine::{CheckpointOptions, Launched, Status};
 use brig_sys::{process, socket};
 use serde::Deserialize;
 
@@ -107,7 +107,8 @@ impl Foreign {
         let state = self.state(id)?;
         let all = [Status::Creating, Status::Created, Status::Running, Status::Paused, Status::Stopped];
         let status = all.into_iter().find(|status| status.as_str() == state.status);
-        let status = status.ok_or_else(|| Error::other(format!("state printed an unknown status {:?}", state.status)))?;
+        let status =
+            status.ok_or_else(|| Error::other(format!("state printed an unknown status {:?}", state.status)))?;
         Ok((status, state.bundle))
     }
 
@@ -132,7 +133,9 @@ impl Foreign {
             (options.common.file_locks, "--file-locks"),
         ];
         command.args(flags.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag)).arg(id);
-        let output = command.output().with_context(|| format!("unable to execute the runtime {:?} (BinaryName)", self.binary))?;
+        let output = command
+            .output()
+            .with_context(|| format!("unable to execute the runtime {:?} (BinaryName)", self.binary))?;
         if output.status.success() { Ok(()) } else { Err(self.failure(&output.stderr, output.status, logged)) }
     }
 
@@ -234,13 +237,16 @@ impl Foreign {
             }
         };
         command.arg::<&OsStr>(id.as_ref());
-        let status = command.status().with_context(|| format!("unable to execute the runtime {:?} (BinaryName)", self.binary))?;
+        let status = command
+            .status()
+            .with_context(|| format!("unable to execute the runtime {:?} (BinaryName)", self.binary))?;
         // The copies of the streams in it would keep their pipes open.
         drop(command);
         if !status.success() {
             return Err(self.failure(&[], status, logged));
         }
-        let pid = std::fs::read_to_string(pid_file).with_context(|| format!("unable to read {}", pid_file.display()))?;
+        let pid =
+            std::fs::read_to_string(pid_file).with_context(|| format!("unable to read {}", pid_file.display()))?;
         let pid: i32 = pid.trim().parse().map_err(|_| Error::other(format!("{} holds no pid", pid_file.display())))?;
         let pidfd = process::pidfd_open(pid)?;
         let terminal = console.map(ConsoleSocket::receive).transpose()?;

@@ -80,7 +80,8 @@ impl Pod {
             let message = format!("sandbox options of type {:?}: expected runtime.v1.PodSandboxConfig", any.type_url);
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
-        let unreadable = |error| Error::new(ErrorKind::InvalidConfig, format!("PodSandboxConfig cannot be read: {error}"));
+        let unreadable =
+            |error| Error::new(ErrorKind::InvalidConfig, format!("PodSandboxConfig cannot be read: {error}"));
         let fields = walk(&any.value, |number, content| {
             match (number, content) {
                 (2, Content::Bytes(bytes)) => pod.hostname = text(bytes),
@@ -250,7 +251,8 @@ impl IdRange {
     }
 
     fn all(ranges: &[IdRange]) -> Value {
-        let shown = |range: &IdRange| json!({"containerID": range.container, "hostID": range.host, "size": range.length});
+        let shown =
+            |range: &IdRange| json!({"containerID": range.container, "hostID": range.host, "size": range.length});
         ranges.iter().map(shown).collect()
     }
 }
@@ -289,7 +291,10 @@ mod tests {
         assert_eq!(kinds(&config), ["ipc", "mount", "network", "pid", "uts"]);
         let network = config["linux"]["namespaces"].as_array().unwrap().iter().find(|one| one["type"] == "network");
         assert_eq!(network.unwrap()["path"], "/run/netns/n");
-        assert_eq!((&config["hostname"], &config["linux"]["cgroupsPath"]), (&"web".into(), &"/kubepods/pod1/box".into()));
+        assert_eq!(
+            (&config["hostname"], &config["linux"]["cgroupsPath"]),
+            (&"web".into(), &"/kubepods/pod1/box".into())
+        );
         assert_eq!(config["linux"]["sysctl"]["net.ipv4.ip_forward"], "1");
         assert_eq!(config["mounts"][2]["source"], "/usr/bin/shim");
         brig_plan::config::parse(config.to_string().as_bytes()).unwrap();
@@ -322,7 +327,8 @@ mod tests {
 
     #[test]
     fn another_message_is_refused() {
-        let any = |type_url: &str, value: &[u8]| Any { type_url: type_url.into(), value: value.into(), ..Any::default() };
+        let any =
+            |type_url: &str, value: &[u8]| Any { type_url: type_url.into(), value: value.into(), ..Any::default() };
         assert_eq!(Pod::read(None).unwrap(), Pod::default());
         assert_eq!(Pod::read(Some(&any("", b""))).unwrap(), Pod::default());
         assert!(Pod::read(Some(&any("a.b.C", b""))).unwrap_err().to_string().contains("a.b.C"));

@@ -53,7 +53,9 @@ fn tell_ready() -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         told => told.context("unable to tell that it is ready")?,
     }
-    rustix::stdio::dup2_stdout(rustix::stdio::stdin()).map_err(std::io::Error::from).context("unable to close its output")
+    rustix::stdio::dup2_stdout(rustix::stdio::stdin())
+        .map_err(std::io::Error::from)
+        .context("unable to close its output")
 }
 
 /// Takes every child that has ended: with a pid namespace of the pod, orphans become this process's.

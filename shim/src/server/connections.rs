@@ -45,7 +45,8 @@ impl Connections {
                 match stream.peer_cred() {
                     Ok(peer) if peer.uid() == ours || peer.uid() == 0 => {
                         if let Some(counted) = open.upgrade() {
-                            let connection = Connection { stream, frames: Frames::new(budget.clone()), _counted: counted };
+                            let connection =
+                                Connection { stream, frames: Frames::new(budget.clone()), _counted: counted };
                             return Some((Ok(connection), (listener, open, budget)));
                         }
                     }
@@ -74,7 +75,11 @@ pub struct Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let Connection { stream, frames, .. } = &mut *self;
         frames.poll_read(Pin::new(stream), context, buffer)
     }

@@ -113,7 +113,9 @@ impl Frames {
         let Some((_, idle)) = &mut self.share else { return Poll::Pending };
         while idle.as_mut().poll(context).is_ready() {
             if self.budget.is_waited_for() {
-                tracing::warn!("a connection is closed: a request of it has not come whole, and others wait for its memory");
+                tracing::warn!(
+                    "a connection is closed: a request of it has not come whole, and others wait for its memory"
+                );
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a frame stands still")));
             }
             idle.as_mut().reset(tokio::time::Instant::now() + IDLE_TIMEOUT);

@@ -17,36 +17,43 @@ fn write(directory: &Path, files: &[(&str, &str)]) {
     }
 }
 
-const PRESSURE: &str = "some avg10=1.50 avg60=0.25 avg300=0.00 total=12\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=7\n";
+const PRESSURE: &str =
+    "some avg10=1.50 avg60=0.25 avg300=0.00 total=12\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=7\n";
 
 #[test]
 fn every_number_of_cgroup2_is_there() {
     let directory = tempfile::tempdir().unwrap();
-    write(directory.path(), &[
-        ("cgroup.controllers", "cpu memory io pids rdma hugetlb\n"),
-        ("hugetlb.2MB.current", "4194304\n"),
-        ("hugetlb.2MB.max", "8388608\n"),
-        ("hugetlb.2MB.events", "max 3\n"),
-        ("hugetlb.2MB.rsvd.current", "6291456\n"),
-        ("hugetlb.2MB.rsvd.max", "max\n"),
-        ("pids.current", "3\n"),
-        ("pids.max", "max\n"),
-        ("cpu.stat", "usage_usec 9\nuser_usec 5\nsystem_usec 4\nnr_periods 8\nnr_throttled 2\nthrottled_usec 77\nnr_bursts 6\nburst_usec 11\n"),
-        ("memory.stat", "anon 4096\nfile 8192\nworkingset_refault_anon 1\nworkingset_refault_file 2\npgfault 10\n"),
-        ("memory.current", "12288\n"),
-        ("memory.max", "max\n"),
-        ("memory.peak", "20480\n"),
-        ("memory.swap.current", "16\n"),
-        ("memory.swap.max", "32\n"),
-        ("memory.swap.peak", "24\n"),
-        ("memory.events", "low 1\nhigh 2\nmax 3\noom 4\noom_kill 5\noom_group_kill 6\n"),
-        ("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n259:1 rbytes=7 wbytes=0 rios=1 wios=0\n"),
-        ("rdma.current", "mlx4_0 hca_handle=2 hca_object=3\n"),
-        ("rdma.max", "mlx4_0 hca_handle=9 hca_object=max\n"),
-        ("cpu.pressure", PRESSURE),
-        ("memory.pressure", PRESSURE),
-        ("io.pressure", PRESSURE),
-    ]);
+    write(
+        directory.path(),
+        &[
+            ("cgroup.controllers", "cpu memory io pids rdma hugetlb\n"),
+            ("hugetlb.2MB.current", "4194304\n"),
+            ("hugetlb.2MB.max", "8388608\n"),
+            ("hugetlb.2MB.events", "max 3\n"),
+            ("hugetlb.2MB.rsvd.current", "6291456\n"),
+            ("hugetlb.2MB.rsvd.max", "max\n"),
+            ("pids.current", "3\n"),
+            ("pids.max", "max\n"),
+            (
+                "cpu.stat",
+                "usage_usec 9\nuser_usec 5\nsystem_usec 4\nnr_periods 8\nnr_throttled 2\nthrottled_usec 77\nnr_bursts 6\nburst_usec 11\n",
+            ),
+            ("memory.stat", "anon 4096\nfile 8192\nworkingset_refault_anon 1\nworkingset_refault_file 2\npgfault 10\n"),
+            ("memory.current", "12288\n"),
+            ("memory.max", "max\n"),
+            ("memory.peak", "20480\n"),
+            ("memory.swap.current", "16\n"),
+            ("memory.swap.max", "32\n"),
+            ("memory.swap.peak", "24\n"),
+            ("memory.events", "low 1\nhigh 2\nmax 3\noom 4\noom_kill 5\noom_group_kill 6\n"),
+            ("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n259:1 rbytes=7 wbytes=0 rios=1 wios=0\n"),
+            ("rdma.current", "mlx4_0 hca_handle=2 hca_object=3\n"),
+            ("rdma.max", "mlx4_0 hca_handle=9 hca_object=max\n"),
+            ("cpu.pressure", PRESSURE),
+            ("memory.pressure", PRESSURE),
+            ("io.pressure", PRESSURE),
+        ],
+    );
     let stats = cgroup(CgroupKind::Unified, &[("", directory.path().to_owned())]).stats().unwrap();
     let any = metrics(&stats).unwrap();
     assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
@@ -91,36 +98,47 @@ fn a_cgroup_without_controllers_has_no_empty_messages() {
 fn every_number_of_v1_is_there() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    write(&at("memory"), &[
-        ("memory.stat", "cache 1\nrss 2\nmapped_file 3\npgpgin 4\nhierarchical_memory_limit 5\nhierarchical_memsw_limit 6\ntotal_cache 7\ntotal_pgmajfault 8\n"),
-        ("memory.oom_control", "oom_kill_disable 1\nunder_oom 0\noom_kill 3\n"),
-        ("memory.usage_in_bytes", "10\n"),
-        ("memory.max_usage_in_bytes", "11\n"),
-        ("memory.failcnt", "12\n"),
-        ("memory.limit_in_bytes", "13\n"),
-        ("memory.memsw.usage_in_bytes", "14\n"),
-        ("memory.memsw.max_usage_in_bytes", "15\n"),
-        ("memory.memsw.failcnt", "0\n"),
-        ("memory.memsw.limit_in_bytes", "16\n"),
-    ]);
+    write(
+        &at("memory"),
+        &[
+            (
+                "memory.stat",
+                "cache 1\nrss 2\nmapped_file 3\npgpgin 4\nhierarchical_memory_limit 5\nhierarchical_memsw_limit 6\ntotal_cache 7\ntotal_pgmajfault 8\n",
+            ),
+            ("memory.oom_control", "oom_kill_disable 1\nunder_oom 0\noom_kill 3\n"),
+            ("memory.usage_in_bytes", "10\n"),
+            ("memory.max_usage_in_bytes", "11\n"),
+            ("memory.failcnt", "12\n"),
+            ("memory.limit_in_bytes", "13\n"),
+            ("memory.memsw.usage_in_bytes", "14\n"),
+            ("memory.memsw.max_usage_in_bytes", "15\n"),
+            ("memory.memsw.failcnt", "0\n"),
+            ("memory.memsw.limit_in_bytes", "16\n"),
+        ],
+    );
     write(&at("cpu"), &[("cpu.stat", "nr_periods 1\nnr_throttled 2\nthrottled_time 3\n")]);
-    write(&at("cpuacct"), &[
-        ("cpuacct.usage", "40\n"),
-        ("cpuacct.usage_percpu", "30 10\n"),
-        ("cpuacct.stat", "user 1\nsystem 2\n"),
-    ]);
+    write(
+        &at("cpuacct"),
+        &[("cpuacct.usage", "40\n"), ("cpuacct.usage_percpu", "30 10\n"), ("cpuacct.stat", "user 1\nsystem 2\n")],
+    );
     write(&at("pids"), &[("pids.current", "2\n"), ("pids.max", "max\n")]);
-    write(&at("blkio"), &[
-        ("blkio.throttle.io_service_bytes", "7:65000 Read 5\n7:65000 Total 5\nTotal 5\n"),
-        ("blkio.throttle.io_serviced", "7:65000 Read 1\nTotal 1\n"),
-    ]);
+    write(
+        &at("blkio"),
+        &[
+            ("blkio.throttle.io_service_bytes", "7:65000 Read 5\n7:65000 Total 5\nTotal 5\n"),
+            ("blkio.throttle.io_serviced", "7:65000 Read 1\nTotal 1\n"),
+        ],
+    );
     write(&at("rdma"), &[("rdma.current", "mlx4_0 hca_handle=2 hca_object=3\n")]);
-    write(&at("hugetlb"), &[
-        ("hugetlb.2MB.usage_in_bytes", "4194304\n"),
-        ("hugetlb.2MB.max_usage_in_bytes", "6291456\n"),
-        ("hugetlb.2MB.failcnt", "3\n"),
-        ("hugetlb.2MB.rsvd.usage_in_bytes", "0\n"),
-    ]);
+    write(
+        &at("hugetlb"),
+        &[
+            ("hugetlb.2MB.usage_in_bytes", "4194304\n"),
+            ("hugetlb.2MB.max_usage_in_bytes", "6291456\n"),
+            ("hugetlb.2MB.failcnt", "3\n"),
+            ("hugetlb.2MB.rsvd.usage_in_bytes", "0\n"),
+        ],
+    );
     let names = ["memory", "cpu", "cpuacct", "pids", "blkio", "rdma", "hugetlb"];
     let paths: Vec<_> = names.iter().map(|name| (*name, at(name))).collect();
     let any = metrics(&cgroup(CgroupKind::Legacy, &paths).stats().unwrap()).unwrap();

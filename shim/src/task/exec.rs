@@ -51,7 +51,10 @@ impl Task {
             return Err(invalid(format!("{exec_id:?} is no exec id")));
         }
         if exec_id.len() > MAX_ID_LEN {
-            return Err(invalid(format!("exec id of {} bytes: expected at most {MAX_ID_LEN}, for it names files", exec_id.len())));
+            return Err(invalid(format!(
+                "exec id of {} bytes: expected at most {MAX_ID_LEN}, for it names files",
+                exec_id.len()
+            )));
         }
         if lock(&self.pending_exit).init_exited {
             return Err(Error::new(ErrorKind::InvalidState, STOPPED));
@@ -86,7 +89,8 @@ impl Task {
         exec.process.begin(Phase::Added)?;
         let counted = Arc::new(AtomicBool::new(false));
         let owner = self.context.owner(&self.id, self.streams, ready_timeout);
-        let (runtime, id, process) = (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
+        let (runtime, id, process) =
+            (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
         let pid_file = self.pid_file(exec_id);
         let (task, is_counted) = (Arc::clone(self), Arc::clone(&counted));
         // Once its streams are open, which may never be: neither a pause nor init's exit waits for that.
@@ -96,7 +100,10 @@ impl Task {
             is_counted.store(true, Ordering::SeqCst);
             runtime.exec(Execution { id, process, streams, pid_file })
         };
-        match launch(&self.context.reaper, &exec.process.addresses, owner, true, make).await.context("OCI runtime exec failed") {
+        match launch(&self.context.reaper, &exec.process.addresses, owner, true, make)
+            .await
+            .context("OCI runtime exec failed")
+        {
             Ok((launched, copying, ended)) => {
                 let pid = launched.pid;
                 exec.process.launched(Phase::Running, launched, copying);

@@ -149,7 +149,9 @@ mod tests {
     use super::*;
 
     fn config(variables: &[(&str, &str)]) -> Option<Config> {
-        Config::read("shim", |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        Config::read("shim", |name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     #[test]

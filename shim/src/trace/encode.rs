@@ -86,7 +86,8 @@ pub(super) fn protobuf(config: &Config, spans: &[Finished]) -> Vec<u8> {
     let resource = config.resource.iter();
     let resource = resource.fold(Message::default(), |fields, (key, value)| fields.message(1, &attribute(key, value)));
     let scope = Message::default().text(1, SCOPE.0.as_bytes()).text(2, SCOPE.1.as_bytes());
-    let of_scope = spans.iter().fold(Message::default().message(1, &scope), |fields, one| fields.message(2, &span(one)));
+    let of_scope =
+        spans.iter().fold(Message::default().message(1, &scope), |fields, one| fields.message(2, &span(one)));
     let of_resource = Message::default().message(1, &resource).message(2, &of_scope);
     Message::default().message(1, &of_resource).bytes().to_vec()
 }

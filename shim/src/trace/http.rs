@@ -33,8 +33,11 @@ impl Endpoint {
         };
         let port = port.map_or(Some(80), |port| port.parse().ok())?;
         let clean = |text: &str| !text.bytes().any(|byte| byte.is_ascii_control() || byte == b' ' || byte == b'@');
-        (!host.is_empty() && clean(host) && clean(path))
-            .then(|| Endpoint { host: host.to_owned(), port, path: format!("/{path}") })
+        (!host.is_empty() && clean(host) && clean(path)).then(|| Endpoint {
+            host: host.to_owned(),
+            port,
+            path: format!("/{path}"),
+        })
     }
 
     fn authority(&self) -> String {

@@ -277,7 +277,12 @@ impl Shim {
         self.client.start(limit(), &request).map(|response| response.pid)
     }
 
-    pub fn exec(&self, exec_id: &str, args: &[&str], change: impl FnOnce(&mut ExecProcessRequest)) -> ttrpc::Result<()> {
+    pub fn exec(
+        &self,
+        exec_id: &str,
+        args: &[&str],
+        change: impl FnOnce(&mut ExecProcessRequest),
+    ) -> ttrpc::Result<()> {
         let spec = Any { value: process(args).to_string().into_bytes(), ..Any::default() };
         let mut request = ExecProcessRequest {
             id: self.id.clone(),
@@ -291,7 +296,8 @@ impl Shim {
 
     pub fn kill(&self, exec_id: &str, signal: i32, all: bool) -> ttrpc::Result<()> {
         let signal = u32::try_from(signal).unwrap();
-        let request = KillRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), signal, all, ..Default::default() };
+        let request =
+            KillRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), signal, all, ..Default::default() };
         self.client.kill(limit(), &request).map(|_| ())
     }
 

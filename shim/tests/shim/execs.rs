@@ -85,7 +85,8 @@ fn every_exit_comes_after_its_start_and_init_s_comes_last() {
     assert_eq!(exits.last().unwrap(), &format!("{} 137", bundle.id));
     for line in story.iter().filter_map(|line| line.strip_prefix("exec-started ")) {
         let started = story.iter().position(|one| *one == format!("exec-started {line}")).unwrap();
-        let ended: Vec<usize> = (0..story.len()).filter(|at| story[*at].starts_with(&format!("exit {line} "))).collect();
+        let ended: Vec<usize> =
+            (0..story.len()).filter(|at| story[*at].starts_with(&format!("exit {line} "))).collect();
         assert!(ended.len() == 1 && ended[0] > started, "{line}: {story:?}");
     }
 }

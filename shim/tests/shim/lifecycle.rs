@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use containerd_shim_protos::api::{
-    CheckpointTaskRequest, PauseRequest, PidsRequest, ResumeRequest, Status, StatsRequest, UpdateTaskRequest,
+    CheckpointTaskRequest, PauseRequest, PidsRequest, ResumeRequest, StatsRequest, Status, UpdateTaskRequest,
 };
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
@@ -103,7 +103,8 @@ fn pause_pids_stats_and_update_work_and_a_paused_container_can_be_killed() {
     let pids = PidsRequest { id: shim.id.clone(), ..Default::default() };
     wait(|| shim.client.pids(call_limit(), &pids).unwrap().processes.len() == 3);
     let processes = shim.client.pids(call_limit(), &pids).unwrap().processes;
-    let known: Vec<u32> = processes.iter().filter(|process| process.info.is_some()).map(|process| process.pid).collect();
+    let known: Vec<u32> =
+        processes.iter().filter(|process| process.info.is_some()).map(|process| process.pid).collect();
     assert_eq!(known, [exec]);
     let stats = StatsRequest { id: shim.id.clone(), ..Default::default() };
     let stats = shim.client.stats(call_limit(), &stats).unwrap().stats.unwrap();

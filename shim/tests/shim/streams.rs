@@ -90,7 +90,8 @@ fn a_logger_reads_both_streams_and_ends_with_them() {
     let bundle = bed.bundle(&["/bin/sh", "-c", "echo out; echo err >&2"]);
     let shim = bed.start(&bundle);
     let program = bed.path().join("logger");
-    let script = "#!/bin/sh\nexec 5>&-\n{ echo \"$CONTAINER_NAMESPACE $CONTAINER_ID $1 $2\"; cat <&3; cat <&4; } > \"$2\"\n";
+    let script =
+        "#!/bin/sh\nexec 5>&-\n{ echo \"$CONTAINER_NAMESPACE $CONTAINER_ID $1 $2\"; cat <&3; cat <&4; } > \"$2\"\n";
     write_program(&program, script);
     let log = bed.path().join("log");
     let address = format!("binary://{}?to={}", program.display(), log.display());
@@ -98,8 +99,7 @@ fn a_logger_reads_both_streams_and_ends_with_them() {
     shim.start("").unwrap();
     shim.wait("").unwrap();
     shim.delete("").unwrap();
-    let expected =
-        format!("{} {} to {}\nout\nerr\n", crate::bed::NAMESPACE, bundle.id, log.display());
+    let expected = format!("{} {} to {}\nout\nerr\n", crate::bed::NAMESPACE, bundle.id, log.display());
     assert_eq!(fs::read_to_string(log).unwrap(), expected);
     // Addresses that are none.
     let again = shim.create(&bundle, |request| request.stdout = "http://x/y".into());

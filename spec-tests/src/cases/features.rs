@@ -15,16 +15,36 @@ pub const CASES: &[Case] = &[
     Case::new("each mount option that features lists is recognised", "features.md#mount-options", Level::Must, options),
     Case::new("features lists no option of a file system", "features.md#mount-options", Level::Should, own_options),
     Case::new("the annotations of features are texts by name", "features.md#annotations", Level::Must, annotations),
-    Case::new("each namespace that features lists is recognised", "features-linux.md#namespaces", Level::Must, namespaces),
-    Case::new("each capability that features lists is recognised", "features-linux.md#capabilities", Level::Must, capabilities),
+    Case::new(
+        "each namespace that features lists is recognised",
+        "features-linux.md#namespaces",
+        Level::Must,
+        namespaces,
+    ),
+    Case::new(
+        "each capability that features lists is recognised",
+        "features-linux.md#capabilities",
+        Level::Must,
+        capabilities,
+    ),
     Case::new("each seccomp action that features lists is recognised", SECCOMP, Level::Must, actions),
     Case::new("each seccomp operator that features lists is recognised", SECCOMP, Level::Must, operators),
     Case::new("each architecture that features lists is recognised", SECCOMP, Level::Must, architectures),
     Case::new("each seccomp flag that features knows is recognised", SECCOMP, Level::Must, known_flags),
     Case::new("each seccomp flag that features supports works", SECCOMP, Level::Must, supported_flags),
-    Case::new("each memory policy that features lists is recognised", "features-linux.md#memorypolicy", Level::Must, policies),
-    Case::new("a runtime that reads the mappings of mounts says so", "features-linux.md#mountextensions", Level::Must, idmap)
-        .on(&[Need::Namespace("user")]),
+    Case::new(
+        "each memory policy that features lists is recognised",
+        "features-linux.md#memorypolicy",
+        Level::Must,
+        policies,
+    ),
+    Case::new(
+        "a runtime that reads the mappings of mounts says so",
+        "features-linux.md#mountextensions",
+        Level::Must,
+        idmap,
+    )
+    .on(&[Need::Namespace("user")]),
 ];
 
 const VERSION: &str = "features.md#specification-version";
@@ -39,7 +59,9 @@ fn features(ground: &Ground) -> anyhow::Result<Value> {
 fn list(features: &Value, pointer: &str) -> anyhow::Result<Vec<String>> {
     match features.pointer(pointer) {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(value) => serde_json::from_value(value.clone()).with_context(|| format!("{pointer}: expected texts, found {value}")),
+        Some(value) => {
+            serde_json::from_value(value.clone()).with_context(|| format!("{pointer}: expected texts, found {value}"))
+        }
     }
 }
 
@@ -52,7 +74,8 @@ fn object(ground: &Ground) -> anyhow::Result<()> {
 fn version(features: &Value, name: &str) -> anyhow::Result<(String, Vec<u64>)> {
     let text = features[name].as_str().with_context(|| format!("{name}: expected a text, found {}", features[name]))?;
     let plain = text.split(['-', '+']).next().unwrap_or_default();
-    let numbers = plain.split('.').map(|word| word.parse::<u64>().with_context(|| format!("{name}: {text:?} is no version")));
+    let numbers =
+        plain.split('.').map(|word| word.parse::<u64>().with_context(|| format!("{name}: {text:?} is no version")));
     Ok((text.to_owned(), numbers.collect::<anyhow::Result<_>>()?))
 }
 
@@ -77,11 +100,33 @@ fn accepted(ground: &Ground) -> anyhow::Result<()> {
 
 /// Names that release 1.3 defines; later ones may add.
 const DEFINED: &[(&str, &[&str])] = &[
-    ("", &["ociVersionMin", "ociVersionMax", "hooks", "mountOptions", "linux", "annotations", "potentiallyUnsafeConfigAnnotations"]),
-    ("/linux", &[
-        "namespaces", "capabilities", "cgroup", "seccomp", "apparmor", "selinux", "memoryPolicy", "intelRdt", "mountExtensions",
-        "netDevices",
-    ]),
+    (
+        "",
+        &[
+            "ociVersionMin",
+            "ociVersionMax",
+            "hooks",
+            "mountOptions",
+            "linux",
+            "annotations",
+            "potentiallyUnsafeConfigAnnotations",
+        ],
+    ),
+    (
+        "/linux",
+        &[
+            "namespaces",
+            "capabilities",
+            "cgroup",
+            "seccomp",
+            "apparmor",
+            "selinux",
+            "memoryPolicy",
+            "intelRdt",
+            "mountExtensions",
+            "netDevices",
+        ],
+    ),
     ("/linux/cgroup", &["v1", "v2", "systemd", "systemdUser", "rdma"]),
     ("/linux/seccomp", &["enabled", "actions", "operators", "archs", "knownFlags", "supportedFlags"]),
     ("/linux/apparmor", &["enabled"]),
@@ -125,7 +170,15 @@ fn said(ground: &Ground, change: impl FnOnce(&mut Bundle)) -> anyhow::Result<Str
 /// Recognised is what is done, or refused for another reason than its name: no error may call it unknown.
 fn recognised(what: &str, said: &str) -> anyhow::Result<()> {
     let low = said.to_lowercase();
-    let unknown = ["unknown", "unrecognised", "unrecognized", "not a valid", "does not exist", "invalid namespace", "expected one of"];
+    let unknown = [
+        "unknown",
+        "unrecognised",
+        "unrecognized",
+        "not a valid",
+        "does not exist",
+        "invalid namespace",
+        "expected one of",
+    ];
     ensure!(!unknown.iter().any(|word| low.contains(word)), "{what} is listed, but not recognised: {}", said.trim());
     Ok(())
 }
@@ -177,7 +230,8 @@ fn options(ground: &Ground) -> anyhow::Result<()> {
 }
 
 fn own_options(ground: &Ground) -> anyhow::Result<()> {
-    let of_file_systems = ["size", "mode", "nr_inodes", "gid", "uid", "newinstance", "ptmxmode", "lowerdir", "upperdir", "workdir"];
+    let of_file_systems =
+        ["size", "mode", "nr_inodes", "gid", "uid", "newinstance", "ptmxmode", "lowerdir", "upperdir", "workdir"];
     for option in list(&features(ground)?, "/mountOptions")? {
         let name = option.split('=').next().unwrap_or_default();
         ensure!(!of_file_systems.contains(&name), "mountOptions has {option}, which is for a file system");
@@ -221,7 +275,11 @@ fn capabilities(ground: &Ground) -> anyhow::Result<()> {
     let done = ground.run(&bundle)?.ok()?;
     // Those that the kernel lacks are told in a warning of their own.
     for name in names {
-        ensure!(!done.stderr.contains(&format!("unknown capability {name}")), "{name} is not recognised: {}", done.stderr);
+        ensure!(
+            !done.stderr.contains(&format!("unknown capability {name}")),
+            "{name} is not recognised: {}",
+            done.stderr
+        );
     }
     Ok(())
 }
@@ -230,7 +288,10 @@ fn capabilities(ground: &Ground) -> anyhow::Result<()> {
 fn profile(ground: &Ground, pointer: &str, mut change: impl FnMut(&mut Bundle, &str)) -> anyhow::Result<()> {
     for name in list(&features(ground)?, pointer)? {
         let said = said(ground, |bundle| {
-            bundle.set("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": [], "syscalls": [] }));
+            bundle.set(
+                "/linux/seccomp",
+                json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": [], "syscalls": [] }),
+            );
             change(bundle, &name);
         })?;
         recognised(&name, &said)?;
@@ -262,9 +323,12 @@ fn architectures(ground: &Ground) -> anyhow::Result<()> {
         let rule = json!([{ "names": ["acct"], "action": "SCMP_ACT_ERRNO" }]);
         let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": [name], "syscalls": rule });
         // One filter cannot hold architectures of both byte orders for every runtime: recognised is all that is asked.
-        recognised(&name, &said(ground, |bundle| {
-            bundle.set("/linux/seccomp", profile);
-        })?)?;
+        recognised(
+            &name,
+            &said(ground, |bundle| {
+                bundle.set("/linux/seccomp", profile);
+            })?,
+        )?;
     }
     Ok(())
 }
@@ -319,12 +383,18 @@ fn idmap(ground: &Ground) -> anyhow::Result<()> {
     let mapping = json!([{ "containerID": 0, "hostID": 1000, "size": 10 }]);
     let said = said(ground, |bundle| {
         let source = bundle.rootfs("/tmp").display().to_string();
-        bundle.push("/mounts", json!({
-            "destination": "/mapped", "type": "bind", "source": source, "options": ["bind"],
-            "uidMappings": mapping, "gidMappings": mapping
-        }));
+        bundle.push(
+            "/mounts",
+            json!({
+                "destination": "/mapped", "type": "bind", "source": source, "options": ["bind"],
+                "uidMappings": mapping, "gidMappings": mapping
+            }),
+        );
     })?;
     let works = said.is_empty();
-    ensure!(told || !works || !found["linux"]["mountExtensions"].is_object(), "mappings of mounts are accepted, but features says no");
+    ensure!(
+        told || !works || !found["linux"]["mountExtensions"].is_object(),
+        "mappings of mounts are accepted, but features says no"
+    );
     Ok(())
 }

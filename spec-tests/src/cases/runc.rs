@@ -36,8 +36,22 @@ fn facts(twins: &Twins, line: &str) -> anyhow::Result<()> {
 /// The facts that are the same in every run; other output as it is.
 fn digest(printed: &str) -> String {
     let Ok(facts) = Facts::parse(printed) else { return printed.to_owned() };
-    let words = ["Uid", "Gid", "Groups", "Umask", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
-        "SigBlk", "SigIgn", "SigCgt"];
+    let words = [
+        "Uid",
+        "Gid",
+        "Groups",
+        "Umask",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "SigBlk",
+        "SigIgn",
+        "SigCgt",
+    ];
     let value = |name: &str| {
         let value = facts.status.get(name)?;
         // The C library of runc's init ignores a signal of its own (32).

@@ -144,7 +144,8 @@ fn explanations_are_for_cases_and_peers() {
         return;
     }
     let names: BTreeSet<&str> = cases().map(|case| case.name).collect();
-    let beds = ["*", "host", "v2view", "uml", "uml-systemd", "uml-systemd-v1", "uml-systemd-hybrid", "uml-selinux", "qemu"];
+    let beds =
+        ["*", "host", "v2view", "uml", "uml-systemd", "uml-systemd-v1", "uml-systemd-hybrid", "uml-selinux", "qemu"];
     let mut seen = BTreeSet::new();
     let mut faults = Vec::new();
     for row in read::<Vec<Explanation>>(&path) {
@@ -159,7 +160,9 @@ fn explanations_are_for_cases_and_peers() {
                 if !row.sometimes
                     || !cases().any(|case| case.section.starts_with(start) && optional(case.section, case.level))
                 {
-                    faults.push(format!("{place}: only commands that a peer need not have are excused by the section, sometimes"));
+                    faults.push(format!(
+                        "{place}: only commands that a peer need not have are excused by the section, sometimes"
+                    ));
                 }
             }
             None if names.contains(row.case.as_str()) && section.is_empty() && says.is_empty() => {}

@@ -46,7 +46,10 @@ fn without_times(text: &str) -> String {
     const FORM: &[u8] = b"dddd-dd-ddTdd:dd:dd";
     let fits = |bytes: &[u8]| {
         bytes.len() >= FORM.len()
-            && FORM.iter().zip(bytes).all(|(form, byte)| if *form == b'd' { byte.is_ascii_digit() } else { form == byte })
+            && FORM
+                .iter()
+                .zip(bytes)
+                .all(|(form, byte)| if *form == b'd' { byte.is_ascii_digit() } else { form == byte })
     };
     let mut done = String::with_capacity(text.len());
     let mut at = 0;

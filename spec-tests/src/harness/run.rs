@@ -206,7 +206,9 @@ fn judge(case: &Case, ground: &Ground, shelter: &Shelter) -> Report {
     let begin = Instant::now();
     let verdict = match case.lacks(ground.host()) {
         Some(what) => Verdict::Absent(what),
-        None => verdict(case, ground, shelter).unwrap_or_else(|error| Verdict::Failed(format!("the harness: {error:#}"))),
+        None => {
+            verdict(case, ground, shelter).unwrap_or_else(|error| Verdict::Failed(format!("the harness: {error:#}")))
+        }
     };
     Report {
         case: case.name.to_owned(),

@@ -301,7 +301,9 @@ impl<'a> Twins<'a> {
                 .map(|_| format!("`{command}`: {field} is as runc's: take it out of data/differences.json")),
             false => {
                 let wanted = concerned().fold(runc.to_owned(), |text, one| one.rewrite(command, field, text));
-                let explained = wanted == here || continues(here, &wanted) || concerned().any(|one| one.explains(command, field, &wanted, here));
+                let explained = wanted == here
+                    || continues(here, &wanted)
+                    || concerned().any(|one| one.explains(command, field, &wanted, here));
                 (!explained).then(|| {
                     let (runc, here) = excerpts(&wanted, here);
                     format!("`{command}`: {field}: expected, as from runc, {runc:?}; found {here:?}")
@@ -343,7 +345,8 @@ fn without_chance(text: &str) -> String {
         "level=warning msg=\"freezer not supported: openat2 /sys/fs/cgroup/CGROUP/cgroup.freeze: no such file or directory\"",
         "level=warning msg=\"lstat /sys/fs/cgroup/CGROUP: no such file or directory\"",
     ];
-    let skips_a_device = |line: &str| line.contains("msg=\"skipping device /dev/") && line.contains(" for systemd: stat ");
+    let skips_a_device =
+        |line: &str| line.contains("msg=\"skipping device /dev/") && line.contains(" for systemd: stat ");
     let by_chance = |line: &&str| CHANCES.iter().any(|chance| line.contains(chance)) || skips_a_device(line);
     text.split_inclusive('\n').filter(|line| !by_chance(line)).collect()
 }
@@ -381,7 +384,8 @@ mod tests {
     fn what_runc_says_by_chance_is_left_out_by_the_line() {
         let busy = "msg=\"rmdir /sys/fs/cgroup/x: device or resource busy\"\n";
         assert_eq!(without_chance(&format!("one\n{busy}two")), "one\ntwo");
-        let device = "level=warning msg=\"skipping device /dev/char/10:200 for systemd: stat /sys/dev/char/10:200: none\"\n";
+        let device =
+            "level=warning msg=\"skipping device /dev/char/10:200 for systemd: stat /sys/dev/char/10:200: none\"\n";
         assert_eq!(without_chance(&format!("{device}one\n")), "one\n");
         assert_eq!(without_chance("one\ntwo\n"), "one\ntwo\n");
         assert!(makes_or_removes_a_cgroup("--debug delete --force {id}"));

@@ -64,7 +64,8 @@ fn one(words: &[&str]) -> Result<String, Errno> {
             let meta = fs::metadata(path).map_err(errno)?;
             let owned = done(chown(*path, Some(Uid::from_raw(meta.uid())), Some(Gid::from_raw(meta.gid()))));
             let mode = fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() & 0o7777)).map_err(errno);
-            let word = |result: Result<(), Errno>| result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".to_owned());
+            let word =
+                |result: Result<(), Errno>| result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".to_owned());
             Ok(format!("{}:{} {} {}", meta.dev(), meta.ino(), word(owned.map(drop)), word(mode)))
         }
         ["mknod", path, kind, major, minor] => {

@@ -38,7 +38,10 @@ pub fn hunt(marker: &str, allowed: &str) -> anyhow::Result<()> {
             for number in names(process.join("fd")) {
                 let fd = process.join("fd").join(&number);
                 // A directory of the host, or a procfs in which the host's processes are.
-                if leads_to(&fd, marker) || leads_to(&fd.join("1/root"), marker) || leads_to(&fd.join("self/root"), marker) {
+                if leads_to(&fd, marker)
+                    || leads_to(&fd.join("1/root"), marker)
+                    || leads_to(&fd.join("self/root"), marker)
+                {
                     report(format!("reached {pid} fd/{number}"))?;
                 }
             }

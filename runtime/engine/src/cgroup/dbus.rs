@@ -166,11 +166,7 @@ impl Bus {
     }
 
     /// Calls a method of systemd's manager.
-    pub(super) fn manager(
-        &mut self,
-        member: &str,
-        arguments: &[Value],
-    ) -> std::result::Result<Vec<Value>, CallError> {
+    pub(super) fn manager(&mut self, member: &str, arguments: &[Value]) -> std::result::Result<Vec<Value>, CallError> {
         let target = Target { destination: SYSTEMD, path: SYSTEMD_PATH, interface: MANAGER, member };
         self.call(target, arguments)
     }

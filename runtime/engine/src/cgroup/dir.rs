@@ -52,11 +52,9 @@ impl Dir {
             return match rustix::io::write(&file, value.as_bytes()) {
                 Ok(_) => Ok(()),
                 Err(rustix::io::Errno::INTR) => continue,
-                Err(errno) => Err(SysError::from_rustix(
-                    "write",
-                    format!("\"{}/{name}\", {value:?}", self.path.display()),
-                    errno,
-                )),
+                Err(errno) => {
+                    Err(SysError::from_rustix("write", format!("\"{}/{name}\", {value:?}", self.path.display()), errno))
+                }
             };
         }
     }

@@ -61,6 +61,7 @@ impl Cgroup {
             "1" => dir.write("freezer.state", "THAWED"),
             _ => Ok(()),
         };
-        tree::walk(&dir, Instant::now() + CHANGE_TIMEOUT, &mut { thaw }).context("cannot thaw the container's processes")
+        tree::walk(&dir, Instant::now() + CHANGE_TIMEOUT, &mut { thaw })
+            .context("cannot thaw the container's processes")
     }
 }

@@ -356,7 +356,10 @@ mod tests {
 
     #[test]
     fn a_kill_beside_the_cgroup_before_the_last_check_is_not_counted() {
-        let seen = watch(vec![(0, Step::Beside), (READS, Step::Beside), (2 * READS, Step::Exit), (2 * READS, Step::Remove)], 1);
+        let seen = watch(
+            vec![(0, Step::Beside), (READS, Step::Beside), (2 * READS, Step::Exit), (2 * READS, Step::Remove)],
+            1,
+        );
         assert_eq!((seen.kills, seen.missed), (0, false));
     }
 }

@@ -115,8 +115,8 @@ fn mount_of(controllers: &str, elsewhere: &mut Option<Vec<PathBuf>>) -> Option<P
     let names = || std::iter::once(plain).chain(plain.split(','));
     let here = names().map(|name| Path::new(ROOT).join(name)).find(|path| magic(path) == Some(CGROUP_MAGIC));
     here.or_else(|| {
-        let table = elsewhere
-            .get_or_insert_with(|| libcgroups::v1::util::list_subsystem_mount_points().unwrap_or_default());
+        let table =
+            elsewhere.get_or_insert_with(|| libcgroups::v1::util::list_subsystem_mount_points().unwrap_or_default());
         table.iter().find(|mount| names().any(|name| mount.ends_with(name))).cloned()
     })
 }

@@ -79,9 +79,8 @@ pub(super) fn write(settings: &Settings, dirs: &Dirs, journal: Option<&mut Journ
         // On a hybrid host a controller may be on the other side, for which `unified` has the same limit in v2's terms.
         on_v1(&setting.controller) || !settings.unified.iter().any(|it| same_controller(it, setting))
     });
-    let unified = settings.unified.iter().filter(|setting| {
-        dirs.legacy.is_empty() || !on_v1(v1_name(&setting.controller))
-    });
+    let unified =
+        settings.unified.iter().filter(|setting| dirs.legacy.is_empty() || !on_v1(v1_name(&setting.controller)));
     let all = legacy.map(|it| (it, Side::Legacy)).chain(unified.map(|it| (it, Side::Unified)));
     for (setting, side) in all {
         match writer.one(setting, side) {
@@ -180,7 +179,9 @@ impl Writer<'_> {
                 let known = self.dir(setting, side).is_some_and(|dir| {
                     side == Side::Legacy
                         || *controller == "cgroup"
-                        || dir.read("cgroup.controllers").is_ok_and(|all| all.split(' ').any(|it| it.trim() == controller))
+                        || dir
+                            .read("cgroup.controllers")
+                            .is_ok_and(|all| all.split(' ').any(|it| it.trim() == controller))
                 });
                 let reason = if known {
                     format!("this kernel's {controller} controller has no file {}", setting.file)
@@ -208,7 +209,8 @@ impl Writer<'_> {
             Errno::ENODEV => Error::from(error).context("no such block device").context(field),
             // The kernel's errors are about numbers that do not fit (ERANGE), about arguments and about permission.
             Errno::ERANGE | Errno::EINVAL | Errno::EACCES if controller == "cpuset" => {
-                let reason = format!("{:?} is not among what there is ({})", setting.value, self.available(setting, side));
+                let reason =
+                    format!("{:?} is not among what there is ({})", setting.value, self.available(setting, side));
                 Error::new(ErrorKind::InvalidConfig, reason).context(field)
             }
             Errno::EOPNOTSUPP => Error::from(error)
@@ -226,8 +228,10 @@ impl Writer<'_> {
 fn before(path: &Path, setting: &Setting, text: &str) -> Before {
     let file = setting.file.to_string();
     let device = setting.value.split_once(' ').map(|(first, _)| first).filter(|_| {
-        matches!(file.as_str(), "io.max" | "io.weight" | "io.bfq.weight" | "io.latency" | "rdma.max" | "net_prio.ifpriomap")
-            || file.starts_with("blkio.throttle.")
+        matches!(
+            file.as_str(),
+            "io.max" | "io.weight" | "io.bfq.weight" | "io.latency" | "rdma.max" | "net_prio.ifpriomap"
+        ) || file.starts_with("blkio.throttle.")
             || file.ends_with("weight_device")
     });
     let value = match device {

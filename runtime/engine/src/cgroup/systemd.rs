@@ -189,8 +189,7 @@ fn encode(bus: &mut Bus, properties: &[Property]) -> Result<Value> {
 /// The major version of systemd: `252` of `252.39-1~deb12u1` or `v252`.
 fn version(bus: &mut Bus) -> Result<u32> {
     let text = bus.property("", "", "Version")?;
-    let digits: String =
-        text.trim_start_matches(['"', 'v']).chars().take_while(char::is_ascii_digit).collect();
+    let digits: String = text.trim_start_matches(['"', 'v']).chars().take_while(char::is_ascii_digit).collect();
     digits.parse().map_err(|_| Error::other(format!("systemd's version {text:?} is no number")))
 }
 
@@ -246,7 +245,10 @@ pub(super) fn stop(unit: &UnitRecord, own: Option<(&Path, &Path)>) -> Result<()>
     };
     let group = group.trim_start_matches('/');
     if !group.is_empty() && !own.is_some_and(|(mount, own)| own.starts_with(mount.join(group))) {
-        tracing::warn!("systemd: leaving unit {} alone, because another unit has taken the name of the container's", unit.unit);
+        tracing::warn!(
+            "systemd: leaving unit {} alone, because another unit has taken the name of the container's",
+            unit.unit
+        );
         return Ok(());
     }
     stop_unit(&mut bus, &unit.unit).with_context(what)

@@ -9,9 +9,9 @@ use rustix::event::{PollFd, PollFlags};
 use super::dir::Dir;
 use super::{tree, wait};
 use crate::error::{Context, Result};
+use brig_sys::SysResult;
 use brig_sys::process::{pidfd_open, pidfd_send_signal};
 use brig_sys::procfs::Proc;
-use brig_sys::SysResult;
 
 /// The maximum number of processes that are held by pidfds at once. A container may have more processes than this
 /// process may have open files.
@@ -82,11 +82,7 @@ pub(super) fn find(dir: &Dir, pid: i32, deadline: Instant) -> SysResult<Option<D
 ///
 /// A pid counts only if it is still listed after its pidfd was opened: then the pidfd is that of a process of this
 /// cgroup, and not of a later process with the same number.
-fn each_batch(
-    dir: &Dir,
-    deadline: Instant,
-    mut each: impl FnMut(&[OwnedFd]) -> SysResult<()>,
-) -> SysResult<usize> {
+fn each_batch(dir: &Dir, deadline: Instant, mut each: impl FnMut(&[OwnedFd]) -> SysResult<()>) -> SysResult<usize> {
     let mut count = 0;
     for batch in all(dir, deadline)?.chunks(MAX_HANDLES) {
         let mut open = Vec::new();

@@ -77,7 +77,10 @@ pub(super) fn make(root: &Path, full: &Path, first: Option<i32>, unwind: &mut Un
 /// Refuses the root cgroup of the hierarchy at `root`, which holds the host's processes.
 pub(super) fn refuse_root(root: &Path, full: &Path) -> Result<()> {
     if full == root {
-        return Err(Error::new(ErrorKind::InvalidConfig, "linux.cgroupsPath: a container cannot be in the root cgroup"));
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            "linux.cgroupsPath: a container cannot be in the root cgroup",
+        ));
     }
     Ok(())
 }
@@ -117,7 +120,10 @@ pub(super) fn enable(root: &Path, dir: &Dir) -> Result<()> {
     let all = top.read("cgroup.controllers").with_context(what)?;
     let have = dir.read("cgroup.controllers").with_context(what)?;
     let missing = |have: &str| -> Vec<String> {
-        all.split_whitespace().filter(|it| !have.split_whitespace().any(|have| have == *it)).map(str::to_owned).collect()
+        all.split_whitespace()
+            .filter(|it| !have.split_whitespace().any(|have| have == *it))
+            .map(str::to_owned)
+            .collect()
     };
     let wanted = missing(&have);
     if !wanted.is_empty() {

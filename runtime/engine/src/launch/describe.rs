@@ -14,10 +14,12 @@ pub(super) fn plan(launch: &Launch) {
         return;
     }
     let plan = &launch.plan;
-    let second = plan.sibling.map(|flags| format!("; new for the second-stage init: {}", names(flags))).unwrap_or_default();
+    let second =
+        plan.sibling.map(|flags| format!("; new for the second-stage init: {}", names(flags))).unwrap_or_default();
     let joined = plan.join.iter().fold(0, |joined, (_, flags)| joined | flags);
     tracing::debug!("plan: new namespaces: {}; joined: {}{second}", names(launch.namespaces), names(joined));
-    let entry = if launch.cgroup.is_some() { "starts in the cgroup of v2" } else { "is moved to its cgroup of v2, if any" };
+    let entry =
+        if launch.cgroup.is_some() { "starts in the cgroup of v2" } else { "is moved to its cgroup of v2, if any" };
     tracing::debug!("cgroup: init {entry}, and enters {} of v1 by itself", launch.enter.len());
     let mut value = match serde_json::to_value(plan) {
         Ok(value) => value,

@@ -96,7 +96,13 @@ impl Elf {
         } else {
             (u32::from_ne_bytes(header.get(28..32)?.try_into().ok()?).into(), 42)
         };
-        Some(Elf { machine: short(18)?, program_headers, entry_size: short(sizes)?, entries: short(sizes + 2)?, is_64_bit })
+        Some(Elf {
+            machine: short(18)?,
+            program_headers,
+            entry_size: short(sizes)?,
+            entries: short(sizes + 2)?,
+            is_64_bit,
+        })
     }
 
     /// The path in PT_INTERP: the loader of a dynamically linked program.
@@ -115,7 +121,8 @@ impl Elf {
                 continue;
             }
             let (offset, size) = if self.is_64_bit { (long(8), long(32)) } else { (word(4).into(), word(16).into()) };
-            let mut path = vec![0; usize::try_from(size).unwrap_or(libc::PATH_MAX as usize).min(libc::PATH_MAX as usize)];
+            let mut path =
+                vec![0; usize::try_from(size).unwrap_or(libc::PATH_MAX as usize).min(libc::PATH_MAX as usize)];
             let count = file.read_at(&mut path, offset)?;
             let end = path[..count].iter().position(|byte| *byte == 0).unwrap_or(count);
             return Ok(Some(PathBuf::from(String::from_utf8_lossy(&path[..end]).into_owned())));
@@ -142,7 +149,8 @@ fn elf_flaw(file: &File, header: &[u8]) -> Option<String> {
         258 => "loongarch64",
         _ => "of an unknown kind",
     };
-    let is_native = machine == here || matches!((machine, here), ("x86", "x86_64") | ("arm", "aarch64") | ("riscv", "riscv64" | "riscv32"));
+    let is_native = machine == here
+        || matches!((machine, here), ("x86", "x86_64") | ("arm", "aarch64") | ("riscv", "riscv64" | "riscv32"));
     if !is_native {
         return Some(format!(
             "the program is for another machine, {machine} (ELF machine {}), and this one is {here}: use an image for {here}",

@@ -39,7 +39,8 @@ pub fn wait(gate: OwnedFd) -> Result<OwnedFd> {
 /// # Errors
 /// The kernel's.
 pub fn report_hooks(gate: &OwnedFd) -> Result<()> {
-    let written = rustix::io::write(gate, &[HOOKS_DONE]).map_err(|error| SysError::from_rustix("write", "the gate", error));
+    let written =
+        rustix::io::write(gate, &[HOOKS_DONE]).map_err(|error| SysError::from_rustix("write", "the gate", error));
     written.map(drop).context("unable to report to start that the startContainer hooks have succeeded")
 }
 

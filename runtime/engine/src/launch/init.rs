@@ -14,8 +14,8 @@ use crate::channel::InitEnd;
 use crate::divert;
 use crate::error::{Context, Error, Result};
 use crate::handshake::Filter;
-use brig_plan::init::{self, InitPlan};
 use crate::rootfs::Root;
+use brig_plan::init::{self, InitPlan};
 use brig_sys::inherited::Inherited;
 use brig_sys::process::StandardStream;
 use brig_sys::procfs::Proc;
@@ -185,7 +185,9 @@ fn say(channel: &InitEnd, error: &Error) {
 
 /// Takes a descriptor that the plan names.
 pub(super) fn take(inherited: &mut Inherited, number: init::Inherited) -> Result<OwnedFd> {
-    inherited.take(number).context("the plan names a descriptor that was not inherited, or that a step has taken before")
+    inherited
+        .take(number)
+        .context("the plan names a descriptor that was not inherited, or that a step has taken before")
 }
 
 /// Duplicates a terminal's descriptor onto the three standard streams.

@@ -92,7 +92,8 @@ impl HandedOver {
         let links = route.links()?;
         let find = |device: &NetDevice| {
             let found = links.iter().find(|link| link.name == device.host).cloned();
-            found.ok_or_else(|| Error::other(format!("{}: there is no such network device on the host", device.place())))
+            found
+                .ok_or_else(|| Error::other(format!("{}: there is no such network device on the host", device.place())))
         };
         let found = devices.iter().map(find).collect::<Result<Vec<Link>>>()?;
         let mut used = taken.to_vec();

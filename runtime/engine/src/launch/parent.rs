@@ -14,19 +14,19 @@ use crate::channel::{self, Event, ParentEnd};
 use crate::divert;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::handshake::{Confine, Devices, Filter, HostNode, Limits, Mounted, Ready, Recorded, Sibling, Step, Streams};
+use crate::rootfs;
+use crate::trace;
 use brig_plan::idmap::IdMap;
 use brig_plan::init::InitPlan;
 use brig_plan::seccomp::flag::NEW_LISTENER;
-use crate::rootfs;
 use brig_sys::process::{self, Child, Exit, Spawn, Wait};
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult, cred, inherited, seal};
-use crate::trace;
 
-use super::unknown_syscalls::{UnknownSyscalls, report_unknown};
-use super::network::HandedOver;
 use super::guard::Guard;
+use super::network::HandedOver;
 use super::stall::{self, StallLimit};
+use super::unknown_syscalls::{UnknownSyscalls, report_unknown};
 use super::{INIT_NAME, PLAN_VERSION, describe, faults, second_stage, streams};
 
 /// User and group maps of a new user namespace.
@@ -132,7 +132,8 @@ fn launch_and_serve(mut launch: Launch, observer: &mut dyn LaunchObserver) -> Re
             let _phase = trace::phase("compile seccomp");
             let compiled = crate::seccomp::compile(profile)?;
             if compiled.refuses_exec {
-                let text = "linux.seccomp refuses execve, so that the container's program cannot be executed: allow execve";
+                let text =
+                    "linux.seccomp refuses execve, so that the container's program cannot be executed: allow execve";
                 return Err(Error::new(ErrorKind::InvalidConfig, text));
             }
             report_unknown(compiled.unknown, launch.unknown_syscalls)?;
@@ -148,8 +149,16 @@ fn launch_and_serve(mut launch: Launch, observer: &mut dyn LaunchObserver) -> Re
     image.mount = None;
     let (stdio, stall) = (launch.stdio.take(), launch.stall);
     let mut server = Server {
-        devices: None, parent, guard, first_stage: None, observer, steps, plan: &launch.plan, seccomp,
-        second_stage_maps, stdio,
+        devices: None,
+        parent,
+        guard,
+        first_stage: None,
+        observer,
+        steps,
+        plan: &launch.plan,
+        seccomp,
+        second_stage_maps,
+        stdio,
         stall,
     };
     server.serve()?;
@@ -234,7 +243,9 @@ fn clone(launch: &mut Launch, waits: bool, become_root: bool) -> Result<(ParentE
 
 fn no_process(error: SysError) -> Error {
     let advice = match error.errno() {
-        nix::errno::Errno::EAGAIN => " (a limit on processes is reached: pids.max of a cgroup around the caller, or its RLIMIT_NPROC)",
+        nix::errno::Errno::EAGAIN => {
+            " (a limit on processes is reached: pids.max of a cgroup around the caller, or its RLIMIT_NPROC)"
+        }
         _ => "",
     };
     Error::from(error).context(format!("unable to make the container's process{advice}"))
@@ -308,7 +319,8 @@ impl Server<'_> {
         let _phase = trace::phase("wait for init");
         let readable = |timeout| process::poll_readable(self.parent.fd(), timeout).map(|ready| ready.then_some(()));
         let ready = || self.wait(readable);
-        self.parent.next(ready, |warning, line| if warning { tracing::warn!("{line}") } else { tracing::debug!("{line}") })
+        self.parent
+            .next(ready, |warning, line| if warning { tracing::warn!("{line}") } else { tracing::debug!("{line}") })
     }
 
     /// Waits until `poll` has a result, as long as init makes progress.
@@ -399,7 +411,9 @@ impl Server<'_> {
                 Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
                 report @ Event::Request(Step::Sibling, ..) => return Ok(report),
                 // The first-stage init sends it, if it creates the second-stage init last.
-                streams @ Event::Request(Step::HostNode | Step::Streams, ..) if self.plan.second_stage => return Ok(streams),
+                streams @ Event::Request(Step::HostNode | Step::Streams, ..) if self.plan.second_stage => {
+                    return Ok(streams);
+                }
                 other => early.push_back(other),
             }
         }
@@ -475,7 +489,8 @@ mod tests {
         let beside = tempfile::tempdir().unwrap();
         let first = cached_image(beside.path()).unwrap();
         let second = cached_image(beside.path()).unwrap();
-        let identity = |image: &seal::Image| rustix::fs::fstat(&image.file).map(|stat| (stat.st_dev, stat.st_ino)).unwrap();
+        let identity =
+            |image: &seal::Image| rustix::fs::fstat(&image.file).map(|stat| (stat.st_dev, stat.st_ino)).unwrap();
         // Without the right to mount an overlay each image is a copy of its own.
         assert_eq!(identity(&first) == identity(&second), first.mount.is_some());
         assert!(second.mount.is_none());

@@ -12,8 +12,8 @@ use super::init::Init;
 use super::join::continue_in_child;
 use crate::error::{Context, Result};
 use crate::handshake::{Confine, Filter, Limits};
-use brig_plan::seccomp::flag::NEW_LISTENER;
 use crate::seccomp::{Call, permits};
+use brig_plan::seccomp::flag::NEW_LISTENER;
 use brig_sys::{SysError, SysResult, ns, process, tty};
 
 /// Selects the pid namespace in which the second-stage init starts. An exec has selected it with the namespaces that it
@@ -124,7 +124,10 @@ mod tests {
         assert!(runs_under(&filter(r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#)));
         for name in ["sendmsg", "clone", "setsid"] {
             let rule = format!(r#"{{"names":["{name}"],"action":"SCMP_ACT_ERRNO"}}"#);
-            assert!(!runs_under(&filter(&format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{rule}]}}"#))), "{name}");
+            assert!(
+                !runs_under(&filter(&format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{rule}]}}"#))),
+                "{name}"
+            );
         }
     }
 }

@@ -9,12 +9,12 @@ use rustix::io::FdFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::handshake::{Listening, Mounted, Ready};
+use crate::{hooks, rootfs};
 use brig_plan::passwd;
 use brig_plan::seccomp::flag::NEW_LISTENER;
 use brig_sys::cred::SchedulerAttributes;
 use brig_sys::path::{self, Dir, Links};
 use brig_sys::{SysError, cred, file, keyring, memory, ns, process, seccomp, signal, tty};
-use crate::{hooks, rootfs};
 
 use super::cwd::chdir;
 use super::init::{Init, onto_stdio, take};
@@ -56,7 +56,9 @@ pub(super) fn cgroup_namespace(init: &mut Init) -> Result<()> {
 pub(super) fn time_namespace(init: &mut Init) -> Result<()> {
     let Some(offsets) = &init.plan.time_offsets else { return Ok(()) };
     const CLONE_NEWTIME: u64 = 0x80;
-    ns::unshare(CLONE_NEWTIME).context("linux.namespaces: unable to make a time namespace (a kernel without them says Invalid argument: leave it out)")?;
+    ns::unshare(CLONE_NEWTIME).context(
+        "linux.namespaces: unable to make a time namespace (a kernel without them says Invalid argument: leave it out)",
+    )?;
     if !offsets.is_empty() {
         init.proc()?.write("self/timens_offsets", offsets.as_bytes()).context("unable to set linux.timeOffsets")?;
     }
@@ -83,8 +85,10 @@ pub(super) fn names(init: &mut Init) -> Result<()> {
 
 pub(super) fn root(init: &mut Init) -> Result<()> {
     if let Some(plan) = &init.plan.rootfs {
-        let pid_namespace = init.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose().context("unable to copy an fd")?;
-        init.root = Some(rootfs::prepare_with(plan, &mut init.inherited, pid_namespace).context("error preparing rootfs")?);
+        let pid_namespace =
+            init.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose().context("unable to copy an fd")?;
+        init.root =
+            Some(rootfs::prepare_with(plan, &mut init.inherited, pid_namespace).context("error preparing rootfs")?);
     }
     Ok(())
 }
@@ -179,7 +183,8 @@ pub(super) fn identity(init: &mut Init) -> Result<()> {
     if let Some(user) = init.plan.process.user.take() {
         let passwd = read_inside(init, "/etc/passwd")?;
         let group = read_inside(init, "/etc/group")?;
-        let identity = passwd::identify(&user, &passwd, &group).map_err(|error| Error::other(format!("unable to find {error}")))?;
+        let identity = passwd::identify(&user, &passwd, &group)
+            .map_err(|error| Error::other(format!("unable to find {error}")))?;
         init.plan.process.uid = identity.uid;
         init.plan.process.gid = identity.gid;
         init.plan.process.groups.extend(identity.groups);
@@ -370,8 +375,9 @@ pub(super) fn listener(init: &mut Init) -> Result<()> {
 
 pub(super) fn filter(init: &mut Init) -> Result<()> {
     match &init.seccomp {
-        Some(filter) => Ok(seccomp::install(&filter.instructions, filter.flags)
-            .context("unable to install the seccomp filter")?),
+        Some(filter) => {
+            Ok(seccomp::install(&filter.instructions, filter.flags).context("unable to install the seccomp filter")?)
+        }
         None => Ok(()),
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn change_owner(request: &Streams, pid: i32, stdio: Option<&[OwnedFd;
     };
     for number in &request.numbers {
         let stream = streams.get(usize::from(*number)).filter(|stream| is_joint(**stream));
-        let stream = stream.ok_or_else(|| Error::other(format!("standard stream {number} is no pipe and no socket")))?;
+        let stream =
+            stream.ok_or_else(|| Error::other(format!("standard stream {number} is no pipe and no socket")))?;
         if let Err(error) = rustix::fs::fchown(stream, Some(Uid::from_raw(owner)), None) {
             tracing::debug!("standard stream {number}: keeping its owner: {error}");
         }

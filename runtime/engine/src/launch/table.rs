@@ -12,7 +12,9 @@ use super::join::{container_root, join, sibling};
 use super::network::network_devices;
 use super::second_stage::{children_namespace, confine, second_stage};
 use super::steps::{
-    affinity, cgroup_namespace, console, container_hooks, credentials, enter, filter, finish, identity, labels, limits, listener, lookup, loopback, names, preserve, ready, root, runtime_hooks, scheduling, session, standard_streams, start_hooks, sysctl, time_namespace, wait_at_gate,
+    affinity, cgroup_namespace, console, container_hooks, credentials, enter, filter, finish, identity, labels, limits,
+    listener, lookup, loopback, names, preserve, ready, root, runtime_hooks, scheduling, session, standard_streams,
+    start_hooks, sysctl, time_namespace, wait_at_gate,
 };
 use super::{describe, faults, program};
 
@@ -148,7 +150,8 @@ pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
 fn is_in_order(index: usize) -> bool {
     let (earlier, step) = (&STEPS[..index], &STEPS[index]);
     let precedes = |name: &str| earlier.iter().any(|step| step.name == name);
-    let rights = if step.name == "credentials" || precedes("credentials") { Privilege::Container } else { Privilege::Caller };
+    let rights =
+        if step.name == "credentials" || precedes("credentials") { Privilege::Container } else { Privilege::Caller };
     step.privilege == rights && step.after.iter().all(|name| precedes(name))
 }
 

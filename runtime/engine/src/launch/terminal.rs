@@ -11,8 +11,8 @@ use crate::error::{Context, Result};
 use crate::handshake::{HostNode, Streams};
 use crate::rootfs::{self, MemoryDevice};
 use brig_sys::path::{Dir, Links};
-use brig_sys::procfs::Proc;
 use brig_sys::process::{self, StandardStream};
+use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult, socket, tty};
 
 use super::init::Init;
@@ -83,12 +83,14 @@ fn open_device(init: &Init, device: MemoryDevice) -> Result<Option<OwnedFd>> {
         Ok(Some(own)) => return Ok(Some(own)),
         Ok(None) => {}
         Err(error) => {
-            init.channel()?.log(false, format!("the container's {path} cannot be used as a standard stream: {error}"))?;
+            init.channel()?
+                .log(false, format!("the container's {path} cannot be used as a standard stream: {error}"))?;
         }
     }
     let protected = init.channel()?.ask_for_fd(&HostNode { device })?.1;
     if protected.is_none() {
-        init.channel()?.log(false, format!("standard stream: keeping the caller's {path}, because there is no other one"))?;
+        init.channel()?
+            .log(false, format!("standard stream: keeping the caller's {path}, because there is no other one"))?;
     }
     Ok(protected)
 }

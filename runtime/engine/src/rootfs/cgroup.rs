@@ -99,9 +99,7 @@ fn bind(root: &Root, source: &Path, tree: SysResult<OwnedFd>, flags: u64, target
 /// Binds without open_tree(2). The new mount is opened by the path of its mount point, and must be a cgroup file
 /// system.
 fn bind_legacy(root: &Root, source: &Path, flags: u64, target: &OwnedFd) -> Result<OwnedFd> {
-    by_path(root, |path| {
-        mount::mount_raw(Some(source.as_os_str()), &path(target.as_fd()), None, libc::MS_BIND, None)
-    })?;
+    by_path(root, |path| mount::mount_raw(Some(source.as_os_str()), &path(target.as_fd()), None, libc::MS_BIND, None))?;
     let place = root.proc.read_link(format!("self/fd/{}", target.as_raw_fd()))?;
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mounted = rustix::fs::open(&place, directory, Mode::empty())

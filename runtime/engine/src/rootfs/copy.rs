@@ -14,8 +14,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Time
 use crate::error::{Context, Error, Result};
 use brig_sys::{SysError, SysResult};
 
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The maximum depth of a copied directory: no path (PATH_MAX, 4096 bytes) names a deeper one.
 const MAX_DEPTH: usize = 2048;
@@ -56,8 +55,7 @@ pub(super) fn tree(from: &OwnedFd, to: &OwnedFd, top: TopOptions) -> Result<()> 
             if above.len() == MAX_DEPTH {
                 return Err(too_deep());
             }
-            let (inner_from, inner_to) =
-                enter(&from, &to, &name).with_context(|| format!("error copying {name:?}"))?;
+            let (inner_from, inner_to) = enter(&from, &to, &name).with_context(|| format!("error copying {name:?}"))?;
             above.push(Above { from: identity(&from)?, to: identity(&to)?, left });
             (from, to) = (inner_from, inner_to);
             left = entries(&from, &to)?;
@@ -103,7 +101,11 @@ fn parent(directory: &OwnedFd, expected: (u64, u64)) -> SysResult<OwnedFd> {
     if identity(&found)? == expected {
         return Ok(found);
     }
-    Err(SysError::from_rustix("openat", "\"..\" of a directory that was moved while it was copied", rustix::io::Errno::STALE))
+    Err(SysError::from_rustix(
+        "openat",
+        "\"..\" of a directory that was moved while it was copied",
+        rustix::io::Errno::STALE,
+    ))
 }
 
 /// Opens the directory `name` and creates its copy.

@@ -20,8 +20,12 @@ use brig_sys::{SysError, SysResult};
 const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
 
 /// The symlinks of /dev (config-linux.md, "Default Devices" and "Dev symbolic links").
-const LINKS: [(&str, &str); 4] =
-    [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
+const LINKS: [(&str, &str); 4] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
 
 /// Creates every node and link. /dev is looked up once: a symlink of the image is followed inside the root, and later
 /// changes of the path have no effect.
@@ -83,10 +87,7 @@ fn verify(parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Result<()> {
     if is_device(&stat, op) {
         return Ok(());
     }
-    Err(refuse(
-        &op.path,
-        "exists in the image and is not this device; remove it there, or mount a tmpfs on /dev",
-    ))
+    Err(refuse(&op.path, "exists in the image and is not this device; remove it there, or mount a tmpfs on /dev"))
 }
 
 fn is_device(stat: &rustix::fs::Stat, op: &DeviceOp) -> bool {

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Root, by_path, refuse};
 use crate::error::{Context, Result};
+use brig_sys::SysError;
 use brig_sys::mount;
 use brig_sys::procfs::Proc;
-use brig_sys::SysError;
 
 const ATTRIBUTES: u64 = mount::ATTR_RDONLY | mount::ATTR_NOSUID | mount::ATTR_NOEXEC;
 /// The flags of mount(2) that correspond to [`ATTRIBUTES`].

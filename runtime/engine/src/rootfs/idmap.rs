@@ -43,9 +43,8 @@ impl Maps {
 
 fn open(by: &MappedBy) -> Result<OwnedFd> {
     match by {
-        MappedBy::Maps(uids, gids) => {
-            ns::mapped_user_namespace(&uids.text(), &gids.text()).context("unable to make a user namespace of these maps")
-        }
+        MappedBy::Maps(uids, gids) => ns::mapped_user_namespace(&uids.text(), &gids.text())
+            .context("unable to make a user namespace of these maps"),
         MappedBy::Namespace(path) => ns::open(path, NamespaceKind::User.clone_flag())
             .with_context(|| format!("unable to open the user namespace {} of linux.namespaces", path.display())),
     }

@@ -148,13 +148,7 @@ pub(super) fn labelled<'a>(fs: Filesystem<'a>, plan: &'a RootfsPlan) -> Filesyst
 }
 
 /// Mounts `fs` on `target` and returns the new mount's root.
-pub(super) fn place(
-    root: &Root,
-    fs: &Filesystem<'_>,
-    op: &MountOp,
-    flags: u64,
-    target: OwnedFd,
-) -> Result<OwnedFd> {
+pub(super) fn place(root: &Root, fs: &Filesystem<'_>, op: &MountOp, flags: u64, target: OwnedFd) -> Result<OwnedFd> {
     let flags = writable_dev(op, flags);
     if fs.fits_fsconfig() {
         match fs.mount(mount::attributes(flags)) {
@@ -174,7 +168,8 @@ pub(super) fn place(
 fn explain(op: &MountOp, error: SysError) -> Error {
     let kind = kind_name(&op.kind);
     if error.call() == "fsopen" && error.errno() == Errno::ENODEV {
-        let hint = "correct the name, or load the kernel's module for it (/proc/filesystems lists those that are there)";
+        let hint =
+            "correct the name, or load the kernel's module for it (/proc/filesystems lists those that are there)";
         let what = format!("mounts[{}].type: this kernel knows no file system {kind:?}; {hint}", op.index);
         return Error::from(error).context(what);
     }
@@ -185,7 +180,8 @@ fn explain(op: &MountOp, error: SysError) -> Error {
             is_meant(name).then(|| Some((name.clone(), options::similar(name)?))).flatten()
         };
         if let Some((name, known)) = op.data.iter().find_map(similar) {
-            let what = format!("mounts[{}].options: {name:?} is no option of {kind}; did you mean {known:?}?", op.index);
+            let what =
+                format!("mounts[{}].options: {name:?} is no option of {kind}; did you mean {known:?}?", op.index);
             return Error::from(error).context(what);
         }
     }
@@ -278,7 +274,8 @@ fn mqueue(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
     }
     // Older kernels accept no label for mqueue.
     let again = target.try_clone().context("error duplicating a descriptor")?;
-    place(root, &labelled(plain.clone(), plan), op, op.flags, target).or_else(|_| place(root, &plain, op, op.flags, again))
+    place(root, &labelled(plain.clone(), plan), op, op.flags, target)
+        .or_else(|_| place(root, &plain, op, op.flags, again))
 }
 
 /// Changes the options of the mount at the target.
@@ -366,9 +363,7 @@ fn bind_legacy(root: &Root, op: &MountOp, recursive: bool) -> Result<OwnedFd> {
     })?;
     let target = bind_target(root, op, FileType::from_raw_mode(source.st_mode) == FileType::Directory)?;
     let flags = libc::MS_BIND | if recursive { libc::MS_REC } else { 0 };
-    by_path(root, |path| {
-        mount::mount_raw(Some(op.source.as_os_str()), &path(target.as_fd()), None, flags, None)
-    })?;
+    by_path(root, |path| mount::mount_raw(Some(op.source.as_os_str()), &path(target.as_fd()), None, flags, None))?;
     let mounted = reopen_mounted(root, op, &target)?;
     check_proc_source(op, &mounted)?;
     if op.flags & NOT_A_BIND_FLAG != 0 || op.cleared != 0 {
@@ -400,12 +395,7 @@ fn copy_symlink(root: &Root, op: &MountOp) -> Result<bool> {
 }
 
 /// Creates a symlink; accepts an existing one with the same target.
-fn symlink(
-    parent: &OwnedFd,
-    name: &std::ffi::OsStr,
-    link: &std::ffi::CStr,
-    shown: &Path,
-) -> SysResult<()> {
+fn symlink(parent: &OwnedFd, name: &std::ffi::OsStr, link: &std::ffi::CStr, shown: &Path) -> SysResult<()> {
     match rustix::fs::symlinkat(link, parent, name) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::EXIST) if is_same_link(parent, name, link) => Ok(()),

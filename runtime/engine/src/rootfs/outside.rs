@@ -34,7 +34,12 @@ impl HostMounts {
     /// Leaves the host's mount namespace, in which this process is, for a copy of `cached`, and takes along `tree`, a
     /// detached copy of the root. Returns `None` if the cached namespace cannot be entered, which a policy may forbid:
     /// the process is then in a copy of the host's mount namespace, as without a cached one.
-    pub(super) fn leave(plan: &RootfsPlan, proc: &Proc, cached: &OwnedFd, tree: &OwnedFd) -> SysResult<Option<HostMounts>> {
+    pub(super) fn leave(
+        plan: &RootfsPlan,
+        proc: &Proc,
+        cached: &OwnedFd,
+        tree: &OwnedFd,
+    ) -> SysResult<Option<HostMounts>> {
         let host = proc.open_namespace("mnt")?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, "/", flags, Mode::empty())

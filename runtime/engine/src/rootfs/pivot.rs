@@ -121,9 +121,9 @@ fn to_top() -> SysResult<()> {
 
 /// Enters the root by pivot_root(2) in place.
 pub(super) fn pivot(root: &Root, plan: &RootfsPlan) -> Result<()> {
-    let spreads = plan.root_propagation.is_some_and(|flags| {
-        flags & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 || flags & libc::MS_REC == 0
-    });
+    let spreads = plan
+        .root_propagation
+        .is_some_and(|flags| flags & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 || flags & libc::MS_REC == 0);
     let old: Option<OwnedFd> = if spreads { Some(open_old_root()?) } else { None };
     change_directory(root)?;
     mount::pivot_here()?;
@@ -151,12 +151,15 @@ pub(super) fn move_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
     let mounts = mount::parse_mountinfo(&root.proc.read_to_string("self/mountinfo")?);
     let real = std::fs::canonicalize(&plan.root).with_context(|| format!("error resolving {:?}", plan.root))?;
     let full = mounts.iter().filter(|info| {
-        matches!(info.kind.as_str(), "proc" | "sysfs") && info.root == "/" && !Path::new(&info.target).starts_with(&real)
+        matches!(info.kind.as_str(), "proc" | "sysfs")
+            && info.root == "/"
+            && !Path::new(&info.target).starts_with(&real)
     });
     for info in full {
         let path = Path::new(&info.target);
         // A mount below another one may have been removed with it.
-        match mount::mount_raw(None, path, None, libc::MS_SLAVE | libc::MS_REC, None).and_then(|()| mount::detach(path)) {
+        match mount::mount_raw(None, path, None, libc::MS_SLAVE | libc::MS_REC, None).and_then(|()| mount::detach(path))
+        {
             Ok(()) => {}
             Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => cover(path)?,
             Err(error) => return Err(error.into()),

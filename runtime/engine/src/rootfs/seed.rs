@@ -109,7 +109,8 @@ fn create() -> Result<Option<OwnedFd>> {
         Ok(namespace) => Ok(Some(namespace)),
         Err(error) => {
             // Each attempt costs as much as the cache is to save.
-            std::fs::write(&failed, format!("{error}\n")).with_context(|| format!("unable to write {failed} ({error})"))?;
+            std::fs::write(&failed, format!("{error}\n"))
+                .with_context(|| format!("unable to write {failed} ({error})"))?;
             Err(error.into())
         }
     }

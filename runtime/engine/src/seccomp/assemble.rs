@@ -213,7 +213,8 @@ fn conditions(clause: &Clause, is_32_bit: bool) -> Result<BpfProgram> {
     let mut program: BpfProgram = SeccompRule::new(list?).map_err(failed)?.into();
     // seccompiler starts with a jump over a jump past the whole rule, for chains that are entered in their middle. This
     // program enters a rule at its start only.
-    let skip = |instruction: &seccompiler::sock_filter, k: usize| instruction.code == JMP_JA && instruction.k as usize == k;
+    let skip =
+        |instruction: &seccompiler::sock_filter, k: usize| instruction.code == JMP_JA && instruction.k as usize == k;
     if program.len() > 2 && skip(&program[0], 1) && skip(&program[1], program.len()) {
         program.drain(..2);
     }

@@ -81,9 +81,24 @@ const ARM_PRIVATE: u32 = 0x000f_0000;
 /// Calls of machines without a table here (mips, powerpc, s390), and additional names of libseccomp. The default
 /// profiles of containerd and Podman hold them everywhere.
 const OF_OTHER_MACHINES: [&str; 18] = [
-    "cachectl", "multiplexer", "pciconfig_iobase", "pciconfig_read", "pciconfig_write", "rtas", "s390_guarded_storage",
-    "s390_pci_mmio_read", "s390_pci_mmio_write", "s390_runtime_instr", "s390_sthyi", "spu_create", "spu_run",
-    "subpage_prot", "swapcontext", "switch_endian", "syscall", "timerfd",
+    "cachectl",
+    "multiplexer",
+    "pciconfig_iobase",
+    "pciconfig_read",
+    "pciconfig_write",
+    "rtas",
+    "s390_guarded_storage",
+    "s390_pci_mmio_read",
+    "s390_pci_mmio_write",
+    "s390_runtime_instr",
+    "s390_sthyi",
+    "spu_create",
+    "spu_run",
+    "subpage_prot",
+    "swapcontext",
+    "switch_endian",
+    "syscall",
+    "timerfd",
 ];
 
 /// socketcall(2) and ipc(2) on x86.
@@ -167,8 +182,13 @@ pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
         .iter()
         .map(|&(abi, named)| Column { abi, named, entries: Vec::with_capacity(512), last: None })
         .collect();
-    let mut resolved =
-        Resolved { default: profile.default, machines: Vec::new(), clauses: Vec::new(), blocks: Vec::new(), unknown: Vec::new() };
+    let mut resolved = Resolved {
+        default: profile.default,
+        machines: Vec::new(),
+        clauses: Vec::new(),
+        blocks: Vec::new(),
+        unknown: Vec::new(),
+    };
     collect(profile, &mut columns, &mut resolved);
     for column in &mut columns {
         column.entries.sort_unstable();
@@ -215,7 +235,8 @@ fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolve
         let redundant = rule.action == profile.default;
         let first = resolved.clauses.len() as u32;
         if !redundant {
-            let clauses = rule.matches.iter().map(|conditions| Clause { action: rule.action, conditions: conditions.clone() });
+            let clauses =
+                rule.matches.iter().map(|conditions| Clause { action: rule.action, conditions: conditions.clone() });
             resolved.clauses.extend(clauses);
         }
         let all = first..resolved.clauses.len() as u32;

@@ -132,7 +132,9 @@ fn every_violation_is_reported_with_its_place() {
 #[test]
 fn a_listener_path_and_notify_require_each_other() {
     let profile = |action: &str, more: &str| {
-        format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["mkdir"], "action": "{action}"}}]{more}}}"#)
+        format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["mkdir"], "action": "{action}"}}]{more}}}"#
+        )
     };
     let compiled = |text: &str| compile(&spec(text)).map_err(|error| error.to_string());
     let path = r#", "listenerPath": "/run/agent", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#;
@@ -155,7 +157,11 @@ fn a_listener_path_and_notify_require_each_other() {
 
 #[test]
 fn contradicting_rules_are_refused_by_name() {
-    let rule = |action| format!(r#"{{"names": ["clone"], "action": "{action}", "args": [{{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}}]}}"#);
+    let rule = |action| {
+        format!(
+            r#"{{"names": ["clone"], "action": "{action}", "args": [{{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}}]}}"#
+        )
+    };
     let profile = format!(
         r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{}, {}]}}"#,
         rule("SCMP_ACT_ALLOW"),
@@ -192,7 +198,8 @@ fn a_program_beyond_the_kernels_limit_is_refused() {
 #[test]
 fn the_table_is_sorted_and_holds_this_machines_headers() {
     assert!(SYSCALLS.is_sorted_by(|a, b| a.0 < b.0));
-    let newest = SYSCALLS.iter().map(|(_, numbers)| numbers[Abi::Riscv64 as usize]).filter(|nr| *nr != X).max().unwrap();
+    let newest =
+        SYSCALLS.iter().map(|(_, numbers)| numbers[Abi::Riscv64 as usize]).filter(|nr| *nr != X).max().unwrap();
     for (file, abi) in [("unistd_64.h", Abi::X86_64), ("unistd_32.h", Abi::X86), ("unistd_x32.h", Abi::X32)] {
         let header = ["/usr/include/x86_64-linux-gnu/asm", "/usr/include/asm"]
             .iter()
@@ -205,8 +212,12 @@ fn the_table_is_sorted_and_holds_this_machines_headers() {
             let Some(name) = name.strip_prefix("__NR_") else { continue };
             let number: String = words.filter(|word| *word != "(__X32_SYSCALL_BIT" && *word != "+").collect();
             let Ok(number) = number.trim_end_matches(')').parse::<u32>() else { continue };
-            let known = SYSCALLS.binary_search_by_key(&name, |(known, _)| known).ok().map(|row| SYSCALLS[row].1[abi as usize]);
-            assert!(known == Some(number) || (known.is_none() && number > newest), "{file}: {name} is {number}, not {known:?}");
+            let known =
+                SYSCALLS.binary_search_by_key(&name, |(known, _)| known).ok().map(|row| SYSCALLS[row].1[abi as usize]);
+            assert!(
+                known == Some(number) || (known.is_none() && number > newest),
+                "{file}: {name} is {number}, not {known:?}"
+            );
         }
     }
 }

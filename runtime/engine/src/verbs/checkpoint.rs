@@ -10,15 +10,15 @@ use oci_spec::runtime::Spec;
 use super::record::cgroup_mounts;
 use super::{CheckpointOptions, Container, CriuOptions, Engine, Status, absolute};
 use crate::cgroup::Cgroup;
-use crate::criu::{Criu, Kind, Mapped, Options, CriuContext};
+use crate::criu::{Criu, CriuContext, Kind, Mapped, Options};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::probe;
+use crate::state::{Verb, allow};
+use crate::store;
 use brig_plan::container::{self, CreateChoices};
 use brig_plan::mounts::RootfsPlan;
 use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
 use brig_plan::{annotations, external};
-use crate::probe;
-use crate::state::{Verb, allow};
-use crate::store;
 use brig_sys::path::{Dir, Links, file_type};
 
 /// The file in the image directory that names the container's standard streams, in runc's format.
@@ -158,7 +158,8 @@ fn dumped_mounts(rootfs: &RootfsPlan, pid: i32) -> Result<Vec<Mapped>> {
 fn write_descriptors(images: &Path, pid: i32) -> Result<()> {
     let stream = |number: i32| std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
     let streams: Vec<String> = (0..3).map(|number| stream(number).to_string_lossy().into_owned()).collect();
-    let text = serde_json::to_vec(&streams).map_err(|error| Error::other(format!("unable to write the streams: {error}")))?;
+    let text =
+        serde_json::to_vec(&streams).map_err(|error| Error::other(format!("unable to write the streams: {error}")))?;
     store::replace(&images.join(DESCRIPTORS), &text, 0o600)
 }
 

@@ -9,7 +9,9 @@ use oci_spec::runtime::Spec;
 use super::joined::Joined;
 use super::listener::Listener;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
-use super::{notify, pid_namespace, Configuration, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce};
+use super::{
+    Configuration, Console, CreateOptions, Engine, Launched, Stdio, absolute, announce, notify, pid_namespace,
+};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
@@ -17,17 +19,17 @@ use crate::launch::parent::{IdMaps, Launch, LaunchObserver, launch};
 use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
 use crate::launch::unknown_syscalls::UnknownSyscalls;
 use crate::launch::{faults, gate};
+use crate::state::{Record, check_id};
+use crate::store::{self, Entry};
+use crate::{probe, rootfs, trace};
 use brig_plan::container::{self, ContainerPlan, CreateChoices};
 use brig_plan::hooks::{Hook, HooksPlan};
 use brig_plan::init::{HookState, InitPlan};
 use brig_plan::namespaces::NamespaceKind;
 use brig_plan::{Findings, Host, annotations, config};
-use crate::state::{Record, check_id};
-use crate::store::{self, Entry};
 use brig_sys::process::{self, Child};
 use brig_sys::procfs::Proc;
 use brig_sys::{file, socket, tty};
-use crate::{probe, rootfs, trace};
 
 impl Engine {
     /// Creates a container, whose program waits for [`Engine::start`].
@@ -92,7 +94,8 @@ impl Engine {
             None => None,
         };
         let pipes = make_pipes(&mut options.stdio, &plan.init)?;
-        let launched = self.launch(reservation.entry(), plan, joined, &spec, &host, record, console, &mut options, gated)?;
+        let launched =
+            self.launch(reservation.entry(), plan, joined, &spec, &host, record, console, &mut options, gated)?;
         reservation.persist();
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
         let mut launched = Launched { pid: launched.pid, pidfd: launched.pidfd, terminal, pipes, notify };
@@ -118,12 +121,14 @@ impl Engine {
         options: &mut CreateOptions,
         gated: bool,
     ) -> Result<Child> {
-        let ContainerPlan { mut init, namespaces, mut clone_flags, id_maps, cgroup: cgroup_plan, hooks, intel_rdt } = plan;
+        let ContainerPlan { mut init, namespaces, mut clone_flags, id_maps, cgroup: cgroup_plan, hooks, intel_rdt } =
+            plan;
         let phase = trace::phase("make the cgroup");
         let cgroup = make_cgroup(&cgroup_plan, &mut record, entry)?;
         let made = cgroup.cgroup()?;
         let group = GroupGuard::new(intel_rdt.as_ref(), &mut record, entry)?;
-        let clone_target = made.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
+        let clone_target =
+            made.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
         let enter = made.self_entry()?;
         drop(phase);
         let phase = trace::phase("open what is inherited");
@@ -156,7 +161,11 @@ impl Engine {
             namespaces: clone_flags,
             id_maps,
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
-            unknown_syscalls: if annotations::refuses_unknown_syscalls(spec) { UnknownSyscalls::Refuse } else { UnknownSyscalls::Warn },
+            unknown_syscalls: if annotations::refuses_unknown_syscalls(spec) {
+                UnknownSyscalls::Refuse
+            } else {
+                UnknownSyscalls::Warn
+            },
             seal_beside: entry.path(),
             keep_image: self.is_resident,
             inherit,
@@ -170,7 +179,17 @@ impl Engine {
         let (hooks, listener) = (&hooks, Listener::of(spec, &record.id, &record.bundle));
         let (hooks_began, announced) = (false, false);
         let mut observer = CreateObserver {
-            listener, entry, record, cgroup, hooks, hook_state, oom_score_adj, attaches, must_wait, options, hooks_began,
+            listener,
+            entry,
+            record,
+            cgroup,
+            hooks,
+            hook_state,
+            oom_score_adj,
+            attaches,
+            must_wait,
+            options,
+            hooks_began,
             announced,
         };
         let launched = launch(request, &mut observer);
@@ -332,9 +351,9 @@ impl CreateObserver<'_> {
 /// # Errors
 /// EACCES when it is lowered without CAP_SYS_RESOURCE (proc_pid_oom_score_adj(5)).
 pub(super) fn set_oom_score(pid: i32, score: i32) -> Result<()> {
-    Proc::open()?.write(format!("{pid}/oom_score_adj"), score.to_string().as_bytes()).with_context(|| {
-        format!("unable to set process.oomScoreAdj to {score} (lowering it takes CAP_SYS_RESOURCE)")
-    })
+    Proc::open()?
+        .write(format!("{pid}/oom_score_adj"), score.to_string().as_bytes())
+        .with_context(|| format!("unable to set process.oomScoreAdj to {score} (lowering it takes CAP_SYS_RESOURCE)"))
 }
 
 /// Reads the configuration: its bytes, and its name in errors.
@@ -343,7 +362,10 @@ fn configuration(bundle: &Path, config: &Configuration) -> Result<(Vec<u8>, Stri
         Configuration::Bundle => bundle.join("config.json"),
         Configuration::File(path) => path.clone(),
         Configuration::Spec(spec) => {
-            return Ok((serde_json::to_vec(spec).context("unable to write the configuration as JSON")?, "the configuration".to_owned()));
+            return Ok((
+                serde_json::to_vec(spec).context("unable to write the configuration as JSON")?,
+                "the configuration".to_owned(),
+            ));
         }
     };
     Ok((read_config(bundle, &path)?, path.display().to_string()))

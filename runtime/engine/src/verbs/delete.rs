@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::{Container, Engine, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hooks;
-use brig_plan::{Findings, container};
 use crate::state::{Verb, allow};
 use crate::store::{self, Entry};
+use brig_plan::{Findings, container};
 use brig_sys::process;
 
 /// Timeout for a killed process to exit: it may be in a system call that no signal interrupts.

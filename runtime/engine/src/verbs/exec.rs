@@ -5,25 +5,25 @@ use std::time::Duration;
 
 use oci_spec::runtime::Process;
 
+use super::create::{check_console, make_pipes, open_console, prepare_proxied, receive_terminal, set_oom_score};
 use super::joined::compare_with_init;
 use super::listener::Listener;
-use super::create::{check_console, make_pipes, open_console, prepare_proxied, receive_terminal, set_oom_score};
 use super::{Engine, ExecOptions, Launched, ProcessSource, announce};
 use crate::cgroup::{Cgroup, ExecTarget};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, LaunchObserver, launch};
 use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
 use crate::launch::unknown_syscalls::UnknownSyscalls;
-use crate::resctrl::Group;
-use brig_plan::{annotations, config, process as process_plan};
-use brig_plan::container::{self, ExecChoices};
 use crate::probe;
+use crate::resctrl::Group;
 use crate::state::{Verb, allow};
+use crate::trace;
+use brig_plan::container::{self, ExecChoices};
 use brig_plan::namespaces::NamespaceKind;
+use brig_plan::{annotations, config, process as process_plan};
 use brig_sys::file;
 use brig_sys::process::{self, Child};
 use brig_sys::procfs::Proc;
-use crate::trace;
 
 impl Engine {
     /// Starts a process in the namespaces and the cgroup of a container, under its seccomp filter, labels and limits.
@@ -50,10 +50,9 @@ impl Engine {
                     None => process,
                 }
             }
-            None => spec
-                .process()
-                .clone()
-                .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "config.json has no process; give one with --process"))?,
+            None => spec.process().clone().ok_or_else(|| {
+                Error::new(ErrorKind::InvalidConfig, "config.json has no process; give one with --process")
+            })?,
         };
         let choices = choices(&options);
         let (mut plan, join, warnings) = container::build_exec(&spec, id, &process, &choices, &host)?;
@@ -65,7 +64,8 @@ impl Engine {
         let pipes = make_pipes(&mut options.stdio, &plan)?;
         let stdio = options.stdio.take()?;
         let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
-        let cgroup = target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
+        let cgroup =
+            target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
         let root = container_root(&init, container.record.init_process_pid, join)?;
         plan.container_root = root.as_ref().map(AsRawFd::as_raw_fd);
         plan.join = vec![(init.as_raw_fd(), join)];
@@ -93,7 +93,11 @@ impl Engine {
             namespaces: 0,
             id_maps: None,
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
-            unknown_syscalls: if annotations::refuses_unknown_syscalls(&spec) { UnknownSyscalls::Refuse } else { UnknownSyscalls::Ignore },
+            unknown_syscalls: if annotations::refuses_unknown_syscalls(&spec) {
+                UnknownSyscalls::Refuse
+            } else {
+                UnknownSyscalls::Ignore
+            },
             seal_beside: container.entry.path(),
             keep_image: self.is_resident,
             inherit: std::iter::once(init).chain(root).collect(),

@@ -5,9 +5,9 @@ use oci_spec::runtime::Spec;
 use super::{Container, Engine, State, Status};
 use crate::cgroup::{OomWatch, Stats};
 use crate::error::{ErrorKind, Result};
-use brig_plan::passwd;
 use crate::state::{Verb, allow};
 use crate::store;
+use brig_plan::passwd;
 
 impl Engine {
     /// The container's current state.

@@ -62,7 +62,9 @@ impl Joined {
                 _ if !namespaces.is_private(kind) => {}
                 // The user namespace comes first in the list of kinds.
                 None if kind == NamespaceKind::User => user = Some((kind, fd)),
-                Some((_, user)) if !ns::is_owned_by(fd.as_fd(), user.as_fd()).with_context(unable)? => foreign.push((kind, fd)),
+                Some((_, user)) if !ns::is_owned_by(fd.as_fd(), user.as_fd()).with_context(unable)? => {
+                    foreign.push((kind, fd))
+                }
                 _ => others.push((kind, fd)),
             }
         }
@@ -117,8 +119,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let link = directory.path().join("link");
         std::os::unix::fs::symlink("/proc/self/ns/net", &link).unwrap();
-        for path in ["/proc/self/ns/net", "/proc/thread-self/ns/net", &format!("/proc/{pid}/ns/net"),
-            &format!("//proc/./{pid}/task/{pid}/ns/net"), link.to_str().unwrap()] {
+        for path in [
+            "/proc/self/ns/net",
+            "/proc/thread-self/ns/net",
+            &format!("/proc/{pid}/ns/net"),
+            &format!("//proc/./{pid}/task/{pid}/ns/net"),
+            link.to_str().unwrap(),
+        ] {
             assert_eq!(found(path), [NamespaceKind::Network], "{path}");
         }
     }

@@ -11,7 +11,9 @@ use brig_sys::mount;
 /// it, the container's process is inside from the start.
 pub(super) fn enter_last(init: &mut InitPlan, clone_flags: &mut u64, joined: &[OwnedFd]) {
     let kind = NamespaceKind::Pid.clone_flag();
-    let Some(index) = init.join.iter().position(|(_, flags)| *flags == kind).filter(|_| init.second_stage) else { return };
+    let Some(index) = init.join.iter().position(|(_, flags)| *flags == kind).filter(|_| init.second_stage) else {
+        return;
+    };
     let number = init.join[index].0;
     if joined.iter().any(|fd| fd.as_raw_fd() == number && builds_root_outside(init, fd)) {
         init.join.remove(index);

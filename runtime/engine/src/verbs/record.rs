@@ -8,14 +8,14 @@ use oci_spec::runtime::Spec;
 use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, Result};
 use crate::launch::faults;
+use crate::resctrl::Group;
+use crate::state::{Record, RecordConfig};
+use crate::store::Entry;
 use brig_plan::cgroup::CgroupPlan;
 use brig_plan::container::{self, ContainerPlan};
 use brig_plan::intel_rdt::IntelRdtPlan;
-use crate::resctrl::Group;
 use brig_plan::mounts::{CgroupHierarchy, CgroupMounts};
 use brig_plan::namespaces::NamespaceKind;
-use crate::state::{Record, RecordConfig};
-use crate::store::Entry;
 use brig_sys::procfs::Proc;
 
 /// Fills in init's pid, start time and namespaces.

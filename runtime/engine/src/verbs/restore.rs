@@ -10,16 +10,16 @@ use super::create::{check_console, read_config};
 use super::joined::Joined;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
 use super::{Console, Engine, Launched, RestoreOptions, absolute, announce};
-use crate::criu::{Criu, Kind, Mapped, Notification, Options, CriuContext};
+use crate::criu::{Criu, CriuContext, Kind, Mapped, Notification, Options};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
+use crate::state::{Record, check_id};
+use crate::store::{self, Entry};
+use crate::{probe, rootfs};
 use brig_plan::container::{self, ContainerPlan, CreateChoices};
 use brig_plan::mounts::RootfsPlan;
 use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
 use brig_plan::{config, external};
-use crate::{probe, rootfs};
-use crate::state::{Record, check_id};
-use crate::store::{self, Entry};
 use brig_sys::path::{Dir, Links};
 use brig_sys::process::{self, Child};
 use brig_sys::{file, mount, ns, socket};
@@ -52,7 +52,8 @@ impl Engine {
         let mut cgroup = make_cgroup(&plan.cgroup, &mut record, entry)?;
         let group = GroupGuard::new(plan.intel_rdt.as_ref(), &mut record, entry)?;
         let stdio = options.stdio.take()?;
-        let restoring = Restoring { entry, record, plan: &plan, options: &options, stdio, pipes, init: None, terminal: None };
+        let restoring =
+            Restoring { entry, record, plan: &plan, options: &options, stdio, pipes, init: None, terminal: None };
         let (child, terminal) = restoring.run(&spec, &mut cgroup, &images)?;
         cgroup.disarm();
         group.disarm();
@@ -75,12 +76,7 @@ struct Restoring<'a> {
 }
 
 impl Restoring<'_> {
-    fn run(
-        mut self,
-        spec: &Spec,
-        cgroup: &mut CgroupGuard,
-        images: &Directory,
-    ) -> Result<(Child, Option<OwnedFd>)> {
+    fn run(mut self, spec: &Spec, cgroup: &mut CgroupGuard, images: &Directory) -> Result<(Child, Option<OwnedFd>)> {
         let mut rootfs = self.plan.init.rootfs.clone().ok_or_else(|| Error::other("the container has no root"))?;
         rootfs.cgroup = cgroup_mounts(cgroup.cgroup()?)?;
         let mounts = external::mounts(&rootfs);
@@ -158,7 +154,9 @@ impl Restoring<'_> {
 
     fn hand_over(&mut self, master: OwnedFd) -> Result<()> {
         match &self.options.console {
-            Console::None => Err(Error::new(ErrorKind::InvalidConfig, "the image has a terminal, and there is no console for it")),
+            Console::None => {
+                Err(Error::new(ErrorKind::InvalidConfig, "the image has a terminal, and there is no console for it"))
+            }
             Console::Socket(path) => {
                 let unable = || format!("unable to send the terminal over the console socket {}", path.display());
                 let console = socket::connect(path).with_context(unable)?;
@@ -235,7 +233,8 @@ fn make_targets(rootfs: &RootfsPlan, mounts: &[external::ExternalMount]) -> Resu
     let root = Dir::open_host(&rootfs.root).context("root.path")?;
     for one in mounts.iter().filter(|one| one.needs_target) {
         let source = std::fs::metadata(&one.source);
-        let source = source.with_context(|| format!("unable to look at the source {} of a mount", one.source.display()))?;
+        let source =
+            source.with_context(|| format!("unable to look at the source {} of a mount", one.source.display()))?;
         let made = match source.is_dir() {
             true => root.mkdir_all(&one.target, 0o755, Links::Follow),
             false => root.make_file(&one.target, 0o755, Links::Follow),
@@ -257,7 +256,8 @@ fn external_namespaces(namespaces: &NamespacePlan) -> Result<ExternalNamespaces>
                 inherited.push((*name, ns::open(path, kind.clone_flag()).with_context(unable)?));
             }
             None if kind == NamespaceKind::Cgroup => {
-                let text = "linux.namespaces: CRIU cannot restore into a cgroup namespace that is joined (leave its path out)";
+                let text =
+                    "linux.namespaces: CRIU cannot restore into a cgroup namespace that is joined (leave its path out)";
                 return Err(Error::new(ErrorKind::Unsupported, text));
             }
             None => join.push((kind.proc_name(), path.to_owned())),

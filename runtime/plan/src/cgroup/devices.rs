@@ -89,8 +89,7 @@ const DEFAULTS: [(&str, DeviceRule); 10] = [
 /// The rules of a configuration with the defaults after them.
 pub fn rules(linux: Option<&Linux>, resources: &LinuxResources, findings: &mut Findings) -> Vec<DeviceRule> {
     let asked = resources.devices().iter().flatten().enumerate();
-    let mut rules: Vec<DeviceRule> =
-        asked.filter_map(|(index, device)| rule(device, index, findings)).collect();
+    let mut rules: Vec<DeviceRule> = asked.filter_map(|(index, device)| rule(device, index, findings)).collect();
     let nodes = || linux.and_then(|linux| linux.devices().as_ref()).into_iter().flatten();
     rules.extend(
         DEFAULTS

@@ -14,10 +14,33 @@ use crate::annotations::{SUBGROUP, SYSTEMD_PROPERTY};
 /// (CVE-2024-3154), so these are refused there, as is each property whose name ends in `Action`, which can power the
 /// machine off.
 const REACHES_OUT: &[&str] = &[
-    "BindsTo", "BoundBy", "ConflictedBy", "Conflicts", "OnFailure", "OnFailureOf", "OnSuccess", "OnSuccessOf", "PIDFDs",
-    "PIDs", "PropagatesReloadTo", "PropagatesStopTo", "RebootArgument", "ReloadPropagatedFrom", "RequiredBy", "Requires",
-    "RequiresOverridable", "Requisite", "RequisiteOf", "Slice", "StopPropagatedFrom", "TriggeredBy", "Triggers",
-    "UpheldBy", "Upholds", "WantedBy", "Wants",
+    "BindsTo",
+    "BoundBy",
+    "ConflictedBy",
+    "Conflicts",
+    "OnFailure",
+    "OnFailureOf",
+    "OnSuccess",
+    "OnSuccessOf",
+    "PIDFDs",
+    "PIDs",
+    "PropagatesReloadTo",
+    "PropagatesStopTo",
+    "RebootArgument",
+    "ReloadPropagatedFrom",
+    "RequiredBy",
+    "Requires",
+    "RequiresOverridable",
+    "Requisite",
+    "RequisiteOf",
+    "Slice",
+    "StopPropagatedFrom",
+    "TriggeredBy",
+    "Triggers",
+    "UpheldBy",
+    "Upholds",
+    "WantedBy",
+    "Wants",
 ];
 
 /// The systemd version that first knew cgroup v2's cpuset; older ones are not spoken to in detail.
@@ -96,7 +119,9 @@ pub(super) fn unit(
     let [slice, prefix, name] = parts[..] else {
         findings.deny(
             PATH,
-            format!("expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {text:?} instead"),
+            format!(
+                "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {text:?} instead"
+            ),
             "use that format, or the cgroupfs manager",
         );
         return None;
@@ -167,7 +192,11 @@ fn annotations(spec: &Spec, properties: &mut Vec<Property>, findings: &mut Findi
         }
         if name.ends_with("Action") || REACHES_OUT.contains(&name) {
             let problem = format!("the property {name} reaches beyond the container's own unit");
-            findings.deny(path, problem, "give the property to a unit of the host's own, and order the container After it");
+            findings.deny(
+                path,
+                problem,
+                "give the property to a unit of the host's own, and order the container After it",
+            );
             continue;
         }
         let seconds = name.strip_suffix("Sec").filter(|stem| stem.ends_with(|c: char| c.is_ascii_lowercase()));
@@ -367,7 +396,8 @@ pub fn device_properties(rules: &[DeviceRule], layout: CgroupLayout) -> Vec<Prop
             None => entries.push((path, *rule)),
         }
     }
-    let pair = |(path, rule): (String, DeviceRule)| Value::Struct(vec![Value::Str(path), Value::Str(rule.access_text())]);
+    let pair =
+        |(path, rule): (String, DeviceRule)| Value::Struct(vec![Value::Str(path), Value::Str(rule.access_text())]);
     vec![
         clear,
         Property::new("DevicePolicy", Value::text("strict")),

@@ -155,10 +155,11 @@ fn what_cannot_be_honoured_is_named() {
                 "linux.resources.cpu.idle",
             ],
         ),
-        (json!({"cpu": {"shares": 1, "cpus": "0;1"}}), CgroupLayout::Legacy, vec![
-            "linux.resources.cpu.shares",
-            "linux.resources.cpu.cpus",
-        ]),
+        (
+            json!({"cpu": {"shares": 1, "cpus": "0;1"}}),
+            CgroupLayout::Legacy,
+            vec!["linux.resources.cpu.shares", "linux.resources.cpu.cpus"],
+        ),
         (json!({"blockIO": {"weight": 5}}), CgroupLayout::Unified, vec!["linux.resources.blockIO.weight"]),
         (
             json!({"hugepageLimits": [{"pageSize": "2m", "limit": -1}]}),
@@ -175,10 +176,11 @@ fn what_cannot_be_honoured_is_named() {
             ],
         ),
         (json!({"unified": {"memory.high": "1"}}), CgroupLayout::Hybrid, vec!["linux.resources.unified"]),
-        (json!({"memory": {"limit": 5}, "pids": {"limit": 5}}), CgroupLayout::None, vec![
-            "linux.resources.memory",
-            "linux.resources.pids",
-        ]),
+        (
+            json!({"memory": {"limit": 5}, "pids": {"limit": 5}}),
+            CgroupLayout::None,
+            vec!["linux.resources.memory", "linux.resources.pids"],
+        ),
     ] {
         let (_, findings) = plan(None, wishes.clone(), layout);
         let found: Vec<&str> = findings.violations.iter().map(|it| it.path.as_str()).collect();
@@ -221,7 +223,8 @@ fn an_update_names_what_shares_a_file() {
 #[test]
 fn an_update_to_zero_names_no_limit() {
     let old = resources(everything());
-    let zeros = resources(json!({"memory": {"limit": 0, "swap": 0, "reservation": 0}, "cpu": {"quota": 0, "period": 0}}));
+    let zeros =
+        resources(json!({"memory": {"limit": 0, "swap": 0, "reservation": 0}, "cpu": {"quota": 0, "period": 0}}));
     for kind in [CgroupLayout::Unified, CgroupLayout::Legacy, CgroupLayout::Hybrid] {
         let mut findings = Findings::default();
         let change = change(&old, &zeros, kind, &mut findings);
@@ -277,7 +280,8 @@ fn an_update_that_changes_nothing_is_known_as_such() {
 
 #[test]
 fn without_a_cgroup_only_what_limits_is_refused() {
-    let (_, findings) = plan(None, json!({"pids": {"limit": -1}, "memory": {}, "cpu": {"quota": -1}}), CgroupLayout::None);
+    let (_, findings) =
+        plan(None, json!({"pids": {"limit": -1}, "memory": {}, "cpu": {"quota": -1}}), CgroupLayout::None);
     assert_eq!(findings.violations, vec![]);
 }
 
@@ -289,12 +293,8 @@ fn an_update_changes_one_device_of_many() {
     let change = change(&old, &new, CgroupLayout::Legacy, &mut Findings::default());
     assert_eq!(files(&change.settings.legacy), [("blkio.throttle.read_bps_device", "8:16 9")]);
     let merged = change.resources.block_io().clone().expect("block");
-    let rates: Vec<(i64, u64)> = merged
-        .throttle_read_bps_device()
-        .iter()
-        .flatten()
-        .map(|device| (device.minor(), device.rate()))
-        .collect();
+    let rates: Vec<(i64, u64)> =
+        merged.throttle_read_bps_device().iter().flatten().map(|device| (device.minor(), device.rate())).collect();
     assert_eq!(rates, [(0, 1), (16, 9)]);
 }
 
@@ -311,7 +311,8 @@ fn a_container_that_may_write_to_its_own_cgroup_owns_it() {
             },
         }))
         .expect("a configuration");
-        build(&spec, "abc", CgroupManager::Cgroupfs, &Host::of_root(CgroupLayout::Unified), &mut Findings::default()).owner
+        build(&spec, "abc", CgroupManager::Cgroupfs, &Host::of_root(CgroupLayout::Unified), &mut Findings::default())
+            .owner
     };
     let both = json!([{"type": "cgroup"}, {"type": "user"}]);
     assert_eq!(owner_of(both.clone(), json!(["nosuid"]), 0), Some(100_000));

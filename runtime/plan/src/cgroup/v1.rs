@@ -73,8 +73,7 @@ fn memory(memory: &LinuxMemory, list: &mut Vec<Setting>) {
         (_, swap) => Some(swap),
     };
     if let Some(swap) = swap {
-        let setting =
-            Setting::new("memory", "memory.memsw.limit_in_bytes", swap, "linux.resources.memory.swap");
+        let setting = Setting::new("memory", "memory.memsw.limit_in_bytes", swap, "linux.resources.memory.swap");
         list.push(if swap < 0 { setting.or_skip() } else { setting });
     }
     if let Some(low) = memory.reservation().filter(|&low| low != 0) {

@@ -133,19 +133,20 @@ fn io(block: &LinuxBlockIo, list: &mut Vec<Setting>) {
     // BFQ brings its own file, on blkio's scale; io.weight belongs to the iocost controller.
     if let Some(weight) = block.weight().filter(|&weight| weight != 0) {
         let field = "linux.resources.blockIO.weight";
-        list.push(
-            Setting::new("io", "io.bfq.weight", weight, field)
-                .or_else(Setting::new("io", "io.weight", io_weight(weight), field)),
-        );
+        list.push(Setting::new("io", "io.bfq.weight", weight, field).or_else(Setting::new(
+            "io",
+            "io.weight",
+            io_weight(weight),
+            field,
+        )));
     }
     for (index, device) in block.weight_device().iter().flatten().enumerate() {
         if let Some(weight) = device.weight().filter(|&weight| weight != 0) {
             let (major, minor) = (device.major(), device.minor());
             let field = format!("linux.resources.blockIO.weightDevice[{index}]");
             list.push(
-                Setting::new("io", "io.bfq.weight", format!("{major}:{minor} {weight}"), field.clone()).or_else(
-                    Setting::new("io", "io.weight", format!("{major}:{minor} {}", io_weight(weight)), field),
-                ),
+                Setting::new("io", "io.bfq.weight", format!("{major}:{minor} {weight}"), field.clone())
+                    .or_else(Setting::new("io", "io.weight", format!("{major}:{minor} {}", io_weight(weight)), field)),
             );
         }
     }

@@ -23,7 +23,8 @@ pub(super) fn namespaces_are_listed_once(spec: &Spec, _: &Host, findings: &mut F
 pub(super) fn namespace_paths_are_absolute(spec: &Spec, _: &Host, findings: &mut Findings) {
     let listed = linux(spec).and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     for (index, namespace) in listed.iter().enumerate() {
-        if let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty() && !path.is_absolute()) {
+        if let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty() && !path.is_absolute())
+        {
             findings.deny(format!("linux.namespaces[{index}].path"), format!("{path:?} is not absolute"), "");
         }
     }
@@ -76,7 +77,8 @@ pub(super) fn rootless_has_a_user_namespace(spec: &Spec, host: &Host, findings: 
 
 /// config-linux.md, Offset for Time Namespace; time_namespaces(7) defines no other clocks.
 pub(super) fn time_offsets_have_a_time_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
-    let Some(offsets) = linux(spec).and_then(|linux| linux.time_offsets().as_ref()).filter(|map| !map.is_empty()) else {
+    let Some(offsets) = linux(spec).and_then(|linux| linux.time_offsets().as_ref()).filter(|map| !map.is_empty())
+    else {
         return;
     };
     match NamespacePlan::on_host(spec, host).get(NamespaceKind::Time) {
@@ -150,7 +152,8 @@ pub(super) fn devices_have_a_type_and_a_path(spec: &Spec, _: &Host, findings: &m
 /// config-linux.md, Allowed Device list: types a, b and c; access letters r, w and m.
 pub(super) fn device_rules_are_readable(spec: &Spec, _: &Host, findings: &mut Findings) {
     let resources = linux(spec).and_then(|linux| linux.resources().as_ref());
-    for (index, rule) in resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten().enumerate() {
+    for (index, rule) in resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten().enumerate()
+    {
         let place = format!("linux.resources.devices[{index}]");
         if matches!(rule.typ(), Some(LinuxDeviceType::U | LinuxDeviceType::P)) {
             findings.deny(format!("{place}.type"), "is no type of a rule", "expected a, b or c");

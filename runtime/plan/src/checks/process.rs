@@ -125,13 +125,11 @@ fn scheduler_is_sound(process: &Process, at: ProcessPath<'_>, _: &Host, findings
         _ if !realtime => {
             findings.deny(at.field("scheduler.priority"), "goes with SCHED_FIFO and SCHED_RR alone", "");
         }
-        other => findings.deny(at.field("scheduler.priority"), format!("{other} is out of range: expected 1 to 99"), ""),
+        other => {
+            findings.deny(at.field("scheduler.priority"), format!("{other} is out of range: expected 1 to 99"), "")
+        }
     }
-    let times = [
-        ("runtime", scheduler.runtime()),
-        ("deadline", scheduler.deadline()),
-        ("period", scheduler.period()),
-    ];
+    let times = [("runtime", scheduler.runtime()), ("deadline", scheduler.deadline()), ("period", scheduler.period())];
     for (name, time) in times {
         if policy != SchedDeadline && time.is_some_and(|time| time != 0) {
             findings.deny(at.field(&format!("scheduler.{name}")), "goes with SCHED_DEADLINE alone", "");
@@ -159,7 +157,11 @@ fn affinity_is_a_list(process: &Process, at: ProcessPath<'_>, _: &Host, findings
                     findings.deny(&path, format!("the range {part:?} descends"), "write the lower number first");
                 }
                 (Ok(_), Ok(last)) if last < MAX_CPUS => {}
-                _ => findings.deny(&path, format!("{part:?} is no cpu"), "write numbers below 8192, and ranges such as 0-3,7"),
+                _ => findings.deny(
+                    &path,
+                    format!("{part:?} is no cpu"),
+                    "write numbers below 8192, and ranges such as 0-3,7",
+                ),
             }
         }
     }
@@ -170,8 +172,13 @@ fn capabilities_are_sound(process: &Process, at: ProcessPath<'_>, _: &Host, find
     let Some(sets) = process.capabilities() else { return };
     let none = Capabilities::new();
     let permitted = sets.permitted().as_ref().unwrap_or(&none);
-    let mut beyond: Vec<String> =
-        sets.effective().iter().flatten().filter(|one| !permitted.contains(one)).map(|one| format!("CAP_{one}")).collect();
+    let mut beyond: Vec<String> = sets
+        .effective()
+        .iter()
+        .flatten()
+        .filter(|one| !permitted.contains(one))
+        .map(|one| format!("CAP_{one}"))
+        .collect();
     beyond.sort();
     if !beyond.is_empty() {
         let reason = format!("{} not in capabilities.permitted", beyond.join(", "));
@@ -205,7 +212,12 @@ fn user_has_no_name(process: &Process, at: ProcessPath<'_>, _: &Host, findings: 
 /// A label without an enabled security module would be silently unenforced, so it is refused.
 fn labels_have_their_module(process: &Process, at: ProcessPath<'_>, host: &Host, findings: &mut Findings) {
     let (profile, label) = (process.apparmor_profile().as_deref(), process.selinux_label().as_deref());
-    labels_have_their_module_at((profile, at.field("apparmorProfile")), (label, at.field("selinuxLabel")), host, findings);
+    labels_have_their_module_at(
+        (profile, at.field("apparmorProfile")),
+        (label, at.field("selinuxLabel")),
+        host,
+        findings,
+    );
 }
 
 /// Like [`labels_have_their_module`], for a profile and a label given separately, each with the path to report.

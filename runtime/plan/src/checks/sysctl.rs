@@ -22,7 +22,18 @@ const IPC: [&str; 8] = [
 /// slash, slashes separate and a dot is part of a name (`net/ipv4/conf/eth0.1/forwarding`).
 pub fn dotted(name: &str) -> String {
     match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
-        Some(b'/') => name.chars().map(|sign| if sign == '/' { '.' } else if sign == '.' { '/' } else { sign }).collect(),
+        Some(b'/') => name
+            .chars()
+            .map(|sign| {
+                if sign == '/' {
+                    '.'
+                } else if sign == '.' {
+                    '/'
+                } else {
+                    sign
+                }
+            })
+            .collect(),
         _ => name.to_owned(),
     }
 }

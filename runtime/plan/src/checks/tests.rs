@@ -65,7 +65,11 @@ fn version_root_hooks_and_mounts_are_checked() {
     denies("/process", json!(null), "process: missing");
     denies("/hooks/poststop", json!([{"path": "a"}]), "hooks.poststop[0].path: \"a\" is not absolute");
     denies("/hooks/prestart", json!([{"path": "/a", "timeout": 0}]), "hooks.prestart[0].timeout: must be greater");
-    denies("/hooks/createRuntime", json!([{"path": "/a", "env": ["A\0"]}]), "hooks.createRuntime[0].env[0]: contains a NUL");
+    denies(
+        "/hooks/createRuntime",
+        json!([{"path": "/a", "env": ["A\0"]}]),
+        "hooks.createRuntime[0].env[0]: contains a NUL",
+    );
     allows("/hooks/createRuntime", json!([{"path": "/a", "env": ["X", "=x", ""]}]));
     denies("/mounts/0", json!({"destination": ""}), "mounts[0].destination: is empty");
     denies("/linux/rootfsPropagation", json!("public"), "linux.rootfsPropagation: \"public\" is not supported");
@@ -74,7 +78,8 @@ fn version_root_hooks_and_mounts_are_checked() {
 #[test]
 fn names_need_a_uts_namespace() {
     allows("/hostname", json!("box"));
-    let host = [("/linux/namespaces", json!([{"type": "mount"}])), ("/hostname", json!("a")), ("/domainname", json!("b"))];
+    let host =
+        [("/linux/namespaces", json!([{"type": "mount"}])), ("/hostname", json!("a")), ("/domainname", json!("b"))];
     let found = faults(&host);
     assert!(found[0].starts_with("hostname: unable to set hostname without a private UTS namespace"), "{found:?}");
     assert!(found[1].starts_with("domainname: unable to set domainname without a private UTS"), "{found:?}");
@@ -108,14 +113,29 @@ fn scheduling_fields_are_checked() {
     allows("/process/scheduler", json!({"policy": "SCHED_FIFO", "priority": 10}));
     allows("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 19}));
     allows("/process/scheduler", json!({"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3}));
-    allows("/process/scheduler", json!({"policy": "SCHED_DEADLINE", "nice": 5, "runtime": 1, "deadline": 2, "period": 3}));
+    allows(
+        "/process/scheduler",
+        json!({"policy": "SCHED_DEADLINE", "nice": 5, "runtime": 1, "deadline": 2, "period": 3}),
+    );
     allows("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 1, "nice": -5}));
     denies("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 20}), "process.scheduler.nice: 20 is out");
     denies("/process/scheduler", json!({"policy": "SCHED_FIFO"}), "process.scheduler.priority: missing");
-    denies("/process/scheduler", json!({"policy": "SCHED_OTHER", "priority": 1}), "process.scheduler.priority: goes with");
-    denies("/process/scheduler", json!({"policy": "SCHED_OTHER", "runtime": 1}), "process.scheduler.runtime: goes with");
+    denies(
+        "/process/scheduler",
+        json!({"policy": "SCHED_OTHER", "priority": 1}),
+        "process.scheduler.priority: goes with",
+    );
+    denies(
+        "/process/scheduler",
+        json!({"policy": "SCHED_OTHER", "runtime": 1}),
+        "process.scheduler.runtime: goes with",
+    );
     allows("/process/execCPUAffinity", json!({"initial": "0-3, 7,", "final": ""}));
-    denies("/process/execCPUAffinity", json!({"initial": "3-1"}), "process.execCPUAffinity.initial: the range \"3-1\" desc");
+    denies(
+        "/process/execCPUAffinity",
+        json!({"initial": "3-1"}),
+        "process.execCPUAffinity.initial: the range \"3-1\" desc",
+    );
     denies("/process/execCPUAffinity", json!({"final": "8192"}), "process.execCPUAffinity.final: \"8192\" is no cpu");
 }
 
@@ -152,10 +172,17 @@ fn clock_offsets_and_hidden_paths_are_checked() {
 
 #[test]
 fn devices_and_limits_are_checked() {
-    allows("/linux/devices", json!([{"path": "/dev/p", "type": "p"}, {"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]));
+    allows(
+        "/linux/devices",
+        json!([{"path": "/dev/p", "type": "p"}, {"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]),
+    );
     denies("/linux/devices", json!([{"path": "dev", "type": "b"}]), "linux.devices[0].path: ");
     denies("/linux/devices", json!([{"path": "/d", "type": "b", "major": -1}]), "linux.devices[0].major: ");
-    denies("/linux/resources/devices", json!([{"access": "rwx"}]), "linux.resources.devices[0].access: unknown letter 'x'");
+    denies(
+        "/linux/resources/devices",
+        json!([{"access": "rwx"}]),
+        "linux.resources.devices[0].access: unknown letter 'x'",
+    );
     let limits = json!([{"pageSize": "2MB", "limit": -1}]);
     denies("/linux/resources/hugepageLimits", limits, "linux.resources.hugepageLimits[0].limit: ");
 }
@@ -165,19 +192,42 @@ fn hidden_paths_are_limited_in_number() {
     for name in ["maskedPaths", "readonlyPaths"] {
         let paths = |count: usize| json!((0..count).map(|index| format!("/{index}")).collect::<Vec<_>>());
         allows(&format!("/linux/{name}"), paths(4096));
-        denies(&format!("/linux/{name}"), paths(4097), &format!("linux.{name}: expected at most 4096 paths, found 4097"));
+        denies(
+            &format!("/linux/{name}"),
+            paths(4097),
+            &format!("linux.{name}: expected at most 4096 paths, found 4097"),
+        );
     }
 }
 
 #[test]
 fn only_namespaced_sysctls_are_allowed() {
-    for name in ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.1/forwarding", "kernel.sem", "kernel/shmmax", "fs.mqueue.msg_max",
-        "kernel.domainname"] {
+    for name in [
+        "net.ipv4.ip_forward",
+        "net/ipv4/conf/eth0.1/forwarding",
+        "kernel.sem",
+        "kernel/shmmax",
+        "fs.mqueue.msg_max",
+        "kernel.domainname",
+    ] {
         allows("/linux/sysctl", json!({ name: "1" }));
     }
-    denies("/linux/sysctl", json!({"kernel.hostname": "a"}), "linux.sysctl[\"kernel.hostname\"]: sysctl \"kernel.hostname\" is not allowed as it conflicts");
+    denies(
+        "/linux/sysctl",
+        json!({"kernel.hostname": "a"}),
+        "linux.sysctl[\"kernel.hostname\"]: sysctl \"kernel.hostname\" is not allowed as it conflicts",
+    );
     denies("/linux/sysctl", json!({"kernel/hostname": "a"}), "linux.sysctl[\"kernel/hostname\"]: sysctl");
-    for name in ["vm.swappiness", "kernel.core_pattern", "kernel", "net", "net..ipv4", "net/../kernel/core_pattern", "net././/kernel.core_pattern", ""] {
+    for name in [
+        "vm.swappiness",
+        "kernel.core_pattern",
+        "kernel",
+        "net",
+        "net..ipv4",
+        "net/../kernel/core_pattern",
+        "net././/kernel.core_pattern",
+        "",
+    ] {
         assert_eq!(faults(&[("/linux/sysctl", json!({ name: "1" }))]).len(), 1, "{name}");
     }
     let host = ("/linux/namespaces", json!([]));

@@ -147,9 +147,22 @@ const RLIMIT: Type = Type::Object(&[
     must(
         "type",
         one_of!(
-            "RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_LOCKS",
-            "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_NOFILE", "RLIMIT_NPROC", "RLIMIT_RSS",
-            "RLIMIT_RTPRIO", "RLIMIT_RTTIME", "RLIMIT_SIGPENDING", "RLIMIT_STACK",
+            "RLIMIT_AS",
+            "RLIMIT_CORE",
+            "RLIMIT_CPU",
+            "RLIMIT_DATA",
+            "RLIMIT_FSIZE",
+            "RLIMIT_LOCKS",
+            "RLIMIT_MEMLOCK",
+            "RLIMIT_MSGQUEUE",
+            "RLIMIT_NICE",
+            "RLIMIT_NOFILE",
+            "RLIMIT_NPROC",
+            "RLIMIT_RSS",
+            "RLIMIT_RTPRIO",
+            "RLIMIT_RTTIME",
+            "RLIMIT_SIGPENDING",
+            "RLIMIT_STACK",
         ),
     ),
     may("hard", U64),
@@ -159,9 +172,7 @@ const RLIMIT: Type = Type::Object(&[
 const SCHEDULER: Type = Type::Object(&[
     must(
         "policy",
-        one_of!(
-            "SCHED_OTHER", "SCHED_FIFO", "SCHED_RR", "SCHED_BATCH", "SCHED_ISO", "SCHED_IDLE", "SCHED_DEADLINE",
-        ),
+        one_of!("SCHED_OTHER", "SCHED_FIFO", "SCHED_RR", "SCHED_BATCH", "SCHED_ISO", "SCHED_IDLE", "SCHED_DEADLINE",),
     ),
     may("nice", I32),
     may("priority", I32),
@@ -209,10 +220,7 @@ const LINUX: Type = Type::Object(&[
     may("mountLabel", Type::Str),
     may("intelRdt", INTEL_RDT),
     may("memoryPolicy", MEMORY_POLICY),
-    may(
-        "personality",
-        Type::Object(&[must("domain", one_of!("LINUX", "LINUX32")), may("flags", STRINGS)]),
-    ),
+    may("personality", Type::Object(&[must("domain", one_of!("LINUX", "LINUX32")), may("flags", STRINGS)])),
     may("timeOffsets", Type::Map(&Type::Object(&[may("secs", I64), may("nanosecs", U32)]))),
 ]);
 
@@ -243,15 +251,17 @@ const MEMORY_POLICY: Type = Type::Object(&[
     must(
         "mode",
         one_of!(
-            "MPOL_DEFAULT", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_WEIGHTED_INTERLEAVE", "MPOL_PREFERRED",
-            "MPOL_PREFERRED_MANY", "MPOL_LOCAL",
+            "MPOL_DEFAULT",
+            "MPOL_BIND",
+            "MPOL_INTERLEAVE",
+            "MPOL_WEIGHTED_INTERLEAVE",
+            "MPOL_PREFERRED",
+            "MPOL_PREFERRED_MANY",
+            "MPOL_LOCAL",
         ),
     ),
     may("nodes", Type::Str),
-    may(
-        "flags",
-        Type::List(&one_of!("MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES")),
-    ),
+    may("flags", Type::List(&one_of!("MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"))),
 ]);
 
 /// The `linux.resources` of a config.json, or the file of update --resources.
@@ -313,12 +323,7 @@ const BLOCK_IO: Type = Type::Object(&[
     may("leafWeight", U16),
     may(
         "weightDevice",
-        Type::List(&Type::Object(&[
-            may("major", I64),
-            may("minor", I64),
-            may("weight", U16),
-            may("leafWeight", U16),
-        ])),
+        Type::List(&Type::Object(&[may("major", I64), may("minor", I64), may("weight", U16), may("leafWeight", U16)])),
     ),
     may("throttleReadBpsDevice", Type::List(&THROTTLE)),
     may("throttleWriteBpsDevice", Type::List(&THROTTLE)),
@@ -329,8 +334,15 @@ const BLOCK_IO: Type = Type::Object(&[
 const THROTTLE: Type = Type::Object(&[may("major", I64), may("minor", I64), may("rate", U64)]);
 
 const ACTION: Type = one_of!(
-    "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_TRAP", "SCMP_ACT_ERRNO",
-    "SCMP_ACT_TRACE", "SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_TRAP",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
 );
 
 const SECCOMP: Type = Type::Seccomp(&[
@@ -340,7 +352,9 @@ const SECCOMP: Type = Type::Seccomp(&[
     may(
         "flags",
         Type::List(&one_of!(
-            "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+            "SECCOMP_FILTER_FLAG_TSYNC",
+            "SECCOMP_FILTER_FLAG_LOG",
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
             "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
         )),
     ),
@@ -362,7 +376,12 @@ const SYSCALL: Type = Type::Object(&[
             must(
                 "op",
                 one_of!(
-                    "SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT",
+                    "SCMP_CMP_NE",
+                    "SCMP_CMP_LT",
+                    "SCMP_CMP_LE",
+                    "SCMP_CMP_EQ",
+                    "SCMP_CMP_GE",
+                    "SCMP_CMP_GT",
                     "SCMP_CMP_MASKED_EQ",
                 ),
             ),
@@ -371,9 +390,28 @@ const SYSCALL: Type = Type::Object(&[
 ]);
 
 const ARCHITECTURE: Type = one_of!(
-    "SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32", "SCMP_ARCH_ARM", "SCMP_ARCH_AARCH64", "SCMP_ARCH_MIPS",
-    "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL", "SCMP_ARCH_MIPSEL64",
-    "SCMP_ARCH_MIPSEL64N32", "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64", "SCMP_ARCH_PPC64LE", "SCMP_ARCH_S390",
-    "SCMP_ARCH_S390X", "SCMP_ARCH_PARISC", "SCMP_ARCH_PARISC64", "SCMP_ARCH_RISCV64", "SCMP_ARCH_LOONGARCH64",
-    "SCMP_ARCH_M68K", "SCMP_ARCH_SH", "SCMP_ARCH_SHEB", "SCMP_ARCH_NATIVE",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_NATIVE",
 );

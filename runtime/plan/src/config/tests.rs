@@ -47,7 +47,8 @@ fn config(for_path: &str) -> Value {
 
 /// Values that a type must refuse.
 fn wrong(ty: &Type) -> Vec<Value> {
-    let all = [json!(true), json!(1), json!(1.5), json!("text"), json!([[[]]]), json!({"x": [[]]}), json!([]), json!({})];
+    let all =
+        [json!(true), json!(1), json!(1.5), json!("text"), json!([[[]]]), json!({"x": [[]]}), json!([]), json!({})];
     let right = |value: &Value| match ty {
         Type::Bool => value.is_boolean(),
         Type::Int(..) => value.is_u64(),
@@ -113,7 +114,10 @@ fn every_field_refuses_every_wrong_type_and_is_named() {
                 Err(error) => error.to_string(),
                 Ok(_) => panic!("{path} accepts {value}"),
             };
-            assert!(message.contains(&format!("{path}: ")) || message.contains(&format!("{path}[")), "{path} = {value}: {message}");
+            assert!(
+                message.contains(&format!("{path}: ")) || message.contains(&format!("{path}[")),
+                "{path} = {value}: {message}"
+            );
             checked += 1;
         }
     });
@@ -245,7 +249,8 @@ fn pids_without_a_limit_are_absent_and_a_limit_of_zero_is_not() {
     for pids in ["{}", r#"{"limit":null}"#, "null"] {
         let (resources, _) = parse_resources(format!(r#"{{"pids":{pids}}}"#).as_bytes()).unwrap();
         assert_eq!(*resources.pids(), None, "{pids}");
-        let config = format!(r#"{{"ociVersion":"1.2.0","root":{{"path":"r"}},"linux":{{"resources":{{"pids":{pids}}}}}}}"#);
+        let config =
+            format!(r#"{{"ociVersion":"1.2.0","root":{{"path":"r"}},"linux":{{"resources":{{"pids":{pids}}}}}}}"#);
         let (spec, _) = parse(config.as_bytes()).unwrap();
         let resources = spec.linux().as_ref().unwrap().resources().clone().unwrap();
         assert_eq!(*resources.pids(), None, "{pids}");
@@ -268,7 +273,9 @@ fn the_full_example_has_every_field() {
     parse_value(&full).unwrap();
     places(&schema::SPEC, "", &[], &mut |path, _, steps| {
         // The model requires a kernel for a virtual machine; the keys of a map are arbitrary.
-        let free = path.starts_with("vm") || steps.contains(&json!("key.one")) || path.ends_with(".path") && path.contains("namespaces");
+        let free = path.starts_with("vm")
+            || steps.contains(&json!("key.one"))
+            || path.ends_with(".path") && path.contains("namespaces");
         let keys_only = steps.iter().all(|step| step.is_string());
         if !free && keys_only {
             let pointer: String = steps.iter().map(|step| format!("/{}", step.as_str().unwrap())).collect();

@@ -53,7 +53,11 @@ pub(super) fn build(
     }
     let (recursive, text) = parsed.idmap.clone().unwrap_or_default();
     if !matches!(kind, MountKind::Bind { .. }) {
-        findings.deny(at("options"), "id-mapped mounts are only supported for bind-mounts", "add bind, or drop the map");
+        findings.deny(
+            at("options"),
+            "id-mapped mounts are only supported for bind-mounts",
+            "add bind, or drop the map",
+        );
         return None;
     }
     if host.euid != 0 {
@@ -114,10 +118,9 @@ fn maps(text: &str, container: Option<&MappedBy>) -> Result<(IdMap, IdMap), Stri
                 return Err(format!("{range:?} is no range of ids"));
             };
             if relative {
-                host = container
-                    .and_then(outer)
-                    .and_then(|map| map.host_id(host))
-                    .ok_or_else(|| format!("the container's user namespace does not map id {host} by its configuration"))?;
+                host = container.and_then(outer).and_then(|map| map.host_id(host)).ok_or_else(|| {
+                    format!("the container's user namespace does not map id {host} by its configuration")
+                })?;
             }
             map.ranges.push(IdRange { container: inner, host, size });
         }
@@ -128,16 +131,14 @@ fn maps(text: &str, container: Option<&MappedBy>) -> Result<(IdMap, IdMap), Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mounts::tests::{build_json, denied, host};
     use crate::mounts::MountOptions;
+    use crate::mounts::tests::{build_json, denied, host};
 
     const MAPPED: &str = r#"{"destination":"/x","type":"bind","source":"/y","options":["rbind","ridmap"],
         "uidMappings":[{"containerID":0,"hostID":1000,"size":10}],"gidMappings":[{"containerID":0,"hostID":2000,"size":10}]}"#;
 
     fn plan(mount: &str, linux: &str) -> (Option<MountMap>, Vec<String>) {
-        let json = format!(
-            r#"{{"ociVersion":"1.2.0","root":{{"path":"r"}},"mounts":[{mount}],"linux":{{{linux}}}}}"#
-        );
+        let json = format!(r#"{{"ociVersion":"1.2.0","root":{{"path":"r"}},"mounts":[{mount}],"linux":{{{linux}}}}}"#);
         let (plan, findings) = build_json(&json, &MountOptions::default(), &host());
         let faults = denied(&findings).into_iter().map(str::to_owned).collect();
         (plan.mounts.into_iter().next().and_then(|op| op.map), faults)
@@ -161,7 +162,9 @@ mod tests {
         let bare = r#"{"destination":"/x","type":"bind","source":"/y","options":["bind","idmap"]}"#;
         let (map, faults) = plan(bare, USER);
         assert_eq!(faults, [""; 0]);
-        assert!(matches!(map.unwrap().by, MappedBy::Maps(uids, gids) if uids.ranges.len() == 2 && gids == map_of(0, 500, 9)));
+        assert!(
+            matches!(map.unwrap().by, MappedBy::Maps(uids, gids) if uids.ranges.len() == 2 && gids == map_of(0, 500, 9))
+        );
         let joined = r#""namespaces":[{"type":"mount"},{"type":"user","path":"/proc/7/ns/user"}]"#;
         let (map, _) = plan(bare, joined);
         assert_eq!(map.unwrap().by, MappedBy::Namespace("/proc/7/ns/user".into()));
@@ -181,8 +184,13 @@ mod tests {
         uids.ranges.push(IdRange { container: 10, host: 11, size: 10 });
         assert_eq!(map.unwrap(), MountMap { recursive: false, by: MappedBy::Maps(uids, map_of(0, 100, 10)) });
         let (map, _) = with("ridmap=uids=@1-3-10;gids=0-100-10");
-        assert_eq!(map.unwrap(), MountMap { recursive: true, by: MappedBy::Maps(map_of(1, 4, 10), map_of(0, 100, 10)) });
-        for bad in ["idmap=uids=0-1", "idmap=x=0-1-1", "idmap=uids=@5000-5000-1;gids=0-0-1", "idmap=uids=0-1-a;gids=0-0-1"] {
+        assert_eq!(
+            map.unwrap(),
+            MountMap { recursive: true, by: MappedBy::Maps(map_of(1, 4, 10), map_of(0, 100, 10)) }
+        );
+        for bad in
+            ["idmap=uids=0-1", "idmap=x=0-1-1", "idmap=uids=@5000-5000-1;gids=0-0-1", "idmap=uids=0-1-a;gids=0-0-1"]
+        {
             assert_eq!(with(bad), (None, vec!["mounts[0].options".to_owned()]), "{bad}");
         }
         assert_eq!(with("idmap=uids=0-1-1").1, ["mounts[0].gidMappings"]);

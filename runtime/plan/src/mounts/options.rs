@@ -119,13 +119,27 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Options of common file systems, for [`similar`].
 const OF_FILE_SYSTEMS: [&str; 12] = [
-    "gid", "hidepid", "huge", "mode", "newinstance", "nr_blocks", "nr_inodes", "ptmxmode", "size", "subset", "uid",
+    "gid",
+    "hidepid",
+    "huge",
+    "mode",
+    "newinstance",
+    "nr_blocks",
+    "nr_inodes",
+    "ptmxmode",
+    "size",
+    "subset",
+    "uid",
     "upperdir",
 ];
 
 /// Common names for options that are called otherwise.
 const SYNONYMS: [(&str, &str); 6] = [
-    ("rdonly", "ro"), ("readonly", "ro"), ("read-only", "ro"), ("readwrite", "rw"), ("recursive", "rbind"),
+    ("rdonly", "ro"),
+    ("readonly", "ro"),
+    ("read-only", "ro"),
+    ("readwrite", "rw"),
+    ("recursive", "rbind"),
     ("rdwr", "rw"),
 ];
 
@@ -225,7 +239,9 @@ pub fn parse<S: AsRef<str>>(options: &[S]) -> Parsed {
             Some(Meaning::TargetNoFollow) => parsed.target_nofollow = true,
             Some(Meaning::IdMap(recursive)) => parsed.idmap = Some((recursive, None)),
             None => match option.split_once('=').map(|(name, value)| (meaning(name), value)) {
-                Some((Some(Meaning::IdMap(recursive)), maps)) => parsed.idmap = Some((recursive, Some(maps.to_owned()))),
+                Some((Some(Meaning::IdMap(recursive)), maps)) => {
+                    parsed.idmap = Some((recursive, Some(maps.to_owned())))
+                }
                 // One string may hold several of the file system's options, as in fstab.
                 _ => parsed.data.extend(split_data(option)),
             },
@@ -279,7 +295,8 @@ mod tests {
 
     #[test]
     fn an_unknown_option_suggests_a_similar_one() {
-        let pairs = [("nosiud", "nosuid"), ("readonly", "ro"), ("noexecs", "noexec"), ("szie", "size"), ("NODEV", "nodev")];
+        let pairs =
+            [("nosiud", "nosuid"), ("readonly", "ro"), ("noexecs", "noexec"), ("szie", "size"), ("NODEV", "nodev")];
         for (typed, meant) in pairs {
             assert_eq!(similar(typed), Some(meant), "{typed}");
         }

@@ -4,11 +4,11 @@ use super::*;
 use crate::host::CgroupLayout;
 use proptest::prelude::*;
 
-pub(in crate) fn host() -> Host {
+pub(crate) fn host() -> Host {
     Host::of_root(CgroupLayout::Unified)
 }
 
-pub(in crate) fn build_json(json: &str, options: &MountOptions, host: &Host) -> (RootfsPlan, Findings) {
+pub(crate) fn build_json(json: &str, options: &MountOptions, host: &Host) -> (RootfsPlan, Findings) {
     let spec: Spec = serde_json::from_str(json).expect("a spec");
     let mut findings = Findings::default();
     let plan = build(&spec, Path::new("/bundle"), options, host, &mut findings);
@@ -23,7 +23,7 @@ fn with_mounts(mounts: &str) -> (RootfsPlan, Findings) {
     build_json(&json, &MountOptions::default(), &host())
 }
 
-pub(in crate) fn denied(findings: &Findings) -> Vec<&str> {
+pub(crate) fn denied(findings: &Findings) -> Vec<&str> {
     findings.violations.iter().map(|violation| violation.path.as_str()).collect()
 }
 
@@ -151,7 +151,9 @@ fn file_systems_that_look_up_host_paths_do_not_start_in_an_empty_namespace() {
         build_json(&json, &options, &host()).0.fits_empty_namespace()
     };
     let plain = MountOptions::default();
-    for (propagation, expected) in [("rslave", true), ("rprivate", true), ("slave", false), ("rshared", false), ("runbindable", false)] {
+    for (propagation, expected) in
+        [("rslave", true), ("rprivate", true), ("slave", false), ("rshared", false), ("runbindable", false)]
+    {
         assert_eq!(of(&format!(r#","rootfsPropagation":"{propagation}""#), plain), expected, "{propagation}");
     }
     assert!(!of("", MountOptions { no_pivot: true, ..plain }));

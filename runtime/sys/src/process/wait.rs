@@ -106,11 +106,7 @@ pub fn poll_readable(fd: BorrowedFd, timeout: Option<Duration>) -> SysResult<boo
 
 /// Waits until `fd` is readable, or the process of `pidfd` has exited; true for the former, also for data that the
 /// process wrote before its exit. `None` when `timeout` passes first.
-pub fn readable_before_end(
-    fd: BorrowedFd,
-    pidfd: BorrowedFd,
-    timeout: Option<Duration>,
-) -> SysResult<Option<bool>> {
+pub fn readable_before_end(fd: BorrowedFd, pidfd: BorrowedFd, timeout: Option<Duration>) -> SysResult<Option<bool>> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     // The process comes first, because poll(2) checks the descriptors in order: data that was written before the exit is
     // then found after it.

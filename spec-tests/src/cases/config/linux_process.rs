@@ -102,7 +102,10 @@ fn labelled(ground: &Ground) -> anyhow::Result<()> {
         bundle.set("/process/selinuxLabel", json!(LABEL)).set("/process/noNewPrivileges", json!(no_new_privileges));
         let found = ground.tries(&mut bundle, &["read", "/proc/self/attr/current"])?;
         // The kernel ends a context with a NUL byte.
-        ensure!(found == [format!("ok {LABEL}\0")], "noNewPrivileges {no_new_privileges}: expected {LABEL}, found {found:?}");
+        ensure!(
+            found == [format!("ok {LABEL}\0")],
+            "noNewPrivileges {no_new_privileges}: expected {LABEL}, found {found:?}"
+        );
     }
     Ok(())
 }

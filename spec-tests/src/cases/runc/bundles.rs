@@ -41,8 +41,13 @@ fn malformed(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.bundle(|_| ())?;
     for (name, text) in [
-        ("nothing", ""), ("a word", "config"), ("half an object", "{\"ociVersion\": \"1.0.2\""), ("a list", "[]"),
-        ("a number", "1"), ("an empty object", "{}"), ("a comma too many", "{\"ociVersion\": \"1.0.2\",}"),
+        ("nothing", ""),
+        ("a word", "config"),
+        ("half an object", "{\"ociVersion\": \"1.0.2\""),
+        ("a list", "[]"),
+        ("a number", "1"),
+        ("an empty object", "{}"),
+        ("a comma too many", "{\"ociVersion\": \"1.0.2\",}"),
     ] {
         twins.each(|twin| Ok(fs::write(twin.bundle.path().join("config.json"), text)?))?;
         twins.done(&format!("create of {name}"), |twin| twin.call(&["create", "-b", "{bundle}", "{id}"]))?;
@@ -59,7 +64,8 @@ fn refused(ground: &Ground, changes: &[(&str, Value)]) -> anyhow::Result<()> {
             before.push(bundle.config.clone());
             bundle.set(pointer, value.clone());
         })?;
-        twins.done(&format!("create with {pointer} {value}"), |twin| twin.call(&["create", "-b", "{bundle}", "{id}"]))?;
+        twins
+            .done(&format!("create with {pointer} {value}"), |twin| twin.call(&["create", "-b", "{bundle}", "{id}"]))?;
         twins.line("delete -f {id}")?;
         let mut before = before.into_iter();
         twins.bundle(|bundle| bundle.config = before.next().unwrap_or_default())?;
@@ -68,33 +74,69 @@ fn refused(ground: &Ground, changes: &[(&str, Value)]) -> anyhow::Result<()> {
 }
 
 fn types(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, &[
-        ("/process", json!("x")), ("/process/args", json!("x")), ("/process/args", json!([1])), ("/process/env", json!({})),
-        ("/process/cwd", json!(1)), ("/process/user/uid", json!("root")), ("/process/user/uid", json!(-1)),
-        ("/process/terminal", json!("yes")), ("/root", json!([])), ("/root/path", json!(1)), ("/mounts", json!({})),
-        ("/hostname", json!(1)), ("/linux", json!([])), ("/linux/namespaces", json!({})), ("/annotations", json!([])),
-        ("/linux/resources", json!({ "memory": { "limit": "1m" } })), ("/hooks", json!([])), ("/ociVersion", json!(1)),
-    ])
+    refused(
+        ground,
+        &[
+            ("/process", json!("x")),
+            ("/process/args", json!("x")),
+            ("/process/args", json!([1])),
+            ("/process/env", json!({})),
+            ("/process/cwd", json!(1)),
+            ("/process/user/uid", json!("root")),
+            ("/process/user/uid", json!(-1)),
+            ("/process/terminal", json!("yes")),
+            ("/root", json!([])),
+            ("/root/path", json!(1)),
+            ("/mounts", json!({})),
+            ("/hostname", json!(1)),
+            ("/linux", json!([])),
+            ("/linux/namespaces", json!({})),
+            ("/annotations", json!([])),
+            ("/linux/resources", json!({ "memory": { "limit": "1m" } })),
+            ("/hooks", json!([])),
+            ("/ociVersion", json!(1)),
+        ],
+    )
 }
 
 fn values(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, &[
-        ("/process", Value::Null), ("/process/args", json!([])), ("/process/cwd", json!("tmp")), ("/process/cwd", json!("")),
-        ("/root", Value::Null), ("/root/path", json!("")), ("/root/path", json!("none")), ("/root/path", json!("config.json")),
-        ("/linux/namespaces", json!([{ "type": "bogus" }])), ("/linux/namespaces", json!([{ "type": "pid" }, { "type": "pid" }])),
-    ])
+    refused(
+        ground,
+        &[
+            ("/process", Value::Null),
+            ("/process/args", json!([])),
+            ("/process/cwd", json!("tmp")),
+            ("/process/cwd", json!("")),
+            ("/root", Value::Null),
+            ("/root/path", json!("")),
+            ("/root/path", json!("none")),
+            ("/root/path", json!("config.json")),
+            ("/linux/namespaces", json!([{ "type": "bogus" }])),
+            ("/linux/namespaces", json!([{ "type": "pid" }, { "type": "pid" }])),
+        ],
+    )
 }
 
 fn host_values(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, &[
-        ("/linux/namespaces/0/path", json!("/none")), ("/linux/sysctl", json!({ "kernel.bogus": "1" })),
-        ("/linux/sysctl", json!({ "vm.swappiness": "1" })), ("/process/rlimits", json!([{ "type": "BOGUS", "soft": 1, "hard": 1 }])),
-        ("/linux/seccomp", json!({ "defaultAction": "BOGUS" })), ("/hostname", json!("x".repeat(65))),
-        ("/ociVersion", json!("")), ("/ociVersion", json!("0.9.0")),
-        ("/ociVersion", json!("2.0.0")), ("/process/oomScoreAdj", json!(2000)), ("/linux/rootfsPropagation", json!("bogus")),
-        ("/process/apparmorProfile", json!("bogus")), ("/process/selinuxLabel", json!("bogus")),
-        ("/linux/uidMappings", json!([{ "containerID": 0, "hostID": 0, "size": 1 }])),
-    ])
+    refused(
+        ground,
+        &[
+            ("/linux/namespaces/0/path", json!("/none")),
+            ("/linux/sysctl", json!({ "kernel.bogus": "1" })),
+            ("/linux/sysctl", json!({ "vm.swappiness": "1" })),
+            ("/process/rlimits", json!([{ "type": "BOGUS", "soft": 1, "hard": 1 }])),
+            ("/linux/seccomp", json!({ "defaultAction": "BOGUS" })),
+            ("/hostname", json!("x".repeat(65))),
+            ("/ociVersion", json!("")),
+            ("/ociVersion", json!("0.9.0")),
+            ("/ociVersion", json!("2.0.0")),
+            ("/process/oomScoreAdj", json!(2000)),
+            ("/linux/rootfsPropagation", json!("bogus")),
+            ("/process/apparmorProfile", json!("bogus")),
+            ("/process/selinuxLabel", json!("bogus")),
+            ("/linux/uidMappings", json!([{ "containerID": 0, "hostID": 0, "size": 1 }])),
+        ],
+    )
 }
 
 fn programs(ground: &Ground) -> anyhow::Result<()> {
@@ -113,9 +155,14 @@ fn programs(ground: &Ground) -> anyhow::Result<()> {
 fn mounts(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     for (destination, kind, source, options) in [
-        ("/x", "bogus", "none", &[][..]), ("/x", "bind", "/no/such/source", &["bind"]), ("x", "tmpfs", "none", &[]),
-        ("/proc/self/x", "tmpfs", "none", &[]), ("/x", "tmpfs", "none", &["bogus=1"]), ("/probe", "tmpfs", "none", &[]),
-        ("/proc", "tmpfs", "none", &[]), ("/x", "", "/no/such/source", &["bind"]),
+        ("/x", "bogus", "none", &[][..]),
+        ("/x", "bind", "/no/such/source", &["bind"]),
+        ("x", "tmpfs", "none", &[]),
+        ("/proc/self/x", "tmpfs", "none", &[]),
+        ("/x", "tmpfs", "none", &["bogus=1"]),
+        ("/probe", "tmpfs", "none", &[]),
+        ("/proc", "tmpfs", "none", &[]),
+        ("/x", "", "/no/such/source", &["bind"]),
     ] {
         let mut before = Vec::new();
         twins.bundle(|bundle| {

@@ -79,7 +79,14 @@ fn flags_after_id(ground: &Ground) -> anyhow::Result<()> {
 fn flags(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.bundle(|_| ())?;
-    for flags in ["--no-pivot", "--no-new-keyring", "--preserve-fds 0", "--preserve-fds=0 --no-pivot=false", "--pid-file=", "--console-socket="] {
+    for flags in [
+        "--no-pivot",
+        "--no-new-keyring",
+        "--preserve-fds 0",
+        "--preserve-fds=0 --no-pivot=false",
+        "--pid-file=",
+        "--console-socket=",
+    ] {
         twins.lines(&[&format!("create {flags} -b {{bundle}} {{id}}"), "delete -f {id}"])?;
     }
     twins.equal()
@@ -95,7 +102,9 @@ fn twice(ground: &Ground) -> anyhow::Result<()> {
 fn ids(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.bundle(|_| ())?;
-    for id in ["{id}+a_B.c-9", "_{id}", "-", "+", ".", "..", "a/b", "/", "a b", "ü", "a:b", "", "{id}\n", "~", "a\\b", "%x"] {
+    for id in
+        ["{id}+a_B.c-9", "_{id}", "-", "+", ".", "..", "a/b", "/", "a b", "ü", "a:b", "", "{id}\n", "~", "a\\b", "%x"]
+    {
         if id.contains("{id}") {
             twins.each(|twin| {
                 twin.ground.claim(&twin.expand(id));
@@ -120,7 +129,11 @@ fn bad_pid_file(ground: &Ground) -> anyhow::Result<()> {
     twins.bundle(|bundle| {
         bundle.args(&["/probe", "wait"]);
     })?;
-    twins.lines(&["create -b {bundle} --pid-file {dir}/no/pid {id}", "state {id}", "run -b {bundle} --pid-file {dir}/no/pid {id}"])?;
+    twins.lines(&[
+        "create -b {bundle} --pid-file {dir}/no/pid {id}",
+        "state {id}",
+        "run -b {bundle} --pid-file {dir}/no/pid {id}",
+    ])?;
     twins.lines(&["state {id}", "create -b {bundle} --pid-file {dir} {id}", "state {id}"])?;
     listing(&twins, "files after that")?;
     twins.equal()
@@ -137,9 +150,15 @@ fn terminals(ground: &Ground) -> anyhow::Result<()> {
         bundle.set("/process/terminal", json!(false));
     })?;
     twins.lines(&["create --console-socket {dir}/none -b {bundle} {id}", "state {id}"])?;
-    twins.lines(&["run -d --console-socket {dir}/none -b {bundle} {id}", "state {id}", "run --console-socket {dir}/none -b {bundle} {id}"])?;
+    twins.lines(&[
+        "run -d --console-socket {dir}/none -b {bundle} {id}",
+        "state {id}",
+        "run --console-socket {dir}/none -b {bundle} {id}",
+    ])?;
     twins.started()?.lines(&["exec -t -d {id} /probe", "exec --console-socket {dir}/none {id} /probe"])?;
-    twins.lines(&["exec --console-socket {dir}/none -d {id} /probe", "exec --console-socket {dir}/none -t {id} /probe"])?.equal()
+    twins
+        .lines(&["exec --console-socket {dir}/none -d {id} /probe", "exec --console-socket {dir}/none -t {id} /probe"])?
+        .equal()
 }
 
 fn bad_sockets(ground: &Ground) -> anyhow::Result<()> {
@@ -162,8 +181,14 @@ fn working_directory(ground: &Ground) -> anyhow::Result<()> {
             twin.run(command, None)
         }
     };
-    twins.done("create {id} in the bundle", from("create --pid-file {dir}/pid {id}"))?.lines(&["state {id}", "delete -f {id}"])?;
-    twins.done("create -b . {id} in the bundle", from("create -b . --pid-file {dir}/pid {id}"))?.lines(&["state {id}", "delete -f {id}"])?;
-    twins.done("create -b ./rootfs/../ {id} in the bundle", from("create -b ./rootfs/../ --pid-file {dir}/pid {id}"))?.line("state {id}")?;
+    twins
+        .done("create {id} in the bundle", from("create --pid-file {dir}/pid {id}"))?
+        .lines(&["state {id}", "delete -f {id}"])?;
+    twins
+        .done("create -b . {id} in the bundle", from("create -b . --pid-file {dir}/pid {id}"))?
+        .lines(&["state {id}", "delete -f {id}"])?;
+    twins
+        .done("create -b ./rootfs/../ {id} in the bundle", from("create -b ./rootfs/../ --pid-file {dir}/pid {id}"))?
+        .line("state {id}")?;
     twins.equal()
 }

@@ -41,7 +41,11 @@ fn config(ground: &Ground) -> anyhow::Result<()> {
 }
 
 fn regex(ground: &Ground) -> anyhow::Result<()> {
-    let containers = [ground.start(&mut ground.bundle()?)?, ground.start(&mut ground.bundle()?)?, ground.start(&mut ground.bundle()?)?];
+    let containers = [
+        ground.start(&mut ground.bundle()?)?,
+        ground.start(&mut ground.bundle()?)?,
+        ground.start(&mut ground.bundle()?)?,
+    ];
     let pattern = format!("^({}|{})$", containers[0].id(), containers[2].id());
     ground.call(&["delete", "--regex", &pattern])?.refused()?;
     ground.call(&["kill", "--regex", &pattern, "KILL"])?.ok()?;

@@ -59,7 +59,17 @@ fn sight(ground: &Ground) -> anyhow::Result<()> {
 fn environment(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?;
-    for flags in ["-e A=1", "--env A=1 --env A=2", "-e TERM=dumb", "-e PATH=/nowhere", "-e A=1=2", "-e A=", "-e =x", "-e A", "-e HOME=/x"] {
+    for flags in [
+        "-e A=1",
+        "--env A=1 --env A=2",
+        "-e TERM=dumb",
+        "-e PATH=/nowhere",
+        "-e A=1=2",
+        "-e A=",
+        "-e =x",
+        "-e A",
+        "-e HOME=/x",
+    ] {
         facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
     }
     twins.call(&["exec", "-e", "A=a b\nc", "{id}", "/probe", "env", "A"])?.equal()
@@ -68,7 +78,9 @@ fn environment(ground: &Ground) -> anyhow::Result<()> {
 fn users(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?;
-    for flags in ["-u 1", "--user 1:2", "--user=65534:65534", "-u 0", "-u 0:5", "-g 7 -g 8", "-u 1:2 --additional-gids 9"] {
+    for flags in
+        ["-u 1", "--user 1:2", "--user=65534:65534", "-u 0", "-u 0:5", "-g 7 -g 8", "-u 1:2 --additional-gids 9"]
+    {
         facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
     }
     for flags in ["-u x", "-u 1:x", "-u :1", "-u 1:", "-u -1", "-u 1:2:3", "-u 99999999999", "-g x"] {
@@ -93,8 +105,14 @@ fn privileges(ground: &Ground) -> anyhow::Result<()> {
     })?;
     twins.started()?;
     for flags in [
-        "--cap CAP_NET_RAW", "-c CAP_NET_RAW -c CAP_CHOWN", "--no-new-privs", "--no-new-privs=false", "-u 1 -c CAP_NET_RAW",
-        "-c CAP_KILL", "-c CAP_BOGUS", "-c net_raw",
+        "--cap CAP_NET_RAW",
+        "-c CAP_NET_RAW -c CAP_CHOWN",
+        "--no-new-privs",
+        "--no-new-privs=false",
+        "-u 1 -c CAP_NET_RAW",
+        "-c CAP_KILL",
+        "-c CAP_BOGUS",
+        "-c net_raw",
     ] {
         facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
     }
@@ -114,8 +132,11 @@ fn process_file(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?.each(|twin| Ok(fs::write(twin.directory().join("process.json"), process().to_string())?))?;
     for line in [
-        "exec -p {dir}/process.json {id}", "exec --process={dir}/process.json {id}", "exec -p process.json {id}",
-        "exec -p {dir}/process.json {id} /probe exit 9", "exec -p {dir}/process.json -e MORE=1 -u 9 --cwd / {id}",
+        "exec -p {dir}/process.json {id}",
+        "exec --process={dir}/process.json {id}",
+        "exec -p process.json {id}",
+        "exec -p {dir}/process.json {id} /probe exit 9",
+        "exec -p {dir}/process.json -e MORE=1 -u 9 --cwd / {id}",
     ] {
         facts(&twins, line)?;
     }
@@ -142,9 +163,17 @@ fn partial_process_file(ground: &Ground) -> anyhow::Result<()> {
         process.as_object_mut().context("an object")?.extend(absent.as_object().cloned().unwrap_or_default());
         let found = seen(&process)?;
         for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-            ensure!(found.capabilities(name)? == 0x21, "{name}: expected the container's 21, found {}", found.status(name)?);
+            ensure!(
+                found.capabilities(name)? == 0x21,
+                "{name}: expected the container's 21, found {}",
+                found.status(name)?
+            );
         }
-        ensure!(found.status("Umask")? == "0077", "Umask: expected the container's 0077, found {}", found.status("Umask")?);
+        ensure!(
+            found.status("Umask")? == "0077",
+            "Umask: expected the container's 0077, found {}",
+            found.status("Umask")?
+        );
         ensure!(found.status("NoNewPrivs")? == "0", "noNewPrivileges is false in a file that has none");
         let score = found.files.get("/proc/self/oom_score_adj");
         let score = score.map(|text| text.trim());
@@ -153,7 +182,11 @@ fn partial_process_file(ground: &Ground) -> anyhow::Result<()> {
     process["capabilities"] = json!({});
     let found = seen(&process)?;
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        ensure!(found.capabilities(name)? == 0, "{name} of empty capabilities: expected none, found {}", found.status(name)?);
+        ensure!(
+            found.capabilities(name)? == 0,
+            "{name} of empty capabilities: expected none, found {}",
+            found.status(name)?
+        );
     }
     Ok(())
 }
@@ -197,7 +230,9 @@ fn no_program(ground: &Ground) -> anyhow::Result<()> {
         let _ = fs::set_permissions(bundle.rootfs("/noise"), fs::Permissions::from_mode(0o755));
     })?;
     twins.started()?;
-    for program in ["none", "/none", "/none/below", "/tmp", "./none", "plain", "/plain", "/noise", "/probe/below", "tmp/none"] {
+    for program in
+        ["none", "/none", "/none/below", "/tmp", "./none", "plain", "/plain", "/noise", "/probe/below", "tmp/none"]
+    {
         twins.line(&format!("exec {{id}} {program}"))?;
     }
     twins.lines(&["exec -d {id} none", "exec -d {id} /none", "exec -d {id} /plain"])?;
@@ -210,7 +245,10 @@ fn states(ground: &Ground) -> anyhow::Result<()> {
         bundle.args(&["/probe", "wait"]);
     })?;
     twins.create()?.lines(&["exec {id} /probe exit 3", "state {id}", "start {id}"])?;
-    twins.stopped()?.lines(&["exec {id} /probe exit 3", "exec -d {id} /probe", "exec -p none {id}", "exec {id}"])?.equal()
+    twins
+        .stopped()?
+        .lines(&["exec {id} /probe exit 3", "exec -d {id} /probe", "exec -p none {id}", "exec {id}"])?
+        .equal()
 }
 
 fn order(ground: &Ground) -> anyhow::Result<()> {
@@ -219,7 +257,9 @@ fn order(ground: &Ground) -> anyhow::Result<()> {
     facts(&twins, "exec {id} /probe facts --tty -e A=1 --help -- -d")?;
     facts(&twins, "exec -- {id} /probe facts -d")?;
     facts(&twins, "exec {id} -- /probe facts")?;
-    twins.lines(&["exec -tty=false {id} /probe exit 4", "exec --bogus {id} /probe", "exec -d=false {id} /probe exit 4"])?.equal()
+    twins
+        .lines(&["exec -tty=false {id} /probe exit 4", "exec --bogus {id} /probe", "exec -d=false {id} /probe exit 4"])?
+        .equal()
 }
 
 fn detach(ground: &Ground) -> anyhow::Result<()> {

@@ -18,7 +18,9 @@ fn both(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?.lines(&["pause {id}", "state {id}"])?;
     twins.see("the freezer's file", |twin| Ok(frozen(twin)))?;
-    twins.lines(&["list -f json", "resume {id}", "state {id}"])?.see("the freezer's file again", |twin| Ok(frozen(twin)))?;
+    twins
+        .lines(&["list -f json", "resume {id}", "state {id}"])?
+        .see("the freezer's file again", |twin| Ok(frozen(twin)))?;
     twins.equal()
 }
 
@@ -30,7 +32,14 @@ fn frozen(twin: &crate::harness::Twin) -> String {
 
 fn wrong(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?.create()?.lines(&["resume {id}", "pause {id}", "state {id}", "resume {id}", "state {id}", "delete -f {id}"])?;
+    twins.bundle(|_| ())?.create()?.lines(&[
+        "resume {id}",
+        "pause {id}",
+        "state {id}",
+        "resume {id}",
+        "state {id}",
+        "delete -f {id}",
+    ])?;
     twins.started()?.lines(&["resume {id}", "pause {id}", "pause {id}", "state {id}", "resume {id}", "resume {id}"])?;
     twins.stopped()?.lines(&["pause {id}", "resume {id}", "state {id}"])?.equal()
 }
@@ -38,5 +47,11 @@ fn wrong(ground: &Ground) -> anyhow::Result<()> {
 fn exec(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?.lines(&["pause {id}", "exec {id} /probe exit 3", "exec -d {id} /probe exit 3", "state {id}"])?;
-    twins.lines(&["exec --ignore-paused=false {id} /probe exit 3", "resume {id}", "exec --ignore-paused {id} /probe exit 3"])?.equal()
+    twins
+        .lines(&[
+            "exec --ignore-paused=false {id} /probe exit 3",
+            "resume {id}",
+            "exec --ignore-paused {id} /probe exit 3",
+        ])?
+        .equal()
 }

@@ -29,8 +29,7 @@ fn shell(twin: &Twin, variables: &str, line: &str) -> anyhow::Result<Done> {
         std::fs::write(twin.directory().join(name), format!("file {name}"))?;
     }
     let runtime = twin.command(&line.split_whitespace().collect::<Vec<_>>());
-    let words: Vec<String> =
-        runtime.get_args().map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    let words: Vec<String> = runtime.get_args().map(|word| format!("'{}'", word.to_string_lossy())).collect();
     let program = runtime.get_program().to_string_lossy().into_owned();
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(format!("{variables} exec {program} {} 3<a 4<b 5<c", words.join(" ")));
@@ -39,7 +38,18 @@ fn shell(twin: &Twin, variables: &str, line: &str) -> anyhow::Result<Done> {
 }
 
 const LOOK: &[&str] = &[
-    "/probe", "try", "read", "/proc/self/fd/3", ",", "read", "/proc/self/fd/4", ",", "read", "/proc/self/fd/5", ",", "read",
+    "/probe",
+    "try",
+    "read",
+    "/proc/self/fd/3",
+    ",",
+    "read",
+    "/proc/self/fd/4",
+    ",",
+    "read",
+    "/proc/self/fd/5",
+    ",",
+    "read",
     "/proc/self/environ",
 ];
 
@@ -61,14 +71,24 @@ fn each(ground: &Ground, variants: &[(&str, &str)]) -> anyhow::Result<()> {
 }
 
 fn preserved(ground: &Ground) -> anyhow::Result<()> {
-    each(ground, &[("", "--preserve-fds 1"), ("", "--preserve-fds=2"), ("", "--preserve-fds 3"), ("", "--preserve-fds 0")])
+    each(
+        ground,
+        &[("", "--preserve-fds 1"), ("", "--preserve-fds=2"), ("", "--preserve-fds 3"), ("", "--preserve-fds 0")],
+    )
 }
 
 fn listening(ground: &Ground) -> anyhow::Result<()> {
-    each(ground, &[
-        ("LISTEN_FDS=1", ""), ("LISTEN_FDS=1 LISTEN_PID=$$", ""), ("LISTEN_FDS=1 LISTEN_PID=$$", "--preserve-fds 1"),
-        ("LISTEN_FDS=2 LISTEN_PID=$$", "--preserve-fds 1"), ("LISTEN_FDS=x LISTEN_PID=$$", ""), ("LISTEN_FDS=0 LISTEN_PID=$$", ""),
-    ])
+    each(
+        ground,
+        &[
+            ("LISTEN_FDS=1", ""),
+            ("LISTEN_FDS=1 LISTEN_PID=$$", ""),
+            ("LISTEN_FDS=1 LISTEN_PID=$$", "--preserve-fds 1"),
+            ("LISTEN_FDS=2 LISTEN_PID=$$", "--preserve-fds 1"),
+            ("LISTEN_FDS=x LISTEN_PID=$$", ""),
+            ("LISTEN_FDS=0 LISTEN_PID=$$", ""),
+        ],
+    )
 }
 
 fn closed(ground: &Ground) -> anyhow::Result<()> {
@@ -90,7 +110,18 @@ fn console(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.bundle(|bundle| {
         bundle.set("/process/terminal", json!(true)).set("/process/consoleSize", json!({ "height": 31, "width": 97 }));
-        bundle.args(&["/probe", "try", "link", "/proc/self/fd/0", ",", "stat", "/dev/console", ",", "stat", "/dev/pts/0"]);
+        bundle.args(&[
+            "/probe",
+            "try",
+            "link",
+            "/proc/self/fd/0",
+            ",",
+            "stat",
+            "/dev/console",
+            ",",
+            "stat",
+            "/dev/pts/0",
+        ]);
     })?;
     twins.see("create --console-socket", |twin| {
         let socket = ConsoleSocket::listen(twin.ground)?;
@@ -108,7 +139,20 @@ fn exec_console(ground: &Ground) -> anyhow::Result<()> {
     twins.see("exec --console-socket", |twin| {
         let socket = ConsoleSocket::listen(twin.ground)?;
         let path = socket.path().to_string_lossy();
-        let words = ["exec", "-d", "-t", "--console-socket", &*path, "--pid-file", "{dir}/pid2", "{id}", "/probe", "try", "link", "/proc/self/fd/0"];
+        let words = [
+            "exec",
+            "-d",
+            "-t",
+            "--console-socket",
+            &*path,
+            "--pid-file",
+            "{dir}/pid2",
+            "{id}",
+            "/probe",
+            "try",
+            "link",
+            "/proc/self/fd/0",
+        ];
         twin.call(&words)?.ok()?;
         told(&socket, || Ok(()))
     })?;

@@ -26,8 +26,9 @@ fn names(ground: &Ground) -> anyhow::Result<()> {
     // Its first process has no handlers: the kernel keeps such signals from it.
     twins.started()?;
     let names = [
-        "HUP", "SIGHUP", "sighup", "hup", "Int", "QUIT", "USR1", "USR2", "ALRM", "TERM", "CHLD", "CLD", "CONT", "WINCH",
-        "IO", "POLL", "PWR", "SYS", "IOT", "ABRT", "URG", "PIPE", "0", "1", "15", "28", "34", "64", "+1", "007", "RTMIN+3",
+        "HUP", "SIGHUP", "sighup", "hup", "Int", "QUIT", "USR1", "USR2", "ALRM", "TERM", "CHLD", "CLD", "CONT",
+        "WINCH", "IO", "POLL", "PWR", "SYS", "IOT", "ABRT", "URG", "PIPE", "0", "1", "15", "28", "34", "64", "+1",
+        "007", "RTMIN+3",
     ];
     for name in names {
         twins.line(&format!("kill {{id}} {name}"))?;
@@ -38,7 +39,9 @@ fn names(ground: &Ground) -> anyhow::Result<()> {
 fn no_signals(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?;
-    for name in ["FOO", "SIG", "SIGSIGTERM", "65", "999", "99999999999", "1.5", "TERM,KILL", "0x9", "KILL\n", "--", "-9", ""] {
+    for name in
+        ["FOO", "SIG", "SIGSIGTERM", "65", "999", "99999999999", "1.5", "TERM,KILL", "0x9", "KILL\n", "--", "-9", ""]
+    {
         twins.call(&["kill", "{id}", name])?;
     }
     twins.call(&["kill", "{id}", "--", "-1"])?.line("state {id}")?.equal()
@@ -76,7 +79,9 @@ fn all(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?.lines(&["exec -d --pid-file {dir}/pid2 {id} /probe wait", "kill --all {id} KILL"])?;
     twins.see("the second process's end", |twin| Ok(twin.wait_for("pid2")?.to_string()))?.wait()?;
-    twins.lines(&["kill -a {id} KILL", "kill --all {id}", "kill {id} KILL", "delete {id}", "kill -a {id} KILL"])?.equal()
+    twins
+        .lines(&["kill -a {id} KILL", "kill --all {id}", "kill {id} KILL", "delete {id}", "kill -a {id} KILL"])?
+        .equal()
 }
 
 fn whole_cgroup(ground: &Ground) -> anyhow::Result<()> {

@@ -11,10 +11,10 @@ const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Cas
 
 /// Other limits for a container that runs.
 pub const CASES: &[Case] = &[
-    case("update changes memory as runc does", memory)
-        .on(&[Need::Program("runc"), Need::Controller("memory")]),
+    case("update changes memory as runc does", memory).on(&[Need::Program("runc"), Need::Controller("memory")]),
     case("update changes CPU time as runc does", cpu).on(&[Need::Program("runc"), Need::Controller("cpu")]),
-    case("update changes the set of CPUs as runc does", cpuset).on(&[Need::Program("runc"), Need::Controller("cpuset")]),
+    case("update changes the set of CPUs as runc does", cpuset)
+        .on(&[Need::Program("runc"), Need::Controller("cpuset")]),
     case("update changes the number of processes as runc does", pids)
         .on(&[Need::Program("runc"), Need::Controller("pids")]),
     case("update takes a file or stdin", file).on(&[Need::Program("runc"), Need::Controller("pids")]),
@@ -46,13 +46,26 @@ fn memory(ground: &Ground) -> anyhow::Result<()> {
     each(
         ground,
         &[
-            "--memory 64m", "--memory 134217728", "--memory 64m --memory-swap 96m", "--memory-reservation 32m", "--memory 1.5g --memory-swap -1",
-            "--memory-swap=-1", "--memory -1", "--memory 64MiB --memory-swap 64MB", "--memory-reservation 16777217b", "--memory 0",
-            "--kernel-memory 64m", "--kernel-memory-tcp 64m",
+            "--memory 64m",
+            "--memory 134217728",
+            "--memory 64m --memory-swap 96m",
+            "--memory-reservation 32m",
+            "--memory 1.5g --memory-swap -1",
+            "--memory-swap=-1",
+            "--memory -1",
+            "--memory 64MiB --memory-swap 64MB",
+            "--memory-reservation 16777217b",
+            "--memory 0",
+            "--kernel-memory 64m",
+            "--kernel-memory-tcp 64m",
         ],
         &[
-            ("memory", "memory.limit_in_bytes"), ("memory", "memory.memsw.limit_in_bytes"), ("memory", "memory.soft_limit_in_bytes"),
-            ("memory", "memory.max"), ("memory", "memory.swap.max"), ("memory", "memory.low"),
+            ("memory", "memory.limit_in_bytes"),
+            ("memory", "memory.memsw.limit_in_bytes"),
+            ("memory", "memory.soft_limit_in_bytes"),
+            ("memory", "memory.max"),
+            ("memory", "memory.swap.max"),
+            ("memory", "memory.low"),
         ],
     )
 }
@@ -61,19 +74,31 @@ fn cpu(ground: &Ground) -> anyhow::Result<()> {
     each(
         ground,
         &[
-            "--cpu-share 512", "--cpu-share 2", "--cpu-share 262144", "--cpu-period 50000 --cpu-quota 25000", "--cpu-quota 10000",
-            "--cpu-quota -1", "--cpu-period 200000", "--cpu-share 0",
+            "--cpu-share 512",
+            "--cpu-share 2",
+            "--cpu-share 262144",
+            "--cpu-period 50000 --cpu-quota 25000",
+            "--cpu-quota 10000",
+            "--cpu-quota -1",
+            "--cpu-period 200000",
+            "--cpu-share 0",
         ],
         &[
-            ("cpu", "cpu.shares"), ("cpu", "cpu.cfs_period_us"), ("cpu", "cpu.cfs_quota_us"), ("cpu", "cpu.weight"), ("cpu", "cpu.max"),
+            ("cpu", "cpu.shares"),
+            ("cpu", "cpu.cfs_period_us"),
+            ("cpu", "cpu.cfs_quota_us"),
+            ("cpu", "cpu.weight"),
+            ("cpu", "cpu.max"),
         ],
     )
 }
 
 fn cpuset(ground: &Ground) -> anyhow::Result<()> {
-    each(ground, &["--cpuset-cpus 0", "--cpuset-mems 0", "--cpuset-cpus 0-0 --cpuset-mems=0"], &[
-        ("cpuset", "cpuset.cpus"), ("cpuset", "cpuset.mems"),
-    ])
+    each(
+        ground,
+        &["--cpuset-cpus 0", "--cpuset-mems 0", "--cpuset-cpus 0-0 --cpuset-mems=0"],
+        &[("cpuset", "cpuset.cpus"), ("cpuset", "cpuset.mems")],
+    )
 }
 
 fn pids(ground: &Ground) -> anyhow::Result<()> {
@@ -97,7 +122,9 @@ fn file(ground: &Ground) -> anyhow::Result<()> {
     twins.line("update -r {dir}/limits --pids-limit 14 {id}")?;
     files(&twins, "update -r FILE --pids-limit 14", &[("pids", "pids.max")])?;
     twins.call_with(&["update", "-r", "-", "{id}"], "{")?.call_with(&["update", "-r", "-", "{id}"], "")?;
-    twins.call_with(&["update", "-r", "-", "{id}"], "[]")?.lines(&["update -r {dir}/none {id}", "update -r {dir} {id}"])?;
+    twins
+        .call_with(&["update", "-r", "-", "{id}"], "[]")?
+        .lines(&["update -r {dir}/none {id}", "update -r {dir} {id}"])?;
     twins.call_with(&["update", "-r", "-", "{id}"], r#"{ "pids": { "limit": "many" } }"#)?;
     files(&twins, "what was refused", &[("pids", "pids.max")])?;
     twins.equal()
@@ -107,9 +134,22 @@ fn refused(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?;
     for flags in [
-        "--memory x", "--memory 1x", "--memory-swap many", "--cpu-share x", "--cpu-quota 1.5", "--cpu-period -1", "--pids-limit many",
-        "--blkio-weight x", "--cpuset-cpus 4000", "--cpuset-cpus x", "--cpu-rt-period x", "--memory 64m --memory-swap 32m",
-        "--l3-cache-schema x", "--mem-bw-schema x", "--blkio-weight 5", "--memory-reservation 99999999999999999999",
+        "--memory x",
+        "--memory 1x",
+        "--memory-swap many",
+        "--cpu-share x",
+        "--cpu-quota 1.5",
+        "--cpu-period -1",
+        "--pids-limit many",
+        "--blkio-weight x",
+        "--cpuset-cpus 4000",
+        "--cpuset-cpus x",
+        "--cpu-rt-period x",
+        "--memory 64m --memory-swap 32m",
+        "--l3-cache-schema x",
+        "--mem-bw-schema x",
+        "--blkio-weight 5",
+        "--memory-reservation 99999999999999999999",
     ] {
         twins.line(&format!("update {flags} {{id}}"))?;
     }

@@ -63,21 +63,35 @@ fn times(ground: &Ground) -> anyhow::Result<()> {
         let state: Value = serde_json::from_str(&twin.call(&["state", "{id}"])?.ok()?.stdout)?;
         let time = state["created"].as_str().context("no created")?.to_owned();
         let (before, fraction) = time.split_once('.').context("no fraction")?;
-        Ok(format!("{} {} {}", before.len(), &before[10..11], fraction.trim_start_matches(|sign: char| sign.is_ascii_digit())))
+        Ok(format!(
+            "{} {} {}",
+            before.len(),
+            &before[10..11],
+            fraction.trim_start_matches(|sign: char| sign.is_ascii_digit())
+        ))
     })?;
     twins.equal()
 }
 
 fn list(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
-    let empty = ["list", "list -q", "list -f json", "list --format table", "list -f xml", "list -f JSON", "list -q -f xml"];
+    let empty =
+        ["list", "list -q", "list -f json", "list --format table", "list -f xml", "list -f JSON", "list -q -f xml"];
     twins.lines(&empty)?;
     twins.started()?;
     twins.bundle(|bundle| {
         let path = format!("{}-2", bundle.config["linux"]["cgroupsPath"].as_str().unwrap_or_default());
         bundle.set("/linux/cgroupsPath", json!(path)).args(&["/probe", "exit", "0"]);
     })?;
-    twins.lines(&["create -b {bundle} --pid-file {dir}/pid2 {id2}", "list -q", "list -f json", "list -q -f json", "list -q -f xml"])?.table("list")?;
+    twins
+        .lines(&[
+            "create -b {bundle} --pid-file {dir}/pid2 {id2}",
+            "list -q",
+            "list -f json",
+            "list -q -f json",
+            "list -q -f xml",
+        ])?
+        .table("list")?;
     twins.line("delete -f {id2}")?.stopped()?.lines(&["list -q", "list -f json"])?.table("list")?.equal()
 }
 
@@ -159,7 +173,8 @@ fn stats(ground: &Ground) -> anyhow::Result<()> {
         let words: Vec<&str> = name.split(' ').collect();
         twins.done(name, |twin| {
             let done = twin.call(&words)?;
-            let event: Value = serde_json::from_str(&done.stdout).with_context(|| format!("stats: {:?}", done.stdout))?;
+            let event: Value =
+                serde_json::from_str(&done.stdout).with_context(|| format!("stats: {:?}", done.stdout))?;
             let top = [&event["type"], &event["id"]].map(Value::to_string).join(" ");
             let known = ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"];
             let data = known.iter().map(|name| {
@@ -179,7 +194,11 @@ fn stats(ground: &Ground) -> anyhow::Result<()> {
 
 fn events_states(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
-    twins.started()?.lines(&["events --interval 0s {id}", "events --interval -1s {id}", "events --stats --interval 0 {id}"])?;
+    twins.started()?.lines(&[
+        "events --interval 0s {id}",
+        "events --interval -1s {id}",
+        "events --stats --interval 0 {id}",
+    ])?;
     twins.stopped()?.lines(&["events --stats {id}", "events {id}", "events --interval 0s {id}"])?.equal()
 }
 

@@ -57,7 +57,22 @@ fn mount_in_readonly_tmpfs(ground: &Ground) -> anyhow::Result<()> {
     bundle.mount("/x/t", "tmpfs", "tmpfs", &[]);
     let tried = ground.tries(
         &mut bundle,
-        &["read", "/x/y/file", ",", "read", "/x/z", ",", "create", "/x/t/a", ",", "create", "/x/a", ",", "mkdir", "/x/b"],
+        &[
+            "read",
+            "/x/y/file",
+            ",",
+            "read",
+            "/x/z",
+            ",",
+            "create",
+            "/x/t/a",
+            ",",
+            "create",
+            "/x/a",
+            ",",
+            "mkdir",
+            "/x/b",
+        ],
     )?;
     ensure!(tried == ["ok bound", "ok bound", "ok", "EROFS", "EROFS"], "{tried:?}");
     let mount = ground.facts(bundle.args(&["/probe", "facts"]))?.mount("/x")?.clone();

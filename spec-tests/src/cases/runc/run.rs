@@ -47,7 +47,13 @@ fn nothing_left(ground: &Ground) -> anyhow::Result<()> {
     twins.bundle(|bundle| {
         bundle.args(&["/probe", "exit", "3"]);
     })?;
-    twins.lines(&["run -b {bundle} {id}", "state {id}", "list", "run -b {bundle} --pid-file {dir}/pid {id}", "list -q"])?;
+    twins.lines(&[
+        "run -b {bundle} {id}",
+        "state {id}",
+        "list",
+        "run -b {bundle} --pid-file {dir}/pid {id}",
+        "list -q",
+    ])?;
     twins.see("the pid file after run", |twin| Ok(twin.directory().join("pid").exists().to_string()))?.equal()
 }
 
@@ -56,7 +62,9 @@ fn keep(ground: &Ground) -> anyhow::Result<()> {
     twins.bundle(|bundle| {
         bundle.args(&["/probe", "exit", "3"]);
     })?;
-    twins.lines(&["run --keep -b {bundle} {id}", "state {id}", "run -b {bundle} {id}", "delete {id}", "state {id}"])?.equal()
+    twins
+        .lines(&["run --keep -b {bundle} {id}", "state {id}", "run -b {bundle} {id}", "delete {id}", "state {id}"])?
+        .equal()
 }
 
 fn detach(ground: &Ground) -> anyhow::Result<()> {
@@ -81,7 +89,15 @@ fn flags(ground: &Ground) -> anyhow::Result<()> {
     twins.bundle(|bundle| {
         bundle.args(&["/probe", "exit", "7"]);
     })?;
-    for flags in ["--no-subreaper", "-no-subreaper", "--no-pivot", "--no-new-keyring", "--keep=false", "--detach=false", "--preserve-fds 0"] {
+    for flags in [
+        "--no-subreaper",
+        "-no-subreaper",
+        "--no-pivot",
+        "--no-new-keyring",
+        "--keep=false",
+        "--detach=false",
+        "--preserve-fds 0",
+    ] {
         twins.line(&format!("run {flags} -b {{bundle}} {{id}}"))?;
     }
     twins.line("run {id} --bundle {bundle}")?.equal()

@@ -34,7 +34,8 @@ fn written(twins: &Twins, name: &str, file: &str) -> anyhow::Result<()> {
         if let Some(sets) = config.pointer_mut("/process/capabilities").and_then(Value::as_object_mut) {
             sets.remove("ambient");
         }
-        let indent: String = text.lines().nth(1).unwrap_or_default().chars().take_while(|sign| sign.is_whitespace()).collect();
+        let indent: String =
+            text.lines().nth(1).unwrap_or_default().chars().take_while(|sign| sign.is_whitespace()).collect();
         Ok(format!("{indent:?} {} {config}", text.ends_with('\n')))
     })?;
     Ok(())
@@ -103,9 +104,19 @@ fn features(ground: &Ground) -> anyhow::Result<()> {
         let value: Value = serde_json::from_str(&done.stdout).context("features")?;
         let mut found = Vec::new();
         properties(&value, "", &mut found);
-        let indent: String = done.stdout.lines().nth(1).unwrap_or_default().chars().take_while(|sign| *sign == ' ').collect();
+        let indent: String =
+            done.stdout.lines().nth(1).unwrap_or_default().chars().take_while(|sign| *sign == ' ').collect();
         // Those that this release of runc has.
-        let newer = ["rdma", "memoryPolicy", "mountExtensions", "netDevices", "intelRdt", "potentiallyUnsafe", "knownFlags", "supportedFlags"];
+        let newer = [
+            "rdma",
+            "memoryPolicy",
+            "mountExtensions",
+            "netDevices",
+            "intelRdt",
+            "potentiallyUnsafe",
+            "knownFlags",
+            "supportedFlags",
+        ];
         found.retain(|path| !newer.iter().any(|name| path.contains(name)));
         Ok(Done { stdout: format!("{} {}\n{}", indent.len(), done.stdout.ends_with("}\n"), found.join("\n")), ..done })
     })?;
@@ -122,15 +133,28 @@ fn checkpoint(ground: &Ground) -> anyhow::Result<()> {
 fn restore(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.bundle(|_| ())?;
-    twins.lines(&["restore x", "restore -b {dir}/none x", "restore --image-path {dir}/none -b {bundle} {id}", "state {id}"])?.equal()
+    twins
+        .lines(&[
+            "restore x",
+            "restore -b {dir}/none x",
+            "restore --image-path {dir}/none -b {bundle} {id}",
+            "state {id}",
+        ])?
+        .equal()
 }
 
 fn values(ground: &Ground) -> anyhow::Result<()> {
     let mut twins = ground.twins()?;
     twins.started()?.each(|twin| Ok(fs::write(twin.directory().join("file"), "")?))?;
     for flags in [
-        "--manage-cgroups-mode bogus", "--page-server nowhere", "--page-server nowhere:port", "--empty-ns bogus",
-        "--image-path {dir}/file", "--work-path {dir}/file/below", "--status-fd many", "--leave-running=maybe",
+        "--manage-cgroups-mode bogus",
+        "--page-server nowhere",
+        "--page-server nowhere:port",
+        "--empty-ns bogus",
+        "--image-path {dir}/file",
+        "--work-path {dir}/file/below",
+        "--status-fd many",
+        "--leave-running=maybe",
     ] {
         twins.line(&format!("checkpoint {flags} {{id}}"))?;
     }

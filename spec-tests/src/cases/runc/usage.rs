@@ -36,8 +36,23 @@ fn help(ground: &Ground) -> anyhow::Result<()> {
 }
 
 const VERBS: &[&str] = &[
-    "create", "run", "start", "state", "kill", "delete", "pause", "resume", "exec", "ps", "events", "update", "list",
-    "spec", "features", "checkpoint", "restore",
+    "create",
+    "run",
+    "start",
+    "state",
+    "kill",
+    "delete",
+    "pause",
+    "resume",
+    "exec",
+    "ps",
+    "events",
+    "update",
+    "list",
+    "spec",
+    "features",
+    "checkpoint",
+    "restore",
 ];
 
 fn unknown(ground: &Ground) -> anyhow::Result<()> {
@@ -52,7 +67,9 @@ fn unknown(ground: &Ground) -> anyhow::Result<()> {
 
 fn counts(ground: &Ground) -> anyhow::Result<()> {
     let twins = ground.twins()?;
-    for verb in ["create", "run", "start", "state", "delete", "pause", "resume", "events", "update", "checkpoint", "restore"] {
+    for verb in
+        ["create", "run", "start", "state", "delete", "pause", "resume", "events", "update", "checkpoint", "restore"]
+    {
         twins.lines(&[verb, &format!("{verb} x y")])?;
     }
     twins.lines(&["kill", "kill x TERM y", "exec", "exec x", "ps", "list x", "spec x", "features x"])?.equal()
@@ -60,11 +77,30 @@ fn counts(ground: &Ground) -> anyhow::Result<()> {
 
 fn values(ground: &Ground) -> anyhow::Result<()> {
     let lines = [
-        "--log", "--root", "--log-format", "create --bundle", "create x -b", "run --pid-file", "exec --env", "exec -u",
-        "exec --preserve-fds many x ls", "create --preserve-fds many x", "update --memory", "events --interval",
-        "events --interval soon x", "list -f", "ps --format", "create --no-pivot=maybe x", "delete --force=maybe x",
-        "exec --tty=7 x ls", "spec -b", "kill --all=no", "checkpoint --image-path", "exec --additional-gids x y z",
-        "create --preserve-fds -1 x", "update --cpu-share x y",
+        "--log",
+        "--root",
+        "--log-format",
+        "create --bundle",
+        "create x -b",
+        "run --pid-file",
+        "exec --env",
+        "exec -u",
+        "exec --preserve-fds many x ls",
+        "create --preserve-fds many x",
+        "update --memory",
+        "events --interval",
+        "events --interval soon x",
+        "list -f",
+        "ps --format",
+        "create --no-pivot=maybe x",
+        "delete --force=maybe x",
+        "exec --tty=7 x ls",
+        "spec -b",
+        "kill --all=no",
+        "checkpoint --image-path",
+        "exec --additional-gids x y z",
+        "create --preserve-fds -1 x",
+        "update --cpu-share x y",
     ];
     ground.twins()?.lines(&lines)?.equal()
 }
@@ -75,7 +111,19 @@ fn nobody(ground: &Ground) -> anyhow::Result<()> {
         twins.lines(&[&format!("state {id}"), &format!("delete -f {id}")])?;
     }
     for id in ["x", "a/b", "a,b"] {
-        for verb in ["state", "start", "kill", "delete", "delete -f", "pause", "resume", "ps", "events --stats", "update", "checkpoint"] {
+        for verb in [
+            "state",
+            "start",
+            "kill",
+            "delete",
+            "delete -f",
+            "pause",
+            "resume",
+            "ps",
+            "events --stats",
+            "update",
+            "checkpoint",
+        ] {
             twins.line(&format!("{verb} {id}"))?;
         }
         twins.lines(&[&format!("exec {id} ls"), &format!("kill {id} FOO"), &format!("update --memory 1x {id}")])?;
@@ -85,10 +133,26 @@ fn nobody(ground: &Ground) -> anyhow::Result<()> {
 
 fn dashes(ground: &Ground) -> anyhow::Result<()> {
     let lines = [
-        "-root={dir}/a list -q", "-debug=false list -q", "--debug=0 list -q", "list -format json", "list --format=json",
-        "list -f=json", "list -- -q", "list -q -q", "list -quiet=false", "list --q", "delete x -force", "delete x --force",
-        "-systemd-cgroup=false list -q", "--log= list -q", "--rootless auto list -q", "--rootless=true list -q",
-        "--rootless maybe list -q", "state x -- ", "kill x -- KILL", "-- list",
+        "-root={dir}/a list -q",
+        "-debug=false list -q",
+        "--debug=0 list -q",
+        "list -format json",
+        "list --format=json",
+        "list -f=json",
+        "list -- -q",
+        "list -q -q",
+        "list -quiet=false",
+        "list --q",
+        "delete x -force",
+        "delete x --force",
+        "-systemd-cgroup=false list -q",
+        "--log= list -q",
+        "--rootless auto list -q",
+        "--rootless=true list -q",
+        "--rootless maybe list -q",
+        "state x -- ",
+        "kill x -- KILL",
+        "-- list",
     ];
     let twins = ground.twins()?;
     // runc 1.1 makes the root that list is given, and 1.5 says that it is not there.
@@ -98,10 +162,17 @@ fn dashes(ground: &Ground) -> anyhow::Result<()> {
 
 fn log(ground: &Ground) -> anyhow::Result<()> {
     let twins = ground.twins()?;
-    for (name, flags) in [("text", ""), ("text", "--log-format text"), ("json", "--log-format json"), ("json", "--log-format=json")] {
+    for (name, flags) in
+        [("text", ""), ("text", "--log-format text"), ("json", "--log-format json"), ("json", "--log-format=json")]
+    {
         twins.each(|twin| Ok(std::fs::remove_file(twin.directory().join("log")).or_else(absent)?))?;
-        twins.lines(&[&format!("--log {{dir}}/log {flags} state x"), &format!("--log {{dir}}/log {flags} kill x FOO")])?;
-        twins.see(&format!("the log as {name} {flags}"), |twin| Ok(std::fs::read_to_string(twin.directory().join("log"))?))?;
+        twins.lines(&[
+            &format!("--log {{dir}}/log {flags} state x"),
+            &format!("--log {{dir}}/log {flags} kill x FOO"),
+        ])?;
+        twins.see(&format!("the log as {name} {flags}"), |twin| {
+            Ok(std::fs::read_to_string(twin.directory().join("log"))?)
+        })?;
     }
     // Without a file the format holds for stderr.
     twins.lines(&["--log-format json state x", "--log-format json exec x ls", "--log /dev/stderr state x"])?.equal()
@@ -113,7 +184,10 @@ fn absent(error: std::io::Error) -> std::io::Result<()> {
 
 fn bad_log(ground: &Ground) -> anyhow::Result<()> {
     let lines = [
-        "--log {dir}/no/such/log list", "--log {dir} list", "--log-format xml list", "--log-format= list -q",
+        "--log {dir}/no/such/log list",
+        "--log {dir} list",
+        "--log-format xml list",
+        "--log-format= list -q",
         "--log-format xml --log {dir}/log list",
     ];
     ground.twins()?.lines(&lines)?.equal()
@@ -126,7 +200,11 @@ fn debug(ground: &Ground) -> anyhow::Result<()> {
     twins.see("the last error of a debug log", |twin| {
         let text = std::fs::read_to_string(twin.directory().join("debug"))?;
         let errors = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        Ok(errors.filter(|line| line["level"] == "error").map(|line| line["msg"].to_string()).next_back().unwrap_or_default())
+        Ok(errors
+            .filter(|line| line["level"] == "error")
+            .map(|line| line["msg"].to_string())
+            .next_back()
+            .unwrap_or_default())
     })?;
     twins.equal()
 }

@@ -48,7 +48,10 @@ fn created(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// A created container, with a pid namespace of its own and without.
-fn with_and_without_pids(ground: &Ground, check: impl Fn(&Container<'_>, bool) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn with_and_without_pids(
+    ground: &Ground,
+    check: impl Fn(&Container<'_>, bool) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     for own_pids in [true, false] {
         let mut bundle = ground.bundle()?;
         if !own_pids {

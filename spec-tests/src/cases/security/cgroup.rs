@@ -118,7 +118,8 @@ impl Drop for Hierarchy {
 fn attack(ground: &Ground, hierarchy: &Hierarchy, more: &[&str], with_namespace: bool) -> anyhow::Result<String> {
     let mut bundle = ground.bundle()?;
     ground.install(&bundle, "escapes")?;
-    let default = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID", "CAP_SYS_CHROOT"];
+    let default =
+        ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID", "CAP_SYS_CHROOT"];
     for set in ["bounding", "effective", "permitted"] {
         bundle.set(&format!("/process/capabilities/{set}"), json!([&default[..], more].concat()));
     }

@@ -184,7 +184,12 @@ fn cwd_below_image(ground: &Ground) -> anyhow::Result<()> {
         let exec = [&["exec", "--preserve-fds", "1", "--cwd", &cwd, container.id()], &program[..]].concat();
         for words in [&run[..], &exec] {
             if let Some(done) = unless_refused(ground.call_after(&prelude, words)?)? {
-                ensure!(!done.stdout.contains("config.json"), "{} in {cwd}: it lists the bundle: {}", words[0], done.stdout);
+                ensure!(
+                    !done.stdout.contains("config.json"),
+                    "{} in {cwd}: it lists the bundle: {}",
+                    words[0],
+                    done.stdout
+                );
             }
         }
     }
@@ -257,7 +262,8 @@ impl Exported {
         let layers = format!("lowerdir={}:{}", self.place.display(), empty.display());
         mount(Some("spec"), &view, Some("overlay"), MsFlags::MS_RDONLY, Some(layers.as_str()))?;
         let secret = view.join("secret");
-        let done = ground.tool(&ground.beside_probe("escapes").to_string_lossy(), &["handle", &secret.to_string_lossy()]);
+        let done =
+            ground.tool(&ground.beside_probe("escapes").to_string_lossy(), &["handle", &secret.to_string_lossy()]);
         umount2(&view, MntFlags::empty())?;
         Ok(done?.ok()?.stdout.trim().to_owned())
     }
@@ -293,7 +299,8 @@ fn by_handle(ground: &Ground) -> anyhow::Result<()> {
     let status = fs::read_to_string(format!("/proc/{}/status", fs::read_to_string(&pid_file)?.trim()))?;
     let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last());
     let program = format!("/proc/{}/exe", inside.context("init's pid in its namespace")?);
-    let tries: Vec<&str> = ["/escapes", "by-handle", &program].into_iter().chain(handle.split(' ')).chain(["500"]).collect();
+    let tries: Vec<&str> =
+        ["/escapes", "by-handle", &program].into_iter().chain(handle.split(' ')).chain(["500"]).collect();
     let done = neighbour.exec(&tries)?;
     ground.call(&["delete", "--force", &id])?.ok()?;
     if let Some(done) = unless_refused(done)? {

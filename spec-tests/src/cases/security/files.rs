@@ -76,7 +76,9 @@ const AHEAD: i32 = 3000;
 
 /// The names that a temporary file beside `pid` may have if it can be foreseen, for each process to come.
 fn plant(directory: &Path, victim: &Path) -> anyhow::Result<()> {
-    let next = i32::try_from(std::process::Command::new("true").spawn().and_then(|mut child| child.wait().map(|_| child.id()))?)?;
+    let next = i32::try_from(
+        std::process::Command::new("true").spawn().and_then(|mut child| child.wait().map(|_| child.id()))?,
+    )?;
     for name in [".pid", "pid.tmp", ".pid.tmp", "pid~"] {
         symlink(victim, directory.join(name))?;
     }

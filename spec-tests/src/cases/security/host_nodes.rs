@@ -19,10 +19,18 @@ pub const CASES: &[Case] = &[
     case("a masked file is no node of the host whose inode can be changed", "host nodes", masked),
     case("two masked files are no nodes of the host whose inodes can be changed", "host nodes", two_masked),
     case("default devices are no nodes of the host whose inodes can be changed", "host nodes", devices),
-    case("devices of a runtime without CAP_MKNOD are no nodes of the host whose inodes can be changed", "host nodes", bound),
+    case(
+        "devices of a runtime without CAP_MKNOD are no nodes of the host whose inodes can be changed",
+        "host nodes",
+        bound,
+    ),
     case("standard streams of init are no nodes of the host whose inodes can be changed", "host nodes", init_streams),
     case("standard streams of exec are no nodes of the host whose inodes can be changed", "host nodes", exec_streams),
-    case("standard streams of exec are no nodes of the host, whatever its user and capabilities", "host nodes", exec_variants),
+    case(
+        "standard streams of exec are no nodes of the host, whatever its user and capabilities",
+        "host nodes",
+        exec_variants,
+    ),
     case(
         "standard streams without /dev/null in the container are no nodes of the host whose inodes can be changed",
         "host nodes",
@@ -114,7 +122,8 @@ fn bound(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = privileged(ground)?;
     bundle.args(&["/probe", "wait"]).write()?;
     let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
-    let words = ["create", "--bundle", &*bundle.path().to_string_lossy(), "--pid-file", &*pid_file.to_string_lossy(), &id];
+    let words =
+        ["create", "--bundle", &*bundle.path().to_string_lossy(), "--pid-file", &*pid_file.to_string_lossy(), &id];
     let done = ground.call_after("set -- setpriv --bounding-set -mknod \"$@\"", &words)?;
     if super::unless_refused(done)?.is_none() {
         return Ok(());

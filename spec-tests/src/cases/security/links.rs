@@ -34,7 +34,11 @@ pub const CASES: &[Case] = &[
     case("a masked path that is a link of the image masks inside", "CVE-2025-31133", masked),
     case("a mask is the null device, whatever the image has at /dev/null", "CVE-2025-31133", null_device),
     case("a null device of the image that is another device is no mask", "CVE-2025-31133", other_null_device),
-    case("a null device that is swapped for a link while masks are made covers nothing else", "CVE-2025-31133", swapped_null),
+    case(
+        "a null device that is swapped for a link while masks are made covers nothing else",
+        "CVE-2025-31133",
+        swapped_null,
+    ),
     case("a read-only path that is a link of the image changes nothing outside", "CVE-2025-31133", readonly),
     case("a /etc/passwd of the image that is a link is read inside", "CVE-2026-47766", passwd),
     case("a /etc/passwd of the image that is a fifo holds nobody up", "CVE-2026-47766", passwd_fifo),

@@ -24,11 +24,13 @@ pub const CASES: &[Case] = &[
 /// Paths of the caller's own namespace of a kind, by its name in /proc/PID/ns. The mount is one of them while it is held.
 fn paths(ground: &Ground, name: &str) -> anyhow::Result<(Vec<PathBuf>, HostMount)> {
     let own = PathBuf::from(format!("/proc/{}/ns/{name}", std::process::id()));
-    let (link, bound) = (ground.directory().join(format!("link-{name}")), ground.directory().join(format!("bound-{name}")));
+    let (link, bound) =
+        (ground.directory().join(format!("link-{name}")), ground.directory().join(format!("bound-{name}")));
     symlink(&own, &link)?;
     fs::write(&bound, "")?;
     let mount = HostMount::bind(&own, bound.clone())?;
-    let plain = ["/proc/self/ns/", "/proc/thread-self/ns/", "/proc//self/./ns/"].map(|path| PathBuf::from(format!("{path}{name}")));
+    let plain = ["/proc/self/ns/", "/proc/thread-self/ns/", "/proc//self/./ns/"]
+        .map(|path| PathBuf::from(format!("{path}{name}")));
     Ok((plain.into_iter().chain([own, link, bound]).collect(), mount))
 }
 
@@ -63,7 +65,9 @@ fn uts(ground: &Ground) -> anyhow::Result<()> {
     let host = rustix::system::uname();
     let names = [("/hostname", host.nodename()), ("/domainname", host.domainname())];
     for (pointer, name) in names {
-        for path in [format!("/proc/{}/ns/uts", std::process::id()), ground.directory().join("link-uts").display().to_string()] {
+        for path in
+            [format!("/proc/{}/ns/uts", std::process::id()), ground.directory().join("link-uts").display().to_string()]
+        {
             let mut bundle = ground.bundle()?;
             bundle.namespace("uts", Some(&path)).remove("/hostname").set(pointer, json!(name.to_string_lossy()));
             ground.refused(&bundle).with_context(|| format!("UTS namespace {path}, {pointer}"))?;

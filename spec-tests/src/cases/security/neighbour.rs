@@ -25,10 +25,8 @@ const CREATES: &[Need] = &[Need::Cpus(2), Need::Kernel(6, 18)];
 
 /// Without a user namespace CAP_SYS_PTRACE is good for every process that can be seen, dumpable or not.
 pub const CASES: &[Case] = &[
-    case("no create into a shared pid namespace shows the host to a neighbour", "CVE-2016-9962", creates)
-        .on(CREATES),
-    case("no exec shows the host or more capabilities to a neighbour", "CVE-2016-9962", execs)
-        .on(EXECS),
+    case("no create into a shared pid namespace shows the host to a neighbour", "CVE-2016-9962", creates).on(CREATES),
+    case("no exec shows the host or more capabilities to a neighbour", "CVE-2016-9962", execs).on(EXECS),
 ];
 
 fn bundle(ground: &Ground) -> anyhow::Result<Bundle> {
@@ -62,7 +60,11 @@ impl<'a> Hunter<'a> {
 
     fn found(&self) -> anyhow::Result<Vec<String>> {
         let output = self.container.output()?;
-        Ok(output.lines().filter(|line| line.starts_with("reached ") || line.starts_with("more ")).map(str::to_owned).collect())
+        Ok(output
+            .lines()
+            .filter(|line| line.starts_with("reached ") || line.starts_with("more "))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Fails when anything was found in this round.
@@ -88,7 +90,10 @@ impl<'a> Hunter<'a> {
     fn finds_what_is_there(&self, ground: &Ground) -> anyhow::Result<()> {
         let outside = self.outside.path().to_string_lossy();
         let mut bundle = self.bundle(ground)?;
-        bundle.mount(&outside, "bind", &outside, &["bind"]).set("/process/cwd", json!(outside)).args(&["/probe", "hold", "/proc"]);
+        bundle
+            .mount(&outside, "bind", &outside, &["bind"])
+            .set("/process/cwd", json!(outside))
+            .args(&["/probe", "hold", "/proc"]);
         let container = ground.create(&bundle)?;
         container.start()?;
         for link in [" root", " cwd", " fd/"] {

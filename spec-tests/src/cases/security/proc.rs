@@ -33,7 +33,11 @@ pub const CASES: &[Case] = &[
         .on(&[Need::AppArmor]),
     case("an SELinux label is applied, whatever is swapped for /proc meanwhile", "CVE-2025-52881", selinux_swapped)
         .on(&[Need::Selinux]),
-    case("a sysctl is written to the kernel, whatever is swapped for /proc meanwhile", "CVE-2025-52881", sysctl_swapped),
+    case(
+        "a sysctl is written to the kernel, whatever is swapped for /proc meanwhile",
+        "CVE-2025-52881",
+        sysctl_swapped,
+    ),
     case("nothing below /proc/sys or /sys can be written by default", "CVE-2025-52881", default_is_readonly),
 ];
 
@@ -219,7 +223,13 @@ fn with_swapped_proc(
     for inside in ["self/attr/apparmor", "thread-self/attr/apparmor", "sys/kernel"] {
         fs::create_dir_all(directory.join(inside))?;
     }
-    let files = ["self/attr/exec", "self/attr/apparmor/exec", "thread-self/attr/exec", "thread-self/attr/apparmor/exec", "sys/kernel/msgmax"];
+    let files = [
+        "self/attr/exec",
+        "self/attr/apparmor/exec",
+        "thread-self/attr/exec",
+        "thread-self/attr/apparmor/exec",
+        "sys/kernel/msgmax",
+    ];
     for file in files {
         fs::write(directory.join(file), "")?;
     }

@@ -111,7 +111,9 @@ fn hook_confinement(ground: &Ground) -> anyhow::Result<()> {
         ensure!(container.wait()? == 0, "the program: {}", container.output()?);
         let (hook, program) = (bundle.record("hook")?.status, bundle.record("/probe")?.status);
         ensure!(hook["Seccomp"] == "2", "Seccomp of the hook: expected 2, found {}", hook["Seccomp"]);
-        for name in ["NoNewPrivs", "CapBnd", "CapEff", "CapPrm", "CapInh", "CapAmb", "Uid", "Gid", "Groups", "Seccomp_filters"] {
+        for name in
+            ["NoNewPrivs", "CapBnd", "CapEff", "CapPrm", "CapInh", "CapAmb", "Uid", "Gid", "Groups", "Seccomp_filters"]
+        {
             let (expected, found) = (program.get(name), hook.get(name));
             ensure!(
                 found == expected,

@@ -16,9 +16,15 @@ const SECTION: &str = "CVE-2024-3154";
 
 /// Where systemd is asked for the container's cgroup.
 pub const CASES: &[Case] = &[
-    Case::new("an annotation starts and stops no unit of the host", SECTION, Level::Security, units).on(&[Need::Systemd]),
-    Case::new("an annotation takes no process of the host into the container's unit", SECTION, Level::Security, processes)
+    Case::new("an annotation starts and stops no unit of the host", SECTION, Level::Security, units)
         .on(&[Need::Systemd]),
+    Case::new(
+        "an annotation takes no process of the host into the container's unit",
+        SECTION,
+        Level::Security,
+        processes,
+    )
+    .on(&[Need::Systemd]),
     Case::new("an annotation gives systemd no action for the end of a container", SECTION, Level::Security, actions)
         .on(&[Need::Systemd]),
 ];

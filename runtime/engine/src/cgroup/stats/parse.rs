@@ -100,7 +100,11 @@ mod tests {
     fn rdma_lines_have_a_device_and_may_have_no_limit() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("rdma.current"), "mlx4_0 hca_handle=2 hca_object=2000\n").unwrap();
-        std::fs::write(directory.path().join("rdma.max"), "mlx4_0 hca_handle=3 hca_object=max\nocrdma1 hca_handle=max hca_object=max\n").unwrap();
+        std::fs::write(
+            directory.path().join("rdma.max"),
+            "mlx4_0 hca_handle=3 hca_object=max\nocrdma1 hca_handle=max hca_object=max\n",
+        )
+        .unwrap();
         let mut found = Rdma::default();
         rdma(&Dir::open(directory.path()).unwrap(), &mut found).unwrap();
         let entry = |hca_handles, hca_objects| RdmaEntry { hca_handles, hca_objects };

@@ -87,8 +87,12 @@ fn rules() -> impl Strategy<Value = Vec<DeviceRule>> {
 }
 
 fn requests() -> impl Strategy<Value = Request> {
-    (kinds(), numbers(), numbers(), 1u8..8)
-        .prop_map(|(kind, major, minor, access)| Request { kind, major, minor, access })
+    (kinds(), numbers(), numbers(), 1u8..8).prop_map(|(kind, major, minor, access)| Request {
+        kind,
+        major,
+        minor,
+        access,
+    })
 }
 
 proptest! {

@@ -140,7 +140,10 @@ fn limits_have_the_names_of_v1_where_its_hierarchies_are() {
         let none = limits_on(layout, json!({"memory": {"limit": -1}, "pids": {"limit": -1}, "cpu": {"quota": -1}}));
         assert!(none.iter().all(|(_, value)| *value == Value::U64(u64::MAX)) && none.len() == 3, "{none:?}");
         assert_eq!(limits_on(layout, json!({"cpu": {"shares": 1024, "idle": 1}})), []);
-        assert_eq!(limits_on(layout, json!({"memory": {"limit": 0}, "cpu": {"shares": 0}, "blockIO": {"weight": 0}})), []);
+        assert_eq!(
+            limits_on(layout, json!({"memory": {"limit": 0}, "cpu": {"shares": 0}, "blockIO": {"weight": 0}})),
+            []
+        );
     }
 }
 
@@ -167,7 +170,8 @@ fn a_scope_on_v1_hierarchies_writes_their_files() {
     let spec = serde_json::from_value(config).expect("a configuration");
     let files = |layout| {
         let plan = build(&spec, "n", CgroupManager::Systemd, &Host::of_root(layout), &mut Findings::default());
-        let names = |settings: &[super::super::Setting]| settings.iter().map(|it| it.file.to_string()).collect::<Vec<_>>();
+        let names =
+            |settings: &[super::super::Setting]| settings.iter().map(|it| it.file.to_string()).collect::<Vec<_>>();
         (names(&plan.settings.legacy), names(&plan.settings.unified))
     };
     let v1 = ["memory.limit_in_bytes", "pids.max"].map(str::to_owned).to_vec();
@@ -205,8 +209,8 @@ fn device_properties_are_never_narrower_than_the_rules() {
     // A unit of v1 has to have a list, lest systemd move its processes out of its devices cgroup.
     let on_v1 = device_properties(&all_but_one, CgroupLayout::Legacy);
     let all = vec![pair("char-*"), pair("block-*")];
-    assert_eq!(on_v1[1..].iter().map(|it| it.value.clone()).collect::<Vec<_>>(), [
-        Value::text("strict"),
-        Value::Array("(ss)".into(), all),
-    ]);
+    assert_eq!(
+        on_v1[1..].iter().map(|it| it.value.clone()).collect::<Vec<_>>(),
+        [Value::text("strict"), Value::Array("(ss)".into(), all),]
+    );
 }

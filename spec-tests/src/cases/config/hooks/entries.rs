@@ -44,7 +44,12 @@ pub const CASES: &[Case] = &[
     Case::new("a hook's env may hold entries that are no assignments", "runc: hooks", Level::Runc, words_in_env),
     Case::new("a hook runs in the bundle, and a createContainer hook in the root", "runc: hooks", Level::Runc, places),
     Case::new("a poststop hook of run runs in the bundle", "runc: hooks", Level::Runc, place_after_run),
-    Case::new("a poststop hook after a create that failed runs in the bundle", "runc: hooks", Level::Runc, place_after_failure),
+    Case::new(
+        "a poststop hook after a create that failed runs in the bundle",
+        "runc: hooks",
+        Level::Runc,
+        place_after_failure,
+    ),
 ];
 
 /// Creates, starts, waits for the end and deletes; the hooks have written their log then.
@@ -286,7 +291,9 @@ fn life_of_caller(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<()> {
 }
 
 fn no_env(ground: &Ground) -> anyhow::Result<()> {
-    for (env, wanted) in [(None, Some("of-the-caller")), (Some(Value::Null), Some("of-the-caller")), (Some(json!([])), None)] {
+    for (env, wanted) in
+        [(None, Some("of-the-caller")), (Some(Value::Null), Some("of-the-caller")), (Some(json!([])), None)]
+    {
         let mut bundle = ground.bundle()?;
         for kind in KINDS {
             let mut entry = bundle.hook_entry(kind, kind, &[]);
@@ -299,7 +306,10 @@ fn no_env(ground: &Ground) -> anyhow::Result<()> {
         for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
             let found = bundle.record(kind)?.env;
             let name = found.get("NAME").map(String::as_str);
-            ensure!(name == wanted, "{kind} with the env {env:?}: expected NAME={wanted:?} of the caller, found {found:?}");
+            ensure!(
+                name == wanted,
+                "{kind} with the env {env:?}: expected NAME={wanted:?} of the caller, found {found:?}"
+            );
             ensure!(wanted.is_some() || found.is_empty(), "{kind} with an empty env: found {found:?}");
         }
     }
