@@ -1,5 +1,5 @@
-//! Scopes of systemd on cgroup v1, alone or beside cgroup2. Needs root and a systemd that keeps its units there; without
-//! it (the bed is neither `uml-systemd-v1` nor `uml-systemd-hybrid`) there is nothing to test.
+//! Scopes of systemd on cgroup v1, alone or beside cgroup2. Needs root and a systemd that keeps its units there;
+//! without it (the bed is neither `uml-systemd-v1` nor `uml-systemd-hybrid`) there is nothing to test.
 
 mod bed;
 
@@ -204,7 +204,8 @@ fn a_scope_that_cannot_be_limited_is_gone_at_once_from_every_hierarchy() {
     }
     let limits = json!({"blockIO": {"throttleReadBpsDevice": [{"major": 4000, "minor": 4000, "rate": 1000}]}});
     let mut cgroup = Cgroup::create(&plan_of("three", &limits, &json!({}))).expect("nothing is made yet");
-    // Like the first process of a pid namespace, it does not end by SIGTERM, which is how systemd begins to stop a unit.
+    // Like the first process of a pid namespace, it does not end by SIGTERM, which is how systemd begins to stop a
+    // unit.
     let mut process = Gated::new("trap '' TERM; read never");
     process.open();
     let begin = Instant::now();

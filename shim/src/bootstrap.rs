@@ -39,7 +39,8 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
         Action::Info => info::run(),
         Action::Start => start::run(&args, &name),
         Action::Delete => {
-            // containerd logs every line of standard error as a warning of the clean-up, and so gets no debug lines there.
+            // containerd logs every line of standard error as a warning of the clean-up, and so gets no debug lines
+            // there.
             crate::log::init_stderr(&[("ns", &args.namespace), ("id", &args.id)]).and_then(|()| delete::run(&args))
         }
         Action::Serve => crate::server::run(&args),

@@ -101,8 +101,8 @@ impl Facts {
 /// The largest size of a file that the shim keeps in a bundle, in bytes.
 const MAX_KEPT_BYTES: u64 = 64 << 10;
 
-/// Reads a file that the shim keeps in a bundle; `None` where there is none. Whatever else has come to lie there, such as
-/// a link, a FIFO or a device, is not read.
+/// Reads a file that the shim keeps in a bundle; `None` where there is none. Whatever else has come to lie there, such
+/// as a link, a FIFO or a device, is not read.
 ///
 /// # Errors
 /// It cannot be read, or is no regular file of a usual size.
@@ -142,8 +142,8 @@ impl Kept {
     }
 }
 
-/// Fails where the bundle's rootfs is a symbolic link: mounts and files would be made, and later removed, somewhere else on
-/// the host.
+/// Fails where the bundle's rootfs is a symbolic link: mounts and files would be made, and later removed, somewhere
+/// else on the host.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidConfig`].

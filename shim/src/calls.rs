@@ -10,8 +10,8 @@
 //! | creates | [`CREATES`] for the shim | for other creates |
 //! | writes to files | one for each stream | for that one |
 //!
-//! A call that waits has no thread. It is given up when its caller goes, by a closed connection or at its deadline. A call
-//! that has begun runs to its end: half a verb would leave the container in between.
+//! A call that waits has no thread. It is given up when its caller goes, by a closed connection or at its deadline. A
+//! call that has begun runs to its end: half a verb would leave the container in between.
 
 use brig_engine::error::{Error, ErrorKind, Result};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -24,8 +24,8 @@ pub const EXECS: usize = 16;
 /// Containers that are created at the same time.
 pub const CREATES: usize = 128;
 
-/// Threads for calls that block. The bounds above keep their number far below, in proportion to the containers: a thread
-/// that is free is reused, and one without work ends.
+/// Threads for calls that block. The bounds above keep their number far below, in proportion to the containers: a
+/// thread that is free is reused, and one without work ends.
 pub const MAX_THREADS: usize = 1 << 15;
 
 tokio::task_local! {

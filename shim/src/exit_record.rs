@@ -45,7 +45,8 @@ impl ExitRecord {
         UNIX_EPOCH.checked_add(Duration::new(self.seconds, self.nanos)).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Keeps the exit of init (an empty id) or of an exec. A failure is logged: the event tells of the exit all the same.
+    /// Keeps the exit of init (an empty id) or of an exec. A failure is logged: the event tells of the exit all the
+    /// same.
     pub fn keep(bundle: &Path, exec_id: &str, pid: i32, ended: Ended) {
         let write = || {
             let bytes = serde_json::to_vec(&ExitRecord::new(pid, ended)).context("unable to write an exit status")?;

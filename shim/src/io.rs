@@ -177,7 +177,8 @@ impl Opened {
                 return Err(Error::new(ErrorKind::InvalidConfig, message));
             }
             (stdout, stderr) => {
-                // In one pipe their order is kept, and each FIFO has one writer here, which can tell whether it has a reader.
+                // In one pipe their order is kept, and each FIFO has one writer here, which can tell whether it has a
+                // reader.
                 let same = stdout != Address::Null && stdout == stderr;
                 let stderr = if same {
                     Output::Same
@@ -247,7 +248,8 @@ impl Prepared {
         Ok(())
     }
 
-    /// Starts copying; standard input follows, where it was not opened. `terminal` is the master of a process that has one.
+    /// Starts copying; standard input follows, where it was not opened. `terminal` is the master of a process that has
+    /// one.
     ///
     /// # Errors
     /// A descriptor cannot be polled.
@@ -346,8 +348,8 @@ impl Copying {
         Ok(())
     }
 
-    /// The process has exited: what is given waits until all that it wrote has been read by readers that are there, or is
-    /// in its file, at most for [`OutputTimeouts::exit`]. False when something was left.
+    /// The process has exited: what is given waits until all that it wrote has been read by readers that are there, or
+    /// is in its file, at most for [`OutputTimeouts::exit`]. False when something was left.
     pub fn process_ended(&mut self) -> impl Future<Output = bool> + use<> {
         self.stage.send_replace(Stage::Exited);
         let limit = self.timeouts.exit;

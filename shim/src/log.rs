@@ -47,8 +47,8 @@ pub fn init(path: &Path, debug: bool, fields: &[(&str, &str)]) -> Result<()> {
     tracing::subscriber::set_global_default(log).map_err(|_| Error::other("the log is open already"))
 }
 
-/// Sends this process's log to its standard error, without lines of `debug` level: for those of the shim's commands that
-/// exit at once.
+/// Sends this process's log to its standard error, without lines of `debug` level: for those of the shim's commands
+/// that exit at once.
 ///
 /// # Errors
 /// The log is open already.

@@ -1,5 +1,5 @@
-//! The shim's binary: a pod's pause process, a short command of containerd's, or the server. The engine diverts the init of
-//! a container before `main`.
+//! The shim's binary: a pod's pause process, a short command of containerd's, or the server. The engine diverts the
+//! init of a container before `main`.
 #![forbid(unsafe_code)]
 
 fn main() {

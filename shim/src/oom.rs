@@ -8,9 +8,9 @@
 //! The end of a process that was killed may be seen before the notification, which the kernel delays (10 ms,
 //! cgroup_file_notify): who reports an end calls [`Watcher::check`] first, so that the order is right.
 //!
-//! systemd removes the cgroup of a scope as soon as it is empty, and often before anyone here has read its counts. Those
-//! of its parent tell then that there was a kill, there or beside it; that the container's init was killed, and not by
-//! us, tells the rest ([`Watcher::check_killed`]).
+//! systemd removes the cgroup of a scope as soon as it is empty, and often before anyone here has read its counts.
+//! Those of its parent tell then that there was a kill, there or beside it; that the container's init was killed, and
+//! not by us, tells the rest ([`Watcher::check_killed`]).
 #![forbid(unsafe_code)]
 
 mod events;
@@ -113,8 +113,8 @@ impl Watcher {
 
     /// Reports at once what there is to report about a container. Call it before its end is told.
     ///
-    /// True when its cgroup was removed before its last counts were read, and something has been killed, in it or beside
-    /// it: its init has ended already, and how it did tells whether [`Watcher::check_killed`] is right.
+    /// True when its cgroup was removed before its last counts were read, and something has been killed, in it or
+    /// beside it: its init has ended already, and how it did tells whether [`Watcher::check_killed`] is right.
     pub fn check(&self, id: &str) -> bool {
         let mut entries = self.shared.entries();
         let mut missed = false;

@@ -55,8 +55,8 @@ pub struct Options {
     pub task_api_address: String,
     /// The version of that task service.
     pub task_api_version: u32,
-    /// How long unread output may hold up an exit event and a deletion: keys of the TOML alone, `ExitOutputTimeoutSec` and
-    /// `DeleteOutputTimeoutSec`.
+    /// How long unread output may hold up an exit event and a deletion: keys of the TOML alone, `ExitOutputTimeoutSec`
+    /// and `DeleteOutputTimeoutSec`.
     pub output_timeouts: OutputTimeouts,
 }
 

@@ -1,7 +1,7 @@
 //! ttrpc: the calls of containerd.task.v2.Task and containerd.task.v3.Task, which differ in their names only.
 //!
-//! A call that has begun runs to its end when its caller goes away or stops waiting ([`calls`]). Only Wait ends with its
-//! caller.
+//! A call that has begun runs to its end when its caller goes away or stops waiting ([`calls`]). Only Wait ends with
+//! its caller.
 
 use std::collections::HashMap;
 use std::sync::Arc;

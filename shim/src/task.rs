@@ -8,8 +8,8 @@
 //! | `freezing` | pause for itself; starts of execs together | an exec is not caught half made by the freezer |
 //! | `calls` | what is asked of the runtime together; a deletion that is done for itself | its answer is the last: the daemon hangs up after it |
 //!
-//! kill, state, pids, stats, wait, exec and resize take neither of the first two. Each lock is waited for no longer than the
-//! caller is there ([`calls`]).
+//! kill, state, pids, stats, wait, exec and resize take neither of the first two. Each lock is waited for no longer
+//! than the caller is there ([`calls`]).
 //!
 //! The exit of a process is published after its start, and init's after those of all execs
 //! (`Task::publish_init_exit`).

@@ -91,8 +91,8 @@ struct Parent {
 }
 
 impl Tracer {
-    /// As the environment says, for the shim that was started for `id`. With an endpoint, the task that sends is started
-    /// in the present tokio runtime.
+    /// As the environment says, for the shim that was started for `id`. With an endpoint, the task that sends is
+    /// started in the present tokio runtime.
     pub fn from_environment(id: &str) -> Tracer {
         Tracer::start(Config::read(&format!("containerd-shim-{id}"), |name| std::env::var(name).ok()))
     }

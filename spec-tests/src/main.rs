@@ -1,4 +1,5 @@
-//! `spec-tests --runtime PATH [OPTION...]`: judges a runtime by the runtime specification, on this machine. Ends with `spec: N passed, N failed` and a status that says the same.
+//! `spec-tests --runtime PATH [OPTION...]`: judges a runtime by the runtime specification, on this machine. Ends with
+//! `spec: N passed, N failed` and a status that says the same.
 #![forbid(unsafe_code)]
 
 use std::io::Write;

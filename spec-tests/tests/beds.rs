@@ -1,4 +1,5 @@
-//! A bed that is told to end, or whose caller is gone, ends its machine and removes its files. The machine here is `sleep`.
+//! A bed that is told to end, or whose caller is gone, ends its machine and removes its files. The machine here is
+//! `sleep`.
 
 mod support;
 

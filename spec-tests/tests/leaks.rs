@@ -1,5 +1,6 @@
 //! What a runtime leaves behind is found, named with the case, removed, and not blamed on the next case; a run that is
-//! killed in the middle leaves nothing. The runtimes here are shell scripts that misbehave. Needs root, as judging does.
+//! killed in the middle leaves nothing. The runtimes here are shell scripts that misbehave. Needs root, as judging
+//! does.
 
 mod support;
 
@@ -53,8 +54,8 @@ fn misbehaving(directory: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// The verdicts of the cases about root, in their order, as (name, text of the failure). Each command of a runtime's may
-/// take so many seconds.
+/// The verdicts of the cases about root, in their order, as (name, text of the failure). Each command of a runtime's
+/// may take so many seconds.
 fn judge(runtime: &Path, directory: &Path, deadline: u32) -> Vec<(String, Option<String>)> {
     let report = directory.join("report.json");
     let done = Command::new(env!("CARGO_BIN_EXE_spec-tests"))

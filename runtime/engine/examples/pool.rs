@@ -1,5 +1,5 @@
-//! Runs a pool of containers from a tokio program: `pool ROOTFS SIZE`. Each container runs a short command, and the program
-//! collects the exit codes of all.
+//! Runs a pool of containers from a tokio program: `pool ROOTFS SIZE`. Each container runs a short command, and the
+//! program collects the exit codes of all.
 
 use std::path::{Path, PathBuf};
 

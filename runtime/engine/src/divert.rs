@@ -1,10 +1,10 @@
 //! The diversion of a process that is to be an init, before `main`.
 //!
 //! The init of a container is a further execution of the running program (see [`crate::launch`]). `main` belongs to the
-//! program that embeds the engine and must never run inside a container, as root and in the container's namespaces.
-//! So the engine does not rely on `main`: an entry of the executable's `.init_array` (System V ABI, "Initialization and
-//! Termination Functions") runs before it, takes over when the environment says that this process is an init, and exits.
-//! Launching is refused where such an entry cannot be relied on.
+//! program that embeds the engine and must never run inside a container, as root and in the container's namespaces. So
+//! the engine does not rely on `main`: an entry of the executable's `.init_array` (System V ABI, "Initialization and
+//! Termination Functions") runs before it, takes over when the environment says that this process is an init, and
+//! exits. Launching is refused where such an entry cannot be relied on.
 #![allow(unsafe_code, reason = "a link section is an unsafe attribute; the module has no unsafe block")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,8 @@ pub(crate) const VARIABLE: &str = "_BRIG_INIT";
 static HAS_RUN: AtomicBool = AtomicBool::new(false);
 
 /// The entry. The linker keeps it because [`check`] refers to this module, and it must be in the executable itself.
-// SAFETY: the section holds pointers to functions of this type, which the C library calls with arguments that the C calling
-// convention lets a function ignore. It runs after the C library has set itself up, on the only thread.
+// SAFETY: the section holds pointers to functions of this type, which the C library calls with arguments that the C
+// calling convention lets a function ignore. It runs after the C library has set itself up, on the only thread.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static ENTRY: extern "C" fn() = divert;

@@ -86,7 +86,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// The text without the ` (os error 2)` that the standard library puts after the words for an errno, which say the same.
+/// The text without the ` (os error 2)` that the standard library puts after the words for an errno, which say the
+/// same.
 pub fn without_numbers(text: &str) -> Cow<'_, str> {
     const BEGIN: &str = " (os error ";
     let mut kept = String::new();

@@ -113,8 +113,8 @@ pub struct Limits {
     pub scheduler: bool,
 }
 
-/// A standard stream is a memory device of the host's, and the container has no such device that could take its place. An
-/// fd of the same device on a read-only mount travels with the reply, unless the parent may not make one.
+/// A standard stream is a memory device of the host's, and the container has no such device that could take its place.
+/// An fd of the same device on a read-only mount travels with the reply, unless the parent may not make one.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HostNode {
     /// The device.

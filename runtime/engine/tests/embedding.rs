@@ -1,7 +1,7 @@
 //! A program that embeds the engine: the main of this file is all that it has, and it prepares nothing.
 //!
-//! Eight threads run containers at once. Each container's init is a further execution of this program, whose main must not
-//! run there.
+//! Eight threads run containers at once. Each container's init is a further execution of this program, whose main must
+//! not run there.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};

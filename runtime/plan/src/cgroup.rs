@@ -191,7 +191,8 @@ pub fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, finding
 }
 
 /// Reads a `pids.limit` of zero as the specification of `version`, the bundle's ociVersion, does: since 1.3 it is a
-/// limit (config-linux.md, PIDs). Before, Go's callers could not say "none" otherwise, and zero is no limit: Podman 4.3 to
+/// limit (config-linux.md, PIDs). Before, Go's callers could not say "none" otherwise, and zero is no limit: Podman 4.3
+/// to
 /// 5.4 write it for -1.
 pub fn settle_zero_pids(resources: &mut LinuxResources, version: &str) {
     let mut numbers = version.split(['-', '+']).next().unwrap_or_default().split('.').map(str::parse::<u64>);

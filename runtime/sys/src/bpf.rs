@@ -82,17 +82,17 @@ struct IdAttr {
 }
 
 fn bpf<A>(command: libc::c_long, attr: &mut A) -> Result<libc::c_long, Errno> {
-    // SAFETY: `attr` is one of this file's #[repr(C)] structs, a prefix of the kernel's union bpf_attr, passed with its own
-    // size, beyond which the kernel reads and writes nothing. The callers, all in this file, keep every buffer that it points
-    // to alive across the call, and give its true length.
+    // SAFETY: `attr` is one of this file's #[repr(C)] structs, a prefix of the kernel's union bpf_attr, passed with its
+    // own size, beyond which the kernel reads and writes nothing. The callers, all in this file, keep every buffer that
+    // it points to alive across the call, and give its true length.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
     Errno::result(result)
 }
 
 fn own(fd: libc::c_long) -> SysResult<OwnedFd> {
     let raw = RawFd::try_from(fd).map_err(|_| SysError::new("bpf", "", Errno::EBADF))?;
-    // SAFETY: the callers pass the result of a bpf command that returns a new descriptor (close-on-exec), of which nothing
-    // else knows the number.
+    // SAFETY: the callers pass the result of a bpf command that returns a new descriptor (close-on-exec), of which
+    // nothing else knows the number.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
@@ -104,8 +104,8 @@ fn number(fd: impl AsFd) -> u32 {
 /// Loads a program of type BPF_PROG_TYPE_CGROUP_DEVICE. The descriptor keeps it alive until it is attached.
 ///
 /// # Errors
-/// EINVAL or EACCES when the verifier refuses it (the message ends with the last line of the verifier's log), EPERM without
-/// CAP_BPF or CAP_SYS_ADMIN, ENOSYS or EINVAL on a kernel without CONFIG_CGROUP_BPF.
+/// EINVAL or EACCES when the verifier refuses it (the message ends with the last line of the verifier's log), EPERM
+/// without CAP_BPF or CAP_SYS_ADMIN, ENOSYS or EINVAL on a kernel without CONFIG_CGROUP_BPF.
 pub fn load_device_program(program: &[Instruction]) -> SysResult<OwnedFd> {
     const LICENSE: &[u8] = b"Apache-2.0\0";
     let mut attr = LoadAttr {

@@ -11,8 +11,8 @@ struct StringArray {
     _strings: Vec<CString>,
 }
 
-// SAFETY: `pointers` points into the heap memory of `_strings`, which the struct owns and never changes, so that moving it
-// to another thread leaves the pointers valid.
+// SAFETY: `pointers` points into the heap memory of `_strings`, which the struct owns and never changes, so that moving
+// it to another thread leaves the pointers valid.
 unsafe impl Send for StringArray {}
 // SAFETY: as above; a shared reference gives read access alone.
 unsafe impl Sync for StringArray {}
@@ -39,7 +39,7 @@ pub fn replace_exec(command: &mut Command, path: CString, args: Vec<CString>, en
         unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
         Err(io::Error::last_os_error())
     };
-    // SAFETY: the closure makes one system call, which is async-signal-safe, on memory that it owns and that was prepared
-    // before the fork.
+    // SAFETY: the closure makes one system call, which is async-signal-safe, on memory that it owns and that was
+    // prepared before the fork.
     unsafe { command.pre_exec(execute) };
 }

@@ -56,8 +56,8 @@ fn each(set: u64) -> impl Iterator<Item = (u8, CapabilitySet)> {
 
 /// Drops every capability that the kernel knows and that is not in `keep` from the bounding set. Needs CAP_SETPCAP.
 ///
-/// The kernel reports the end of its capabilities with EINVAL (capabilities(7)), so that no file need be opened, which a
-/// small limit on open files would forbid.
+/// The kernel reports the end of its capabilities with EINVAL (capabilities(7)), so that no file need be opened, which
+/// a small limit on open files would forbid.
 pub fn limit_bounding(keep: u64) -> SysResult<()> {
     for (number, capability) in each(!keep) {
         match rustix::thread::remove_capability_from_bounding_set(capability) {

@@ -4,8 +4,8 @@
 pub fn contains(address: *const ()) -> bool {
     /// dl_iterate_phdr(3): the first object is the main program; a nonzero answer ends the iteration.
     unsafe extern "C" fn first(info: *mut libc::dl_phdr_info, _: usize, data: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: the C library passes a valid `info` whose headers are mapped, and `data` is the pair below, which outlives
-        // the call and which nothing else refers to.
+        // SAFETY: the C library passes a valid `info` whose headers are mapped, and `data` is the pair below, which
+        // outlives the call and which nothing else refers to.
         unsafe {
             let (address, found) = &mut *data.cast::<(usize, bool)>();
             let info = &*info;

@@ -17,8 +17,8 @@ use super::{SysError, SysResult};
 /// The most temporary names that are tried. Each has 64 random bits: a second one is needed only against a guess.
 const MAX_NAMES: u32 = 16;
 
-/// Replaces the file at `path` with one of these bytes and exactly this mode, by rename: no reader sees a part of it, and
-/// a symbolic link at `path` is itself replaced.
+/// Replaces the file at `path` with one of these bytes and exactly this mode, by rename: no reader sees a part of it,
+/// and a symbolic link at `path` is itself replaced.
 ///
 /// The directory may be another user's. The temporary file is created with O_EXCL under an unpredictable name, and the
 /// directory is looked up once, so that a planted link is neither followed nor written through.
@@ -178,8 +178,9 @@ impl From<SysError> for ReadError {
 
 /// Reads the file of `found`, an O_PATH descriptor, without blocking.
 ///
-/// The type and the file system are checked on the descriptor before the file is opened, since the open of a device or a
-/// FIFO has effects already. O_NONBLOCK makes the open fail with EWOULDBLOCK where a lease is held on the file (fcntl(2)).
+/// The type and the file system are checked on the descriptor before the file is opened, since the open of a device or
+/// a FIFO has effects already. O_NONBLOCK makes the open fail with EWOULDBLOCK where a lease is held on the file
+/// (fcntl(2)).
 ///
 /// # Errors
 /// [`ReadError`]: nothing but a regular file of an ordinary file system, of at most `max` bytes, is read.
@@ -212,9 +213,9 @@ pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, Re
     Ok(bytes)
 }
 
-/// Reads a regular file of the host whose path the caller gave, up to `max` bytes, and one more if there are more. A FIFO
-/// without a writer, a terminal or an empty queue of the kernel would block this process, and the lock of the container
-/// with it.
+/// Reads a regular file of the host whose path the caller gave, up to `max` bytes, and one more if there are more. A
+/// FIFO without a writer, a terminal or an empty queue of the kernel would block this process, and the lock of the
+/// container with it.
 ///
 /// # Errors
 /// As open(2) and read(2); [`ReadError::NotRegular`]; EWOULDBLOCK for a file of the kernel that would block.
@@ -233,8 +234,8 @@ pub fn read_regular(path: &Path, max: usize) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a file as [`read_regular`] does, or the caller's pipe: a path that names a descriptor of a process (/dev/stdin,
-/// /dev/fd/N, /proc/PID/fd/N) is read to its end, whatever its type.
+/// Reads a file as [`read_regular`] does, or the caller's pipe: a path that names a descriptor of a process
+/// (/dev/stdin, /dev/fd/N, /proc/PID/fd/N) is read to its end, whatever its type.
 ///
 /// # Errors
 /// As for [`read_regular`].

@@ -9,9 +9,9 @@
 //! | claim | child, before `main` | an entry of `.init_array` marks each number close-on-exec, which fails for one that is not open, and puts the descriptor into a table |
 //! | take | child | [`Inherited::of_this_process`] gives the table to its first caller; [`Inherited::take`] moves a descriptor out of it |
 //!
-//! Before `main` no Rust code of this process owns a descriptor: each open number was inherited, and has no other owner.
-//! The table is empty in a program that was started without the variable, and in one that has this crate in a shared
-//! library, whose entries may run after `main` began.
+//! Before `main` no Rust code of this process owns a descriptor: each open number was inherited, and has no other
+//! owner. The table is empty in a program that was started without the variable, and in one that has this crate in a
+//! shared library, whose entries may run after `main` began.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -32,8 +32,8 @@ const FIRST: RawFd = 3;
 /// The descriptors that were claimed before `main`, until [`Inherited::of_this_process`].
 static CLAIMED: Mutex<BTreeMap<RawFd, OwnedFd>> = Mutex::new(BTreeMap::new());
 
-/// The entry of the environment for a child that inherits `fds`, and `preserved` more descriptors from number 3 on, which
-/// the caller's own parent chose.
+/// The entry of the environment for a child that inherits `fds`, and `preserved` more descriptors from number 3 on,
+/// which the caller's own parent chose.
 pub fn variable(fds: &[BorrowedFd<'_>], preserved: u32) -> CString {
     let mut text = format!("{VARIABLE}={preserved}");
     for fd in fds {
@@ -93,8 +93,8 @@ mod before_main {
     use super::{CLAIMED, FIRST, VARIABLE, parse};
     use crate::executable;
 
-    /// Called by the C library's start code before `main`, in the only thread, and before entries without a number, which
-    /// may already take descriptors. The environment is in place by then with every C library.
+    /// Called by the C library's start code before `main`, in the only thread, and before entries without a number,
+    /// which may already take descriptors. The environment is in place by then with every C library.
     #[used]
     #[unsafe(link_section = ".init_array.00101")]
     static CLAIM: extern "C" fn() = claim;
@@ -106,11 +106,13 @@ mod before_main {
         }
         let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
         let mut claim_number = |number| {
-            // SAFETY: F_SETFD changes a flag of a number of this process's own table, and fails for one that is not open.
+            // SAFETY: F_SETFD changes a flag of a number of this process's own table, and fails for one that is not
+            // open.
             let is_open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
             if is_open && !claimed.contains_key(&number) {
                 // SAFETY: the number is open, and this function is the only code that runs: it is an entry of the
-                // executable, so that `main` has not begun and no Rust value owns the number, and the lookup above keeps it from being claimed twice.
+                // executable, so that `main` has not begun and no Rust value owns the number, and the lookup above
+                // keeps it from being claimed twice.
                 claimed.insert(number, unsafe { OwnedFd::from_raw_fd(number) });
             }
             is_open

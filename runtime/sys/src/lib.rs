@@ -8,8 +8,9 @@
 //! | [`socket`], [`netlink`], [`tty`] | sockets, network devices, terminals |
 //! | [`memory`], [`pattern`] | memory of this process, regular expressions |
 //!
-//! Every safe function is sound for all arguments, in a process of any number of threads. A descriptor is an `OwnedFd` or
-//! a borrow of one; a bare number is only ever asked about. Clone and unshare take flags of namespaces and no others.
+//! Every safe function is sound for all arguments, in a process of any number of threads. A descriptor is an `OwnedFd`
+//! or a borrow of one; a bare number is only ever asked about. Clone and unshare take flags of namespaces and no
+//! others.
 
 mod error;
 pub use error::{SysError, SysResult};

@@ -49,7 +49,8 @@ struct Config {
     reserved: [u64; 8],
 }
 
-/// A loop device with a backing file. The kernel frees the device with its last user: after a mount this may be dropped.
+/// A loop device with a backing file. The kernel frees the device with its last user: after a mount this may be
+/// dropped.
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
@@ -123,8 +124,8 @@ fn info_of(file: &Path, read_only: bool) -> Info {
 fn configure(device: &OwnedFd, path: &Path, backing: BorrowedFd, info: &Info) -> SysResult<()> {
     let failed = |what: &str| SysError::last("ioctl", format!("{path:?}, {what}"));
     let config = Config { fd: backing.as_raw_fd() as u32, block_size: 0, info: *info, reserved: [0; 8] };
-    // SAFETY: the kernel reads one loop_config, and `config` is laid out as that (a test checks the size) and outlives the
-    // call.
+    // SAFETY: the kernel reads one loop_config, and `config` is laid out as that (a test checks the size) and outlives
+    // the call.
     if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) } == 0 {
         return Ok(());
     }
@@ -136,7 +137,8 @@ fn configure(device: &OwnedFd, path: &Path, backing: BorrowedFd, info: &Info) ->
     if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_FD as _, backing.as_raw_fd()) } != 0 {
         return Err(failed("LOOP_SET_FD"));
     }
-    // SAFETY: the kernel reads one loop_info64, and `info` is laid out as that (a test checks the size) and outlives the call.
+    // SAFETY: the kernel reads one loop_info64, and `info` is laid out as that (a test checks the size) and outlives
+    // the call.
     if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64 as _, std::ptr::from_ref(info)) } != 0 {
         let error = failed("LOOP_SET_STATUS64");
         // A failure of this call is not reported, because the first error is the cause.

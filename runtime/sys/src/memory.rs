@@ -4,12 +4,12 @@ use nix::errno::Errno;
 
 use super::{SysError, SysResult};
 
-/// Releases the resident pages of this program's read-only segments (madvise(2), MADV_DONTNEED) before a long wait. They
-/// are pages of a file, which the kernel maps again at the next access.
+/// Releases the resident pages of this program's read-only segments (madvise(2), MADV_DONTNEED) before a long wait.
+/// They are pages of a file, which the kernel maps again at the next access.
 pub fn release_program() -> SysResult<()> {
     let mut errno = 0;
-    // SAFETY: the callback has the type of dl_iterate_phdr(3), and its last argument is `errno`, an i32 that outlives the
-    // call, as `release_segments` requires.
+    // SAFETY: the callback has the type of dl_iterate_phdr(3), and its last argument is `errno`, an i32 that outlives
+    // the call, as `release_segments` requires.
     unsafe { libc::dl_iterate_phdr(Some(release_segments), (&raw mut errno).cast()) };
     match errno {
         0 => Ok(()),
@@ -28,8 +28,8 @@ unsafe extern "C" fn release_segments(
     _size: libc::size_t,
     errno: *mut libc::c_void,
 ) -> libc::c_int {
-    // SAFETY: the C library passes a valid object with `dlpi_phnum` program headers; the caller passes a valid i32, which
-    // nothing else refers to.
+    // SAFETY: the C library passes a valid object with `dlpi_phnum` program headers; the caller passes a valid i32,
+    // which nothing else refers to.
     let (info, headers, errno) = unsafe {
         let info = &*info;
         (info, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()), &mut *errno.cast::<i32>())
@@ -44,8 +44,8 @@ unsafe extern "C" fn release_segments(
         }
         let begin = (info.dlpi_addr + header.p_vaddr) / page * page;
         let end = info.dlpi_addr + header.p_vaddr + header.p_memsz;
-        // SAFETY: the linker gave the segment no PF_W, so that its pages are unmodified pages of the program's file: the next
-        // access, also by this function's own code, finds the same content.
+        // SAFETY: the linker gave the segment no PF_W, so that its pages are unmodified pages of the program's file:
+        // the next access, also by this function's own code, finds the same content.
         if unsafe { libc::madvise(begin as *mut libc::c_void, (end - begin) as usize, libc::MADV_DONTNEED) } != 0 {
             *errno = Errno::last_raw();
             return 1;

@@ -1,8 +1,8 @@
 //! Mounts by descriptor: open_tree, move_mount, fsopen, mount_setattr, and mount(2) where a kernel lacks them.
 //!
-//! A mount is made detached, gets its attributes, and is then moved onto an O_PATH descriptor that [`super::path`] found,
-//! so that no path is looked up twice. Messages of a file system about its options (from the fsopen context) become part
-//! of the error.
+//! A mount is made detached, gets its attributes, and is then moved onto an O_PATH descriptor that [`super::path`]
+//! found, so that no path is looked up twice. Messages of a file system about its options (from the fsopen context)
+//! become part of the error.
 //!
 //! | call | since | without it |
 //! |---|---|---|
@@ -82,8 +82,8 @@ pub fn set_attributes(mount: impl AsFd, set: u64, clear: u64, propagation: u64, 
 
 fn set_attr(fd: BorrowedFd<'_>, attr: &mount_attr, recursive: bool) -> SysResult<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the kernel reads an empty path and size_of::<mount_attr>() bytes of `attr`, which is laid out as the kernel's
-    // struct; both are borrowed for the call.
+    // SAFETY: the kernel reads an empty path and size_of::<mount_attr>() bytes of `attr`, which is laid out as the
+    // kernel's struct; both are borrowed for the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -115,8 +115,8 @@ pub fn set_idmap(mount: impl AsFd, userns: impl AsFd, recursive: bool) -> SysRes
     set_attr(mount.as_fd(), &attr, recursive)
 }
 
-/// Changes the propagation of the mount whose root is `mount`: `flags` is a propagation type of mount(2), with MS_REC for
-/// the whole tree.
+/// Changes the propagation of the mount whose root is `mount`: `flags` is a propagation type of mount(2), with MS_REC
+/// for the whole tree.
 pub fn set_propagation(mount: impl AsFd, flags: u64) -> SysResult<()> {
     let recursive = flags & libc::MS_REC != 0;
     let kind = flags & (libc::MS_SHARED | libc::MS_SLAVE | libc::MS_PRIVATE | libc::MS_UNBINDABLE);
@@ -129,8 +129,8 @@ pub fn set_propagation(mount: impl AsFd, flags: u64) -> SysResult<()> {
 /// Gives the bind mount `mount` exactly the flags of mount(2)'s `flags`, as a remount does (mount(2), "Remounting a
 /// bind mount"): others are cleared, and flags of access times stay unless one of them is given.
 ///
-/// In a user namespace, flags of the original mount may be locked (mount_namespaces(7)). Locked flags stay, except that a
-/// locked flag in `cleared`, which the caller clears by name, is an error (EPERM).
+/// In a user namespace, flags of the original mount may be locked (mount_namespaces(7)). Locked flags stay, except that
+/// a locked flag in `cleared`, which the caller clears by name, is an error (EPERM).
 pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()> {
     let set = ATTRIBUTES.iter().filter(|(f, _)| flags & f != 0).fold(0, |set, (_, a)| set | a);
     let wanted = ATTRIBUTES.iter().filter(|(f, _)| cleared & f != 0).fold(0, |set, (_, a)| set | a);
@@ -366,8 +366,8 @@ pub fn mount_raw(
     let kind_text = kind.map(|k| text(k.as_bytes())).transpose()?;
     let data_text = data.map(|d| text(d.as_bytes())).transpose()?;
     let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr());
-    // SAFETY: every pointer comes from a CString that lives to the end of this function, or is null, which mount(2) allows
-    // for all arguments but the target.
+    // SAFETY: every pointer comes from a CString that lives to the end of this function, or is null, which mount(2)
+    // allows for all arguments but the target.
     let result = unsafe {
         libc::mount(pointer(&source_text), target_text.as_ptr(), pointer(&kind_text), flags, pointer(&data_text).cast())
     };

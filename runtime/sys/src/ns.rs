@@ -28,8 +28,8 @@ pub fn join(fd: BorrowedFd, flags: u64) -> SysResult<()> {
 /// EINVAL for flags that are no namespaces; else as unshare(2).
 pub fn unshare(flags: u64) -> SysResult<()> {
     process::check_namespaces("unshare", flags)?;
-    // SAFETY: namespaces alone are unshared. Descriptors stay shared with the other threads (no CLONE_FILES), so that an
-    // OwnedFd of one thread is open in all.
+    // SAFETY: namespaces alone are unshared. Descriptors stay shared with the other threads (no CLONE_FILES), so that
+    // an OwnedFd of one thread is open in all.
     if unsafe { libc::unshare(flags as libc::c_int) } != 0 {
         return Err(SysError::last("unshare", format!("{flags:#x}")));
     }
@@ -89,8 +89,8 @@ pub fn open(path: &std::path::Path, kind: u64) -> SysResult<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|error| SysError::from_rustix("openat", path.display().to_string(), error))?;
-    // SAFETY: NS_GET_NSTYPE takes no argument and returns flags; a file that is no namespace refuses it, since the type of
-    // ioctl, 0xb7, is nsfs's.
+    // SAFETY: NS_GET_NSTYPE takes no argument and returns flags; a file that is no namespace refuses it, since the type
+    // of ioctl, 0xb7, is nsfs's.
     let found = unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) };
     if found < 0 || found as u32 as u64 != kind {
         let what = format!("{}, NS_GET_NSTYPE: found {found:#x}, expected {kind:#x}", path.display());

@@ -2,11 +2,12 @@
 //!
 //! A [`Dir`] is the root of such a tree. The kernel resolves every path below it in one step (openat2(2),
 //! RESOLVE_IN_ROOT), so that a symlink out of the root, or one that is swapped during the lookup, stays inside. The
-//! result is an O_PATH descriptor, and later operations (a mount, a device node) use that descriptor instead of the path.
+//! result is an O_PATH descriptor, and later operations (a mount, a device node) use that descriptor instead of the
+//! path.
 //!
-//! On a kernel without openat2 (before 5.6), and where parts of the path are created, the lookup takes one component at a
-//! time: each is opened by its name, without following it, from the descriptor of the component before, and `..` returns
-//! to the descriptor before that.
+//! On a kernel without openat2 (before 5.6), and where parts of the path are created, the lookup takes one component at
+//! a time: each is opened by its name, without following it, from the descriptor of the component before, and `..`
+//! returns to the descriptor before that.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -96,8 +97,8 @@ impl Dir {
 
     /// Opens an existing `path` with `flags` (O_CLOEXEC is added). Magic links of procfs are refused (ELOOP).
     ///
-    /// Without O_PATH, the open of a device, a FIFO or a terminal has effects: check the type of an O_PATH descriptor first,
-    /// and reopen that with [`super::procfs::Proc::reopen`].
+    /// Without O_PATH, the open of a device, a FIFO or a terminal has effects: check the type of an O_PATH descriptor
+    /// first, and reopen that with [`super::procfs::Proc::reopen`].
     pub fn open(&self, path: &Path, flags: OFlags, links: Links) -> SysResult<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | nofollow(links);
         match self.openat2(path, flags, links) {
@@ -139,8 +140,8 @@ impl Dir {
 
     /// Opens the directory `path` as O_PATH, and creates missing components with `mode` (less the umask).
     ///
-    /// The missing target of a symlink is created: with /var/run -> /run and no /run, `/var/run/x` creates `/run/x` inside
-    /// the root.
+    /// The missing target of a symlink is created: with /var/run -> /run and no /run, `/var/run/x` creates `/run/x`
+    /// inside the root.
     pub fn mkdir_all(&self, path: &Path, mode: u32, links: Links) -> SysResult<OwnedFd> {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY, links) {
             Err(error) if error.errno() == Errno::ENOENT => self.walk(path, links, Missing::MakeDirs(mode)),
@@ -295,9 +296,9 @@ impl Walk<'_> {
 
 /// The working directory's path below this process's root; EXDEV where the root does not lead to it.
 ///
-/// The kernel compares mounts, and marks a path outside with `(unreachable)` (getcwd(2)). The C library then searches for a
-/// parent with the device and the inode of the root, which the image's directory has on the host's own mount as well.
-/// Therefore the system call is made directly.
+/// The kernel compares mounts, and marks a path outside with `(unreachable)` (getcwd(2)). The C library then searches
+/// for a parent with the device and the inode of the root, which the image's directory has on the host's own mount as
+/// well. Therefore the system call is made directly.
 pub fn working_directory() -> SysResult<PathBuf> {
     let mut path = vec![0u8; libc::PATH_MAX as usize];
     // SAFETY: the kernel writes at most path.len() bytes to `path`, which this function owns.

@@ -25,8 +25,8 @@ impl Pattern {
         if result != 0 {
             return Err(error());
         }
-        // SAFETY: a successful regcomp has initialised the value. Its pointers lead to the heap and not into the regex_t,
-        // which may therefore be moved.
+        // SAFETY: a successful regcomp has initialised the value. Its pointers lead to the heap and not into the
+        // regex_t, which may therefore be moved.
         Ok(Pattern(unsafe { compiled.assume_init() }))
     }
 

@@ -1,8 +1,8 @@
 //! Processes: clone3 with a pidfd, waits and signals by pidfd, and the child's code between clone and exec.
 //!
 //! The child of [`spawn_sealed`] has a copy of the parent's memory, in which another thread of the parent may have held
-//! any lock at the moment of the clone. Until its execveat the child therefore makes raw system calls on memory that the
-//! parent prepared, and nothing else: no allocation, no locks, no panics.
+//! any lock at the moment of the clone. Until its execveat the child therefore makes raw system calls on memory that
+//! the parent prepared, and nothing else: no allocation, no locks, no panics.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -42,12 +42,13 @@ pub struct Spawn<'a> {
     pub env: &'a [&'a CStr],
     /// The child's descriptors 0, 1 and 2.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
-    /// Descriptors that stay open over the exec under their numbers, which an argument of the child names ([`super::inherited`]).
+    /// Descriptors that stay open over the exec under their numbers, which an argument of the child names
+    /// ([`super::inherited`]).
     pub inherit: &'a [BorrowedFd<'a>],
     /// What the child waits for before it continues.
     pub wait: Option<Wait<'a>>,
-    /// Whether the child becomes user and group 0 of its user namespace after the wait. Otherwise the exec would take its
-    /// capabilities (capabilities(7), "Capabilities and execution of programs by root").
+    /// Whether the child becomes user and group 0 of its user namespace after the wait. Otherwise the exec would take
+    /// its capabilities (capabilities(7), "Capabilities and execution of programs by root").
     pub become_root: bool,
     /// The descriptor to which the child writes errno of a failed step, as four bytes, native endian.
     pub report: BorrowedFd<'a>,
@@ -58,8 +59,8 @@ pub struct Spawn<'a> {
 pub struct Wait<'a> {
     /// The child's end of the socket pair.
     pub from: BorrowedFd<'a>,
-    /// The parent's end. The child closes its copy first: with it, the death of the parent would be no end of file, and the
-    /// child would wait for ever, with copies of the locks that the parent held.
+    /// The parent's end. The child closes its copy first: with it, the death of the parent would be no end of file, and
+    /// the child would wait for ever, with copies of the locks that the parent held.
     pub peer: BorrowedFd<'a>,
 }
 
@@ -123,21 +124,21 @@ pub fn spawn_sealed(spawn: &Spawn) -> SysResult<Child> {
     // calls and never returns.
     match unsafe { clone3(spawn.namespaces, libc::SIGCHLD as u64, spawn.cgroup) }? {
         Some(child) => Ok(child),
-        // SAFETY: `pointers` ends both arrays with null, and their strings are borrowed by `spawn`, which the child has a
-        // copy of.
+        // SAFETY: `pointers` ends both arrays with null, and their strings are borrowed by `spawn`, which the child has
+        // a copy of.
         None => unsafe { child_main(spawn, argv.as_ptr(), env.as_ptr()) },
     }
 }
 
-/// The child's code until its exec, on a copy of the parent's memory, with the caller's privilege in the new namespaces.
-/// Makes async-signal-safe calls only.
+/// The child's code until its exec, on a copy of the parent's memory, with the caller's privilege in the new
+/// namespaces. Makes async-signal-safe calls only.
 ///
 /// # Safety
 /// `argv` and `env` are null-terminated arrays of C strings. The caller is the child of a clone.
 unsafe fn child_main(spawn: &Spawn, argv: *const *const libc::c_char, env: *const *const libc::c_char) -> ! {
     // SAFETY: every pointer comes from a local variable, a literal, `spawn` or the caller's arrays, all of which are in
-    // the child's own copy of the memory. Descriptors are placed in the child's own table, in which no Rust value is used
-    // after this function.
+    // the child's own copy of the memory. Descriptors are placed in the child's own table, in which no Rust value is
+    // used after this function.
     unsafe {
         let fail = || -> ! {
             let errno = *libc::__errno_location();
@@ -232,12 +233,13 @@ pub fn fork_sibling(namespaces: u64, confinement: Option<&Confinement>) -> SysRe
     }
     let flags = namespaces | SIBLING_FLAGS;
     let mut pidfd: RawFd = -1;
-    // clone(2) rather than clone3(2), which filters that look at the flags refuse. s390x has the first two arguments in the
-    // other order.
+    // clone(2) rather than clone3(2), which filters that look at the flags refuse. s390x has the first two arguments in
+    // the other order.
     let (first, second) = if cfg!(target_arch = "s390x") { (0, flags) } else { (flags, 0) };
-    // SAFETY: the flags share neither memory nor descriptors, so that the child runs on a copy of both, as after fork. The
-    // check above found a single thread, which is this one and has started no other since; so no lock is held by a thread
-    // that the child lacks. The kernel stores the pidfd through the third argument, which is valid for the whole call.
+    // SAFETY: the flags share neither memory nor descriptors, so that the child runs on a copy of both, as after fork.
+    // The check above found a single thread, which is this one and has started no other since; so no lock is held by a
+    // thread that the child lacks. The kernel stores the pidfd through the third argument, which is valid for the whole
+    // call.
     let pid = unsafe { libc::syscall(libc::SYS_clone, first, second, &raw mut pidfd, 0, 0) };
     match pid {
         -1 => Err(SysError::last("clone", format!("flags {flags:#x}"))),
@@ -266,16 +268,16 @@ pub(super) fn check_namespaces(call: &'static str, flags: u64) -> SysResult<()> 
 /// The flags of [`fork_sibling`]'s clone(2) beside those of namespaces.
 pub const SIBLING_FLAGS: u64 = libc::CLONE_PARENT as u64 | libc::CLONE_PIDFD as u64;
 
-/// Makes a child in new `namespaces` that waits to be killed, so that the caller can open its namespaces. The child sends
-/// no signal at its exit, and only [`end_anchor`] waits for it: a wait for any child does not report it (wait(2), "clone"
-/// children).
+/// Makes a child in new `namespaces` that waits to be killed, so that the caller can open its namespaces. The child
+/// sends no signal at its exit, and only [`end_anchor`] waits for it: a wait for any child does not report it (wait(2),
+/// "clone" children).
 ///
 /// # Errors
 /// EINVAL for flags that are no namespaces; else as clone3(2).
 pub fn spawn_anchor(namespaces: u64) -> SysResult<Child> {
     check_namespaces("clone3", namespaces)?;
-    // SAFETY: check_namespaces admits namespaces alone. The child makes the two calls below, which are async-signal-safe,
-    // and never returns.
+    // SAFETY: check_namespaces admits namespaces alone. The child makes the two calls below, which are
+    // async-signal-safe, and never returns.
     match unsafe { clone3(namespaces, 0, None) }? {
         Some(child) => Ok(child),
         None => loop {
@@ -369,9 +371,9 @@ pub fn reset_signals() -> SysResult<()> {
     // sigaction for SIG_DFL is all zeroes: handler, flags, restorer, mask.
     let default = [0u64; 4];
     for signal in 1..=libc::SIGRTMAX() {
-        // The kernel answers EINVAL for SIGKILL and SIGSTOP, which have their default always.
-        // SAFETY: the kernel reads its sigaction, which is no larger than `default`, with a mask of 8 bytes. SIG_DFL is no
-        // function that could be missing.
+        // The kernel answers EINVAL for SIGKILL and SIGSTOP, which have their default always. SAFETY: the kernel reads
+        // its sigaction, which is no larger than `default`, with a mask of 8 bytes. SIG_DFL is no function that could
+        // be missing.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u8>(), 8usize) };
     }
     let empty = nix::sys::signal::SigSet::empty();

@@ -91,8 +91,8 @@ impl Proc {
         Proc::open_showing(Shows::Everything)
     }
 
-    /// Opens /proc after entering a container's root, where it is the container's, for files of processes alone: a private
-    /// instance has no other files, which a process that traces this one could use.
+    /// Opens /proc after entering a container's root, where it is the container's, for files of processes alone: a
+    /// private instance has no other files, which a process that traces this one could use.
     pub fn open_inside() -> SysResult<Proc> {
         Proc::open_showing(Shows::Processes)
     }
@@ -160,7 +160,8 @@ impl Proc {
         Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
     }
 
-    /// The target of a link such as `self/fd/3` or `PID/exe`, as text for messages and comparisons. It must not be opened.
+    /// The target of a link such as `self/fd/3` or `PID/exe`, as text for messages and comparisons. It must not be
+    /// opened.
     pub fn read_link(&self, path: impl AsRef<Path>) -> SysResult<PathBuf> {
         let path = path.as_ref();
         let link = self.open_file(path, OFlags::PATH | OFlags::NOFOLLOW)?;
@@ -249,8 +250,8 @@ fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> 
     }
 }
 
-/// Looks `path` up without openat2, for kernels before 5.6: one component at a time, each on the same procfs. No link is
-/// followed but a first one of procfs (`self` and `thread-self`, which are relative links to a number).
+/// Looks `path` up without openat2, for kernels before 5.6: one component at a time, each on the same procfs. No link
+/// is followed but a first one of procfs (`self` and `thread-self`, which are relative links to a number).
 fn walk_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
     let error = |e| SysError::from_rustix("openat", format!("/proc/{}, {flags:?}", path.display()), e);
     let device = rustix::fs::fstat(root).map_err(error)?.st_dev;

@@ -12,8 +12,8 @@ use super::{SysError, SysResult, fd};
 
 /// The image of a binary, which is executed by `file`.
 ///
-/// The kernel waits for a grace period of RCU when `mount` is closed, and once more when the last user of `file` is: the
-/// caller closes them while another process is at work.
+/// The kernel waits for a grace period of RCU when `mount` is closed, and once more when the last user of `file` is:
+/// the caller closes them while another process is at work.
 #[derive(Debug)]
 pub struct Image {
     /// The executable.
@@ -34,8 +34,8 @@ const RUNNING_PROGRAM: &str = "/proc/self/exe";
 
 /// Opens the running program through a read-only, detached overlay mount of its directory.
 ///
-/// The executed file then has another superblock than the host's: it cannot be opened for writing, and /proc/PID/exe leads
-/// to the overlay. An overlay requires two lower directories that do not overlap; `other` is the second.
+/// The executed file then has another superblock than the host's: it cannot be opened for writing, and /proc/PID/exe
+/// leads to the overlay. An overlay requires two lower directories that do not overlap; `other` is the second.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN, ENODEV without overlay, EINVAL for file systems that cannot be a lower layer; EXDEV or
@@ -50,9 +50,9 @@ pub fn overlay(other: &Path) -> SysResult<Image> {
 /// Makes an overlay mount of the directory of `path`, in which that name is `program`.
 ///
 /// An overlay shows the present directory of one file system, without the mounts upon it. Its file is another one where
-/// `program` was bound onto a file or was replaced after its start. Therefore the directory must lie on the program's own
-/// mount, and the file must be the program by inode, size and time of change. Device numbers are not compared, since the
-/// overlay reports its own.
+/// `program` was bound onto a file or was replaced after its start. Therefore the directory must lie on the program's
+/// own mount, and the file must be the program by inode, size and time of change. Device numbers are not compared,
+/// since the overlay reports its own.
 fn overlay_of(program: BorrowedFd, path: &Path, other: &Path) -> SysResult<Image> {
     let error = |call: &'static str| move |error| SysError::from_rustix(call, "overlay", error);
     let differs = |errno| SysError::new("overlay", format!("{}: not the running program", path.display()), errno);
@@ -117,9 +117,9 @@ pub fn memory_copy(name: &CStr) -> SysResult<Image> {
 
 /// Seals a memory file that was never mapped against every change.
 ///
-/// F_SEAL_WRITE is refused with EBUSY while one of the pages has another reference (mm/memfd.c, memfd_wait_for_pins), for
-/// example when the kernel migrates it. F_SEAL_FUTURE_WRITE (Linux 5.1) refuses the same changes at once, except for
-/// writable mappings that exist already, and this file has none.
+/// F_SEAL_WRITE is refused with EBUSY while one of the pages has another reference (mm/memfd.c, memfd_wait_for_pins),
+/// for example when the kernel migrates it. F_SEAL_FUTURE_WRITE (Linux 5.1) refuses the same changes at once, except
+/// for writable mappings that exist already, and this file has none.
 fn seal(file: &OwnedFd) -> rustix::io::Result<()> {
     let size = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW;
     match rustix::fs::fcntl_add_seals(file, size | SealFlags::FUTURE_WRITE) {
@@ -163,7 +163,8 @@ mod tests {
         assert_eq!(rustix::fs::fallocate(&file, hole, 0, 4096), refused);
         assert_eq!(rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE), refused);
         let fd = file.as_raw_fd();
-        // SAFETY: the address is the kernel's choice, so that no mapping is replaced, and the new one is never accessed.
+        // SAFETY: the address is the kernel's choice, so that no mapping is replaced, and the new one is never
+        // accessed.
         let mapped = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_WRITE, libc::MAP_SHARED, fd, 0) };
         assert_eq!((mapped, nix::errno::Errno::last()), (libc::MAP_FAILED, nix::errno::Errno::EPERM));
     }

@@ -27,7 +27,8 @@ pub struct Instruction {
     pub k: u32,
 }
 
-/// Installs `program` on the calling thread. A filter cannot be removed, stays over execve and is inherited by children.
+/// Installs `program` on the calling thread. A filter cannot be removed, stays over execve and is inherited by
+/// children.
 ///
 /// `flags` are `SECCOMP_FILTER_FLAG_*`. The caller must have no_new_privs set, or CAP_SYS_ADMIN over its user
 /// namespace.
@@ -35,8 +36,8 @@ pub struct Instruction {
 /// Without flags, prctl(2) is used on a kernel (or under an outer filter) that lacks seccomp(2).
 ///
 /// # Errors
-/// EACCES without that privilege; EINVAL for an invalid filter or a flag unknown to this kernel; ENOMEM when the process
-/// has more than 32768 instructions of filters.
+/// EACCES without that privilege; EINVAL for an invalid filter or a flag unknown to this kernel; ENOMEM when the
+/// process has more than 32768 instructions of filters.
 pub fn install(program: &[Instruction], flags: u32) -> SysResult<()> {
     let args = || format!("SECCOMP_SET_MODE_FILTER, {flags:#x}, {{len={}}}", program.len());
     set_filter(program, flags).map_err(|errno| SysError::new("seccomp", args(), errno))
@@ -46,8 +47,8 @@ pub fn install(program: &[Instruction], flags: u32) -> SysResult<()> {
 /// program of `command`, and not to this process. Otherwise as [`install`].
 pub fn install_before_exec(command: &mut Command, program: Vec<Instruction>, flags: u32) {
     let install = move || set_filter(&program, flags).map_err(|errno| io::Error::from_raw_os_error(errno as i32));
-    // SAFETY: the closure only makes system calls, which are async-signal-safe, on memory that it owns: set_filter neither
-    // allocates nor locks.
+    // SAFETY: the closure only makes system calls, which are async-signal-safe, on memory that it owns: set_filter
+    // neither allocates nor locks.
     unsafe { command.pre_exec(install) };
 }
 
@@ -77,8 +78,8 @@ fn set_filter(program: &[Instruction], flags: u32) -> Result<(), Errno> {
 ///
 /// After the installation any system call of this thread may be refused, or may wait for an agent that has no listener
 /// yet. Therefore `deliver` runs on another thread, to which the filter does not apply, and this thread makes no system
-/// call until `deliver` has returned: it waits on an atomic variable. The other thread may still be exiting at the return;
-/// an execve(2) ends it.
+/// call until `deliver` has returned: it waits on an atomic variable. The other thread may still be exiting at the
+/// return; an execve(2) ends it.
 ///
 /// # Errors
 /// As for [`install`]; EINVAL too on a kernel without listeners, EBUSY where a filter with a listener is installed
@@ -142,8 +143,8 @@ pub fn action_available(action: u32) -> bool {
     unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0 as c_uint, pointer) == 0 }
 }
 
-/// Whether this kernel knows all of `flags`. The kernel checks the flags first and then the program, which is null here:
-/// EFAULT means that the flags are valid, EINVAL that they are not.
+/// Whether this kernel knows all of `flags`. The kernel checks the flags first and then the program, which is null
+/// here: EFAULT means that the flags are valid, EINVAL that they are not.
 pub fn flags_available(flags: u32) -> bool {
     let none: *const c_void = std::ptr::null();
     // SAFETY: the kernel refuses a null program with EFAULT, and changes nothing.

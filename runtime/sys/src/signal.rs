@@ -82,9 +82,9 @@ extern "C" fn pass_over(_: libc::c_int) {}
 /// container that was created and not started.
 ///
 /// The kernel drops a signal of default action that is sent to the first process of a pid namespace
-/// (pid_namespaces(7)); there a handler exits. Elsewhere the default action ends the process, and signals that Go handles
-/// without effect get a handler without effect. Handlers do not outlive an exec, unlike SIG_IGN. As in
-/// Go, SIGHUP and SIGINT that the caller ignores (nohup) stay ignored.
+/// (pid_namespaces(7)); there a handler exits. Elsewhere the default action ends the process, and signals that Go
+/// handles without effect get a handler without effect. Handlers do not outlive an exec, unlike SIG_IGN. As in Go,
+/// SIGHUP and SIGINT that the caller ignores (nohup) stay ignored.
 pub fn react_as_go_does() -> SysResult<()> {
     let is_first = rustix::process::getpid().is_init();
     let (signals, handler): (&[i32], extern "C" fn(libc::c_int)) =
@@ -97,8 +97,8 @@ pub fn react_as_go_does() -> SysResult<()> {
     Ok(())
 }
 
-/// Handlers that record signals whose default action ends this process, for [`Signals`]. An ignored signal (nohup) stays
-/// ignored.
+/// Handlers that record signals whose default action ends this process, for [`Signals`]. An ignored signal (nohup)
+/// stays ignored.
 #[derive(Debug)]
 pub struct Hold {
     ignored: u64,
@@ -162,8 +162,8 @@ impl Signals {
         };
         let last = libc::SIGRTMAX();
         for signal in (1..=last).filter(|signal| !OWN.contains(signal) && hold.ignored & bit(*signal) == 0) {
-            // SAFETY: `set` was initialised above. The C library refuses the numbers that it reserves (32 and 33), which
-            // stay unblocked.
+            // SAFETY: `set` was initialised above. The C library refuses the numbers that it reserves (32 and 33),
+            // which stay unblocked.
             unsafe { libc::sigaddset(&mut set, signal) };
         }
         // SAFETY: `set` outlives the call, and null asks for no old mask.

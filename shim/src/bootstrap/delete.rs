@@ -49,8 +49,8 @@ pub fn run(args: &Args) -> Result<()> {
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("unable to answer")
 }
 
-/// Pid, status and time of init's exit: as its server has seen it, else those of the SIGKILL that the deletion has sent.
-/// Exits of execs, which the answer has no room for, are logged.
+/// Pid, status and time of init's exit: as its server has seen it, else those of the SIGKILL that the deletion has
+/// sent. Exits of execs, which the answer has no room for, are logged.
 fn exit_of_init(bundle: &Path) -> (u32, u32, SystemTime) {
     let read = |exec_id: &str| {
         ExitRecord::read(bundle, exec_id).unwrap_or_else(|error| {

@@ -74,8 +74,8 @@ pub fn remove_dead(path: &Path) -> Result<()> {
     if is_served(path) { Ok(()) } else { remove_socket(path) }
 }
 
-/// Whether a server listens at `path`. One that hangs accepts nothing, and a blocking connect(2) would wait for it as soon
-/// as its queue is full, under the lock of all sockets: EAGAIN says that there is such a queue (unix(7)).
+/// Whether a server listens at `path`. One that hangs accepts nothing, and a blocking connect(2) would wait for it as
+/// soon as its queue is full, under the lock of all sockets: EAGAIN says that there is such a queue (unix(7)).
 fn is_served(path: &Path) -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let connected = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)

@@ -104,8 +104,8 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
     stdout.write_all(&answer).and_then(|()| stdout.flush()).context("unable to answer")
 }
 
-/// What config.json says. A sandbox's bundle may have none: such a one is known by the log that containerd makes in every
-/// bundle before it starts a shim.
+/// What config.json says. A sandbox's bundle may have none: such a one is known by the log that containerd makes in
+/// every bundle before it starts a shim.
 fn facts_of_bundle(bundle: &Path) -> Result<Option<Facts>> {
     let facts = Facts::read_if_any(bundle)?;
     let log = std::fs::metadata(bundle.join("log"));

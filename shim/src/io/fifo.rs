@@ -12,9 +12,9 @@
 //! A FIFO loses what is in it when its last end is closed, and a client that opens it for reading waits for a writer. A
 //! client that opens its end in the background, as Docker and containerd do, may be later than all that a short process
 //! writes, or than its exit: so the writing end stays open for it. Another closes its end as soon as it hears of the
-//! exit, whatever it has not read yet (containerd's Go client, from Delete), or lets go of an end that it has just opened
-//! when it hears of the deletion (Go's fifo package): so both wait until a reader that is there has read everything, but
-//! no longer than [`OutputTimeouts`](super::OutputTimeouts) allow.
+//! exit, whatever it has not read yet (containerd's Go client, from Delete), or lets go of an end that it has just
+//! opened when it hears of the deletion (Go's fifo package): so both wait until a reader that is there has read
+//! everything, but no longer than [`OutputTimeouts`](super::OutputTimeouts) allow.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -131,8 +131,8 @@ impl Output {
         has_reader
     }
 
-    /// Waits for a reader, and holds up no exit event meanwhile. False when the deletion comes first: a client that wants
-    /// the output has come by then, unless it is one that opens its end in the background, which has its time.
+    /// Waits for a reader, and holds up no exit event meanwhile. False when the deletion comes first: a client that
+    /// wants the output has come by then, unless it is one that opens its end in the background, which has its time.
     async fn reader_comes(&mut self, end: &OwnedFd) -> std::io::Result<bool> {
         self.life.all_is_read();
         self.had_reader |= self.source.moved() > in_it(end);

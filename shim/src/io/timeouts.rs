@@ -18,8 +18,8 @@ impl Default for OutputTimeouts {
     }
 }
 
-/// Waits for an action of a client, at most for `limit`, of which a machine that stands still for a while uses up a part
-/// only.
+/// Waits for an action of a client, at most for `limit`, of which a machine that stands still for a while uses up a
+/// part only.
 pub(super) async fn within<T>(limit: Duration, done: impl Future<Output = T>) -> Option<T> {
     const STEPS: u32 = 20;
     let mut done = pin!(done);

@@ -1,8 +1,8 @@
 //! Waiting for what is done to a FIFO, by inotify(7): that somebody opens it cannot be polled for.
 //!
-//! A user has 128 inotify instances unless the administrator says otherwise, and a container may have as many execs whose
-//! output nobody has come for. So there is one instance for all that wait on a thread, for as long as any does. Whoever
-//! sees an event wakes all of them, and each looks at its own.
+//! A user has 128 inotify instances unless the administrator says otherwise, and a container may have as many execs
+//! whose output nobody has come for. So there is one instance for all that wait on a thread, for as long as any does.
+//! Whoever sees an event wakes all of them, and each looks at its own.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -171,8 +171,8 @@ impl Pod {
         }
     }
 
-    /// The configuration of the process that holds the pod's namespaces: `pause`, a program of the host, is all that
-    /// is in its root. `netns` is the path of the pod's network namespace, `oom_score` what the pause process is to have.
+    /// The configuration of the process that holds the pod's namespaces: `pause`, a program of the host, is all that is
+    /// in its root. `netns` is the path of the pod's network namespace, `oom_score` what the pause process is to have.
     pub(super) fn config(&self, id: &str, netns: &str, pause: &Path, oom_score: i32) -> Value {
         let mut namespaces = vec![json!({"type": "mount"})];
         let mut own = |kind: &str, shared: Shared| {

@@ -1,8 +1,8 @@
 //! Connections of daemons and clients, counted: the server goes when they have gone.
 //!
-//! A Go client that sees the connection's end and an answer at once takes either (ttrpc's client.go, dispatch): an answer
-//! that is followed by the end too soon is lost, and RemovePodSandbox fails with "ttrpc: closed". So the last answer is
-//! not followed by anything until the client hangs up, which is what daemons do next.
+//! A Go client that sees the connection's end and an answer at once takes either (ttrpc's client.go, dispatch): an
+//! answer that is followed by the end too soon is lost, and RemovePodSandbox fails with "ttrpc: closed". So the last
+//! answer is not followed by anything until the client hangs up, which is what daemons do next.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};

@@ -1,8 +1,8 @@
 //! The memory that incoming frames may take: that of large ones comes out of a budget that all connections share.
 //!
-//! ttrpc reads a frame of up to 4 MiB into memory as it comes, and a client may send all but its last byte. A frame that
-//! is larger than [`SMALL`] is therefore read only once it has its share of [`BUDGET`]; until then its sender waits. One
-//! that has a share, for which others wait, and of which no byte comes any more, ends its connection.
+//! ttrpc reads a frame of up to 4 MiB into memory as it comes, and a client may send all but its last byte. A frame
+//! that is larger than [`SMALL`] is therefore read only once it has its share of [`BUDGET`]; until then its sender
+//! waits. One that has a share, for which others wait, and of which no byte comes any more, ends its connection.
 
 use std::io;
 use std::pin::Pin;

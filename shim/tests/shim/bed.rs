@@ -30,8 +30,9 @@ pub const NAMESPACE: &str = "brig-shim-test";
 /// How long anything may take here.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Writes a script that will be executed. Another process makes the file: one that this process had open for writing could
-/// not be executed (ETXTBSY) while a child that another thread has just forked still holds a copy of the descriptor.
+/// Writes a script that will be executed. Another process makes the file: one that this process had open for writing
+/// could not be executed (ETXTBSY) while a child that another thread has just forked still holds a copy of the
+/// descriptor.
 pub fn write_program(path: &Path, text: &str) {
     let source = tempfile::NamedTempFile::new().unwrap();
     fs::write(&source, text).unwrap();

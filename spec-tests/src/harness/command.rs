@@ -17,8 +17,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 static LIMIT: OnceLock<Duration> = OnceLock::new();
 
-/// How long one command, or one wait, may take: a minute unless [`set_deadline`] said otherwise. Virtual machines without
-/// hardware support are some twenty times slower than others.
+/// How long one command, or one wait, may take: a minute unless [`set_deadline`] said otherwise. Virtual machines
+/// without hardware support are some twenty times slower than others.
 pub(super) fn deadline() -> Duration {
     *LIMIT.get_or_init(|| Duration::from_secs(60))
 }
@@ -93,8 +93,8 @@ fn outputs() -> anyhow::Result<(File, File)> {
     Ok((out, err))
 }
 
-/// The same, while every other child that ends is waited for too: the end of a container's first process waits for those
-/// that were started in its pid namespace from outside, and those are ours.
+/// The same, while every other child that ends is waited for too: the end of a container's first process waits for
+/// those that were started in its pid namespace from outside, and those are ours.
 pub(super) fn run_and_reap(mut command: Command) -> anyhow::Result<Done> {
     let what = words(&command);
     let (out, err) = outputs()?;

@@ -234,8 +234,8 @@ impl Ground {
         Ok(container)
     }
 
-    /// What becomes of each operation (`write /etc/x text`; see the probe) when the bundle's program tries them in turn:
-    /// `ok TEXT` or the name of an error.
+    /// What becomes of each operation (`write /etc/x text`; see the probe) when the bundle's program tries them in
+    /// turn: `ok TEXT` or the name of an error.
     pub fn attempts(&self, bundle: &mut Bundle, operations: &[&str]) -> anyhow::Result<Vec<String>> {
         let done = self.run(bundle.args(&attempt_words(operations)))?.ok()?;
         attempt_lines(&done, operations)

@@ -163,8 +163,9 @@ fn work(options: &Options, number: usize, cases: &[Case], tell: &mut impl FnMut(
     directory.close().context("the worker's directory")
 }
 
-/// Runs a container that is judged by nobody. What a runtime makes with the first one for all that follow, and keeps as long
-/// as the host is up, is then there before any case, and none is blamed for it. What fails here fails in the cases too.
+/// Runs a container that is judged by nobody. What a runtime makes with the first one for all that follow, and keeps as
+/// long as the host is up, is then there before any case, and none is blamed for it. What fails here fails in the cases
+/// too.
 fn first_container(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = ground.bundle()?;
     bundle.args(&["/probe", "exit", "0"]);
@@ -173,7 +174,8 @@ fn first_container(ground: &Ground) -> anyhow::Result<()> {
     ground.sweep()
 }
 
-/// A new directory in the shelter. Users of a container's user namespace have to get through it to their root file system.
+/// A new directory in the shelter. Users of a container's user namespace have to get through it to their root file
+/// system.
 pub(super) fn place(prefix: &str) -> anyhow::Result<tempfile::TempDir> {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::Builder::new().prefix(prefix).tempdir_in("/tmp")?;

@@ -12,8 +12,8 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 
 /// Looks for ever at every process but itself: `foreign PID WHAT TARGET` for each of its mount namespace, root, working
-/// directory and open directories that are of another mount namespace than ours, once; `met NAME` for each process
-/// that did not run our own program (yet), once for each; `looks` when it begins. What may not be looked at is passed over.
+/// directory and open directories that are of another mount namespace than ours, once; `met NAME` for each process that
+/// did not run our own program (yet), once for each; `looks` when it begins. What may not be looked at is passed over.
 pub fn watch() -> anyhow::Result<()> {
     let own = fs::read_link("/proc/self/ns/mnt")?;
     let program = fs::read_to_string("/proc/self/comm")?;

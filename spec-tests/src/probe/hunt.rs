@@ -1,5 +1,5 @@
-//! A search for what the other processes of a pid namespace have of the host: CAP_SYS_PTRACE lets this process follow the
-//! links of their /proc directories.
+//! A search for what the other processes of a pid namespace have of the host: CAP_SYS_PTRACE lets this process follow
+//! the links of their /proc directories.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 /// More steps upwards than any directory is deep.
 const UP: &str = "../../../../../../../../../../../../../../../..";
 
-/// Looks for ever at every process but itself, for `marker`, the absolute path of a file that only the host has, and for
-/// capabilities beyond `allowed`. Prints each line once: `looks` when it begins, `met PID` for each process,
-/// `reached PID root|cwd|fd/N` where the marker was found, `more PID CAPABILITIES` for permitted ones that are too many.
+/// Looks for ever at every process but itself, for `marker`, the absolute path of a file that only the host has, and
+/// for capabilities beyond `allowed`. Prints each line once: `looks` when it begins, `met PID` for each process,
+/// `reached PID root|cwd|fd/N` where the marker was found, `more PID CAPABILITIES` for permitted ones that are too
+/// many.
 pub fn hunt(marker: &str, allowed: &str) -> anyhow::Result<()> {
     let allowed = u64::from_str_radix(allowed, 16)?;
     let marker = marker.trim_start_matches('/');

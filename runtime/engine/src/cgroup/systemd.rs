@@ -1,7 +1,8 @@
 //! A systemd scope: started with the process in it, changed by properties, stopped.
 //!
-//! On cgroup v1, systemd keeps scopes in its own hierarchy, `name=systemd`, and in those of cpu, cpuacct, blkio, memory,
-//! devices and pids. The same directory in the other hierarchies is created here, and is removed with the container.
+//! On cgroup v1, systemd keeps scopes in its own hierarchy, `name=systemd`, and in those of cpu, cpuacct, blkio,
+//! memory, devices and pids. The same directory in the other hierarchies is created here, and is removed with the
+//! container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

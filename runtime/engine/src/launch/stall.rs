@@ -1,9 +1,9 @@
 //! The wait for init, and its kill when init makes no progress.
 //!
 //! As soon as init is in a pid namespace that others share, each of their processes with its user id, or with CAP_KILL,
-//! can send it SIGSTOP, and the parent would wait for ever. A file system that does not answer (the working directory, the
-//! program) blocks it as well. The criterion is init's progress, not the clock: a slow machine, a parent that was stopped
-//! itself, and a paused container use up none of the time.
+//! can send it SIGSTOP, and the parent would wait for ever. A file system that does not answer (the working directory,
+//! the program) blocks it as well. The criterion is init's progress, not the clock: a slow machine, a parent that was
+//! stopped itself, and a paused container use up none of the time.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The steps of an init: each executes one part of the plan, and does nothing where the plan has no such part. Their order is
-//! in [`super::table`].
+//! The steps of an init: each executes one part of the plan, and does nothing where the plan has no such part. Their
+//! order is in [`super::table`].
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -55,8 +55,8 @@ steps! {
     affinity(Caller, []),
     /// Each later step acts on the namespaces that the process is in by then.
     join(Caller, [affinity]),
-    /// A joined user namespace gives CAP_SYS_CHROOT. The step precedes `sibling`, because the container's processes can trace
-    /// this one once it is in their pid namespace, and must not find the host's root there.
+    /// A joined user namespace gives CAP_SYS_CHROOT. The step precedes `sibling`, because the container's processes can
+    /// trace this one once it is in their pid namespace, and must not find the host's root there.
     container_root(Caller, [join]),
     /// A thread cannot hand to another process what the later steps change: they run in the process that stays.
     sibling(Caller, [join, container_root]),
@@ -106,14 +106,15 @@ steps! {
     credentials(Container, [working_directory, labels, scheduling, limits, standard_streams, children_namespace]),
     /// The filter need not allow the calls of `credentials`. This first-stage init keeps CAP_SYS_ADMIN for the filter.
     confine(Container, [credentials]),
-    /// The host's root and files, and the capabilities, must be out of reach of the other processes of the pid namespace.
+    /// The host's root and files, and the capabilities, must be out of reach of the other processes of the pid
+    /// namespace.
     second_stage(Container, [enter, finish, confine]),
     /// The permissions of the container's user decide what can be executed.
     lookup(Container, [credentials, second_stage]),
     /// Last of the steps that can fail because of the configuration: the parent puts the container on record.
     ready(Container, [lookup]),
-    /// `ready` brings the filter, and the parent still listens: an agent that cannot be reached is an error of create. The
-    /// agent sees the calls of what follows, as with runc.
+    /// `ready` brings the filter, and the parent still listens: an agent that cannot be reached is an error of create.
+    /// The agent sees the calls of what follows, as with runc.
     listener(Container, [ready]),
     /// From here on no process reads this one's errors.
     wait_at_gate(Container, [ready, listener]),

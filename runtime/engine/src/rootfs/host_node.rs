@@ -57,7 +57,8 @@ pub enum MemoryDevice {
 }
 
 impl MemoryDevice {
-    /// All memory devices of this type. The driver's other devices (mem, port, kmsg) give access to the host, or have a position of their own.
+    /// All memory devices of this type. The driver's other devices (mem, port, kmsg) give access to the host, or have a
+    /// position of their own.
     pub const ALL: [MemoryDevice; 5] =
         [MemoryDevice::Null, MemoryDevice::Zero, MemoryDevice::Full, MemoryDevice::Random, MemoryDevice::Urandom];
 
@@ -94,8 +95,8 @@ impl MemoryDevice {
     }
 }
 
-/// Recognises a device that is none of [`MemoryDevice`], such as a terminal or a disk. Its open file may have a state of its
-/// own, so that no other file can replace it.
+/// Recognises a device that is none of [`MemoryDevice`], such as a terminal or a disk. Its open file may have a state
+/// of its own, so that no other file can replace it.
 pub fn is_other_device(stat: &Stat) -> bool {
     let kind = FileType::from_raw_mode(stat.st_mode);
     matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && MemoryDevice::of(stat).is_none()

@@ -1,7 +1,7 @@
 //! Syscall numbers of every architecture that brig can filter for, sorted by name.
 //!
-//! From Linux 6.1's UAPI headers and what 6.2 to 7.0 added to scripts/syscall.tbl and arch/**/syscall*.tbl. x32's numbers
-//! stand without their bit 30. A test compares the x86 columns with the headers of the machine that it runs on.
+//! From Linux 6.1's UAPI headers and what 6.2 to 7.0 added to scripts/syscall.tbl and arch/**/syscall*.tbl. x32's
+//! numbers stand without their bit 30. A test compares the x86 columns with the headers of the machine that it runs on.
 /// The mark of a call that an architecture does not have.
 pub(super) const X: u32 = u32::MAX;
 /// Name, then the numbers in the order of [`brig_plan::seccomp::Abi`]: x86_64, x86, x32, aarch64, arm, riscv64.

@@ -146,8 +146,9 @@ impl Engine {
         }
         let gate = if gated { Some(gate::make(&entry.gate_path())?) } else { None };
         drop(phase);
-        // The kernel takes a group map from a writer without CAP_SETGID over its own user namespace, the new one's parent,
-        // only after setgroups(2) was denied (user_namespaces(7)). Denied once, nothing inside can change its groups.
+        // The kernel takes a group map from a writer without CAP_SETGID over its own user namespace, the new one's
+        // parent, only after setgroups(2) was denied (user_namespaces(7)). Denied once, nothing inside can change its
+        // groups.
         let deny_setgroups = host.effective_capabilities & CAP_SETGID == 0;
         let id_maps = id_maps.map(|(uids, gids)| IdMaps { uids, gids, deny_setgroups });
         let hook_state = init.hook_state.clone();
@@ -437,8 +438,9 @@ pub(super) fn prepare_proxied(init: &mut InitPlan, console: &Console) {
 
 /// Creates the pipes of [`Stdio::Proxied`], and returns the caller's ends. Init gives them to the container's user.
 ///
-/// A user namespace needs pipes, because its processes could not open the caller's streams again. So does a stream that is
-/// a terminal or another device: a container could change the host's inode through it, and put input into a terminal.
+/// A user namespace needs pipes, because its processes could not open the caller's streams again. So does a stream that
+/// is a terminal or another device: a container could change the host's inode through it, and put input into a
+/// terminal.
 pub(super) fn make_pipes(stdio: &mut Stdio, init: &InitPlan) -> Result<Option<[OwnedFd; 3]>> {
     if !matches!(stdio, Stdio::Proxied) || init.process.terminal {
         return Ok(None);

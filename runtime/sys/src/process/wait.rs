@@ -108,8 +108,8 @@ pub fn poll_readable(fd: BorrowedFd, timeout: Option<Duration>) -> SysResult<boo
 /// process wrote before its exit. `None` when `timeout` passes first.
 pub fn readable_before_end(fd: BorrowedFd, pidfd: BorrowedFd, timeout: Option<Duration>) -> SysResult<Option<bool>> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    // The process comes first, because poll(2) checks the descriptors in order: data that was written before the exit is
-    // then found after it.
+    // The process comes first, because poll(2) checks the descriptors in order: data that was written before the exit
+    // is then found after it.
     let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN), PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     loop {
         let left = remaining(deadline);

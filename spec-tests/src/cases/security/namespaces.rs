@@ -21,7 +21,8 @@ pub const CASES: &[Case] = &[
     case("a container that joins its caller's own namespaces by path runs in them", "paths of namespaces", own),
 ];
 
-/// Paths of the caller's own namespace of a kind, by its name in /proc/PID/ns. The mount is one of them while it is held.
+/// Paths of the caller's own namespace of a kind, by its name in /proc/PID/ns. The mount is one of them while it is
+/// held.
 fn paths(ground: &Ground, name: &str) -> anyhow::Result<(Vec<PathBuf>, HostMount)> {
     let own = PathBuf::from(format!("/proc/{}/ns/{name}", std::process::id()));
     let (link, bound) =

@@ -1,5 +1,5 @@
-//! A pid namespace that containers share, as those of a pod may: one of them has CAP_SYS_PTRACE, and searches each process
-//! that appears for what a runtime's own process brings along from the host.
+//! A pid namespace that containers share, as those of a pod may: one of them has CAP_SYS_PTRACE, and searches each
+//! process that appears for what a runtime's own process brings along from the host.
 
 use anyhow::ensure;
 use serde_json::json;

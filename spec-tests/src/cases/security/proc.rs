@@ -167,8 +167,8 @@ fn covered_proc(ground: &Ground) -> anyhow::Result<()> {
     found
 }
 
-/// A profile that denies one file, loaded while the case runs. Profiles are the whole machine's: another worker must not
-/// remove this one, so that its name is the case's own.
+/// A profile that denies one file, loaded while the case runs. Profiles are the whole machine's: another worker must
+/// not remove this one, so that its name is the case's own.
 fn with_profile(ground: &Ground, judge: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let file = ground.directory().join("profile");
     let profile = format!("deny-{}", ground.id());
@@ -211,9 +211,9 @@ fn apparmor_exec(ground: &Ground) -> anyhow::Result<()> {
     })
 }
 
-/// Containers whose image a neighbour writes to: he swaps /proc with a directory of false files, and with a link to one,
-/// before and after procfs is mounted there. None of the false files may be written to. `judge` looks at a container
-/// that was not refused, started by the probe's `wait`.
+/// Containers whose image a neighbour writes to: he swaps /proc with a directory of false files, and with a link to
+/// one, before and after procfs is mounted there. None of the false files may be written to. `judge` looks at a
+/// container that was not refused, started by the probe's `wait`.
 fn with_swapped_proc(
     ground: &Ground,
     bundle: &mut Bundle,
