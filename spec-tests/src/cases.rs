@@ -61,6 +61,7 @@ pub const ALL: &[&[Case]] = &[
     security::descriptors::CASES,
     security::files::CASES,
     security::host_nodes::CASES,
+    security::node_attributes::CASES,
     security::neighbour::CASES,
     security::process::CASES,
     security::systemd::CASES,

@@ -10,6 +10,7 @@ pub mod host_nodes;
 pub mod links;
 pub mod namespaces;
 pub mod neighbour;
+pub mod node_attributes;
 pub mod proc;
 pub mod process;
 pub mod systemd;
@@ -66,6 +67,13 @@ fn without_mounts(bundle: &mut Bundle, path: &str) {
     };
     if let Some(mounts) = bundle.config["mounts"].as_array_mut() {
         mounts.retain(|mount| !is_below(mount));
+    }
+}
+
+/// Adds a capability to the sets of the container.
+fn add_capability(bundle: &mut Bundle, name: &str) {
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.push(&format!("/process/capabilities/{set}"), serde_json::json!(name));
     }
 }
 

@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, Uid, chown, chroot, setgid, sethostname, setuid};
+use rustix::fs::{XattrFlags, setxattr};
 
 /// Tries them in turn.
 pub fn all(words: &[String]) {
@@ -68,6 +69,23 @@ fn one(words: &[&str]) -> Result<String, Errno> {
                 |result: Result<(), Errno>| result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".to_owned());
             Ok(format!("{}:{} {} {}", meta.dev(), meta.ino(), word(owned.map(drop)), word(mode)))
         }
+        // Which inode it is (DEVICE:INODE), and what becomes of setting an extended attribute of each kind and an ACL.
+        ["set-attributes", path] => {
+            use std::os::unix::fs::MetadataExt;
+            let meta = fs::metadata(path).map_err(errno)?;
+            let acl = acl_for_another_user();
+            let set = |(name, value): (&str, &[u8])| match setxattr(*path, name, value, XattrFlags::empty()) {
+                Ok(()) => "ok".to_owned(),
+                Err(error) => format!("{:?}", Errno::from_raw(error.raw_os_error())),
+            };
+            let attributes: [(&str, &[u8]); 4] = [
+                ("user.brig-spec", b"x"),
+                ("trusted.brig-spec", b"x"),
+                ("security.brig-spec", b"x"),
+                ("system.posix_acl_access", &acl),
+            ];
+            Ok(format!("{}:{} {}", meta.dev(), meta.ino(), attributes.map(set).join(" ")))
+        }
         ["mknod", path, kind, major, minor] => {
             let number = |word: &str| word.parse::<u64>().map_err(|_| Errno::EINVAL);
             let kind = match *kind {
@@ -94,6 +112,21 @@ fn one(words: &[&str]) -> Result<String, Errno> {
             std::process::exit(2);
         }
     }
+}
+
+/// An access ACL that also names user 12345 (struct posix_acl_xattr_header, posix_acl_xattr.h).
+fn acl_for_another_user() -> Vec<u8> {
+    const UNDEFINED: u32 = u32::MAX;
+    // ACL_USER_OBJ, ACL_USER, ACL_GROUP_OBJ, ACL_MASK and ACL_OTHER.
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 6, UNDEFINED), (2, 7, 12345), (4, 6, UNDEFINED), (16, 7, UNDEFINED), (32, 6, UNDEFINED)];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend_from_slice(&tag.to_le_bytes());
+        acl.extend_from_slice(&permissions.to_le_bytes());
+        acl.extend_from_slice(&id.to_le_bytes());
+    }
+    acl
 }
 
 fn errno(error: std::io::Error) -> Errno {

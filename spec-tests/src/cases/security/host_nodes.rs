@@ -59,7 +59,7 @@ fn cannot_be_changed(seen: &str, host: &str) -> anyhow::Result<()> {
 }
 
 /// Root in the container, with every right over files, and no user namespace.
-fn privileged(ground: &Ground) -> anyhow::Result<Bundle> {
+pub(super) fn privileged(ground: &Ground) -> anyhow::Result<Bundle> {
     let mut bundle = ground.bundle()?;
     let capabilities = serde_json::json!(["CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE"]);
     for set in ["bounding", "effective", "permitted"] {
@@ -107,7 +107,8 @@ fn masks(ground: &Ground, paths: &[&str]) -> anyhow::Result<()> {
     attempt(&container, paths)
 }
 
-const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+pub(super) const DEVICES: [&str; 6] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 fn devices(ground: &Ground) -> anyhow::Result<()> {
     let container = ground.start(&mut privileged(ground)?)?;
@@ -117,20 +118,24 @@ fn devices(ground: &Ground) -> anyhow::Result<()> {
     attempt(&container, &["/dev/null"])
 }
 
-/// mknod(2) is refused to the runtime: it has the host's nodes alone.
-fn bound(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = privileged(ground)?;
-    bundle.args(&["/probe", "wait"]).write()?;
+/// Creates a container by a runtime to which mknod(2) is refused: it has the host's nodes alone. `None` if it refuses.
+pub(super) fn create_without_mknod<'a>(ground: &'a Ground, bundle: &Bundle) -> anyhow::Result<Option<Container<'a>>> {
+    bundle.write()?;
     let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
     let words =
         ["create", "--bundle", &*bundle.path().to_string_lossy(), "--pid-file", &*pid_file.to_string_lossy(), &id];
     let done = ground.call_after("set -- setpriv --bounding-set -mknod \"$@\"", &words)?;
     if super::unless_refused(done)?.is_none() {
-        return Ok(());
+        return Ok(None);
     }
-    let pid: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
+    ground.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?).map(Some)
+}
+
+fn bound(ground: &Ground) -> anyhow::Result<()> {
+    let mut bundle = privileged(ground)?;
+    let Some(container) = create_without_mknod(ground, bundle.args(&["/probe", "wait"]))? else { return Ok(()) };
     for path in DEVICES {
-        cannot_be_changed(&format!("/proc/{pid}/root{path}"), path)?;
+        cannot_be_changed(&container.proc(&format!("root{path}")), path)?;
     }
     Ok(())
 }
@@ -172,7 +177,7 @@ fn exec_variants(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// With a directory bound to /dev, nothing is made in it.
-fn without_devices(ground: &Ground) -> anyhow::Result<Bundle> {
+pub(super) fn without_devices(ground: &Ground) -> anyhow::Result<Bundle> {
     let empty = ground.directory().join("dev");
     fs::create_dir(&empty)?;
     let mut bundle = privileged(ground)?;

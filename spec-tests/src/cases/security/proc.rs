@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use anyhow::ensure;
 use serde_json::json;
 
-use super::{Outside, unless_refused, while_exchanged, without_mounts};
+use super::{Outside, add_capability, unless_refused, while_exchanged, without_mounts};
 use crate::harness::{Bundle, Case, Ground, Level, Need};
 
 const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
@@ -116,12 +116,6 @@ fn sysctl_name(ground: &Ground) -> anyhow::Result<()> {
         ground.refused(bundle.set("/linux/sysctl", sysctl)).map_err(|error| error.context(name))?;
     }
     outside.is_untouched()
-}
-
-fn add_capability(bundle: &mut Bundle, name: &str) {
-    for set in ["bounding", "effective", "permitted"] {
-        bundle.push(&format!("/process/capabilities/{set}"), json!(name));
-    }
 }
 
 /// A container that may mount covers its own /proc; who enters it then still gets no more than it has.
