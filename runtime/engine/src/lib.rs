@@ -1,31 +1,39 @@
-//! The engine of brig: from an OCI bundle to a running container, and back.
+//! The engine of brig: creates, runs and manages OCI containers, from any thread of any program.
 //!
-//! ```text
-//! config.json ─ spec ─► plan ─► launch (clone, execute the plan) ─► running container
-//!                         ▲                                             │
-//!                  probe (host facts)          store (one small record) ◄┘ ─► every later verb
-//! ```
+//! A container is made of a configuration (an OCI [`oci_spec::runtime::Spec`], from a bundle or from memory) and is known
+//! by its id below a root directory. Every verb of the `brig` command is a function of [`Engine`]:
 //!
 //! ```no_run
-//! # fn main() -> Result<(), brig_engine::error::Error> {
-//! use brig_engine::{CreateOptions, Engine};
-//! let engine = Engine::new("/run/brig".into(), Default::default());
-//! let init = engine.create("web", CreateOptions { bundle: "/srv/web".into(), ..CreateOptions::default() })?;
+//! use brig_engine::oci_spec::runtime::{ProcessBuilder, RootBuilder, Spec};
+//! use brig_engine::{Configuration, CreateOptions, Engine};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The default has its own namespaces, and the mounts and masked paths of `runc spec`.
+//! let mut spec = Spec::default();
+//! let args = ["echo", "hello"].map(String::from);
+//! spec.set_root(Some(RootBuilder::default().path("/srv/web/rootfs").build()?));
+//! spec.set_process(Some(ProcessBuilder::default().args(args).cwd("/").build()?));
+//!
+//! let engine = Engine::new("/run/example".into(), Default::default());
+//! let config = Configuration::Spec(Box::new(spec));
+//! let init = engine.create("web", CreateOptions { config, ..CreateOptions::default() })?;
 //! engine.start("web")?;
 //! println!("{} {}", init.pid, engine.state("web")?.status.as_str());
+//! println!("{}", init.wait()?);
 //! engine.delete("web", true)?;
 //! # Ok(()) }
 //! ```
 //!
-//! | layer | modules | rule |
-//! |---|---|---|
-//! | 1 facts | [`error`], [`trace`], [`handshake`], [`state`], [`options`] | plain data, and the one error type |
-//! | 2 effects | [`probe`], [`store`], [`channel`], [`hooks`], [`criu`], [`cgroup`], [`resctrl`], [`rootfs`], [`seccomp`] | each executes one part of a plan; they do not know each other |
-//! | 3 launch | [`launch`] | parent, child, gate and terminal |
-//! | 4 API | [`Engine`] | one function for each verb |
+//! The init of a container is a further execution of the running program, which the engine diverts before `main`: a program
+//! that links the engine needs no call for it. In a shared library the engine refuses to launch.
+//!
+//! Containers take root, or a user namespace of the caller's. The examples of this crate run a command, execute a second
+//! process, keep a pool and supervise.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+// Layers, each of which uses those above it alone: facts (error, trace, handshake, state, options); effects, which do not
+// know each other (probe, store, channel, hooks, criu, cgroup, resctrl, rootfs, seccomp); launch; verbs.
 pub mod cgroup;
 pub mod error;
 pub mod trace;

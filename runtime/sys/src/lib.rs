@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`process`], [`inherited`], [`seal`], [`signal`] | a child from clone to exec, its descriptors and its executable |
 //! | [`ns`], [`cred`], [`keyring`], [`seccomp`], [`bpf`] | namespaces and rights |
-//! | [`mount`], [`loopdev`], [`path`], [`procfs`], [`file`], [`fd`] | mounts and files |
+//! | [`mount`], [`loopdev`], [`path`], [`procfs`], [`mod@file`], [`fd`] | mounts and files |
 //! | [`socket`], [`netlink`], [`tty`] | sockets, network devices, terminals |
 //! | [`memory`], [`pattern`] | memory of this process, regular expressions |
 //!

@@ -21,7 +21,7 @@ pub fn packet_pair() -> SysResult<(OwnedFd, OwnedFd)> {
         .map_err(|error| SysError::from_rustix("socketpair", "AF_UNIX, SOCK_SEQPACKET", error))
 }
 
-/// Sends one packet with up to [`MAX_FDS`] descriptors.
+/// Sends one packet with up to `MAX_FDS` descriptors.
 ///
 /// # Errors
 /// EPIPE when the other end is closed (no SIGPIPE is raised), EMSGSIZE for a packet over the send buffer.

@@ -15,7 +15,7 @@ use crate::bundle::is_link;
 
 /// Unmounts everything that is mounted on `path` and below it. Nothing mounted, or no such path, is fine: it may be
 /// called again, and after a clean exit. A link at `path` leads to mounts that are not the container's:
-/// [`super::mount`] makes none there.
+/// [`super::mount()`] makes none there.
 ///
 /// # Errors
 /// A mount that cannot even be detached.
