@@ -59,6 +59,17 @@ pub struct Cgroup {
     pending: Option<systemd::Pending>,
 }
 
+/// Whether a cgroup's processes are frozen, and by which cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frozen {
+    /// They are not.
+    No,
+    /// By the cgroup's own state; on cgroup v2, which does not tell them apart here, also by one above.
+    Own,
+    /// By a cgroup above alone, on v1.
+    Above,
+}
+
 impl Cgroup {
     /// Creates the cgroup of `plan`, with all limits and the device rules in force before any process is in it.
     ///
@@ -295,12 +306,23 @@ impl Cgroup {
 
     /// Checks whether this cgroup's freezer has stopped the processes. False without a freezer.
     pub fn is_frozen(&self) -> Result<bool> {
+        Ok(self.frozen()? == Frozen::Own)
+    }
+
+    /// Returns whether the processes are frozen, and by which cgroup. [`Frozen::No`] without a freezer.
+    pub fn frozen(&self) -> Result<Frozen> {
         let legacy = self.record.paths.contains_key("freezer");
         match self.dir_of(if legacy { "freezer" } else { "" })? {
-            Some(dir) if legacy => freeze::v1_is_frozen(&dir),
-            Some(dir) => freeze::v2_is_frozen(&dir),
-            None => Ok(false),
+            Some(dir) if legacy => freeze::v1_state(&dir),
+            Some(dir) if freeze::v2_is_frozen(&dir)? => Ok(Frozen::Own),
+            _ => Ok(Frozen::No),
         }
+    }
+
+    /// The frozen cgroup above this one that stops its processes, on v1. `None` without one, and if it cannot be seen
+    /// from here.
+    pub fn frozen_ancestor(&self) -> Result<Option<PathBuf>> {
+        self.record.paths.get("freezer").map_or(Ok(None), |path| freeze::v1_frozen_ancestor(path))
     }
 
     /// Waits until the cgroup has no process; returns false if `timeout` passes first.

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxResources, Spec};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Frozen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::gate::{self, Before};
 use crate::state::{Facts, Record, Verb, allow};
@@ -235,12 +235,18 @@ impl Container {
 
     /// The status and [`Container::init`], of the same moment.
     fn status_and_init(&self) -> Result<(Status, Option<OwnedFd>)> {
+        self.status_frozen_and_init().map(|(status, _, init)| (status, init))
+    }
+
+    /// The same, with what freezes the processes: a cgroup above the container's does not make it paused on v1.
+    fn status_frozen_and_init(&self) -> Result<(Status, Frozen, Option<OwnedFd>)> {
         let init = self.init()?;
         let alive = init.is_some();
         // During create the pid is not on record yet.
         let creating = !alive && self.record.init_process_pid == 0 && self.entry.is_locked()?;
-        let frozen = alive && self.cgroup().is_frozen()?;
-        Ok((Status::derive(Facts { creating, alive, gate: self.entry.has_gate(), frozen }), init))
+        let frozen = if alive { self.cgroup().frozen()? } else { Frozen::No };
+        let facts = Facts { creating, alive, gate: self.entry.has_gate(), frozen: frozen == Frozen::Own };
+        Ok((Status::derive(facts), frozen, init))
     }
 }
 

@@ -1,9 +1,11 @@
 //! Freezing and thawing: cgroup.freeze on v2, freezer.state on v1.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::errno::Errno;
 
+use super::Frozen;
 use super::dir::{Dir, is_gone, keyed};
 use super::wait::{self, CHANGE_TIMEOUT};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -84,14 +86,40 @@ fn legacy_freeze(dir: &Dir) -> brig_sys::SysResult<bool> {
     Ok(false)
 }
 
-/// Checks whether a v1 freezer directory was frozen by its own state, not by an ancestor's.
-pub(super) fn v1_is_frozen(dir: &Dir) -> Result<bool> {
+/// Returns whether a v1 freezer directory is frozen, and by which state. A thawed one takes one read.
+pub(super) fn v1_state(dir: &Dir) -> Result<Frozen> {
     // FREEZING counts as frozen: the remaining tasks are about to stop.
+    match dir.read("freezer.state") {
+        Ok(text) if text.trim() == "THAWED" => Ok(Frozen::No),
+        Ok(_) if v1_is_self_frozen(dir)? => Ok(Frozen::Own),
+        Ok(_) => Ok(Frozen::Above),
+        Err(error) if is_gone(&error) => Ok(Frozen::No),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Checks whether a v1 freezer directory was frozen by its own state, not by an ancestor's.
+fn v1_is_self_frozen(dir: &Dir) -> Result<bool> {
     match dir.read("freezer.self_freezing") {
         Ok(text) => Ok(text.trim() == "1"),
         Err(error) if is_gone(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The nearest ancestor of the v1 freezer directory `path` that was frozen by its own state. `None` without one, and if
+/// it is above the part of the hierarchy that is mounted.
+pub(super) fn v1_frozen_ancestor(path: &Path) -> Result<Option<PathBuf>> {
+    for above in path.ancestors().skip(1) {
+        match Dir::open(above)?.read("freezer.self_freezing") {
+            Ok(text) if text.trim() == "1" => return Ok(Some(above.to_owned())),
+            Ok(_) => {}
+            // The root of the hierarchy, which has no freezer.
+            Err(error) if error.errno() == Errno::ENOENT => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

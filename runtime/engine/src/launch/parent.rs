@@ -25,7 +25,7 @@ use brig_sys::{SysError, SysResult, cred, inherited, seal};
 
 use super::guard::Guard;
 use super::network::HandedOver;
-use super::stall::{self, StallLimit};
+use super::stall::{self, Freezer, StallLimit};
 use super::unknown_syscalls::{UnknownSyscalls, report_unknown};
 use super::{INIT_NAME, PLAN_VERSION, describe, faults, second_stage, streams};
 
@@ -71,7 +71,7 @@ pub struct Launch<'a> {
 }
 
 /// The engine's reactions to the events of the handshake.
-pub trait LaunchObserver {
+pub trait LaunchObserver: Freezer {
     /// Applies cgroups and limits to the process, which exists and waits.
     fn spawned(&mut self, pid: i32) -> Result<()>;
     /// Checks whether init waits for [`LaunchObserver::spawned`] before it does anything.
@@ -82,10 +82,6 @@ pub trait LaunchObserver {
     fn ready(&mut self, child: &Child) -> Result<()>;
     /// Delivers the listener of the seccomp filter in force to the agent that the configuration names.
     fn listening(&mut self, child: &Child, listener: OwnedFd) -> Result<()>;
-    /// Checks whether the container is paused: init is frozen until it is resumed, and the launch waits for it.
-    fn is_frozen(&self) -> bool {
-        false
-    }
     /// The possible cause of the process's exit, such as the OOM killer. Empty if it is unknown.
     fn exit_cause(&self) -> String;
 }
@@ -325,7 +321,7 @@ impl Server<'_> {
 
     /// Waits until `poll` has a result, as long as init makes progress.
     fn wait<T>(&self, poll: impl Fn(Option<Duration>) -> SysResult<Option<T>>) -> Result<T> {
-        stall::wait(self.stall, self.guard.child().pid, || self.observer.is_frozen(), poll)
+        stall::wait(self.stall, self.guard.child().pid, &*self.observer, poll)
     }
 
     fn serve(&mut self) -> Result<()> {

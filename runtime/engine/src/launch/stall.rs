@@ -5,6 +5,7 @@
 //! the program) blocks it as well. The criterion is init's progress, not the clock: a slow machine, a parent that was
 //! stopped itself, and a paused container use up none of the time.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -37,6 +38,19 @@ pub struct StallLimit {
     pub timeout: Duration,
     /// The criterion for no progress.
     pub counts: Stalled,
+}
+
+/// The freezer of the container's cgroup, in which init may stop.
+pub trait Freezer {
+    /// Checks whether the container is paused: init is frozen until it is resumed, and the launch waits for it.
+    fn is_frozen(&self) -> bool {
+        false
+    }
+
+    /// The frozen cgroup above the container's that stops init. `None` without one.
+    fn frozen_ancestor(&self) -> Option<PathBuf> {
+        None
+    }
 }
 
 /// A sample of init's state.
@@ -98,11 +112,12 @@ impl Progress {
 /// Waits for init, the process `pid`, until `poll`, which waits for the given time, has a result.
 ///
 /// # Errors
-/// [`ErrorKind::TimedOut`] if init made no progress for the time of `limit`. While `is_frozen`, nothing is counted.
+/// [`ErrorKind::TimedOut`] if init made no progress for the time of `limit`. While the container is paused, nothing is
+/// counted. The error names a frozen cgroup above the container's.
 pub fn wait<T>(
     limit: StallLimit,
     pid: i32,
-    is_frozen: impl Fn() -> bool,
+    freezer: &(impl Freezer + ?Sized),
     poll: impl Fn(Option<Duration>) -> SysResult<Option<T>>,
 ) -> Result<T> {
     let step = limit.timeout.checked_div(STEPS).filter(|_| limit.timeout < Duration::MAX);
@@ -112,15 +127,26 @@ pub fn wait<T>(
             return Ok(done);
         }
         let now = Sample::take(pid);
-        if is_frozen() {
+        if freezer.is_frozen() {
             progress = Progress { limit, last: None, stalled: 0, silent: 0 };
         } else if progress.step(now) {
-            return Err(given_up(pid, limit.timeout, now));
+            return Err(given_up(pid, limit.timeout, now, freezer.frozen_ancestor()));
         }
     }
 }
 
-fn given_up(pid: i32, timeout: Duration, now: Option<Sample>) -> Error {
+fn given_up(pid: i32, timeout: Duration, now: Option<Sample>, frozen_ancestor: Option<PathBuf>) -> Error {
+    let seconds = timeout.as_secs_f64();
+    if let Some(cgroup) = frozen_ancestor {
+        return Error::new(
+            ErrorKind::TimedOut,
+            format!(
+                "init (pid {pid}) made no progress for {seconds} s, and its kill takes effect when it is thawed: it is \
+                 below the frozen cgroup {} (write THAWED to its freezer.state)",
+                cgroup.display()
+            ),
+        );
+    }
     let why = match now.map(|now| now.state) {
         Some('T') => "it is stopped, as a process of the container with its user id can do by SIGSTOP".to_owned(),
         Some('t') => "another process traces it".to_owned(),
@@ -128,7 +154,6 @@ fn given_up(pid: i32, timeout: Duration, now: Option<Sample>) -> Error {
         Some(state) => format!("its state is {state}, proc_pid_status(5)"),
         None => "its state is not known".to_owned(),
     };
-    let seconds = timeout.as_secs_f64();
     Error::new(ErrorKind::TimedOut, format!("init (pid {pid}) made no progress for {seconds} s, and was killed: {why}"))
 }
 
@@ -138,6 +163,18 @@ mod tests {
     use std::cell::Cell;
 
     const IDLE: StallLimit = StallLimit { timeout: STALL_TIMEOUT, counts: Stalled::Idle };
+
+    struct Paused(bool, Option<PathBuf>);
+
+    impl Freezer for Paused {
+        fn is_frozen(&self) -> bool {
+            self.0
+        }
+
+        fn frozen_ancestor(&self) -> Option<PathBuf> {
+            self.1.clone()
+        }
+    }
 
     fn sample(state: char, switches: u64) -> Option<Sample> {
         Some(Sample { state, switches })
@@ -174,11 +211,14 @@ mod tests {
             polls.set(polls.get() + 1);
             Ok((polls.get() > 200).then_some(()))
         };
-        wait(limit, i32::MAX, || true, poll).unwrap();
+        wait(limit, i32::MAX, &Paused(true, None), poll).unwrap();
         polls.set(0);
-        let error = wait(limit, i32::MAX, || false, poll).unwrap_err();
+        let error = wait(limit, i32::MAX, &Paused(false, None), poll).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(error.to_string().contains("made no progress for 0.02 s"), "{error}");
+        polls.set(0);
+        let error = wait(limit, i32::MAX, &Paused(false, Some("/above".into())), poll).unwrap_err();
+        assert!(error.to_string().contains("below the frozen cgroup /above"), "{error}");
     }
 
     #[test]

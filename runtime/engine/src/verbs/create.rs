@@ -16,7 +16,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
 use crate::launch::parent::{IdMaps, Launch, LaunchObserver, launch};
-use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
+use crate::launch::stall::{Freezer, STALL_TIMEOUT, StallLimit, Stalled};
 use crate::launch::unknown_syscalls::UnknownSyscalls;
 use crate::launch::{faults, gate};
 use crate::state::{Record, check_id};
@@ -280,6 +280,8 @@ struct CreateObserver<'a> {
     listener: Option<Listener>,
     announced: bool,
 }
+
+impl Freezer for CreateObserver<'_> {}
 
 impl LaunchObserver for CreateObserver<'_> {
     fn spawned(&mut self, pid: i32) -> Result<()> {

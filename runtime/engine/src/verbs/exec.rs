@@ -1,6 +1,7 @@
 //! exec: an additional process in a running container. A smaller plan, executed by the same steps.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use oci_spec::runtime::Process;
@@ -8,11 +9,11 @@ use oci_spec::runtime::Process;
 use super::create::{check_console, make_pipes, open_console, prepare_proxied, receive_terminal, set_oom_score};
 use super::joined::compare_with_init;
 use super::listener::Listener;
-use super::{Engine, ExecOptions, Launched, ProcessSource, announce};
-use crate::cgroup::{Cgroup, ExecTarget};
+use super::{Container, Engine, ExecOptions, Launched, ProcessSource, announce};
+use crate::cgroup::{Cgroup, ExecTarget, Frozen};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::launch::parent::{Launch, LaunchObserver, launch};
-use crate::launch::stall::{STALL_TIMEOUT, StallLimit, Stalled};
+use crate::launch::stall::{Freezer, STALL_TIMEOUT, StallLimit, Stalled};
 use crate::launch::unknown_syscalls::UnknownSyscalls;
 use crate::probe;
 use crate::resctrl::Group;
@@ -35,9 +36,7 @@ impl Engine {
     pub fn exec(&self, id: &str, mut options: ExecOptions) -> Result<Launched> {
         let phase = trace::phase("plan");
         let container = self.load(id)?;
-        let (status, init) = container.status_and_init()?;
-        allow(Verb::Exec { ignore_paused: options.ignore_paused }, status, id)?;
-        let init = init.ok_or_else(|| Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"))?;
+        let init = running_init(&container, id, options.ignore_paused)?;
         let mut spec = container.spec()?;
         annotations::apply_overrides(&mut spec);
         let mut host = probe::host()?;
@@ -112,6 +111,26 @@ impl Engine {
         let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
         Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes, notify: None })
     }
+}
+
+/// The pidfd of the init of a container in which a process can be started.
+fn running_init(container: &Container, id: &str, ignore_paused: bool) -> Result<OwnedFd> {
+    let (status, frozen, init) = container.status_frozen_and_init()?;
+    allow(Verb::Exec { ignore_paused }, status, id)?;
+    if frozen == Frozen::Above && !ignore_paused {
+        let cgroup = match container.cgroup().frozen_ancestor()? {
+            Some(path) => path.display().to_string(),
+            None => "a cgroup outside of the mounted hierarchy".to_owned(),
+        };
+        return Err(Error::new(
+            ErrorKind::InvalidState,
+            format!(
+                "cannot exec in a container below a frozen cgroup: {cgroup} is frozen (write THAWED to its \
+                 freezer.state, or use --ignore-paused to wait for that)"
+            ),
+        ));
+    }
+    init.ok_or_else(|| Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"))
 }
 
 /// The root directory of init, for a container without its own mount namespace: no namespace leads into that root.
@@ -206,6 +225,12 @@ impl LaunchObserver for ExecObserver<'_> {
         }
     }
 
+    fn exit_cause(&self) -> String {
+        String::new()
+    }
+}
+
+impl Freezer for ExecObserver<'_> {
     fn is_frozen(&self) -> bool {
         self.cgroup.is_frozen().unwrap_or_else(|error| {
             tracing::debug!("{error}");
@@ -213,7 +238,10 @@ impl LaunchObserver for ExecObserver<'_> {
         })
     }
 
-    fn exit_cause(&self) -> String {
-        String::new()
+    fn frozen_ancestor(&self) -> Option<PathBuf> {
+        self.cgroup.frozen_ancestor().unwrap_or_else(|error| {
+            tracing::debug!("{error}");
+            None
+        })
     }
 }
