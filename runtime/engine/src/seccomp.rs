@@ -24,6 +24,7 @@
 //! load the number for one of several architectures, and loses rules when several orders (LT, LE) are on one argument.
 
 mod assemble;
+mod machine;
 mod permits;
 mod resolve;
 mod tables;

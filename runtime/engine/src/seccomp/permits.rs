@@ -1,5 +1,6 @@
 //! A check that a filter allows given calls, whatever their arguments.
 
+use super::machine;
 use brig_plan::seccomp::Abi;
 use brig_sys::seccomp::Instruction;
 
@@ -31,25 +32,7 @@ fn outcome(program: &[Instruction], audit_arch: u32, call: Call) -> Option<u32> 
         20 => call.first.map(|first| (first >> 32) as u32),
         _ => None,
     };
-    let (mut accumulator, mut at) = (0u32, 0usize);
-    // The loop terminates, because jumps lead forwards alone (kernel/seccomp.c, seccomp_check_filter).
-    loop {
-        let Instruction { code, jt, jf, k } = *program.get(at)?;
-        at += 1;
-        let mut jump = |holds: bool| at += usize::from(if holds { jt } else { jf });
-        // BPF_CLASS, BPF_OP and BPF_SRC of linux/bpf_common.h.
-        match code {
-            0x20 => accumulator = load(k)?,
-            0x54 => accumulator &= k,
-            0x05 => at += k as usize,
-            0x15 => jump(accumulator == k),
-            0x25 => jump(accumulator > k),
-            0x35 => jump(accumulator >= k),
-            0x45 => jump(accumulator & k != 0),
-            0x06 => return Some(k),
-            _ => return None,
-        }
-    }
+    machine::run(|at| program.get(at).copied(), load)
 }
 
 #[cfg(test)]

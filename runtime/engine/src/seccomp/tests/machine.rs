@@ -1,5 +1,6 @@
-//! Classic BPF as the kernel runs it for seccomp.
+//! Runs of a program for one call, with their cost, and the kernel's checks of a program.
 
+use crate::seccomp::machine;
 use brig_sys::seccomp::Instruction;
 
 /// `struct seccomp_data`, without the instruction pointer.
@@ -33,27 +34,17 @@ pub struct Run {
 
 /// Runs a valid program.
 pub fn run(program: &[Instruction], call: &Call) -> Run {
-    let (mut accumulator, mut at, mut steps, mut loads) = (0u32, 0, 0, 0);
-    loop {
-        let Instruction { code, jt, jf, k } = program[at];
-        at += 1;
+    let (mut steps, mut loads) = (0, 0);
+    let fetch = |at: usize| {
         steps += 1;
-        let mut jump = |holds: bool| at += usize::from(if holds { jt } else { jf });
-        match code {
-            0x20 => {
-                accumulator = call.load(k);
-                loads += 1;
-            }
-            0x54 => accumulator &= k,
-            0x05 => at += k as usize,
-            0x15 => jump(accumulator == k),
-            0x25 => jump(accumulator > k),
-            0x35 => jump(accumulator >= k),
-            0x45 => jump(accumulator & k != 0),
-            0x06 => return Run { outcome: k, steps, loads },
-            _ => panic!("{code:#x} is no instruction that is used here"),
-        }
-    }
+        program.get(at).copied()
+    };
+    let load = |offset| {
+        loads += 1;
+        Some(call.load(offset))
+    };
+    let outcome = machine::run(fetch, load).expect("a valid program with instructions that are used here");
+    Run { outcome, steps, loads }
 }
 
 /// Performs the kernel's checks (bpf_check_classic, seccomp_check_filter), and checks that all instructions can be
