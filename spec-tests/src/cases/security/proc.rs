@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::json;
 
 use super::{Outside, add_capability, unless_refused, while_exchanged, without_mounts};
@@ -196,10 +196,25 @@ fn apparmor_exec(ground: &Ground) -> anyhow::Result<()> {
         fs::write(bundle.rootfs("/denied"), "of the image")?;
         add_capability(&mut bundle, "CAP_SYS_ADMIN");
         let container = ground.start(bundle.set("/process/apparmorProfile", json!(profile)))?;
-        let covered = container.attempts(&["mount tmpfs /proc", "read /denied"])?;
-        ensure!(covered == ["ok", "EACCES"], "mount, read: expected ok and EACCES, found {covered:?}");
+        // False files, since a runtime that finds none may refuse for that reason alone.
+        let attrs = ["self", "thread-self"].map(|task| format!("/proc/{task}/attr"));
+        let mut operations = vec!["mount tmpfs /proc".to_owned()];
+        for attr in &attrs {
+            let task = attr.trim_end_matches("/attr");
+            operations.extend([task, attr, &format!("{attr}/apparmor")].map(|path| format!("mkdir {path}")));
+            operations.extend(["exec", "apparmor/exec"].map(|file| format!("create {attr}/{file}")));
+        }
+        operations.push("read /denied".to_owned());
+        let covered = container.attempts(&operations.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let (denied, made) = covered.split_last().context("no answer")?;
+        ensure!(made.iter().all(|line| line == "ok"), "covering /proc: expected success, found {made:?}");
+        ensure!(denied == "EACCES", "under the profile: expected EACCES, found {denied}");
         if let Some(done) = unless_refused(container.exec(&["/probe", "try", "read", "/denied"])?)? {
             ensure!(done.stdout.trim() == "EACCES", "in exec: expected EACCES, found {}", done.stdout);
+        }
+        for file in attrs.iter().flat_map(|attr| [format!("{attr}/exec"), format!("{attr}/apparmor/exec")]) {
+            let found = fs::read_to_string(container.proc(&format!("root{file}")))?;
+            ensure!(found.is_empty(), "{file}, which is none of procfs, was written to: {found:?}");
         }
         container.call_with_flags("delete", &["--force"])?.ok().map(drop)
     })
