@@ -1,12 +1,13 @@
-//! What containerd executes: `start`, `delete`, `-info` and `-v`. Synchronous; no runtime, no threads.
+//! The commands that containerd executes: `start`, `delete`, `-info` and `-v`. They are synchronous, without an async
+//! runtime or threads.
 //!
 //! | containerd | standard input | answer |
 //! |---|---|---|
 //! | up to 1.6 | runtime options, or nothing | the address |
-//! | 1.7, 2.0 to 2.2 | the same | the address: these cannot be told from one another |
+//! | 1.7, 2.0 to 2.2 | the same | the address: these versions cannot be distinguished |
 //! | 2.3 and later | BootstrapParams | BootstrapResult, version 3 |
 //!
-//! The server speaks both versions of the task API, so that it survives an upgrade of containerd and a downgrade.
+//! The server serves both versions of the task API, so that it survives an upgrade of containerd and a downgrade.
 
 pub mod args;
 mod delete;
@@ -22,13 +23,13 @@ use brig_engine::error::{Context, Result};
 
 use args::{Action, Args};
 
-/// The binary's main: runs what `arguments` (argv, with the name) ask for. Gives the exit status.
+/// Runs the command of `arguments` (argv, with the name), as the binary's main. Returns the exit status.
 pub fn run(arguments: Vec<OsString>) -> i32 {
     let name = arguments.first().cloned().unwrap_or_default();
     let args = match Args::parse(arguments.into_iter().skip(1)) {
         Ok(args) => args,
         Err(error) => {
-            // A person has started this: containerd knows the flags.
+            // A user has started this: containerd knows the flags.
             eprintln!("{error}");
             return 1;
         }
@@ -39,7 +40,7 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
         Action::Info => info::run(),
         Action::Start => start::run(&args, &name),
         Action::Delete => {
-            // containerd logs every line of standard error as a warning of the clean-up, and so gets no debug lines
+            // containerd logs every line of standard error as a warning of the clean-up, so debug lines must not go
             // there.
             crate::log::init_stderr(&[("ns", &args.namespace), ("id", &args.id)]).and_then(|()| delete::run(&args))
         }

@@ -1,4 +1,4 @@
-//! What the shim itself has to know of a bundle, and what it keeps there.
+//! The shim's view of a bundle: the parts of its configuration, and the files that the shim stores in it.
 //!
 //! ```text
 //! BUNDLE/config.json  the container, as containerd wrote it
@@ -19,7 +19,7 @@ use brig_plan::config;
 use brig_sys::file;
 use serde::{Deserialize, Serialize};
 
-/// The few parts of config.json that decide something here.
+/// The few parts of config.json that the shim itself needs.
 #[derive(Debug, Default, Deserialize)]
 pub struct Facts {
     #[serde(default)]
@@ -44,22 +44,22 @@ struct Namespace {
     path: String,
 }
 
-/// Containers of one value share a server; the first annotation that is set counts.
+/// The annotations whose value groups containers in one server; the first one that is set counts.
 const GROUPS: [Annotation; 2] = [SHIM_GROUP, SHIM_SANDBOX];
 
 impl Facts {
-    /// Reads config.json of the bundle. A sandbox's bundle has none, and there are no facts then.
+    /// Reads config.json of the bundle. A sandbox's bundle has none, and the facts are empty then.
     ///
     /// # Errors
-    /// It cannot be read, or is no JSON of that shape.
+    /// The file cannot be read, or is no JSON of that shape.
     pub fn read(bundle: &Path) -> Result<Facts> {
         Ok(Facts::read_if_any(bundle)?.unwrap_or_default())
     }
 
-    /// The same; `None` where there is no config.json: CRI writes none for a sandbox, which this shim makes itself.
+    /// Reads config.json; `None` where there is none: CRI writes none for a sandbox, which this shim creates itself.
     ///
     /// # Errors
-    /// It is no JSON of that shape.
+    /// The file is no JSON of that shape.
     pub fn read_if_any(bundle: &Path) -> Result<Option<Facts>> {
         let path = bundle.join("config.json");
         match file::read_regular(&path, config::MAX_BYTES) {
@@ -69,7 +69,7 @@ impl Facts {
         }
     }
 
-    /// The group of containers that this one belongs to.
+    /// The group that the container belongs to.
     pub fn group(&self) -> Option<&str> {
         GROUPS
             .iter()
@@ -78,7 +78,7 @@ impl Facts {
             .filter(|group| !group.is_empty())
     }
 
-    /// The cgroup's path has the form that a systemd driver takes, NAME.slice:PREFIX:NAME.
+    /// Whether the cgroup's path has the form of a systemd driver, NAME.slice:PREFIX:NAME.
     pub fn names_scope(&self) -> bool {
         let path = self.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()).unwrap_or_default();
         let parts: Vec<&str> = path.split(':').collect();
@@ -91,21 +91,21 @@ impl Facts {
         }
     }
 
-    /// Its processes end with init: the pid namespace is the container's own.
+    /// Whether all processes exit with init: the pid namespace is the container's own.
     pub fn own_pids(&self) -> bool {
         let namespaces = self.linux.iter().filter_map(|linux| linux.namespaces.as_ref()).flatten();
         namespaces.into_iter().any(|namespace| namespace.kind == "pid" && namespace.path.is_empty())
     }
 }
 
-/// The largest size of a file that the shim keeps in a bundle, in bytes.
+/// The largest size of a file that the shim stores in a bundle, in bytes.
 const MAX_KEPT_BYTES: u64 = 64 << 10;
 
-/// Reads a file that the shim keeps in a bundle; `None` where there is none. Whatever else has come to lie there, such
-/// as a link, a FIFO or a device, is not read.
+/// Reads a file that the shim stores in a bundle; `None` where there is none. Anything else at the path, such as a
+/// link, a FIFO or a device, is not read.
 ///
 /// # Errors
-/// It cannot be read, or is no regular file of a usual size.
+/// The file cannot be read, or is no regular file of a usual size.
 pub fn read_kept(path: &Path) -> Result<Option<Vec<u8>>> {
     file::read_nofollow(path, MAX_KEPT_BYTES).with_context(|| format!("unable to read {}", path.display()))
 }
@@ -113,40 +113,40 @@ pub fn read_kept(path: &Path) -> Result<Option<Vec<u8>>> {
 /// The name of the file with a sandbox's runtime options, a google.protobuf.Any.
 pub const OPTIONS: &str = "options.pb";
 
-/// Which runtime has a container, and where: BUNDLE/shim.json.
+/// The record of a container's runtime: BUNDLE/shim.json.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// The directory of the runtime's records.
     pub root: String,
     /// Another runtime's binary; empty for the engine.
     pub binary: String,
-    /// Its cgroups are systemd's.
+    /// Whether systemd manages the cgroups.
     pub systemd_cgroup: bool,
 }
 
 impl Kept {
-    /// Reads it; `None` when Create has not come so far.
+    /// Reads the record; `None` when Create was not completed.
     ///
     /// # Errors
-    /// It is damaged.
+    /// The record is damaged.
     pub fn read(bundle: &Path) -> Result<Option<Kept>> {
         let path = bundle.join("shim.json");
         let kept = read_kept(&path)?.map(|bytes| serde_json::from_slice(&bytes));
         kept.transpose().with_context(|| path.display().to_string())
     }
 
-    /// Writes it.
+    /// Writes the record.
     pub fn write(&self, bundle: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).context("unable to write shim.json")?;
         brig_engine::replace(&bundle.join("shim.json"), &bytes, 0o600)
     }
 }
 
-/// Fails where the bundle's rootfs is a symbolic link: mounts and files would be made, and later removed, somewhere
-/// else on the host.
+/// Fails where the bundle's rootfs is a symbolic link: mounts and files would be made, and later removed, elsewhere on
+/// the host.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidConfig`].
+/// [`ErrorKind::InvalidConfig`] for a symbolic link.
 pub fn refuse_linked_rootfs(rootfs: &Path) -> Result<()> {
     match is_link(rootfs) {
         false => Ok(()),
@@ -158,12 +158,12 @@ pub fn refuse_linked_rootfs(rootfs: &Path) -> Result<()> {
     }
 }
 
-/// Whether a symbolic link lies at `path`.
+/// Whether `path` is a symbolic link.
 pub fn is_link(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_symlink())
 }
 
-/// Removes a socket; anything else that lies there stays. One that is gone is fine.
+/// Removes a socket; a file of another type stays. A missing one is a success.
 ///
 /// # Errors
 /// The socket cannot be removed.
@@ -179,10 +179,10 @@ pub fn remove_socket(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a file or a socket. One that is gone is fine.
+/// Removes a file or a socket. A missing one is a success.
 ///
 /// # Errors
-/// It is there, and cannot be removed.
+/// The file exists and cannot be removed.
 pub fn remove_if_there(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

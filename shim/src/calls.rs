@@ -1,8 +1,8 @@
-//! Calls in progress: where they run, and when one that waits for its turn is given up.
+//! Calls in progress: the threads that they run on, and the end of a wait whose caller has gone.
 //!
-//! No call waits for a thread that a call of another container has, and a short one waits for no long one:
+//! No call waits for a thread that a call of another container occupies, and a short call waits for no long one:
 //!
-//! | calls | at once | the others wait |
+//! | calls | at once | further calls wait |
 //! |---|---|---|
 //! | kill, state, pids, stats, resize | [`SHORT`] for each container | for those of the same container |
 //! | start, pause, resume, update, checkpoint, delete | one for each container | for that one |
@@ -10,22 +10,22 @@
 //! | creates | [`CREATES`] for the shim | for other creates |
 //! | writes to files | one for each stream | for that one |
 //!
-//! A call that waits has no thread. It is given up when its caller goes, by a closed connection or at its deadline. A
-//! call that has begun runs to its end: half a verb would leave the container in between.
+//! A waiting call has no thread. It is given up when its caller goes, by a closed connection or at its deadline. A call
+//! that has started runs to its end: half a verb would leave the container in an intermediate state.
 
 use brig_engine::error::{Error, ErrorKind, Result};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::Instrument;
 
-/// Short calls of one container that run at the same time.
+/// The number of short calls of one container that run at the same time.
 pub const SHORT: usize = 4;
-/// Execs of one container that are started at the same time.
+/// The number of execs of one container that are started at the same time.
 pub const EXECS: usize = 16;
-/// Containers that are created at the same time.
+/// The number of containers that are created at the same time.
 pub const CREATES: usize = 128;
 
-/// Threads for calls that block. The bounds above keep their number far below, in proportion to the containers: a
-/// thread that is free is reused, and one without work ends.
+/// The number of threads for calls that block. The bounds above keep the real number far below, in proportion to the
+/// containers: a free thread is reused, and one without work exits.
 pub const MAX_THREADS: usize = 1 << 15;
 
 tokio::task_local! {
@@ -33,10 +33,10 @@ tokio::task_local! {
     static CALLER: watch::Receiver<()>;
 }
 
-/// Runs `call` to its end, although its caller may go, which drops the future that this is.
+/// Runs `call` to its end even if its caller goes, which drops the returned future.
 ///
 /// # Errors
-/// Those of the call.
+/// The errors of `call`.
 pub async fn run_to_end<T: Send + 'static>(call: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     // Dropped with this future.
     let (_here, caller) = watch::channel(());
@@ -46,7 +46,7 @@ pub async fn run_to_end<T: Send + 'static>(call: impl Future<Output = Result<T>>
     }
 }
 
-/// Waits for `turn` as long as the caller of this call is there. What nobody has called waits in any case.
+/// Waits for `turn` as long as the caller of this call is connected. Outside a call, the wait is unbounded.
 ///
 /// # Errors
 /// [`ErrorKind::TimedOut`] when the caller has gone.
@@ -54,17 +54,17 @@ pub async fn turn<T>(turn: impl Future<Output = T>) -> Result<T> {
     let Ok(mut caller) = CALLER.try_with(Clone::clone) else { return Ok(turn.await) };
     tokio::select! {
         biased;
-        // Nothing is ever sent: this is the end of the sender.
+        // Nothing is ever sent: a change means that the sender was dropped.
         _ = caller.changed() => Err(Error::new(ErrorKind::TimedOut, "the caller has gone, and the call is not begun")),
         done = turn => Ok(done),
     }
 }
 
-/// Waits for a place among the calls that `lane` lets run at the same time.
+/// Acquires a permit among the calls that `lane` lets run at the same time.
 ///
 /// # Errors
-/// As for [`turn`].
-pub async fn place(lane: &Semaphore) -> Result<SemaphorePermit<'_>> {
+/// The errors of [`turn`].
+pub async fn acquire(lane: &Semaphore) -> Result<SemaphorePermit<'_>> {
     turn(lane.acquire()).await?.map_err(|error| Error::other(error.to_string()))
 }
 
@@ -82,7 +82,7 @@ mod tests {
         let (done, is_done) = oneshot::channel();
         let (first, second) = (Arc::clone(&lane), Arc::clone(&lane));
         let running = tokio::spawn(run_to_end(async move {
-            let _place = place(&first).await?;
+            let _permit = acquire(&first).await?;
             let _ = began.send(());
             let _ = gate.await;
             let _ = done.send(());
@@ -91,7 +91,7 @@ mod tests {
         has_began.await.unwrap();
         let (given_up, is_given_up) = oneshot::channel();
         let waiting = tokio::spawn(run_to_end(async move {
-            let _ = given_up.send(place(&second).await.map(drop));
+            let _ = given_up.send(acquire(&second).await.map(drop));
             Ok(())
         }));
         tokio::task::yield_now().await;
@@ -104,9 +104,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_nobody_called_waits_for_its_turn() {
+    async fn work_outside_a_call_waits_for_its_turn() {
         let lane = Semaphore::new(1);
-        drop(place(&lane).await.unwrap());
+        drop(acquire(&lane).await.unwrap());
         assert!(run_to_end(async { Err::<(), _>(Error::other("no")) }).await.is_err());
     }
 }

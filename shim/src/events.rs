@@ -1,20 +1,20 @@
 //! Events to containerd: a queue, and one task that empties it in order.
 //!
-//! Who publishes never waits. The task forwards the oldest event through containerd's ttrpc socket
-//! (containerd.services.events.ttrpc.v1.Events/Forward) until containerd has taken it, and only then goes on to the
-//! next, so that the order in which they were published is the order in which they arrive. While containerd is away,
-//! being restarted or hanging, the events stay; the task connects anew.
+//! Publishing never blocks. The task forwards the oldest event through containerd's ttrpc socket
+//! (containerd.services.events.ttrpc.v1.Events/Forward) until containerd has taken it, and only then continues with the
+//! next one, so events arrive in the order in which they were published. While containerd is stopped, restarting or
+//! hanging, the events stay queued; the task reconnects.
 //!
-//! An event whose answer is lost with the connection is sent again: each arrives at least once.
+//! An event whose answer is lost with the connection is sent again: each event arrives at least once.
 //!
-//! | what happens | what is done |
+//! | condition | action |
 //! |---|---|
-//! | no connection, or it breaks, or no answer within `ANSWER` | the same event again, for ever, on a new connection |
-//! | containerd answers with an error | the same event again, `REFUSALS` times in all; then it is given up, and logged |
-//! | more than `LARGEST` bytes wait | the oldest event goes that is not exit, delete or oom; else the oldest. Each is logged |
+//! | no connection, or it breaks, or no answer within `ANSWER_TIMEOUT` | the same event again, without limit, on a new connection |
+//! | containerd answers with an error | the same event again, `MAX_ATTEMPTS` times in all; then it is dropped, and logged |
+//! | more than `MAX_QUEUED_BYTES` are queued | the oldest event that is not exit, delete or oom is dropped; else the oldest. Each is logged |
 //!
 //! A container without requests produces one exit event per process, so the last case needs thousands of execs and a
-//! daemon that is away and yet sends requests.
+//! daemon that does not answer and yet sends requests.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, VecDeque};
@@ -32,23 +32,23 @@ use protobuf::{Message, MessageField};
 use tokio::sync::watch;
 use ttrpc::asynchronous::Client;
 
-/// How many bytes of events may wait.
-const LARGEST: usize = 8 << 20;
-/// What an event takes besides its own bytes: its envelope and its place in the queue, about.
+/// The size of the queued events, in bytes.
+const MAX_QUEUED_BYTES: usize = 8 << 20;
+/// The approximate size of an event beside its own bytes: its envelope and its slot in the queue.
 const OVERHEAD: usize = 256;
-/// How often containerd may answer with an error before an event is given up.
-const REFUSALS: u32 = 5;
-/// How long containerd may take to answer. One that is slow has the event all the same, and would get it twice; one
-/// that has ended, or is stopped for good, closes the connection, which is noticed at once.
-const ANSWER: Duration = Duration::from_secs(120);
-/// Between two attempts to connect: at first, and at most.
+/// The number of attempts of an event that containerd answers with an error.
+const MAX_ATTEMPTS: u32 = 5;
+/// The time that containerd may take to answer. A slow daemon has the event all the same, and would get it twice; one
+/// that has exited, or is stopped for good, closes the connection, which is noticed at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// The delays between two attempts to connect: the first and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// The ttrpc metadata by which containerd knows the namespace of a request (its pkg/namespaces/ttrpc.go).
+/// The ttrpc metadata key of a request's namespace (containerd's pkg/namespaces/ttrpc.go).
 const NAMESPACE_HEADER: &str = "containerd-namespace-ttrpc";
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident $topic:ident,)*) => {
-        /// What happened to a task.
+        /// An event of a task.
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs, reason = "the names of containerd's own messages (api/events/task.proto)")]
         pub enum Event {
@@ -62,14 +62,14 @@ macro_rules! events {
         })*
 
         impl Event {
-            /// The topic that containerd files it under.
+            /// The topic under which containerd publishes it.
             pub fn topic(&self) -> &'static str {
                 match self {
                     $(Event::$name(_) => topics::$topic,)*
                 }
             }
 
-            /// The container that it is about.
+            /// The container of the event.
             pub fn container_id(&self) -> &str {
                 match self {
                     $(Event::$name(message) => &message.container_id,)*
@@ -100,44 +100,44 @@ events! {
 }
 
 impl Event {
-    /// It tells of something that containerd could not learn otherwise.
+    /// Whether the event reports something that containerd could not learn otherwise.
     fn is_an_end(&self) -> bool {
         matches!(self, Event::TaskExit(_) | Event::TaskDelete(_) | Event::TaskOOM(_))
     }
 
-    /// The exec that has this id. Init is named by the container, or not at all.
+    /// The exec of this id. Init is identified by the container's id, or by an empty one.
     fn exec_of<'a>(&self, id: &'a str) -> Option<&'a str> {
         Some(id).filter(|id| !id.is_empty() && *id != self.container_id())
     }
 
-    fn told(&self) -> Told<'_> {
+    fn log_fields(&self) -> LogFields<'_> {
         match self {
-            Event::TaskCreate(event) => Told { pid: Some(event.pid), ..Told::default() },
-            Event::TaskStart(event) => Told { pid: Some(event.pid), ..Told::default() },
-            Event::TaskExecAdded(event) => Told { exec: self.exec_of(&event.exec_id), ..Told::default() },
+            Event::TaskCreate(event) => LogFields { pid: Some(event.pid), ..LogFields::default() },
+            Event::TaskStart(event) => LogFields { pid: Some(event.pid), ..LogFields::default() },
+            Event::TaskExecAdded(event) => LogFields { exec: self.exec_of(&event.exec_id), ..LogFields::default() },
             Event::TaskExecStarted(event) => {
-                Told { exec: self.exec_of(&event.exec_id), pid: Some(event.pid), status: None }
+                LogFields { exec: self.exec_of(&event.exec_id), pid: Some(event.pid), status: None }
             }
             Event::TaskExit(event) => {
-                Told { exec: self.exec_of(&event.id), pid: Some(event.pid), status: Some(event.exit_status) }
+                LogFields { exec: self.exec_of(&event.id), pid: Some(event.pid), status: Some(event.exit_status) }
             }
             Event::TaskDelete(event) => {
-                Told { exec: self.exec_of(&event.id), pid: Some(event.pid), status: Some(event.exit_status) }
+                LogFields { exec: self.exec_of(&event.id), pid: Some(event.pid), status: Some(event.exit_status) }
             }
-            _ => Told::default(),
+            _ => LogFields::default(),
         }
     }
 }
 
-/// What of an event stands in the log beside its topic and container.
+/// The fields of an event in the log, besides its topic and container.
 #[derive(Default)]
-struct Told<'a> {
+struct LogFields<'a> {
     exec: Option<&'a str>,
     pid: Option<u32>,
     status: Option<u32>,
 }
 
-/// `time` as protobuf has it, for the messages' own times too.
+/// Converts `time` to protobuf's form, for the messages' own times too.
 pub fn timestamp(time: SystemTime) -> MessageField<Timestamp> {
     MessageField::some(time.into())
 }
@@ -152,11 +152,11 @@ struct Waiting {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Of all in it.
+    /// The size of all queued events.
     bytes: usize,
-    /// The number of the next.
+    /// The number of the next event.
     next: u64,
-    /// Given up for want of room.
+    /// Events dropped because the queue was full.
     lost: u64,
     closed: bool,
 }
@@ -167,7 +167,7 @@ impl Queue {
         self.waiting.push_back(Waiting { number: self.next, envelope, size, is_an_end });
         self.next += 1;
         self.bytes += size;
-        // The first one is on its way, and the one that has just come is not old.
+        // The first event is being sent, and the last one has just been queued: neither is dropped.
         while self.bytes > largest && self.waiting.len() > 2 {
             let last = self.waiting.len() - 1;
             let victim = (1..last).find(|at| !self.waiting[*at].is_an_end).unwrap_or(1);
@@ -175,7 +175,7 @@ impl Queue {
                 self.bytes -= gone.size;
                 self.lost += 1;
                 tracing::error!(
-                    "containerd is away and {} events wait: {} is given up, the {}th so far",
+                    "containerd does not take events and {} are queued: dropping {}, the {}th event dropped",
                     self.waiting.len(),
                     gone.envelope.topic,
                     self.lost
@@ -193,21 +193,21 @@ impl Queue {
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// How many wait. Its receivers are woken by every change.
+    /// The number of queued events. Every change wakes its receivers.
     length: watch::Sender<usize>,
     namespace: String,
-    /// No address: events go nowhere.
+    /// Without an address, events are dropped.
     address: Option<String>,
 }
 
 impl Shared {
-    /// The queue, whatever happened to its last holder: no method of it leaves it half changed.
+    /// Locks the queue, and ignores poisoning: no method of it leaves it half changed.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell_length(&self) {
-        // Sent for every change, the same length again included: it is also what wakes the task.
+        // Sent for every change, even to the same length: it is also what wakes the task.
         let length = self.queue().waiting.len();
         self.length.send_replace(length);
     }
@@ -225,9 +225,9 @@ impl std::fmt::Debug for Publisher {
 
 impl Publisher {
     /// Starts the task that forwards events to `address`, the value of TTRPC_ADDRESS: a path, or `unix://` before one.
-    /// Without an address, events are not wanted, and are dropped.
+    /// Without an address, events are dropped.
     ///
-    /// Must be called inside a tokio runtime, which the task lives in until [`Publisher::close`].
+    /// Must be called inside a tokio runtime, in which the task runs until [`Publisher::close`].
     pub fn start(address: Option<&str>, namespace: &str) -> Publisher {
         let address = address.filter(|address| !address.is_empty()).map(|address| match address.contains("://") {
             true => address.to_owned(),
@@ -243,12 +243,12 @@ impl Publisher {
             Some(address) => {
                 tokio::spawn(Forwarder::new(shared.clone(), address.clone()).run());
             }
-            None => tracing::warn!("no TTRPC_ADDRESS: containerd gets no events from this shim"),
+            None => tracing::warn!("TTRPC_ADDRESS is not set: containerd gets no events from this shim"),
         }
         Publisher(shared)
     }
 
-    /// Puts an event in the queue. It never blocks, and may be called from any thread.
+    /// Queues an event. Never blocks, and may be called from any thread.
     pub fn publish(&self, event: impl Into<Event>) {
         let event = event.into();
         if self.0.address.is_none() {
@@ -261,7 +261,7 @@ impl Publisher {
                 return;
             }
         };
-        let Told { exec, pid, status } = event.told();
+        let LogFields { exec, pid, status } = event.log_fields();
         tracing::debug!(id = event.container_id(), exec, pid, status, "event {}", event.topic());
         let envelope = Envelope {
             timestamp: timestamp(SystemTime::now()),
@@ -270,21 +270,21 @@ impl Publisher {
             event: MessageField::some(any),
             ..Envelope::default()
         };
-        self.0.queue().push(envelope, event.is_an_end(), LARGEST);
+        self.0.queue().push(envelope, event.is_an_end(), MAX_QUEUED_BYTES);
         self.0.tell_length();
     }
 
-    /// How many events wait.
+    /// The number of queued events.
     pub fn waiting(&self) -> usize {
         self.0.queue().waiting.len()
     }
 
-    /// How many events were given up for want of room.
+    /// The number of events dropped because the queue was full.
     pub fn lost(&self) -> u64 {
         self.0.queue().lost
     }
 
-    /// Waits until containerd has taken all events, `limit` long at the most, and ends the task. What is left then is
+    /// Waits until containerd has taken all events, at most for `limit`, and ends the task. The remaining events are
     /// lost; their number is returned.
     pub async fn close(&self, limit: Duration) -> usize {
         let mut length = self.0.length.subscribe();
@@ -303,15 +303,15 @@ impl Publisher {
     }
 }
 
-/// Why an event was not taken.
+/// The reason why an event was not taken.
 enum Failure {
-    /// No connection, or one that broke.
+    /// There is no connection, or it broke.
     Away(String),
-    /// containerd said no.
+    /// containerd answered with an error.
     Refused(String),
 }
 
-/// The task.
+/// The task that forwards events.
 struct Forwarder {
     shared: Arc<Shared>,
     address: String,
@@ -356,18 +356,18 @@ impl Forwarder {
                 Err(Failure::Away(reason)) => {
                     self.client = None;
                     if !std::mem::replace(&mut away, true) {
-                        tracing::warn!("containerd takes no events, which wait meanwhile: {reason}");
+                        tracing::warn!("forwarding events to containerd failed, they stay queued: {reason}");
                     }
                     self.pause(backoff).await;
                     backoff = (backoff * 2).min(BACKOFF.1);
                 }
                 Err(Failure::Refused(reason)) => {
                     refusals += 1;
-                    if refusals < REFUSALS {
+                    if refusals < MAX_ATTEMPTS {
                         self.pause(BACKOFF.0).await;
                         continue;
                     }
-                    tracing::error!("containerd refused {topic} {refusals} times, it is given up: {reason}");
+                    tracing::error!("dropping event {topic}: containerd refused it {refusals} times: {reason}");
                     refusals = 0;
                     self.done(number);
                 }
@@ -383,7 +383,7 @@ impl Forwarder {
     /// Waits for `time`, or until the queue is closed.
     async fn pause(&mut self, time: Duration) {
         let shared = self.shared.clone();
-        // Too late is what was waited for; and there is a sender as long as there is `shared`.
+        // An expired wait is the expected outcome, and a sender exists as long as `shared`.
         let _ = tokio::time::timeout(time, self.changed.wait_for(|_| shared.queue().closed)).await;
     }
 
@@ -397,12 +397,12 @@ impl Forwarder {
         };
         let namespace = (NAMESPACE_HEADER.to_owned(), vec![self.shared.namespace.clone()]);
         let mut context = ttrpc::context::with_metadata(HashMap::from([namespace]));
-        // An i64 of nanoseconds has room for 292 years.
-        context.timeout_nano = ANSWER.as_nanos() as i64;
+        // An i64 of nanoseconds can hold 292 years.
+        context.timeout_nano = ANSWER_TIMEOUT.as_nanos() as i64;
         let request = ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() };
         match EventsClient::new(client).forward(context, &request).await {
             Ok(_) => Ok(()),
-            // The client's own deadline has this code too; a server that took so long is no better.
+            // The client's own deadline has this code too; a server that took so long is treated alike.
             Err(ttrpc::Error::RpcStatus(status)) if status.code() == ttrpc::Code::DEADLINE_EXCEEDED => {
                 Err(Failure::Away(status.message))
             }

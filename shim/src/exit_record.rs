@@ -1,12 +1,12 @@
-//! Exit statuses in the bundle: they survive the server, so that `delete` answers them after it was killed.
+//! Exit statuses in the bundle: they survive the server, so that `delete` can report them after the server was killed.
 //!
 //! ```text
 //! BUNDLE/init.exit     init's
 //! BUNDLE/exec.ID.exit  an exec's, until it is deleted
 //! ```
 //!
-//! A record is written as soon as the exit is known, and so before its event is published: whatever containerd was told
-//! is what `delete` answers.
+//! A record is written as soon as the exit is known, and so before its event is published: `delete` reports the same
+//! status as the event.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,35 +17,35 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{read_kept, remove_if_there};
 use crate::reaper::Ended;
 
-/// Before and after an exec's id in the name of its record.
+/// The prefix and the suffix of an exec's id in the name of its record.
 const EXEC: (&str, &str) = ("exec.", ".exit");
 
 /// The exit of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
-    /// The pid that the process had.
+    /// The pid of the exited process.
     pub pid: u32,
-    /// The code, or 128 + the signal.
+    /// The exit code, or 128 + the signal.
     pub status: u32,
     seconds: u64,
     nanos: u32,
 }
 
 impl ExitRecord {
-    /// The record of `ended`.
+    /// Creates the record of `ended`.
     pub fn new(pid: i32, ended: Ended) -> ExitRecord {
         let since = ended.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (seconds, nanos) = (since.as_secs(), since.subsec_nanos());
         ExitRecord { pid: pid.cast_unsigned(), status: ended.status, seconds, nanos }
     }
 
-    /// When the process was reaped.
+    /// The time at which the process was reaped.
     pub fn exited_at(&self) -> SystemTime {
-        // A time that no clock can show is a damaged record's.
+        // A time out of the clock's range comes from a damaged record.
         UNIX_EPOCH.checked_add(Duration::new(self.seconds, self.nanos)).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Keeps the exit of init (an empty id) or of an exec. A failure is logged: the event tells of the exit all the
+    /// Stores the exit of init (an empty id) or of an exec. A failure is logged: the event reports the exit all the
     /// same.
     pub fn keep(bundle: &Path, exec_id: &str, pid: i32, ended: Ended) {
         let write = || {
@@ -53,11 +53,11 @@ impl ExitRecord {
             brig_engine::replace(&path(bundle, exec_id), &bytes, 0o600)
         };
         if let Err(error) = write() {
-            tracing::warn!("the exit status {} of process {pid} is not kept in the bundle: {error}", ended.status);
+            tracing::warn!("unable to store the exit status {} of process {pid} in the bundle: {error}", ended.status);
         }
     }
 
-    /// Reads the exit of init (an empty id) or of an exec; `None` where none was kept.
+    /// Reads the exit of init (an empty id) or of an exec; `None` where there is no record.
     ///
     /// # Errors
     /// The record is damaged or unreadable.
@@ -95,7 +95,7 @@ impl ExitRecord {
     }
 }
 
-/// An exec may be called init: its record has another name than init's.
+/// The path of a record. An exec may be called init: its record has another name than init's.
 fn path(bundle: &Path, exec_id: &str) -> PathBuf {
     match exec_id {
         "" => bundle.join("init.exit"),

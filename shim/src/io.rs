@@ -1,4 +1,4 @@
-//! Standard streams of containers' processes: from the addresses in a request to file descriptors, and what is copied
+//! Standard streams of containers' processes: from the addresses in a request to file descriptors, and the copying
 //! between them.
 //!
 //! | address | standard input | standard output and error |
@@ -8,8 +8,8 @@
 //! | `file://` | the file | copied to the file's end |
 //! | `binary://`, `binary-v2://` | | the logger reads the pipes itself |
 //!
-//! A process never gets a FIFO or a file of the host's itself, always a pipe or a terminal: it could reopen, truncate
-//! or misconfigure what it holds.
+//! A process never gets a FIFO or a file of the host itself, always a pipe or a terminal: it could reopen, truncate or
+//! misconfigure what it holds.
 
 mod fd;
 mod fifo;
@@ -43,16 +43,16 @@ use pump::{Life, Sink, Source, Stage};
 pub use stdin::StdinEnds;
 pub use timeouts::OutputTimeouts;
 
-/// The addresses of a process's standard streams, as the request has them.
+/// The addresses of a process's standard streams, as requested.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// Standard input.
+    /// The address of standard input.
     pub stdin: String,
-    /// Standard output.
+    /// The address of standard output.
     pub stdout: String,
-    /// Standard error; not used with a terminal.
+    /// The address of standard error; not used with a terminal.
     pub stderr: String,
-    /// The process has a terminal.
+    /// Whether the process has a terminal.
     pub terminal: bool,
 }
 
@@ -65,9 +65,9 @@ pub struct Owner {
     pub container: String,
     /// Owner and group of the pipes.
     pub ids: (u32, u32),
-    /// How long a logger may take until it is ready: no longer than the call waits that wants it.
+    /// The time that a logger may take until it is ready: at most that of the call that starts it.
     pub ready_timeout: Duration,
-    /// How long outputs may keep the process.
+    /// The limits for which unread output may delay an exit event and a deletion.
     pub timeouts: OutputTimeouts,
 }
 
@@ -105,30 +105,30 @@ fn path(rest: &str) -> Result<PathBuf> {
     Ok(path.into())
 }
 
-/// What one output goes to.
+/// The destination of an output.
 #[derive(Debug)]
 enum Output {
     Null,
     Fifo(Fifo),
     File(HostFile),
-    /// The read end of the pipe is with the logger; this is the end to write to.
+    /// The writing end of the pipe whose reading end the logger has.
     Logger(OwnedFd),
-    /// For standard error: to where standard output goes.
+    /// For standard error: the destination of standard output.
     Same,
 }
 
-/// What standard input comes from.
+/// The source of standard input.
 #[derive(Debug)]
 enum Input {
     Null,
-    /// Opened by the start of the process ([`StdinEnds::open`]). A client whose writes get through may have come to
-    /// their end, and asks for CloseIO at once: before Create is answered, containerd would not know the task, and the
-    /// request would be lost.
+    /// Opened by the start of the process ([`StdinEnds::open`]). A client whose writes succeed may reach the end of its
+    /// input and send CloseIO at once: before Create is answered, containerd would not know the task, and the request
+    /// would be lost.
     Fifo(PathBuf),
     File(std::fs::File),
 }
 
-/// Streams that are open, before there is a process.
+/// Open streams, before the process exists.
 #[derive(Debug)]
 pub struct Opened {
     input: Input,
@@ -139,28 +139,28 @@ pub struct Opened {
     timeouts: OutputTimeouts,
 }
 
-/// What is copied once there is a process.
+/// The streams to be copied once the process exists.
 #[derive(Debug)]
 pub struct Prepared {
     /// The FIFO of standard input.
     input: Option<PathBuf>,
-    /// The same, opened.
+    /// The ends of that FIFO, once opened.
     ends: Option<StdinEnds>,
     /// Our end of the process's standard input, without a terminal.
     stdin: Option<OwnedFd>,
     outputs: Vec<(OwnedFd, Output)>,
-    /// With a terminal: where its output goes.
+    /// With a terminal: the destination of its output.
     terminal: Option<Output>,
     logger: Option<Spawned>,
     timeouts: OutputTimeouts,
 }
 
 impl Opened {
-    /// Opens what the addresses name. Blocks until a logger says that it is ready, so not for the server's thread; a
-    /// logger is a child, so under a hold of the reaper.
+    /// Opens the addresses. Must not run on the server's thread, because it blocks until a logger is ready; must run
+    /// under a hold of the reaper, because a logger is a child.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] for an address that is none, else what failed, with the address.
+    /// [`ErrorKind::InvalidConfig`] for an invalid address, else the failure with the address.
     pub fn open(addresses: &Addresses, owner: &Owner) -> Result<Opened> {
         let input = open_input(Address::parse(&addresses.stdin)?)
             .with_context(|| format!("unable to open standard input {:?}", addresses.stdin))?;
@@ -177,8 +177,8 @@ impl Opened {
                 return Err(Error::new(ErrorKind::InvalidConfig, message));
             }
             (stdout, stderr) => {
-                // In one pipe their order is kept, and each FIFO has one writer here, which can tell whether it has a
-                // reader.
+                // One pipe keeps the order of the two, and each FIFO has one writer here, which can detect whether it
+                // has a reader.
                 let same = stdout != Address::Null && stdout == stderr;
                 let stderr = if same {
                     Output::Same
@@ -193,7 +193,7 @@ impl Opened {
         Ok(Opened { input, outputs, logger, terminal, ids, timeouts })
     }
 
-    /// The process's ends, and what is to be copied from ours.
+    /// Splits into the process's ends, and the streams to be copied from our ends.
     pub fn split(self) -> Result<(Streams, Prepared)> {
         let (logger, timeouts) = (self.logger, self.timeouts);
         let mut prepared =
@@ -239,17 +239,17 @@ impl Opened {
 }
 
 impl Prepared {
-    /// Opens standard input, of a process that runs at once. Not for the server's thread.
+    /// Opens standard input of a process that runs at once. Must not run on the server's thread.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// The FIFO cannot be opened.
     pub fn open_stdin(&mut self) -> Result<()> {
         self.ends = self.input.as_deref().map(StdinEnds::open).transpose()?;
         Ok(())
     }
 
-    /// Starts copying; standard input follows, where it was not opened. `terminal` is the master of a process that has
-    /// one.
+    /// Starts copying; standard input follows where it was not opened. `terminal` is the master, for a process that has
+    /// a terminal.
     ///
     /// # Errors
     /// A descriptor cannot be polled.
@@ -305,7 +305,7 @@ struct Waiting {
     is_terminal: bool,
 }
 
-/// A process's streams while it lives, and until what it wrote has been copied. Dropping it ends all copying.
+/// The streams of a running process, and of an exited one until its output is copied. Dropping it ends all copying.
 #[derive(Debug)]
 pub struct Copying {
     stdin: JoinSet<()>,
@@ -313,15 +313,15 @@ pub struct Copying {
     waiting: Option<Waiting>,
     /// Our own writer of the FIFO of standard input: without it the FIFO would end with its first writer.
     writer: Option<OwnedFd>,
-    /// Tells the copying of standard input that no more is to come.
+    /// Notifies the copying of standard input that no more bytes come.
     close_stdin: Option<oneshot::Sender<()>>,
-    /// That was said already.
+    /// Whether standard input was closed already.
     closed: bool,
     logger: Option<Logger>,
     terminal: Option<OwnedFd>,
-    /// One for each output, told when all that the process wrote has been read.
+    /// One receiver for each output, which ends when all of the process's output has been read.
     unread: Vec<oneshot::Receiver<()>>,
-    /// Tells the copying of outputs how far the process is.
+    /// Notifies the copying of outputs of the process's stage.
     stage: watch::Sender<Stage>,
     timeouts: OutputTimeouts,
 }
@@ -348,30 +348,30 @@ impl Copying {
         Ok(())
     }
 
-    /// The process has exited: what is given waits until all that it wrote has been read by readers that are there, or
-    /// is in its file, at most for [`OutputTimeouts::exit`]. False when something was left.
+    /// Notes that the process has exited. The returned future waits until present readers have read its output, or the
+    /// output is in its file, at most for [`OutputTimeouts::exit`]. False when some output is unread.
     pub fn process_ended(&mut self) -> impl Future<Output = bool> + use<> {
         self.stage.send_replace(Stage::Exited);
         let limit = self.timeouts.exit;
         let unread = std::mem::take(&mut self.unread);
         let all = async {
             for output in unread {
-                // The sender is dropped, which is the word.
+                // The copying drops the sender, which is the notification.
                 let _ = output.await;
             }
         };
         async move { timeouts::within(limit, all).await.is_some() }
     }
 
-    /// The FIFO of standard input, where there is one that is not open yet.
+    /// The FIFO of standard input that is not open yet, if any.
     pub fn unopened_stdin(&self) -> Option<PathBuf> {
         self.waiting.as_ref().map(|waiting| waiting.path.clone())
     }
 
-    /// Copies from the FIFO of standard input, which has been opened.
+    /// Copies from the opened FIFO of standard input.
     ///
     /// # Errors
-    /// It cannot be polled. Then it can be tried again.
+    /// The FIFO cannot be polled. The call can be repeated then.
     pub fn copy_stdin(&mut self, ends: StdinEnds) -> Result<()> {
         let Some(waiting) = &self.waiting else { return Ok(()) };
         let StdinEnds { reader, writer } = ends;
@@ -382,7 +382,7 @@ impl Copying {
         } else {
             let (close, closed) = oneshot::channel();
             self.close_stdin = Some(close);
-            // The sender is gone without a word when all copying ends, and then this task is ended too.
+            // The sender is dropped without a message when all copying ends, and this task is aborted then.
             let closed = async {
                 if closed.await.is_err() {
                     std::future::pending().await
@@ -398,18 +398,18 @@ impl Copying {
         Ok(())
     }
 
-    /// Standard input ends after what was written so far: a client may keep its end of the FIFO open until the process
-    /// has ended (ctr does). A terminal's input has no end.
+    /// Ends standard input after the bytes written so far: a client may keep its end of the FIFO open until the process
+    /// has exited (ctr does). A terminal's input has no end.
     pub fn close_stdin(&mut self) {
         self.closed = true;
         self.writer = None;
         if let Some(close) = self.close_stdin.take() {
-            // Nobody listens when the process has closed its input, or it has ended already.
+            // There is no receiver when the process has closed its input or has exited.
             let _ = close.send(());
         }
     }
 
-    /// Sets the terminal's size in character cells. Without a terminal nothing is done.
+    /// Sets the terminal's size in character cells. A no-op without a terminal.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         match &self.terminal {
             Some(master) => Ok(brig_sys::tty::set_size(master.as_fd(), rows, columns)?),
@@ -417,8 +417,8 @@ impl Copying {
         }
     }
 
-    /// Waits until all output is copied, at most for [`OutputTimeouts::delete`], and closes everything. False when
-    /// something was left. A client that has not come for the output by now is waited for no longer.
+    /// Waits until all output is copied, at most for [`OutputTimeouts::delete`], and closes all streams. False when
+    /// some output is unread. A client that has not opened the output by now is not waited for.
     pub async fn drain(mut self) -> bool {
         self.stage.send_replace(Stage::Deleted);
         let outputs = &mut self.outputs;

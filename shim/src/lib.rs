@@ -6,25 +6,25 @@
 //!            ◄─ events ────────────────────── events ◄── reaper, oom
 //! ```
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
 //! | [`bootstrap`] | containerd's commands, the socket, and the start of the server |
-//! | [`server`] | the server's life: its thread, its signals |
-//! | [`calls`] | where calls run, and what they wait for |
+//! | [`server`] | the server's life cycle: its thread, its signals |
+//! | [`calls`] | the threads of calls, and the limits that they wait for |
 //! | [`service`], [`rpc_error`] | ttrpc calls in, answers and status codes out |
 //! | [`tasks`], [`task`], [`process`] | all containers, one container, one process of it |
 //! | [`runtime`] | the engine, or another runtime's command |
-//! | [`reaper`] | the end of every child |
+//! | [`reaper`] | the exit of every child |
 //! | [`io`] | standard streams and terminals |
 //! | [`bundle`], [`exit_record`] | the files in the bundle that concern the shim |
-//! | [`options`] | what containerd's runtime options say, from either message |
-//! | [`events`] | the queue of events, and its way to containerd |
-//! | [`rootfs`] | the mounts of a container's root, and their end |
+//! | [`options`] | containerd's runtime options, from either message |
+//! | [`events`] | the queue of events, and their publication to containerd |
+//! | [`rootfs`] | the mounts of a container's root, and their removal |
 //! | [`stats`] | statistics in containerd's messages |
-//! | [`oom`] | which containers the out-of-memory killer has been in |
-//! | [`setup`] | what the server is: subreaper, OOM score, cgroup, core |
+//! | [`oom`] | the containers in which the OOM killer has killed a process |
+//! | [`setup`] | the server's own attributes: subreaper, OOM score, cgroup, core |
 //! | [`sandbox`] | the sandbox API: pods without a pause image |
-//! | [`trace`] | a span of each call, to a collector |
+//! | [`trace`] | a span for each call, sent to a collector |
 //! | [`log`] | the log FIFO |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

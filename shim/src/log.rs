@@ -1,12 +1,12 @@
-//! The shim's log: containerd reads it from the FIFO `log` in the bundle, and puts it into its own.
+//! The shim's log: containerd reads it from the FIFO `log` in the bundle, and adds it to its own log.
 //!
 //! A line has logrus's text form, as containerd's shims write it. Besides its own fields it carries those of the spans
 //! around it, so that the lines of one container among a pod's are found by `id=`; fields are sorted by name, and the
 //! innermost of one name counts.
 //!
-//! Nobody may be reading: containerd is being restarted, or hangs. So the FIFO is opened for both ends, which keeps
-//! what is in it over a restart and makes a write without a reader no error, and it never blocks: what does not fit is
-//! dropped and counted, and the next line that fits is preceded by one that says how many were.
+//! The FIFO may have no reader: containerd may be restarting or hanging. So the FIFO is opened at both ends, which
+//! keeps its content over a restart and makes a write without a reader succeed, and it never blocks: a line that does
+//! not fit is dropped and counted, and the next line that fits is preceded by one with the number of dropped lines.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -26,22 +26,22 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// As much as one write to a pipe takes whole or not at all (PIPE_BUF, pipe(7)). Longer lines are cut.
-const LONGEST: usize = 4096;
+/// The most bytes that one write to a pipe takes whole or not at all (PIPE_BUF, pipe(7)). Longer lines are cut.
+const MAX_LINE_LEN: usize = 4096;
 
-/// Lines that were dropped in the life of this process.
+/// The number of lines that this process has dropped.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// How many lines could not be written so far, since nobody read the log.
+/// The number of lines that could not be written so far, since the log was not read.
 pub fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Sends this process's log to the FIFO `path`, which is made where it is missing; once in its life. Every line
-/// carries `fields`; those of `debug` level are written only on demand.
+/// Sends this process's log to the FIFO `path`, which is created where it is missing. May be called once. Every line
+/// carries `fields`; lines of `debug` level are written only on demand.
 ///
 /// # Errors
-/// The FIFO cannot be opened or made; the log is open already.
+/// The FIFO cannot be opened or created, or the log is open already.
 pub fn init(path: &Path, debug: bool, fields: &[(&str, &str)]) -> Result<()> {
     let log = Log::new(open(path)?, debug, fields);
     tracing::subscriber::set_global_default(log).map_err(|_| Error::other("the log is open already"))
@@ -66,24 +66,24 @@ fn open(path: &Path) -> Result<OwnedFd> {
             return Err(SysError::from_rustix("mknodat", format!("{path:?}, S_IFIFO"), error)).with_context(what);
         }
     }
-    // Both ends: a write without a reader would be an error otherwise, and an open one would wait for it.
+    // Both ends: a write without a reader would fail otherwise, and an open of one end would wait for the other.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::APPEND;
     rustix::fs::open(path, flags, Mode::empty())
         .map_err(|error| SysError::from_rustix("open", format!("{path:?}, {flags:?}"), error))
         .with_context(what)
 }
 
-/// Where lines go.
+/// The destination of lines.
 struct Sink {
     file: OwnedFd,
-    /// Dropped since the last line that was written.
+    /// The number of lines dropped since the last written one.
     dropped: u64,
 }
 
 impl Sink {
     fn write(&mut self, line: &str) {
         if self.dropped > 0 {
-            let lost = format!("{} lines were dropped here: nobody read the log", self.dropped);
+            let lost = format!("{} lines were dropped here: the log had no reader or was full", self.dropped);
             let notice = format(Level::WARN, &lost, &BTreeMap::new(), SystemTime::now());
             if self.attempt(notice.as_bytes()) {
                 self.dropped = 0;
@@ -95,32 +95,32 @@ impl Sink {
         }
     }
 
-    /// Whole or not at all: a FIFO does not take part of what is no longer than [`LONGEST`].
+    /// Writes all bytes or none: a FIFO takes no part of a write of at most [`MAX_LINE_LEN`].
     fn attempt(&self, bytes: &[u8]) -> bool {
         loop {
             match rustix::io::write(&self.file, bytes) {
                 Ok(_) => return true,
                 Err(rustix::io::Errno::INTR) => {}
-                // Full. There is nobody to tell of another error but the reader of the next line.
+                // Full. Another error can be reported only to the reader of the next line.
                 Err(_) => return false,
             }
         }
     }
 }
 
-/// A span that is open.
+/// An open span.
 struct Span {
     metadata: &'static Metadata<'static>,
     parent: Option<u64>,
     fields: BTreeMap<&'static str, String>,
-    /// How many handles there are.
+    /// The number of handles of the span.
     users: usize,
 }
 
 struct Log {
     sink: Mutex<Sink>,
     level: Level,
-    /// On every line.
+    /// The fields of every line.
     fields: BTreeMap<String, String>,
     spans: Mutex<HashMap<u64, Span>>,
     next: AtomicU64,
@@ -131,7 +131,7 @@ thread_local! {
     static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The lock's content whatever happened to its last holder: text is written from it, no more.
+/// Locks a mutex, and ignores poisoning: text is written from its content, no more.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -151,7 +151,7 @@ impl Log {
         }
     }
 
-    /// A span's parent: the one that was named, or the one around it.
+    /// The parent of a span: the explicit one, or the one around it.
     fn parent(explicit: Option<&Id>, contextual: bool) -> Option<u64> {
         explicit.map(Id::into_u64).or_else(|| current().filter(|_| contextual))
     }
@@ -192,7 +192,7 @@ impl Subscriber for Log {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let parent = Log::parent(attributes.parent(), attributes.is_contextual());
         let mut spans = locked(&self.spans);
-        // A span stays as long as one inside it.
+        // A span stays open as long as one inside it.
         if let Some(parent) = parent.and_then(|parent| spans.get_mut(&parent)) {
             parent.users += 1;
         }
@@ -208,7 +208,7 @@ impl Subscriber for Log {
         }
     }
 
-    // What caused what is not written.
+    // Causal relations are not written.
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn enter(&self, id: &Id) {
@@ -256,7 +256,7 @@ impl Subscriber for Log {
     }
 }
 
-/// A message, and other fields by name.
+/// The message and the named fields of an event.
 #[derive(Default)]
 struct Text {
     message: String,
@@ -294,8 +294,8 @@ fn format(level: Level, message: &str, fields: &BTreeMap<&str, &str>, time: Syst
     }
     let head = format!("time=\"{time}\" level={level} msg=");
     let mut text = quoted(&brig_engine::error::without_numbers(message));
-    // The message is what gets shorter: whose it is must stay in the line.
-    let room = LONGEST.saturating_sub(head.len() + tail.len() + "\n".len());
+    // The message is cut: the fields that identify the container must stay in the line.
+    let room = MAX_LINE_LEN.saturating_sub(head.len() + tail.len() + "\n".len());
     if text.len() > room {
         const MARK: &str = " [...]\"";
         let mut end = room.saturating_sub(MARK.len());
@@ -303,14 +303,14 @@ fn format(level: Level, message: &str, fields: &BTreeMap<&str, &str>, time: Syst
             end -= 1;
         }
         text.truncate(end);
-        // Half an escape would take the closing quote with it.
+        // Half an escape would escape the closing quote.
         let escapes = text.len() - text.trim_end_matches('\\').len();
         text.truncate(text.len() - escapes % 2);
         text.push_str(MARK);
     }
     let mut line = head + &text + &tail;
-    if line.len() >= LONGEST {
-        let mut end = LONGEST - 1;
+    if line.len() >= MAX_LINE_LEN {
+        let mut end = MAX_LINE_LEN - 1;
         while !line.is_char_boundary(end) {
             end -= 1;
         }
@@ -333,10 +333,10 @@ mod tests {
         File::from(rustix::fs::open(path, flags, Mode::empty()).unwrap())
     }
 
-    /// Everything that is in the FIFO now.
+    /// Reads everything that is in the FIFO now.
     fn drain(file: &mut File) -> String {
         let mut text = Vec::new();
-        // The end, where the writer has gone, or nothing more for now.
+        // The end, where the writer has closed it, or no more bytes at the moment.
         if let Err(error) = file.read_to_end(&mut text) {
             assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
         }
@@ -358,11 +358,11 @@ mod tests {
         let fields = BTreeMap::from([("id", "box")]);
         for text in ["é".repeat(4000), "\"\\".repeat(4000)] {
             let line = format(Level::INFO, &text, &fields, SystemTime::now());
-            assert!(line.len() <= LONGEST, "{}", line.len());
+            assert!(line.len() <= MAX_LINE_LEN, "{}", line.len());
             assert!(line.ends_with(" [...]\" id=box\n"), "{}", &line[line.len() - 40..]);
         }
         let line = format(Level::INFO, "m", &BTreeMap::from([("id", "i".repeat(5000).as_str())]), SystemTime::now());
-        assert_eq!((line.len(), line.ends_with('\n')), (LONGEST, true));
+        assert_eq!((line.len(), line.ends_with('\n')), (MAX_LINE_LEN, true));
     }
 
     #[test]
@@ -402,10 +402,10 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_counted_and_said() {
+    fn dropped_lines_are_counted_and_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        // Nobody has opened it for reading, and nothing waits for that.
+        // The FIFO has no reader, and the open does not wait for one.
         let mut sink = Sink { file: open(&path).unwrap(), dropped: 0 };
         let line = "x".repeat(4000) + "\n";
         let before = dropped();

@@ -1,16 +1,16 @@
-//! Out of memory: which containers the kernel's killer has been in.
+//! OOM kills: the containers in which the kernel's OOM killer has killed a process.
 //!
-//! All watches of this shim hang on one epoll instance, on cgroup2 the files memory.events and cgroup.events of each
-//! container (they notify with POLLPRI), on v1 an eventfd each: no container takes an inotify instance, of which a user
-//! has few. One task reads what has changed, and reports a container's id each time that its count of killed processes
-//! has grown. On v1 the kernel tells only that there was no memory, which is reported as such.
+//! All watches of this shim are registered with one epoll instance: on cgroup2 the files memory.events and
+//! cgroup.events of each container (they notify with POLLPRI), on v1 an eventfd each. No container takes an inotify
+//! instance, of which a user has few. One task reads what has changed, and reports a container's id each time that its
+//! count of killed processes has grown. On v1 the kernel notifies only that memory ran out, which is reported as such.
 //!
-//! The end of a process that was killed may be seen before the notification, which the kernel delays (10 ms,
-//! cgroup_file_notify): who reports an end calls [`Watcher::check`] first, so that the order is right.
+//! The exit of a killed process may be seen before the notification, which the kernel delays (10 ms,
+//! cgroup_file_notify): [`Watcher::check`] must precede the publication of an exit, so that the order is right.
 //!
-//! systemd removes the cgroup of a scope as soon as it is empty, and often before anyone here has read its counts.
-//! Those of its parent tell then that there was a kill, there or beside it; that the container's init was killed, and
-//! not by us, tells the rest ([`Watcher::check_killed`]).
+//! systemd removes the cgroup of a scope as soon as it is empty, often before its counts were read here. The counts of
+//! its parent then show that there was a kill, there or beside it; that the container's init was killed, and not by
+//! this shim, decides between the two ([`Watcher::check_killed`]).
 #![forbid(unsafe_code)]
 
 mod events;
@@ -30,13 +30,13 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use events::OomEvents;
 
-/// As many notifications as are read at once.
+/// The number of notifications that are read at once.
 const BATCH: usize = 32;
 
 struct Entry {
     id: String,
     watch: OomWatch,
-    /// Killed so far, as reported.
+    /// The number of kills that were reported.
     reported: u64,
 }
 
@@ -71,10 +71,10 @@ impl Drop for Watcher {
 }
 
 impl Watcher {
-    /// Starts the task, in the present tokio runtime; ids go to `report`.
+    /// Starts the task, in the current tokio runtime; ids are sent to `report`.
     ///
     /// # Errors
-    /// When there are no descriptors left.
+    /// No descriptors are left.
     pub fn start(report: UnboundedSender<String>) -> Result<Watcher> {
         let unable = "cannot watch for out of memory";
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
@@ -88,10 +88,10 @@ impl Watcher {
         Ok(Watcher { shared, task })
     }
 
-    /// Watches a container from now on, until its cgroup is empty or gone, or [`Watcher::remove`].
+    /// Watches a container until its cgroup is empty or gone, or [`Watcher::remove`].
     ///
     /// # Errors
-    /// When its descriptors cannot be waited for.
+    /// The watch's descriptors cannot be polled.
     pub fn add(&self, id: &str, watch: OomWatch) -> Result<()> {
         let mut entries = self.shared.entries();
         let number = entries.next;
@@ -111,20 +111,20 @@ impl Watcher {
         Ok(())
     }
 
-    /// Reports at once what there is to report about a container. Call it before its end is told.
+    /// Reports pending kills of a container at once. Must precede the publication of its exit.
     ///
-    /// True when its cgroup was removed before its last counts were read, and something has been killed, in it or
-    /// beside it: its init has ended already, and how it did tells whether [`Watcher::check_killed`] is right.
+    /// True when its cgroup was removed before its last counts were read, and a process was killed, in it or beside it:
+    /// its init has exited already, and its exit status decides whether [`Watcher::check_killed`] applies.
     pub fn check(&self, id: &str) -> bool {
         let mut entries = self.shared.entries();
         let mut missed = false;
         for number in entries.of(id) {
-            missed |= self.shared.look(&mut entries, number);
+            missed |= self.shared.read_events(&mut entries, number);
         }
         missed
     }
 
-    /// The same for one whose init was killed, and not by us.
+    /// Reports pending kills of a container whose init was killed by a signal that this shim has not sent.
     pub fn check_killed(&self, id: &str) {
         self.check(id);
         let mut entries = self.shared.entries();
@@ -133,7 +133,7 @@ impl Watcher {
         }
     }
 
-    /// Watches a container no longer.
+    /// Stops watching a container.
     pub fn remove(&self, id: &str) {
         let mut entries = self.shared.entries();
         for number in entries.of(id) {
@@ -141,7 +141,7 @@ impl Watcher {
         }
     }
 
-    /// How many containers are watched.
+    /// The number of watched containers.
     pub fn count(&self) -> usize {
         self.shared.entries().by_number.len()
     }
@@ -154,22 +154,22 @@ impl Entries {
 }
 
 impl Shared {
-    /// The entries, whatever happened to their last holder: each change is whole.
+    /// Locks the entries, and ignores poisoning: each change is complete.
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what there is to read of one container; see [`Watcher::check`].
-    fn look(&self, entries: &mut Entries, number: u64) -> bool {
+    /// Reads the pending events of one container; see [`Watcher::check`].
+    fn read_events(&self, entries: &mut Entries, number: u64) -> bool {
         let Some(entry) = entries.by_number.get_mut(&number) else { return false };
         let ended = loop {
             match entry.watch.check() {
-                // What was read is not notified again: until there is nothing new.
+                // Events that were read are not notified again, so reading continues until there is none.
                 Ok(OomEvent::Oom(_)) => {}
                 Ok(OomEvent::None) => break false,
                 Ok(OomEvent::Ended) => break true,
                 Err(error) => {
-                    tracing::warn!(id = entry.id, "it is not watched for out of memory any more: {error}");
+                    tracing::warn!(id = entry.id, "OOM events of this container are no longer watched: {error}");
                     break true;
                 }
             }
@@ -177,35 +177,35 @@ impl Shared {
         let kills = entry.watch.kills();
         if kills > entry.reported {
             entry.reported = kills;
-            tracing::debug!(id = entry.id, kills, "out of memory");
-            // Nobody listens any more: the shim ends.
+            tracing::debug!(id = entry.id, kills, "OOM kill");
+            // There is no receiver any more: the shim is exiting.
             let _ = self.report.send(entry.id.clone());
         }
-        // Of one that is gone the end itself may tell more.
+        // For a cgroup that is gone, init's exit may decide the rest.
         let missed = entry.watch.may_have_missed();
         match (ended, missed) {
-            (true, true) => self.leave_alone(entry),
+            (true, true) => self.unregister(entry),
             (true, false) => self.forget(entries, number),
             (false, _) => {}
         }
         missed
     }
 
-    /// What nobody could read is reported, if there was a kill.
+    /// Reports kills whose counts could not be read.
     fn report_missed(&self, entries: &mut Entries, number: u64) {
         let Some(entry) = entries.by_number.get(&number) else { return };
         if entry.watch.may_have_missed() {
-            tracing::debug!(id = entry.id, "out of memory, by the counts of its cgroup's parent");
-            // Nobody listens any more: the shim ends.
+            tracing::debug!(id = entry.id, "OOM kill, by the counts of the parent cgroup");
+            // There is no receiver any more: the shim is exiting.
             let _ = self.report.send(entry.id.clone());
             self.forget(entries, number);
         }
     }
 
-    /// Its descriptors are waited for no more.
-    fn leave_alone(&self, entry: &Entry) {
+    /// Removes the watch's descriptors from epoll.
+    fn unregister(&self, entry: &Entry) {
         for (fd, _) in entry.watch.descriptors() {
-            // The second time it is not there.
+            // On a second call they are not registered.
             if let Err(error) = epoll::delete(&self.epoll, fd) {
                 tracing::debug!(id = entry.id, "epoll_ctl(EPOLL_CTL_DEL): {error}");
             }
@@ -214,12 +214,12 @@ impl Shared {
 
     fn forget(&self, entries: &mut Entries, number: u64) {
         if let Some(entry) = entries.by_number.remove(&number) {
-            // They go from the set when they are closed, too; this only comes before.
-            self.leave_alone(&entry);
+            // Closing removes them from epoll too; this precedes it.
+            self.unregister(&entry);
         }
     }
 
-    /// The containers that have something to read, by their numbers.
+    /// The numbers of the containers that have events to read.
     fn ready(&self) -> SysResult<Vec<u64>> {
         let mut events = Vec::with_capacity(BATCH);
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -235,14 +235,14 @@ async fn watch(polled: AsyncFd<OwnedFd>, shared: Arc<Shared>) {
         let mut guard = match polled.readable().await {
             Ok(guard) => guard,
             Err(error) => {
-                tracing::error!("nothing is watched for out of memory any more: {error}");
+                tracing::error!("OOM events are no longer watched: {error}");
                 return;
             }
         };
         let ready = match shared.ready() {
             Ok(ready) => ready,
             Err(error) => {
-                tracing::error!("nothing is watched for out of memory any more: {error}");
+                tracing::error!("OOM events are no longer watched: {error}");
                 return;
             }
         };
@@ -251,9 +251,9 @@ async fn watch(polled: AsyncFd<OwnedFd>, shared: Arc<Shared>) {
             continue;
         }
         for number in ready {
-            shared.look(&mut shared.entries(), number);
+            shared.read_events(&mut shared.entries(), number);
         }
-        // A container that dies over and over does not keep the others' calls waiting.
+        // A container that is killed over and over must not delay the calls of others.
         tokio::task::yield_now().await;
     }
 }

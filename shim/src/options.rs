@@ -7,9 +7,9 @@
 //! - `runtimeoptions.v1.Options` (containerd's api/types/runtimeoptions/v1/api.proto): `config_body`, the TOML of the
 //!   runtime's section in containerd's configuration, or `config_path`, a TOML file of that form.
 //!
-//! The TOML keys are the fields' names as Go has them (`SystemdCgroup`); case and underscores do not matter, as they
-//! do not for containerd's own reader. A key that is not known is a warning; a value of the wrong type is an error, for
-//! what it was to change would silently not happen.
+//! The TOML keys are the fields' names in Go (`SystemdCgroup`); case and underscores do not matter, as in containerd's
+//! own reader. An unknown key is a warning; a value of the wrong type is an error, because the change that it asks for
+//! would silently not happen.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -25,17 +25,17 @@ use serde_json::{Map, Value};
 
 use crate::io::OutputTimeouts;
 
-/// The largest configuration file that is read, in bytes.
-const LARGEST: usize = 1 << 20;
+/// The largest size of a configuration file, in bytes.
+const MAX_CONFIG_LEN: usize = 1 << 20;
 
-/// What containerd wants of the runtime.
+/// The runtime options of containerd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Keep the old root reachable instead of pivot_root (for a root on a ramfs).
+    /// Whether the old root is kept reachable instead of pivot_root (for a root on a ramfs).
     pub no_pivot_root: bool,
-    /// Give the container no session keyring of its own.
+    /// Whether the container gets no session keyring of its own.
     pub no_new_keyring: bool,
-    /// The cgroup that the shim itself is to be in; empty for the caller's.
+    /// The cgroup of the shim itself; empty for the caller's.
     pub shim_cgroup: String,
     /// Owner of the pipes of a container's output.
     pub io_uid: u32,
@@ -45,18 +45,19 @@ pub struct Options {
     pub binary_name: String,
     /// The directory of the runtime's records; empty for the default.
     pub root: String,
-    /// Cgroups are systemd's to make. `None` where the options do not say so: containerd.runc.v1.Options cannot say no.
+    /// Whether systemd manages the cgroups. `None` where the options do not say so: containerd.runc.v1.Options cannot
+    /// express false.
     pub systemd_cgroup: Option<bool>,
-    /// Where checkpoints go and come from.
+    /// The directory of checkpoints, for saving and restoring.
     pub criu_image_path: String,
-    /// Where CRIU keeps its log.
+    /// The directory of CRIU's log.
     pub criu_work_path: String,
-    /// Where a sandbox's own task service listens; empty for this shim.
+    /// The address of a sandbox's own task service; empty for this shim.
     pub task_api_address: String,
     /// The version of that task service.
     pub task_api_version: u32,
-    /// How long unread output may hold up an exit event and a deletion: keys of the TOML alone, `ExitOutputTimeoutSec`
-    /// and `DeleteOutputTimeoutSec`.
+    /// The limits for which unread output may delay an exit event and a deletion: keys of the TOML alone,
+    /// `ExitOutputTimeoutSec` and `DeleteOutputTimeoutSec`.
     pub output_timeouts: OutputTimeouts,
 }
 
@@ -64,10 +65,10 @@ pub struct Options {
 ///
 /// # Errors
 /// [`ErrorKind::InvalidConfig`] for a message of another type, one that cannot be read, a configuration file that
-/// cannot be read, TOML that is no TOML, and a value of the wrong type; the message names the key.
+/// cannot be read, invalid TOML, and a value of the wrong type; the message names the key.
 pub fn parse(any: Option<&Any>) -> Result<Options> {
     let Some(any) = any else { return Ok(Options::default()) };
-    // With a prefix (type.googleapis.com/...) or without; older daemons put the name of a plugin before it.
+    // With a prefix (type.googleapis.com/...) or without; older daemons prepend the name of a plugin.
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
     let options = match name {
         "" if any.value.is_empty() => Options::default(),
@@ -88,7 +89,7 @@ pub fn parse(any: Option<&Any>) -> Result<Options> {
     Ok(options)
 }
 
-/// (uid_t)-1 is no id: fchown(2) would leave the pipes with their owner.
+/// (uid_t)-1 is not a valid id: fchown(2) would leave the pipes with their owner.
 fn check_ids(options: &Options) -> Result<()> {
     for (name, id) in [("IoUid", options.io_uid), ("IoGid", options.io_gid)] {
         if id > ids::MAX {
@@ -128,7 +129,7 @@ fn from_runc(bytes: &[u8]) -> Result<Options> {
     })
 }
 
-/// containerd.linux.runc.CreateOptions.
+/// Decodes containerd.linux.runc.CreateOptions.
 fn from_linux(bytes: &[u8]) -> Result<Options> {
     let read = || -> protobuf::Result<Options> {
         let mut options = Options::default();
@@ -143,7 +144,7 @@ fn from_linux(bytes: &[u8]) -> Result<Options> {
                 (11, 0) => options.io_gid = stream.read_uint32()?,
                 (12, 2) => options.criu_work_path = stream.read_string()?,
                 (13, 2) => options.criu_image_path = stream.read_string()?,
-                // 2 to 7 are of checkpoints, whose request has them too.
+                // Fields 2 to 7 concern checkpoints, whose request has them too.
                 _ => protobuf::rt::skip_field_for_tag(tag, &mut stream)?,
             }
         }
@@ -170,7 +171,7 @@ fn from_generic(bytes: &[u8]) -> Result<Options> {
         let text = read(path).map_err(|error| error.with_kind(ErrorKind::InvalidConfig))?;
         options.apply(&text, &path.display().to_string())?;
     }
-    // What stands in the configuration itself is nearer than a file that it names.
+    // The body in the configuration itself takes precedence over a file that it names.
     if !generic.config_body.is_empty() {
         let text = std::str::from_utf8(&generic.config_body)
             .map_err(|_| invalid("runtime options: config_body is not UTF-8: expected TOML"))?;
@@ -180,8 +181,8 @@ fn from_generic(bytes: &[u8]) -> Result<Options> {
 }
 
 impl Generic {
-    /// Three fields need no generated code: 1 type_url, which says nothing that is not known; 2 config_path;
-    /// 3 config_body.
+    /// Decodes the message without generated code: field 1 is type_url, which adds no information; 2 is config_path; 3
+    /// is config_body.
     fn decode(bytes: &[u8]) -> protobuf::Result<Generic> {
         let mut generic = Generic::default();
         let mut stream = CodedInputStream::from_bytes(bytes);
@@ -201,23 +202,23 @@ impl Generic {
 
 fn read(path: &Path) -> Result<String> {
     let what = || format!("runtime options: config_path {}", path.display());
-    let bytes = file::read_regular(path, LARGEST).with_context(what)?;
-    if bytes.len() > LARGEST {
-        return Err(invalid(format!("{}: larger than {LARGEST} bytes", what())));
+    let bytes = file::read_regular(path, MAX_CONFIG_LEN).with_context(what)?;
+    if bytes.len() > MAX_CONFIG_LEN {
+        return Err(invalid(format!("{}: larger than {MAX_CONFIG_LEN} bytes", what())));
     }
     String::from_utf8(bytes).map_err(|_| invalid(format!("{}: not UTF-8", what())))
 }
 
-/// Where a key's value goes.
+/// The destination of a key's value.
 enum Field<'a> {
     Switch(&'a mut bool),
     Text(&'a mut String),
     Number(&'a mut u32),
-    /// In seconds.
+    /// A number of seconds.
     Timeout(&'a mut Duration),
-    /// Known, and for another reader.
+    /// A known key that is for another reader.
     Ignored,
-    /// Was an option once.
+    /// A former option.
     Removed,
 }
 
@@ -246,7 +247,7 @@ impl Options {
         })
     }
 
-    /// Takes over what the TOML `text` sets. `from` says where it is from, for messages.
+    /// Applies the settings of the TOML `text`. `from` names its origin, for messages.
     fn apply(&mut self, text: &str, from: &str) -> Result<()> {
         let table: Map<String, Value> = basic_toml::from_str(text)
             .map_err(|error| invalid(format!("runtime options: {from} is not the TOML expected: {error}")))?;
@@ -305,7 +306,7 @@ mod tests {
         Any { type_url: type_url.into(), value, ..Any::default() }
     }
 
-    /// A length-delimited field.
+    /// Encodes a length-delimited field.
     fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
         let mut out = vec![number << 3 | 2];
         let mut length = bytes.len();

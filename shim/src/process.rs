@@ -1,4 +1,4 @@
-//! One process of a container: init, or an exec. Who it is, how far it has come, and how it ended.
+//! One process of a container, init or an exec: its identity, its phase, and its exit.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -12,27 +12,27 @@ use tokio::sync::watch;
 use crate::io::{Addresses, Copying, StdinEnds};
 use crate::reaper::Ended;
 
-/// How far a process has come.
+/// The phase of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// An exec that was only registered.
+    /// An exec that is registered and not started.
     Added,
-    /// It is being made, or started.
+    /// The process is being created or started.
     Starting,
     /// Init, which waits for its start.
     Created,
-    /// It runs.
+    /// The process is running.
     Running,
-    /// It has ended, and containerd was told.
+    /// The process has exited, and the exit was published.
     Stopped,
 }
 
-/// See the module.
+/// A process of a container; the module describes it.
 #[derive(Debug)]
 pub struct Process {
     /// The exec's id; empty for init.
     pub exec_id: String,
-    /// Its standard streams, as requested.
+    /// The addresses of its standard streams, as requested.
     pub addresses: Addresses,
     state: Mutex<State>,
     ended: watch::Sender<Option<Ended>>,
@@ -44,41 +44,41 @@ struct State {
     pid: i32,
     pidfd: Option<Arc<OwnedFd>>,
     copying: Option<Copying>,
-    /// Standard input has ended; it may be that the process does not exist yet.
+    /// Whether standard input has ended, which may precede the process.
     stdin_closed: bool,
 }
 
 impl Process {
-    /// A process that does not exist yet.
+    /// Creates a process that has no pid yet.
     pub fn new(exec_id: String, addresses: Addresses) -> Process {
         let state = State { phase: Phase::Added, pid: 0, pidfd: None, copying: None, stdin_closed: false };
         Process { exec_id, addresses, state: Mutex::new(state), ended: watch::Sender::new(None) }
     }
 
-    /// The state, whatever happened to its last holder: no method leaves it half changed.
+    /// Locks the state, and ignores poisoning: no method leaves it half changed.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How far it has come.
+    /// The current phase.
     pub fn phase(&self) -> Phase {
         self.state().phase
     }
 
-    /// Its pid; 0 before it exists.
+    /// The pid; 0 before the process exists.
     pub fn pid(&self) -> i32 {
         self.state().pid
     }
 
-    /// How it ended.
+    /// The exit, once the process has exited.
     pub fn ended(&self) -> Option<Ended> {
         *self.ended.borrow()
     }
 
-    /// From `from` to [`Phase::Starting`]: of two starts at once one goes on.
+    /// Moves from `from` to [`Phase::Starting`]: of two concurrent starts one succeeds.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidState`] when it is in another phase.
+    /// [`ErrorKind::InvalidState`] when the process is in another phase.
     pub fn begin(&self, from: Phase) -> Result<()> {
         let mut state = self.state();
         if state.phase != from {
@@ -95,7 +95,7 @@ impl Process {
         Ok(())
     }
 
-    /// It exists.
+    /// Records the launched process and its streams.
     pub fn launched(&self, phase: Phase, launched: Launched, mut copying: Copying) {
         let mut state = self.state();
         if state.stdin_closed {
@@ -107,15 +107,15 @@ impl Process {
         state.copying = Some(copying);
     }
 
-    /// The FIFO of standard input, where there is one that its start is to open.
+    /// The FIFO of standard input that the start must open, if any.
     pub fn unopened_stdin(&self) -> Option<PathBuf> {
         self.state().copying.as_ref().and_then(Copying::unopened_stdin)
     }
 
-    /// Copies from the FIFO of standard input, for its start.
+    /// Copies from the FIFO of standard input, for the process's start.
     ///
     /// # Errors
-    /// It cannot be polled.
+    /// The FIFO cannot be polled.
     pub fn copy_stdin(&self, ends: StdinEnds) -> Result<()> {
         match &mut self.state().copying {
             Some(copying) => copying.copy_stdin(ends),
@@ -123,24 +123,27 @@ impl Process {
         }
     }
 
-    /// The end of a start, either way.
+    /// Sets the phase after a start, successful or not.
     pub fn set_phase(&self, phase: Phase) {
         self.state().phase = phase;
     }
 
-    /// Waits until what it wrote has been read by who is there to read it: to be called after its end, before anyone is
-    /// told. containerd's Go client closes its ends of the FIFOs when it hears of it, whatever is in them. The end of a
-    /// process whose reader does not read is told all the same, after two seconds.
+    /// Waits until readers have read the output of the exited process. Must precede the publication of its exit:
+    /// containerd's Go client closes its ends of the FIFOs when the exit is published, whatever they contain. The exit
+    /// of a process whose reader does not read is published anyway, after two seconds.
     pub async fn output_is_read(&self) {
         let reading = self.state().copying.as_mut().map(Copying::process_ended);
         if let Some(reading) = reading
             && !reading.await
         {
-            tracing::debug!(exec = self.exec_id, "the end is told, and output has not been read yet");
+            tracing::debug!(
+                exec = self.exec_id,
+                "publishing the exit event although stdout or stderr has unread output"
+            );
         }
     }
 
-    /// It has ended: all who wait are told, now and later.
+    /// Records the exit, and reports it to all waiters, present and future.
     pub fn end(&self, ended: Ended) {
         let mut state = self.state();
         state.phase = Phase::Stopped;
@@ -149,12 +152,12 @@ impl Process {
         self.ended.send_replace(Some(ended));
     }
 
-    /// Waits for its end.
+    /// Waits for the process's exit.
     pub async fn wait(&self) -> Ended {
         let mut ended = self.ended.subscribe();
         match ended.wait_for(Option::is_some).await.map(|ended| *ended) {
             Ok(Some(ended)) => ended,
-            // The sender is ours, and lives as long as `self`.
+            // The sender belongs to `self` and is dropped with it.
             Ok(None) | Err(_) => Ended::now(255),
         }
     }
@@ -162,7 +165,7 @@ impl Process {
     /// Sends a signal by the pidfd.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSuchProcess`] when it has ended, [`ErrorKind::InvalidState`] before it exists.
+    /// [`ErrorKind::NoSuchProcess`] when it has exited, [`ErrorKind::InvalidState`] before it exists.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let gone = || Error::new(ErrorKind::NoSuchProcess, "process already finished");
         let (phase, pidfd) = {
@@ -181,8 +184,8 @@ impl Process {
         }
     }
 
-    /// Standard input ends after what was written so far. A client that has little to write may say so before the
-    /// process is there.
+    /// Ends standard input after the bytes written so far. A client that has little to write may call this before the
+    /// process exists.
     pub fn close_stdin(&self) {
         let mut state = self.state();
         state.stdin_closed = true;
@@ -191,7 +194,7 @@ impl Process {
         }
     }
 
-    /// Sets the size of its terminal.
+    /// Sets the size of the process's terminal.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         match &self.state().copying {
             Some(copying) => copying.resize(rows, columns),
@@ -199,13 +202,16 @@ impl Process {
         }
     }
 
-    /// Waits until what it wrote is copied, and closes its streams.
+    /// Waits until the output is copied, and closes the streams.
     pub async fn drain(&self) {
         let copying = self.state().copying.take();
         if let Some(copying) = copying
             && !copying.drain().await
         {
-            tracing::warn!(exec = self.exec_id, "closing the output although it was not copied to its end in time");
+            tracing::warn!(
+                exec = self.exec_id,
+                "closing stdout and stderr before all output was copied: the timeout has expired"
+            );
         }
     }
 }
@@ -215,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_starts_one_goes_on_and_an_end_is_told_to_whoever_comes() {
+    fn of_two_starts_one_succeeds_and_the_exit_is_reported_to_late_waiters() {
         let process = Process::new("e".into(), Addresses::default());
         process.begin(Phase::Added).unwrap();
         assert_eq!(process.begin(Phase::Added).unwrap_err().kind(), ErrorKind::InvalidState);

@@ -1,13 +1,13 @@
-//! The one reaper of this process: it tells whoever watches a child how the child ended, and reaps orphans.
+//! The reaper of this process: it reports the exit of each watched child to its watcher, and reaps orphans.
 //!
-//! A child that has ended is first looked at and left a zombie, so that its pid still means it and no other while it
-//! is decided whose it is. Three kinds of children end here:
+//! An exited child is inspected first and left a zombie, so that its pid cannot be reused before its owner is
+//! determined. Three kinds of children exit here:
 //!
-//! - containers' processes and loggers, which are watched: their end goes to the watcher;
-//! - orphans of containers, which this process adopts as a subreaper: they are just reaped;
-//! - children of a call that is at work (hooks, a foreign runtime, a container that fails to start), for which the
-//!   call itself waits. While any call [holds](Reaper::hold) the reaper, a child that nobody watches is left to it. The
-//!   call watches what it made before it lets go, so no end can be missed however early it comes.
+//! - containers' processes and loggers, which are watched: the watcher receives their exit;
+//! - orphans of containers, which this process adopts as a subreaper: they are reaped without a report;
+//! - children of a call in progress (hooks, a foreign runtime, a container that fails to start), for which the call
+//!   itself waits. While any call [holds](Reaper::hold) the reaper, an unwatched child is left to it. The call watches
+//!   the process that it started before it releases the hold, so no exit is missed however early it comes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,17 +18,17 @@ use nix::errno::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 
-/// How and when a child ended.
+/// The exit of a child: its status and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// The status as a shell would say it: the code, or 128 + the signal.
+    /// The status as a shell reports it: the code, or 128 + the signal.
     pub status: u32,
-    /// When it was reaped.
+    /// The time at which it was reaped.
     pub at: SystemTime,
 }
 
 impl Ended {
-    /// An end at this moment.
+    /// An exit at the current time.
     pub fn now(status: u32) -> Ended {
         Ended { status, at: SystemTime::now() }
     }
@@ -38,11 +38,11 @@ impl Ended {
     }
 }
 
-/// See the module.
+/// The reaper; the module describes it.
 #[derive(Debug, Default)]
 pub struct Reaper {
     children: Mutex<Children>,
-    /// There may be something to reap that no SIGCHLD will tell of again.
+    /// Notified when a child may have exited for which no further SIGCHLD comes.
     again: Notify,
 }
 
@@ -52,7 +52,7 @@ struct Children {
     holds: usize,
 }
 
-/// Leaves children that nobody watches to the call that holds this.
+/// A hold of the reaper: unwatched children are left to the call that has it.
 #[derive(Debug)]
 pub struct Hold(Arc<Reaper>);
 
@@ -68,28 +68,28 @@ impl Reaper {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be taken before a call that may make children.
+    /// Takes a hold. Must precede a call that may start children.
     pub fn hold(self: &Arc<Self>) -> Hold {
         self.children().holds += 1;
         Hold(Arc::clone(self))
     }
 
-    /// Tells of the end of the child `pid`, which was made while `hold` was held.
+    /// Watches the child `pid`, which was started under `hold`. The receiver gets its exit.
     pub fn watch(&self, _hold: &Hold, pid: i32) -> oneshot::Receiver<Ended> {
         let (sender, receiver) = oneshot::channel();
         self.children().watched.insert(pid, sender);
         receiver
     }
 
-    /// How many children are watched.
+    /// The number of watched children.
     pub fn watched(&self) -> usize {
         self.children().watched.len()
     }
 
-    /// Reaps for as long as the process lives. Adopting orphans is set up elsewhere (PR_SET_CHILD_SUBREAPER).
+    /// Reaps for as long as the process runs. The adoption of orphans is set up elsewhere (PR_SET_CHILD_SUBREAPER).
     ///
     /// # Errors
-    /// SIGCHLD cannot be listened to.
+    /// The handler of SIGCHLD cannot be installed.
     pub async fn run(self: Arc<Self>) -> std::io::Result<()> {
         let mut sigchld = signal(SignalKind::child())?;
         loop {
@@ -101,14 +101,14 @@ impl Reaper {
         }
     }
 
-    /// Reaps all that have ended and are not a call's own.
+    /// Reaps every exited child that is not a call's own.
     fn scan(&self) {
         loop {
             let (pid, exit) = match process::peek_ended() {
                 Ok(Some(ended)) => ended,
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::error!("unable to look for children that have ended: {error}");
+                    tracing::error!("unable to find exited children: {error}");
                     return;
                 }
             };
@@ -122,7 +122,8 @@ impl Reaper {
                 reap(pid);
                 tracing::debug!(pid, "reaped an orphan: {exit:?}");
             } else {
-                // It hides those behind it: they are asked one by one. The end of the hold brings us back.
+                // It hides the exited children behind it, so the watched ones are queried one by one. The release of
+                // the hold starts another scan.
                 self.scan_watched(children);
                 return;
             }
@@ -136,7 +137,7 @@ impl Reaper {
                 Ok(None) => continue,
                 Ok(Some(exit)) => exit,
                 Err(error) => {
-                    tracing::error!("the end of the process {pid} was not seen: {error}");
+                    tracing::error!("unable to read the exit of process {pid}: {error}");
                     Exit::Code(255)
                 }
             };
@@ -149,7 +150,7 @@ impl Reaper {
 
 fn reap(pid: i32) {
     match process::reap(pid) {
-        // Whoever made it has waited for it in between.
+        // The call that started it has waited for it in the meantime.
         Err(error) if error.errno() != Errno::ECHILD => tracing::error!("unable to reap the process {pid}: {error}"),
         _ => {}
     }
@@ -157,6 +158,6 @@ fn reap(pid: i32) {
 
 fn tell(watcher: oneshot::Sender<Ended>, exit: Exit) {
     if watcher.send(Ended::of(exit)).is_err() {
-        tracing::debug!("nobody waits any more for a process that ended: {exit:?}");
+        tracing::debug!("reaped a process whose watcher is gone: {exit:?}");
     }
 }

@@ -1,8 +1,9 @@
-//! A container's root file system: the mounts that containerd asks for with Create, and their end.
+//! A container's root file system: the mounts that containerd requests with Create, and their removal.
 //!
-//! Each mount is made detached, with all of its attributes, and then moved onto a descriptor of its target: nobody sees
-//! one half made, and no path is looked up twice. Only `target`, a path below the root file system, goes through what
-//! an image may have shaped; it is resolved inside the root (openat2, RESOLVE_IN_ROOT).
+//! Each mount is created detached, with all of its attributes, and then moved onto a descriptor of its target: a
+//! half-configured mount is never visible, and no path is resolved twice. Only `target`, a path below the root file
+//! system, passes through components that an image may have chosen; it is resolved inside the root (openat2,
+//! RESOLVE_IN_ROOT).
 //!
 //! | feature | since | without it |
 //! |---|---|---|
@@ -35,23 +36,25 @@ use request::{IdMaps, Kind, Layers, Request};
 
 pub use unmount::unmount;
 
-/// Where the layers of an idmapped overlay are attached for the time of its making, beside the root file system.
+/// The directory, beside the root file system, on which the layers of an idmapped overlay are attached while it is
+/// created.
 const LAYERS: &str = "idmapped-layers";
 /// The options of one mount(2) call fit into a page with their NUL (fs/namespace.c, copy_mount_options).
 const PAGE: usize = 4096;
-/// Longest value that fsconfig takes (fs/fsopen.c).
+/// The longest value that fsconfig accepts (fs/fsopen.c).
 const FSCONFIG_VALUE_MAX: usize = 255;
-/// What a bind mount's flags say beyond "bind it".
+/// The flags of a bind mount other than those that select a bind mount.
 const NOT_A_BIND_FLAG: u64 = !(libc::MS_BIND | libc::MS_REC | libc::MS_SILENT);
 
-/// Set once overlay was found not to know `lowerdir+`.
+/// Set once overlay was found not to support `lowerdir+`.
 static NO_SINGLE_LAYERS: AtomicBool = AtomicBool::new(false);
 
-/// Makes `mounts` in their order on `rootfs`, which is made where it is missing (mode 0711, as containerd's shims do).
+/// Creates `mounts` in their order on `rootfs`, which is created where it is missing (mode 0711, as containerd's shims
+/// do).
 ///
 /// # Errors
 /// [`ErrorKind::InvalidConfig`] for an option that cannot be honoured, before anything is mounted. When a mount fails,
-/// those before it are taken away again. Messages name the mount by its place in the list.
+/// those before it are unmounted. Messages name the mount by its index in the list.
 pub fn mount(mounts: &[Mount], rootfs: &Path) -> Result<()> {
     let requests = mounts.iter().enumerate().map(|(index, mount)| Request::new(index, mount));
     let requests = requests.collect::<Result<Vec<_>>>()?;
@@ -74,7 +77,7 @@ pub fn mount(mounts: &[Mount], rootfs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Mounts that go again unless they are kept.
+/// Mounts that are unmounted on drop unless they are kept.
 #[derive(Default)]
 struct Made(Vec<OwnedFd>);
 
@@ -88,7 +91,7 @@ impl Drop for Made {
     fn drop(&mut self) {
         for mounted in self.0.iter().rev() {
             if let Err(error) = mount::detach(&fd_path(mounted)) {
-                tracing::warn!("a mount of a failed create stays: {error}");
+                tracing::warn!("unable to unmount after a failed create: {error}");
             }
         }
     }
@@ -96,7 +99,7 @@ impl Drop for Made {
 
 impl Request {
     fn execute(&self, rootfs: &Path) -> Result<OwnedFd> {
-        // Opened anew for each mount: those before it may lie on it.
+        // Opened anew for each mount: an earlier mount may lie on it.
         let root = Dir::open_host(rootfs)?;
         let target = match self.target.as_os_str().is_empty() {
             true => root.into_fd(),
@@ -130,7 +133,7 @@ impl Request {
         Filesystem::new(kind).source(&self.source).flags(self.flags)
     }
 
-    /// A new instance of a file system.
+    /// Creates a new instance of a file system.
     fn new_instance(&self, fs: &Filesystem<'_>, userns: Option<&OwnedFd>, place: &Place<'_>) -> Result<OwnedFd> {
         if fs.fits_fsconfig() {
             match fs.mount(mount::attributes(self.flags)) {
@@ -155,7 +158,7 @@ impl Request {
     fn bind(&self, recursive: bool, userns: Option<&OwnedFd>, place: &Place<'_>) -> Result<OwnedFd> {
         let source = Path::new(&self.source);
         let tree = match mount::clone_host_tree(source, recursive, true) {
-            Err(error) if mount::is_missing(&error) => return self.bind_legacy(recursive, userns, place),
+            Err(error) if mount::is_missing(&error) => return self.bind_by_path(recursive, userns, place),
             other => other?,
         };
         let changed = self.flags & NOT_A_BIND_FLAG != 0 || self.cleared != 0;
@@ -178,8 +181,8 @@ impl Request {
         Ok(tree)
     }
 
-    /// [`Request::bind`] on kernels without open_tree.
-    fn bind_legacy(&self, recursive: bool, userns: Option<&OwnedFd>, place: &Place<'_>) -> Result<OwnedFd> {
+    /// Creates the bind mount like [`Request::bind`], on kernels without open_tree.
+    fn bind_by_path(&self, recursive: bool, userns: Option<&OwnedFd>, place: &Place<'_>) -> Result<OwnedFd> {
         if userns.is_some() {
             return Err(no_idmap());
         }
@@ -194,8 +197,8 @@ impl Request {
 
     fn overlay(&self, layers: &Layers, userns: Option<&OwnedFd>, place: &Place<'_>) -> Result<OwnedFd> {
         let Some(userns) = userns else { return self.overlay_of(layers, place) };
-        // Only the layers below are mapped: the upper directory belongs to the container's ids already, as containerd
-        // makes it. A layer must be attached somewhere until the overlay holds a clone of it (fs/overlayfs/super.c).
+        // Only the lower layers are mapped: the upper directory belongs to the container's ids already, as containerd
+        // creates it. A layer must be attached somewhere until the overlay holds a clone of it (fs/overlayfs/super.c).
         let beside = place.rootfs.parent().unwrap_or(Path::new("/")).join(LAYERS);
         let attached = Attached::new(&beside, layers, userns)?;
         let mapped = Layers {
@@ -221,7 +224,8 @@ impl Request {
                         mount::attach(&mounted, &place.target)?;
                         return Ok(mounted);
                     }
-                    // What an overlay that does not know the option says, at once or in the end.
+                    // The errors of an overlay that does not know the option, from the call itself or from the last
+                    // one.
                     Err(error) if error.errno() == Errno::EINVAL || mount::is_missing(&error) => first = Some(error),
                     Err(error) => return Err(error.into()),
                 }
@@ -234,7 +238,8 @@ impl Request {
                 }
                 Ok(mounted)
             }
-            // The kernel may have said more about the first attempt, unless that failed for being new.
+            // The kernel may have given a better reason for the first attempt, unless that failed for a missing
+            // feature.
             Err(error) => match first {
                 Some(first) if says_why(&first) => Err(first.into()),
                 _ => Err(error),
@@ -242,7 +247,7 @@ impl Request {
         }
     }
 
-    /// All layers in one option, as every kernel takes them.
+    /// Creates the overlay with all layers in one option, which every kernel accepts.
     fn overlay_in_one(&self, layers: &Layers, place: &Place<'_>) -> Result<OwnedFd> {
         let mut aliases = Aliases::of(layers, usize::MAX)?;
         let length = |(name, value): &(String, Option<String>)| name.len() + value.as_ref().map_or(0, String::len) + 2;
@@ -261,7 +266,7 @@ impl Request {
     }
 }
 
-/// The kernel gave words to an error, and not about an option that is too new for it.
+/// Whether the kernel logged a reason for an error that concerns no option too new for it.
 fn says_why(error: &SysError) -> bool {
     let text = error.to_string();
     text.contains("kernel: ") && !text.contains("lowerdir+")
@@ -285,7 +290,7 @@ fn no_idmap() -> Error {
     Error::new(ErrorKind::Unsupported, "uidmap and gidmap need idmapped mounts (Linux 5.12)")
 }
 
-/// Where a mount goes.
+/// The position of a mount.
 struct Place<'a> {
     rootfs: &'a Path,
     below: &'a Path,
@@ -293,7 +298,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// After mount(2), which gives no descriptor: looks the target up again, and makes sure that a mount is on it.
+    /// Resolves the target again after mount(2), which returns no descriptor, and verifies that it is a mount point.
     fn mounted(&self) -> SysResult<OwnedFd> {
         let root = Dir::open_host(self.rootfs)?;
         let mounted = if self.below.as_os_str().is_empty() { root.into_fd() } else { root.find(self.below)? };
@@ -307,15 +312,15 @@ impl Place<'_> {
     }
 }
 
-/// Layers with short names for the long ones: `/proc/self/fd/N` leads to the directory that N is open on.
+/// Layers with short names in the place of long ones: `/proc/self/fd/N` leads to the directory that N is open on.
 struct Aliases {
     layers: Layers,
-    /// Open as long as the names are used.
+    /// The directories, open as long as the names are used.
     _open: Vec<OwnedFd>,
 }
 
 impl Aliases {
-    /// Gives every path that is longer than `longest` bytes another name.
+    /// Gives every path that is longer than `longest` bytes a short name.
     fn of(layers: &Layers, longest: usize) -> Result<Aliases> {
         let mut open = Vec::new();
         let mut alias = |path: &String| -> Result<String> {
@@ -337,7 +342,7 @@ impl Aliases {
     }
 }
 
-/// The layers of an overlay, idmapped, each attached to a directory of its own. They go with this value.
+/// The layers of an overlay, idmapped, each attached to a directory of its own. They are detached with this value.
 struct Attached {
     base: PathBuf,
     count: usize,
@@ -351,7 +356,7 @@ impl Attached {
             }
             _ => Ok(()),
         };
-        // What an interrupted create has left lies below what comes now, and goes with it.
+        // Remains of an interrupted create lie below the new mount, and are removed with it.
         make(base)?;
         let mut attached = Attached { base: base.to_owned(), count: 0 };
         for layer in layers.lower.iter().chain(&layers.data) {
@@ -379,7 +384,7 @@ impl Drop for Attached {
         let gone = |path: &Path| unmount(path).and_then(|()| std::fs::remove_dir(path).context("rmdir"));
         for path in (0..self.count).map(|number| self.path(number)).chain([self.base.clone()]) {
             if let Err(error) = gone(&path) {
-                tracing::warn!("{} stays behind: {error}", path.display());
+                tracing::warn!("unable to remove {}: {error}", path.display());
             }
         }
     }

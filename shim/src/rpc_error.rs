@@ -1,9 +1,9 @@
-//! The engine's errors as ttrpc statuses, which containerd turns into its own errors (errdefs) by their code.
+//! The engine's errors as ttrpc statuses, which containerd maps to its own errors (errdefs) by their code.
 
 use brig_engine::error::{Error, ErrorKind};
 use ttrpc::Code;
 
-/// The code of containerd's errdefs that says what `kind` says.
+/// The code of containerd's errdefs that corresponds to `kind`.
 pub fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::NotFound | ErrorKind::NoSuchProcess => Code::NOT_FOUND,
@@ -16,12 +16,12 @@ pub fn code(kind: ErrorKind) -> Code {
     }
 }
 
-/// The answer to a call that failed.
+/// The status of a failed call.
 pub fn status(error: &Error) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(code(error.kind()), error.to_string()))
 }
 
-/// No container, or no process of it, has this name.
+/// The error for a missing container, or a missing process of it.
 pub fn not_found(what: &str, id: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("{what} {id} does not exist"))
 }

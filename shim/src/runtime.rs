@@ -1,6 +1,6 @@
 //! The runtime of a container: brig's engine, or another OCI runtime that BinaryName names.
 //!
-//! Calls block, so each runs on a thread of its own, and holds the reaper: a call may make processes of its own.
+//! Calls block, so each runs on a thread of its own and holds the reaper: a call may start processes of its own.
 
 mod foreign;
 
@@ -21,69 +21,69 @@ use crate::bundle::Kept;
 use crate::reaper::{Ended, Reaper};
 use foreign::Foreign;
 
-/// Where records go when the options name no root; the namespace is added to either.
+/// The directory of records when the options name no root; the namespace is appended to either.
 const DEFAULT_ROOT: &str = "/run/containerd/brig";
 
-/// Standard streams of a process that is made.
+/// The standard streams of a new process.
 #[derive(Debug)]
 pub enum Streams {
-    /// A terminal, whose master comes back in [`Launched::terminal`].
+    /// A terminal, whose master is returned in [`Launched::terminal`].
     Terminal,
-    /// These.
+    /// Descriptors of stdin, stdout and stderr.
     Fds([OwnedFd; 3]),
 }
 
-/// What a container is made from.
+/// The arguments of a create.
 #[derive(Debug)]
 pub struct Creation {
-    /// Its id.
+    /// The container's id.
     pub id: String,
-    /// Its bundle.
+    /// The container's bundle.
     pub bundle: PathBuf,
-    /// Standard streams of init.
+    /// The standard streams of init.
     pub streams: Streams,
-    /// Do not use pivot_root.
+    /// Whether pivot_root is avoided.
     pub no_pivot: bool,
-    /// Keep the session keyring.
+    /// Whether the session keyring is kept.
     pub no_new_keyring: bool,
 }
 
-/// A container on disk.
+/// A checkpoint on disk.
 #[derive(Clone, Debug)]
 pub struct Saved {
-    /// CRIU's images.
+    /// The directory of CRIU's images.
     pub images: PathBuf,
-    /// Where its log goes; empty means to the images.
+    /// The directory of CRIU's log; empty for that of the images.
     pub work: PathBuf,
 }
 
-/// What a container is brought back from.
+/// The arguments of a restore.
 #[derive(Debug)]
 pub struct Restoration {
-    /// Its id.
+    /// The container's id.
     pub id: String,
-    /// Its bundle.
+    /// The container's bundle.
     pub bundle: PathBuf,
-    /// Where it is.
+    /// The checkpoint to restore.
     pub saved: Saved,
-    /// Standard streams of init, in the place of those that were pipes.
+    /// The standard streams of init, replacing those that were pipes.
     pub streams: Streams,
 }
 
-/// What an exec is made from.
+/// The arguments of an exec.
 #[derive(Debug)]
 pub struct Execution {
     /// The container's id.
     pub id: String,
     /// The OCI process object, as JSON.
     pub process: Vec<u8>,
-    /// Its standard streams.
+    /// The standard streams of the process.
     pub streams: Streams,
-    /// Gets its pid.
+    /// The file that receives the pid.
     pub pid_file: PathBuf,
 }
 
-/// The runtime that has a container.
+/// The runtime that manages a container.
 #[derive(Debug)]
 pub enum Runtime {
     /// brig's engine, in this process.
@@ -93,8 +93,8 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// The runtime for new containers of `namespace`, and what `delete` needs to find it again. `root` and `binary`
-    /// are those of the options, or empty.
+    /// Selects the runtime for new containers of `namespace`, and returns the record that `delete` needs to find it
+    /// again. `root` and `binary` are those of the options, or empty.
     pub fn choose(namespace: &str, root: &str, binary: &str, systemd_cgroup: bool) -> Kept {
         let root = if root.is_empty() { DEFAULT_ROOT } else { root };
         let ours = binary.is_empty() || Path::new(binary).file_name().is_some_and(|name| name == "brig");
@@ -117,7 +117,7 @@ impl Runtime {
         }
     }
 
-    /// Makes a container that waits for [`Runtime::start`].
+    /// Creates a container that waits for [`Runtime::start`].
     pub fn create(&self, creation: Creation) -> Result<Launched> {
         match self {
             Runtime::Engine(engine) => {
@@ -140,7 +140,7 @@ impl Runtime {
         }
     }
 
-    /// Brings back a container that was saved. It runs on return.
+    /// Restores a checkpointed container, which is running on return.
     pub fn restore(&self, restoration: Restoration) -> Result<Launched> {
         match self {
             Runtime::Engine(engine) => {
@@ -156,7 +156,7 @@ impl Runtime {
         }
     }
 
-    /// Runs its program.
+    /// Starts the container's program.
     pub fn start(&self, id: &str) -> Result<()> {
         match self {
             Runtime::Engine(engine) => engine.start(id),
@@ -164,7 +164,7 @@ impl Runtime {
         }
     }
 
-    /// Runs a further process in it.
+    /// Starts a further process in the container.
     pub fn exec(&self, execution: Execution) -> Result<Launched> {
         match self {
             Runtime::Engine(engine) => {
@@ -178,7 +178,7 @@ impl Runtime {
                     stall_timeout: ExecOptions::stall_timeout_of_environment()?,
                     ..ExecOptions::default()
                 };
-                // Another runtime's command says so too.
+                // The prefix is the one of another runtime's command.
                 engine.exec(&execution.id, options).context("exec failed")
             }
             Runtime::Foreign(foreign) => foreign.exec(execution),
@@ -193,7 +193,7 @@ impl Runtime {
         }
     }
 
-    /// Removes what is left of it; with `force` kills it first. One that is gone is a success.
+    /// Removes the container; with `force` kills it first. One that is gone is a success.
     pub fn delete(&self, id: &str, force: bool) -> Result<()> {
         let result = match self {
             Runtime::Engine(engine) => engine.delete(id, force),
@@ -205,28 +205,28 @@ impl Runtime {
         }
     }
 
-    /// Removes a container whose init has ended or was never started, and what an earlier try has left of it.
+    /// Removes a container whose init has exited or was never started, and remains of an earlier attempt.
     pub fn delete_ended(&self, id: &str, bundle: &Path) -> Result<()> {
         match self {
-            // Without its record, which goes first, only `force` finds the rest.
+            // Once the record is gone, which is removed first, only `force` finds the rest.
             Runtime::Engine(_) => self.delete_own(id, bundle),
             Runtime::Foreign(_) => self.delete(id, false),
         }
     }
 
-    /// Kills and removes the container of this id, if it is this bundle's: another daemon may have one of the same id.
+    /// Kills and removes the container of this id if it is this bundle's: another daemon may have one of the same id.
     pub fn delete_own(&self, id: &str, bundle: &Path) -> Result<()> {
         match self.status(id) {
             Ok((_, of)) if !is_same_place(&of, bundle) => {
-                tracing::warn!(id, "left alone: the container of this id is of the bundle {}", of.display());
+                tracing::warn!(id, "not removed: the container of this id belongs to the bundle {}", of.display());
                 Ok(())
             }
-            // Half made ones have no state; whoever makes one now holds its lock.
+            // A half-created container has no state; a create in progress holds its lock.
             _ => self.delete(id, true),
         }
     }
 
-    /// Freezes it.
+    /// Freezes the container.
     pub fn pause(&self, id: &str) -> Result<()> {
         match self {
             Runtime::Engine(engine) => engine.pause(id),
@@ -234,7 +234,7 @@ impl Runtime {
         }
     }
 
-    /// Thaws it.
+    /// Thaws the container.
     pub fn resume(&self, id: &str) -> Result<()> {
         match self {
             Runtime::Engine(engine) => engine.resume(id),
@@ -242,7 +242,7 @@ impl Runtime {
         }
     }
 
-    /// Its status and bundle at this moment.
+    /// The container's current status, and its bundle.
     pub fn status(&self, id: &str) -> Result<(Status, PathBuf)> {
         match self {
             Runtime::Engine(engine) => engine.state(id).map(|state| (state.status, state.bundle)),
@@ -250,7 +250,7 @@ impl Runtime {
         }
     }
 
-    /// The pids of all its processes.
+    /// The pids of all processes of the container.
     pub fn pids(&self, id: &str) -> Result<Vec<i32>> {
         match self {
             Runtime::Engine(engine) => engine.ps(id),
@@ -258,7 +258,7 @@ impl Runtime {
         }
     }
 
-    /// Saves it to a directory. It is gone then, unless the options leave it running.
+    /// Checkpoints the container to a directory, and removes it unless the options leave it running.
     pub fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<()> {
         match self {
             Runtime::Engine(engine) => engine.checkpoint(id, options),
@@ -266,7 +266,7 @@ impl Runtime {
         }
     }
 
-    /// Statistics of its cgroup.
+    /// Reads the statistics of the container's cgroup.
     pub fn stats(&self, id: &str) -> Result<Stats> {
         match self {
             Runtime::Engine(engine) => engine.stats(id),
@@ -274,7 +274,7 @@ impl Runtime {
         }
     }
 
-    /// Watches for the out-of-memory killer; `None` without a memory controller.
+    /// Watches for OOM kills; `None` without a memory controller.
     pub fn oom_watch(&self, id: &str) -> Result<Option<OomWatch>> {
         match self {
             Runtime::Engine(engine) => engine.oom_watch(id),
@@ -282,7 +282,7 @@ impl Runtime {
         }
     }
 
-    /// Changes its limits; `resources` is LinuxResources as JSON.
+    /// Updates the container's limits; `resources` is LinuxResources as JSON.
     pub fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
         match self {
             Runtime::Engine(engine) => {
@@ -295,7 +295,7 @@ impl Runtime {
     }
 }
 
-/// Whether two paths lead to one directory; one that is gone is known by its name alone.
+/// Whether two paths lead to the same directory; a directory that is gone is compared by its path alone.
 fn is_same_place(one: &Path, other: &Path) -> bool {
     one == other
         || std::fs::canonicalize(one).is_ok_and(|one| std::fs::canonicalize(other).is_ok_and(|other| one == other))
@@ -308,11 +308,11 @@ fn console(streams: Streams) -> (Console, Stdio) {
     }
 }
 
-/// Runs a blocking call on a thread of its own, holding the reaper meanwhile. How many there may be, its caller bounds
-/// ([`crate::calls`]).
+/// Runs a blocking call on a thread of its own, holding the reaper meanwhile. The caller bounds the number of such
+/// calls ([`crate::calls`]).
 ///
 /// # Errors
-/// Those of `call`.
+/// The errors of `call`.
 pub async fn blocking<T: Send + 'static>(
     reaper: &Arc<Reaper>,
     call: impl FnOnce() -> Result<T> + Send + 'static,
@@ -321,7 +321,7 @@ pub async fn blocking<T: Send + 'static>(
     on_thread(call).await
 }
 
-/// Like [`blocking`] for a call that makes a process: its end is watched from its birth.
+/// Runs a blocking call that starts a process, like [`blocking`], and watches the process's exit from its start.
 pub async fn launching<T: Send + 'static>(
     reaper: &Arc<Reaper>,
     call: impl FnOnce() -> Result<(Launched, T)> + Send + 'static,
@@ -333,7 +333,7 @@ pub async fn launching<T: Send + 'static>(
 }
 
 async fn on_thread<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    // What the engine logs there is of the container that the call is for.
+    // Attributes what the engine logs on that thread to the container of the call.
     let span = tracing::Span::current();
     match tokio::task::spawn_blocking(move || span.in_scope(call)).await {
         Ok(result) => result,

@@ -1,9 +1,9 @@
-//! The sandbox API (containerd.runtime.sandbox.v1.Sandbox), for containerd's `sandboxer = "shim"`: this shim makes the
-//! pod itself, not a container of an image that CRI has pulled for it.
+//! The sandbox API (containerd.runtime.sandbox.v1.Sandbox), for containerd's `sandboxer = "shim"`: this shim creates
+//! the pod itself, without a container of an image that CRI has pulled for it.
 //!
-//! A sandbox is a container of its own, with all that containers have here; its id is the sandbox's. Its process is
-//! what the bundle's config.json says where containerd wrote one (`ctr sandboxes run`). CRI writes none: then it is
-//! [`pause`], in the namespaces that the pod's configuration asks for, and its pid is where CRI lets the pod's
+//! A sandbox is a container of its own, with all the features of containers; its id is the sandbox's. Its process is
+//! that of the bundle's config.json where containerd wrote one (`ctr sandboxes run`). CRI writes none: the process is
+//! then [`pause`], in the namespaces that the pod's configuration asks for, and its pid is where CRI lets the pod's
 //! containers find them.
 #![forbid(unsafe_code)]
 
@@ -41,44 +41,44 @@ use crate::tasks::Shim;
 use config::Pod;
 use ready::Word;
 
-/// CRI's words for a sandbox's state.
+/// The names of a sandbox's state in CRI.
 const READY: &str = "SANDBOX_READY";
 const NOT_READY: &str = "SANDBOX_NOTREADY";
 
-/// What is in the root of a sandbox without an image.
+/// The directories in the root of a sandbox without an image.
 const ROOT_DIRECTORIES: [&str; 2] = ["proc", "dev"];
-/// Where this program is bound.
+/// The path in that root on which this program is bound.
 const ROOT_FILE: &str = "pause";
 
-/// The score of pause processes in CRI (containerd's sandbox container).
+/// The OOM score of pause processes in CRI (containerd's sandbox container).
 const LOW_SCORE: i32 = -998;
-/// As a bit (linux/capability.h).
+/// The capability's bit (linux/capability.h).
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
-/// The sandbox of this shim; there is one at the most.
+/// The sandbox of this shim; there is at most one.
 #[derive(Debug)]
 struct Made {
     id: String,
     created: SystemTime,
     task: Arc<Task>,
-    /// Until it was waited for; `None` from the first for a program that is not ours.
+    /// The report to wait for; `None` once received, and for another program than [`pause`].
     word: Mutex<Option<Word>>,
 }
 
-/// See the module.
+/// The sandbox service; the module describes it.
 #[derive(Clone, Debug)]
 pub struct Service {
     shim: Arc<Shim>,
     made: Arc<Mutex<Option<Arc<Made>>>>,
 }
 
-/// The methods of a sandbox in `shim`.
+/// The methods of the sandbox service of `shim`.
 pub fn methods(shim: &Arc<Shim>) -> HashMap<String, Methods> {
     create_sandbox(Arc::new(Service { shim: Arc::clone(shim), made: Arc::default() }))
 }
 
 impl Service {
-    /// Whatever happened to the last holder: the sandbox is there or it is not.
+    /// Locks the sandbox, and ignores poisoning: it is either absent or complete.
     fn made(&self) -> MutexGuard<'_, Option<Arc<Made>>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,7 +116,7 @@ impl Service {
         Ok(())
     }
 
-    /// Starts the pause process, and waits until it would hear a signal; returns its pid.
+    /// Starts the pause process, waits until it handles signals, and returns its pid.
     async fn start(&self, made: &Made) -> Result<i32> {
         let pid = made.task.start(crate::io::READY).await?;
         let word = made.word.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -136,14 +136,14 @@ impl Service {
         Ok(pid)
     }
 
-    async fn stop(&self, id: &str, patience: Duration) -> Result<()> {
+    async fn stop(&self, id: &str, timeout: Duration) -> Result<()> {
         let task = Arc::clone(&self.sandbox(id)?.task);
         if task.init.phase() == Phase::Stopped {
             return Ok(());
         }
-        if !patience.is_zero() {
+        if !timeout.is_zero() {
             ended_is_fine(task.kill("", libc::SIGTERM, false).await)?;
-            if tokio::time::timeout(patience, task.init.wait()).await.is_ok() {
+            if tokio::time::timeout(timeout, task.init.wait()).await.is_ok() {
                 return Ok(());
             }
         }
@@ -153,14 +153,15 @@ impl Service {
     }
 
     async fn shut_down(&self, id: &str) -> Result<()> {
-        // Nothing is made from here on; what is there goes, the sandbox last: others may live in its namespaces.
+        // No container is created from here on; the existing ones are removed, the sandbox last: others may be in its
+        // namespaces.
         self.shim.close();
         let is_sandbox = |task: &Arc<Task>| task.id == id;
         let (sandbox, others): (Vec<_>, Vec<_>) = self.shim.all().into_iter().partition(is_sandbox);
         for task in others.into_iter().chain(sandbox) {
             self.shim.end(&task).await.with_context(|| format!("unable to end {}", task.id))?;
         }
-        // containerd removes the bundle next, and a root with something in it stops it.
+        // containerd removes the bundle next, which fails while the root is not empty.
         if let Some(made) = self.made().take() {
             sweep(&made.task.bundle)?;
         }
@@ -188,7 +189,7 @@ impl Service {
     }
 }
 
-/// What has ended need not be killed.
+/// Treats a process that has exited as killed.
 fn ended_is_fine(killed: Result<()>) -> Result<()> {
     match killed {
         Err(error) if matches!(error.kind(), ErrorKind::NoSuchProcess | ErrorKind::NotFound) => Ok(()),
@@ -196,7 +197,7 @@ fn ended_is_fine(killed: Result<()>) -> Result<()> {
     }
 }
 
-/// The runtime options that `start` has kept. Without any, what the name of the pod's cgroup tells.
+/// The runtime options that `start` has stored. Without any, the form of the pod's cgroup path decides.
 fn options_of(bundle: &Path, pod: &Pod) -> Result<Any> {
     let unreadable = |error| Error::other(format!("runtime options: {error}"));
     let path = bundle.join(OPTIONS);
@@ -208,8 +209,8 @@ fn options_of(bundle: &Path, pod: &Pod) -> Result<Any> {
     Ok(Any { type_url: "containerd.runc.v1.Options".to_owned(), value, ..Any::default() })
 }
 
-/// Writes the bundle's config.json, and makes the root that it speaks of, where containerd has written none. Whether it
-/// has: else the program is not ours.
+/// Writes the bundle's config.json, and creates the root that it names, where containerd has written none. True if this
+/// was done: the process is then [`pause`].
 fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
     let path = bundle.join("config.json");
     if path.exists() {
@@ -223,7 +224,7 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
         _ => {}
     }
     refuse_linked_rootfs(&rootfs)?;
-    // Where mounts go, which a read-only root cannot be given later.
+    // Mount points, which cannot be added to a read-only root later.
     for name in ROOT_DIRECTORIES {
         std::fs::create_dir_all(rootfs.join(name)).with_context(|| format!("unable to make /{name} of a sandbox"))?;
     }
@@ -236,10 +237,10 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
     Ok(true)
 }
 
-/// Empties the root that `prepare` has made, and leaves any other as it is.
+/// Empties the root that `prepare` has created, and leaves any other as it is.
 ///
 /// # Errors
-/// It cannot be read, or something in it cannot be removed.
+/// The root cannot be read, or something in it cannot be removed.
 pub fn sweep(bundle: &Path) -> Result<()> {
     let rootfs = bundle.join("rootfs");
     let unable = || format!("unable to empty {}", rootfs.display());
@@ -268,8 +269,8 @@ pub fn sweep(bundle: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A pod's pause process is the last that the kernel's killer is to choose, as CRI has it; without the capability to
-/// lower a score, this shim's own is as low as it gets.
+/// The OOM score of a pod's pause process: the OOM killer must choose it last, as in CRI. Without the capability to
+/// lower a score, this shim's own score is the lowest possible.
 fn oom_score() -> Result<i32> {
     if brig_sys::cred::effective_capabilities()? & CAP_SYS_RESOURCE != 0 {
         return Ok(LOW_SCORE);
@@ -279,7 +280,7 @@ fn oom_score() -> Result<i32> {
     Ok(own.max(LOW_SCORE))
 }
 
-/// Go's names for what this program was built for, which containerd compares with those of images.
+/// The platform of this program in Go's names, which containerd compares with those of images.
 fn platform() -> Platform {
     let (architecture, variant) = match std::env::consts::ARCH {
         "x86_64" => ("amd64", ""),
@@ -333,9 +334,9 @@ impl SandboxService for Service {
         request: api::StopSandboxRequest,
     ) -> ttrpc::Result<api::StopSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "stop sandbox");
-        let patience = Duration::from_secs(request.timeout_secs.into());
+        let timeout = Duration::from_secs(request.timeout_secs.into());
         let service = self.clone();
-        let stopped = calls::run_to_end(async move { service.stop(&request.sandbox_id, patience).await });
+        let stopped = calls::run_to_end(async move { service.stop(&request.sandbox_id, timeout).await });
         stopped.await.map_err(|error| status(&error))?;
         Ok(api::StopSandboxResponse::default())
     }

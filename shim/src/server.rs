@@ -1,4 +1,5 @@
-//! The server: one process for a group of containers, on one thread, and others for calls that block ([`calls`]).
+//! The server: one process for a group of containers, on one thread, with further threads for calls that block
+//! ([`calls`]).
 
 mod connections;
 mod frames;
@@ -29,21 +30,21 @@ use crate::tasks::Shim;
 use crate::trace::Tracer;
 use connections::Connections;
 
-/// How long a thread for calls that block stays without work.
-const IDLE: Duration = Duration::from_millis(500);
-/// How long containerd has to take the last events, and a collector the last spans.
-const LAST_EVENTS: Duration = Duration::from_secs(5);
-/// How long answers that are on their way may take, and clients to hang up when they have theirs.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// How long containers may take to end when the server is told to.
-const LAST_CONTAINERS: Duration = Duration::from_secs(10);
+/// The time after which an idle thread for blocking calls exits.
+const THREAD_IDLE_TIMEOUT: Duration = Duration::from_millis(500);
+/// The time that containerd has to take the last events, and a collector the last spans.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time that pending answers may take, and that clients have to hang up after theirs.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time that containers may take to exit when the server is terminated.
+const CONTAINERS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The signals that the server takes, and that would end it before it can.
+/// The signals that the server handles, and that would kill it before its handlers are installed.
 pub fn held_signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect()
 }
 
-/// Serves until there is nothing left to serve. Standard input is the listening socket that `start` made, the working
+/// Serves until no container is left. Standard input is the listening socket that `start` created, the working
 /// directory the bundle of the first container.
 ///
 /// # Errors
@@ -55,25 +56,25 @@ pub fn run(args: &Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(calls::MAX_THREADS)
-        .thread_keep_alive(IDLE)
-        // A thread that goes has had no work for a while: nor has the server, which may wait for days now.
+        .thread_keep_alive(THREAD_IDLE_TIMEOUT)
+        // An exiting thread has been idle for a while; so has the server, which may now wait for days.
         .on_thread_stop(release_program)
         .build()
         .context("unable to set up the server")?;
     let result = runtime.block_on(serve(args, listener));
-    // A call that hangs, say in a hook, must not keep this process.
-    runtime.shutdown_timeout(LAST_ANSWERS);
+    // A call that hangs, for example in a hook, must not keep this process running.
+    runtime.shutdown_timeout(ANSWERS_TIMEOUT);
     result
 }
 
-/// Lets go of the pages of this program, of which the next call needs few.
+/// Releases the pages of this program, of which the next call needs few.
 fn release_program() {
     if let Err(error) = brig_sys::memory::release_program() {
         tracing::debug!("{error}");
     }
 }
 
-/// Takes the socket from standard input, which becomes /dev/null.
+/// Takes the socket from standard input, which is replaced by /dev/null.
 fn inherited_listener() -> Result<StdListener> {
     let stdin = std::io::stdin();
     let is_socket = std::fs::File::from(stdin.as_fd().try_clone_to_owned().context("standard input is closed")?)
@@ -96,7 +97,7 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
     let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
     let mut terminate = signal(SignalKind::terminate()).context(unable)?;
     let mut dump = signal(SignalKind::user_defined1()).context(unable)?;
-    // `start` has held them back until here; children are not to inherit that.
+    // `start` has blocked them until here; children must not inherit the mask.
     held_signals().thread_unblock().context(unable)?;
     let reaper = Arc::new(Reaper::default());
     let reaping = tokio::spawn(Arc::clone(&reaper).run());
@@ -110,27 +111,28 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
         .register_service(service::methods(&shim))
         .register_service(crate::sandbox::methods(&shim));
     server.start().await.map_err(|error| Error::other(error.to_string()).context(unable))?;
-    tracing::debug!("the server runs");
+    tracing::debug!("the server is running");
     loop {
         tokio::select! {
             () = shim.ending.notified() => break,
             _ = terminate.recv() => {
-                tracing::info!("SIGTERM: the containers are ended, and then the server");
+                tracing::info!("SIGTERM: killing the containers, then exiting");
                 end_all(&shim).await;
                 break;
             }
             _ = dump.recv() => shim.describe().iter().for_each(|line| tracing::info!("{line}")),
         }
     }
-    // First of all: whoever starts a container of this group from here on makes a server of its own.
+    // The socket must be removed first: a container of this group that is started from here on gets a server of its
+    // own.
     if let Some(Err(error)) = path.as_deref().map(remove_if_there) {
         tracing::warn!("{error}");
     }
-    shim.context.publisher.close(LAST_EVENTS).await;
-    shim.tracer.close(LAST_EVENTS).await;
-    connections.leave(LAST_ANSWERS).await;
-    if tokio::time::timeout(LAST_ANSWERS, server.shutdown()).await.is_err() {
-        tracing::debug!("calls were still being answered");
+    shim.context.publisher.close(EVENTS_TIMEOUT).await;
+    shim.tracer.close(EVENTS_TIMEOUT).await;
+    connections.leave(ANSWERS_TIMEOUT).await;
+    if tokio::time::timeout(ANSWERS_TIMEOUT, server.shutdown()).await.is_err() {
+        tracing::debug!("exiting while calls are still being answered");
     }
     reaping.abort();
     Ok(())
@@ -140,11 +142,11 @@ async fn end_all(shim: &Arc<Shim>) {
     shim.close();
     let ends = shim.all().into_iter().map(|task| async move {
         if let Err(error) = shim.end(&task).await {
-            tracing::error!(id = task.id, "unable to end the container: {error}");
+            tracing::error!(id = task.id, "unable to kill and remove the container: {error}");
         }
     });
     let all = futures_util::future::join_all(ends);
-    if tokio::time::timeout(LAST_CONTAINERS, all).await.is_err() {
-        tracing::error!("some containers did not end within {LAST_CONTAINERS:?}");
+    if tokio::time::timeout(CONTAINERS_TIMEOUT, all).await.is_err() {
+        tracing::error!("exiting although some containers did not exit within {CONTAINERS_TIMEOUT:?}");
     }
 }

@@ -1,7 +1,7 @@
-//! ttrpc: the calls of containerd.task.v2.Task and containerd.task.v3.Task, which differ in their names only.
+//! The ttrpc services containerd.task.v2.Task and containerd.task.v3.Task, which differ in their names only.
 //!
-//! A call that has begun runs to its end when its caller goes away or stops waiting ([`calls`]). Only Wait ends with
-//! its caller.
+//! A started call runs to its end when its caller goes away or stops waiting ([`calls`]). Only Wait ends with its
+//! caller.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use crate::io::Addresses;
 use crate::rpc_error::status;
 use crate::tasks::Shim;
 
-/// The names under which the one service is found.
+/// The names of the service.
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
-/// The highest signal of the kernel's (_NSIG).
+/// The highest signal number of the kernel (_NSIG).
 const MAX_SIGNAL: i32 = 64;
 
-/// See the module.
+/// The task service; the module describes it.
 #[derive(Debug)]
 pub struct Service {
     shim: Arc<Shim>,
@@ -46,7 +46,7 @@ pub fn methods(shim: &Arc<Shim>) -> HashMap<String, Methods> {
     named.collect()
 }
 
-/// How long a call may wait for a logger: nothing may continue after its caller has given up.
+/// The time that a call may wait for a logger: no work may continue after its caller has given up.
 fn ready_timeout(context: &TtrpcContext) -> Duration {
     match u64::try_from(context.timeout_nano) {
         Ok(nanoseconds) if nanoseconds > 0 => crate::io::READY.min(Duration::from_nanos(nanoseconds)),
@@ -73,7 +73,7 @@ impl<'a> From<&'a (String, String)> for CallTarget<'a> {
 }
 
 impl Service {
-    /// Runs a call to its end, whatever becomes of its caller.
+    /// Runs a call to its end, even if its caller goes.
     async fn run<T, F>(
         &self,
         context: &TtrpcContext,
@@ -86,7 +86,7 @@ impl Service {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let target = target.into();
-        // On every line that the call and what it starts write into the log, the engine's among them.
+        // The span is on every line that the call and its tasks write to the log, the engine's among them.
         let span = tracing::info_span!("call", id = target.id);
         let call = calls::run_to_end(call(Arc::clone(&self.shim))).instrument(span);
         self.observe(context, name, target, call).await
@@ -293,7 +293,7 @@ impl TaskService for Service {
     }
 
     async fn connect(&self, _: &TtrpcContext, r: api::ConnectRequest) -> ttrpc::Result<api::ConnectResponse> {
-        // A container that is not there has no pid, and the shim still answers: that is what containerd asks.
+        // A container that does not exist has no pid, and the shim still answers: containerd checks that it does.
         let init = self.shim.task(&r.id).map_or(0, |task| task.init.pid());
         Ok(api::ConnectResponse {
             shim_pid: std::process::id(),
@@ -310,13 +310,13 @@ impl TaskService for Service {
     }
 }
 
-/// The options of runc's shim, which are those of every client.
+/// Reads the checkpoint options of runc's shim, which are those of every client.
 fn checkpoint_options(request: &api::CheckpointTaskRequest) -> Result<CheckpointOptions> {
     let wrong = |error: protobuf::Error| invalid(&format!("options of the checkpoint: {error}"));
     let bytes = request.options.as_ref().map_or(&[][..], |any| &any.value);
     let mut options = oci::CheckpointOptions::parse_from_bytes(bytes).map_err(wrong)?;
     if request.options.as_ref().is_some_and(|any| any.type_url.ends_with("containerd.linux.runc.CheckpointOptions")) {
-        // containerd 1.6's own message for runtimes of other names: the same but for the order of the two paths.
+        // containerd 1.6's own message for runtimes of other names differs in the order of the two paths only.
         std::mem::swap(&mut options.image_path, &mut options.work_path);
     }
     let cgroups = match options.cgroups_mode.as_str() {
@@ -330,7 +330,7 @@ fn checkpoint_options(request: &api::CheckpointTaskRequest) -> Result<Checkpoint
             return Err(invalid(&message));
         }
     };
-    // The network's is left empty always; the engine has no more to offer.
+    // The network namespace is always left empty; the engine supports no other.
     if let Some(other) = options.empty_namespaces.iter().find(|name| *name != "network") {
         let message = format!("checkpoint: empty_namespaces {other:?}: only that of the network can be saved empty");
         return Err(Error::new(ErrorKind::Unsupported, message));
@@ -343,7 +343,8 @@ fn checkpoint_options(request: &api::CheckpointTaskRequest) -> Result<Checkpoint
         cgroups,
         ..CriuOptions::default()
     };
-    // Where containerd wants them is what it reads afterwards; a client of the shim's own may leave it to the options.
+    // containerd reads the images from the path of its request; a direct client of the shim may leave the path to the
+    // options.
     let images = if request.path.is_empty() { options.image_path } else { request.path.clone() };
     if images.is_empty() {
         return Err(invalid("checkpoint: the request names no path for its images"));
@@ -357,7 +358,7 @@ fn checkpoint_options(request: &api::CheckpointTaskRequest) -> Result<Checkpoint
     })
 }
 
-/// What containerd is told of a process that is an exec's.
+/// The details of a process that is an exec's, for containerd.
 fn details(exec_id: String) -> Result<Any> {
     let details = ProcessDetails { exec_id, ..Default::default() };
     let value = details.write_to_bytes().map_err(|error| Error::other(error.to_string()))?;

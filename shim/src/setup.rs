@@ -1,7 +1,7 @@
-//! What the shim's server is, apart from its containers: a subreaper, in its cgroup, with its place in the order in
-//! which the kernel's out-of-memory killer chooses.
+//! The server's own attributes, apart from its containers: a subreaper, in its cgroup, with its OOM score.
 //!
-//! What nobody asked for by name, a host may forbid: that is a line in the log. What was asked for is an error.
+//! A host may forbid a setting that was not requested explicitly: that is logged. A requested one that fails is an
+//! error.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -12,25 +12,25 @@ use brig_sys::procfs::Proc;
 use nix::errno::Errno;
 use rustix::thread::CoreSchedulingScope;
 
-/// The highest score there is (proc_pid_oom_score_adj(5)).
+/// The highest OOM score (proc_pid_oom_score_adj(5)).
 const HIGHEST_SCORE: i32 = 1000;
-/// containerd sets it to anything for a runtime with `sched_core = true`.
+/// The variable that containerd sets, to any value, for a runtime with `sched_core = true`.
 const SCHED_CORE: &str = "SCHED_CORE";
 
 /// Makes this process the parent of orphans below it (PR_SET_CHILD_SUBREAPER): a container's init is one when the
-/// process that made it has ended.
+/// process that created it has exited.
 ///
 /// # Errors
-/// Only on kernels before 3.4.
+/// The kernel is older than 3.4.
 pub fn become_subreaper() -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper (PR_SET_CHILD_SUBREAPER)")
 }
 
 /// Makes the kernel kill process `pid`, the shim's server, rather than process `parent`, containerd: its score is that
-/// of containerd and one more. Where the host forbids it, it stays as it is.
+/// of containerd plus one. Where the host forbids it, the score is unchanged.
 pub fn adjust_oom_score(pid: i32, parent: i32) {
     if let Err(error) = set_oom_score(pid, parent) {
-        tracing::info!("the OOM score stays as it is: {error}");
+        tracing::info!("the OOM score is unchanged: {error}");
     }
 }
 
@@ -44,10 +44,10 @@ fn set_oom_score(pid: i32, parent: i32) -> Result<()> {
     Ok(())
 }
 
-/// Puts process `pid` into the cgroup that the options name; an empty name leaves it where it is.
+/// Moves process `pid` to the cgroup that the options name; with an empty name it stays.
 ///
 /// # Errors
-/// There is no such cgroup, or it takes no processes.
+/// There is no such cgroup, or it accepts no processes.
 pub fn join_cgroup(name: &str, pid: i32) -> Result<()> {
     match name {
         "" => Ok(()),
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use std::process::{Child, Command};
 
-    /// A process that ends with the test.
+    /// A process that is killed with the test.
     struct Sleeper(Child);
 
     impl Sleeper {

@@ -1,8 +1,8 @@
 //! A container's statistics in containerd's messages: `io.containerd.cgroups.v2.Metrics` where the host has cgroup2
 //! alone, else `io.containerd.cgroups.v1.Metrics` (containerd's cgroups module, cgroup1/stats and cgroup2/stats).
 //!
-//! Every number that the kernel gives is there; a controller that is not there leaves its message out. Neither message
-//! has the network's filled in: its numbers are those of a network namespace, which CRI reads by itself.
+//! Every number that the kernel provides is filled in; a controller that is not enabled leaves its message out. Neither
+//! message has the network part filled in: its numbers are those of a network namespace, which CRI reads by itself.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -14,10 +14,10 @@ use containerd_shim_protos::cgroups_v2::metrics as v2;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 
-/// The message for `stats`.
+/// Encodes `stats` as containerd's message.
 ///
 /// # Errors
-/// Only when it cannot be encoded.
+/// The message cannot be encoded.
 pub fn metrics(stats: &Stats) -> Result<Any> {
     let (name, bytes) = match stats.unified {
         true => ("io.containerd.cgroups.v2.Metrics", unified(stats).write_to_bytes()),
@@ -27,7 +27,7 @@ pub fn metrics(stats: &Stats) -> Result<Any> {
     Ok(Any { type_url: name.to_owned(), value, ..Any::default() })
 }
 
-/// A field that is left out when it says nothing.
+/// Wraps a message, or leaves the field out when the message is empty.
 fn unless_default<T: Default + PartialEq>(message: T) -> MessageField<T> {
     if message == T::default() { MessageField::none() } else { MessageField::some(message) }
 }
@@ -48,7 +48,7 @@ fn pressure(pressure: Option<&Pressure>) -> MessageField<v2::PSIStats> {
 fn unified(stats: &Stats) -> v2::Metrics {
     let limit = if stats.pids.limit == 0 { u64::MAX } else { stats.pids.limit };
     let pids = v2::PidsStat { current: stats.pids.current, limit, ..Default::default() };
-    // The message has microseconds.
+    // The message's unit is microseconds.
     let throttling = &stats.cpu.throttling;
     let cpu = v2::CPUStat {
         usage_usec: stats.cpu.usage.total / 1000,
@@ -128,7 +128,7 @@ fn unified_memory(stats: &Stats) -> Option<v2::MemoryStat> {
         slab_unreclaimable: get("slab_unreclaimable"),
         pgfault: get("pgfault"),
         pgmajfault: get("pgmajfault"),
-        // One number each until Linux 5.9, for anonymous memory and for files since.
+        // One counter each until Linux 5.9; since then one for anonymous memory and one for files.
         workingset_refault: split(&memory.raw, "workingset_refault"),
         workingset_activate: split(&memory.raw, "workingset_activate"),
         workingset_nodereclaim: get("workingset_nodereclaim"),
@@ -228,8 +228,8 @@ fn legacy(stats: &Stats) -> v1::Metrics {
         pids: MessageField::some(pids),
         cpu: MessageField::some(cpu),
         memory: legacy_memory(stats).into(),
-        // There also where it says nothing: clients such as nerdctl look into it without asking.
-        blkio: MessageField::some(legacy_blkio(stats)),
+        // Present even when empty: clients such as nerdctl dereference it without a check.
+        blkio: MessageField::some(v1_blkio(stats)),
         rdma: unless_default(rdma),
         memory_oom_control: oom_control.into(),
         ..Default::default()
@@ -292,7 +292,7 @@ fn legacy_memory(stats: &Stats) -> Option<v1::MemoryStat> {
     })
 }
 
-fn legacy_blkio(stats: &Stats) -> v1::BlkIOStat {
+fn v1_blkio(stats: &Stats) -> v1::BlkIOStat {
     let entries = |list: &[BlkioEntry]| {
         let entry = |entry: &BlkioEntry| v1::BlkIOEntry {
             op: entry.op.clone(),
@@ -318,7 +318,8 @@ fn legacy_blkio(stats: &Stats) -> v1::BlkIOStat {
     }
 }
 
-/// `/dev/sda`: where sysfs's link of the device leads (sysfs(5), /sys/dev/block). Empty for a device that is gone.
+/// The device's name, such as `/dev/sda`: the target of its link in sysfs (sysfs(5), /sys/dev/block). Empty for a
+/// device that is gone.
 fn device_name(major: u64, minor: u64) -> String {
     let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}"));
     let name = link.ok().and_then(|target| Some(target.file_name()?.to_string_lossy().into_owned()));

@@ -1,15 +1,15 @@
 //! One container of the shim: its verbs, and the order of its events.
 //!
-//! No lock is held across a slow call but where two calls must not overlap:
+//! No lock is held across a slow call except where two calls must not overlap:
 //!
-//! | lock | who takes it | so that |
+//! | lock | holders | purpose |
 //! |---|---|---|
-//! | `lifecycle` | start, pause, resume, update, checkpoint and delete of init | they come one after the other |
-//! | `freezing` | pause for itself; starts of execs together | an exec is not caught half made by the freezer |
-//! | `calls` | what is asked of the runtime together; a deletion that is done for itself | its answer is the last: the daemon hangs up after it |
+//! | `lifecycle` | start, pause, resume, update, checkpoint and delete of init | they run one after the other |
+//! | `freezing` | pause exclusively; starts of execs shared | the freezer does not stop an exec that is half started |
+//! | `calls` | calls of the runtime shared; a completed deletion exclusively | its answer is the last: the daemon hangs up after it |
 //!
-//! kill, state, pids, stats, wait, exec and resize take neither of the first two. Each lock is waited for no longer
-//! than the caller is there ([`calls`]).
+//! kill, state, pids, stats, wait, exec and resize take neither of the first two. The wait for a lock ends when the
+//! caller goes ([`calls`]).
 //!
 //! The exit of a process is published after its start, and init's after those of all execs
 //! (`Task::publish_init_exit`).
@@ -42,28 +42,28 @@ pub use context::{StreamOptions, TaskContext};
 use exec::Exec;
 use launch::launch;
 
-/// How long init may take to exit when a container is deleted that was never started.
+/// The time that init may take to exit when a container is deleted that was never started.
 const INIT_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a deletion waits for calls that are being made, which may be of a runtime that hangs.
+/// The time that a deletion waits for calls in progress, which may be of a runtime that hangs.
 const CALLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The state that decides whether init's exit may be published.
 #[derive(Debug, Default)]
 struct PendingExit {
-    /// Init's start is under way.
+    /// Whether init's start is in progress.
     starting: bool,
-    /// Execs that are being started, or run.
+    /// The number of execs that are starting or running.
     execs: usize,
-    /// Init has exited, and the exit has not been published.
+    /// Init's exit, until it is published.
     init: Option<Ended>,
-    /// Init has exited.
+    /// Whether init has exited.
     init_exited: bool,
-    /// We have sent SIGKILL to init, or were about to, before anything else can have.
+    /// Whether this shim has sent SIGKILL to init, or was about to, before any other sender can have.
     killed: bool,
 }
 
-/// The status of a process that was ended by SIGKILL.
+/// The status of a process that was killed by SIGKILL.
 const KILLED: u32 = 128 + libc::SIGKILL.cast_unsigned();
 
 /// Whether a container still exists.
@@ -74,31 +74,31 @@ enum Existence {
     Deleted,
 }
 
-/// See the module.
+/// A container; the module describes it.
 #[derive(Debug)]
 pub struct Task {
     /// The container's id.
     pub id: String,
     /// The bundle, as the request named it.
     pub bundle: PathBuf,
-    /// The runtime that has it.
+    /// The runtime that manages it.
     pub runtime: Arc<Runtime>,
-    /// Its init.
+    /// The init process.
     pub init: Arc<Process>,
     context: TaskContext,
-    /// All processes exit with init.
+    /// Whether all processes exit with init.
     own_pids: bool,
     streams: StreamOptions,
-    /// The images that the start restores; `None` for a container that is new, or has been restored.
+    /// The images that the start restores; `None` for a new container, and for one that has been restored.
     saved: Mutex<Option<Saved>>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     pending_exit: Mutex<PendingExit>,
     lifecycle: tokio::sync::Mutex<Existence>,
     freezing: tokio::sync::RwLock<()>,
     calls: tokio::sync::RwLock<()>,
-    /// Places for short calls.
+    /// Permits for short calls.
     short: Semaphore,
-    /// Places for starts of execs.
+    /// Permits for starts of execs.
     starts: Semaphore,
 }
 
@@ -109,23 +109,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The input of [`Task::create`] besides the request.
 pub struct Plan {
-    /// The runtime.
+    /// The runtime of the container.
     pub runtime: Arc<Runtime>,
-    /// All processes exit with init.
+    /// Whether all processes exit with init.
     pub own_pids: bool,
     /// The set-up of standard streams.
     pub streams: StreamOptions,
-    /// How long a logger may take until it is ready.
+    /// The time that a logger may take until it is ready.
     pub ready_timeout: Duration,
-    /// The images that the start restores, in the place of a creation.
+    /// The images that the start restores, instead of a creation.
     pub saved: Option<Saved>,
     /// The runtime's input; its streams are filled in here.
     pub creation: Creation,
 }
 
 impl Task {
-    /// Creates the container, without publishing it. [`Task::watch`] comes next, with the receiver of init's exit. A
-    /// container that was checkpointed has no process until its start, and no receiver.
+    /// Creates the container, without publishing it. [`Task::watch`] must follow, with the receiver of init's exit. A
+    /// checkpointed container has no process until its start, and no receiver.
     ///
     /// # Errors
     /// Nothing of the container is left; its mounts are the caller's.
@@ -181,7 +181,7 @@ impl Task {
                 pending_exit.init_exited = true;
                 ended.status == KILLED && !pending_exit.killed
             };
-            // At once: systemd removes a scope's cgroup as soon as it is empty, and its counts with it.
+            // At once, because systemd removes a scope's cgroup as soon as it is empty, and its counts with it.
             task.context.oom.check_exited(&task.id, killed);
             if !task.own_pids
                 && let Err(error) = task.act(|runtime, id| runtime.kill(id, libc::SIGKILL, true)).await
@@ -201,11 +201,11 @@ impl Task {
         &self,
         verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _place = calls::place(&self.short).await?;
+        let _permit = calls::acquire(&self.short).await?;
         self.act(verb).await
     }
 
-    /// Runs a verb of the runtime, which `lifecycle` keeps from others of its kind.
+    /// Runs a verb of the runtime under `lifecycle`, which excludes others of its kind.
     async fn act<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
@@ -285,7 +285,7 @@ impl Task {
     /// Calls `f` with the process of this exec, or with init.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`].
+    /// [`ErrorKind::NotFound`] for an unknown exec.
     pub fn with_process<T>(&self, exec_id: &str, f: impl FnOnce(&Process) -> T) -> Result<T> {
         if exec_id.is_empty() {
             return Ok(f(&self.init));
@@ -297,7 +297,7 @@ impl Task {
     /// Sends a signal to a process, or with `all` to every process of the container.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] or [`ErrorKind::NoSuchProcess`] when it has ended.
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::NoSuchProcess`] when it has exited.
     pub async fn kill(&self, exec_id: &str, signal: i32, all: bool) -> Result<()> {
         if !exec_id.is_empty() {
             return self.exec(exec_id)?.process.signal(signal);
@@ -315,25 +315,25 @@ impl Task {
         self.call(move |runtime, id| runtime.kill(id, signal, all)).await.map_err(gone)
     }
 
-    /// Removes the container, whose init has exited or was never started. A part that is done stays done when a later
-    /// one fails, and a second try continues from there. `forget` frees the id; the deletion is published after it.
+    /// Removes the container, whose init has exited or was never started. A completed part is not repeated when a later
+    /// one fails, and a second attempt continues from there. `forget` frees the id; the deletion is published after it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidState`] while it runs, [`ErrorKind::NotFound`] when it has been deleted.
+    /// [`ErrorKind::InvalidState`] while it is running, [`ErrorKind::NotFound`] when it has been deleted.
     pub async fn delete(&self, forget: impl FnOnce() + Send) -> Result<(i32, Ended)> {
-        // At once: the holder of the lock may take its time, such as a start with its hooks.
+        // At once, because the holder of the lock may be slow, such as a start with its hooks.
         self.refuse_while_running()?;
         let mut existence = turn(self.lifecycle.lock()).await?;
         if *existence == Existence::Deleted {
             return Err(not_found("container", &self.id));
         }
         self.refuse_while_running()?;
-        // Its cgroup goes, and with it the counts.
+        // The removal of the cgroup removes its counts too.
         self.context.oom.publish_pending(&self.id);
         let bundle = self.bundle.clone();
         self.act(move |runtime, id| runtime.delete_ended(id, &bundle)).await.context("OCI runtime delete failed")?;
         if self.init.pid() == 0 {
-            // It was checkpointed, and never restored.
+            // A container that was checkpointed and never restored.
             self.init.end(Ended::now(0));
         }
         let late = |_| Error::new(ErrorKind::TimedOut, format!("init did not exit within {INIT_EXIT_TIMEOUT:?}"));
@@ -352,10 +352,10 @@ impl Task {
             exited_at: timestamp(ended.at),
             ..Default::default()
         });
-        // No further call finds the container. A kill is still being made where its thread has not run since the signal
-        // was sent.
+        // No further call finds the container. A kill is still in progress where its thread has not run since the
+        // signal was sent.
         if tokio::time::timeout(CALLS_TIMEOUT, self.calls.write()).await.is_err() {
-            tracing::warn!(id = self.id, "calls of a deleted container are not done after {CALLS_TIMEOUT:?}");
+            tracing::warn!(id = self.id, "calls of the deleted container are still running after {CALLS_TIMEOUT:?}");
         }
         Ok((pid, ended))
     }
@@ -369,7 +369,7 @@ impl Task {
         }
     }
 
-    /// Freezes it.
+    /// Freezes the container.
     pub async fn pause(&self) -> Result<()> {
         let _lifecycle = turn(self.lifecycle.lock()).await?;
         let _freezing = turn(self.freezing.write()).await?;
@@ -378,7 +378,7 @@ impl Task {
         Ok(())
     }
 
-    /// Thaws it.
+    /// Thaws the container.
     pub async fn resume(&self) -> Result<()> {
         let _lifecycle = turn(self.lifecycle.lock()).await?;
         self.act(Runtime::resume).await.context("OCI runtime resume failed")?;
@@ -386,13 +386,13 @@ impl Task {
         Ok(())
     }
 
-    /// Changes its limits: LinuxResources, as JSON.
+    /// Updates the container's limits: LinuxResources, as JSON.
     pub async fn update(&self, resources: Vec<u8>) -> Result<()> {
         let _lifecycle = turn(self.lifecycle.lock()).await?;
         self.act(move |runtime, id| runtime.update(id, &resources)).await.context("OCI runtime update failed")
     }
 
-    /// Saves it.
+    /// Checkpoints the container.
     pub async fn checkpoint(&self, options: CheckpointOptions) -> Result<()> {
         let _lifecycle = turn(self.lifecycle.lock()).await?;
         let _freezing = turn(self.freezing.write()).await?;
@@ -404,7 +404,7 @@ impl Task {
         Ok(())
     }
 
-    /// The status of a process at this moment.
+    /// The current status of a process.
     pub async fn status(&self, exec_id: &str) -> Result<Status> {
         let phase = self.with_process(exec_id, Process::phase)?;
         match phase {
@@ -413,7 +413,7 @@ impl Task {
             Phase::Running if !exec_id.is_empty() => Ok(Status::Running),
             Phase::Running => match self.call(Runtime::status).await {
                 Ok((Status::Paused, _)) => Ok(Status::Paused),
-                // What has ended is told by its exit alone, which may be on its way.
+                // The exit alone reports an exited process, and may be on its way.
                 _ if self.init.phase() == Phase::Stopped => Ok(Status::Stopped),
                 Ok(_) => Ok(Status::Running),
                 Err(error) => Err(error),
@@ -421,11 +421,11 @@ impl Task {
         }
     }
 
-    /// The pids of all its processes, and the exec that each is the first process of. Init's is told until Delete: a
-    /// daemon that comes back and hears of no pid takes the task for leaked, and its exit is lost.
+    /// The pids of all processes, and the exec that each is the first process of. Init's is listed until Delete: a
+    /// daemon that restarts and gets no pid takes the task for leaked, and its exit is lost.
     pub async fn pids(&self) -> Result<Vec<(i32, Option<String>)>> {
         let mut pids = match self.call(Runtime::pids).await {
-            // It has stopped and was half deleted.
+            // The container has stopped and is partly deleted.
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             other => other?,
         };
@@ -439,12 +439,12 @@ impl Task {
         Ok(pids.into_iter().map(|pid| (pid, by_pid.get(&pid).map(|id| (*id).to_owned()))).collect())
     }
 
-    /// Its statistics, in containerd's message.
+    /// The container's statistics, in containerd's message.
     pub async fn stats(&self) -> Result<protobuf::well_known_types::any::Any> {
         self.call(|runtime, id| crate::stats::metrics(&runtime.stats(id)?)).await
     }
 
-    /// Waits for the end of a process, also while it is deleted.
+    /// Waits for the exit of a process, also while it is deleted.
     pub async fn wait(&self, exec_id: &str) -> Result<Ended> {
         if exec_id.is_empty() {
             let init = Arc::clone(&self.init);
@@ -454,7 +454,7 @@ impl Task {
         Ok(exec.process.wait().await)
     }
 
-    /// The state of the container and its processes, for the log.
+    /// Describes the state of the container and its processes, for the log.
     pub fn describe(&self) -> String {
         use std::fmt::Write;
         let mut text = format!("container {}: init {} {:?}", self.id, self.init.pid(), self.init.phase());

@@ -29,12 +29,12 @@ use crate::trace::Tracer;
 pub struct Shim {
     /// The parts of the server that containers use.
     pub context: TaskContext,
-    /// Spans of calls.
+    /// The tracer of calls.
     pub tracer: Tracer,
-    /// Notified when the server is to end.
+    /// Notified when the server must exit.
     pub ending: Notify,
     tasks: Mutex<Tasks>,
-    /// Places for creates.
+    /// Permits for creates.
     creates: Semaphore,
 }
 
@@ -47,20 +47,20 @@ impl std::fmt::Debug for Shim {
 #[derive(Debug, Default)]
 struct Tasks {
     by_id: HashMap<String, Slot>,
-    /// The server ends: no container is created any more.
+    /// Whether the server is exiting: no container is created any more.
     closed: bool,
-    /// Shutdown came while a container was being created: if that fails, the server ends.
+    /// Whether Shutdown arrived while a container was being created: if the create fails, the server exits.
     unwanted: bool,
 }
 
 #[derive(Debug)]
 enum Slot {
-    /// The id is taken, and the container is being created.
+    /// The id is reserved, and the container is being created.
     Creating,
     Created(Arc<Task>),
 }
 
-/// An id that is taken until the container exists, or this is dropped.
+/// A reserved id, until the container exists or this is dropped.
 struct Reservation<'a> {
     shim: &'a Shim,
     id: &'a str,
@@ -80,10 +80,10 @@ impl Drop for Reservation<'_> {
 }
 
 impl Shim {
-    /// A shim without containers. Must be called inside a tokio runtime.
+    /// Creates a shim without containers. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// There are no descriptors left.
+    /// No descriptors are left.
     pub fn new(namespace: &str, reaper: Arc<Reaper>, publisher: Publisher, tracer: Tracer) -> Result<Arc<Shim>> {
         let context =
             TaskContext { namespace: namespace.into(), reaper, oom: OomEvents::start(publisher.clone())?, publisher };
@@ -119,7 +119,7 @@ impl Shim {
     /// Removes a container, and frees its id ([`Task::delete`]).
     ///
     /// # Errors
-    /// As for [`Task::delete`].
+    /// The errors of [`Task::delete`].
     pub async fn delete(&self, task: &Task) -> Result<(i32, Ended)> {
         let forget = || {
             self.tasks().by_id.remove(&task.id);
@@ -127,10 +127,10 @@ impl Shim {
         task.delete(forget).await
     }
 
-    /// Kills and removes a container, for the end of the shim.
+    /// Kills and removes a container, at the exit of the shim.
     ///
     /// # Errors
-    /// It cannot be killed, or not be deleted.
+    /// The container cannot be killed or deleted.
     pub async fn end(&self, task: &Task) -> Result<()> {
         match task.kill("", libc::SIGKILL, true).await {
             Err(error) if !matches!(error.kind(), ErrorKind::NoSuchProcess | ErrorKind::NotFound) => return Err(error),
@@ -153,7 +153,7 @@ impl Shim {
         true
     }
 
-    /// No container is created from here on.
+    /// Refuses creates from here on.
     pub fn close(&self) {
         self.tasks().closed = true;
     }
@@ -175,10 +175,11 @@ impl Shim {
     /// Creates a container, and returns init's pid.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyExists`], [`ErrorKind::InvalidConfig`], or what failed. Nothing is left then.
+    /// [`ErrorKind::AlreadyExists`], [`ErrorKind::InvalidConfig`], or the failure. Nothing is left of the container
+    /// then.
     pub async fn create(self: &Arc<Self>, request: &CreateTaskRequest, ready_timeout: Duration) -> Result<i32> {
         let reservation = self.reserve(&request.id)?;
-        let _place = calls::place(&self.creates).await?;
+        let _permit = calls::acquire(&self.creates).await?;
         let bundle = PathBuf::from(&request.bundle);
         let (shim, of) = (Arc::clone(self), request.clone());
         let plan = blocking(&self.context.reaper, move || {
@@ -224,12 +225,12 @@ impl Shim {
         }
         let options = options::parse(request.options.as_ref())?;
         let facts = Facts::read(bundle)?;
-        // Docker passes no options to a runtime of another type than runc's: its driver shows in the path alone.
+        // Docker passes no options to a runtime of another type than runc's: its cgroup driver shows in the path alone.
         let systemd = options.systemd_cgroup.unwrap_or_else(|| facts.names_scope() && setup::systemd_is_running());
         let kept = Runtime::choose(&self.context.namespace, &options.root, &options.binary_name, systemd);
         let runtime = Runtime::new(&kept, bundle);
         let saved = saved(request, &options)?;
-        // An earlier container of the same bundle is none of this one's business.
+        // Records of an earlier container of the same bundle must not be taken for this one's.
         ExitRecord::remove(bundle, "").and_then(|()| kept.write(bundle)).context("unable to prepare the bundle")?;
         Ok(Plan {
             runtime: Arc::new(runtime),
@@ -247,23 +248,23 @@ impl Shim {
         })
     }
 
-    /// After a create that failed: containerd need not call `delete` for it.
+    /// Cleans up after a failed create: containerd need not call `delete` for it.
     async fn clean_up(&self, runtime: &Arc<Runtime>, request: &CreateTaskRequest, bundle: &Path, error: &Error) {
-        // One that exists already is somebody else's.
+        // A container that exists already belongs to another create.
         if error.kind() != ErrorKind::AlreadyExists {
             let (runtime, id, bundle) = (Arc::clone(runtime), request.id.clone(), bundle.to_owned());
             let removed = blocking(&self.context.reaper, move || runtime.delete_own(&id, &bundle)).await;
             if let Err(error) = removed {
-                tracing::warn!(id = request.id, "unable to clean up: {error}");
+                tracing::warn!(id = request.id, "cleaning up after a failed create: {error}");
             }
         }
         let target = bundle.join("rootfs");
         if let Err(error) = blocking(&self.context.reaper, move || crate::rootfs::unmount(&target)).await {
-            tracing::warn!(id = request.id, "unable to clean up: {error}");
+            tracing::warn!(id = request.id, "cleaning up after a failed create: {error}");
         }
     }
 
-    /// The state of everything, for the log.
+    /// Describes the state of all containers, for the log.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "{} containers, {} watched for the OOM killer; {} children are watched; {} events wait, {} were lost; {} log lines were dropped",
@@ -279,8 +280,8 @@ impl Shim {
     }
 }
 
-/// The images that the container is to be restored from, if it is. containerd reads the option `CriuImagePath` itself,
-/// and sends that path as the request's checkpoint.
+/// The images that the container is restored from, if any. containerd reads the option `CriuImagePath` itself, and
+/// sends that path as the request's checkpoint.
 fn saved(request: &CreateTaskRequest, options: &Options) -> Result<Option<Saved>> {
     let images = &request.checkpoint;
     if images.is_empty() {

@@ -1,10 +1,10 @@
-//! Traces: a span of each call, to an OpenTelemetry collector.
+//! Traces: a span for each call, sent to an OpenTelemetry collector.
 //!
-//! It is configured by the variables of the OpenTelemetry specification (its "Environment Variable Specification" and
-//! "OTLP Exporter Configuration"), which containerd passes on to its shims. Without an endpoint there is no task, no
-//! memory and no clock read for it.
+//! Traces are configured by the variables of the OpenTelemetry specification (its "Environment Variable Specification"
+//! and "OTLP Exporter Configuration"), which containerd passes on to its shims. Without an endpoint, traces cost no
+//! task, no memory and no clock read.
 //!
-//! | variable | what is done |
+//! | variable | effect |
 //! |---|---|
 //! | OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, or OTEL_EXPORTER_OTLP_ENDPOINT with /v1/traces after it | `http://` only |
 //! | OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, or OTEL_EXPORTER_OTLP_PROTOCOL | http/protobuf (the default) and http/json |
@@ -12,10 +12,10 @@
 //! | OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, or OTEL_EXPORTER_OTLP_TIMEOUT | milliseconds; 10000 without |
 //! | OTEL_TRACES_EXPORTER | otlp and none |
 //! | OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG | always_on, always_off, traceidratio, each also parentbased_ |
-//! | OTEL_RESOURCE_ATTRIBUTES | told of the sender; its service.name is containerd-shim-ID, as with Go's shim |
-//! | OTEL_SDK_DISABLED | true turns all of it off |
+//! | OTEL_RESOURCE_ATTRIBUTES | attributes of the sender; its service.name is containerd-shim-ID, as with Go's shim |
+//! | OTEL_SDK_DISABLED | true disables traces |
 //!
-//! What cannot be honoured (grpc, https) turns it off too, with a warning that names the variable.
+//! A value that is not supported (grpc, https) disables traces too, with a warning that names the variable.
 #![forbid(unsafe_code)]
 
 mod config;
@@ -31,16 +31,16 @@ use tokio::sync::Notify;
 
 use config::{Config, Protocol};
 
-/// Spans that wait, at the most. What comes then is counted and left out.
-const LONGEST: usize = 2048;
-/// Spans of one request.
+/// The most spans that may be queued. Further spans are counted and dropped.
+const MAX_SPANS: usize = 2048;
+/// The number of spans in one request.
 const BATCH: usize = 512;
-/// How long a span waits for others, at the most.
+/// The longest time that a span waits for others.
 const DELAY: Duration = Duration::from_secs(5);
-/// The ttrpc metadata that the caller's span comes in (W3C Trace Context, "traceparent").
+/// The ttrpc metadata key of the caller's span (W3C Trace Context, "traceparent").
 const TRACEPARENT: &str = "traceparent";
 
-/// Where spans go. Clones share one queue.
+/// The queue of spans for the collector. Clones share one queue.
 #[derive(Clone, Debug)]
 pub struct Tracer(Option<Arc<Shared>>);
 
@@ -48,23 +48,23 @@ pub struct Tracer(Option<Arc<Shared>>);
 struct Shared {
     config: Config,
     queue: Mutex<Queue>,
-    /// A batch is full, or the queue is closed.
+    /// Notified when a batch is full, or the queue is closed.
     full: Notify,
-    /// What was taken has been sent, or is lost.
+    /// Notified when the spans of a batch were sent, or are lost.
     sent: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Finished>,
-    /// Taken and not yet answered for.
-    under_way: usize,
-    /// Not sent, for want of room or of a collector.
+    /// Spans taken from the queue and not yet acknowledged.
+    in_flight: usize,
+    /// Spans that were dropped because the queue was full or the collector failed.
     lost: u64,
     closed: bool,
 }
 
-/// A span that has ended.
+/// A finished span.
 #[derive(Clone, Debug)]
 struct Finished {
     trace: [u8; 16],
@@ -78,11 +78,11 @@ struct Finished {
     error: Option<String>,
 }
 
-/// A call that is under way. It ends when this is dropped; without a tracer it is nothing.
+/// The span of a call in progress. It finishes when this is dropped; without a tracer it is inactive.
 #[derive(Debug)]
 pub struct Span(Option<(Arc<Shared>, Finished)>);
 
-/// The caller's span: what W3C's traceparent says.
+/// The caller's span: the content of W3C's traceparent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Parent {
     trace: [u8; 16],
@@ -91,8 +91,8 @@ struct Parent {
 }
 
 impl Tracer {
-    /// As the environment says, for the shim that was started for `id`. With an endpoint, the task that sends is
-    /// started in the present tokio runtime.
+    /// Creates a tracer from the environment, for the shim that was started for `id`. With an endpoint, the task that
+    /// sends is spawned in the current tokio runtime.
     pub fn from_environment(id: &str) -> Tracer {
         Tracer::start(Config::read(&format!("containerd-shim-{id}"), |name| std::env::var(name).ok()))
     }
@@ -104,7 +104,7 @@ impl Tracer {
         Tracer(Some(shared))
     }
 
-    /// The call `method` of `service` begins; `metadata` is what its caller sent with it.
+    /// Starts the span of the call `method` of `service`; `metadata` is what its caller sent with it.
     pub fn call(&self, service: &str, method: &str, metadata: &HashMap<String, Vec<String>>) -> Span {
         let Some(shared) = &self.0 else { return Span(None) };
         let parent = metadata.get(TRACEPARENT).and_then(|values| Parent::parse(values.first()?));
@@ -131,7 +131,7 @@ impl Tracer {
         Span(Some((Arc::clone(shared), finished)))
     }
 
-    /// Sends what waits, within `limit`, and ends the task.
+    /// Sends the queued spans, within `limit`, and ends the task.
     pub async fn close(&self, limit: Duration) {
         let Some(shared) = &self.0 else { return };
         shared.queue().closed = true;
@@ -152,14 +152,14 @@ impl Tracer {
 }
 
 impl Span {
-    /// Adds what the call is about.
+    /// Adds an attribute of the call.
     pub fn attribute(&mut self, key: &'static str, value: &str) {
         if let Some((_, span)) = &mut self.0 {
             span.attributes.push((key, value.to_owned()));
         }
     }
 
-    /// The call has failed.
+    /// Marks the call as failed.
     pub fn fail(&mut self, error: &str) {
         if let Some((_, span)) = &mut self.0 {
             span.error = Some(error.to_owned());
@@ -177,24 +177,24 @@ impl Drop for Span {
 }
 
 impl Shared {
-    /// The queue, whatever happened to its last holder: each change of it is whole.
+    /// Locks the queue, and ignores poisoning: each change of it is complete.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_idle(&self) -> bool {
         let queue = self.queue();
-        queue.waiting.is_empty() && queue.under_way == 0
+        queue.waiting.is_empty() && queue.in_flight == 0
     }
 
     fn put(&self, span: Finished) {
         let mut queue = self.queue();
-        if queue.waiting.len() >= LONGEST || queue.closed {
+        if queue.waiting.len() >= MAX_SPANS || queue.closed {
             queue.lost += 1;
             return;
         }
         queue.waiting.push_back(span);
-        // The first one starts the clock, a full batch does not wait for it.
+        // The first span starts the clock; a full batch does not wait for it.
         if matches!(queue.waiting.len(), 1 | BATCH) {
             self.full.notify_one();
         }
@@ -203,12 +203,12 @@ impl Shared {
     fn take(&self) -> Vec<Finished> {
         let mut queue = self.queue();
         let count = queue.waiting.len().min(BATCH);
-        queue.under_way = count;
+        queue.in_flight = count;
         queue.waiting.drain(..count).collect()
     }
 }
 
-/// The task: sends a batch when it is full, when its first span has waited long enough, or in the end.
+/// Runs the sender: it sends a batch when it is full, when its first span has waited for [`DELAY`], or at close.
 async fn send_all(shared: Arc<Shared>) {
     let mut failing = false;
     loop {
@@ -228,7 +228,7 @@ async fn send_all(shared: Arc<Shared>) {
                         shared.full.notified().await;
                     }
                 };
-                // Full or late: both are what was waited for.
+                // A full batch and an expired delay both end the wait.
                 let _ = tokio::time::timeout(DELAY, full).await;
             }
             _ => {}
@@ -247,20 +247,20 @@ async fn send_all(shared: Arc<Shared>) {
         match result {
             Ok(()) => failing = false,
             Err(error) => {
-                // Once, not for each batch.
+                // Logged once, not for each batch.
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!("traces are lost: {}: {error}", config.endpoint);
                 }
                 shared.queue().lost += spans.len() as u64;
             }
         }
-        shared.queue().under_way = 0;
+        shared.queue().in_flight = 0;
         shared.sent.notify_waiters();
     }
 }
 
 impl Parent {
-    /// `00-TRACE-SPAN-FLAGS` (W3C Trace Context, "traceparent Header Field Values").
+    /// Parses `00-TRACE-SPAN-FLAGS` (W3C Trace Context, "traceparent Header Field Values").
     fn parse(text: &str) -> Option<Parent> {
         let mut fields = text.split('-');
         let (version, trace, id, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
@@ -270,7 +270,7 @@ impl Parent {
     }
 }
 
-/// Lower-case hexadecimal digits.
+/// Decodes lower-case hexadecimal digits.
 fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || !text.bytes().all(|letter| matches!(letter, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
@@ -282,11 +282,12 @@ fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// Numbers that no other shim makes: the standard library's hash keys come from the kernel's random numbers.
+/// Generates numbers that no other shim generates: the standard library's hash keys come from the kernel's random
+/// numbers.
 fn random() -> [u8; 8] {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u8(0);
-    // All zeroes is no id.
+    // All zeroes is not a valid id.
     (hasher.finish() | 1).to_be_bytes()
 }
 

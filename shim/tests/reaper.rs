@@ -1,4 +1,4 @@
-//! The reaper, in a process of its own: it reaps every child of the process that it is in.
+//! Tests of the reaper, in a process of their own, because it reaps every child of its process.
 
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -26,22 +26,22 @@ async fn until(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
 }
 
-/// One test, for another one's children would be reaped here too.
+/// The only test here, because the children of another one would be reaped too.
 #[test]
-fn watchers_are_told_calls_keep_their_own_and_orphans_are_reaped() {
+fn watchers_get_exits_calls_keep_their_children_and_orphans_are_reaped() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let reaper = Arc::new(Reaper::default());
         let task = tokio::spawn(Arc::clone(&reaper).run());
         tokio::task::yield_now().await;
 
-        // A child that ends before it is watched, and one behind it that ends meanwhile.
+        // A child that exits before it is watched, and another behind it that exits meanwhile.
         let hold = reaper.hold();
         let (mut own, own_pid) = spawn("exit 4");
         let (_, first) = spawn("exit 7");
         let (_, second) = spawn("kill -KILL $$");
         let second = reaper.watch(&hold, second);
-        // The call's own child is the first that a look finds, and hides no other.
+        // The call's own child is the first that a scan finds, and hides no other.
         assert_eq!(tokio::time::timeout(Duration::from_secs(10), second).await.unwrap().unwrap().status, 137);
         assert!(exists(own_pid) && exists(first));
         let first = reaper.watch(&hold, first);
@@ -50,7 +50,7 @@ fn watchers_are_told_calls_keep_their_own_and_orphans_are_reaped() {
         assert_eq!(tokio::time::timeout(Duration::from_secs(10), first).await.unwrap().unwrap().status, 7);
         assert_eq!(reaper.watched(), 0);
 
-        // Nobody's child.
+        // A child that is not watched.
         let (_, orphan) = spawn("exit 0");
         until(|| !exists(orphan)).await;
         task.abort();

@@ -5,24 +5,24 @@ use std::path::PathBuf;
 
 use brig_engine::error::{Error, ErrorKind, Result};
 
-/// What is to be done.
+/// The action of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// `-help`: print the flags.
     Help,
     /// `-v`: print the version.
     Version,
-    /// `-info`: say what the runtime can do.
+    /// `-info`: print the features of the shim and its runtime.
     Info,
-    /// `start`: answer with the address of a server, and make that server if there is none.
+    /// `start`: answer with the address of a server, and start that server if there is none.
     Start,
-    /// `delete`: remove what a container left whose server is gone.
+    /// `delete`: remove the remains of a container whose server is gone.
     Delete,
-    /// No action: be the server, whose listening socket is standard input.
+    /// No action: run as the server, whose listening socket is standard input.
     Serve,
 }
 
-/// What `-help` prints.
+/// The output of `-help`.
 pub const USAGE: &str = "\
 Usage: containerd-shim-brig-v2 [FLAG ...] start | delete
 
@@ -42,20 +42,20 @@ is gone.
   -help                 print this text
 ";
 
-/// The command line.
+/// The parsed command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Args {
-    /// What is to be done.
+    /// The action to run.
     pub action: Action,
     /// containerd's namespace.
     pub namespace: String,
-    /// The container's id, or for the server the group's.
+    /// The container's id; for the server, the group's.
     pub id: String,
     /// containerd's gRPC address.
     pub address: String,
-    /// The bundle, which `delete` is given by its path as well.
+    /// The bundle, which `delete` is also given by its path.
     pub bundle: Option<PathBuf>,
-    /// containerd logs at debug level.
+    /// Whether containerd logs at debug level.
     pub debug: bool,
 }
 
@@ -108,7 +108,7 @@ impl Args {
                         "id" => args.id = value,
                         "address" => args.address = value,
                         "bundle" => args.bundle = Some(value.into()).filter(|path: &PathBuf| *path != PathBuf::new()),
-                        // Events go to TTRPC_ADDRESS, and the socket is made by `start`.
+                        // Events go to TTRPC_ADDRESS, and `start` creates the socket.
                         _ => {}
                     }
                 }
@@ -123,7 +123,7 @@ impl Args {
 
     fn check(self) -> Result<Args> {
         for (flag, value) in [("namespace", &self.namespace), ("id", &self.id)] {
-            // Both become parts of paths.
+            // Both values become parts of paths.
             if value.is_empty() || value.contains('/') || value == "." || value == ".." {
                 return Err(Error::new(
                     ErrorKind::InvalidConfig,

@@ -1,5 +1,5 @@
-//! `delete`: what a container left whose server is gone is removed. It runs whenever a connection to a server ends,
-//! also after a clean end, so it is quick, and there may be nothing to do.
+//! `delete`: removes the remains of a container whose server is gone. containerd runs it whenever a connection to a
+//! server ends, also after a clean exit, so it is quick, and may find nothing to do.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,13 +18,13 @@ use crate::rootfs;
 use crate::runtime::Runtime;
 use crate::sandbox;
 
-/// The status of a process that SIGKILL ended: the answer where nobody has seen the container's own.
+/// The status of a process killed by SIGKILL: the answer where the container's own status is unknown.
 const KILLED: u32 = 128 + libc::SIGKILL.cast_unsigned();
 
-/// Removes the container, and answers on standard output.
+/// Removes the container, and writes the answer to standard output.
 ///
 /// # Errors
-/// Something is left; the answer is not given then, so that containerd keeps the bundle.
+/// Something is left; no answer is written then, so that containerd keeps the bundle.
 pub fn run(args: &Args) -> Result<()> {
     let bundle = match &args.bundle {
         Some(bundle) => bundle.clone(),
@@ -49,8 +49,8 @@ pub fn run(args: &Args) -> Result<()> {
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("unable to answer")
 }
 
-/// Pid, status and time of init's exit: as its server has seen it, else those of the SIGKILL that the deletion has
-/// sent. Exits of execs, which the answer has no room for, are logged.
+/// Pid, status and time of init's exit: as its server has recorded it, else those of the SIGKILL that the deletion has
+/// sent. Exits of execs, which have no field in the answer, are logged.
 fn exit_of_init(bundle: &Path) -> (u32, u32, SystemTime) {
     let read = |exec_id: &str| {
         ExitRecord::read(bundle, exec_id).unwrap_or_else(|error| {
@@ -69,12 +69,12 @@ fn exit_of_init(bundle: &Path) -> (u32, u32, SystemTime) {
     }
 }
 
-/// Init's pid as it was; 0 when it is not known.
+/// Init's former pid; 0 when it is not known.
 fn init_pid(bundle: &Path) -> u32 {
     kept_text(&bundle.join("init.pid")).and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
 }
 
-/// The text of a file that the shim has kept. A damaged one must not stop the deletion.
+/// The text of a file that the shim has stored. A damaged file must not stop the deletion.
 fn kept_text(path: &Path) -> Option<String> {
     let bytes = read_kept(path).unwrap_or_else(|error| {
         tracing::warn!("{error}");

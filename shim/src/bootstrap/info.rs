@@ -1,4 +1,4 @@
-//! `-info`: what this shim and its runtime can do, as containerd 2.2 and later ask.
+//! `-info`: the features of this shim and its runtime, which containerd 2.2 and later query.
 
 use std::io::{Read, Write};
 use std::process::Command;
@@ -14,7 +14,7 @@ use crate::runtime::Runtime;
 /// The type of the features document, which is JSON, in containerd's messages.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/// Reads the runtime options from standard input, and answers on standard output.
+/// Reads the runtime options from standard input, and writes the answer to standard output.
 ///
 /// # Errors
 /// The options cannot be read.
@@ -40,7 +40,7 @@ pub fn run() -> Result<()> {
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("unable to answer")
 }
 
-/// The runtime's features, as JSON; `None` for another runtime that does not tell.
+/// The runtime's features, as JSON; `None` for another runtime that does not report them.
 fn features(binary: &str) -> Option<Vec<u8>> {
     let kept = Runtime::choose("", "", binary, false);
     if kept.binary.is_empty() {

@@ -1,4 +1,4 @@
-//! The server's socket: where it is, whether a server listens there, and making it.
+//! The server's socket: its path, the check for a listening server, and its creation.
 
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,51 +13,52 @@ use sha2::{Digest, Sha256};
 
 use crate::bundle::remove_socket;
 
-/// Where sockets go when containerd names no place.
+/// The directory of sockets when containerd names none.
 const DIRECTORY: &str = "/run/containerd/s";
 /// The longest path of a socket that every containerd can dial, in bytes: its own limit (pkg/shim, socketPathLimit).
-const LONGEST: usize = 106;
+const MAX_PATH_LEN: usize = 106;
 
 /// The socket's path for a group of containers of one containerd's namespace.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidConfig`] when `directory` makes it too long.
+/// [`ErrorKind::InvalidConfig`] when `directory` makes the path too long.
 pub fn path(directory: Option<&str>, address: &str, namespace: &str, group: &str) -> Result<PathBuf> {
     let directory = directory.filter(|directory| !directory.is_empty()).unwrap_or(DIRECTORY);
     let key = Path::new(address).join(namespace).join(group);
     let digest = Sha256::digest(key.as_os_str().as_encoded_bytes());
     let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let path = Path::new(directory).join(name);
-    if path.as_os_str().len() > LONGEST {
-        let message = format!("the socket directory {directory:?} is too long: {LONGEST} bytes are left for a path");
+    if path.as_os_str().len() > MAX_PATH_LEN {
+        let message =
+            format!("the socket directory {directory:?} is too long: {MAX_PATH_LEN} bytes are left for a path");
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
     Ok(path)
 }
 
-/// A server's socket.
+/// The socket of a server.
 #[derive(Debug)]
 pub enum Socket {
-    /// A server listens already.
+    /// A server is listening.
     Served,
-    /// It was made just now, and is to be handed to a new server.
+    /// A new socket, for a new server.
     New(UnixListener, Lock),
 }
 
-/// Of two that would make one socket at once, one waits for the other.
+/// A lock on the creation of sockets: a second `start` waits for the first.
 #[derive(Debug)]
 pub struct Lock {
     _directory: OwnedFd,
 }
 
-/// Finds out whether a server listens at `path`, and makes the socket if not.
+/// Checks whether a server listens at `path`, and creates the socket if none does.
 pub fn claim(path: &Path) -> Result<Socket> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let lock = lock(directory)?;
     if is_served(path) {
         return Ok(Socket::Served);
     }
-    // A server that was killed has left it.
+    // A server that was killed has left its socket.
     remove_socket(path)?;
     let unable = || format!("unable to make the socket {}", path.display());
     let listener = UnixListener::bind(path).with_context(unable)?;
@@ -74,8 +75,8 @@ pub fn remove_dead(path: &Path) -> Result<()> {
     if is_served(path) { Ok(()) } else { remove_socket(path) }
 }
 
-/// Whether a server listens at `path`. One that hangs accepts nothing, and a blocking connect(2) would wait for it as
-/// soon as its queue is full, under the lock of all sockets: EAGAIN says that there is such a queue (unix(7)).
+/// Whether a server listens at `path`. A hanging server accepts no connection, and a blocking connect(2) would wait for
+/// it as soon as its queue is full, under the lock of all sockets: EAGAIN shows that there is such a queue (unix(7)).
 fn is_served(path: &Path) -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let connected = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
@@ -121,7 +122,7 @@ mod tests {
         assert!(matches!(claim(&path).unwrap(), Socket::Served));
         remove_dead(&path).unwrap();
         assert!(path.exists());
-        // Not only closed: a child that another thread has just forked may hold a copy.
+        // A close alone is not enough: a child that another thread has just forked may hold a copy.
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
         drop(listener);
         assert!(matches!(claim(&path).unwrap(), Socket::New(..)));
@@ -131,13 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_accepts_nothing_keeps_nobody_waiting() {
+    fn a_server_that_accepts_nothing_blocks_no_caller() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         rustix::net::listen(&listener, 0).unwrap();
-        // More than its queue has room for.
+        // More connections than the queue holds.
         for _ in 0..4 {
             assert!(matches!(claim(&path).unwrap(), Socket::Served));
             remove_dead(&path).unwrap();

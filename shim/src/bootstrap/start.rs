@@ -20,7 +20,7 @@ use crate::options::{self, Options};
 use crate::server;
 use crate::setup;
 
-/// What came by standard input. containerd up to 2.2 gives the runtime options or nothing, 2.3 and later a message of
+/// The message on standard input. containerd up to 2.2 gives the runtime options or nothing, 2.3 and later a message of
 /// its own, which has the options among its extensions.
 #[derive(Debug, Default)]
 struct Input {
@@ -29,7 +29,8 @@ struct Input {
 }
 
 impl Input {
-    /// An Any decodes as BootstrapParams too (its type would be the id): only what names this very container is one.
+    /// Parses the input. An Any decodes as BootstrapParams too (its type would be the id): only a message that names
+    /// this very container is one.
     fn parse(bytes: &[u8], args: &Args) -> Result<Input> {
         if let Ok(params) = BootstrapParams::parse_from_bytes(bytes)
             && params.instance_id == args.id
@@ -54,10 +55,10 @@ impl Input {
     }
 }
 
-/// Answers on standard output. Nothing else is printed, for containerd reads all of it.
+/// Writes the answer to standard output, and nothing else, because containerd reads all of it.
 ///
 /// # Errors
-/// The bundle, which is the working directory, cannot be read; the socket or the server cannot be made.
+/// The bundle, which is the working directory, cannot be read, or the socket or the server cannot be created.
 pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
     let facts = facts_of_bundle(Path::new("."))?;
     let mut bytes = Vec::new();
@@ -104,8 +105,8 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
     stdout.write_all(&answer).and_then(|()| stdout.flush()).context("unable to answer")
 }
 
-/// What config.json says. A sandbox's bundle may have none: such a one is known by the log that containerd makes in
-/// every bundle before it starts a shim.
+/// Reads config.json. A sandbox's bundle may have none: such a bundle is recognised by the log that containerd creates
+/// in every bundle before it starts a shim.
 fn facts_of_bundle(bundle: &Path) -> Result<Option<Facts>> {
     let facts = Facts::read_if_any(bundle)?;
     let log = std::fs::metadata(bundle.join("log"));
@@ -121,13 +122,13 @@ fn facts_of_bundle(bundle: &Path) -> Result<Option<Facts>> {
     Ok(facts)
 }
 
-/// Keeps a sandbox's runtime options in the bundle until it is created.
+/// Stores a sandbox's runtime options in the bundle until it is created.
 fn keep(options: &Any) -> Result<()> {
     let bytes = options.write_to_bytes().map_err(|error| Error::other(format!("runtime options: {error}")))?;
     brig_engine::replace(Path::new(OPTIONS), &bytes, 0o600)
 }
 
-/// Makes of this process what the server is to be, which inherits it.
+/// Sets the attributes of the server on this process, from which it inherits them.
 fn prepare(options: &Options) -> Result<()> {
     let own = rustix::process::getpid().as_raw_pid();
     let parent = rustix::process::getppid().map_or(0, |parent| parent.as_raw_pid());
@@ -151,7 +152,7 @@ fn start_server(
         .arg0(name)
         .args(["-namespace", &args.namespace, "-id", group, "-address", &args.address])
         .stdin(Stdio::from(listener))
-        // containerd reads until nobody has these any more.
+        // containerd reads until the last writer has closed these.
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0);
@@ -161,9 +162,9 @@ fn start_server(
     if let Some(address) = ttrpc_address.filter(|address| !address.is_empty()) {
         command.env("TTRPC_ADDRESS", address);
     }
-    // Signals that come before the server can take them wait until it does (execve(2) keeps the mask).
+    // Signals that arrive before the server's handlers stay pending until then (execve(2) keeps the mask).
     server::held_signals().thread_block().context("unable to hold signals")?;
-    // It is not waited for: it outlives this process.
+    // The server outlives this process, so no wait follows.
     command.spawn().map(drop).context("unable to start the server")
 }
 
@@ -202,7 +203,7 @@ mod tests {
         assert!(input.debug(&args()));
         assert_eq!(input.options.unwrap(), any);
         assert!(input.params.is_some());
-        // Those of another container are not believed.
+        // Parameters of another container are ignored.
         let other = BootstrapParams { instance_id: "b".into(), ..params };
         assert!(Input::parse(&other.write_to_bytes().unwrap(), &args()).map_or(true, |input| input.params.is_none()));
     }

@@ -1,4 +1,4 @@
-//! Which version of the task API a server that is already there speaks: after an upgrade it may be an older one.
+//! The task API version of a running server, which may be an older one after an upgrade.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use containerd_shim_protos::api::{ConnectRequest, ConnectResponse};
 use protobuf::Message;
 use ttrpc::{Client, Code, Request};
 
-/// How long a server may take to answer: its socket is there before it runs.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time that a server may take to answer: its socket exists before it runs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A version of the task API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// containerd.task.v2
+    /// The service containerd.task.v2.
     V2,
-    /// containerd.task.v3, with or without v2.
+    /// The service containerd.task.v3, with or without v2.
     V3,
 }
 
 impl Version {
-    /// As the answer to `start` has it.
+    /// The number in the answer to `start`.
     pub fn number(self) -> i32 {
         match self {
             Version::V2 => 2,
@@ -30,10 +30,10 @@ impl Version {
     }
 }
 
-/// Asks the server at `path`.
+/// Queries the server at `path`.
 ///
 /// # Errors
-/// It does not answer.
+/// The server does not answer.
 pub fn of_server(path: &Path) -> Result<Version> {
     let failed =
         |error: ttrpc::Error| Error::other(format!("the server at {} does not answer: {error}", path.display()));
@@ -42,7 +42,7 @@ pub fn of_server(path: &Path) -> Result<Version> {
     let request = Request {
         service: "containerd.task.v3.Task".to_owned(),
         method: "Connect".to_owned(),
-        timeout_nano: i64::try_from(PATIENCE.as_nanos()).unwrap_or(i64::MAX),
+        timeout_nano: i64::try_from(ANSWER_TIMEOUT.as_nanos()).unwrap_or(i64::MAX),
         payload,
         ..Default::default()
     };
@@ -51,7 +51,7 @@ pub fn of_server(path: &Path) -> Result<Version> {
             Ok(_) => Ok(Version::V3),
             Err(error) => Err(failed(ttrpc::Error::Others(error.to_string()))),
         },
-        // Go's servers and others know no such service, each in its own code.
+        // Go's servers and others do not know the service, and answer each with their own code.
         Err(ttrpc::Error::RpcStatus(status)) if status.code() != Code::DEADLINE_EXCEEDED => Ok(Version::V2),
         Err(error) => Err(failed(error)),
     }

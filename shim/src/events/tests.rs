@@ -1,4 +1,4 @@
-//! The publisher against a server that comes, goes and refuses.
+//! Tests of the publisher against a server that starts, stops and refuses.
 #![forbid(unsafe_code)]
 
 use super::*;
@@ -8,9 +8,9 @@ use protobuf::well_known_types::empty::Empty;
 use std::path::Path;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// containerd's side: keeps what it took, and refuses what it is told to.
+/// containerd's side: records the events that it took, and refuses those it is configured to.
 #[derive(Default)]
 struct Daemon {
     taken: Mutex<Vec<(String, Envelope)>>,
@@ -55,7 +55,7 @@ fn exit(number: u32) -> task::TaskExit {
 
 fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.unwrap() })
+    runtime.block_on(async { tokio::time::timeout(TIMEOUT, test).await.unwrap() })
 }
 
 async fn until(publisher: &Publisher, waiting: usize) {
@@ -73,7 +73,7 @@ fn an_event_arrives_as_containerd_wants_it() {
         // A plain path, as TTRPC_ADDRESS has it.
         let publisher = Publisher::start(socket.to_str(), "k8s.io");
         publisher.publish(task::TaskOOM { container_id: "box".into(), ..task::TaskOOM::default() });
-        assert_eq!(publisher.close(PATIENCE).await, 0);
+        assert_eq!(publisher.close(TIMEOUT).await, 0);
         server.shutdown().await.unwrap();
     });
     let taken = daemon.taken.lock().unwrap();
@@ -93,7 +93,7 @@ fn the_order_holds_over_restarts_of_the_daemon() {
     run(async {
         let publisher = Publisher::start(socket.to_str(), "n");
         let mut number = 0;
-        // The first batch waits for a daemon that was never there; each next one finds it gone.
+        // The first batch waits for a daemon that has never run; each next batch finds it stopped.
         for _ in 0..3 {
             for _ in 0..50 {
                 publisher.publish(exit(number));
@@ -106,7 +106,7 @@ fn the_order_holds_over_restarts_of_the_daemon() {
             std::fs::remove_file(&socket).unwrap();
         }
         let mut server = daemon.serve(&socket).await;
-        assert_eq!(publisher.close(PATIENCE).await, 0);
+        assert_eq!(publisher.close(TIMEOUT).await, 0);
         server.shutdown().await.unwrap();
         assert_eq!(publisher.lost(), 0);
     });
@@ -127,11 +127,11 @@ fn an_event_that_is_refused_does_not_hold_up_the_others() {
         publisher.publish(exit(1));
         publisher.publish(task::TaskPaused::default());
         publisher.publish(exit(2));
-        assert_eq!(publisher.close(PATIENCE).await, 0);
+        assert_eq!(publisher.close(TIMEOUT).await, 0);
         server.shutdown().await.unwrap();
     });
     assert_eq!(daemon.ids(), ["1", "2"]);
-    assert_eq!(*daemon.asked.lock().unwrap(), 2 + REFUSALS as usize);
+    assert_eq!(*daemon.asked.lock().unwrap(), 2 + MAX_ATTEMPTS as usize);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn an_end_that_no_daemon_takes_is_counted_within_the_deadline() {
         publisher.publish(exit(1));
         publisher.publish(exit(2));
         assert_eq!(publisher.close(Duration::from_millis(50)).await, 2);
-        // The task has ended: nothing holds the queue but this publisher.
+        // The task has ended: only this publisher holds the queue.
         while Arc::strong_count(&publisher.0) > 1 {
             tokio::task::yield_now().await;
         }
@@ -154,7 +154,7 @@ fn without_an_address_nothing_waits() {
         let publisher = Publisher::start(None, "n");
         publisher.publish(exit(1));
         assert_eq!(publisher.waiting(), 0);
-        assert_eq!(publisher.close(PATIENCE).await, 0);
+        assert_eq!(publisher.close(TIMEOUT).await, 0);
     });
 }
 
@@ -174,7 +174,7 @@ fn past_the_bound_ends_stay_longest() {
     queue.push(envelope("e5"), true, largest);
     assert_eq!(topics(&queue), ["on its way", "e2", "e3", "e4", "e5"]);
     assert_eq!((queue.lost, queue.bytes), (3, largest));
-    // The answer for one that has gone meanwhile takes nothing else out.
+    // The answer for an event that was dropped meanwhile removes no other event.
     queue.done(7);
     assert_eq!(queue.waiting.len(), 5);
     queue.done(0);

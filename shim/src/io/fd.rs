@@ -1,4 +1,4 @@
-//! Descriptors of streams: pipes, FIFOs, and what the runtime polls of them.
+//! Descriptors of streams: pipes, FIFOs, and their registration with the async runtime.
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +13,7 @@ use rustix::pipe::PipeFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A non-blocking descriptor that the runtime polls.
+/// A non-blocking descriptor that the async runtime polls.
 pub(super) type Polled = AsyncFd<OwnedFd>;
 
 /// Registers a descriptor, in the directions that it is open for.
@@ -37,7 +37,7 @@ pub(super) fn null() -> Result<OwnedFd> {
     Ok(null.into())
 }
 
-/// A pipe of which the process's end belongs to `ids`: (read end, write end).
+/// Creates a pipe whose end for the process belongs to `ids`: (read end, write end).
 pub(super) fn pipe(ids: (u32, u32)) -> Result<(OwnedFd, OwnedFd)> {
     let error = |call: &'static str| move |error| SysError::from_rustix(call, "", error);
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(error("pipe2"))?;
@@ -64,7 +64,7 @@ pub(super) fn is_readable(fd: &OwnedFd) -> bool {
     !polled_now(fd, PollFlags::IN).is_empty()
 }
 
-/// The answer of poll(2) at this moment; empty when it fails.
+/// The current result of poll(2); empty when it fails.
 pub(super) fn polled_now(fd: &OwnedFd, flags: PollFlags) -> PollFlags {
     let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), flags)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -1,19 +1,19 @@
-//! Copying an output to a client's FIFO, in three stages of its process.
+//! Copies an output to a client's FIFO, in three stages of its process.
 //!
-//! | stage | our ends of the FIFO | where no reader is there |
+//! | stage | our ends of the FIFO | without a reader |
 //! |---|---|---|
 //! | [`Alive`](Stage::Alive) | both | bytes stay in the FIFO for the next reader, as over a restart of the daemon; the process blocks when it is full |
-//! | [`Exited`](Stage::Exited) | the writing one | the exit is published at once; what is left stays for a reader that comes before the deletion |
-//! | [`Deleted`](Stage::Deleted) | the writing one | what is left is given up: at once where a reader was there and has gone |
+//! | [`Exited`](Stage::Exited) | the writing one | the exit is published at once; the rest stays for a reader that comes before the deletion |
+//! | [`Deleted`](Stage::Deleted) | the writing one | the rest is dropped: at once where a reader was there and has gone |
 //!
-//! With both ends open this process is a reader itself, so the kernel cannot say whether there is another; with the
+//! With both ends open this process is a reader itself, so the kernel cannot report whether there is another; with the
 //! writing end alone, poll(2) reports an error for as long as there is none.
 //!
-//! A FIFO loses what is in it when its last end is closed, and a client that opens it for reading waits for a writer. A
+//! A FIFO loses its content when its last end is closed, and a client that opens it for reading waits for a writer. A
 //! client that opens its end in the background, as Docker and containerd do, may be later than all that a short process
-//! writes, or than its exit: so the writing end stays open for it. Another closes its end as soon as it hears of the
-//! exit, whatever it has not read yet (containerd's Go client, from Delete), or lets go of an end that it has just
-//! opened when it hears of the deletion (Go's fifo package): so both wait until a reader that is there has read
+//! writes, or than its exit: so the writing end stays open for it. Another closes its end as soon as it is notified of
+//! the exit, whatever it has not read yet (containerd's Go client, from Delete), or drops an end that it has just
+//! opened when it is notified of the deletion (Go's fifo package): so both wait until a present reader has read
 //! everything, but no longer than [`OutputTimeouts`](super::OutputTimeouts) allow.
 
 use std::os::fd::OwnedFd;
@@ -38,20 +38,20 @@ pub(super) struct Fifo {
 impl Fifo {
     pub(super) fn open(path: &Path) -> std::io::Result<Fifo> {
         // Without a reader this open is refused (fifo(7)). It must outlive the next one: a client whose open has waited
-        // for it would find the end otherwise.
+        // for it would otherwise read the end of the FIFO.
         let writer = open_fifo(path, false, true).ok();
         Ok(Fifo { fd: open_fifo(path, true, true)?, had_reader: writer.is_some() })
     }
 
-    /// What copies `source` to it, until the end of either.
+    /// Copies `source` to the FIFO, until the end of either.
     pub(super) fn copy(self, source: Source, life: Life) -> Result<impl Future<Output = ()> + use<>> {
         let fifo = polled(self.fd)?;
         let output = Output { source, life, had_reader: self.had_reader };
         Ok(async move {
             match output.copy(fifo).await {
                 Ok(true) => {}
-                Ok(false) => tracing::debug!("an output has no reader: its last bytes are lost"),
-                Err(error) => tracing::warn!("an output is no longer copied, and its last bytes may be lost: {error}"),
+                Ok(false) => tracing::debug!("dropping the last bytes of an output: it has no reader"),
+                Err(error) => tracing::warn!("copying an output failed, its last bytes may be lost: {error}"),
             }
         })
     }
@@ -62,26 +62,26 @@ impl Fifo {
 struct Output {
     source: Source,
     life: Life,
-    /// A reader was seen, or what it has read.
+    /// Whether a reader was seen, or bytes that it has read.
     had_reader: bool,
 }
 
 impl Output {
-    /// False if something is lost.
+    /// Copies through all stages. False if output is lost.
     async fn copy(mut self, fifo: Polled) -> std::io::Result<bool> {
         let at_end = tokio::select! {
             biased;
             copied = while_alive(&mut self.source, &fifo) => copied.map(|()| true)?,
             () = self.life.has_come_to(Stage::Exited) => false,
         };
-        // While our own reader is there: without one a writer that does not block is refused (fifo(7)).
+        // This must precede the close of our own reader: without one a non-blocking writer is refused (fifo(7)).
         let end = writing_end(fifo.get_ref())?;
         drop(fifo);
         Ok((at_end || self.after_exit(&end).await?) && self.hand_over(&end).await?)
     }
 
-    /// Copies what the exited process has left, and what other holders of its output write, to readers that are there.
-    /// False if it was given up.
+    /// Copies the remaining output of the exited process, and what other holders of its output write, to present
+    /// readers. False if output was dropped.
     async fn after_exit(&mut self, end: &OwnedFd) -> std::io::Result<bool> {
         loop {
             if !self.has_reader(end) && !self.reader_comes(end).await? {
@@ -90,7 +90,7 @@ impl Output {
             match self.source.step(end) {
                 Step::Moved => self.source.pause().await,
                 Step::End => return Ok(true),
-                // The next round sees it too.
+                // The next iteration sees it too.
                 Step::NoReader => {}
                 Step::Full => until(end, |end| is_writable(end) || !has_reader(end)).await?,
                 Step::Empty => {
@@ -108,8 +108,8 @@ impl Output {
         }
     }
 
-    /// Keeps the writing end of a FIFO, to which nothing more is written, until a reader has come and has read what is
-    /// in it. False if that is lost.
+    /// Holds the writing end of a FIFO, to which nothing more is written, until a reader has come and has read its
+    /// content. False if that is lost.
     async fn hand_over(&mut self, end: &OwnedFd) -> std::io::Result<bool> {
         loop {
             if !self.has_reader(end) && !self.reader_comes(end).await? {
@@ -131,11 +131,11 @@ impl Output {
         has_reader
     }
 
-    /// Waits for a reader, and holds up no exit event meanwhile. False when the deletion comes first: a client that
-    /// wants the output has come by then, unless it is one that opens its end in the background, which has its time.
+    /// Waits for a reader, without delaying the exit event. False when the deletion comes first: a client that wants
+    /// the output has opened it by then, unless it opens its end in the background, for which there is a grace period.
     async fn reader_comes(&mut self, end: &OwnedFd) -> std::io::Result<bool> {
         self.life.all_is_read();
-        self.had_reader |= self.source.moved() > in_it(end);
+        self.had_reader |= self.source.moved() > unread_bytes(end);
         let is_awaited = !self.had_reader && (!is_empty(end) || self.source.has_bytes());
         let life = &mut self.life;
         let deleted = async {
@@ -161,15 +161,15 @@ async fn while_alive(source: &mut Source, fifo: &Polled) -> std::io::Result<()> 
             Step::Full => writable(fifo).await?,
             Step::End => return Ok(()),
             Step::Failed(error) => return Err(error.into()),
-            // We read it ourselves.
+            // This process is a reader itself.
             Step::NoReader => return Err(std::io::ErrorKind::BrokenPipe.into()),
         }
     }
 }
 
-/// To be asked at the writing end of a FIFO.
+/// Whether the FIFO of this writing end has a reader.
 fn has_reader(end: &OwnedFd) -> bool {
-    // A pipe without a reader has an error for its writers (poll(2)).
+    // A pipe without a reader reports an error to its writers (poll(2)).
     !polled_now(end, PollFlags::empty()).contains(PollFlags::ERR)
 }
 
@@ -178,11 +178,11 @@ fn is_writable(end: &OwnedFd) -> bool {
 }
 
 fn is_empty(end: &OwnedFd) -> bool {
-    in_it(end) == 0
+    unread_bytes(end) == 0
 }
 
-/// How many bytes have not been read.
-fn in_it(end: &OwnedFd) -> u64 {
+/// The number of unread bytes.
+fn unread_bytes(end: &OwnedFd) -> u64 {
     rustix::io::ioctl_fionread(end).unwrap_or(0)
 }
 

@@ -1,11 +1,11 @@
-//! Files of the host that output is appended to. Their file system may not answer, so that no call on one, not even
-//! close(2), is for the server's thread.
+//! Host files that output is appended to. Their file system may not answer, so no call on one, not even close(2), may
+//! run on the server's thread.
 
 use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
-/// An open file.
+/// An open host file.
 #[derive(Debug)]
 pub(super) struct HostFile(Option<Arc<File>>);
 
@@ -14,7 +14,7 @@ impl HostFile {
         HostFile(Some(Arc::new(file)))
     }
 
-    /// Appends `bytes`. Whoever gives up waiting leaves a thread until the file system answers.
+    /// Appends `bytes`. A caller that stops waiting leaves a thread behind until the file system answers.
     pub(super) async fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
         let Some(file) = self.0.clone() else { return Ok(()) };
         let bytes = bytes.to_vec();

@@ -1,5 +1,5 @@
 //! `binary://` loggers: a program that reads a process's output from pipes, in the manner of containerd's logging
-//! package: descriptor 3 is standard output, 4 is standard error, and closing 5 (or writing to it) says that it is
+//! package: descriptor 3 is standard output, 4 is standard error, and closing 5 (or writing to it) reports that it is
 //! ready. The environment has CONTAINER_ID and CONTAINER_NAMESPACE, the arguments are the address's query.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,14 +15,14 @@ use command_fds::{CommandFdExt, FdMapping};
 use super::{Owner, pipe};
 use crate::reaper::Reaper;
 
-/// How long a logger may take until it is ready, for a call that waits longer.
+/// The time that a logger may take until it is ready, for a call that waits longer.
 pub const READY: Duration = Duration::from_secs(10);
-/// How long it may take to end when its pipes have ended.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long it may take to end after SIGTERM.
-const TERMINATION: Duration = Duration::from_secs(12);
+/// The time that a logger may take to exit after its pipes are closed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time that a logger may take to exit after SIGTERM.
+const TERMINATION_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// What an address says.
+/// The program and arguments of an address.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Command {
     program: PathBuf,
@@ -62,12 +62,12 @@ pub(super) fn unescape(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| wrong())
 }
 
-/// A logger that is ready. It is killed when this is dropped before somebody [watches](Logger::watch) it.
+/// A logger that is ready. Dropping it before it is [watched](Logger::watch) kills it.
 #[derive(Debug)]
 pub(super) struct Spawned(Option<(i32, OwnedFd)>);
 
 impl Spawned {
-    /// Starts the logger, and waits until it is ready: also the write ends of its two pipes.
+    /// Starts the logger, waits until it is ready, and returns it with the write ends of its two pipes.
     pub(super) fn start(command: &Command, owner: &Owner) -> Result<(Spawned, OwnedFd, OwnedFd)> {
         let unable = || format!("unable to start the logger {}", command.program.display());
         let (stdout, to_stdout) = pipe(owner.ids)?;
@@ -88,10 +88,10 @@ impl Spawned {
             ])
             .map_err(|error| Error::other(error.to_string()).context(unable()))?;
         let child = spawned.spawn().with_context(unable)?;
-        // The logger alone holds its ends now: its end is seen on all three.
+        // Only the logger holds its ends now, so its exit is seen on all three.
         drop(spawned);
         let pid = i32::try_from(child.id()).map_err(|_| Error::other("a pid out of range"))?;
-        // The caller holds the reaper, so the pid is still the child's.
+        // The caller holds the reaper, so the pid still belongs to the child.
         let logger = Spawned(Some((pid, process::pidfd_open(pid)?)));
         if !process::poll_readable(ready.as_fd(), Some(owner.ready_timeout))? {
             let message = format!("it was not ready within {:?}", owner.ready_timeout);
@@ -111,12 +111,12 @@ impl Drop for Spawned {
 
 fn signal(pidfd: &OwnedFd, signal: i32) {
     match process::pidfd_send_signal(pidfd.as_fd(), signal) {
-        Err(error) if error.errno() != nix::errno::Errno::ESRCH => tracing::warn!("unable to end a logger: {error}"),
+        Err(error) if error.errno() != nix::errno::Errno::ESRCH => tracing::warn!("unable to kill a logger: {error}"),
         _ => {}
     }
 }
 
-/// A logger that is watched: it ends with the streams.
+/// A watched logger, which exits with the streams.
 #[derive(Debug)]
 pub(super) struct Logger {
     pidfd: Option<OwnedFd>,
@@ -131,11 +131,11 @@ impl Logger {
         Logger { pidfd: Some(pidfd), ended: Some(ended) }
     }
 
-    /// Its pipes are closed, which ends most loggers: it gets some time for what it has still to write. One that goes
-    /// on is asked to end, and killed if it does not; nobody waits for that.
+    /// Waits for the logger's exit. Its pipes are closed, which ends most loggers, and it has some time for its last
+    /// writes. One that continues gets SIGTERM, and SIGKILL after a further timeout; no caller waits for that.
     pub(super) async fn end(mut self) {
         if let Some(ended) = &mut self.ended
-            && tokio::time::timeout(PATIENCE, ended).await.is_ok()
+            && tokio::time::timeout(EXIT_TIMEOUT, ended).await.is_ok()
         {
             self.ended = None;
         }
@@ -145,8 +145,8 @@ impl Logger {
         let (Some(pidfd), Some(ended)) = (self.pidfd.take(), self.ended.take()) else { return };
         tokio::spawn(async move {
             signal(&pidfd, libc::SIGTERM);
-            if tokio::time::timeout(TERMINATION, ended).await.is_err() {
-                tracing::warn!("a logger did not end within {TERMINATION:?} of SIGTERM, and is killed");
+            if tokio::time::timeout(TERMINATION_TIMEOUT, ended).await.is_err() {
+                tracing::warn!("killing a logger that did not exit within {TERMINATION_TIMEOUT:?} of SIGTERM");
                 signal(&pidfd, libc::SIGKILL);
             }
         });

@@ -1,4 +1,4 @@
-//! From addresses to what they name. A file system may not answer: none of this is for the server's thread.
+//! Opens the addresses of streams. A file system may not answer: nothing here may run on the server's thread.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};

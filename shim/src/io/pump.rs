@@ -1,5 +1,5 @@
-//! Copying between descriptors on the server's one thread: by splice(2) between pipes, without a buffer of our own; by
-//! a small buffer where a terminal or a file is at an end. Clients' FIFOs are in [`fifo`](super::fifo).
+//! Copies between descriptors on the server's one thread: by splice(2) between pipes, without a buffer of our own;
+//! through a small buffer where one end is a terminal or a file. Clients' FIFOs are in [`fifo`](super::fifo).
 
 use std::os::fd::OwnedFd;
 
@@ -14,17 +14,17 @@ use super::fd::{Polled, is_readable, polled, polled_now};
 use super::file::HostFile;
 use super::timeouts::{OutputTimeouts, within};
 
-/// The most that one splice moves, in bytes: a pipe's usual size.
+/// The most bytes that one splice moves: a pipe's usual size.
 const SPLICE: usize = 64 << 10;
-/// The buffer where one is needed, in bytes.
+/// The size of a buffer, in bytes, where one is needed.
 const BUFFER: usize = 8 << 10;
-/// The most that a terminal gives at once, in bytes (N_TTY_BUF_SIZE in drivers/tty/n_tty.c).
+/// The most bytes that a terminal returns at once (N_TTY_BUF_SIZE in drivers/tty/n_tty.c).
 const TERMINAL: usize = 4 << 10;
 
-/// Where bytes go.
+/// The destination of bytes.
 #[derive(Debug)]
 pub(super) enum Sink {
-    /// Nowhere.
+    /// No destination: bytes are dropped.
     Null,
     /// A pipe or terminal.
     Fd(Polled),
@@ -53,7 +53,7 @@ impl Sink {
     }
 }
 
-/// How far the process is whose stream is copied.
+/// The stage of the process whose stream is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
     /// The process runs, or was not started yet.
@@ -69,45 +69,45 @@ pub(super) enum Stage {
 pub(super) struct Life {
     stage: watch::Receiver<Stage>,
     timeouts: OutputTimeouts,
-    /// Dropped when all that the process wrote has been read, or no reader is there.
+    /// Dropped when all of the process's output has been read, or there is no reader.
     unread: Option<oneshot::Sender<()>>,
 }
 
 impl Life {
-    /// Of a stream whose reading no exit event waits for.
+    /// The stages for a stream whose reading no exit event waits for.
     pub(super) fn new(stage: watch::Receiver<Stage>) -> Life {
         Life { stage, timeouts: OutputTimeouts::default(), unread: None }
     }
 
-    /// Of an output. The receiver ends when all that the process wrote before its exit has been read.
+    /// The stages for an output. The receiver ends when all output from before the process's exit has been read.
     pub(super) fn of_output(stage: watch::Receiver<Stage>, timeouts: OutputTimeouts) -> (Life, oneshot::Receiver<()>) {
         let (unread, read) = oneshot::channel();
         (Life { stage, timeouts, unread: Some(unread) }, read)
     }
 
-    /// An error would say that the process's streams are gone, and then this copy is ended too.
+    /// Waits for a stage. An error means that the process's streams are gone, and this copy is aborted then.
     pub(super) async fn has_come_to(&mut self, stage: Stage) {
         let _ = self.stage.wait_for(|now| *now >= stage).await;
     }
 
-    /// Waits until a reader that is there has had its time since the deletion began.
+    /// Waits until the time of a present reader, from the start of the deletion, has expired.
     pub(super) async fn reader_is_late(&mut self) {
         self.has_come_to(Stage::Deleted).await;
         within(self.timeouts.exit, std::future::pending::<()>()).await;
     }
 
-    /// The exit event waits for this stream no longer.
+    /// Releases the exit event, which waits for this stream no longer.
     pub(super) fn all_is_read(&mut self) {
         self.unread = None;
     }
 
-    /// The exit event waits for this stream, or will.
+    /// Whether the exit event waits for this stream, or will.
     pub(super) fn is_unread(&self) -> bool {
         self.unread.is_some()
     }
 
     /// Waits until there is something to read. An output that others keep open after the exit of the process, and that
-    /// has nothing to read then, has been read.
+    /// is empty then, counts as read.
     async fn readable<'a>(&mut self, source: &'a Polled) -> std::io::Result<Guard<'a>> {
         if self.is_unread() {
             tokio::select! {
@@ -130,7 +130,7 @@ pub(super) async fn bytes(source: Polled, sink: Sink, mut life: Life) {
             Ok(guard) => guard,
             Err(error) => return ended(&error),
         };
-        // Made anew each time: nothing is kept while nothing comes.
+        // Allocated anew each time: no memory is held while no bytes come.
         let mut buffer = vec![0; BUFFER];
         let Ok(read) = guard.try_io(|fd| Ok(rustix::io::read(fd, &mut buffer[..])?)) else { continue };
         match read {
@@ -148,51 +148,51 @@ pub(super) async fn bytes(source: Polled, sink: Sink, mut life: Life) {
     }
 }
 
-/// What one attempt to copy has come to.
+/// The result of one attempt to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Some bytes were copied, or a signal came before any were.
     Moved,
-    /// The source has nothing at the moment.
+    /// The source has no bytes at the moment.
     Empty,
-    /// The sink takes nothing at the moment.
+    /// The sink accepts no bytes at the moment.
     Full,
-    /// The source has come to its end.
+    /// The source has reached its end.
     End,
     /// The sink has no reader.
     NoReader,
-    /// Another error of either.
+    /// Another error of either descriptor.
     Failed(Errno),
 }
 
-/// An output of a process, of which copying to a pipe loses nothing wherever it is interrupted.
+/// An output of a process. Copying it to a pipe loses no bytes wherever it is interrupted.
 #[derive(Debug)]
 pub(super) struct Source {
     fd: Polled,
     is_terminal: bool,
-    /// What was read from a terminal and not taken by the sink.
+    /// Bytes read from a terminal that the sink has not accepted.
     rest: Vec<u8>,
-    /// Bytes that sinks have taken.
+    /// The number of bytes that sinks have accepted.
     moved: u64,
 }
 
 impl Source {
-    /// The reading end of a pipe.
+    /// Creates a source from the reading end of a pipe.
     pub(super) fn pipe(fd: OwnedFd) -> Result<Source> {
         Ok(Source { fd: polled(fd)?, is_terminal: false, rest: Vec::new(), moved: 0 })
     }
 
-    /// The master of a terminal.
+    /// Creates a source from the master of a terminal.
     pub(super) fn terminal(fd: OwnedFd) -> Result<Source> {
         Ok(Source { fd: polled(fd)?, is_terminal: true, rest: Vec::new(), moved: 0 })
     }
 
-    /// For [`bytes`].
+    /// Converts to the source of [`bytes`].
     pub(super) fn into_polled(self) -> Polled {
         self.fd
     }
 
-    /// Copies what is there to a pipe, without blocking.
+    /// Copies available bytes to a pipe, without blocking.
     pub(super) fn step(&mut self, sink: &OwnedFd) -> Step {
         if !self.rest.is_empty() {
             let rest = std::mem::take(&mut self.rest);
@@ -216,7 +216,7 @@ impl Source {
                 Step::Moved
             }
             Err(Errno::INTR) => Step::Moved,
-            // Which of the two made it stop is not told.
+            // The error does not say which of the two would block.
             Err(Errno::AGAIN) if is_readable(self.fd.get_ref()) => Step::Full,
             Err(Errno::AGAIN) => Step::Empty,
             Err(Errno::PIPE) => Step::NoReader,
@@ -237,26 +237,26 @@ impl Source {
         }
     }
 
-    /// How many bytes were copied so far.
+    /// The number of bytes copied so far.
     pub(super) fn moved(&self) -> u64 {
         self.moved
     }
 
-    /// There are bytes to copy.
+    /// Whether there are bytes to copy.
     pub(super) fn has_bytes(&self) -> bool {
         !self.rest.is_empty() || rustix::io::ioctl_fionread(self.fd.get_ref()).is_ok_and(|count| count > 0)
     }
 
-    /// Waits until [`Step::Empty`] is over.
+    /// Waits until the result is no longer [`Step::Empty`].
     pub(super) async fn readable(&self) -> std::io::Result<()> {
         self.fd.async_io(Interest::READABLE, |fd| now_or_later(is_readable(fd))).await
     }
 
-    /// Lets others go on before the next step.
+    /// Lets other tasks run before the next step.
     pub(super) async fn pause(&self) {
         if self.is_terminal {
-            // A read of a terminal that has nothing more waits for the kernel's worker that fills it (n_tty_read,
-            // tty_buffer_flush_work), and this thread with it: by the next turn it has run.
+            // A read of a terminal that has no more bytes waits for the kernel's worker that fills it (n_tty_read,
+            // tty_buffer_flush_work), and this thread with it: by the next turn the worker has run.
             tokio::task::yield_now().await;
         } else {
             tokio::task::consume_budget().await;
@@ -264,7 +264,7 @@ impl Source {
     }
 }
 
-/// Waits until a pipe takes something.
+/// Waits until a pipe accepts bytes.
 pub(super) async fn writable(pipe: &Polled) -> std::io::Result<()> {
     pipe.async_io(Interest::WRITABLE, |fd| now_or_later(!polled_now(fd, PollFlags::OUT).is_empty())).await
 }
@@ -273,10 +273,10 @@ fn now_or_later(is_so: bool) -> std::io::Result<()> {
     if is_so { Ok(()) } else { Err(std::io::ErrorKind::WouldBlock.into()) }
 }
 
-/// Copies from a pipe to a pipe until the end, or until `closed`; and then what was written before, although the
-/// source may have a writer still.
+/// Copies from a pipe to a pipe until the end, or until `closed`; then copies the bytes written before, although the
+/// source may still have a writer.
 pub(super) async fn pipe_until(source: Polled, sink: Polled, closed: impl Future<Output = ()>) {
-    // A splice is whole or not begun: nothing is lost between the two.
+    // A splice is complete or not started: no bytes are lost between the two.
     tokio::select! {
         () = copy(&source, &sink) => {}
         () = closed => rest(&source, &sink).await,
@@ -292,7 +292,7 @@ async fn copy(source: &Polled, sink: &Polled) {
         match splice(source.get_ref(), sink.get_ref()) {
             Ok(0) => return,
             Ok(_) | Err(Errno::INTR) => {}
-            // Which of the two made it stop is not told.
+            // The error does not say which of the two would block.
             Err(Errno::AGAIN) if is_readable(source.get_ref()) => to.clear_ready(),
             Err(Errno::AGAIN) => from.clear_ready(),
             Err(error) => return ended(&error.into()),
@@ -329,9 +329,9 @@ async fn both<'a>(source: &'a Polled, sink: &'a Polled) -> std::io::Result<(Guar
 
 fn ended(error: &std::io::Error) {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
-        // The process closed its input, or the logger died: its own affair.
-        tracing::debug!("a stream's other side is closed");
+        // The process has closed its input, or the logger has exited: neither is an error of the shim.
+        tracing::debug!("a stream was closed by its other side");
     } else {
-        tracing::warn!("a stream is no longer copied: {error}");
+        tracing::warn!("copying a stream failed: {error}");
     }
 }

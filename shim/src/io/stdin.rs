@@ -15,13 +15,13 @@ pub struct StdinEnds {
 }
 
 impl StdinEnds {
-    /// Opens it. Its file system may not answer: not for the server's thread.
+    /// Opens the FIFO. Must not run on the server's thread, because its file system may not answer.
     ///
     /// # Errors
-    /// It cannot be opened. Then it can be tried again.
+    /// The FIFO cannot be opened. The call can be repeated then.
     pub fn open(path: &Path) -> Result<StdinEnds> {
         let unable = || format!("unable to open standard input {}", path.display());
-        // The reader first: without one a writer that does not block is refused (fifo(7)).
+        // The reader is opened first: without one a non-blocking writer is refused (fifo(7)).
         let reader = open_fifo(path, true, false).with_context(unable)?;
         let writer = open_fifo(path, false, true).with_context(unable)?;
         Ok(StdinEnds { reader, writer })

@@ -8,15 +8,15 @@ use super::*;
 
 mod readers;
 impl Copying {
-    /// What the start of a process does.
+    /// Opens standard input, as the start of a process does.
     fn open_stdin(&mut self) -> Result<()> {
         self.unopened_stdin().map_or(Ok(()), |path| self.copy_stdin(StdinEnds::open(&path)?))
     }
 }
 
-/// How long anything may take here.
+/// The limit of each wait.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Sooner than what is waited for in vain, which takes two seconds and more.
+/// Less than the timeout of a wait in vain, which is two seconds or more.
 const SOON: Duration = Duration::from_millis(1500);
 
 fn addresses(stdin: &str, stdout: &str, stderr: &str) -> Addresses {
@@ -37,7 +37,7 @@ fn make_fifo(path: &Path) {
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
 }
 
-/// A FIFO in a directory of its own, which goes with the first of the two.
+/// Creates a FIFO in a directory of its own, which is removed with the first value.
 fn fifo() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
@@ -45,7 +45,7 @@ fn fifo() -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
-/// Waits until something has come into the FIFO, and the copier has done whatever it does once its process is gone.
+/// Waits until the FIFO is not empty, and the copying has handled the exit of its process.
 async fn copied(fifo: impl AsFd) {
     let deadline = Instant::now() + DEADLINE;
     while rustix::io::ioctl_fionread(&fifo).unwrap() == 0 {
@@ -61,7 +61,7 @@ fn run<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-/// The three streams of a process at these addresses, and what copies them.
+/// The three streams of a process at these addresses, and their copying.
 fn started(stdin: &str, stdout: &str, stderr: &str) -> ([OwnedFd; 3], Copying) {
     started_for(&owner(), stdin, stdout, stderr)
 }
@@ -87,7 +87,7 @@ fn addresses_have_their_schemes() {
 }
 
 #[test]
-fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
+fn a_fifo_without_a_reader_blocks_no_writer_and_a_late_reader_gets_all() {
     let (_directory, path) = fifo();
     run(async {
         let ([_, stdout, _], copying) = started("", path.to_str().unwrap(), "");
@@ -110,14 +110,14 @@ fn a_fifo_without_a_reader_blocks_nobody_and_a_late_reader_gets_all() {
 }
 
 #[test]
-fn what_a_short_process_says_is_there_for_a_reader_that_comes_after_its_end() {
+fn output_of_a_short_process_is_kept_for_a_reader_that_comes_after_its_exit() {
     let (_directory, path) = fifo();
     run(async {
         let ([_, stdout, stderr], copying) = started("", path.to_str().unwrap(), "");
         std::fs::File::from(stdout).write_all(b"last words\n").unwrap();
         drop(stderr);
         let drained = tokio::spawn(copying.drain());
-        // A writer, since a reader would have it already.
+        // The open is for writing, since a reader would get the bytes already.
         copied(open_fifo(&path, false, true).unwrap()).await;
         let mut bytes = [0; 32];
         let count = std::fs::File::from(open_fifo(&path, true, false).unwrap()).read(&mut bytes).unwrap();
@@ -135,7 +135,7 @@ fn a_reader_that_comes_after_the_end_of_a_silent_process_gets_the_end() {
     run(async {
         let ([_, stdout, stderr], copying) = started("", out.to_str().unwrap(), err.to_str().unwrap());
         drop((stdout, stderr));
-        // Until both copies have seen the end, and wait.
+        // Waits until both copies have reached the end of the output.
         while std::fs::read_dir("/proc/self/fd")
             .unwrap()
             .flatten()
@@ -148,7 +148,7 @@ fn a_reader_that_comes_after_the_end_of_a_silent_process_gets_the_end() {
         let late = out.clone();
         let read = tokio::task::spawn_blocking(move || std::fs::read(late));
         assert_eq!(tokio::time::timeout(Duration::from_secs(10), read).await.expect("the end").unwrap().unwrap(), b"");
-        // Nobody comes for the other, and nobody waits for that.
+        // The other output has no reader, and the deletion does not wait for one.
         let begin = Instant::now();
         assert!(copying.drain().await);
         assert!(begin.elapsed() < SOON);
@@ -177,7 +177,7 @@ fn as_many_streams_as_one_likes_wait_for_their_readers_at_once() {
         for _ in 0..1000 {
             tokio::task::yield_now().await;
         }
-        // Other tests have theirs.
+        // Other tests have instances of their own.
         assert!((1..40).contains(&watched()), "{} instances", watched());
         for path in paths.iter().rev() {
             let mut reader = std::fs::File::from(open_fifo(path, true, false).unwrap());
@@ -199,7 +199,7 @@ fn as_many_streams_as_one_likes_wait_for_their_readers_at_once() {
 }
 
 #[test]
-fn what_a_reader_has_not_read_yet_is_waited_for_by_a_deletion() {
+fn deletion_waits_until_a_reader_has_read_the_output() {
     let (_directory, path) = fifo();
     run(async {
         let ([_, stdout, stderr], copying) = started("", path.to_str().unwrap(), "");
@@ -220,31 +220,31 @@ fn what_a_reader_has_not_read_yet_is_waited_for_by_a_deletion() {
     });
 }
 
-/// Whether an end is told, once all had time to run that could tell it.
-async fn is_told(told: &tokio::task::JoinHandle<bool>) -> bool {
+/// Whether an exit is reported, once all tasks that could report it have run.
+async fn is_reported(reported: &tokio::task::JoinHandle<bool>) -> bool {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    told.is_finished()
+    reported.is_finished()
 }
 
 #[test]
-fn an_end_is_told_when_the_output_has_been_read() {
+fn exit_event_waits_until_output_is_read() {
     let (_directory, path) = fifo();
-    // Others may keep the output open.
+    // Other processes may keep the output open.
     for orphan in [false, true] {
         run(async {
             let ([_, stdout, _], mut copying) = started("", path.to_str().unwrap(), "");
             let mut reader = std::fs::File::from(open_fifo(&path, true, false).unwrap());
             let kept = orphan.then(|| stdout.try_clone().unwrap());
             std::fs::File::from(stdout).write_all(b"words\n").unwrap();
-            let told = tokio::spawn(copying.process_ended());
+            let reported = tokio::spawn(copying.process_ended());
             copied(&reader).await;
-            assert!(!is_told(&told).await, "it was told before");
+            assert!(!is_reported(&reported).await, "the exit was reported before");
             let mut bytes = [0; 32];
             let count = reader.read(&mut bytes).unwrap();
             assert_eq!(&bytes[..count], b"words\n");
-            assert!(told.await.unwrap(), "all was read");
+            assert!(reported.await.unwrap(), "all was read");
             drop(kept);
             assert!(copying.drain().await);
         });
@@ -252,7 +252,7 @@ fn an_end_is_told_when_the_output_has_been_read() {
 }
 
 #[test]
-fn an_end_waits_for_nobody_who_has_not_come_and_for_nothing_that_orphans_may_say() {
+fn exit_event_waits_for_no_absent_reader_and_no_output_of_orphans() {
     let (_directory, path) = fifo();
     let (_other, silent) = fifo();
     run(async {
@@ -273,20 +273,20 @@ fn an_end_waits_for_nobody_who_has_not_come_and_for_nothing_that_orphans_may_say
 }
 
 #[test]
-fn an_end_is_told_though_a_reader_does_not_read() {
+fn exit_event_is_published_though_a_reader_does_not_read() {
     let (_directory, path) = fifo();
     run(async {
         let ([_, stdout, _], mut copying) = started("", path.to_str().unwrap(), "");
         let reader = open_fifo(&path, true, false).unwrap();
         std::fs::File::from(stdout).write_all(b"words\n").unwrap();
-        let told = tokio::time::timeout(DEADLINE, copying.process_ended()).await;
-        assert!(!told.expect("the end is told"), "something was left");
+        let reported = tokio::time::timeout(DEADLINE, copying.process_ended()).await;
+        assert!(!reported.expect("the exit is reported"), "something was left");
         copied(reader).await;
     });
 }
 
 #[test]
-fn an_end_is_told_when_the_output_is_in_its_file() {
+fn exit_event_is_published_when_the_output_is_in_its_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let address = format!("file://{}", path.display());
@@ -409,7 +409,7 @@ fn a_file_is_appended_to_by_both_outputs() {
 }
 
 #[test]
-fn draining_ends_though_somebody_keeps_the_stream() {
+fn draining_ends_though_another_process_keeps_the_stream() {
     let (_directory, path) = fifo();
     run(async {
         let timeouts = OutputTimeouts { delete: Duration::from_millis(50), ..OutputTimeouts::default() };
@@ -436,7 +436,7 @@ fn a_terminal_s_master_is_copied_both_ways() {
         let pty = nix::pty::openpty(None, None).unwrap();
         let mut copying = prepared.start(Some(pty.master), &Arc::default()).unwrap();
         copying.open_stdin().unwrap();
-        // Before the copying ends, and with it the FIFO.
+        // Opened before the copying ends, which removes the FIFO's content.
         let mut fifo = std::fs::File::open(output).unwrap();
         copying.resize(7, 33).unwrap();
         assert_eq!(brig_sys::tty::size(pty.slave.as_fd()).unwrap(), (7, 33));

@@ -3,12 +3,12 @@
 use std::pin::pin;
 use std::time::Duration;
 
-/// How long an output may hold up the exit and the deletion of its process, where it has a reader that does not read.
+/// The limits for which an output may delay the exit and the deletion of its process, if its reader does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputTimeouts {
-    /// The exit event waits that long until the process's output has been read; a deletion, as long again.
+    /// The wait of the exit event until the process's output has been read; a deletion waits as long again.
     pub exit: Duration,
-    /// A deletion waits that long until the output of the process, and of others that hold its stream, has been copied.
+    /// The wait of a deletion until the output of the process, and of others that hold its stream, has been copied.
     pub delete: Duration,
 }
 
@@ -18,8 +18,8 @@ impl Default for OutputTimeouts {
     }
 }
 
-/// Waits for an action of a client, at most for `limit`, of which a machine that stands still for a while uses up a
-/// part only.
+/// Waits for an action of a client, at most for `limit`. A machine that is suspended for a while uses up only a part of
+/// it.
 pub(super) async fn within<T>(limit: Duration, done: impl Future<Output = T>) -> Option<T> {
     const STEPS: u32 = 20;
     let mut done = pin!(done);

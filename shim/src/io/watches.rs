@@ -1,8 +1,8 @@
-//! Waiting for what is done to a FIFO, by inotify(7): that somebody opens it cannot be polled for.
+//! Waits for changes of a FIFO, by inotify(7): an open by a reader cannot be polled for.
 //!
-//! A user has 128 inotify instances unless the administrator says otherwise, and a container may have as many execs
-//! whose output nobody has come for. So there is one instance for all that wait on a thread, for as long as any does.
-//! Whoever sees an event wakes all of them, and each looks at its own.
+//! A user has 128 inotify instances by default, and a container may have as many execs whose output has no reader yet.
+//! So all waits on a thread share one instance, which exists as long as any of them. The wait that reads an event wakes
+//! all of them, and each checks its own FIFO.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,28 +18,29 @@ use tokio::sync::Notify;
 
 use super::fd::{Polled, polled};
 
-/// Opened, read from, or closed by a reader: what changes whether a FIFO has a reader, and whether it is empty.
+/// Opened, read from, or closed by a reader: the events that change whether a FIFO has a reader, and whether it is
+/// empty.
 const WATCHED: WatchFlags =
     WatchFlags::OPEN.union(WatchFlags::ACCESS).union(WatchFlags::CLOSE_NOWRITE).union(WatchFlags::CLOSE_WRITE);
 
-/// How often a FIFO is looked at where no watch is to be had.
-const LOOK: Duration = Duration::from_millis(50);
+/// The interval of the checks of a FIFO without a watch.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 thread_local! {
     static WATCHES: RefCell<Weak<Watches>> = const { RefCell::new(Weak::new()) };
 }
 
-/// The instance.
+/// The inotify instance of a thread, and its watches.
 #[derive(Debug)]
 struct Watches {
     inotify: Polled,
     changed: Notify,
-    /// How many wait for each watch: two that watch the same file are given the same.
+    /// The number of waits for each watch: two waits for the same file get the same watch.
     used: Mutex<HashMap<i32, usize>>,
 }
 
 impl Watches {
-    /// That of this thread.
+    /// The instance of this thread.
     fn get() -> std::io::Result<Arc<Watches>> {
         WATCHES.with_borrow_mut(|known| {
             if let Some(watches) = known.upgrade() {
@@ -53,7 +54,7 @@ impl Watches {
         })
     }
 
-    /// Waits for an event of any of them.
+    /// Waits for an event of any watch.
     async fn event(&self) -> std::io::Result<()> {
         let mut buffer = [0; 4096];
         self.inotify.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut buffer[..])?)).await?;
@@ -62,7 +63,7 @@ impl Watches {
     }
 }
 
-/// One who waits.
+/// A registered wait.
 struct Watch {
     watches: Arc<Watches>,
     number: i32,
@@ -88,16 +89,16 @@ impl Drop for Watch {
         });
         if left == 0 {
             used.remove(&self.number);
-            // EINVAL: it has gone with its file.
+            // EINVAL: the watch was removed with its file.
             let _ = inotify::remove_watch(self.watches.inotify.get_ref(), self.number);
         }
     }
 }
 
-/// Waits until this is so of a FIFO, which may change when a reader opens it, reads from it, or closes it.
+/// Waits until `is_so` holds of a FIFO, which may change when a reader opens it, reads from it, or closes it.
 ///
 /// # Errors
-/// An event cannot be read.
+/// The event cannot be read.
 pub(super) async fn until(fifo: &OwnedFd, is_so: impl Fn(&OwnedFd) -> bool) -> std::io::Result<()> {
     if is_so(fifo) {
         return Ok(());
@@ -105,9 +106,9 @@ pub(super) async fn until(fifo: &OwnedFd, is_so: impl Fn(&OwnedFd) -> bool) -> s
     let watch = match Watch::new(fifo) {
         Ok(watch) => watch,
         Err(error) => {
-            tracing::warn!("a stream is looked at every {LOOK:?}, since there is no inotify watch for it: {error}");
+            tracing::warn!("checking a stream every {POLL_INTERVAL:?}, because it has no inotify watch: {error}");
             while !is_so(fifo) {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             return Ok(());
         }
@@ -115,7 +116,7 @@ pub(super) async fn until(fifo: &OwnedFd, is_so: impl Fn(&OwnedFd) -> bool) -> s
     loop {
         let mut changed = pin!(watch.watches.changed.notified());
         changed.as_mut().enable();
-        // It may be so since before the watch.
+        // The condition may have become true before the watch.
         if is_so(fifo) {
             return Ok(());
         }

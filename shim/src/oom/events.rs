@@ -1,4 +1,4 @@
-//! Events of the out-of-memory killer, published before the exit that they explain.
+//! Events of the OOM killer, published before the exit that they explain.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +13,11 @@ use crate::events::Publisher;
 use crate::reaper::Reaper;
 use crate::runtime::{Runtime, blocking};
 
-/// The watcher of all containers, and the way of its reports to containerd.
+/// The watcher of all containers, and the publication of its reports to containerd.
 #[derive(Debug)]
 pub struct OomEvents {
     watcher: Watcher,
-    /// The ids of containers that the OOM killer has been in.
+    /// The ids of containers in which the OOM killer has killed a process.
     reports: Mutex<UnboundedReceiver<String>>,
     publisher: Publisher,
 }
@@ -26,7 +26,7 @@ impl OomEvents {
     /// Starts the watcher. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// There are no descriptors left.
+    /// No descriptors are left.
     pub fn start(publisher: Publisher) -> Result<Arc<OomEvents>> {
         let (report, reports) = mpsc::unbounded_channel();
         let events = Arc::new(OomEvents { watcher: Watcher::start(report)?, reports: Mutex::new(reports), publisher });
@@ -57,7 +57,7 @@ impl OomEvents {
         let watch = blocking(reaper, move || runtime.oom_watch(&of));
         let added = watch.await.and_then(|watch| watch.map_or(Ok(()), |watch| self.watcher.add(id, watch)));
         match added {
-            // Its init has exited already.
+            // Init has exited already.
             Err(error) if matches!(error.kind(), ErrorKind::NotRunning | ErrorKind::NotFound) => {}
             Err(error) => tracing::warn!(id, "OOM events are unavailable for this container: {error}"),
             Ok(()) => {}
@@ -74,7 +74,7 @@ impl OomEvents {
         }
     }
 
-    /// Reads the counts of a container that is about to be killed. True when the OOM killer may have been faster.
+    /// Reads the counts of a container that is about to be killed. True when the OOM killer may have killed it first.
     pub fn check_before_kill(&self, id: &str) -> bool {
         self.watcher.check(id)
     }
@@ -82,19 +82,19 @@ impl OomEvents {
     /// Publishes every report so far. Must precede the exit event of a process of container `id`.
     pub fn publish_pending(&self, id: &str) {
         self.watcher.check(id);
-        // The lock is not held while one is published.
+        // The lock is not held while a report is published.
         let next = || self.reports().try_recv();
         while let Ok(id) = next() {
             self.publish(id);
         }
     }
 
-    /// Watches a container no longer.
+    /// Stops watching a container.
     pub fn forget(&self, id: &str) {
         self.watcher.remove(id);
     }
 
-    /// The number of containers that are watched.
+    /// The number of watched containers.
     pub fn count(&self) -> usize {
         self.watcher.count()
     }

@@ -1,4 +1,4 @@
-//! The kernel's own killer, in cgroups of this host's kind.
+//! Tests with the kernel's own OOM killer, in cgroups of this host's version.
 #![forbid(unsafe_code)]
 
 use super::*;
@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A cgroup with little memory, removed with this value.
 struct Small {
@@ -17,7 +17,7 @@ struct Small {
 }
 
 impl Small {
-    /// `None` where this test may not make one.
+    /// Creates the cgroup; `None` where this test lacks the permission.
     fn new(name: &str) -> Option<Small> {
         let root = Path::new("/sys/fs/cgroup");
         let legacy = root.join("memory");
@@ -31,7 +31,7 @@ impl Small {
         let small = Small { path, unified };
         let limits: &[&str] = match unified {
             true => &["memory.max", "memory.swap.max"],
-            // Memory and swap together, where swap is counted: after the first, and only then.
+            // The limit of memory and swap together, where swap is counted, can only be set after that of memory.
             false => &["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"],
         };
         for (index, limit) in limits.iter().enumerate() {
@@ -51,7 +51,7 @@ impl Small {
         cgroup.oom_watch().unwrap().unwrap()
     }
 
-    /// A process that stays in it, as a container's init does.
+    /// Starts a process that stays in the cgroup, as a container's init does.
     fn occupy(&self) -> Occupant {
         let child = Command::new("sleep").arg("1000").spawn().unwrap();
         let occupant = Occupant(child);
@@ -59,20 +59,20 @@ impl Small {
         occupant
     }
 
-    /// Runs a shell in it, to its end.
+    /// Runs a shell in the cgroup, and waits for its exit.
     fn run(&self, script: &str) -> std::process::ExitStatus {
         let procs = self.path.join("cgroup.procs");
         let script = format!("echo $$ > {}; {script}", procs.display());
         Command::new("sh").args(["-c", &script]).status().unwrap()
     }
 
-    /// Runs something that needs more than there is.
+    /// Runs a process that needs more memory than the limit.
     fn exhaust(&self) {
         assert!(!self.run("exec tail /dev/zero").success());
     }
 }
 
-/// Ends with this value.
+/// A process that is killed with this value.
 struct Occupant(std::process::Child);
 
 impl Drop for Occupant {
@@ -92,10 +92,10 @@ impl Drop for Small {
 
 fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.unwrap() })
+    runtime.block_on(async { tokio::time::timeout(TIMEOUT, test).await.unwrap() })
 }
 
-/// The next report.
+/// Waits for the next report.
 async fn next(reports: &mut UnboundedReceiver<String>) -> String {
     reports.recv().await.unwrap()
 }
@@ -129,7 +129,7 @@ fn a_check_reports_before_anyone_is_notified() {
         let (send, mut reports) = unbounded_channel();
         let watcher = Watcher::start(send).unwrap();
         watcher.add("box", small.watch()).unwrap();
-        // The task cannot run meanwhile: this one does not let it.
+        // The task cannot run meanwhile: this one does not yield.
         small.exhaust();
         watcher.check("box");
         assert_eq!(reports.try_recv().unwrap(), "box");
@@ -150,15 +150,15 @@ fn a_cgroup_that_is_removed_is_forgotten() {
         watcher.remove("removed");
         watcher.remove("never there");
         assert_eq!(watcher.count(), 1);
-        // On cgroup2 it is enough that it becomes empty: the kernel tells of that, 10 ms later if it has just told of
-        // something else, and forgets it when the directory is removed before.
+        // On cgroup2 it is enough that the cgroup becomes empty: the kernel notifies of that, 10 ms later if it has
+        // just notified of something else, and drops the notification when the directory is removed before.
         drop(init);
         if !small.unified {
             std::fs::remove_dir(&small.path).unwrap();
         }
         while watcher.count() > 0 {
             tokio::task::yield_now().await;
-            // v1's eventfd tells of the removal from a work queue.
+            // v1's eventfd is notified of the removal from a work queue.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(reports.try_recv().is_err());

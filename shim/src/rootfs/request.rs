@@ -1,4 +1,4 @@
-//! What containerd's mount says, sorted by who it is for.
+//! A mount request of containerd, with its options sorted by their receiver.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -12,24 +12,24 @@ use brig_plan::mounts::options;
 use brig_sys::mount::Filesystem;
 use containerd_shim_protos::types::mount::Mount;
 
-/// A mount that can be made.
+/// A validated mount request.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
-    /// Its place in containerd's list.
+    /// The request's index in containerd's list.
     pub index: usize,
     pub kind: Kind,
     pub source: OsString,
-    /// Below the root file system; empty for itself.
+    /// The path below the root file system; empty for the root itself.
     pub target: PathBuf,
-    /// MS_ flags that are set.
+    /// MS_ flags that the options set.
     pub flags: u64,
-    /// MS_ flags that are cleared by name.
+    /// MS_ flags that the options clear by name.
     pub cleared: u64,
     pub propagation: Vec<u64>,
     /// The file system's own options.
     pub data: Vec<(String, Option<String>)>,
     pub idmap: Option<IdMaps>,
-    /// The source is a file that is to be a block device.
+    /// Whether the source is a file to be attached to a loop device.
     pub loop_device: bool,
 }
 
@@ -40,7 +40,7 @@ pub(super) enum Kind {
     Other(String),
 }
 
-/// The ids of an idmapped mount: inside the user namespace, and outside.
+/// An id range of an idmapped mount: ids inside the user namespace, and outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct IdMaps {
     pub uid: IdMap,
@@ -50,9 +50,9 @@ pub(super) struct IdMaps {
 /// The directories of an overlay (Documentation/filesystems/overlayfs.rst).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layers {
-    /// The topmost first.
+    /// Lower layers, the topmost first.
     pub lower: Vec<String>,
-    /// Layers that only file contents come from.
+    /// Data-only layers: they provide file contents alone.
     pub data: Vec<String>,
     pub upper: Option<String>,
     pub work: Option<String>,
@@ -85,7 +85,7 @@ impl Request {
             return Err(invalid("remount: a root file system is mounted anew".to_owned()));
         }
         let (mut uid, mut gid) = (None, None);
-        // Each is one option, commas included, as containerd writes them: no list of several.
+        // Each string is one option, commas included, as containerd writes them: it is not a list.
         for option in mount.options.iter().filter(|option| !is_ours(option) && !option.is_empty()) {
             let (name, value) = match option.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
@@ -106,7 +106,7 @@ impl Request {
             _ => return Err(invalid("uidmap and gidmap are wanted together".to_owned())),
         };
         request.kind = match mount.type_.as_str() {
-            // A bind mount is one by its type or by its options.
+            // A mount is a bind mount by its type or by its options.
             "bind" | "rbind" => Kind::Bind { recursive: mount.type_ == "rbind" || parsed.flags & libc::MS_REC != 0 },
             _ if parsed.flags & libc::MS_BIND != 0 => Kind::Bind { recursive: parsed.flags & libc::MS_REC != 0 },
             "overlay" => Kind::Overlay(Layers::take(&mut request.data)),
@@ -123,7 +123,7 @@ impl Request {
         Ok(request)
     }
 
-    /// What errors begin with.
+    /// The prefix of this request's errors.
     pub(super) fn describe(&self, rootfs: &Path) -> String {
         let kind = match &self.kind {
             Kind::Bind { .. } => "bind",
@@ -135,7 +135,7 @@ impl Request {
     }
 }
 
-/// `INSIDE:OUTSIDE:SIZE`, several of them with commas between.
+/// Parses `INSIDE:OUTSIDE:SIZE`, or several of these separated by commas.
 fn id_map(text: &str) -> std::result::Result<IdMap, String> {
     let range = |text: &str| {
         let numbers: Option<Vec<u32>> = text.split(':').map(|number| number.parse().ok()).collect();
@@ -154,7 +154,7 @@ fn id_map(text: &str) -> std::result::Result<IdMap, String> {
 }
 
 impl Layers {
-    /// Takes the layers out of overlay's options. The last of one name counts, as in the kernel.
+    /// Removes the layers from overlay's options. The last option of one name counts, as in the kernel.
     fn take(data: &mut Vec<(String, Option<String>)>) -> Layers {
         let mut layers = Layers::default();
         data.retain(|(name, value)| {
@@ -170,7 +170,7 @@ impl Layers {
         layers
     }
 
-    /// All layers below as one option's value.
+    /// All lower layers as the value of one option.
     pub(super) fn in_one(&self) -> String {
         let escaped = |path: &String| path.replace('\\', "\\\\").replace(':', "\\:");
         let lower: Vec<String> = self.lower.iter().map(escaped).collect();
@@ -178,7 +178,7 @@ impl Layers {
         lower.join(":") + &data
     }
 
-    /// How many bytes these options take.
+    /// The number of bytes that these options take.
     pub(super) fn length(&self) -> usize {
         let option = |name: &str, value: usize| name.len() + value + 2;
         option("lowerdir", self.in_one().len())
@@ -196,7 +196,7 @@ impl Layers {
     }
 }
 
-/// `a:b::c`: lower layers, and data layers behind double colons. A backslash takes a colon's meaning away.
+/// Splits `a:b::c` into lower layers, and data layers after double colons. A backslash escapes a colon.
 fn split(text: &str) -> (Vec<String>, Vec<String>) {
     let mut parts = vec![String::new()];
     let mut letters = text.chars();

@@ -1,11 +1,11 @@
-//! Real mounts, each test in a mount namespace of its own thread.
+//! Tests with real mounts, each in a mount namespace of its own thread.
 #![forbid(unsafe_code)]
 
 use super::*;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 
-/// Runs a test in a mount namespace of its own, on a tmpfs. False without the privilege.
+/// Runs a test in a mount namespace of its own, on a tmpfs. Returns false without the privilege.
 fn isolated(test: impl FnOnce(&Path) + Send + 'static) {
     if !rustix::process::geteuid().is_root() {
         return;
@@ -43,7 +43,7 @@ fn overlay(base: &Path, lower: &[PathBuf]) -> Mount {
     request("overlay", Path::new("overlay"), &options)
 }
 
-/// Layers with one file each; the topmost first.
+/// Creates layers with one file each; the topmost comes first.
 fn layers(base: &Path, count: usize, name: &str) -> Vec<PathBuf> {
     let layer = |number: usize| {
         let path = directory(base, &format!("{name}{number}"));
@@ -87,7 +87,7 @@ fn many_layers_need_no_page_of_options() {
         mount(std::slice::from_ref(&request), &rootfs).unwrap();
         assert_eq!(fs::read_to_string(rootfs.join("file119")).unwrap(), "119");
         unmount(&rootfs).unwrap();
-        // As on a kernel that takes one option only.
+        // A kernel that accepts one option only.
         let request = Request::new(0, &request).unwrap();
         let Kind::Overlay(layers) = &request.kind else { panic!("{request:?}") };
         let place = Place { rootfs: &rootfs, below: Path::new(""), target: Dir::open_host(&rootfs).unwrap().into_fd() };
@@ -158,7 +158,7 @@ fn mounts_are_made_in_order_and_a_target_stays_inside() {
     isolated(|base| {
         let rootfs = base.join("rootfs");
         let image = directory(base, "image");
-        // The image leads out of itself.
+        // The image contains a link that leads out of it.
         symlink(base, image.join("link")).unwrap();
         directory(&image, &base.to_str().unwrap()[1..]);
         let first = request("bind", &image, &["rbind".to_owned()]);
@@ -197,7 +197,7 @@ fn stacked_and_scattered_mounts_all_go() {
         for name in ["a", "b/c"] {
             mount::attach_host(tmpfs(), &directory(&rootfs, name)).unwrap();
         }
-        // Below something that is no mount itself, one of them in use.
+        // Mounts below a path that is no mount itself, one of them in use.
         let _open = fs::File::open(rootfs.join("a")).unwrap();
         mount::attach_host(tmpfs(), &directory(&rootfs, "b/c/d")).unwrap();
         assert_eq!(mounts_below(&rootfs), 3);
@@ -226,7 +226,7 @@ fn idmapped_mounts_show_other_owners() {
         let mut bind = request("bind", &lower[0], &["rbind".to_owned()]);
         bind.options.extend(maps.clone());
         match mount(&[bind], &rootfs) {
-            // tmpfs learnt it in 6.3.
+            // tmpfs supports idmapped mounts since Linux 6.3.
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 assert!(error.to_string().contains("no idmapped mounts"), "{error}");
                 assert_eq!(mounts_below(base), 1);
@@ -268,7 +268,7 @@ fn a_file_is_mounted_through_a_loop_device_that_goes_with_it() {
         let text =
             mount(&[request("ext4", &base.join("nowhere"), &options(&["loop"]))], &rootfs).unwrap_err().to_string();
         assert!(text.contains("nowhere"), "{text}");
-        // Freed by a work queue of the kernel's.
+        // The loop device is freed by a work queue of the kernel.
         let used = || {
             let devices = fs::read_dir("/sys/block").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
             let files = devices.filter_map(|device| fs::read_to_string(device.join("loop/backing_file")).ok());

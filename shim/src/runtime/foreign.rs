@@ -1,4 +1,4 @@
-//! Another OCI runtime, by its command: the one that BinaryName names (runc's command line).
+//! Another OCI runtime, run by its command: the one that BinaryName names (runc's command line).
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,20 +18,20 @@ use serde::Deserialize;
 
 use super::{Creation, Execution, Restoration, Streams};
 
-/// A runtime's command.
+/// The command of a runtime.
 #[derive(Clone, Debug)]
 pub struct Foreign {
     /// The binary, a path or a name on PATH.
     pub binary: PathBuf,
-    /// Its `--root`.
+    /// The value of `--root`.
     pub root: PathBuf,
-    /// Its `--systemd-cgroup`.
+    /// Whether `--systemd-cgroup` is passed.
     pub systemd_cgroup: bool,
-    /// Its `--log`, of every verb, as go-runc gives it: a wrapper may rely on it.
+    /// The value of `--log` of every verb, as go-runc passes it: a wrapper may rely on it.
     pub log: PathBuf,
 }
 
-/// What `state` prints, as far as it matters here.
+/// The fields of `state`'s output that are used here.
 #[derive(Deserialize)]
 struct State {
     status: String,
@@ -51,7 +51,7 @@ impl Foreign {
         command
     }
 
-    /// The error of a verb that failed: what it printed, else what it has added to the log, which held `logged` bytes.
+    /// The error of a verb that failed: its standard error, else the new entries of the log, which held `logged` bytes.
     fn failure(&self, stderr: &[u8], status: ExitStatus, logged: u64) -> Error {
         let printed = String::from_utf8_lossy(stderr);
         match printed.trim() {
@@ -60,12 +60,12 @@ impl Foreign {
         }
     }
 
-    /// The bytes in the log.
+    /// The log's size in bytes.
     fn logged(&self) -> u64 {
         std::fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }
 
-    /// Runs a verb, and gives what it printed.
+    /// Runs a verb, and returns its standard output.
     fn output(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
         let unable = || format!("unable to execute the runtime {:?} (BinaryName)", self.binary);
         let logged = self.logged();
@@ -74,7 +74,7 @@ impl Foreign {
         let mut child = command.spawn().with_context(unable)?;
         if let Some(mut stdin) = child.stdin.take() {
             match stdin.write_all(input) {
-                // It did not read what it was not interested in.
+                // The command may exit without reading all of its input.
                 Err(error) if error.kind() != IoErrorKind::BrokenPipe => return Err(error).with_context(unable),
                 _ => {}
             }
@@ -147,9 +147,9 @@ impl Foreign {
         self.cgroup(id)?.oom_watch()
     }
 
-    /// The container's cgroup: as runc has it on record, else, with a runtime that keeps another record, that of init.
+    /// The container's cgroup: from runc's record, or, with a runtime that keeps another record, that of init.
     fn cgroup(&self, id: &str) -> Result<Cgroup> {
-        /// runc's record, as far as it matters here.
+        /// The fields of runc's record that are used here.
         #[derive(Deserialize)]
         struct Record {
             cgroup_paths: BTreeMap<String, PathBuf>,
@@ -200,7 +200,7 @@ impl Foreign {
     }
 
     pub(super) fn exec(&self, execution: Execution) -> Result<Launched> {
-        // An exec may be called config, whose file is the container's configuration.
+        // An exec may be called config, and the file of that name is the container's configuration.
         let name = execution.pid_file.file_stem().unwrap_or_default().to_string_lossy();
         let file = execution.pid_file.with_file_name(format!("exec.{name}.json"));
         brig_engine::replace(&file, &execution.process, 0o600)?;
@@ -212,8 +212,8 @@ impl Foreign {
         launched.and_then(|launched| removed.map(|()| launched))
     }
 
-    /// Runs create or exec, and finds the process by its pid file. It becomes this process's child when the command
-    /// ends, and its pid is safe then: whoever called holds the reaper.
+    /// Runs create or exec, and finds the process by its pid file. The process becomes this process's child when the
+    /// command exits, and its pid cannot be reused then, because the caller holds the reaper.
     fn launch<'a>(
         &self,
         pid_file: &Path,
@@ -240,7 +240,7 @@ impl Foreign {
         let status = command
             .status()
             .with_context(|| format!("unable to execute the runtime {:?} (BinaryName)", self.binary))?;
-        // The copies of the streams in it would keep their pipes open.
+        // The command's copies of the streams would keep their pipes open.
         drop(command);
         if !status.success() {
             return Err(self.failure(&[], status, logged));
@@ -254,7 +254,7 @@ impl Foreign {
     }
 }
 
-/// The last error of a JSON log of runc's form, behind its first `from` bytes.
+/// The last error in a JSON log of runc's form, after its first `from` bytes.
 fn last_error(log: &Path, from: u64) -> Option<String> {
     let mut text = String::new();
     let mut file = std::fs::File::open(log).ok()?;
@@ -266,7 +266,7 @@ fn last_error(log: &Path, from: u64) -> Option<String> {
     })
 }
 
-/// Another runtime's words for what the engine has kinds for: the one place where texts are matched.
+/// Maps another runtime's error texts to the engine's error kinds. Texts are matched in this place only.
 fn adapt(text: &str) -> Error {
     let known = [
         ("does not exist", ErrorKind::NotFound),
@@ -282,7 +282,7 @@ fn adapt(text: &str) -> Error {
     Error::new(kind, text)
 }
 
-/// A socket at which the runtime delivers a terminal's master; removed when it is dropped.
+/// A socket on which the runtime sends a terminal's master; removed when it is dropped.
 struct ConsoleSocket {
     directory: PathBuf,
     path: PathBuf,
@@ -293,7 +293,7 @@ impl ConsoleSocket {
     fn new() -> Result<ConsoleSocket> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // A short path: that of the bundle may be longer than a socket's address can be.
+        // A short path: the bundle's path may exceed the length limit of a socket address.
         let directory = std::env::temp_dir().join(format!("brig-console-{}-{number}", std::process::id()));
         let unable = || format!("unable to make a console socket in {}", directory.display());
         std::fs::DirBuilder::new().mode(0o700).create(&directory).with_context(unable)?;
@@ -303,7 +303,7 @@ impl ConsoleSocket {
         Ok(ConsoleSocket { directory, path, listener })
     }
 
-    /// The master. The runtime has sent it before its command ended.
+    /// Receives the master. The runtime has sent it before its command exited.
     fn receive(self) -> Result<OwnedFd> {
         let (connection, _) = self.listener.accept().context("the runtime sent no terminal")?;
         connection.set_nonblocking(false).context("the runtime sent no terminal")?;

@@ -1,6 +1,6 @@
-//! A pod as CRI describes it (PodSandboxConfig of k8s.io/cri-api's runtime.v1), as an OCI configuration.
+//! A pod's configuration from CRI (PodSandboxConfig of k8s.io/cri-api's runtime.v1), as an OCI configuration.
 //!
-//! Of the message only the fields that concern namespaces, limits and names are read, by their numbers.
+//! Only the message's fields that concern namespaces, limits and names are read, by their numbers.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -11,19 +11,19 @@ use protobuf::CodedInputStream;
 use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
 
-/// Whom a namespace is shared with (NamespaceMode).
+/// The scope that a namespace is shared in (NamespaceMode).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Shared {
-    /// The containers of the pod.
+    /// Shared by the containers of the pod.
     #[default]
     Pod,
-    /// Nobody: each container has its own.
+    /// Not shared: each container has its own.
     Container,
-    /// The host.
+    /// Shared with the host.
     Node,
 }
 
-/// Ids of the pod's user namespace: outside, inside, and how many.
+/// An id range of the pod's user namespace: host id, container id, and size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct IdRange {
     host: u64,
@@ -31,7 +31,7 @@ pub(super) struct IdRange {
     length: u64,
 }
 
-/// The fields that are read.
+/// The fields of PodSandboxConfig that are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pod {
     hostname: String,
@@ -44,7 +44,7 @@ pub(super) struct Pod {
     sysctls: BTreeMap<String, String>,
 }
 
-/// A field's content.
+/// The content of a protobuf field.
 enum Content {
     Bytes(Vec<u8>),
     Number(u64),
@@ -69,7 +69,7 @@ fn text(bytes: Vec<u8>) -> String {
 }
 
 impl Pod {
-    /// From the options of CreateSandbox; without any, a pod of its own everything.
+    /// Reads the options of CreateSandbox; without any, the pod has its own namespace of each type.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`] for another message, and for one that cannot be read.
@@ -94,7 +94,7 @@ impl Pod {
         Ok(pod)
     }
 
-    /// LinuxPodSandboxConfig.
+    /// Reads LinuxPodSandboxConfig.
     fn linux(&mut self, message: &[u8]) -> protobuf::Result<()> {
         walk(message, |number, content| {
             match (number, content) {
@@ -122,7 +122,7 @@ impl Pod {
         })
     }
 
-    /// NamespaceOption.
+    /// Reads NamespaceOption.
     fn namespaces(&mut self, message: &[u8]) -> protobuf::Result<()> {
         let shared = |number| match number {
             1 => Shared::Container,
@@ -135,7 +135,7 @@ impl Pod {
                 (2, Content::Number(number)) => self.pid = shared(number),
                 (3, Content::Number(number)) => self.ipc = shared(number),
                 (5, Content::Bytes(bytes)) => {
-                    // UserNamespace: the mode, and the mappings that it comes with.
+                    // UserNamespace: its mode and its mappings.
                     let mut own = true;
                     walk(&bytes, |number, content| {
                         match (number, content) {
@@ -157,12 +157,12 @@ impl Pod {
         })
     }
 
-    /// Its cgroups are systemd's to make: the parent is a slice.
+    /// Whether systemd manages the cgroups: the parent is a slice.
     pub(super) fn has_systemd_cgroup(&self) -> bool {
         self.cgroup_parent.ends_with(".slice")
     }
 
-    /// As containerd's CRI names the cgroups of containers.
+    /// The cgroups path, as containerd's CRI names the cgroups of containers.
     fn cgroups_path(&self, id: &str) -> String {
         let parent = self.cgroup_parent.trim_end_matches('/');
         match self.has_systemd_cgroup() {
@@ -171,8 +171,8 @@ impl Pod {
         }
     }
 
-    /// The configuration of the process that holds the pod's namespaces: `pause`, a program of the host, is all that is
-    /// in its root. `netns` is the path of the pod's network namespace, `oom_score` what the pause process is to have.
+    /// The configuration of the process that holds the pod's namespaces: its root contains `pause`, a program of the
+    /// host, alone. `netns` is the path of the pod's network namespace, `oom_score` the pause process's OOM score.
     pub(super) fn config(&self, id: &str, netns: &str, pause: &Path, oom_score: i32) -> Value {
         let mut namespaces = vec![json!({"type": "mount"})];
         let mut own = |kind: &str, shared: Shared| {
@@ -183,7 +183,7 @@ impl Pod {
         own("pid", self.pid);
         own("ipc", self.ipc);
         if self.network != Shared::Node {
-            // The host's name belongs to the host's network.
+            // The host name of the host belongs to the host's network.
             own("uts", Shared::Pod);
             namespaces.push(match netns {
                 "" => json!({"type": "network"}),
@@ -195,7 +195,7 @@ impl Pod {
             "sysctl": self.sysctls,
             "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-            // As little of the processor as there is (the same as CRI's own pause container).
+            // The smallest CPU share (the same as CRI's own pause container).
             "resources": {"cpu": {"shares": 2}, "devices": [{"allow": false, "access": "rwm"}]},
         });
         if !self.users.is_empty() {
@@ -204,7 +204,7 @@ impl Pod {
             linux["gidMappings"] = IdRange::all(&self.groups);
         }
         linux["namespaces"] = namespaces.into();
-        // A user of the pod's own namespace; on the host, nobody that owns anything.
+        // A user of the pod's own namespace; on the host, an id that owns no files.
         let user = if self.users.is_empty() { 65535 } else { 0 };
         let mut config = json!({
             "ociVersion": "1.2.0",
@@ -235,7 +235,7 @@ impl Pod {
 }
 
 impl IdRange {
-    /// IDMapping.
+    /// Reads IDMapping.
     fn read(message: &[u8]) -> protobuf::Result<IdRange> {
         let mut range = IdRange::default();
         walk(message, |number, content| {
@@ -261,7 +261,7 @@ impl IdRange {
 mod tests {
     use super::*;
 
-    /// A field of bytes, or of a number.
+    /// Encodes a field of bytes.
     fn bytes(number: u8, content: &[u8]) -> Vec<u8> {
         [&[number << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
     }
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(config["linux"]["cgroupsPath"], "kubepods-pod1.slice:cri-containerd:box");
         assert_eq!(config["linux"]["uidMappings"][0], json!({"containerID": 0, "hostID": 100, "size": 10}));
         assert!(kinds(&config).contains(&"user".to_owned()));
-        // The host's user namespace: no mappings, whatever comes along.
+        // With the host's user namespace, mappings in the message are ignored.
         let host = bytes(5, &[number(1, 2), bytes(2, &range)].concat());
         assert_eq!(super::tests::pod(bytes(8, &bytes(2, &bytes(1, &host)))).users, []);
     }

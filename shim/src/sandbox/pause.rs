@@ -1,7 +1,7 @@
-//! The process that a pod's namespaces live with: it waits, and takes leave of orphans.
+//! The process that holds a pod's namespaces: it waits for signals, and reaps orphans.
 //!
-//! It is this very binary under the name `pause`, bound read-only into an otherwise empty root: there is no image to
-//! pull, and nothing to write to.
+//! The program is the shim's own binary under the name `pause`, bound read-only into an otherwise empty root: there is
+//! no image to pull, and nothing to write to.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -14,12 +14,12 @@ use brig_sys::signal::{Hold, Signals};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-/// Whether the process of this name is to be the pause process.
+/// Whether a process of this name runs as the pause process.
 pub fn is_pause(name: Option<&OsStr>) -> bool {
     name.is_some_and(|name| Path::new(name) == Path::new("/pause"))
 }
 
-/// The pause process: ends with SIGTERM or SIGINT, 0 then.
+/// Runs the pause process: it exits with status 0 on SIGTERM or SIGINT.
 pub fn main() -> i32 {
     match wait() {
         Ok(()) => 0,
@@ -33,7 +33,7 @@ pub fn main() -> i32 {
 fn wait() -> Result<()> {
     let hold = Hold::new()?;
     let mut signals = Signals::open(&hold)?;
-    tell_ready()?;
+    report_ready()?;
     loop {
         match signals.read()? {
             Some(libc::SIGTERM | libc::SIGINT) => return Ok(()),
@@ -45,20 +45,20 @@ fn wait() -> Result<()> {
     }
 }
 
-/// The word that the start of the sandbox waits for ([`super::ready`]), and the end of what it is said on: nothing is
-/// copied for the rest of the pod's life.
-fn tell_ready() -> Result<()> {
+/// Writes the message that the start of the sandbox waits for ([`super::ready`]), and closes the descriptor, so that
+/// nothing is copied for the rest of the pod's life.
+fn report_ready() -> Result<()> {
     match std::io::stdout().write_all(b"ready\n") {
-        // Nobody waits any longer.
+        // No reader is waiting any more.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-        told => told.context("unable to tell that it is ready")?,
+        result => result.context("unable to report that the pause process is ready")?,
     }
     rustix::stdio::dup2_stdout(rustix::stdio::stdin())
         .map_err(std::io::Error::from)
         .context("unable to close its output")
 }
 
-/// Takes every child that has ended: with a pid namespace of the pod, orphans become this process's.
+/// Reaps every exited child: with a pid namespace of the pod, orphans become this process's children.
 fn reap() {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

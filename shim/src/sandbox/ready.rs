@@ -1,8 +1,8 @@
-//! The pause process's word that it takes signals.
+//! The pause process's report that it handles signals.
 //!
 //! The kernel drops a signal for the first process of a pid namespace until there is a handler for it
-//! (pid_namespaces(7)): a stop that comes right after the start would not be heard. So the process says a word on its
-//! standard output, a FIFO in the bundle, as soon as it would hear, and the sandbox's start waits for it.
+//! (pid_namespaces(7)): a stop that comes right after the start would be lost. So the process writes one message to its
+//! standard output, a FIFO in the bundle, as soon as its handlers are installed, and the sandbox's start waits for it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::bundle::remove_if_there;
 /// The FIFO's name in the bundle.
 const NAME: &str = "ready";
 
-/// The end of the FIFO that is read, and its name while that is needed.
+/// The reading end of the FIFO, and its path until that is removed.
 #[derive(Debug)]
 pub struct Word {
     receiver: Receiver,
@@ -25,10 +25,10 @@ pub struct Word {
 }
 
 impl Word {
-    /// Makes the FIFO in `bundle`, in the place of one that an earlier try has left.
+    /// Creates the FIFO in `bundle`, replacing one that an earlier attempt has left.
     ///
     /// # Errors
-    /// It cannot be made or opened.
+    /// The FIFO cannot be created or opened.
     pub fn open(bundle: &Path) -> Result<Word> {
         let path = bundle.join(NAME);
         let unable = || format!("unable to make {}", path.display());
@@ -43,18 +43,18 @@ impl Word {
         self.path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// Removes the name, which nobody needs once the process has its streams.
+    /// Removes the FIFO's path, which is unused once the process has its streams.
     ///
     /// # Errors
-    /// It cannot be removed.
+    /// The FIFO cannot be removed.
     pub fn made(&mut self) -> Result<()> {
         self.path.take().map_or(Ok(()), |path| remove_if_there(&path))
     }
 
-    /// Waits for the word.
+    /// Waits for the process's message.
     ///
     /// # Errors
-    /// The FIFO cannot be read, or its writer has gone without a word.
+    /// The FIFO cannot be read, or its writer has closed it without a message.
     pub async fn wait(&self) -> Result<()> {
         let unable = "unable to hear from the pause process";
         loop {
@@ -87,7 +87,7 @@ mod tests {
     #[tokio::test]
     async fn the_word_is_heard_and_a_writer_that_goes_without_one_is_an_error() {
         let bundle = tempfile::tempdir().unwrap();
-        // As an earlier try leaves it.
+        // The state that an earlier attempt leaves.
         std::fs::write(bundle.path().join(NAME), "").unwrap();
         let mut word = Word::open(bundle.path()).unwrap();
         let mut writer = File::options().write(true).open(word.address()).unwrap();

@@ -1,8 +1,8 @@
-//! Connections of daemons and clients, counted: the server goes when they have gone.
+//! Connections of daemons and clients, counted: the server exits once they are closed.
 //!
-//! A Go client that sees the connection's end and an answer at once takes either (ttrpc's client.go, dispatch): an
-//! answer that is followed by the end too soon is lost, and RemovePodSandbox fails with "ttrpc: closed". So the last
-//! answer is not followed by anything until the client hangs up, which is what daemons do next.
+//! A Go client that sees the end of the connection and an answer at once takes either (ttrpc's client.go, dispatch): an
+//! answer that is followed too soon by the end is lost, and RemovePodSandbox fails with "ttrpc: closed". So nothing
+//! follows the last answer until the client hangs up, which is what daemons do next.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::frames::{Budget, Frames};
 
-/// Those that are there. Each holds a sender; nothing is ever sent.
+/// The open connections. Each holds a sender, on which nothing is ever sent.
 #[derive(Debug)]
 pub struct Connections {
     open: mpsc::Sender<Infallible>,
@@ -25,14 +25,14 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None, so far.
+    /// Creates an empty set.
     pub fn new() -> Connections {
         let (open, gone) = mpsc::channel(1);
         Connections { open, gone }
     }
 
-    /// Connections of this user's processes; others are closed (the socket's mode keeps them away already), and so are
-    /// those that come while the server waits for the last to go.
+    /// Accepts connections of this user's processes; others are closed (the socket's mode keeps them out already), as
+    /// are those that arrive while the server waits for the last ones to close.
     pub fn accept(&self, listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> + Send + use<> {
         let budget = Budget::new();
         stream::unfold((listener, self.open.downgrade(), budget), |(listener, open, budget)| async {
@@ -57,17 +57,17 @@ impl Connections {
         })
     }
 
-    /// Waits until all of them have gone, at most so long.
-    pub async fn leave(self, patience: Duration) {
+    /// Waits until all connections are closed, at most for `timeout`.
+    pub async fn leave(self, timeout: Duration) {
         let Connections { open, mut gone } = self;
         drop(open);
-        if tokio::time::timeout(patience, gone.recv()).await.is_err() {
-            tracing::debug!("a client holds its connection; it is closed");
+        if tokio::time::timeout(timeout, gone.recv()).await.is_err() {
+            tracing::debug!("closing a connection that the client has not closed");
         }
     }
 }
 
-/// A stream that counts as long as it is there.
+/// A stream that counts as open until it is dropped.
 pub struct Connection {
     stream: UnixStream,
     frames: Frames,

@@ -1,8 +1,8 @@
-//! The memory that incoming frames may take: that of large ones comes out of a budget that all connections share.
+//! The memory budget of incoming frames: all connections share one budget for large frames.
 //!
-//! ttrpc reads a frame of up to 4 MiB into memory as it comes, and a client may send all but its last byte. A frame
+//! ttrpc reads a frame of up to 4 MiB into memory as it arrives, and a client may send all but its last byte. A frame
 //! that is larger than [`SMALL`] is therefore read only once it has its share of [`BUDGET`]; until then its sender
-//! waits. One that has a share, for which others wait, and of which no byte comes any more, ends its connection.
+//! waits. A frame that holds a share for which others wait, and of which no more bytes arrive, ends its connection.
 
 use std::io;
 use std::pin::Pin;
@@ -14,25 +14,25 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
-/// Frames up to this size, in bytes, are read at once.
+/// The size of frames that are read at once, in bytes.
 const SMALL: u32 = 64 << 10;
-/// What all larger frames may take together, in bytes.
+/// The memory that all larger frames may take together, in bytes.
 const BUDGET: u32 = 32 << 20;
-/// The largest frame that ttrpc keeps, in bytes; the body of a larger one is dropped as it comes.
+/// The largest frame that ttrpc keeps, in bytes; the body of a larger one is dropped as it arrives.
 const MAX_FRAME: u32 = 4 << 20;
-/// How long a frame may stand still while others wait for its share.
+/// The time for which a frame may make no progress while others wait for its share.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A frame's header: length, stream, type, flags.
+/// The length of a frame's header: length, stream, type, flags.
 const HEADER: usize = 10;
 
-/// The budget.
+/// The budget, shared by all connections.
 #[derive(Clone, Debug)]
 pub(super) struct Budget(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     bytes: Arc<Semaphore>,
-    /// Each frame that waits for its share holds a clone.
+    /// Cloned by each frame that waits for its share.
     waiting: Arc<()>,
 }
 
@@ -41,7 +41,7 @@ impl Budget {
         Budget(Arc::new(Shared { bytes: Arc::new(Semaphore::new(BUDGET as usize)), waiting: Arc::default() }))
     }
 
-    /// The share of a frame, once there is room for it.
+    /// Acquires the share of a frame, once there is room for it.
     fn share(&self, bytes: u32) -> Acquiring {
         let (budget, waiting) = (Arc::clone(&self.0.bytes), Arc::clone(&self.0.waiting));
         Box::pin(async move {
@@ -58,13 +58,13 @@ impl Budget {
 
 type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + Sync>>;
 
-/// Where a connection is in its incoming frames.
+/// A connection's position in its incoming frames.
 pub(super) struct Frames {
     budget: Budget,
     header: [u8; HEADER],
-    /// Bytes of the header that have come.
+    /// Bytes of the header that have arrived.
     begun: usize,
-    /// Bytes of the body that have not.
+    /// Bytes of the body that have not arrived.
     left: u32,
     acquiring: Option<Acquiring>,
     share: Option<(OwnedSemaphorePermit, Pin<Box<Sleep>>)>,
@@ -75,7 +75,7 @@ impl Frames {
         Frames { budget, header: [0; HEADER], begun: 0, left: 0, acquiring: None, share: None }
     }
 
-    /// Reads from `stream` as much as may be read now, and no further than to the end of the header or of the body.
+    /// Reads what `stream` has available, up to the end of the header or of the body.
     pub(super) fn poll_read(
         &mut self,
         stream: Pin<&mut impl AsyncRead>,
@@ -108,28 +108,28 @@ impl Frames {
         Poll::Ready(Ok(()))
     }
 
-    /// Nothing comes. That is an error of a frame for whose share others have waited long enough.
+    /// Handles an idle stream: an error for a frame for whose share others have waited for [`IDLE_TIMEOUT`].
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some((_, idle)) = &mut self.share else { return Poll::Pending };
         while idle.as_mut().poll(context).is_ready() {
             if self.budget.is_waited_for() {
                 tracing::warn!(
-                    "a connection is closed: a request of it has not come whole, and others wait for its memory"
+                    "closing a connection: its request made no progress for {IDLE_TIMEOUT:?}, and others wait for its memory"
                 );
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a frame stands still")));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a frame made no progress")));
             }
             idle.as_mut().reset(tokio::time::Instant::now() + IDLE_TIMEOUT);
         }
         Poll::Pending
     }
 
-    /// Follows the frames in what was read.
+    /// Tracks the frames in the bytes that were read.
     fn count(&mut self, bytes: &[u8]) {
         if let Some((_, idle)) = &mut self.share {
             idle.as_mut().reset(tokio::time::Instant::now() + IDLE_TIMEOUT);
         }
         if self.left > 0 {
-            // No more than that was read.
+            // At most that many bytes were read.
             self.left -= bytes.len() as u32;
         } else {
             self.header[self.begun..self.begun + bytes.len()].copy_from_slice(bytes);
@@ -167,7 +167,7 @@ mod tests {
             (Reader { frames: Frames::new(budget.clone()), stream, read: Vec::new() }, client)
         }
 
-        /// Reads until `size` bytes are there.
+        /// Reads until `size` bytes have arrived.
         async fn read_to(&mut self, size: usize) -> io::Result<()> {
             let mut bytes = vec![0; 8 << 20];
             while self.read.len() < size {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_partial_frame_that_nobody_waits_for_is_waited_for() {
+    async fn a_partial_frame_is_kept_while_no_other_frame_waits() {
         let budget = Budget::new();
         let (mut reader, mut client) = Reader::new(&budget);
         let sent = frame(MAX_FRAME);

@@ -1,4 +1,4 @@
-//! Metrics from files of known content, and from the kernel's own.
+//! Tests of metrics from files of known content, and from the kernel's own.
 #![forbid(unsafe_code)]
 
 use super::*;
@@ -21,7 +21,7 @@ const PRESSURE: &str =
     "some avg10=1.50 avg60=0.25 avg300=0.00 total=12\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=7\n";
 
 #[test]
-fn every_number_of_cgroup2_is_there() {
+fn every_number_of_v2_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     write(
         directory.path(),
@@ -95,7 +95,7 @@ fn a_cgroup_without_controllers_has_no_empty_messages() {
 }
 
 #[test]
-fn every_number_of_v1_is_there() {
+fn every_number_of_v1_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     write(
@@ -165,13 +165,14 @@ fn every_number_of_v1_is_there() {
     assert_eq!(pages, if_host_has_pages_of_2_mb(("2MB", 4 << 20, 6 << 20, 3)));
 }
 
-/// Which sizes there are is the host's to say; of those the pages that are in use count, not those that are reserved.
+/// Selects the entry where the host has the page size, which depends on the host. Pages in use are counted, not
+/// reserved ones.
 fn if_host_has_pages_of_2_mb<T>(entry: T) -> Vec<T> {
     let has = std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists();
     Vec::from_iter(has.then_some(entry))
 }
 
-/// The kernel's own files, of whatever kind of host this is: none of them is unreadable, and memory is in use.
+/// Reads the kernel's own files, whatever the host's hierarchy: none of them is unreadable, and memory is in use.
 #[test]
 fn the_kernels_files_are_readable() {
     let root = Path::new("/sys/fs/cgroup");

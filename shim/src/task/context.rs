@@ -1,4 +1,4 @@
-//! What a container needs of the server.
+//! The parts of the server that a container uses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::reaper::Reaper;
 pub struct TaskContext {
     /// containerd's namespace.
     pub namespace: Arc<str>,
-    /// The one reaper.
+    /// The server's reaper.
     pub reaper: Arc<Reaper>,
-    /// The way to containerd.
+    /// The publisher of events to containerd.
     pub publisher: Publisher,
-    /// The OOM killer's events.
+    /// The events of the OOM killer.
     pub oom: Arc<OomEvents>,
 }
 
@@ -28,11 +28,11 @@ impl TaskContext {
     }
 }
 
-/// How the standard streams of a container's processes are set up.
+/// The set-up of the standard streams of a container's processes.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOptions {
     /// Owner and group of pipes.
     pub ids: (u32, u32),
-    /// How long unread output may hold up an exit event and a deletion.
+    /// The limits for which unread output may delay an exit event and a deletion.
     pub timeouts: OutputTimeouts,
 }

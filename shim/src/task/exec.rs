@@ -1,4 +1,4 @@
-//! Execs: registered first, then started as processes of the container, then deleted.
+//! Execs: registered, started as processes of the container, and deleted.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ impl Task {
     /// Registers an exec. `spec` is the OCI process object, as JSON.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyExists`]; [`ErrorKind::InvalidState`] after init's end; [`ErrorKind::InvalidConfig`] for an
+    /// [`ErrorKind::AlreadyExists`]; [`ErrorKind::InvalidState`] after init's exit; [`ErrorKind::InvalidConfig`] for an
     /// id that is no file name, or no JSON.
     pub fn add_exec(&self, exec_id: &str, addresses: Addresses, spec: &[u8]) -> Result<()> {
         let invalid = |message: String| Error::new(ErrorKind::InvalidConfig, message);
@@ -82,10 +82,10 @@ impl Task {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidState`] when it was started, or the container is paused or has
-    /// stopped. What cannot be started has ended.
+    /// stopped. An exec that fails to start has exited.
     pub async fn start_exec(self: &Arc<Self>, exec_id: &str, ready_timeout: Duration) -> Result<i32> {
         let exec = self.exec(exec_id)?;
-        let _place = calls::place(&self.starts).await?;
+        let _permit = calls::acquire(&self.starts).await?;
         exec.process.begin(Phase::Added)?;
         let counted = Arc::new(AtomicBool::new(false));
         let owner = self.context.owner(&self.id, self.streams, ready_timeout);
@@ -93,7 +93,7 @@ impl Task {
             (Arc::clone(&self.runtime), self.id.clone(), std::mem::take(&mut *lock(&exec.spec)));
         let pid_file = self.pid_file(exec_id);
         let (task, is_counted) = (Arc::clone(self), Arc::clone(&counted));
-        // Once its streams are open, which may never be: neither a pause nor init's exit waits for that.
+        // The streams must be open first, and may never be: neither a pause nor init's exit waits for that.
         let make = move |streams| {
             let _freezing = task.freezing.blocking_read();
             task.count_exec()?;
@@ -125,7 +125,7 @@ impl Task {
                 Ok(pid)
             }
             Err(error) => {
-                // The namespaces that it was to join went away under it, wherever it had come to.
+                // The namespaces to join have disappeared, at whatever step of the start.
                 let stopped = error.kind() == ErrorKind::Other && self.init_is_ending();
                 exec.process.end(Ended::now(255));
                 if counted.load(Ordering::SeqCst) {
@@ -138,11 +138,11 @@ impl Task {
 
     fn init_is_ending(&self) -> bool {
         let stat = || Proc::open()?.pid_stat(self.init.pid());
-        // Its pid is its own until it is reaped, which `init_exited` tells.
+        // The pid cannot be reused until the process is reaped, which `init_exited` records.
         lock(&self.pending_exit).init_exited || stat().is_ok_and(|stat| stat.is_none_or(|stat| stat.is_ending()))
     }
 
-    /// From here on init's exit is published after that of one more exec.
+    /// Counts one more exec, whose exit must be published before init's.
     fn count_exec(&self) -> Result<()> {
         let mut pending_exit = lock(&self.pending_exit);
         if pending_exit.init_exited {
@@ -158,22 +158,22 @@ impl Task {
     }
 
     fn pid_file(&self, exec_id: &str) -> PathBuf {
-        // An exec may be called init, whose file that is.
+        // An exec may be called init, but that file name is init's own.
         let name = if exec_id == "init" { "exec.init" } else { exec_id };
         self.bundle.join(format!("{name}.pid"))
     }
 
-    /// Removes an exec that does not run.
+    /// Removes an exec that is not running.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidState`] while it runs.
+    /// [`ErrorKind::InvalidState`] while it is running.
     pub async fn delete_exec(&self, exec_id: &str) -> Result<(i32, Ended)> {
         let exec = self.exec(exec_id)?;
         let ended = match exec.process.phase() {
             Phase::Starting | Phase::Running | Phase::Created => {
                 return Err(Error::new(ErrorKind::InvalidState, format!("process {exec_id} is running")));
             }
-            // Nobody can start it from here on.
+            // It cannot be started from here on.
             Phase::Added => {
                 exec.process.begin(Phase::Added)?;
                 let ended = Ended::now(0);

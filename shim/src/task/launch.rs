@@ -1,4 +1,4 @@
-//! From addresses to a process whose streams are copied.
+//! The launch of a process: from stream addresses to a process whose streams are copied.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::io::{Addresses, Copying, Opened, Owner};
 use crate::reaper::{Ended, Reaper};
 use crate::runtime::{self, Streams};
 
-/// A process that was launched, whose streams are copied and whose end is watched.
+/// A launched process, whose streams are copied and whose exit is watched.
 pub(super) type Started = (Launched, Copying, oneshot::Receiver<Ended>);
 
-/// Opens the streams, makes the process by `make`, and starts copying, standard input too where the process `runs`. The
-/// reaper is held from first to last.
+/// Opens the streams, starts the process by `make`, and starts copying, standard input too where the process `runs`.
+/// The reaper is held throughout.
 pub(super) async fn launch(
     reaper: &Arc<Reaper>,
     addresses: &Addresses,
@@ -39,7 +39,7 @@ pub(super) async fn launch(
     }
 }
 
-/// Ends a process whose streams cannot be copied: that is `error`.
+/// Kills a process whose streams cannot be copied, and returns `error`.
 fn kill<T>(launched: &Launched, error: Error) -> Result<T> {
     brig_sys::process::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL)?;
     Err(error)

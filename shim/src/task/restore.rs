@@ -1,4 +1,4 @@
-//! The start of a container that was checkpointed: CRIU restores it, running.
+//! The start of a checkpointed container: CRIU restores it, running.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ impl Task {
     /// Restores the container. [`Task::start`] has the locks, and publishes the start.
     ///
     /// # Errors
-    /// The container is as before: its start can be tried again, or it can be deleted.
+    /// The container is unchanged: its start can be tried again, or it can be deleted.
     pub(super) async fn restore(self: &Arc<Self>, saved: Saved, ready_timeout: Duration) -> Result<()> {
         let owner = self.context.owner(&self.id, self.streams, ready_timeout);
         let (runtime, id, bundle) = (Arc::clone(&self.runtime), self.id.clone(), self.bundle.clone());
         let restore = move |streams| runtime.restore(Restoration { id, bundle, saved, streams });
         let (launched, copying, ended) =
             launch(&self.context.reaper, &self.init.addresses, owner, true, restore).await?;
-        // Not running yet: the caller publishes the start first.
+        // The phase is not Running yet: the caller publishes the start first.
         self.init.launched(Phase::Starting, launched, copying);
         *lock(&self.saved) = None;
         self.context.oom.watch(&self.context.reaper, &self.runtime, &self.id).await;

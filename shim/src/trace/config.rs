@@ -1,11 +1,11 @@
-//! The variables.
+//! The environment variables that configure traces.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
 
 use super::http::Endpoint;
 
-/// What is to be sent, and where.
+/// The endpoint, the encoding and the sampling of traces.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Config {
     pub endpoint: Endpoint,
@@ -13,7 +13,7 @@ pub(super) struct Config {
     pub headers: Vec<(String, String)>,
     pub timeout: Duration,
     pub sampler: Sampler,
-    /// Of the resource: service.name and more.
+    /// Attributes of the resource: service.name and more.
     pub resource: Vec<(String, String)>,
 }
 
@@ -23,19 +23,20 @@ pub(super) enum Protocol {
     Json,
 }
 
-/// Which traces are recorded.
+/// The sampler: the traces that are recorded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sampler {
-    /// The caller's decision counts, if there is one.
+    /// The caller's decision takes precedence, if there is one.
     parent_based: bool,
-    /// From 0, none, to 1, all.
+    /// The sampled ratio, from 0 (none) to 1 (all).
     ratio: f64,
 }
 
 impl Config {
-    /// `None` when traces are not wanted, or cannot be sent as wanted, which a warning says. `service` is who speaks.
+    /// Reads the variables; `None` when traces are not wanted, or cannot be sent as configured, which is logged as a
+    /// warning. `service` names the sender.
     pub(super) fn read(service: &str, variable: impl Fn(&str) -> Option<String>) -> Option<Config> {
-        // An empty variable is as good as none (the specification, "Parsing empty value").
+        // An empty variable counts as unset (the specification, "Parsing empty value").
         let get = |name: &str| {
             let value = variable(name).filter(|value| !value.trim().is_empty())?;
             Some((name.to_owned(), value))
@@ -76,7 +77,7 @@ impl Config {
             },
         };
         let mut resource = pairs(get("OTEL_RESOURCE_ATTRIBUTES").map(|(_, value)| value).as_deref());
-        // OTEL_SERVICE_NAME is the daemon's own, which sets it for itself where nobody has.
+        // OTEL_SERVICE_NAME is the daemon's own: containerd sets it for itself where it is unset.
         resource.retain(|(key, _)| key != "service.name");
         resource.push(("service.name".to_owned(), service.to_owned()));
         let headers = pairs(of_traces("HEADERS").map(|(_, value)| value).as_deref());
@@ -89,10 +90,10 @@ fn off(name: &str, value: &str, expected: &str) -> Option<Config> {
     None
 }
 
-/// `key=value,key=value`, values percent-encoded, as in W3C Baggage.
+/// Parses `key=value,key=value` with percent-encoded values, as in W3C Baggage.
 fn pairs(text: Option<&str>) -> Vec<(String, String)> {
     let pair = |pair: &str| pair.split_once('=').map(|(key, value)| (key.trim().to_owned(), decoded(value.trim())));
-    // A line break in a header would begin another.
+    // A line break in a header would start another header.
     let broken = |text: &String| text.contains(['\r', '\n']);
     let harmless = |(key, value): &(String, String)| !key.is_empty() && !broken(key) && !broken(value);
     text.unwrap_or_default().split(',').filter_map(pair).filter(harmless).collect()
@@ -126,7 +127,7 @@ impl Sampler {
         let ratio = match name {
             "always_on" => 1.0,
             "always_off" => 0.0,
-            // Without an argument, all (the specification, "OTEL_TRACES_SAMPLER_ARG").
+            // Without an argument the ratio is 1 (the specification, "OTEL_TRACES_SAMPLER_ARG").
             "traceidratio" => argument.map_or(Ok(1.0), |text| text.trim().parse::<f64>()).ok()?,
             _ => return None,
         };
@@ -138,7 +139,7 @@ impl Sampler {
         if let (true, Some(sampled)) = (self.parent_based, parent) {
             return sampled;
         }
-        // The last 63 bits are random in every trace id: what part of them is below the bound is the ratio.
+        // The last 63 bits are random in every trace id: the share of ids below the bound is the ratio.
         let low = trace[8..].iter().fold(0_u64, |low, byte| low << 8 | u64::from(*byte));
         ((low >> 1) as f64) < self.ratio * (1_u64 << 63) as f64
     }

@@ -1,4 +1,4 @@
-//! ExportTraceServiceRequest in OTLP's two forms (opentelemetry-proto, collector/trace/v1 and trace/v1).
+//! ExportTraceServiceRequest in OTLP's two encodings (opentelemetry-proto, collector/trace/v1 and trace/v1).
 #![forbid(unsafe_code)]
 
 use brig_wire::protobuf::Message;
@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 use super::Finished;
 use super::config::Config;
 
-/// SPAN_KIND_SERVER.
+/// SPAN_KIND_SERVER of opentelemetry-proto, trace/v1.
 const SERVER: i64 = 2;
-/// STATUS_CODE_ERROR.
+/// STATUS_CODE_ERROR of opentelemetry-proto, trace/v1.
 const ERROR: i64 = 2;
-/// The name of the scope, and its version.
+/// The name and the version of the instrumentation scope.
 const SCOPE: (&str, &str) = ("brig", env!("CARGO_PKG_VERSION"));
 
 fn nanoseconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// The JSON form: ids in hexadecimal, 64-bit numbers as text.
+/// Encodes as JSON: ids in hexadecimal, 64-bit numbers as text.
 pub(super) fn json(config: &Config, spans: &[Finished]) -> Vec<u8> {
     let attribute = |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
     let span = |span: &Finished| {
@@ -60,7 +60,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// The binary form.
+/// Encodes as binary protobuf.
 pub(super) fn protobuf(config: &Config, spans: &[Finished]) -> Vec<u8> {
     let attribute = |key: &str, value: &str| {
         Message::default().text(1, key.as_bytes()).message(2, &Message::default().text(1, value.as_bytes()))

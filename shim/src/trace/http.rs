@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as a collector needs: a POST, and the status of its answer.
+//! The part of HTTP/1.1 that a collector needs: a POST, and the status of its response.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -6,21 +6,21 @@ use std::fmt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// As much of an answer as is read: its status is in the first line.
-const LONGEST: usize = 512;
+/// The most bytes of a response that are read; its status is in the first line.
+const MAX_RESPONSE_LEN: usize = 512;
 
-/// Where to send.
+/// The collector's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
     /// A name, an IPv4 address, or an IPv6 address without brackets.
     host: String,
     port: u16,
-    /// Begins with a slash.
+    /// The path, with its leading slash.
     path: String,
 }
 
 impl Endpoint {
-    /// From `http://HOST[:PORT][/PATH]`; `None` for anything else.
+    /// Parses `http://HOST[:PORT][/PATH]`; `None` for anything else.
     pub(super) fn parse(url: &str) -> Option<Endpoint> {
         let rest = url.trim().strip_prefix("http://")?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -54,10 +54,10 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Sends `body`, of the media type `kind`. The connection ends with it.
+/// Sends `body`, of the media type `kind`, and closes the connection.
 ///
 /// # Errors
-/// What is wrong, as text: no connection, or an answer that is no success.
+/// The failure as text: no connection, or a response whose status is no success.
 pub(super) async fn post(to: &Endpoint, kind: &str, headers: &[(String, String)], body: &[u8]) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect((to.host.as_str(), to.port)).await.map_err(failed)?;
@@ -73,8 +73,8 @@ pub(super) async fn post(to: &Endpoint, kind: &str, headers: &[(String, String)]
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).await.map_err(failed)?;
     stream.write_all(body).await.map_err(failed)?;
-    let mut answer = Vec::with_capacity(LONGEST);
-    stream.take(LONGEST as u64).read_to_end(&mut answer).await.map_err(failed)?;
+    let mut answer = Vec::with_capacity(MAX_RESPONSE_LEN);
+    stream.take(MAX_RESPONSE_LEN as u64).read_to_end(&mut answer).await.map_err(failed)?;
     let text = String::from_utf8_lossy(&answer);
     let line = text.lines().next().unwrap_or_default();
     let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1));

@@ -1,4 +1,4 @@
-//! Spans against a small collector.
+//! Tests of spans against a small collector.
 #![forbid(unsafe_code)]
 
 use super::*;
@@ -7,14 +7,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.unwrap() })
+    runtime.block_on(async { tokio::time::timeout(TIMEOUT, test).await.unwrap() })
 }
 
-/// Takes one request and answers it with `status`; gives its head and its body.
+/// Accepts one request, answers it with `status`, and returns its head and its body.
 async fn collect(listener: &TcpListener, status: &str) -> (String, Vec<u8>) {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut bytes = Vec::new();
@@ -65,7 +65,7 @@ fn calls_arrive_as_spans_of_their_callers_trace() {
         let mut bad = tracer.call("containerd.task.v3.Task", "Kill", &HashMap::new());
         bad.fail("not found");
         drop(bad);
-        let (answered, ()) = tokio::join!(collect(&listener, "200 OK"), tracer.close(PATIENCE));
+        let (answered, ()) = tokio::join!(collect(&listener, "200 OK"), tracer.close(TIMEOUT));
         let (head, body) = answered;
         assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
         assert!(head.contains("\r\nContent-Type: application/json\r\n") && head.contains("\r\napi-key: secret\r\n"));
@@ -87,7 +87,7 @@ fn calls_arrive_as_spans_of_their_callers_trace() {
     });
 }
 
-/// The content of a message's fields of one number, in order, for length-delimited ones.
+/// The contents of a message's length-delimited fields of one number, in order.
 fn fields(message: &[u8], number: u32) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     let mut stream = CodedInputStream::from_bytes(message);
@@ -112,7 +112,7 @@ fn the_binary_form_says_the_same() {
         let mut span = tracer.call("S", "M", &metadata(PARENT));
         span.fail("why");
         drop(span);
-        let ((head, body), ()) = tokio::join!(collect(&listener, "200 OK"), tracer.close(PATIENCE));
+        let ((head, body), ()) = tokio::join!(collect(&listener, "200 OK"), tracer.close(TIMEOUT));
         assert!(head.contains("\r\nContent-Type: application/x-protobuf\r\n"));
         let one = |message: &[u8], number| fields(message, number).into_iter().next().unwrap();
         let of_resource = one(&body, 1);
@@ -144,25 +144,25 @@ fn a_full_batch_is_sent_at_once_and_an_error_loses_it_alone() {
         spans(BATCH + 1);
         let (_, first) = collect(&listener, "503 Service Unavailable").await;
         assert_eq!(count(&first), BATCH);
-        let ((_, second), ()) = tokio::join!(collect(&listener, "202 Accepted"), tracer.close(PATIENCE));
+        let ((_, second), ()) = tokio::join!(collect(&listener, "202 Accepted"), tracer.close(TIMEOUT));
         assert_eq!(count(&second), 1);
         assert_eq!(tracer.0.as_ref().unwrap().queue().lost, BATCH as u64);
-        // After the end nothing waits.
+        // After close, no span is queued.
         spans(1);
         assert!(tracer.0.as_ref().unwrap().queue().waiting.is_empty());
     });
 }
 
 #[test]
-fn without_a_collector_the_end_is_within_its_limit_and_the_queue_bounded() {
+fn close_without_a_collector_keeps_its_limit_and_the_queue_is_bounded() {
     run(async {
-        // Nobody accepts: connections stand in the backlog.
+        // The listener accepts nothing: connections stay in the backlog.
         let (_listener, url) = listen().await;
         let tracer = tracer(&url, &[]);
-        for _ in 0..LONGEST + 5 {
+        for _ in 0..MAX_SPANS + 5 {
             drop(tracer.call("S", "M", &HashMap::new()));
         }
-        assert_eq!(tracer.0.as_ref().unwrap().queue().waiting.len(), LONGEST);
+        assert_eq!(tracer.0.as_ref().unwrap().queue().waiting.len(), MAX_SPANS);
         assert_eq!(tracer.0.as_ref().unwrap().queue().lost, 5);
         tracer.close(Duration::from_millis(50)).await;
     });
@@ -188,7 +188,7 @@ fn tracer_of(url: &str) -> Tracer {
 fn a_parent_is_read_as_w3c_says() {
     let parent = Parent::parse(PARENT).unwrap();
     assert_eq!((parent.id, parent.sampled), ([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31], true));
-    // A later version may have more.
+    // A later version of the header may carry more.
     assert_eq!(Parent::parse(&format!("cc{}-more", &PARENT[2..])), Some(parent));
     for wrong in [
         "",

@@ -1,4 +1,5 @@
-//! A place for the shim to work in: bundles, a socket directory, and a listener for events in containerd's place.
+//! The environment of the shim's tests: bundles, a socket directory, and a listener for events in the place of
+//! containerd.
 
 use std::collections::HashMap;
 use std::fs;
@@ -27,10 +28,10 @@ use ttrpc::{Client, Code};
 
 pub const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-brig-v2");
 pub const NAMESPACE: &str = "brig-shim-test";
-/// How long anything may take here.
+/// The limit of each wait.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Writes a script that will be executed. Another process makes the file: one that this process had open for writing
+/// Writes a script that will be executed. Another process writes the file: one that this process had open for writing
 /// could not be executed (ETXTBSY) while a child that another thread has just forked still holds a copy of the
 /// descriptor.
 pub fn write_program(path: &Path, text: &str) {
@@ -41,7 +42,7 @@ pub fn write_program(path: &Path, text: &str) {
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// What happened, in a word: `exit web`, `exec-added web e1`.
+/// The events as short lines: `exit web`, `exec-added web e1`.
 #[derive(Default)]
 struct Story {
     lines: Mutex<Vec<String>>,
@@ -71,7 +72,7 @@ impl Events for Listener {
     }
 }
 
-/// See the module. Dropped, it ends every server that it started, and removes what they left.
+/// The environment of a test. Dropping it kills every server that it started, and removes what they left.
 pub struct Bed {
     directory: tempfile::TempDir,
     story: Arc<Story>,
@@ -79,7 +80,7 @@ pub struct Bed {
     made: Mutex<Vec<(String, PathBuf, u32)>>,
 }
 
-/// A bundle.
+/// A container's bundle and configuration.
 pub struct Bundle {
     pub id: String,
     pub path: PathBuf,
@@ -104,7 +105,7 @@ impl Bed {
         self.directory.path()
     }
 
-    /// A bundle of busybox that runs `args`.
+    /// Creates a bundle of busybox that runs `args`.
     pub fn bundle(&self, args: &[&str]) -> Bundle {
         let id = format!("bs-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let path = self.path().join(&id);
@@ -113,7 +114,8 @@ impl Bed {
         for directory in ["proc", "dev", "tmp"] {
             fs::create_dir(path.join("rootfs").join(directory)).unwrap();
         }
-        // By another process: a file that this one has had open for writing may still be so in a child of its own.
+        // Another process copies it: a file that this process has had open for writing may still be open in a forked
+        // child.
         assert!(Command::new("cp").arg("/bin/busybox").arg(bin.join("busybox")).status().unwrap().success());
         for name in ["sh", "sleep", "true", "false", "cat", "echo", "stty", "kill"] {
             symlink("busybox", bin.join(name)).unwrap();
@@ -151,7 +153,7 @@ impl Bed {
         child.wait_with_output().unwrap()
     }
 
-    /// Parameters as containerd 2.3 gives them, with a socket directory of this bed's own.
+    /// Parameters as containerd 2.3 gives them, with a socket directory of this environment.
     pub fn params(&self, bundle: &Bundle) -> Vec<u8> {
         let params = BootstrapParams {
             instance_id: bundle.id.clone(),
@@ -175,7 +177,7 @@ impl Bed {
         shim
     }
 
-    /// Starts a container to the end of `start`, without streams.
+    /// Starts a container and waits for the answer of `start`, without streams.
     pub fn run(&self, bundle: &Bundle) -> Shim {
         let shim = self.start(bundle);
         shim.create(bundle, |_| {}).unwrap();
@@ -183,7 +185,7 @@ impl Bed {
         shim
     }
 
-    /// Waits until the story ends so.
+    /// Waits until the events end with `wanted`.
     pub fn expect(&self, wanted: &[&str]) {
         let deadline = Instant::now() + DEADLINE;
         let mut lines = self.story.lines.lock().unwrap();
@@ -205,7 +207,7 @@ impl Drop for Bed {
     fn drop(&mut self) {
         let made = std::mem::take(&mut *self.made.lock().unwrap());
         for (id, path, pid) in &made {
-            // A server that has ended is not there any more, and its pid may be another's.
+            // The server may have exited, and its pid may belong to another process.
             let name = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             if String::from_utf8_lossy(&name).contains(NAMESPACE) {
                 let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
@@ -247,7 +249,7 @@ fn limit() -> Context {
     context::with_timeout(i64::try_from(DEADLINE.as_nanos()).unwrap())
 }
 
-/// The code of a call that failed.
+/// The code of a failed call.
 pub fn code<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> Code {
     match result.unwrap_err() {
         ttrpc::Error::RpcStatus(status) => status.code(),
@@ -307,7 +309,8 @@ impl Shim {
         self.client.wait(limit(), &request).map(|response| response.exit_status)
     }
 
-    /// Begins to wait by a connection of its own; once this is back, the shim has the call. The thread has its answer.
+    /// Starts a Wait on a connection of its own; on return the shim has received the call. The thread returns its
+    /// answer.
     pub fn waiter(&self, exec_id: &str) -> JoinHandle<u32> {
         let wait = WaitRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), ..Default::default() };
         let connect = ConnectRequest { id: self.id.clone(), ..Default::default() };
@@ -319,8 +322,8 @@ impl Shim {
             let response = runtime.block_on(async {
                 let client = ttrpc::asynchronous::Client::connect(&address).await.unwrap();
                 let mut waiting = Box::pin(client.request(wait));
-                // Calls of one connection are taken in their order: the second one's answer comes after the first was
-                // taken.
+                // Calls of one connection are received in their order: the second one's answer comes after the first
+                // was received.
                 tokio::select! {
                     biased;
                     early = &mut waiting => panic!("the wait is over: {early:?}"),
@@ -345,18 +348,18 @@ impl Shim {
         self.client.state(limit(), &request)
     }
 
-    /// Asks the server to end.
+    /// Requests the server's shutdown.
     pub fn shutdown(&self) {
         let request = ShutdownRequest { id: self.id.clone(), ..Default::default() };
         self.client.shutdown(limit(), &request).unwrap();
     }
 
     pub fn is_gone(&self) -> bool {
-        // Its parent has ended, so whoever adopted it reaps it.
+        // The server's parent has exited, so another process may have to reap it.
         fs::read_to_string(format!("/proc/{}/stat", self.pid)).map_or(true, |stat| stat.contains(") Z "))
     }
 
-    /// A call by its names: service, method, payload.
+    /// Calls a method by its names: service, method, payload.
     pub fn call(&self, service: &str, method: &str, payload: Vec<u8>) -> ttrpc::Result<Vec<u8>> {
         self.raw.request(named_request(service, method, payload)).map(|response| response.payload)
     }
@@ -376,12 +379,12 @@ fn named_request(service: &str, method: &str, payload: Vec<u8>) -> ttrpc::Reques
     }
 }
 
-/// The limit of a call, for those that are made directly.
+/// The timeout of calls that are made directly.
 pub fn call_limit() -> Context {
     limit()
 }
 
-/// How often each of `lines` comes.
+/// The number of occurrences of each of `lines`.
 pub fn count(lines: &[String]) -> HashMap<&str, usize> {
     lines.iter().fold(HashMap::new(), |mut counts, line| {
         *counts.entry(line.as_str()).or_default() += 1;

@@ -1,4 +1,4 @@
-//! What containerd of each generation executes, and what it reads.
+//! Tests of the commands that each generation of containerd executes, and of the answers that it reads.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -49,7 +49,7 @@ fn old_containerd_gets_the_plain_address_and_its_file() {
     let socket = Path::new(address.strip_prefix("unix://").unwrap());
     assert_eq!(fs::metadata(socket).unwrap().permissions().mode() & 0o777, 0o600);
     let shim = Shim::connect(&address, &bundle.id);
-    // Both versions of the service are there, and nothing else.
+    // Both versions of the service are present, and no other.
     for version in ["v2", "v3"] {
         let payload = ConnectRequest::new().write_to_bytes().unwrap();
         let answer = shim.call(&format!("containerd.task.{version}.Task"), "Connect", payload).unwrap();
@@ -68,7 +68,7 @@ fn a_server_without_a_container_ends_by_shutdown_and_by_sigterm() {
     let output = bed.shim(&bundle, "start", &bed.params(&bundle));
     let address = BootstrapResult::parse_from_bytes(&output.stdout).unwrap().address;
     let socket = Path::new(address.strip_prefix("unix://").unwrap());
-    // As soon as it is seen: it may not have got far enough to take the signal.
+    // As soon as the server is visible: it may not have installed its signal handlers yet.
     wait(|| server_of(&bundle.id).is_some());
     let server = server_of(&bundle.id).unwrap();
     rustix::process::kill_process(server, rustix::process::Signal::TERM).unwrap();
@@ -103,7 +103,7 @@ fn a_group_shares_one_server() {
     second.start("").unwrap();
     assert_eq!(second.wait("").unwrap(), 0);
     second.delete("").unwrap();
-    // The other container keeps it.
+    // The other container keeps the server running.
     second.shutdown();
     assert_eq!(first.state("").unwrap().id, pod.id);
     first.kill("", libc::SIGKILL, false).unwrap();

@@ -1,4 +1,4 @@
-//! Execs: registered, started, many at once, and in the way of init's end.
+//! Tests of execs: registered, started, many at once, and concurrent with init's exit.
 
 use std::sync::Barrier;
 
@@ -28,7 +28,7 @@ fn an_exec_is_registered_started_and_deleted() {
     assert_eq!((deleted.pid, deleted.exit_status), (pid, 3));
     assert!(!bundle.path.join("e.pid").exists());
     assert_eq!(code(shim.delete("e")), Code::NOT_FOUND);
-    // One that was never started.
+    // An exec that was never started.
     shim.exec("unused", &["/bin/true"], |_| {}).unwrap();
     shim.delete("unused").unwrap();
     bed.expect(&["create", "start", "exec-added e", "exec-started e", "exit e 3", "exec-added unused"]);
@@ -63,7 +63,7 @@ fn every_exit_comes_after_its_start_and_init_s_comes_last() {
                 barrier.wait();
                 for number in 0..EACH {
                     let id = format!("e{thread}-{number}");
-                    // The container is killed meanwhile: a part of them is refused.
+                    // The container is killed meanwhile: some of the execs are refused.
                     if shim.exec(&id, &["/bin/true"], |_| {}).is_err() {
                         return;
                     }

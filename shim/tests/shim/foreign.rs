@@ -1,4 +1,5 @@
-//! A BinaryName that names another runtime: its command is executed. runc stands for all that have its command line.
+//! Tests of a BinaryName that names another runtime: its command is executed. runc stands for all with its command
+//! line.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Init's life: order, codes, and what is told.
+//! Tests of init's life cycle: the order of events, exit codes, and errors.
 
 use std::path::Path;
 
@@ -66,7 +66,7 @@ fn a_running_task_is_not_deleted_and_its_waiter_survives_the_delete() {
     assert_eq!(status(&shim, ""), Status::RUNNING);
     let waiter = shim.waiter("");
     shim.kill("", libc::SIGTERM, true).unwrap();
-    // The first process of a pid namespace ignores what it has no handler for.
+    // The first process of a pid namespace ignores signals without a handler.
     shim.kill("", libc::SIGKILL, false).unwrap();
     wait(|| status(&shim, "") == Status::STOPPED);
     shim.delete("").unwrap();
@@ -86,7 +86,7 @@ fn a_create_that_fails_leaves_nothing_and_says_why() {
     let nowhere = shim.create(&bundle, |request| request.checkpoint = "/nowhere".into());
     assert_eq!(code(nowhere), Code::INVALID_ARGUMENT);
     assert_eq!(code(shim.create(&bundle, |request| request.bundle = "relative".into())), Code::INVALID_ARGUMENT);
-    // Its id is free again.
+    // The id is free again.
     bundle.config["process"]["args"] = json!(["/bin/true"]);
     std::fs::write(bundle.path.join("config.json"), bundle.config.to_string()).unwrap();
     shim.create(&bundle, |_| {}).unwrap();

@@ -1,4 +1,4 @@
-//! The real binary, spoken to over its socket, with a bundle made on the spot and no containerd. These tests want root.
+//! Tests of the real binary over its socket, with generated bundles and without containerd. These tests require root.
 
 mod bed;
 mod bootstrap;

@@ -1,4 +1,4 @@
-//! Standard streams: FIFOs, files, loggers, terminals.
+//! Tests of standard streams: FIFOs, files, loggers, terminals.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -46,14 +46,14 @@ fn fifos_carry_input_output_and_errors_to_their_ends() {
     let close = CloseIORequest { id: shim.id.clone(), stdin: true, ..Default::default() };
     shim.client.close_io(call_limit(), &close).unwrap();
     assert_eq!(shim.wait("").unwrap(), 0);
-    // Before the delete, for clients wait for that end first.
+    // Before the delete, because clients wait for that end first.
     assert_eq!(out.join().unwrap().len(), long.len());
     assert_eq!(err.join().unwrap(), "err\n");
     shim.delete("").unwrap();
 }
 
 #[test]
-fn output_that_nobody_reads_stops_the_container_alone() {
+fn unread_output_blocks_only_its_container() {
     let bed = Bed::new();
     let bundle = bed.bundle(&["/bin/sh", "-c", "while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy; done"]);
     let shim = bed.start(&bundle);
@@ -65,7 +65,7 @@ fn output_that_nobody_reads_stops_the_container_alone() {
     assert_eq!(shim.wait("e").unwrap(), 0);
     shim.kill("", libc::SIGKILL, false).unwrap();
     assert_eq!(shim.wait("").unwrap(), 137);
-    // The drain gives up after its time.
+    // The drain gives up after its timeout.
     shim.delete("").unwrap();
 }
 
@@ -101,7 +101,7 @@ fn a_logger_reads_both_streams_and_ends_with_them() {
     shim.delete("").unwrap();
     let expected = format!("{} {} to {}\nout\nerr\n", crate::bed::NAMESPACE, bundle.id, log.display());
     assert_eq!(fs::read_to_string(log).unwrap(), expected);
-    // Addresses that are none.
+    // Invalid addresses.
     let again = shim.create(&bundle, |request| request.stdout = "http://x/y".into());
     assert_eq!(code(again), Code::INVALID_ARGUMENT);
     let missing = shim.create(&bundle, |request| request.stdout = "binary:///no/logger".into());
@@ -136,7 +136,7 @@ fn an_orphan_that_keeps_the_output_does_not_keep_an_exec() {
     let (out, stdout) = fifo(&bed, "out");
     shim.exec("e", &["/bin/sh", "-c", "sleep 1000 & echo out"], |request| request.stdout = stdout).unwrap();
     shim.start("e").unwrap();
-    // The orphan keeps the FIFO's writer, until the delete closes it.
+    // The orphan holds the FIFO's writer, until the delete closes it.
     let out = reader(&out);
     assert_eq!(shim.wait("e").unwrap(), 0);
     shim.delete("e").unwrap();

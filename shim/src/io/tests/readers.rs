@@ -1,4 +1,4 @@
-//! Readers of outputs that are gone, that come again, and that do not read.
+//! Tests of readers of outputs that close, that reopen, and that do not read.
 
 use super::*;
 
@@ -39,12 +39,12 @@ fn an_exit_and_a_deletion_stop_waiting_for_a_reader_that_goes() {
             std::fs::File::from(stdout).write_all(b"words\n").unwrap();
             drop(stderr);
             let begin = Instant::now();
-            let told = tokio::spawn(copying.process_ended());
+            let reported = tokio::spawn(copying.process_ended());
             copied(&reader).await;
-            assert!(!is_told(&told).await, "the exit waits for the reader");
+            assert!(!is_reported(&reported).await, "the exit waits for the reader");
             let drained = deleted.then(|| tokio::spawn(copying.drain()));
             drop(reader);
-            assert!(told.await.unwrap());
+            assert!(reported.await.unwrap());
             if let Some(drained) = drained {
                 drained.await.unwrap();
             }
