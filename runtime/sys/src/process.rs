@@ -191,8 +191,10 @@ unsafe fn child_main(spawn: &Spawn, argv: *const *const libc::c_char, env: *cons
                 fail();
             }
         }
-        let empty = c"";
-        libc::syscall(libc::SYS_execveat, spawn.image.as_raw_fd(), empty.as_ptr(), argv, env, libc::AT_EMPTY_PATH);
+        // An empty path, on the stack: the kernel reads it from a page that is present. For a page of the program that is
+        // not, it may need memory that the child's cgroup lacks, and User-Mode Linux 6.1 panics then.
+        let empty: libc::c_char = 0;
+        libc::syscall(libc::SYS_execveat, spawn.image.as_raw_fd(), &raw const empty, argv, env, libc::AT_EMPTY_PATH);
         fail()
     }
 }

@@ -115,8 +115,8 @@ fn file(ground: &Ground) -> anyhow::Result<()> {
     twins.call_with(&["update", "--resources", "-", "{id}"], r#"{ "pids": { "limit": 13 } }"#)?;
     files(&twins, "update --resources -", &[("pids", "pids.max")])?;
     // The file counts, flags beside it do not.
-    twins.call_with(&["update", "-r", "/dev/stdin", "{id}"], r#"{ "pids": { "limit": 15 } }"#)?;
-    files(&twins, "update -r /dev/stdin", &[("pids", "pids.max")])?;
+    twins.call_with(&["update", "-r", "/proc/self/fd/0", "{id}"], r#"{ "pids": { "limit": 15 } }"#)?;
+    files(&twins, "update -r /proc/self/fd/0", &[("pids", "pids.max")])?;
     twins.call_with(&["update", "--resources=-", "{id}"], " null\n")?;
     files(&twins, "update -r of null", &[("pids", "pids.max")])?;
     twins.line("update -r {dir}/limits --pids-limit 14 {id}")?;
