@@ -15,7 +15,6 @@
 //!
 //! A container without requests produces one exit event per process, so the last case needs thousands of execs and a
 //! daemon that does not answer and yet sends requests.
-#![forbid(unsafe_code)]
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

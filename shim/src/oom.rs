@@ -11,7 +11,6 @@
 //! systemd removes the cgroup of a scope as soon as it is empty, often before its counts were read here. The counts of
 //! its parent then show that there was a kill, there or beside it; that the container's init was killed, and not by
 //! this shim, decides between the two ([`Watcher::check_killed`]).
-#![forbid(unsafe_code)]
 
 mod events;
 

@@ -10,7 +10,6 @@
 //! The TOML keys are the fields' names in Go (`SystemdCgroup`); case and underscores do not matter, as in containerd's
 //! own reader. An unknown key is a warning; a value of the wrong type is an error, because the change that it asks for
 //! would silently not happen.
-#![forbid(unsafe_code)]
 
 use std::path::Path;
 use std::time::Duration;

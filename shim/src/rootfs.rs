@@ -10,7 +10,6 @@
 //! | fsopen, open_tree, move_mount | 5.2 | mount(2) on the target's descriptor |
 //! | mount_setattr | 5.12 | remount after mount(2); an idmapped mount is an error |
 //! | overlay's `lowerdir+` | 6.7 | one `lowerdir`; past a page of options the layers go by descriptors (`/proc/self/fd/N`) |
-#![forbid(unsafe_code)]
 
 mod request;
 mod unmount;

@@ -5,7 +5,6 @@
 //! that of the bundle's config.json where containerd wrote one (`ctr sandboxes run`). CRI writes none: the process is
 //! then [`pause`], in the namespaces that the pod's configuration asks for, and its pid is where CRI lets the pod's
 //! containers find them.
-#![forbid(unsafe_code)]
 
 mod config;
 pub mod pause;

@@ -2,7 +2,6 @@
 //!
 //! A host may forbid a setting that was not requested explicitly: that is logged. A requested one that fails is an
 //! error.
-#![forbid(unsafe_code)]
 
 use std::path::Path;
 

@@ -3,7 +3,6 @@
 //!
 //! Every number that the kernel provides is filled in; a controller that is not enabled leaves its message out. Neither
 //! message has the network part filled in: its numbers are those of a network namespace, which CRI reads by itself.
-#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 

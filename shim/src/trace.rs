@@ -16,7 +16,6 @@
 //! | OTEL_SDK_DISABLED | true disables traces |
 //!
 //! A value that is not supported (grpc, https) disables traces too, with a warning that names the variable.
-#![forbid(unsafe_code)]
 
 mod config;
 mod encode;

@@ -1,5 +1,4 @@
 //! Tests of the publisher against a server that starts, stops and refuses.
-#![forbid(unsafe_code)]
 
 use super::*;
 use async_trait::async_trait;

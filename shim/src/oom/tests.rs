@@ -1,5 +1,4 @@
 //! Tests with the kernel's own OOM killer, in cgroups of this host's version.
-#![forbid(unsafe_code)]
 
 use super::*;
 use brig_engine::cgroup::{Cgroup, CgroupKind, CgroupRecord};

@@ -1,5 +1,4 @@
 //! A mount request of containerd, with its options sorted by their receiver.
-#![forbid(unsafe_code)]
 
 use std::borrow::Cow;
 use std::ffi::OsString;

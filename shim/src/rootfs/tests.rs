@@ -1,5 +1,4 @@
 //! Tests with real mounts, each in a mount namespace of its own thread.
-#![forbid(unsafe_code)]
 
 use super::*;
 use std::fs;

@@ -1,5 +1,4 @@
 //! Unmounting a root file system.
-#![forbid(unsafe_code)]
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

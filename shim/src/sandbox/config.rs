@@ -1,7 +1,6 @@
 //! A pod's configuration from CRI (PodSandboxConfig of k8s.io/cri-api's runtime.v1), as an OCI configuration.
 //!
 //! Only the message's fields that concern namespaces, limits and names are read, by their numbers.
-#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -2,7 +2,6 @@
 //!
 //! The program is the shim's own binary under the name `pause`, bound read-only into an otherwise empty root: there is
 //! no image to pull, and nothing to write to.
-#![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::io::Write;

@@ -1,5 +1,4 @@
 //! Tests of metrics from files of known content, and from the kernel's own.
-#![forbid(unsafe_code)]
 
 use super::*;
 use brig_engine::cgroup::{Cgroup, CgroupKind, CgroupRecord};

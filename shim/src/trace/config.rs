@@ -1,5 +1,4 @@
 //! The environment variables that configure traces.
-#![forbid(unsafe_code)]
 
 use std::time::Duration;
 

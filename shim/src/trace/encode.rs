@@ -1,5 +1,4 @@
 //! ExportTraceServiceRequest in OTLP's two encodings (opentelemetry-proto, collector/trace/v1 and trace/v1).
-#![forbid(unsafe_code)]
 
 use brig_wire::protobuf::Message;
 use std::fmt::Write as _;

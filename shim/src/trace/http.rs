@@ -1,5 +1,4 @@
 //! The part of HTTP/1.1 that a collector needs: a POST, and the status of its response.
-#![forbid(unsafe_code)]
 
 use std::fmt;
 

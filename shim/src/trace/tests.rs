@@ -1,5 +1,4 @@
 //! Tests of spans against a small collector.
-#![forbid(unsafe_code)]
 
 use super::*;
 use protobuf::CodedInputStream;

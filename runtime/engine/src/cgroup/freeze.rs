@@ -52,7 +52,7 @@ pub(super) fn v2_is_frozen(dir: &Dir) -> Result<bool> {
 /// that time may hold the state, until FROZEN is written again, or after a thaw.
 pub(super) fn v1(dir: &Dir, freeze: bool) -> Result<()> {
     let what = || format!("cannot {} {}", if freeze { "freeze" } else { "thaw" }, dir.path().display());
-    let result = if freeze { legacy_freeze(dir).with_context(what) } else { Ok(false) };
+    let result = if freeze { v1_freeze(dir).with_context(what) } else { Ok(false) };
     match result {
         Ok(true) => return Ok(()),
         Ok(false) if !freeze => return dir.write("freezer.state", "THAWED").with_context(what),
@@ -66,7 +66,7 @@ pub(super) fn v1(dir: &Dir, freeze: bool) -> Result<()> {
     Err(Error::other(format!("{}: it took more than {} s", what(), CHANGE_TIMEOUT.as_secs())))
 }
 
-fn legacy_freeze(dir: &Dir) -> brig_sys::SysResult<bool> {
+fn v1_freeze(dir: &Dir) -> brig_sys::SysResult<bool> {
     let deadline = Instant::now() + CHANGE_TIMEOUT;
     for round in 1u32.. {
         if round % 64 == 0 {

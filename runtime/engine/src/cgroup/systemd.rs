@@ -122,16 +122,10 @@ impl Pending {
 
     /// The scope's cgroup, relative to each hierarchy's root.
     fn group(&self, bus: &mut Bus) -> Result<PathBuf> {
-        let object = match bus.manager("GetUnit", &[Value::text(&*self.plan.unit)])?.into_iter().next() {
-            Some(Value::Path(path)) => path,
-            other => return Err(Error::other(format!("systemd names no unit but {other:?}"))),
-        };
-        let group = bus.property(&object, SCOPE, "ControlGroup")?;
-        let group = group.trim_start_matches('/');
-        if group.is_empty() {
-            return Err(Error::other(format!("the scope {} has no cgroup: its process has ended", self.plan.unit)));
+        match control_group(bus, &self.plan.unit)? {
+            Some(group) if !group.is_empty() => Ok(group.into()),
+            _ => Err(Error::other(format!("the scope {} has no cgroup: its process has ended", self.plan.unit))),
         }
-        Ok(group.into())
     }
 
     /// Applies everything that systemd does not do, or does roughly: exact values, files without a property, exact
@@ -202,6 +196,21 @@ fn finish(bus: &mut Bus, answer: Vec<Value>) -> Result<String> {
     }
 }
 
+/// The unit's cgroup, relative to each hierarchy's root: empty if the unit has none, `None` if there is no such unit.
+fn control_group(bus: &mut Bus, unit: &str) -> Result<Option<String>> {
+    match bus.manager("GetUnit", &[Value::text(unit)]) {
+        Ok(answer) => match answer.into_iter().next() {
+            Some(Value::Path(object)) => {
+                let group = bus.property(&object, SCOPE, "ControlGroup")?;
+                Ok(Some(group.trim_start_matches('/').to_owned()))
+            }
+            other => Err(Error::other(format!("systemd names no unit but {other:?}"))),
+        },
+        Err(CallError::Remote(name, _)) if name == NO_UNIT => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn reset_failed(bus: &mut Bus, unit: &str) -> Result<()> {
     match bus.manager("ResetFailedUnit", &[Value::text(unit)]) {
         Ok(_) => Ok(()),
@@ -236,16 +245,8 @@ fn kill_unit(bus: &mut Bus, unit: &str) -> Result<()> {
 pub(super) fn stop(unit: &UnitRecord, own: Option<(&Path, &Path)>) -> Result<()> {
     let mut bus = Bus::connect(unit.user)?;
     let what = || format!("cannot stop the unit {}", unit.unit);
-    let group = match bus.manager("GetUnit", &[Value::text(&*unit.unit)]) {
-        Ok(answer) => match answer.into_iter().next() {
-            Some(Value::Path(object)) => bus.property(&object, SCOPE, "ControlGroup").with_context(what)?,
-            other => return Err(Error::other(format!("{}: systemd names no unit but {other:?}", what()))),
-        },
-        Err(CallError::Remote(name, _)) if name == NO_UNIT => return Ok(()),
-        Err(error) => return Err(Error::from(error)).with_context(what),
-    };
-    let group = group.trim_start_matches('/');
-    if !group.is_empty() && !own.is_some_and(|(mount, own)| own.starts_with(mount.join(group))) {
+    let Some(group) = control_group(&mut bus, &unit.unit).with_context(what)? else { return Ok(()) };
+    if !group.is_empty() && !own.is_some_and(|(mount, own)| own.starts_with(mount.join(&group))) {
         tracing::warn!(
             "systemd: leaving unit {} alone, because another unit has taken the name of the container's",
             unit.unit
