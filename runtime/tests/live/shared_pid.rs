@@ -2,6 +2,7 @@
 //! their process inside as its last action.
 
 use std::fs;
+use std::io::Read;
 
 use serde_json::json;
 
@@ -73,7 +74,11 @@ fn what_a_clone_does_not_inherit_is_set_for_the_second_stage() {
     ]);
     bundle.config["process"]["scheduler"] =
         json!({"policy": "SCHED_OTHER", "nice": -5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
-    bundle.config["process"]["user"] = json!({"uid": 4_000_000, "gid": 4_000_000});
+    // RLIMIT_NPROC counts the processes of a user on the whole host, where other runs of this test may go on.
+    let mut random = [0; 4];
+    fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
+    let uid = 1_000_000_000 | (u32::from_ne_bytes(random) >> 3);
+    bundle.config["process"]["user"] = json!({"uid": uid, "gid": uid});
     // Twice the container's limit: the second-stage init and the shell's child count, but not the first-stage init.
     assert_eq!(bundle.run_ok(), "2\n77\n-5\n");
 }
