@@ -379,9 +379,10 @@ impl Server<'_> {
                     let _phase = trace::phase("put on record");
                     self.observer.ready(self.guard.child())?;
                     let recorded = Recorded { seccomp: self.seccomp.take() };
-                    self.parent.answer::<Ready>(&recorded)?;
-                    // Must happen while init runs its steps: the first-stage init has exited by now, and is reaped.
+                    // Must precede the answer, after which the program may start: until the first-stage init is reaped, it
+                    // counts towards RLIMIT_NPROC of the container's user.
                     self.first_stage = None;
+                    self.parent.answer::<Ready>(&recorded)?;
                 }
                 Step::Listening => {
                     let listener = fd.ok_or_else(|| Error::other("init sent no seccomp listener"))?;
