@@ -5,7 +5,7 @@ mod bed;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bed::{Gated, Scratch, plan_of};
+use bed::{Gated, Scratch, plan_of, plan_of_config};
 use brig_engine::cgroup::{Cgroup, CgroupRecord, OomEvent};
 use brig_plan::host::CgroupLayout;
 use oci_spec::runtime::LinuxResources;
@@ -266,8 +266,18 @@ fn a_delegated_cgroup_belongs_to_the_containers_user_but_for_its_limits() {
     if !unified() {
         return;
     }
-    let mut plan = plan_of(&format!("/brig-test-owner-{}", std::process::id()), &json!({})).expect("a plan");
-    plan.owner = Some(12_345);
+    let plan = plan_of_config(json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs"},
+        "process": {"user": {"uid": 12_345, "gid": 0}, "cwd": "/", "args": ["sh"]},
+        "mounts": [{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}],
+        "linux": {
+            "cgroupsPath": format!("/brig-test-owner-{}", std::process::id()),
+            "namespaces": [{"type": "cgroup"}, {"type": "mount"}],
+        },
+    }));
+    let plan = plan.expect("a plan");
+    assert_eq!(plan.owner, Some(12_345));
     let scratch = Scratch(Cgroup::create(&plan).expect("a cgroup"));
     let owner = |file: &str| std::fs::metadata(scratch.path("").join(file)).expect(file).uid();
     assert_eq!(["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"].map(owner), [12_345; 4]);

@@ -191,6 +191,7 @@ fn host(random: &mut Random) -> Host {
         kernel: *random.pick(&[(6, 12), (4, 19)]),
         own_namespaces: NamespaceKind::ALL.into_iter().filter(|_| random.below(8) == 0).collect(),
         host_namespaces: NamespaceKind::ALL.into_iter().filter(|_| random.below(8) == 0).collect(),
+        procfs_shows_joined_pids: random.below(2) == 0,
     }
 }
 

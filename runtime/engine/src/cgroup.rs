@@ -39,6 +39,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use brig_plan::Finished;
 use brig_plan::cgroup::{CgroupPlan, Placement};
 use dir::{CGROUP2_MAGIC, Dir};
 
@@ -76,7 +77,7 @@ impl Cgroup {
     /// # Errors
     /// Everything that was created is removed again. The error names a missing controller, and the field that requires
     /// it.
-    pub fn create(plan: &CgroupPlan) -> Result<Cgroup> {
+    pub fn create(plan: &Finished<CgroupPlan>) -> Result<Cgroup> {
         match create(plan) {
             Err(error) if plan.optional && forbidden(&plan.placement) => {
                 // No field requires a cgroup.
@@ -415,7 +416,7 @@ impl Cgroup {
     }
 }
 
-fn create(plan: &CgroupPlan) -> Result<Cgroup> {
+fn create(plan: &Finished<CgroupPlan>) -> Result<Cgroup> {
     let rules = plan.devices.as_deref();
     let mut record =
         CgroupRecord { resources: plan.resources.clone(), devices: plan.devices.clone(), ..CgroupRecord::default() };

@@ -1,6 +1,6 @@
 //! The two ends of the channel between parent and init: whole packets, typed by [`crate::handshake`].
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -141,11 +141,6 @@ impl InitEnd {
     /// Duplicates the handle.
     pub fn try_clone(&self) -> Result<InitEnd> {
         self.0.try_clone().map(InitEnd).context("unable to copy an fd")
-    }
-
-    /// The descriptor's number, to be inherited.
-    pub fn number(&self) -> RawFd {
-        self.0.as_raw_fd()
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {

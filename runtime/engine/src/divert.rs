@@ -10,12 +10,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::handshake::INIT_VARIABLE;
 use crate::launch::init;
-
-/// The environment variable that makes a process an init. Its value is the descriptor number of the plan's memory file.
-/// musl passes no arguments to the entries of `.init_array`, and no /proc is there in an empty mount namespace; the
-/// environment is in place with every C library.
-pub(crate) const VARIABLE: &str = "_BRIG_INIT";
 
 static HAS_RUN: AtomicBool = AtomicBool::new(false);
 
@@ -28,7 +24,7 @@ static ENTRY: extern "C" fn() = divert;
 
 extern "C" fn divert() {
     HAS_RUN.store(true, Ordering::Relaxed);
-    if let Some(plan) = std::env::var_os(VARIABLE) {
+    if let Some(plan) = std::env::var_os(INIT_VARIABLE) {
         std::process::exit(init::main(&plan));
     }
 }

@@ -40,6 +40,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::ErrorKind;
 use crate::rootfs::MemoryDevice;
 
+/// The environment variable that makes a process an init. Its value is the descriptor number of the plan's memory file.
+/// musl passes no arguments to the entries of `.init_array`, and no /proc is there in an empty mount namespace; the
+/// environment is in place with every C library.
+pub(crate) const INIT_VARIABLE: &str = "_BRIG_INIT";
+
 /// A request of init. Its reply has its own type, so that the compiler checks both ends.
 pub trait Request: Serialize + DeserializeOwned {
     /// The step that the request belongs to.

@@ -12,9 +12,8 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::OFlags;
 
-use crate::divert;
 use crate::error::{Context, Error, Result};
-use crate::handshake::Filter;
+use crate::handshake::{Filter, INIT_VARIABLE};
 use brig_plan::hooks::Hook;
 use brig_plan::process::dedup_env;
 use brig_sys::{command, inherited, process, seal, seccomp};
@@ -29,6 +28,8 @@ pub struct Setting<'a> {
     pub state: &'a [u8],
     /// The working directory; `None` for that of this process.
     pub directory: Option<&'a Path>,
+    /// The environment of a hook that gives none; `None` for that of this process.
+    pub environment: Option<&'a [String]>,
     /// A seccomp filter, which each hook's process installs before it executes the hook.
     pub filter: Option<&'a Filter>,
     /// The container's init, as a pidfd: a hook is killed when init exits, because its work is then in vain, and a
@@ -39,7 +40,7 @@ pub struct Setting<'a> {
 impl<'a> Setting<'a> {
     /// Hooks that run in the runtime namespace, in this directory.
     pub fn beside(state: &'a [u8], directory: &'a Path) -> Setting<'a> {
-        Setting { state, directory: Some(directory), filter: None, init: None }
+        Setting { state, directory: Some(directory), environment: None, filter: None, init: None }
     }
 
     /// Limits the hooks to the lifetime of `init`, a pidfd.
@@ -62,7 +63,8 @@ pub fn run(hooks: &[Hook], setting: Setting) -> Result<()> {
 /// Runs the poststop hooks in the bundle, or in the caller's directory if the bundle was removed. Every hook runs,
 /// regardless of the others, and a failure is a warning (runtime.md, Lifecycle).
 pub fn run_poststop(hooks: &[Hook], state: &[u8], bundle: &Path) {
-    let setting = Setting { state, directory: Some(bundle).filter(|bundle| bundle.is_dir()), filter: None, init: None };
+    let setting =
+        Setting { directory: Some(bundle).filter(|bundle| bundle.is_dir()), ..Setting::beside(state, bundle) };
     let failed = hooks.iter().filter_map(|hook| run(std::slice::from_ref(hook), setting).err());
     failed.for_each(|error| tracing::warn!("{error}"));
 }
@@ -76,8 +78,9 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
         command.arg0(name).args(rest);
     }
     // A hook may be another program that embeds the engine, and must not be diverted to the init stage.
-    command.env_remove(divert::VARIABLE).env_remove(inherited::VARIABLE);
-    if let Some(env) = &hook.env {
+    command.env_remove(INIT_VARIABLE).env_remove(inherited::VARIABLE);
+    let env = hook.env.as_deref().or(setting.environment);
+    if let Some(env) = env {
         command.env_clear().envs(env.iter().filter_map(|entry| entry.split_once('=')));
     }
     if let Some(directory) = setting.directory {
@@ -96,7 +99,7 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
         seccomp::install_before_exec(&mut command, filter.instructions.clone(), filter.flags);
     }
     // After the filter, because it executes the hook.
-    if let Some(env) = hook.env.as_ref().filter(|env| env.iter().any(|entry| !entry.contains('='))) {
+    if let Some(env) = env.filter(|env| env.iter().any(|entry| !entry.contains('='))) {
         exec_with(&mut command, hook, env)?;
     }
     let mut child = command.spawn().context("unable to start it")?;
@@ -158,21 +161,33 @@ fn append(path: &Path) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use brig_plan::Finished;
+    use serde_json::{Value, json};
     use std::time::{Duration, Instant};
 
-    fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
-        super::run(hooks, Setting::beside(state, Path::new("/")))
+    fn run(hooks: &[Value], state: &[u8]) -> Result<()> {
+        super::run(&planned(hooks), Setting::beside(state, Path::new("/")))
     }
 
-    fn hook(script: &str) -> Hook {
-        Hook {
-            place: "hooks.poststop[0]".to_owned(),
-            path: "/bin/sh".into(),
-            args: ["sh", "-c", script].map(str::to_owned).to_vec(),
-            env: Some(vec!["NAME=value".to_owned()]),
-            timeout: None,
-            outputs: [None, None],
-        }
+    fn planned(hooks: &[Value]) -> Finished<Vec<Hook>> {
+        serde_json::from_value(hooks.into()).unwrap()
+    }
+
+    /// A hook as a plan has it, in JSON.
+    fn hook(script: &str) -> Value {
+        json!({
+            "place": "hooks.poststop[0]",
+            "path": "/bin/sh",
+            "args": ["sh", "-c", script],
+            "env": ["NAME=value"],
+            "timeout": null,
+            "outputs": [null, null],
+        })
+    }
+
+    fn with(mut hook: Value, field: &str, value: Value) -> Value {
+        hook[field] = value;
+        hook
     }
 
     #[test]
@@ -183,16 +198,16 @@ mod tests {
 
     #[test]
     fn environment_entries_without_an_equals_sign_are_passed_on() {
-        let env = ["NAME=old", "word", "", "=x", "NAME=value"].map(str::to_owned).to_vec();
+        let env = json!(["NAME=old", "word", "", "=x", "NAME=value"]);
         let script = "test \"$(tr '\\0' , </proc/$$/environ)\" = 'NAME=value,word,=x,' && test $0 = sh";
-        run(&[Hook { env: Some(env), ..hook(script) }], b"").unwrap();
+        run(&[with(hook(script), "env", env)], b"").unwrap();
     }
 
     #[test]
     fn poststop_hooks_run_in_the_bundle_or_in_the_callers_directory() {
         let directory = tempfile::tempdir().unwrap();
         let mark = directory.path().join("mark");
-        let hooks = [hook(&format!("pwd >>{}", mark.display()))];
+        let hooks = planned(&[hook(&format!("pwd >>{}", mark.display()))]);
         run_poststop(&hooks, b"", Path::new("/usr"));
         run_poststop(&hooks, b"", &directory.path().join("removed"));
         let caller = std::env::current_dir().unwrap();
@@ -207,7 +222,7 @@ mod tests {
         let error = run(&hooks, b"").unwrap_err().to_string();
         assert_eq!(error, "error running hooks.poststop[0] /bin/sh: exit status 3, stderr: no such luck");
         assert!(!mark.exists());
-        run_poststop(&hooks, b"", Path::new("/"));
+        run_poststop(&planned(&hooks), b"", Path::new("/"));
         assert!(mark.exists());
     }
 
@@ -215,7 +230,7 @@ mod tests {
     fn hook_output_is_appended_to_the_configured_files() {
         let directory = tempfile::tempdir().unwrap();
         let outputs = ["out", "err"].map(|name| Some(directory.path().join(name)));
-        let hook = Hook { outputs: outputs.clone(), ..hook("echo said; echo complained >&2") };
+        let hook = with(hook("echo said; echo complained >&2"), "outputs", json!(outputs));
         run(&[hook.clone(), hook], b"").unwrap();
         let read = |place: usize| std::fs::read_to_string(outputs[place].as_ref().unwrap()).unwrap();
         assert_eq!([read(0), read(1)], ["said\nsaid\n", "complained\ncomplained\n"]);
@@ -223,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_hook_is_killed_at_its_timeout() {
-        let hook = Hook { timeout: Some(Duration::from_millis(50)), ..hook("exec sleep 100") };
+        let hook = with(hook("exec sleep 100"), "timeout", json!(Duration::from_millis(50)));
         let started = Instant::now();
         assert!(run(&[hook], b"").unwrap_err().to_string().contains("timeout"));
         assert!(started.elapsed() < Duration::from_secs(10));

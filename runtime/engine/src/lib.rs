@@ -65,7 +65,7 @@ pub mod seccomp;
 pub use error::{Error, ErrorKind, Result};
 pub use features::{SPEC_VERSION, features};
 #[cfg(feature = "faults")]
-pub use launch::faults::init_steps;
+pub use launch::table::init_steps;
 pub use oci_spec;
 pub use state::check_id;
 pub use store::replace;

@@ -31,6 +31,7 @@ pub fn host() -> Result<Host> {
         kernel: kernel_release(),
         own_namespaces: Vec::new(),
         host_namespaces: Vec::new(),
+        procfs_shows_joined_pids: false,
     })
 }
 

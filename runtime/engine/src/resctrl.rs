@@ -150,16 +150,18 @@ fn root() -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use brig_plan::Finished;
+    use brig_plan::intel_rdt::of_group;
+    use serde_json::{Value, json};
 
-    fn plan(class: Option<&str>, fixed: &[&str], schemata: &[&str]) -> IntelRdtPlan {
-        let text = |list: &[&str]| list.iter().map(|line| (*line).to_owned()).collect();
-        IntelRdtPlan {
-            class: class.map(str::to_owned),
-            id: "box".to_owned(),
-            fixed: text(fixed),
-            schemata: text(schemata),
-            monitoring: false,
-        }
+    /// The plan of the container `box` with this `linux.intelRdt`.
+    fn plan_of(rdt: Value) -> Finished<IntelRdtPlan> {
+        let linux = serde_json::from_value(json!({ "intelRdt": rdt })).unwrap();
+        of_group(Some(&linux), "box").unwrap().unwrap()
+    }
+
+    fn plan(class: Option<&str>, fixed: &[&str], schemata: &[&str]) -> Finished<IntelRdtPlan> {
+        plan_of(json!({ "closID": class, "l3CacheSchema": fixed.first(), "schemata": schemata }))
     }
 
     fn make(root: &Path, plan: &IntelRdtPlan) -> (Group, Result<()>) {
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn a_created_group_is_removed_after_a_later_failure() {
         let root = tempfile::tempdir().unwrap();
-        let monitored = IntelRdtPlan { monitoring: true, ..plan(None, &[], &[]) };
+        let monitored = plan_of(json!({ "enableMonitoring": true }));
         // Without a directory mon_groups the group cannot be monitored.
         let (group, made) = make(root.path(), &monitored);
         assert!(made.unwrap_err().to_string().contains("linux.intelRdt.enableMonitoring"));

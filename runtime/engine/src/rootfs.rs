@@ -12,6 +12,7 @@
 //! The image and the activity of other containers in shared volumes are hostile. Every path in the root goes through
 //! [`brig_sys::path`], and the result is used by descriptor.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,7 @@ use nix::errno::Errno;
 use rustix::fs::Mode;
 
 use crate::error::{Context, Error, Result};
-use brig_plan::mounts::{MountKind, MountOp, Pivot, RootfsPlan};
-use brig_sys::inherited::Inherited;
+use brig_plan::mounts::{CgroupMounts, MountKind, MountOp, Pivot, RootfsPlan};
 use brig_sys::mount;
 use brig_sys::path::Dir;
 use brig_sys::procfs::{Proc, mount_id};
@@ -42,6 +42,21 @@ use outside::HostMounts;
 pub use pivot::check_root;
 pub use seed::cached_namespace;
 
+/// What exists at run time alone of a root, beside its plan.
+#[derive(Debug, Default)]
+pub struct RootContext {
+    /// The content of cgroup mounts.
+    pub cgroup: CgroupMounts,
+    /// The cached empty mount namespace. This process is still in the host's, and creates its own as a copy of the
+    /// cached one.
+    pub empty_namespace: Option<OwnedFd>,
+    /// The sources of [`open_sources`].
+    pub sources: BTreeMap<usize, OwnedFd>,
+    /// The pid namespace that a procfs shows, when this process is outside of the container's; `None` for this
+    /// process's own namespace.
+    pub pid_namespace: Option<OwnedFd>,
+}
+
 /// The root of a container during its set-up.
 #[derive(Debug)]
 pub struct Root {
@@ -52,8 +67,10 @@ pub struct Root {
     host_mounts: HostMounts,
     /// A detached copy of the host's /dev/null, for masked files.
     null: Option<OwnedFd>,
-    /// The pid namespace that a procfs shows; `None` for this process's own namespace.
+    /// See [`RootContext::pid_namespace`].
     pid_namespace: Option<OwnedFd>,
+    /// The content of cgroup mounts.
+    cgroup: CgroupMounts,
     /// Mounts that [`Root::finish`] makes read-only.
     deferred_readonly: Vec<OwnedFd>,
 }
@@ -97,17 +114,15 @@ impl Root {
 }
 
 /// Opens the sources of bind mounts as detached copies where a child could not: a child in a user namespace may not
-/// reach the host's paths, and only a detached copy can be idmapped. Returns pairs of an index into `plan.mounts` and a
-/// descriptor. The child opens the sources that may not be opened here (EPERM). A missing source is an error that names
-/// it.
+/// reach the host's paths, and only a detached copy can be idmapped. Returns the copies by their index in `plan.mounts`.
+/// The child opens the sources that may not be opened here (EPERM). A missing source is an error that names it.
 ///
 /// The child copies every other source at the mount's turn: from Linux 6.8 on, /proc/PID/mountinfo lists mounts in the
 /// order of their creation, and tools expect the order of the configuration there.
 ///
-/// Runs in the parent, before the clone. The caller passes the descriptors on and stores their numbers in
-/// [`MountOp::source_fd`].
-pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
-    let mut sources = Vec::new();
+/// Runs in the parent, before the clone.
+pub fn open_sources(plan: &RootfsPlan) -> Result<BTreeMap<usize, OwnedFd>> {
+    let mut sources = BTreeMap::new();
     let mut maps = idmap::Maps::default();
     for (index, op) in plan.mounts.iter().enumerate() {
         let MountKind::Bind { recursive } = op.kind else { continue };
@@ -131,7 +146,7 @@ pub fn open_sources(plan: &RootfsPlan) -> Result<Vec<(usize, OwnedFd)>> {
             let kind = if spread & libc::MS_PRIVATE != 0 { libc::MS_PRIVATE } else { libc::MS_SLAVE };
             mount::set_propagation(&tree, kind | libc::MS_REC).with_context(|| mounts::describe(op))?;
         }
-        sources.push((index, tree));
+        sources.insert(index, tree);
     }
     Ok(sources)
 }
@@ -141,22 +156,15 @@ fn is_symlink(path: &Path) -> bool {
 }
 
 /// Builds the root with all its mounts. Runs in the child. The umask is 0 until [`Root::finish`].
-///
-/// `pid_namespace` is the namespace of the container's processes, when this process is outside of it.
-#[cfg(feature = "internals")]
-pub fn prepare(plan: &RootfsPlan, pid_namespace: Option<OwnedFd>) -> Result<Root> {
-    prepare_with(plan, &mut Inherited::default(), pid_namespace)
-}
-
-/// [`prepare`] with the descriptors that the plan names.
-pub fn prepare_with(plan: &RootfsPlan, inherited: &mut Inherited, pid_namespace: Option<OwnedFd>) -> Result<Root> {
+pub fn prepare(plan: &RootfsPlan, context: RootContext) -> Result<Root> {
+    let RootContext { cgroup, empty_namespace, mut sources, pid_namespace } = context;
     rustix::process::umask(Mode::empty());
     // Must precede the mounts, because /proc may be the image's afterwards.
     let proc = Proc::open().context("error opening /proc")?;
-    let (dir, host_mounts) = pivot::attach_root(plan, inherited, &proc)?;
-    let mut root = Root { dir, proc, host_mounts, null: None, pid_namespace, deferred_readonly: Vec::new() };
-    for op in &plan.mounts {
-        mounts::execute(&mut root, plan, op, inherited).with_context(|| mounts::describe(op))?;
+    let (dir, host_mounts) = pivot::attach_root(plan, empty_namespace, &proc)?;
+    let mut root = Root { dir, proc, host_mounts, null: None, pid_namespace, cgroup, deferred_readonly: Vec::new() };
+    for (index, op) in plan.mounts.iter().enumerate() {
+        mounts::execute(&mut root, plan, op, sources.remove(&index)).with_context(|| mounts::describe(op))?;
     }
     if plan.setup_dev {
         dev::set_up(&root, plan).context("error setting up /dev")?;

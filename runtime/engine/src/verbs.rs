@@ -1,18 +1,20 @@
 //! The verbs: one function of the engine for each of the command's.
 
+mod bundle;
 mod checkpoint;
 mod create;
 mod delete;
+mod describe;
 mod exec;
 mod inspect;
 mod joined;
+mod limits;
 mod listener;
 mod notify;
-
-mod pid_namespace;
 mod record;
 mod restore;
 mod signal;
+mod terminal;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};

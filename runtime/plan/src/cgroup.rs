@@ -16,9 +16,10 @@ use std::borrow::Cow;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, Spec};
+use serde::Serialize;
 
 use super::host::CgroupLayout;
-use super::{Findings, Host};
+use super::{Findings, Finished, Host, Refused};
 use devices::DeviceRule;
 use systemd::UnitPlan;
 
@@ -35,7 +36,7 @@ pub enum CgroupManager {
 }
 
 /// The origin of a path. A path cannot climb above it: `..` is resolved when the plan is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Base {
     /// The root of each hierarchy.
     Root,
@@ -45,7 +46,7 @@ pub enum Base {
 }
 
 /// A path below [`Base`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CgroupPath {
     /// The origin of `path`.
     pub base: Base,
@@ -54,7 +55,7 @@ pub struct CgroupPath {
 }
 
 /// The action when a setting's file does not exist.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Absent {
     /// Refuse: the limit was asked for and this host cannot give it.
     Refuse,
@@ -65,7 +66,8 @@ pub enum Absent {
 }
 
 /// One file of a cgroup, and what is written to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Setting {
     /// The controller that must be there for it: `memory`, `cpu`, ... or `cgroup` for core files.
     pub controller: Cow<'static, str>,
@@ -107,7 +109,7 @@ impl Setting {
 }
 
 /// The place of the cgroup, and its manager.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize)]
 pub enum Placement {
     /// No cgroup of its own.
     None,
@@ -121,7 +123,7 @@ pub enum Placement {
         hybrid: bool,
     },
     /// A unit of systemd, in the hierarchies of [`UnitPlan::layout`].
-    Systemd(UnitPlan),
+    Systemd(Finished<UnitPlan>),
 }
 
 impl Placement {
@@ -138,7 +140,8 @@ impl Placement {
 }
 
 /// The settings of one layout. Only a hybrid host uses both lists: each controller is on one side there.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Settings {
     /// For files of cgroup2.
     pub unified: Vec<Setting>,
@@ -147,7 +150,8 @@ pub struct Settings {
 }
 
 /// Everything about a container's cgroup.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct CgroupPlan {
     /// Place of the cgroup.
     pub placement: Placement,
@@ -165,8 +169,24 @@ pub struct CgroupPlan {
     pub optional: bool,
 }
 
+/// Plans the cgroup of container `id` alone, as [`crate::container::build`] does with the rest.
+///
+/// # Errors
+/// One error that lists every violation.
+pub fn of_container(
+    spec: &Spec,
+    id: &str,
+    manager: CgroupManager,
+    host: &Host,
+) -> Result<Finished<CgroupPlan>, Refused> {
+    let mut findings = Findings::default();
+    let plan = build(spec, id, manager, host, &mut findings);
+    findings.into_result()?;
+    Ok(Finished::new(plan))
+}
+
 /// Builds the plan of container `id`. Faults go to `findings`; the plan is of use only when there are none.
-pub fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, findings: &mut Findings) -> CgroupPlan {
+pub(crate) fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, findings: &mut Findings) -> CgroupPlan {
     let linux = spec.linux().as_ref();
     let mut resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
     settle_zero_pids(&mut resources, spec.version());
@@ -251,7 +271,7 @@ fn place(
     match (manager, host.cgroup) {
         (CgroupManager::Disabled, _) | (_, CgroupLayout::None) => Placement::None,
         (CgroupManager::Systemd, _) => match systemd::unit(spec, id, asked, host, findings) {
-            Some(unit) => Placement::Systemd(unit),
+            Some(unit) => Placement::Systemd(Finished::new(unit)),
             None => Placement::None,
         },
         (CgroupManager::Cgroupfs, layout) => {
@@ -298,7 +318,8 @@ fn settings(resources: &LinuxResources, layout: CgroupLayout) -> Settings {
 }
 
 /// An update: what changes, and what the record says afterwards.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Change {
     /// The resources after the update: what was, with what the update names on top.
     pub resources: LinuxResources,

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Process, Spec};
+use serde::Serialize;
 
 use super::cgroup::{CgroupManager, CgroupPlan};
-use super::hooks::HooksPlan;
+use super::hooks::RuntimeHooks;
 use super::idmap::IdMap;
 use super::ids::{self, IdOrName};
 use super::init::{HookState, InitPlan};
 use super::intel_rdt::IntelRdtPlan;
-use super::mounts::MountOptions;
+use super::mounts::{MountKind, MountOptions, RootfsPlan};
 use super::namespaces::{NamespaceKind, NamespacePlan};
 use super::{
-    Findings, Host, Refused, annotations, cgroup, checks, hooks, intel_rdt, memory_policy, mounts, network, passwd,
-    process, seccomp,
+    Findings, Finished, Host, Refused, annotations, cgroup, checks, hooks, intel_rdt, memory_policy, mounts, network,
+    passwd, process, seccomp,
 };
 
 /// Options of create, translated by the engine.
@@ -33,19 +34,42 @@ pub struct CreateChoices {
 }
 
 /// Everything that create executes, decided before anything is created.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct ContainerPlan {
-    /// The init process's plan; descriptors are filled in at launch.
+    /// The init process's plan.
     pub init: InitPlan,
     pub namespaces: NamespacePlan,
     /// CLONE_NEW* flags of the first clone.
     pub clone_flags: u64,
     /// User and group maps of a new user namespace.
     pub id_maps: Option<(IdMap, IdMap)>,
-    pub cgroup: CgroupPlan,
-    pub hooks: HooksPlan,
+    pub cgroup: Finished<CgroupPlan>,
+    /// The hooks that the runtime runs.
+    pub hooks: RuntimeHooks,
     /// The resctrl group.
     pub intel_rdt: Option<IntelRdtPlan>,
+}
+
+impl ContainerPlan {
+    /// Whether the new mount namespace may begin as a copy of an empty one. Not with hooks that run before the root is
+    /// entered, because they look for the host's paths in the container's mount namespace.
+    pub fn fits_empty_namespace(&self) -> bool {
+        self.clone_flags & NamespaceKind::Mount.clone_flag() != 0
+            && !self.init.runtime_hooks
+            && self.init.rootfs.as_ref().is_some_and(RootfsPlan::fits_empty_namespace)
+    }
+}
+
+/// The plan of an additional process in a running container.
+#[derive(Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ExecPlan {
+    /// The plan of the init that becomes the process.
+    pub init: InitPlan,
+    /// The namespaces to join, every one that is not the host's, as one set of CLONE_NEW* for setns(2) on the pidfd of
+    /// the container's init.
+    pub join: u64,
 }
 
 /// Builds the plan of a container. The strings are warnings for the log.
@@ -58,14 +82,13 @@ pub fn build(
     bundle: &Path,
     choices: CreateChoices,
     host: &Host,
-) -> Result<(ContainerPlan, Vec<String>), Refused> {
+) -> Result<(Finished<ContainerPlan>, Vec<String>), Refused> {
     let mut findings = Findings::default();
     checks::check(spec, host, &mut findings);
     let checked = findings.violations.len();
     let linux = spec.linux().as_ref();
     check_seccomp(linux, &mut findings);
     let namespaces = NamespacePlan::on_host(spec, host);
-    let Stages { clone_flags, sibling, second_stage } = divide(&namespaces);
     let mount_options = MountOptions {
         no_pivot: choices.no_pivot,
         user_namespace: namespaces.is_private(NamespaceKind::User),
@@ -74,6 +97,7 @@ pub fn build(
     let rootfs = mounts::build(spec, bundle, &mount_options, host, &mut findings);
     let cgroup = cgroup::build(spec, id, choices.manager, host, &mut findings);
     let hooks = hooks::build(spec, &mut findings);
+    let Stages { clone_flags, sibling, second_stage } = divide(&namespaces, &rootfs, host);
     let process = process_plan(spec, &namespaces, choices, host, &mut findings);
     let is_new = |kind| namespaces.is_new(kind);
     let id_maps = is_new(NamespaceKind::User).then(|| {
@@ -98,25 +122,25 @@ pub fn build(
             rootfs: Some(rootfs),
             sysctl: sysctl(linux),
             // The parent must know of createContainer hooks too: poststop hooks run when one of them fails.
-            runtime_hooks: [&hooks.prestart, &hooks.create_runtime, &hooks.create_container]
+            runtime_hooks: [&hooks.runtime.prestart, &hooks.runtime.create_runtime, &hooks.container.create_container]
                 .iter()
                 .any(|list| !list.is_empty()),
-            create_container: hooks.create_container.clone(),
-            start_container: hooks.start_container.clone(),
-            hook_state: hook_state(spec, id, bundle),
+            hooks: hooks.container,
+            hook_state: state(spec, id, bundle),
             process,
             preserve_fds: choices.preserve_fds + choices.listen_fds,
-            ..InitPlan::default()
+            seccomp: linux.is_some_and(|linux| linux.seccomp().is_some()),
         },
         clone_flags,
         namespaces,
         id_maps,
-        cgroup,
-        hooks,
+        cgroup: Finished::new(cgroup),
+        hooks: hooks.runtime,
         intel_rdt: intel_rdt::build(linux, id, &mut findings),
     };
     findings.drop_repeated(checked);
-    Ok((plan, findings.into_result()?))
+    let warnings = findings.into_result()?;
+    Ok((Finished::new(plan), warnings))
 }
 
 /// The session keyring's name, by which an exec joins it.
@@ -140,14 +164,18 @@ struct Stages {
 ///
 /// The second clone comes last where only the pid namespace needs it. With a user namespace it comes first: the new
 /// namespaces are owned by that, and a process of a user namespace below the caller's cannot trace one that is not
-/// dumpable and was started outside (ptrace(2)).
-fn divide(namespaces: &NamespacePlan) -> Stages {
+/// dumpable and was started outside (ptrace(2)). It comes first as well where the root has a procfs that only a process
+/// inside of the pid namespace can mount.
+fn divide(namespaces: &NamespacePlan, rootfs: &RootfsPlan, host: &Host) -> Stages {
     let late = NamespaceKind::Cgroup.clone_flag() | NamespaceKind::Time.clone_flag();
     let flags = namespaces.clone_flags() & !late;
     let joins = namespaces.joined().next().is_some();
     let joined = |kind| namespaces.is_private(kind) && !namespaces.is_new(kind);
-    let sibling = joined(NamespaceKind::User) || joins && namespaces.is_new(NamespaceKind::User);
-    if sibling {
+    let is_inside_first = joined(NamespaceKind::Pid)
+        && !host.procfs_shows_joined_pids
+        && rootfs.mounts.iter().any(|op| op.kind == MountKind::Proc);
+    let owner_first = joined(NamespaceKind::User) || joins && namespaces.is_new(NamespaceKind::User);
+    if owner_first || is_inside_first {
         Stages { clone_flags: 0, sibling: Some(flags), second_stage: false }
     } else {
         Stages { clone_flags: flags, sibling: None, second_stage: joined(NamespaceKind::Pid) }
@@ -200,13 +228,15 @@ fn sysctl(linux: Option<&Linux>) -> Vec<(String, String)> {
     list
 }
 
-/// The state that hooks read; status and pid are filled in for each hook.
-pub fn hook_state(spec: &Spec, id: &str, bundle: &Path) -> HookState {
+/// The state of a created container that hooks and a seccomp agent read.
+pub fn hook_state(spec: &Spec, id: &str, bundle: &Path) -> Finished<HookState> {
+    Finished::new(state(spec, id, bundle))
+}
+
+fn state(spec: &Spec, id: &str, bundle: &Path) -> HookState {
     HookState {
         oci_version: spec.version().clone(),
         id: id.to_owned(),
-        status: String::new(),
-        pid: 0,
         bundle: bundle.to_owned(),
         annotations: annotations(spec),
     }
@@ -246,15 +276,17 @@ pub struct ExecChoices {
     pub preserve_fds: u32,
 }
 
-/// Builds the plan of an additional process in a running container. The flags are the namespaces to join, every one
-/// that is not the host's, as one set of CLONE_NEW* for setns(2) on init's pidfd; the strings are warnings.
+/// Builds the plan of an additional process in a running container. The strings are warnings.
+///
+/// # Errors
+/// One error that lists every violation.
 pub fn build_exec(
     spec: &Spec,
     id: &str,
     process: &Process,
     choices: &ExecChoices,
     host: &Host,
-) -> Result<(InitPlan, u64, Vec<String>), Refused> {
+) -> Result<(Finished<ExecPlan>, Vec<String>), Refused> {
     let mut findings = Findings::default();
     let namespaces = NamespacePlan::on_host(spec, host);
     let own_user_namespace = namespaces.is_private(NamespaceKind::User);
@@ -329,11 +361,12 @@ pub fn build_exec(
         keyring: Some(keyring(id)),
         process: plan,
         preserve_fds: choices.preserve_fds,
+        seccomp: linux.is_some_and(|linux| linux.seccomp().is_some()),
         ..InitPlan::default()
     };
     findings.drop_repeated(checked);
     let warnings = findings.into_result()?;
-    Ok((init, join, warnings))
+    Ok((Finished::new(ExecPlan { init, join }), warnings))
 }
 
 /// Decimal ids replace only what they name, as with runc; init looks names up in the container's files.

@@ -18,7 +18,8 @@ pub enum DeviceKind {
 }
 
 /// A device node to create.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DeviceOp {
     /// Path in the container, absolute and without `..`.
     pub path: PathBuf,
@@ -44,13 +45,13 @@ const DEFAULTS: [(&str, u32, u32); 6] = [
 ];
 
 /// Plans the default nodes and those of linux.devices; a configured node replaces the default one of the same path.
-pub fn build(devices: &[LinuxDevice], findings: &mut Findings) -> Vec<DeviceOp> {
+pub(crate) fn build(devices: &[LinuxDevice], findings: &mut Findings) -> Vec<DeviceOp> {
     let configured: Vec<DeviceOp> =
         devices.iter().enumerate().filter_map(|(index, device)| plan_node(index, device, findings)).collect();
     let overridden = |path: &str| configured.iter().any(|op| op.path == Path::new(path));
-    DEFAULTS
-        .iter()
-        .filter(|(path, ..)| !overridden(path))
+    let defaults: Vec<_> = DEFAULTS.iter().filter(|(path, ..)| !overridden(path)).collect();
+    defaults
+        .into_iter()
         .map(|&(path, major, minor)| DeviceOp {
             path: path.into(),
             kind: DeviceKind::Char,
@@ -60,7 +61,7 @@ pub fn build(devices: &[LinuxDevice], findings: &mut Findings) -> Vec<DeviceOp> 
             uid: 0,
             gid: 0,
         })
-        .chain(configured.iter().cloned())
+        .chain(configured)
         .collect()
 }
 

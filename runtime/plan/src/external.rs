@@ -19,9 +19,8 @@ pub struct ExternalMount {
     pub needs_target: bool,
 }
 
-/// Lists every bind, every part of the host's cgroups, and every device node that may be a bind. `plan.cgroup` must
-/// be filled in.
-pub fn mounts(plan: &RootfsPlan) -> Vec<ExternalMount> {
+/// Lists every bind, every part of the host's cgroups, and every device node that may be a bind.
+pub fn mounts(plan: &RootfsPlan, cgroup: &CgroupMounts) -> Vec<ExternalMount> {
     let mut list = Vec::new();
     for (index, op) in plan.mounts.iter().enumerate() {
         let needs_target =
@@ -29,7 +28,7 @@ pub fn mounts(plan: &RootfsPlan) -> Vec<ExternalMount> {
         let mut add = |target: PathBuf, source: &Path, needs_target| {
             list.push(ExternalMount { target, source: source.to_owned(), needs_target });
         };
-        match (&op.kind, &plan.cgroup) {
+        match (&op.kind, cgroup) {
             (MountKind::Bind { .. }, _) => add(op.target.clone(), &op.source, needs_target),
             (MountKind::Cgroup, CgroupMounts::Unified { mountpoint, .. }) if !plan.cgroup_namespace => {
                 add(op.target.clone(), mountpoint, needs_target);
@@ -66,21 +65,21 @@ mod tests {
             {"destination":"/sys/fs/cgroup","type":"cgroup","source":"cgroup"}]}"#;
         let (mut plan, _) = build_json(json, &MountOptions::default(), &host());
         plan.devices.truncate(1);
-        let seen = |plan: &RootfsPlan| -> Vec<(String, String, bool)> {
+        let seen = |plan: &RootfsPlan, cgroup: &CgroupMounts| -> Vec<(String, String, bool)> {
             let text = |path: PathBuf| path.display().to_string();
-            mounts(plan).into_iter().map(|one| (text(one.target), text(one.source), one.needs_target)).collect()
+            mounts(plan, cgroup).into_iter().map(|one| (text(one.target), text(one.source), one.needs_target)).collect()
         };
         let one = |target: &str, source: &str, needs: bool| (target.to_owned(), source.to_owned(), needs);
         let node = plan.devices[0].path.display().to_string();
         let binds = [one("/data", "/srv", true), one("/dev/x", "/x", false)];
         let [data, x] = binds.clone();
-        assert_eq!(seen(&plan), [data.clone(), x.clone(), one(&node, &node, false)]);
-        plan.cgroup = CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: "/sys/fs/cgroup/a".into() };
-        assert_eq!(seen(&plan)[2], one("/sys/fs/cgroup", "/sys/fs/cgroup", true));
+        assert_eq!(seen(&plan, &CgroupMounts::None), [data.clone(), x.clone(), one(&node, &node, false)]);
+        let unified = CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: "/sys/fs/cgroup/a".into() };
+        assert_eq!(seen(&plan, &unified)[2], one("/sys/fs/cgroup", "/sys/fs/cgroup", true));
         let hierarchy = CgroupHierarchy { name: "memory".into(), options: "memory".into(), own: "/h/a".into() };
-        plan.cgroup = CgroupMounts::Hierarchies(vec![hierarchy]);
-        assert_eq!(seen(&plan)[2], one("/sys/fs/cgroup/memory", "/h/a", false));
+        let hierarchies = CgroupMounts::Hierarchies(vec![hierarchy]);
+        assert_eq!(seen(&plan, &hierarchies)[2], one("/sys/fs/cgroup/memory", "/h/a", false));
         plan.cgroup_namespace = true;
-        assert_eq!(seen(&plan), [data, x, one(&node, &node, false)]);
+        assert_eq!(seen(&plan, &hierarchies), [data, x, one(&node, &node, false)]);
     }
 }

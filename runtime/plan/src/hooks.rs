@@ -6,10 +6,11 @@ use std::time::Duration;
 use oci_spec::runtime::{Hook as SpecHook, Spec};
 use serde::{Deserialize, Serialize};
 
-use super::{Findings, annotations};
+use super::{Findings, Finished, annotations};
 
 /// A hook to run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Hook {
     /// JSON path, for messages: `hooks.poststop[0]`.
     pub place: String,
@@ -27,38 +28,61 @@ pub struct Hook {
     pub outputs: [Option<PathBuf>; 2],
 }
 
-/// The six lists of hooks, in the order in which they run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HooksPlan {
-    /// Runtime namespace, in create, before pivot_root. Deprecated by the specification; run before `create_runtime`.
+/// The hooks that the runtime's process runs, in the runtime namespace.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RuntimeHooks {
+    /// In create, before pivot_root. Deprecated by the specification; run before `create_runtime`.
     pub prestart: Vec<Hook>,
-    /// Runtime namespace, in create, before pivot_root.
+    /// In create, before pivot_root.
     pub create_runtime: Vec<Hook>,
-    /// Container namespace, in create, after the mounts and before pivot_root.
-    pub create_container: Vec<Hook>,
-    /// Container namespace, in start, before the program.
-    pub start_container: Vec<Hook>,
-    /// Runtime namespace, in start, after the program was started. A failure kills the container.
+    /// In start, after the program was started. A failure kills the container.
     pub poststart: Vec<Hook>,
-    /// Runtime namespace, in delete. A failure only warns.
+    /// In delete. A failure only warns.
     pub poststop: Vec<Hook>,
 }
 
+/// The hooks that the container's init runs, in the container namespace.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ContainerHooks {
+    /// In create, after the mounts and before pivot_root.
+    pub create_container: Vec<Hook>,
+    /// In start, before the program.
+    pub start_container: Vec<Hook>,
+}
+
+/// All hooks of a configuration, in the order in which they run.
+#[derive(Debug, Default)]
+pub(crate) struct AllHooks {
+    pub runtime: RuntimeHooks,
+    pub container: ContainerHooks,
+}
+
+/// Plans the hooks of a container that has been created, and whose configuration was checked then.
+pub fn of_runtime(spec: &Spec) -> Finished<RuntimeHooks> {
+    Finished::new(build(spec, &mut Findings::default()).runtime)
+}
+
 /// Plans the configuration's hooks.
-pub fn build(spec: &Spec, findings: &mut Findings) -> HooksPlan {
-    let Some(hooks) = spec.hooks() else { return HooksPlan::default() };
+pub(crate) fn build(spec: &Spec, findings: &mut Findings) -> AllHooks {
+    let Some(hooks) = spec.hooks() else { return AllHooks::default() };
     let outputs = annotations::hook_outputs(spec, findings);
     let list = |name, hooks, findings: &mut Findings| list(name, hooks, &outputs, findings);
     #[allow(deprecated, reason = "the specification deprecates prestart, and still asks for it")]
     let prestart = hooks.prestart();
-    HooksPlan {
-        prestart: list("prestart", prestart.as_deref(), findings),
-        create_runtime: list("createRuntime", hooks.create_runtime().as_deref(), findings),
-        create_container: list("createContainer", hooks.create_container().as_deref(), findings),
-        // The output files are the host's, and these hooks run in the container's mount namespace.
-        start_container: self::list("startContainer", hooks.start_container().as_deref(), &[None, None], findings),
-        poststart: list("poststart", hooks.poststart().as_deref(), findings),
-        poststop: list("poststop", hooks.poststop().as_deref(), findings),
+    AllHooks {
+        runtime: RuntimeHooks {
+            prestart: list("prestart", prestart.as_deref(), findings),
+            create_runtime: list("createRuntime", hooks.create_runtime().as_deref(), findings),
+            poststart: list("poststart", hooks.poststart().as_deref(), findings),
+            poststop: list("poststop", hooks.poststop().as_deref(), findings),
+        },
+        container: ContainerHooks {
+            create_container: list("createContainer", hooks.create_container().as_deref(), findings),
+            // The output files are the host's, and these hooks run in the container's mount namespace.
+            start_container: self::list("startContainer", hooks.start_container().as_deref(), &[None, None], findings),
+        },
     }
 }
 

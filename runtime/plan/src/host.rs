@@ -1,9 +1,11 @@
 //! Facts about a host that a plan depends on; the engine's `probe` collects them, and tests construct them.
 
+use serde::Serialize;
+
 use super::namespaces::NamespaceKind;
 
 /// Layout of the host's cgroup hierarchies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum CgroupLayout {
     /// v2: /sys/fs/cgroup is cgroup2.
     Unified,
@@ -49,6 +51,9 @@ pub struct Host {
     pub own_namespaces: Vec<NamespaceKind>,
     /// Kinds whose path in linux.namespaces refers to the namespace of process 1, the host's.
     pub host_namespaces: Vec<NamespaceKind>,
+    /// Whether a process outside of the pid namespace that is joined can mount a procfs of it. Before Linux 6.18 a
+    /// procfs shows the pid namespace of the process that mounts it.
+    pub procfs_shows_joined_pids: bool,
 }
 
 impl Host {
@@ -65,6 +70,7 @@ impl Host {
             kernel: (6, 12),
             own_namespaces: Vec::new(),
             host_namespaces: Vec::new(),
+            procfs_shows_joined_pids: false,
         }
     }
 }

@@ -2,10 +2,13 @@
 
 use oci_spec::runtime::{Linux, LinuxIntelRdt};
 
-use super::Findings;
+use serde::Serialize;
+
+use super::{Findings, Finished, Refused};
 
 /// The resctrl group of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct IntelRdtPlan {
     /// The `closID` of the configuration: a shared group, which outlives the container. `/` is the root group.
     pub class: Option<String>,
@@ -20,8 +23,19 @@ pub struct IntelRdtPlan {
     pub monitoring: bool,
 }
 
+/// Plans linux.intelRdt of the container `id` alone, as [`crate::container::build`] does with the rest.
+///
+/// # Errors
+/// One error that lists every violation.
+pub fn of_group(linux: Option<&Linux>, id: &str) -> Result<Option<Finished<IntelRdtPlan>>, Refused> {
+    let mut findings = Findings::default();
+    let plan = build(linux, id, &mut findings);
+    findings.into_result()?;
+    Ok(plan.map(Finished::new))
+}
+
 /// Plans linux.intelRdt of the container `id`. Violations go to `findings`.
-pub fn build(linux: Option<&Linux>, id: &str, findings: &mut Findings) -> Option<IntelRdtPlan> {
+pub(crate) fn build(linux: Option<&Linux>, id: &str, findings: &mut Findings) -> Option<IntelRdtPlan> {
     let rdt = linux?.intel_rdt().as_ref()?;
     let class = rdt.clos_id().clone().filter(|class| !class.is_empty());
     if class.as_deref().is_some_and(|class| matches!(class, "." | "..") || class.len() > 1 && class.contains('/')) {

@@ -9,6 +9,7 @@ pub mod config;
 pub mod container;
 pub mod devices;
 pub mod external;
+mod finished;
 pub mod hooks;
 pub mod host;
 pub mod idmap;
@@ -25,5 +26,6 @@ pub mod process;
 pub mod seccomp;
 mod violation;
 
+pub use finished::Finished;
 pub use host::Host;
 pub use violation::{Findings, Refused, Violation};

@@ -24,7 +24,8 @@ pub const FLAGS: [(&str, u32); 3] =
     [("MPOL_F_NUMA_BALANCING", 1 << 13), ("MPOL_F_RELATIVE_NODES", 1 << 14), ("MPOL_F_STATIC_NODES", 1 << 15)];
 
 /// The memory policy of a process and its children.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MemoryPolicy {
     /// An MPOL_* mode, with its MPOL_F_* flags.
     pub mode: u32,
@@ -33,7 +34,7 @@ pub struct MemoryPolicy {
 }
 
 /// Plans linux.memoryPolicy. Violations go to `findings`.
-pub fn build(linux: Option<&Linux>, findings: &mut Findings) -> Option<MemoryPolicy> {
+pub(crate) fn build(linux: Option<&Linux>, findings: &mut Findings) -> Option<MemoryPolicy> {
     let policy = linux?.memory_policy().as_ref()?;
     let number = |table: &[(&str, u32)], name: &str| {
         table.iter().find(|(known, _)| *known == name).map_or(0, |(_, number)| *number)

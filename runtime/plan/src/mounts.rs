@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DeviceOp};
 use super::namespaces::NamespaceKind;
-use super::{Findings, Host, annotations, ids};
+use super::{Findings, Finished, Host, Refused, annotations, ids};
 
 mod idmap;
 pub mod options;
@@ -57,15 +57,15 @@ pub enum MountKind {
     Other(String),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A mount to make, or to change.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MountOp {
     /// Index in config.json's `mounts`.
     pub index: u32,
     pub kind: MountKind,
     /// The source; absolute for a bind.
     pub source: PathBuf,
-    /// An inherited descriptor of a detached copy of a bind's source; see `rootfs::open_sources`.
-    pub source_fd: Option<i32>,
     /// Path in the container: absolute, without `.` and `..`.
     pub target: PathBuf,
     /// MS_ flags to set.
@@ -101,7 +101,8 @@ pub struct CgroupHierarchy {
     pub own: PathBuf,
 }
 
-/// The content of a mount of type `cgroup`.
+/// The content of a mount of type `cgroup`. It is no part of a plan, because it is known once the container's cgroup
+/// exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupMounts {
     /// The host has no cgroup hierarchy, or the container is in none.
@@ -120,7 +121,8 @@ pub enum CgroupMounts {
 }
 
 /// The SELinux label of new mounts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MountLabel {
     /// `context`, `fscontext`, `defcontext` or `rootcontext` (mount(8)).
     pub option: String,
@@ -128,12 +130,11 @@ pub struct MountLabel {
 }
 
 /// The root file system and everything mounted or created in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RootfsPlan {
     /// Absolute path of the root on the host.
     pub root: PathBuf,
-    /// An inherited descriptor of a detached, recursive copy of the root's mount, used instead of `root`.
-    pub root_fd: Option<i32>,
     /// The root becomes read-only as the last step.
     pub readonly: bool,
     /// rootfsPropagation as MS_ flags; `None` means rslave, and nothing is set on the new root.
@@ -152,9 +153,6 @@ pub struct RootfsPlan {
     pub readonly_paths: Vec<PathBuf>,
     /// The way to enter the root.
     pub pivot: Pivot,
-    /// An inherited descriptor of the cached empty mount namespace. The process is still in the host's, and creates
-    /// its own as a copy of this one.
-    pub seed: Option<i32>,
     /// The process has a terminal, so the container gets a /dev/console.
     pub console: bool,
     /// The label of linux.mountLabel.
@@ -163,8 +161,6 @@ pub struct RootfsPlan {
     pub user_namespace: bool,
     /// With a new cgroup namespace, cgroup mounts may be writable.
     pub cgroup_namespace: bool,
-    /// The content of cgroup mounts; filled in once the container's cgroup is known.
-    pub cgroup: CgroupMounts,
 }
 
 impl RootfsPlan {
@@ -216,8 +212,30 @@ pub fn clean(path: &Path) -> PathBuf {
     clean
 }
 
+/// Plans the root of `spec` alone, as [`crate::container::build`] does with the rest.
+///
+/// # Errors
+/// One error that lists every violation.
+pub fn of_root(
+    spec: &Spec,
+    bundle: &Path,
+    options: &MountOptions,
+    host: &Host,
+) -> Result<Finished<RootfsPlan>, Refused> {
+    let mut findings = Findings::default();
+    let plan = build(spec, bundle, options, host, &mut findings);
+    findings.into_result()?;
+    Ok(Finished::new(plan))
+}
+
 /// Plans the root of `spec`. Relative paths are relative to `bundle`, which is absolute.
-pub fn build(spec: &Spec, bundle: &Path, options: &MountOptions, host: &Host, findings: &mut Findings) -> RootfsPlan {
+pub(crate) fn build(
+    spec: &Spec,
+    bundle: &Path,
+    options: &MountOptions,
+    host: &Host,
+    findings: &mut Findings,
+) -> RootfsPlan {
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
@@ -253,7 +271,6 @@ pub fn build(spec: &Spec, bundle: &Path, options: &MountOptions, host: &Host, fi
     let devices = devices::build(configured, findings);
     RootfsPlan {
         root,
-        root_fd: None,
         readonly: own_mounts && spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
         root_propagation: root_propagation(spec, options, findings),
         dev_readonly: mounts.iter().any(|op| op.target == Path::new("/dev") && op.flags & libc::MS_RDONLY != 0),
@@ -267,12 +284,10 @@ pub fn build(spec: &Spec, bundle: &Path, options: &MountOptions, host: &Host, fi
             (true, true) => Pivot::Move,
             (true, false) => Pivot::Pivot,
         },
-        seed: None,
         console: spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false),
         mount_label: mount_label(spec, host, findings),
         user_namespace: options.user_namespace || host.in_user_namespace,
         cgroup_namespace: options.cgroup_namespace,
-        cgroup: CgroupMounts::None,
     }
 }
 
@@ -381,7 +396,6 @@ fn plan_mount(
         index: index as u32,
         kind,
         source,
-        source_fd: None,
         target,
         flags: parsed.flags,
         cleared: parsed.cleared,

@@ -105,7 +105,7 @@ pub enum Namespace {
 }
 
 /// The namespaces of one process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespacePlan {
     /// Indexed by kind, in the order of [`NamespaceKind::ALL`].
     kinds: [Namespace; 8],
@@ -142,7 +142,7 @@ impl NamespacePlan {
         &self.kinds[kind as usize]
     }
 
-    pub fn set(&mut self, kind: NamespaceKind, namespace: Namespace) {
+    fn set(&mut self, kind: NamespaceKind, namespace: Namespace) {
         self.kinds[kind as usize] = namespace;
     }
 

@@ -10,7 +10,8 @@ use super::{Findings, Host};
 const MAX_NAME_LEN: usize = 15;
 
 /// A network device that moves into the container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct NetDevice {
     /// Name on the host.
     pub host: String,
@@ -31,7 +32,7 @@ impl NetDevice {
 }
 
 /// Plans linux.netDevices, sorted by the host's names. Violations go to `findings`.
-pub fn build(
+pub(crate) fn build(
     linux: Option<&Linux>,
     namespaces: &NamespacePlan,
     host: &Host,

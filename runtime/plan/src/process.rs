@@ -12,7 +12,9 @@ use super::memory_policy::MemoryPolicy;
 use super::{Findings, Host};
 use brig_sys::cred::{CapabilitySets, SchedulerAttributes};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A resource limit.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Rlimit {
     /// The RLIMIT_* number (getrlimit(2)).
     pub resource: u32,
@@ -21,7 +23,8 @@ pub struct Rlimit {
 }
 
 /// The attributes of a process to start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ProcessPlan {
     /// Whether the process has a terminal.
     pub terminal: bool,
@@ -70,7 +73,7 @@ pub struct ProcessPlan {
 pub const MAX_CPUS: u32 = 8192;
 
 /// Plans a process object.
-pub fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut Findings) -> ProcessPlan {
+pub(crate) fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut Findings) -> ProcessPlan {
     let user = process.user();
     let (initial_affinity, final_affinity) = exec_affinity(process);
     ProcessPlan {
@@ -111,7 +114,7 @@ pub fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut F
 }
 
 /// The CPUs of execCPUAffinity, before and after the cgroup is entered.
-pub fn exec_affinity(process: &Process) -> (Vec<u32>, Vec<u32>) {
+pub(crate) fn exec_affinity(process: &Process) -> (Vec<u32>, Vec<u32>) {
     let affinity = process.exec_cpu_affinity().as_ref();
     let cpus = |list: Option<&String>| list.map(|list| parse_cpus(list)).unwrap_or_default();
     (
@@ -336,7 +339,7 @@ fn scheduler(scheduler: &Scheduler) -> SchedulerAttributes {
 }
 
 /// The persona of linux.personality. The specification defines no flags yet; a check warns about any.
-pub fn personality(personality: &LinuxPersonality) -> u64 {
+pub(crate) fn personality(personality: &LinuxPersonality) -> u64 {
     match personality.domain() {
         LinuxPersonalityDomain::PerLinux => 0,
         LinuxPersonalityDomain::PerLinux32 => 8,

@@ -15,7 +15,7 @@ pub mod scope;
 mod scratch;
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
-pub use scratch::{Scratch, plan_of};
+pub use scratch::{Scratch, plan_of, plan_of_config};
 
 /// The name of the environment; empty without the variable.
 pub fn name() -> String {

@@ -2,13 +2,13 @@
 
 use std::process::Command;
 
-use brig_plan::Findings;
-use brig_plan::cgroup::{CgroupManager, CgroupPlan, build};
+use brig_plan::Finished;
+use brig_plan::cgroup::{CgroupManager, CgroupPlan, of_container};
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::{Value, json};
 
 /// The plan of the scope `brig-NAME.scope` in `brigtest.slice`.
-pub fn plan_of(name: &str, resources: &Value, annotations: &Value) -> CgroupPlan {
+pub fn plan_of(name: &str, resources: &Value, annotations: &Value) -> Finished<CgroupPlan> {
     let config = json!({
         "ociVersion": "1.2.0",
         "root": {"path": "rootfs"},
@@ -16,10 +16,7 @@ pub fn plan_of(name: &str, resources: &Value, annotations: &Value) -> CgroupPlan
         "linux": {"cgroupsPath": format!("brigtest.slice:brig:{name}"), "resources": resources},
     });
     let spec: Spec = serde_json::from_value(config).expect("a configuration");
-    let mut findings = Findings::default();
-    let plan = build(&spec, name, CgroupManager::Systemd, &super::host(), &mut findings);
-    findings.into_result().expect("no violation");
-    plan
+    of_container(&spec, name, CgroupManager::Systemd, &super::host()).expect("no violation")
 }
 
 /// A unit's property, as systemctl shows it.

@@ -4,24 +4,26 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use brig_engine::cgroup::Cgroup;
-use brig_plan::Findings;
-use brig_plan::cgroup::{CgroupManager, CgroupPlan, build};
+use brig_plan::Finished;
+use brig_plan::cgroup::{CgroupManager, CgroupPlan, of_container};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::{Gated, host};
 
 /// The plan of a cgroup at `path` with `linux.resources`.
-pub fn plan_of(path: &str, resources: &Value) -> Result<CgroupPlan, brig_engine::error::Error> {
-    let config = json!({
+pub fn plan_of(path: &str, resources: &Value) -> Result<Finished<CgroupPlan>, brig_engine::error::Error> {
+    plan_of_config(json!({
         "ociVersion": "1.2.0",
         "root": {"path": "rootfs"},
         "linux": {"cgroupsPath": path, "resources": resources},
-    });
+    }))
+}
+
+/// The plan of the cgroup of this configuration.
+pub fn plan_of_config(config: Value) -> Result<Finished<CgroupPlan>, brig_engine::error::Error> {
     let spec: Spec = serde_json::from_value(config).expect("a configuration");
-    let mut findings = Findings::default();
-    let plan = build(&spec, "brig-test", CgroupManager::Cgroupfs, &host(), &mut findings);
-    Ok(findings.into_result().map(|_| plan)?)
+    Ok(of_container(&spec, "brig-test", CgroupManager::Cgroupfs, &host())?)
 }
 
 /// A cgroup that is removed at the end of the test, with everything in it.

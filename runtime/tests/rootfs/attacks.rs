@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use brig_engine::rootfs;
+use brig_engine::rootfs::{self, RootContext};
 use brig_plan::mounts::MountOptions;
 use brig_sys::mount::mount_raw;
 use brig_sys::procfs::Proc;
 use rustix::fs::{OFlags, RenameFlags};
 use serde_json::json;
 
-use crate::bed::{in_bed, in_namespace, mounts_of, tmpfs};
+use crate::bed::{edited, in_bed, in_namespace, mounts_of, tmpfs};
 use crate::special::open_slave;
 use crate::whole::usual;
 
@@ -24,7 +24,7 @@ fn is_empty(directory: &Path) -> bool {
 fn dev_is_a_symlink_to_the_host() {
     in_bed(|bed| {
         symlink(bed.host(""), bed.root("dev")).expect("symlink");
-        let root = rootfs::prepare(&bed.plan(json!([]), json!({})), None).expect("prepare");
+        let root = rootfs::prepare(&bed.plan(json!([]), json!({})), RootContext::default()).expect("prepare");
         assert!(is_empty(&bed.host("")), "nodes were made on the host");
         let inside = bed.root(bed.host("").to_str().expect("utf-8"));
         assert!(inside.join("null").metadata().expect("a node").file_type().is_char_device());
@@ -40,7 +40,7 @@ fn a_symlink_under_dev_is_no_way_out() {
         symlink(bed.host("ptmx"), bed.root("dev/ptmx")).expect("symlink");
         symlink(bed.host("fd"), bed.root("dev/fd")).expect("symlink");
         let devices = json!({"devices": [{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200}]});
-        rootfs::prepare(&bed.plan(json!([]), devices), None).expect("prepare");
+        rootfs::prepare(&bed.plan(json!([]), devices), RootContext::default()).expect("prepare");
         assert!(is_empty(&bed.host("")));
         assert_eq!(std::fs::read_link(bed.root("dev/ptmx")).expect("link"), Path::new("pts/ptmx"));
     });
@@ -55,7 +55,8 @@ fn a_file_in_the_place_of_a_device_is_refused() {
                 "regular" => std::fs::write(bed.root("dev/null"), "").expect("write"),
                 _ => symlink("/etc/passwd", bed.root("dev/null")).expect("symlink"),
             }
-            let text = rootfs::prepare(&bed.plan(json!([]), json!({})), None).expect_err(name).to_string();
+            let text =
+                rootfs::prepare(&bed.plan(json!([]), json!({})), RootContext::default()).expect_err(name).to_string();
             assert!(text.contains("/dev/null"), "{text}");
         });
     }
@@ -90,7 +91,7 @@ fn a_symlink_to_proc_is_no_way_around_its_guard() {
         std::fs::write(bed.host("file"), "").expect("write");
         let with_proc = |mount| {
             let mounts = json!([{"destination": "/proc", "source": "proc", "type": "proc"}, mount]);
-            rootfs::prepare(&bed.plan(mounts, json!({})), None)
+            rootfs::prepare(&bed.plan(mounts, json!({})), RootContext::default())
         };
         for target in ["/sysctl", "/all", "/all/sys/kernel"] {
             let tmpfs = with_proc(json!({"destination": target, "source": "tmpfs", "type": "tmpfs"}));
@@ -124,7 +125,7 @@ fn a_magic_link_is_not_followed() {
             {"destination": "/proc", "source": "proc", "type": "proc"},
             {"destination": "/trap", "source": "tmpfs", "type": "tmpfs"},
         ]);
-        rootfs::prepare(&bed.plan(mounts, json!({})), None).expect_err("a magic link");
+        rootfs::prepare(&bed.plan(mounts, json!({})), RootContext::default()).expect_err("a magic link");
         assert!(!mounts_of(Path::new("/proc")).contains_key(&bed.host("")));
     });
 }
@@ -175,7 +176,7 @@ fn a_false_dev_null_hides_nothing() {
         std::fs::write(bed.root("secret"), "secret").expect("write");
         let mounts = json!([{"destination": "/dev", "source": bed.host("dev"), "type": "bind", "options": ["rbind"]}]);
         let plan = bed.plan(mounts, json!({"maskedPaths": ["/secret"]}));
-        let root = rootfs::prepare(&plan, None).expect("prepare");
+        let root = rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         let secret = std::fs::metadata("/secret").expect("stat");
@@ -189,9 +190,9 @@ fn a_host_without_dev_null_masks_nothing_wrongly() {
     in_bed(|bed| {
         std::fs::write(bed.host("null"), "").expect("write");
         mount_raw(Some(bed.host("null").as_os_str()), Path::new("/dev/null"), None, libc::MS_BIND, None).expect("bind");
-        let mut plan = bed.plan(json!([]), json!({"maskedPaths": ["/secret"]}));
-        plan.devices.clear();
-        let text = rootfs::prepare(&plan, None).expect_err("no /dev/null").to_string();
+        let plan = bed.plan(json!([]), json!({"maskedPaths": ["/secret"]}));
+        let plan = edited(&plan, |plan| plan["devices"] = json!([]));
+        let text = rootfs::prepare(&plan, RootContext::default()).expect_err("no /dev/null").to_string();
         assert!(text.contains("1:3"), "{text}");
     });
 }
@@ -200,12 +201,13 @@ fn a_host_without_dev_null_masks_nothing_wrongly() {
 #[test]
 fn a_console_that_is_a_symlink() {
     in_bed(|bed| {
-        let mut plan = usual(bed, &MountOptions::default());
-        plan.mounts.retain(|op| op.target != Path::new("/dev"));
+        let plan = edited(&usual(bed, &MountOptions::default()), |plan| {
+            plan["mounts"].as_array_mut().expect("a list").retain(|op| op["target"] != "/dev");
+        });
         std::fs::create_dir(bed.root("dev")).expect("mkdir");
         std::fs::write(bed.host("victim"), "").expect("write");
         symlink(bed.host("victim"), bed.root("dev/console")).expect("symlink");
-        let root = rootfs::prepare(&plan, None).expect("prepare");
+        let root = rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         let slave = open_slave(&root.open_ptmx().expect("ptmx"));
         root.bind_console(&slave).expect_err("a symlink");
         assert!(bed.host("victim").metadata().expect("stat").is_file());
@@ -217,7 +219,7 @@ fn a_false_ptmx_is_not_opened() {
     in_bed(|bed| {
         std::fs::create_dir_all(bed.root("dev/pts")).expect("mkdir");
         nix::unistd::mkfifo(&bed.root("dev/pts/ptmx"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
-        let root = rootfs::prepare(&bed.plan(json!([]), json!({})), None).expect("prepare");
+        let root = rootfs::prepare(&bed.plan(json!([]), json!({})), RootContext::default()).expect("prepare");
         root.open_ptmx().expect_err("a FIFO; and no wait for its writer");
     });
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use brig_engine::rootfs::{self, Root};
+use brig_engine::rootfs::{self, Root, RootContext};
 use brig_plan::host::CgroupLayout;
 use brig_plan::mounts::{self, MountOptions, RootfsPlan};
-use brig_plan::{Findings, Host};
+use brig_plan::{Finished, Host};
 use brig_sys::mount::{ATTR_RDONLY, mount_raw, set_attributes};
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};
@@ -37,24 +37,28 @@ impl Bed {
     }
 
     /// The plan of a container with `mounts`, and with `linux` added.
-    pub fn plan(&self, mounts: Value, linux: Value) -> RootfsPlan {
+    pub fn plan(&self, mounts: Value, linux: Value) -> Finished<RootfsPlan> {
         self.plan_with(mounts, linux, &MountOptions::default())
     }
 
-    pub fn plan_with(&self, mounts: Value, mut linux: Value, options: &MountOptions) -> RootfsPlan {
+    pub fn plan_with(&self, mounts: Value, mut linux: Value, options: &MountOptions) -> Finished<RootfsPlan> {
         linux["namespaces"] = json!([{"type": "mount"}]);
         let spec = json!({"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "mounts": mounts, "linux": linux});
         let spec = serde_json::from_value(spec).expect("a spec");
-        let mut findings = Findings::default();
-        let plan = mounts::build(&spec, self.bundle(), options, &host(), &mut findings);
-        assert_eq!(findings.violations, []);
-        plan
+        mounts::of_root(&spec, self.bundle(), options, &host()).expect("a plan")
     }
 
     /// Prepares a plan of one mount.
     pub fn one(&self, mount: Value) -> brig_engine::error::Result<Root> {
-        rootfs::prepare(&self.plan(json!([mount]), json!({})), None)
+        rootfs::prepare(&self.plan(json!([mount]), json!({})), RootContext::default())
     }
+}
+
+/// The plan after `edit`, which no configuration may express. A plan is read back as an init does.
+pub fn edited(plan: &Finished<RootfsPlan>, edit: impl FnOnce(&mut Value)) -> Finished<RootfsPlan> {
+    let mut value = serde_json::to_value(plan).expect("JSON");
+    edit(&mut value);
+    serde_json::from_value(value).expect("a plan")
 }
 
 fn host() -> Host {

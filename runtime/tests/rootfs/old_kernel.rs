@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use brig_engine::rootfs;
+use brig_engine::rootfs::{self, RootContext};
 use brig_plan::mounts::MountOptions;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
@@ -22,7 +22,7 @@ fn usual_root_without(calls: &'static [i64]) {
     in_bed(move |bed| {
         let plan = usual(bed, &MountOptions::default());
         forget(calls);
-        let root = rootfs::prepare(&plan, None).expect("prepare");
+        let root = rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         look_around(bed.bundle(), false);

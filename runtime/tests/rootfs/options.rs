@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use brig_engine::rootfs;
+use brig_engine::rootfs::{self, RootContext};
 use serde_json::json;
 
 use crate::bed::{in_bed, seen, tmpfs};
@@ -202,7 +202,7 @@ fn a_mount_is_changed_in_place() {
             ]),
             json!({}),
         );
-        rootfs::prepare(&plan, None).expect("prepare");
+        rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         assert_eq!(seen(&bed.root("t")).options.join(","), "ro,relatime");
     });
 }

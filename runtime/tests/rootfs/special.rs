@@ -3,15 +3,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use brig_engine::rootfs;
+use brig_engine::rootfs::{self, RootContext};
 use brig_plan::mounts::{CgroupHierarchy, CgroupMounts, MountOptions};
-use brig_sys::inherited::Inherited;
 use brig_sys::mount::mount_raw;
 use brig_sys::tty::open_peer;
 use nix::sched::CloneFlags;
 use serde_json::json;
 
-use crate::bed::{in_bed, in_thread, seen, tmpfs};
+use crate::bed::{edited, in_bed, in_thread, seen, tmpfs};
 
 /// Opens the slave side of a terminal.
 pub fn open_slave(master: &OwnedFd) -> OwnedFd {
@@ -32,7 +31,7 @@ fn sources_opened_by_the_parent() {
         tmpfs(&bed.host("shared"), 0);
         mount_raw(None, &bed.host("shared"), None, libc::MS_SHARED, None).expect("shared");
         std::fs::write(bed.host("shared/file"), "text").expect("write");
-        let mut plan = bed.plan(
+        let plan = bed.plan(
             json!([
                 {"destination": "/t", "source": "tmpfs", "type": "tmpfs"},
                 {"destination": "/d", "source": bed.host("shared"), "type": "bind", "options": ["rbind"]},
@@ -42,28 +41,21 @@ fn sources_opened_by_the_parent() {
         );
         let none = rootfs::open_sources(&plan).expect("open_sources");
         assert!(none.is_empty(), "without a user namespace each is the child's, in its turn: {none:?}");
-        plan.user_namespace = true;
-        let sources = rootfs::open_sources(&plan).expect("open_sources");
-        plan.user_namespace = false;
-        assert_eq!(sources.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1, 2]);
-        let mut inherited = Inherited::default();
-        for (place, fd) in sources {
-            plan.mounts[place].source_fd = Some(inherited.insert(fd));
-        }
+        let in_user_namespace = |plan: &_| edited(plan, |plan| plan["user_namespace"] = json!(true));
+        let sources = rootfs::open_sources(&in_user_namespace(&plan)).expect("open_sources");
+        assert_eq!(sources.keys().copied().collect::<Vec<_>>(), [1, 2]);
         let (target, below) = (bed.root("d"), bed.host("shared/below"));
         std::fs::create_dir(&below).expect("mkdir");
         in_container(move || {
-            rootfs::prepare_with(&plan, &mut inherited, None).expect("prepare");
+            rootfs::prepare(&plan, RootContext { sources, ..RootContext::default() }).expect("prepare");
             assert_eq!(std::fs::read_to_string(target.join("file")).expect("read"), "text");
             assert!(seen(&target).optional.starts_with("master:"), "{:?}", seen(&target));
             tmpfs(&target.join("below"), 0);
             std::fs::write(target.join("below/mine"), "").expect("write");
         });
         assert!(!below.join("mine").exists(), "a mount in the container came to the host");
-        let mut missing =
-            bed.plan(json!([{"destination": "/x", "source": "/no/such", "options": ["bind"]}]), json!({}));
-        missing.user_namespace = true;
-        let text = rootfs::open_sources(&missing).expect_err("missing").to_string();
+        let missing = bed.plan(json!([{"destination": "/x", "source": "/no/such", "options": ["bind"]}]), json!({}));
+        let text = rootfs::open_sources(&in_user_namespace(&missing)).expect_err("missing").to_string();
         assert!(text.contains("mounts[0].source") && text.contains("no such file or directory"), "{text}");
     });
 }
@@ -85,7 +77,7 @@ fn by_default_the_host_spreads_to_the_container_and_not_back() {
         let (mounted, wait_mounted) = std::sync::mpsc::channel::<()>();
         let child = std::thread::spawn(move || {
             nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("unshare");
-            rootfs::prepare(&plan, None).expect("prepare");
+            rootfs::prepare(&plan, RootContext::default()).expect("prepare");
             tmpfs(&inside.join("from-container"), 0);
             std::fs::write(inside.join("from-container/x"), "").expect("write");
             ready.send(()).expect("send");
@@ -114,7 +106,7 @@ fn root_propagation_is_what_was_asked() {
             );
             let before = crate::bed::mounts_of(Path::new("/proc")).len();
             in_container(move || {
-                let root = rootfs::prepare(&plan, None).expect(name);
+                let root = rootfs::prepare(&plan, RootContext::default()).expect(name);
                 root.enter(&plan).expect(name);
                 root.finish(&plan).expect(name);
                 let root = crate::bed::mounts_of(Path::new("/proc"))[Path::new("/")].clone();
@@ -160,16 +152,17 @@ fn cgroup_hierarchies_are_as_writable_as_asked() {
         ] {
             let mount = json!([{"destination": "/cg", "source": "cgroup", "type": "cgroup", "options": asked}]);
             let options = MountOptions { cgroup_namespace: namespace, ..MountOptions::default() };
-            let mut plan = bed.plan_with(mount, json!({}), &options);
-            plan.cgroup = CgroupMounts::Hierarchies(list.clone());
-            plan.user_namespace = user;
-            plan.devices.clear();
+            let plan = edited(&bed.plan_with(mount, json!({}), &options), |plan| {
+                plan["user_namespace"] = json!(user);
+                plan["devices"] = json!([]);
+            });
+            let context = RootContext { cgroup: CgroupMounts::Hierarchies(list.clone()), ..RootContext::default() };
             let (top, list) = (bed.root("cg"), list.clone());
             in_container(move || {
                 if namespace {
                     nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).expect("unshare");
                 }
-                rootfs::prepare(&plan, None).expect("prepare");
+                rootfs::prepare(&plan, context).expect("prepare");
                 for hierarchy in &list {
                     let seen = seen(&top.join(&hierarchy.name));
                     assert!(seen.kind.starts_with("cgroup"), "{seen:?}");
@@ -201,16 +194,18 @@ fn the_unified_hierarchy_is_as_writable_as_asked() {
             let mount = json!([{"destination": "/sys/fs/cgroup", "source": "cgroup", "type": "cgroup",
                                 "options": ["nosuid", "noexec", "nodev", "relatime", asked]}]);
             let options = MountOptions { cgroup_namespace: namespace, ..MountOptions::default() };
-            let mut plan = bed.plan_with(mount, json!({}), &options);
-            plan.cgroup = CgroupMounts::Unified { mountpoint: mountpoint.into(), own: mountpoint.into() };
-            plan.user_namespace = user;
-            plan.devices.clear();
+            let plan = edited(&bed.plan_with(mount, json!({}), &options), |plan| {
+                plan["user_namespace"] = json!(user);
+                plan["devices"] = json!([]);
+            });
+            let cgroup = CgroupMounts::Unified { mountpoint: mountpoint.into(), own: mountpoint.into() };
+            let context = RootContext { cgroup, ..RootContext::default() };
             let top = bed.root("sys/fs/cgroup");
             in_container(move || {
                 if namespace {
                     nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).expect("unshare");
                 }
-                rootfs::prepare(&plan, None).expect("prepare");
+                rootfs::prepare(&plan, context).expect("prepare");
                 let seen = seen(&top);
                 assert_eq!((seen.kind.as_str(), seen.has("ro")), ("cgroup2", readonly), "{seen:?}");
                 assert!(top.join("cgroup.procs").exists());

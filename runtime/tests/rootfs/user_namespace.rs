@@ -4,11 +4,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use brig_engine::rootfs;
+use brig_engine::rootfs::{self, RootContext};
 use brig_plan::mounts::MountOptions;
 use serde_json::json;
 
-use crate::bed::{in_bed, seen};
+use crate::bed::{edited, in_bed, seen};
 use crate::whole::{look_around, usual};
 
 const INSIDE: &str = "BRIG_TEST_IN_USER_NAMESPACE";
@@ -36,10 +36,13 @@ fn a_usual_root() {
         return;
     }
     in_bed(|bed| {
-        let mut plan = usual(bed, &MountOptions { user_namespace: true, ..MountOptions::default() });
+        let plan = usual(bed, &MountOptions { user_namespace: true, ..MountOptions::default() });
         // Some hosts lack these nodes.
-        plan.devices.retain(|op| !matches!(op.path.to_str(), Some("/dev/net/tun" | "/dev/loop7")));
-        let root = rootfs::prepare(&plan, None).expect("prepare");
+        let plan = edited(&plan, |plan| {
+            let devices = plan["devices"].as_array_mut().expect("a list");
+            devices.retain(|op| op["path"] != "/dev/net/tun" && op["path"] != "/dev/loop7");
+        });
+        let root = rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         look_around(bed.bundle(), true);
@@ -57,7 +60,7 @@ fn a_node_of_the_host_that_is_another_device_is_not_bound() {
             json!({"devices": [{"path": "/dev/zero", "type": "c", "major": 1, "minor": 3}]}),
             &MountOptions { user_namespace: true, ..MountOptions::default() },
         );
-        let text = rootfs::prepare(&plan, None).expect_err("another device").to_string();
+        let text = rootfs::prepare(&plan, RootContext::default()).expect_err("another device").to_string();
         assert!(text.contains("/dev/zero") && text.contains("another device"), "{text}");
     });
 }

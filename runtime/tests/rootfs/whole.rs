@@ -3,14 +3,15 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use brig_engine::rootfs;
+use brig_engine::rootfs::{self, RootContext};
+use brig_plan::Finished;
 use brig_plan::mounts::{MountOptions, Pivot, RootfsPlan};
 use serde_json::json;
 
-use crate::bed::{Bed, in_bed, mounts_of};
+use crate::bed::{Bed, edited, in_bed, mounts_of};
 
 /// An image with paths to mask, and the plan of a typical container.
-pub fn usual(bed: &Bed, options: &MountOptions) -> RootfsPlan {
+pub fn usual(bed: &Bed, options: &MountOptions) -> Finished<RootfsPlan> {
     std::fs::create_dir_all(bed.root("etc/secret.d")).expect("mkdir");
     std::fs::create_dir_all(bed.root("fixed/inner")).expect("mkdir");
     std::fs::create_dir(bed.root("var")).expect("mkdir");
@@ -105,7 +106,7 @@ pub fn look_around(host_bundle: &Path, nodes_are_bound: bool) {
 fn a_usual_root_by_pivot() {
     in_bed(|bed| {
         let plan = usual(bed, &MountOptions::default());
-        let root = rootfs::prepare(&plan, None).expect("prepare");
+        let root = rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         look_around(bed.bundle(), false);
@@ -120,7 +121,7 @@ fn a_root_without_pivot() {
     in_bed(|bed| {
         let plan = usual(bed, &MountOptions { no_pivot: true, ..MountOptions::default() });
         assert_eq!(plan.pivot, Pivot::Move);
-        let root = rootfs::prepare(&plan, None).expect("prepare");
+        let root = rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         look_around(bed.bundle(), false);
@@ -130,7 +131,7 @@ fn a_root_without_pivot() {
 #[test]
 fn a_read_only_root_and_dev() {
     in_bed(|bed| {
-        let mut plan = bed.plan(
+        let plan = bed.plan(
             json!([
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "nosuid"]},
@@ -143,8 +144,8 @@ fn a_read_only_root_and_dev() {
             ]),
             json!({}),
         );
-        plan.readonly = true;
-        let root = rootfs::prepare(&plan, None).expect("prepare");
+        let plan = edited(&plan, |plan| plan["readonly"] = json!(true));
+        let root = rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
         assert_eq!(errno(std::fs::write("/x", "")), Some(libc::EROFS));
@@ -165,7 +166,7 @@ fn a_read_only_root_and_dev() {
 fn a_terminal_becomes_the_console() {
     in_bed(|bed| {
         let plan = usual(bed, &MountOptions::default());
-        let root = rootfs::prepare(&plan, None).expect("prepare");
+        let root = rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         let master = root.open_ptmx().expect("ptmx");
         let slave = crate::special::open_slave(&master);
         root.bind_console(&slave).expect("console");

@@ -14,6 +14,7 @@ use super::dir::{Dir, create_persistent};
 use super::place::{self, ROOT};
 use super::{CgroupRecord, UnitRecord, freeze, v1, v2};
 use crate::error::{Context, Error, Result};
+use brig_plan::Finished;
 use brig_plan::cgroup::devices::DeviceRule;
 use brig_plan::cgroup::systemd::{Property, UnitPlan, device_properties, limits};
 use brig_plan::cgroup::variant::Value;
@@ -32,16 +33,16 @@ const NAMED_MOUNT: &str = "/sys/fs/cgroup/systemd";
 /// A scope that starts as soon as its process exists.
 #[derive(Debug)]
 pub(super) struct Pending {
-    plan: UnitPlan,
-    whole: Box<CgroupPlan>,
+    plan: Finished<UnitPlan>,
+    whole: Finished<CgroupPlan>,
 }
 
 impl Pending {
     /// Checks that the systemd of `whole` answers, before anything is created. `None` without a unit in the plan.
-    pub(super) fn new(whole: &CgroupPlan) -> Result<Option<Pending>> {
+    pub(super) fn new(whole: &Finished<CgroupPlan>) -> Result<Option<Pending>> {
         let Placement::Systemd(plan) = &whole.placement else { return Ok(None) };
         Bus::connect(plan.user)?;
-        Ok(Some(Pending { plan: plan.clone(), whole: Box::new(whole.clone()) }))
+        Ok(Some(Pending { plan: plan.clone(), whole: whole.clone() }))
     }
 
     /// The future directories of the container after the unit's start, according to systemd's rules.

@@ -6,7 +6,7 @@ use crate::error::{Context, Result};
 use brig_sys::path::{Dir, Links};
 use brig_sys::{SysError, SysResult};
 
-use super::init::Init;
+use super::context::Init;
 
 /// Creates a missing working directory. For an exec a missing one is an error, as with runc.
 pub(super) fn make_working_directory(init: &mut Init) -> Result<()> {
@@ -30,7 +30,7 @@ pub(super) fn working_directory(init: &mut Init) -> Result<()> {
     }
     match chdir(&cwd) {
         // A network file system may refuse root what it permits the container's user: try again as that user.
-        Err(error) if init.plan.process.uid != 0 && error.errno() == nix::errno::Errno::EACCES => {
+        Err(error) if init.identity.uid != 0 && error.errno() == nix::errno::Errno::EACCES => {
             init.chdir_later = true;
             init.channel()?.log(false, format!("process.cwd: trying again as the container's user: {error}"))
         }

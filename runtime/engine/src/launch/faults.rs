@@ -3,13 +3,6 @@
 //! It is compiled with the feature `faults` alone. The environment variable BRIG_STOP_AT of the caller names a step of
 //! init's table (`root`) or of the parent (`parent:cloned`).
 
-/// The steps of init at which a process can stop, in their order.
-#[cfg(feature = "faults")]
-pub fn init_steps() -> Vec<&'static str> {
-    use super::table::{EXEC, STEPS};
-    STEPS.iter().map(|step| step.name).chain([EXEC]).collect()
-}
-
 /// The step at which init is to stop.
 pub(crate) fn wanted() -> Option<String> {
     if cfg!(feature = "faults") { std::env::var("BRIG_STOP_AT").ok() } else { None }

@@ -8,80 +8,20 @@ use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use crate::channel::InitEnd;
-use crate::divert;
 use crate::error::{Context, Error, Result};
-use crate::handshake::Filter;
-use crate::rootfs::Root;
-use brig_plan::init::{self, InitPlan};
+use crate::handshake::INIT_VARIABLE;
+use brig_plan::init::InitPlan;
 use brig_sys::inherited::Inherited;
-use brig_sys::process::StandardStream;
+use brig_sys::process;
 use brig_sys::procfs::Proc;
-use brig_sys::{SysError, SysResult, process};
 
+use super::context::{Identity, Init};
+use super::handles::{ContainerHandles, Handles};
+use super::message::{self, Message};
 use super::{gate, table};
-
-/// The state that the steps share.
-pub(super) struct Init {
-    pub plan: InitPlan,
-    /// Descriptors that the plan names, until a step takes them.
-    pub inherited: Inherited,
-    /// The descriptors of `--preserve-fds`, in the order of their numbers.
-    pub preserved: Vec<OwnedFd>,
-    /// The channel, until the parent stops reading.
-    pub channel: Option<InitEnd>,
-    /// The procfs of [`Init::proc`].
-    proc: OnceCell<Proc>,
-    /// The root during its set-up.
-    pub root: Option<Root>,
-    /// The terminal's slave side.
-    pub terminal: Option<OwnedFd>,
-    /// The filter, after the parent has sent it.
-    pub seccomp: Option<Filter>,
-    /// The program's path, after the lookup.
-    pub program: Option<std::ffi::CString>,
-    /// A defect of the program's file that may prevent its execution.
-    pub program_flaw: Option<String>,
-    /// Init's end of the gate, after it was opened; the exec closes it.
-    pub gate: Option<OwnedFd>,
-    /// chdir(2) failed for the privileged user, and is tried again as the container's user.
-    pub chdir_later: bool,
-    /// The pid namespace in which the second stage starts, until it is entered for children.
-    pub pid_namespace: Option<OwnedFd>,
-    /// The filter that the first-stage init installs for itself before it creates the second-stage init.
-    pub confinement: Option<Filter>,
-}
-
-impl Init {
-    /// The channel to the parent.
-    ///
-    /// # Errors
-    /// After the parent stopped reading: a step stands on the wrong side of `ready`.
-    pub fn channel(&self) -> Result<&InitEnd> {
-        self.channel.as_ref().ok_or_else(|| Error::other("the parent does not read the channel any more"))
-    }
-
-    /// The host's /proc, opened before any namespace was joined. A process that the container's processes can trace
-    /// must not hold it (CVE-2016-9962), and uses the container's /proc, opened on first use: the second stage, and an
-    /// exec that shares both the pid and the user namespace with its caller. With a user namespace of the container's
-    /// between them, its programs cannot trace this process (ptrace(2), the dumpable attribute).
-    pub fn proc(&self) -> SysResult<&Proc> {
-        match self.proc.get() {
-            Some(proc) => Ok(proc),
-            None => {
-                let opened = Proc::open_inside()?;
-                Ok(self.proc.get_or_init(|| opened))
-            }
-        }
-    }
-
-    /// Closes /proc after the last lookup, because the process may wait for long.
-    pub fn close_proc(&mut self) {
-        self.proc.take();
-    }
-}
 
 /// Runs an init whose plan is in the memory file with the descriptor number `plan`. Returns an exit status only after a
 /// failure; the parent has received the error then.
@@ -92,38 +32,40 @@ pub(crate) fn main(plan: &OsStr) -> i32 {
         return 1;
     }
     let mut inherited = Inherited::of_this_process();
-    let (plan, channel) = match receive(plan, &mut inherited) {
+    let (message, handles) = match receive(plan, &mut inherited) {
         Ok(received) => received,
         Err(error) => {
             // There is no channel for the error: the init stage was started by hand, or by another version.
-            eprintln!("brig: {} is internal; do not set it: {error}", divert::VARIABLE);
+            eprintln!("brig: {INIT_VARIABLE} is internal; do not set it: {error}");
             return 1;
         }
     };
-    match run(plan, inherited, channel) {
+    if let Some(trace) = handles.trace {
+        crate::trace::continue_in(trace);
+    }
+    match run(message, handles.container, InitEnd::from_fd(handles.channel), inherited) {
         Ok(never) => match never {},
         Err(()) => 1,
     }
 }
 
-fn receive(plan: &OsStr, inherited: &mut Inherited) -> Result<(InitPlan, InitEnd)> {
+fn receive(plan: &OsStr, inherited: &mut Inherited) -> Result<(Message, Handles<OwnedFd>)> {
     let number = plan.to_str().and_then(|number| number.parse().ok());
     let number = number.ok_or_else(|| Error::other("no plan was given"))?;
     let mut bytes = Vec::new();
     File::from(inherited.take(number)?).read_to_end(&mut bytes).context("unable to read the plan")?;
-    let (version, plan): (String, InitPlan) =
-        postcard::from_bytes(&bytes).map_err(|error| Error::other(format!("unable to read the plan: {error}")))?;
-    if version != super::PLAN_VERSION {
-        return Err(Error::other(format!("the plan is of brig {version}, and this is {}", super::PLAN_VERSION)));
-    }
-    if let Some(number) = plan.trace {
-        crate::trace::continue_in(inherited.take(number)?);
-    }
-    let channel = InitEnd::from_fd(inherited.take(plan.channel)?);
-    Ok((plan, channel))
+    let message = message::decode(&bytes)?;
+    let handles = message.handles.claim(inherited).context("the plan names a descriptor that was not inherited")?;
+    Ok((message, handles))
 }
 
-fn run(plan: InitPlan, mut inherited: Inherited, channel: InitEnd) -> Result<std::convert::Infallible, ()> {
+fn run(
+    message: Message,
+    handles: ContainerHandles<OwnedFd>,
+    channel: InitEnd,
+    mut inherited: Inherited,
+) -> Result<std::convert::Infallible, ()> {
+    let Message { plan, settings, diagnosis, .. } = message;
     let (proc, preserved) = match prepare(&plan, &mut inherited) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -131,9 +73,14 @@ fn run(plan: InitPlan, mut inherited: Inherited, channel: InitEnd) -> Result<std
             return Err(());
         }
     };
+    let process = &plan.process;
+    let identity = Identity { uid: process.uid, gid: process.gid, groups: process.groups.clone(), home: None };
     let mut init = Init {
+        identity,
         plan,
-        inherited,
+        settings,
+        diagnosis,
+        handles,
         preserved,
         channel: Some(channel),
         proc,
@@ -144,7 +91,6 @@ fn run(plan: InitPlan, mut inherited: Inherited, channel: InitEnd) -> Result<std
         program_flaw: None,
         gate: None,
         chdir_later: false,
-        pid_namespace: None,
         confinement: None,
     };
     let error = match table::walk(&mut init) {
@@ -181,16 +127,4 @@ fn say(channel: &InitEnd, error: &Error) {
     // A parent that has exited has either reported its own failure, which caused this one; or it was killed, and there
     // is no reader.
     let _ = channel.failed(error);
-}
-
-/// Takes a descriptor that the plan names.
-pub(super) fn take(inherited: &mut Inherited, number: init::Inherited) -> Result<OwnedFd> {
-    inherited
-        .take(number)
-        .context("the plan names a descriptor that was not inherited, or that a step has taken before")
-}
-
-/// Duplicates a terminal's descriptor onto the three standard streams.
-pub(super) fn onto_stdio(fd: BorrowedFd) -> Result<(), SysError> {
-    StandardStream::ALL.into_iter().try_for_each(|stream| process::replace_stdio(stream, fd))
 }

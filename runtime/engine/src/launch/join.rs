@@ -3,32 +3,28 @@
 
 use std::os::fd::AsFd;
 
+use super::context::Init;
 use super::faults;
-use super::init::{Init, take};
 use crate::error::{Context, Error, Result};
 use crate::handshake::Sibling;
 use brig_sys::{SysError, cred, ns, process};
 
-/// Joins the namespaces of the plan, in its order.
+/// Joins the namespaces, in their order.
 pub(super) fn join(init: &mut Init) -> Result<()> {
     const CLONE_NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
-    for (number, flags) in std::mem::take(&mut init.plan.join) {
-        let namespace = take(&mut init.inherited, number)?;
+    for (namespace, flags) in std::mem::take(&mut init.handles.join) {
         ns::join(namespace.as_fd(), flags).context("unable to join a namespace")?;
         if flags & CLONE_NEWUSER != 0 {
             // The ids of the caller are mostly not mapped in the joined user namespace.
             become_root()?;
         }
     }
-    let number = init.plan.pid_namespace.take();
-    init.pid_namespace = number.map(|number| take(&mut init.inherited, number)).transpose()?;
     Ok(())
 }
 
 /// Enters the root of a container that has no mount namespace of its own. setns(2) enters the root of any other.
 pub(super) fn container_root(init: &mut Init) -> Result<()> {
-    let Some(number) = init.plan.container_root else { return Ok(()) };
-    let root = take(&mut init.inherited, number)?;
+    let Some(root) = init.handles.root.take() else { return Ok(()) };
     let context = "unable to enter the container's root";
     rustix::process::fchdir(&root).map_err(|error| SysError::from_rustix("fchdir", "", error)).context(context)?;
     rustix::process::chroot(".").map_err(|error| SysError::from_rustix("chroot", "\".\"", error)).context(context)
@@ -76,7 +72,7 @@ pub(super) fn continue_in_child(init: &mut Init, namespaces: u64) -> Result<()> 
     });
     let made = process::fork_sibling(namespaces, confinement.as_ref()).map_err(not_made)?;
     let Some(child) = made else { return Ok(()) };
-    faults::reached(init.plan.stop_at.as_deref(), "sibling_made");
+    faults::reached(init.diagnosis.stop_at.as_deref(), "sibling_made");
     let reported = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
     if reported.is_err() {
         // Without a report no process would know of the child, which may have exited by itself.

@@ -14,7 +14,7 @@ use brig_plan::network::NetDevice;
 use brig_sys::netlink::{Address, Link, Route};
 use brig_sys::ns;
 
-use super::init::Init;
+use super::context::Init;
 
 /// A flag of an address that was set by hand, without a lifetime (linux/if_addr.h).
 const IFA_F_PERMANENT: u32 = 0x80;

@@ -7,26 +7,30 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD};
 
 use crate::error::{Error, ErrorKind, Result};
-use brig_plan::process::ProcessPlan;
 use brig_sys::process;
 
+use super::context::Init;
 use super::executable;
-use super::init::Init;
 
 /// Finds `args[0]`: by its path if it has a slash, else in the directories of the container's PATH.
 ///
 /// # Errors
 /// [`ErrorKind::Executable`]: not found, a directory, or not executable by this user.
-pub(super) fn lookup(plan: &ProcessPlan) -> Result<CString> {
-    let Some(name) = plan.args.first().filter(|name| !name.is_empty()) else {
+pub(super) fn lookup(init: &Init) -> Result<CString> {
+    let process = &init.plan.process;
+    let path = process.env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+    find(process.args.first().map_or("", String::as_str), path)
+}
+
+fn find(name: &str, path: &str) -> Result<CString> {
+    if name.is_empty() {
         return Err(Error::new(ErrorKind::Executable, "exec: \"\": executable file not found in $PATH"));
-    };
+    }
     if name.contains('/') {
         return check(Path::new(name))
             .map_err(|reason| Error::new(ErrorKind::Executable, format!("exec: {name:?}: {reason}")))
             .and_then(|()| c_string(name));
     }
-    let path = plan.env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
     for directory in path.split(':') {
         // An empty element is the working directory; a program found by a relative one is refused, as Go does.
         let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
@@ -70,9 +74,8 @@ fn c_string(text: &str) -> Result<CString> {
 
 /// Executes the program; returns the reason of a failure, with the defect in `flaw`.
 pub(super) fn execute(init: &Init) -> Result<Infallible> {
-    let strings = |list: &[String]| list.iter().map(|text| c_string(text)).collect::<Result<Vec<CString>>>();
-    let args = strings(&init.plan.process.args)?;
-    let env = strings(&init.plan.process.env)?;
+    let args = init.plan.process.args.iter().map(|text| c_string(text)).collect::<Result<Vec<CString>>>()?;
+    let env = init.environment().map(|text| c_string(&text)).collect::<Result<Vec<CString>>>()?;
     let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
     let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
     let path = init.program.as_deref().ok_or_else(|| Error::other("the program was not looked up"))?;
@@ -86,29 +89,20 @@ pub(super) fn execute(init: &Init) -> Result<Infallible> {
 mod tests {
     use super::*;
 
-    fn find(args: &[&str], path: &str) -> Result<CString> {
-        let plan = ProcessPlan {
-            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-            env: vec![format!("PATH={path}")],
-            ..ProcessPlan::default()
-        };
-        lookup(&plan)
-    }
-
     #[test]
     fn programs_are_found_as_by_a_shell() {
-        assert_eq!(find(&["sh"], "/nowhere:/bin").unwrap().to_str(), Ok("/bin/sh"));
-        assert_eq!(find(&["/bin/sh"], "").unwrap().to_str(), Ok("/bin/sh"));
+        assert_eq!(find("sh", "/nowhere:/bin").unwrap().to_str(), Ok("/bin/sh"));
+        assert_eq!(find("/bin/sh", "").unwrap().to_str(), Ok("/bin/sh"));
     }
 
     #[test]
     fn errors_of_the_lookup_have_runcs_text() {
-        let text = |name| find(&[name], "/bin").unwrap_err().to_string();
+        let text = |name| find(name, "/bin").unwrap_err().to_string();
         assert_eq!(text("nosuch"), "exec: \"nosuch\": executable file not found in $PATH");
         assert_eq!(text("/nosuch"), "exec: \"/nosuch\": stat /nosuch: no such file or directory");
         assert_eq!(text("/etc"), "exec: \"/etc\": is a directory");
         let denied = "exec: \"/etc/passwd\": permission denied: /etc/passwd has no execute permission (mode 0644)";
         assert_eq!(text("/etc/passwd"), denied);
-        assert_eq!(find(&[], "/bin").unwrap_err().kind(), ErrorKind::Executable);
+        assert_eq!(find("", "/bin").unwrap_err().kind(), ErrorKind::Executable);
     }
 }

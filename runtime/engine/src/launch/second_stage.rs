@@ -8,7 +8,7 @@
 
 use std::os::fd::AsFd;
 
-use super::init::Init;
+use super::context::Init;
 use super::join::continue_in_child;
 use crate::error::{Context, Result};
 use crate::handshake::{Confine, Filter, Limits};
@@ -19,7 +19,7 @@ use brig_sys::{SysError, SysResult, ns, process, tty};
 /// Selects the pid namespace in which the second-stage init starts. An exec has selected it with the namespaces that it
 /// joined.
 pub(super) fn children_namespace(init: &mut Init) -> Result<()> {
-    match init.pid_namespace.take() {
+    match init.handles.pid_namespace.take() {
         Some(namespace) => {
             ns::join(namespace.as_fd(), libc::CLONE_NEWPID as u64).context("unable to join the pid namespace")
         }

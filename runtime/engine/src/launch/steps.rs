@@ -1,6 +1,7 @@
 //! The steps of an init: each executes one part of the plan, and does nothing where the plan has no such part. Their
 //! order is in [`super::table`].
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -9,15 +10,17 @@ use rustix::io::FdFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::handshake::{Listening, Mounted, Ready};
-use crate::{hooks, rootfs};
+use crate::hooks;
+use crate::rootfs::{self, RootContext};
+use brig_plan::hooks::Hook;
 use brig_plan::passwd;
 use brig_plan::seccomp::flag::NEW_LISTENER;
 use brig_sys::cred::SchedulerAttributes;
 use brig_sys::path::{self, Dir, Links};
 use brig_sys::{SysError, cred, file, keyring, memory, ns, process, seccomp, signal, tty};
 
+use super::context::{Init, onto_stdio};
 use super::cwd::chdir;
-use super::init::{Init, onto_stdio, take};
 use super::second_stage::{new_session, set_limits};
 use super::{executable, gate, program, terminal};
 
@@ -84,12 +87,15 @@ pub(super) fn names(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn root(init: &mut Init) -> Result<()> {
-    if let Some(plan) = &init.plan.rootfs {
-        let pid_namespace =
-            init.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose().context("unable to copy an fd")?;
-        init.root =
-            Some(rootfs::prepare_with(plan, &mut init.inherited, pid_namespace).context("error preparing rootfs")?);
-    }
+    let Some(plan) = &init.plan.rootfs else { return Ok(()) };
+    let pid_namespace = init.handles.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose();
+    let context = RootContext {
+        cgroup: std::mem::take(&mut init.settings.cgroup),
+        empty_namespace: init.handles.empty_namespace.take(),
+        sources: std::mem::take(&mut init.handles.sources),
+        pid_namespace: pid_namespace.context("unable to copy an fd")?,
+    };
+    init.root = Some(rootfs::prepare(plan, context).context("error preparing rootfs")?);
     Ok(())
 }
 
@@ -101,7 +107,7 @@ pub(super) fn runtime_hooks(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn container_hooks(init: &mut Init) -> Result<()> {
-    let hooks = std::mem::take(&mut init.plan.create_container);
+    let hooks = &init.plan.hooks.create_container;
     if hooks.is_empty() {
         return Ok(());
     }
@@ -110,31 +116,33 @@ pub(super) fn container_hooks(init: &mut Init) -> Result<()> {
     }
     // The umask is 0 while the root is built.
     let building = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    run_hooks(init, &hooks, "creating")?;
+    run_hooks(init, hooks, "creating", None)?;
     nix::sys::stat::umask(building);
     Ok(())
 }
 
 /// Runs hooks in this process's working directory, under the filter that the parent has sent by then, unless this
 /// process is under it already.
-fn run_hooks(init: &Init, list: &[brig_plan::hooks::Hook], status: &str) -> Result<()> {
+fn run_hooks(init: &Init, list: &[Hook], status: &str, environment: Option<&[String]>) -> Result<()> {
     let state = init.plan.hook_state.json(status, std::process::id() as i32);
-    hooks::run(list, hooks::Setting { state: &state, directory: None, filter: init.seccomp.as_ref(), init: None })
+    let filter = init.seccomp.as_ref();
+    hooks::run(list, hooks::Setting { state: &state, directory: None, environment, filter, init: None })
 }
 
 pub(super) fn console(init: &mut Init) -> Result<()> {
     if !init.plan.process.terminal {
         return Ok(());
     }
-    let number = init.plan.console.ok_or_else(|| Error::other("process.terminal is set, and no console was given"))?;
-    let console = take(&mut init.inherited, number)?;
+    let console = init.handles.console.take();
+    let console = console.ok_or_else(|| Error::other("process.terminal is set, and no console was given"))?;
+    let settings = init.settings.terminal;
     let slave = match &init.root {
         Some(root) => {
-            let slave = terminal::make(&init.plan, console, init.proc()?, root.dir())?;
+            let slave = terminal::make(settings, console, init.proc()?, root.dir())?;
             root.bind_console(slave.as_fd()).context("unable to bind /dev/console")?;
             slave
         }
-        None => terminal::make(&init.plan, console, init.proc()?, &Dir::open_host(Path::new("/"))?)?,
+        None => terminal::make(settings, console, init.proc()?, &Dir::open_host(Path::new("/"))?)?,
     };
     init.terminal = Some(slave);
     Ok(())
@@ -180,23 +188,21 @@ fn read_inside(init: &Init, path: &str) -> Result<String> {
 
 pub(super) fn identity(init: &mut Init) -> Result<()> {
     let mut home = None;
-    if let Some(user) = init.plan.process.user.take() {
+    if let Some(user) = &init.plan.process.user {
         let passwd = read_inside(init, "/etc/passwd")?;
         let group = read_inside(init, "/etc/group")?;
-        let identity = passwd::identify(&user, &passwd, &group)
-            .map_err(|error| Error::other(format!("unable to find {error}")))?;
-        init.plan.process.uid = identity.uid;
-        init.plan.process.gid = identity.gid;
-        init.plan.process.groups.extend(identity.groups);
-        home = identity.home;
+        let found =
+            passwd::identify(user, &passwd, &group).map_err(|error| Error::other(format!("unable to find {error}")))?;
+        (init.identity.uid, init.identity.gid) = (found.uid, found.gid);
+        init.identity.groups.extend(found.groups);
+        home = found.home;
     }
     let has_home = |entry: &String| entry.strip_prefix("HOME=").is_some_and(|home| !home.is_empty());
     if !init.plan.process.env.iter().any(has_home) {
         if home.is_none() {
-            home = home_of(init, init.plan.process.uid)?;
+            home = home_of(init, init.identity.uid)?;
         }
-        init.plan.process.env.retain(|entry| !entry.starts_with("HOME="));
-        init.plan.process.env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
+        init.identity.home = Some(home.unwrap_or_else(|| "/".to_owned()));
     }
     Ok(())
 }
@@ -275,7 +281,7 @@ pub(super) fn standard_streams(init: &mut Init) -> Result<()> {
         }
     }
     terminal::reopen_devices(init)?;
-    let uid = init.plan.process.uid;
+    let uid = init.identity.uid;
     if uid == 0 && !init.plan.user_namespace {
         return Ok(());
     }
@@ -284,16 +290,16 @@ pub(super) fn standard_streams(init: &mut Init) -> Result<()> {
 
 pub(super) fn credentials(init: &mut Init) -> Result<()> {
     const CAP_SYS_ADMIN: u64 = 1 << 21;
-    let process = &init.plan.process;
+    let (process, identity) = (&init.plan.process, &init.identity);
     let wanted = process.capabilities;
     cred::limit_bounding(wanted.bounding).context("unable to limit the bounding set")?;
     cred::keep_capabilities()?;
-    match if process.keep_groups { Ok(()) } else { cred::set_groups(&process.groups) } {
-        Err(error) if process.groups.is_empty() && error.errno() == nix::errno::Errno::EPERM => {}
+    match if process.keep_groups { Ok(()) } else { cred::set_groups(&identity.groups) } {
+        Err(error) if identity.groups.is_empty() && error.errno() == nix::errno::Errno::EPERM => {}
         other => other.context("unable to set process.user.additionalGids")?,
     }
-    cred::set_ids(process.uid, process.gid)
-        .with_context(|| format!("unable to become user {}:{}", process.uid, process.gid))?;
+    cred::set_ids(identity.uid, identity.gid)
+        .with_context(|| format!("unable to become user {}:{}", identity.uid, identity.gid))?;
     if process.no_new_privileges {
         cred::set_no_new_privs()?;
     }
@@ -315,7 +321,7 @@ pub(super) fn credentials(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn lookup(init: &mut Init) -> Result<()> {
-    let program = program::lookup(&init.plan.process)?;
+    let program = program::lookup(init)?;
     init.program_flaw = executable::flaw(&program);
     init.program = Some(program);
     Ok(())
@@ -324,7 +330,7 @@ pub(super) fn lookup(init: &mut Init) -> Result<()> {
 pub(super) fn ready(init: &mut Init) -> Result<()> {
     // Must precede the notification of the parent, after which an exec is possible that could trace this process.
     init.close_proc();
-    if init.plan.gate.is_some() {
+    if init.handles.gate.is_some() {
         // Must precede the record, after which the process can be signalled.
         signal::react_as_go_does()?;
     }
@@ -334,24 +340,22 @@ pub(super) fn ready(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn wait_at_gate(init: &mut Init) -> Result<()> {
-    let Some(number) = init.plan.gate else { return Ok(()) };
+    let Some(gate) = init.handles.gate.take() else { return Ok(()) };
     // The parent has exited, or is about to: it does not wait for the program.
     init.channel = None;
     // A created container may wait for long, and a host may have a thousand of them.
     memory::release_program()?;
-    init.gate = Some(gate::wait(take(&mut init.inherited, number)?)?);
+    init.gate = Some(gate::wait(gate)?);
     Ok(())
 }
 
 pub(super) fn start_hooks(init: &mut Init) -> Result<()> {
-    let mut hooks = std::mem::take(&mut init.plan.start_container);
-    for hook in &mut hooks {
-        hook.env.get_or_insert_with(|| init.plan.process.env.clone());
-    }
+    let hooks = &init.plan.hooks.start_container;
     if hooks.is_empty() {
         return Ok(());
     }
-    run_hooks(init, &hooks, "created")?;
+    let environment: Vec<String> = init.environment().map(Cow::into_owned).collect();
+    run_hooks(init, hooks, "created", Some(&environment))?;
     init.gate.as_ref().map_or(Ok(()), gate::report_hooks)
 }
 

@@ -6,8 +6,8 @@ use std::convert::Infallible;
 use crate::error::Result;
 use crate::trace;
 
+use super::context::Init;
 use super::cwd::{make_working_directory, working_directory};
-use super::init::Init;
 use super::join::{container_root, join, sibling};
 use super::network::network_devices;
 use super::second_stage::{children_namespace, confine, second_stage};
@@ -16,7 +16,7 @@ use super::steps::{
     listener, lookup, loopback, names, preserve, ready, root, runtime_hooks, scheduling, session, standard_streams,
     start_hooks, sysctl, time_namespace, wait_at_gate,
 };
-use super::{describe, faults, program};
+use super::{faults, program};
 
 /// The rights of a process at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,13 +137,29 @@ pub(super) const EXEC: &str = "exec";
 pub(super) fn walk(init: &mut Init) -> Result<Infallible> {
     for (place, step) in STEPS.iter().enumerate() {
         debug_assert!(is_in_order(place), "{}", step.name);
-        faults::reached(init.plan.stop_at.as_deref(), step.name);
+        faults::reached(init.diagnosis.stop_at.as_deref(), step.name);
         let _phase = trace::phase(step.name);
-        describe::step(init, step.name)?;
+        log(init, step.name)?;
         (step.run)(init)?;
     }
-    faults::reached(init.plan.stop_at.as_deref(), EXEC);
+    faults::reached(init.diagnosis.stop_at.as_deref(), EXEC);
     program::execute(init)
+}
+
+/// Logs a step, as long as the parent reads. The steps after `ready` run without the parent, and may run under a filter
+/// that forbids the message.
+fn log(init: &mut Init, name: &str) -> Result<()> {
+    if init.diagnosis.log_steps {
+        init.channel()?.log(false, format!("init: step {name}"))?;
+        init.diagnosis.log_steps = name != "ready";
+    }
+    Ok(())
+}
+
+/// The steps of init at which a process can stop, in their order.
+#[cfg(feature = "faults")]
+pub fn init_steps() -> Vec<&'static str> {
+    STEPS.iter().map(|step| step.name).chain([EXEC]).collect()
 }
 
 /// Checks that the step at `index` follows all steps that it depends on, and has the rights that it needs: the caller's

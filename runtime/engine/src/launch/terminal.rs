@@ -5,8 +5,6 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Gid, Stat, Uid};
 
-use brig_plan::init::InitPlan;
-
 use crate::error::{Context, Result};
 use crate::handshake::{HostNode, Streams};
 use crate::rootfs::{self, MemoryDevice};
@@ -15,19 +13,20 @@ use brig_sys::process::{self, StandardStream};
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult, socket, tty};
 
-use super::init::Init;
+use super::context::Init;
+use super::request::{Newlines, TerminalSettings};
 use super::streams;
 
 /// Creates a pty in the devpts of `root`, sets its size, and sends the master to `console`. Returns the slave, opened
 /// from the master itself and never by a path (an image could have another file there).
-pub(super) fn make(plan: &InitPlan, console: OwnedFd, proc: &Proc, root: &Dir) -> Result<OwnedFd> {
+pub(super) fn make(settings: TerminalSettings, console: OwnedFd, proc: &Proc, root: &Dir) -> Result<OwnedFd> {
     let unable = "unable to make a terminal";
     let master = rootfs::open_ptmx(root, proc)?;
     let slave = tty::open_peer(master.as_fd()).context(unable)?;
-    if let Some((rows, columns)) = plan.process.console_size {
+    if let Some((rows, columns)) = settings.size {
         tty::set_size(master.as_fd(), rows, columns).context("unable to set process.consoleSize")?;
     }
-    if plan.proxied_terminal {
+    if settings.newlines == Newlines::Raw {
         tty::disable_newline_translation(master.as_fd()).context(unable)?;
     }
     let name = format!("/dev/pts/{}", tty::number(master.as_fd())?);

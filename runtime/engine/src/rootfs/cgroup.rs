@@ -24,12 +24,12 @@ const FLAGS: u64 = libc::MS_NOEXEC | libc::MS_NOSUID | libc::MS_NODEV;
 /// f_type of cgroup and cgroup2 (include/uapi/linux/magic.h).
 const CGROUP_MAGICS: [u64; 2] = [0x27_e0eb, 0x6367_7270];
 
-/// Mounts the hierarchies of `plan.cgroup` at the operation's target.
+/// Mounts the hierarchies of the container at the operation's target.
 pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
     let may_write = plan.cgroup_namespace || !plan.user_namespace;
     let readonly = if may_write { op.flags & libc::MS_RDONLY } else { libc::MS_RDONLY };
     let target = directory(root, op)?;
-    match &plan.cgroup {
+    match &root.cgroup {
         CgroupMounts::None => {
             let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
             place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)

@@ -10,7 +10,6 @@ use rustix::fs::{AtFlags, FileType};
 use super::{Root, by_path, cgroup, copy, has_option, refuse};
 use crate::error::{Context, Error, Result};
 use brig_plan::mounts::{MountKind, MountOp, PROC_FILES, RootfsPlan, options};
-use brig_sys::inherited::Inherited;
 use brig_sys::mount::{self, Filesystem};
 use brig_sys::path::{Links, file_type};
 use brig_sys::procfs::{PROC_SUPER_MAGIC, mount_id};
@@ -51,10 +50,10 @@ fn kind_name(kind: &MountKind) -> &str {
     }
 }
 
-/// Executes one mount operation below `root`.
-pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp, inherited: &mut Inherited) -> Result<()> {
+/// Executes one mount operation below `root`. `source` is a detached copy of a bind's source, if the parent made one.
+pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp, source: Option<OwnedFd>) -> Result<()> {
     let mounted = match &op.kind {
-        MountKind::Bind { recursive } => match bind(root, op, *recursive, inherited)? {
+        MountKind::Bind { recursive } => match bind(root, op, *recursive, source)? {
             Some(mounted) => mounted,
             None => return Ok(()),
         },
@@ -290,12 +289,12 @@ fn remount(root: &Root, op: &MountOp) -> Result<()> {
 }
 
 /// Binds the operation's source. Returns `None` for a symlink that was copied instead.
-fn bind(root: &Root, op: &MountOp, recursive: bool, inherited: &mut Inherited) -> Result<Option<OwnedFd>> {
+fn bind(root: &Root, op: &MountOp, recursive: bool, source: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     if op.copy_symlink && copy_symlink(root, op)? {
         return Ok(None);
     }
-    let tree = match op.source_fd {
-        Some(number) => inherited.take(number),
+    let tree = match source {
+        Some(tree) => Ok(tree),
         None => root.host_mounts.copy(&op.source, recursive, !op.source_nofollow),
     };
     let tree = match tree {

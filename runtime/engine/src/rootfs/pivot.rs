@@ -11,20 +11,23 @@ use super::mounts::make_readonly;
 use super::outside::HostMounts;
 use crate::error::{Context, Error, ErrorKind, Result};
 use brig_plan::mounts::{Pivot, RootfsPlan};
-use brig_sys::inherited::Inherited;
 use brig_sys::mount::{self, Filesystem};
 use brig_sys::path::{Dir, Links};
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult};
 
 /// Stops propagation from this mount namespace as the plan asks, and makes the root a mount of its own.
-pub(super) fn attach_root(plan: &RootfsPlan, inherited: &mut Inherited, proc: &Proc) -> Result<(Dir, HostMounts)> {
+/// With a cached empty mount namespace, the process leaves the host's for a copy of that.
+pub(super) fn attach_root(
+    plan: &RootfsPlan,
+    empty_namespace: Option<OwnedFd>,
+    proc: &Proc,
+) -> Result<(Dir, HostMounts)> {
     let context = || format!("error preparing rootfs {:?}", plan.root);
     if plan.pivot == Pivot::Chroot {
         return Ok((Dir::open_host(&plan.root).with_context(context)?, HostMounts::Copied));
     }
-    if let Some(number) = plan.seed {
-        let cached = inherited.take(number)?;
+    if let Some(cached) = empty_namespace {
         let tree = mount::clone_host_tree(&plan.root, true, true).map_err(|error| root_error(plan, error))?;
         if let Some(host_mounts) = HostMounts::leave(plan, proc, &cached, &tree).with_context(context)? {
             return Ok((Dir::from_fd(tree), host_mounts));
@@ -34,10 +37,7 @@ pub(super) fn attach_root(plan: &RootfsPlan, inherited: &mut Inherited, proc: &P
     // An unbindable mount cannot be bound as the root: `finish_root` makes it unbindable at the end.
     let spread = if asked & libc::MS_UNBINDABLE != 0 { libc::MS_PRIVATE | libc::MS_REC } else { asked };
     mount::mount_raw(None, Path::new("/"), None, spread, None).with_context(context)?;
-    let tree = match plan.root_fd {
-        Some(number) => inherited.take(number),
-        None => mount::clone_host_tree(&plan.root, true, true),
-    };
+    let tree = mount::clone_host_tree(&plan.root, true, true);
     // Shared mounts can remain: the new root must not propagate to the host when it is attached, and pivot_root(2)
     // refuses a root whose parent mount is shared.
     if spread & libc::MS_SHARED != 0 || spread & libc::MS_REC == 0 {

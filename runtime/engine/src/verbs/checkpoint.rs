@@ -15,10 +15,10 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::probe;
 use crate::state::{Verb, allow};
 use crate::store;
-use brig_plan::container::{self, CreateChoices};
-use brig_plan::mounts::RootfsPlan;
+use brig_plan::container::{self, ContainerPlan, CreateChoices};
+use brig_plan::mounts::{CgroupMounts, RootfsPlan};
 use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
-use brig_plan::{annotations, external};
+use brig_plan::{Finished, annotations, external};
 use brig_sys::path::{Dir, Links, file_type};
 
 /// The file in the image directory that names the container's standard streams, in runc's format.
@@ -38,7 +38,8 @@ impl Engine {
         let images = Directory::make(&options.images)?;
         let work = work_directory(&options.work)?;
         let parent = options.parent.as_deref().map(|parent| check_parent(&images.path, parent)).transpose()?;
-        let rootfs = container.rootfs_plan(&spec, self)?;
+        let (plan, cgroup) = container.plan(&spec, self)?;
+        let rootfs = plan.init.rootfs.as_ref().ok_or_else(|| Error::other("the container has no root"))?;
         let pid = container.record.init_process_pid;
         let mut asked = Options::new((images.file.as_fd(), &images.path), "dump.log", &rootfs.root);
         asked.work = work.as_ref().map(|work| (work.file.as_fd(), work.path.as_path()));
@@ -61,7 +62,7 @@ impl Engine {
         }
         let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
         if kind == Kind::Dump {
-            asked.mounts = dumped_mounts(&rootfs, pid)?;
+            asked.mounts = dumped_mounts(rootfs, &cgroup, pid)?;
             write_descriptors(&images.path, pid)?;
         }
         Criu::start(&CriuContext::default())?.request(kind, &asked, &mut |_| Ok(()))?;
@@ -140,9 +141,9 @@ fn check_parent<'a>(images: &Path, parent: &'a Path) -> Result<&'a Path> {
 }
 
 /// The container's external mounts, by their names.
-fn dumped_mounts(rootfs: &RootfsPlan, pid: i32) -> Result<Vec<Mapped>> {
+fn dumped_mounts(rootfs: &RootfsPlan, cgroup: &CgroupMounts, pid: i32) -> Result<Vec<Mapped>> {
     let named = |one: external::ExternalMount| Mapped { key: one.target.clone(), value: one.target };
-    let mut mounts: Vec<Mapped> = external::mounts(rootfs).into_iter().map(named).collect();
+    let mut mounts: Vec<Mapped> = external::mounts(rootfs, cgroup).into_iter().map(named).collect();
     // Masked directories are the container's own tmpfs, so only masked files are external.
     let root = Dir::open_host(&PathBuf::from(format!("/proc/{pid}/root")))?;
     for path in &rootfs.masked_paths {
@@ -164,13 +165,11 @@ fn write_descriptors(images: &Path, pid: i32) -> Result<()> {
 }
 
 impl Container {
-    /// Plans the container's root again, with the mounts of its cgroup.
-    fn rootfs_plan(&self, spec: &Spec, engine: &Engine) -> Result<RootfsPlan> {
+    /// Plans the container again, and the mounts of its cgroup.
+    fn plan(&self, spec: &Spec, engine: &Engine) -> Result<(Finished<ContainerPlan>, CgroupMounts)> {
         let choices = CreateChoices { manager: engine.manager, ..CreateChoices::default() };
         let (plan, _) = container::build(spec, &self.id, &self.record.bundle, choices, &probe::host()?)?;
-        let mut rootfs = plan.init.rootfs.ok_or_else(|| Error::other("the container has no root"))?;
-        rootfs.cgroup = cgroup_mounts(&Cgroup::from_record(&self.record.cgroup))?;
-        Ok(rootfs)
+        Ok((plan, cgroup_mounts(&Cgroup::from_record(&self.record.cgroup))?))
     }
 
     /// The directory of the cgroup's freezer.

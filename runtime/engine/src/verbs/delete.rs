@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hooks;
 use crate::state::{Verb, allow};
 use crate::store::{self, Entry};
-use brig_plan::{Findings, container};
+use brig_plan::container;
 use brig_sys::process;
 
 /// Timeout for a killed process to exit: it may be in a system call that no signal interrupts.
@@ -117,7 +117,7 @@ impl Container {
 
     /// Runs the poststop hooks. Their failures only warn (runtime.md, Lifecycle).
     fn poststop(&self, spec: &oci_spec::runtime::Spec) {
-        let hooks = brig_plan::hooks::build(spec, &mut Findings::default());
+        let hooks = brig_plan::hooks::of_runtime(spec);
         let state = container::hook_state(spec, &self.id, &self.record.bundle).json("stopped", 0);
         hooks::run_poststop(&hooks.poststop, &state, &self.record.bundle);
     }

@@ -1,22 +1,25 @@
 //! exec: an additional process in a running container. A smaller plan, executed by the same steps.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Process, Spec};
 
-use super::create::{check_console, make_pipes, open_console, prepare_proxied, receive_terminal, set_oom_score};
 use super::joined::compare_with_init;
+use super::limits::Limits;
 use super::listener::Listener;
-use super::{Container, Engine, ExecOptions, Launched, ProcessSource, announce};
+use super::terminal::{Terminal, make_pipes};
+use super::{Container, Engine, ExecOptions, Launched, ProcessSource, announce, describe, terminal};
 use crate::cgroup::{Cgroup, ExecTarget, Frozen};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::launch::parent::{Launch, LaunchObserver, launch};
+use crate::launch::handles::ContainerHandles;
+use crate::launch::image::ImageUse;
+use crate::launch::parent::launch;
+use crate::launch::request::{Launch, LaunchObserver, Seccomp, Settings, Start};
 use crate::launch::stall::{Freezer, STALL_TIMEOUT, StallLimit, Stalled};
 use crate::launch::unknown_syscalls::UnknownSyscalls;
 use crate::probe;
-use crate::resctrl::Group;
 use crate::state::{Verb, allow};
 use crate::trace;
 use brig_plan::container::{self, ExecChoices};
@@ -41,75 +44,65 @@ impl Engine {
         annotations::apply_overrides(&mut spec);
         let mut host = probe::host()?;
         compare_with_init(&spec, container.record.init_process_pid, &mut host)?;
-        let process = match &options.process {
-            Some(source) => {
-                let process = read_process(source)?;
-                match spec.process() {
-                    Some(container) => process_plan::with_defaults(process, container),
-                    None => process,
-                }
-            }
-            None => spec.process().clone().ok_or_else(|| {
-                Error::new(ErrorKind::InvalidConfig, "config.json has no process; give one with --process")
-            })?,
-        };
-        let choices = choices(&options);
-        let (mut plan, join, warnings) = container::build_exec(&spec, id, &process, &choices, &host)?;
+        let process = process_of(&spec, options.process.as_ref())?;
+        let (plan, warnings) = container::build_exec(&spec, id, &process, &choices(&options), &host)?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        check_console(plan.process.terminal, &options.console)?;
+        describe::exec(&plan);
         drop(phase);
-        let (console, terminal) = open_console(plan.process.terminal, &options.console)?;
-        prepare_proxied(&mut plan, &options.console);
-        let pipes = make_pipes(&mut options.stdio, &plan)?;
+        let Terminal { settings: terminal, console, receiver } = Terminal::open(&plan.init.process, &options.console)?;
+        let pipes = make_pipes(&mut options.stdio, &plan.init)?;
         let stdio = options.stdio.take()?;
         let target = container.cgroup().exec_target(&options.cgroups, container.record.init_process_pid)?;
-        let cgroup =
-            target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose().context("unable to copy an fd")?;
-        let root = container_root(&init, container.record.init_process_pid, join)?;
-        plan.container_root = root.as_ref().map(AsRawFd::as_raw_fd);
-        plan.join = vec![(init.as_raw_fd(), join)];
-        if join == 0 {
-            plan.join.clear();
-        }
+        let cgroup = target.clone_target().map(|fd| fd.try_clone_to_owned()).transpose();
+        let cgroup = cgroup.context("unable to copy an fd")?;
+        let root = container_root(&init, container.record.init_process_pid, plan.join)?;
         let enter = target.self_entry()?;
         // Only with a user's systemd does the process have to be moved; else it is cloned into its cgroup, or enters
         // it before anything else.
         let attaches = cgroup.is_none() && enter.is_empty();
+        let limits =
+            Limits { group: container.record.intel_rdt.clone(), oom_score_adj: plan.init.process.oom_score_adj };
         let mut observer = ExecObserver {
             attaches,
-            must_wait: attaches
-                || plan.has_two_stages() && (process.oom_score_adj().is_some() || container.record.intel_rdt.is_some()),
+            must_wait: attaches || plan.init.has_two_stages() && limits.any(),
             target,
-            oom_score_adj: process.oom_score_adj(),
+            limits,
             options: &options,
             listener: Listener::of(&spec, id, &container.record.bundle),
             init: container.record.init_process_pid,
-            group: container.record.intel_rdt.clone(),
             cgroup: container.cgroup(),
         };
+        let refuses = annotations::refuses_unknown_syscalls(&spec);
+        // create has already warned about them.
+        let unknown_syscalls = if refuses { UnknownSyscalls::Refuse } else { UnknownSyscalls::Ignore };
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let join = if plan.join == 0 { Vec::new() } else { vec![(init, plan.join)] };
         let request = Launch {
-            plan,
-            namespaces: 0,
-            id_maps: None,
-            seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
-            unknown_syscalls: if annotations::refuses_unknown_syscalls(&spec) {
-                UnknownSyscalls::Refuse
-            } else {
-                UnknownSyscalls::Ignore
-            },
+            plan: &plan.init,
+            settings: Settings { terminal, ..Settings::default() },
+            handles: ContainerHandles { join, root, console, ..ContainerHandles::default() },
+            start: Start { namespaces: 0, id_maps: None, cgroup, enter },
+            seccomp: profile.map(|profile| Seccomp { profile, unknown_syscalls }),
             seal_beside: container.entry.path(),
-            keep_image: self.is_resident,
-            inherit: std::iter::once(init).chain(root).collect(),
-            cgroup,
-            enter,
+            image: if self.is_resident { ImageUse::Kept } else { ImageUse::Once },
             stdio,
-            gate: None,
-            console,
             stall: StallLimit { timeout: options.stall_timeout.unwrap_or(STALL_TIMEOUT), counts: Stalled::Idle },
         };
         let child = launch(request, &mut observer)?;
-        let terminal = terminal.map(|socket| receive_terminal(&socket)).transpose()?;
+        let terminal = terminal::receive(receiver)?;
         Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes, notify: None })
+    }
+}
+
+/// The process object of an exec: the one given, completed from the container's, or the container's own.
+fn process_of(spec: &Spec, source: Option<&ProcessSource>) -> Result<Process> {
+    match (source, spec.process()) {
+        (Some(source), Some(own)) => Ok(process_plan::with_defaults(read_process(source)?, own)),
+        (Some(source), None) => read_process(source),
+        (None, Some(own)) => Ok(own.clone()),
+        (None, None) => {
+            Err(Error::new(ErrorKind::InvalidConfig, "config.json has no process; give one with --process"))
+        }
     }
 }
 
@@ -182,10 +175,9 @@ struct ExecObserver<'a> {
     attaches: bool,
     must_wait: bool,
     target: ExecTarget,
-    oom_score_adj: Option<i32>,
+    limits: Limits,
     options: &'a ExecOptions,
     listener: Option<Listener>,
-    group: Option<Group>,
     /// Pid of the container's init.
     init: i32,
     /// The container's cgroup.
@@ -197,13 +189,7 @@ impl LaunchObserver for ExecObserver<'_> {
         if self.attaches {
             self.target.attach(pid).context("unable to enter the container's cgroup")?;
         }
-        if let Some(group) = &self.group {
-            group.enter(pid)?;
-        }
-        match self.oom_score_adj {
-            Some(score) => set_oom_score(pid, score),
-            None => Ok(()),
-        }
+        self.limits.apply(pid)
     }
 
     fn must_wait(&self) -> bool {

@@ -2,24 +2,26 @@
 //! device and inode, and joined by the same descriptors. One namespace has many paths: /proc/PID/ns of each process
 //! in it, a bind mount of that file, and links to both.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 
 use crate::error::{Context, Result};
+use crate::launch::handles::ContainerHandles;
 use brig_plan::Host;
-use brig_plan::init::InitPlan;
+use brig_plan::container::ContainerPlan;
 use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
 use brig_sys::procfs::Proc;
-use brig_sys::{SysError, SysResult, ns};
+use brig_sys::{SysError, SysResult, mount, ns};
 
-/// Open namespaces. A failure to open one is reported by [`Joined::into_plan`], so that violations of the
-/// configuration are reported first.
+/// Open namespaces. A failure to open one is reported by [`Joined::handles`], so that violations of the configuration are
+/// reported first.
 pub(super) struct Joined(Vec<(NamespaceKind, PathBuf, SysResult<OwnedFd>)>);
 
 impl Joined {
-    /// Opens the namespaces, and records in `host` which of them are the caller's own or those of process 1.
+    /// Opens the namespaces, and records in `host` which of them are the caller's own or those of process 1, and
+    /// whether a procfs of a joined pid namespace can be mounted from outside of it.
     ///
     /// # Errors
     /// When the caller's own namespaces cannot be read.
@@ -43,23 +45,45 @@ impl Joined {
                 host.host_namespaces.push(*kind);
             }
         }
+        host.procfs_shows_joined_pids = joined.shows_pids(spec, host);
         Ok(joined)
     }
 
-    /// Puts the descriptor numbers into the plan of init, which inherits them. The caller's own namespace is not
-    /// joined. Namespaces that a joined user namespace does not own come before it, because its root has no right to
-    /// enter them, and the caller may have it.
+    /// Tries whether the kernel has a parameter of procfs for the joined pid namespace, if the plan depends on it: with
+    /// a user namespace the process is inside before it builds its root.
+    fn shows_pids(&self, spec: &Spec, host: &Host) -> bool {
+        let namespaces = NamespacePlan::on_host(spec, host);
+        let has_procfs = spec.mounts().iter().flatten().any(|mount| mount.typ().as_deref() == Some("proc"));
+        if !namespaces.is_private(NamespaceKind::Pid) || namespaces.is_private(NamespaceKind::User) || !has_procfs {
+            return false;
+        }
+        let joined = self.0.iter().find(|(kind, ..)| *kind == NamespaceKind::Pid);
+        let Some((_, _, Ok(pid_namespace))) = joined else { return false };
+        match mount::Filesystem::new("proc").descriptor("pidns", pid_namespace.as_fd()).check_parameters() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!("the root is built inside of the pid namespace that is joined: {error}");
+                false
+            }
+        }
+    }
+
+    /// The handles of the namespaces for init: those that it joins, in order, and the pid namespace, if that comes last. The caller's
+    /// own namespace is not joined. Namespaces that a joined user namespace does not own come before it, because its
+    /// root has no right to enter them, and the caller may have it.
     ///
     /// # Errors
     /// When a namespace could not be opened.
-    pub(super) fn into_plan(self, namespaces: &NamespacePlan, init: &mut InitPlan) -> Result<Vec<OwnedFd>> {
+    pub(super) fn handles(self, plan: &ContainerPlan) -> Result<ContainerHandles<OwnedFd>> {
+        let mut pid_namespace = None;
         let (mut foreign, mut others, mut user) = (Vec::new(), Vec::new(), None);
         for (kind, path, opened) in self.0 {
             let unable =
                 || format!("unable to join the {} namespace {} of linux.namespaces", kind.as_str(), path.display());
             let fd = opened.with_context(unable)?;
             match &user {
-                _ if !namespaces.is_private(kind) => {}
+                _ if !plan.namespaces.is_private(kind) => {}
+                _ if kind == NamespaceKind::Pid && plan.init.second_stage => pid_namespace = Some(fd),
                 // The user namespace comes first in the list of kinds.
                 None if kind == NamespaceKind::User => user = Some((kind, fd)),
                 Some((_, user)) if !ns::is_owned_by(fd.as_fd(), user.as_fd()).with_context(unable)? => {
@@ -68,9 +92,9 @@ impl Joined {
                 _ => others.push((kind, fd)),
             }
         }
-        let ordered = || foreign.iter().chain(&user).chain(&others);
-        init.join = ordered().map(|(kind, fd)| (fd.as_raw_fd(), kind.clone_flag())).collect();
-        Ok(foreign.into_iter().chain(user).chain(others).map(|(_, fd)| fd).collect())
+        let ordered = foreign.into_iter().chain(user).chain(others);
+        let join = ordered.map(|(kind, fd)| (fd, kind.clone_flag())).collect();
+        Ok(ContainerHandles { join, pid_namespace, ..ContainerHandles::default() })
     }
 }
 

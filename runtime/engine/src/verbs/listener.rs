@@ -7,9 +7,9 @@ use oci_spec::runtime::Spec;
 use serde::Serialize;
 
 use crate::error::{Context, Error, Result};
-use brig_plan::container;
-use brig_plan::init::HookState;
+use brig_plan::init::{HookState, StateNow};
 use brig_plan::seccomp::notifies;
+use brig_plan::{Finished, container};
 use brig_sys::socket;
 
 /// The listener's name in the list of descriptors sent.
@@ -19,7 +19,7 @@ const SECCOMP_FD: &str = "seccompFd";
 pub(super) struct Listener {
     path: PathBuf,
     metadata: String,
-    state: HookState,
+    state: Finished<HookState>,
 }
 
 /// The message to the agent. Fields are serialised in this order.
@@ -31,7 +31,7 @@ struct ProcessState<'a> {
     pid: i32,
     #[serde(skip_serializing_if = "str::is_empty")]
     metadata: &'a str,
-    state: HookState,
+    state: StateNow<'a>,
 }
 
 impl Listener {
@@ -50,7 +50,7 @@ impl Listener {
     /// # Errors
     /// When no agent listens there: programs would wait forever, or calls would fail with ENOSYS.
     pub(super) fn send(&self, listener: OwnedFd, pid: i32, status: &str, init: i32) -> Result<()> {
-        let state = HookState { status: status.to_owned(), pid: init, ..self.state.clone() };
+        let state = self.state.now(status, init);
         let message = ProcessState {
             oci_version: &self.state.oci_version,
             fds: [SECCOMP_FD],

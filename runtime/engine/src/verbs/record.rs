@@ -11,6 +11,7 @@ use crate::launch::faults;
 use crate::resctrl::Group;
 use crate::state::{Record, RecordConfig};
 use crate::store::Entry;
+use brig_plan::Finished;
 use brig_plan::cgroup::CgroupPlan;
 use brig_plan::container::{self, ContainerPlan};
 use brig_plan::intel_rdt::IntelRdtPlan;
@@ -35,7 +36,7 @@ pub(super) fn put_init(record: &mut Record, pid: i32) -> Result<()> {
 /// Creates the cgroup of `plan`, with everything on record that an interrupted create leaves: the planned cgroup
 /// before it is created, and the container's own afterwards. A cgroup that create refused, or never reached, may
 /// belong to another container.
-pub(super) fn make_cgroup(plan: &CgroupPlan, record: &mut Record, entry: &Entry) -> Result<CgroupGuard> {
+pub(super) fn make_cgroup(plan: &Finished<CgroupPlan>, record: &mut Record, entry: &Entry) -> Result<CgroupGuard> {
     record.cgroup = Cgroup::planned_record(plan)?;
     entry.write_record(record)?;
     faults::parent("recorded");
@@ -129,7 +130,7 @@ pub(super) fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &Containe
         owner,
         annotations,
         own_pids: plan.namespaces.is_new(NamespaceKind::Pid),
-        start_container: !plan.hooks.start_container.is_empty(),
+        start_container: !plan.init.hooks.start_container.is_empty(),
         poststart: !plan.hooks.poststart.is_empty(),
         poststop: !plan.hooks.poststop.is_empty(),
         config: RecordConfig { rootfs, labels },

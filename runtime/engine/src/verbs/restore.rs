@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
+use super::bundle::read_config;
 use super::checkpoint::{DESCRIPTORS, Directory, EXTERNAL, apply, work_directory};
-use super::create::{check_console, read_config};
 use super::joined::Joined;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
-use super::{Console, Engine, Launched, RestoreOptions, absolute, announce};
+use super::terminal::check_console;
+use super::{Console, Engine, Launched, RestoreOptions, absolute, announce, describe};
 use crate::criu::{Criu, CriuContext, Kind, Mapped, Notification, Options};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hooks::{self, Setting};
@@ -41,6 +42,7 @@ impl Engine {
         let choices = CreateChoices { manager: self.manager, ..CreateChoices::default() };
         let (plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
         warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));
+        describe::container(&plan);
         check_console(plan.init.process.terminal, &options.console)?;
         let images = Directory::open(&options.images)?;
         let pipes = pipes(&images.path)?;
@@ -77,10 +79,9 @@ struct Restoring<'a> {
 
 impl Restoring<'_> {
     fn run(mut self, spec: &Spec, cgroup: &mut CgroupGuard, images: &Directory) -> Result<(Child, Option<OwnedFd>)> {
-        let mut rootfs = self.plan.init.rootfs.clone().ok_or_else(|| Error::other("the container has no root"))?;
-        rootfs.cgroup = cgroup_mounts(cgroup.cgroup()?)?;
-        let mounts = external::mounts(&rootfs);
-        make_targets(&rootfs, &mounts)?;
+        let rootfs = self.plan.init.rootfs.as_ref().ok_or_else(|| Error::other("the container has no root"))?;
+        let mounts = external::mounts(rootfs, &cgroup_mounts(cgroup.cgroup()?)?);
+        make_targets(rootfs, &mounts)?;
         let root = BoundRoot::new(self.entry.restore_root(), &rootfs.root)?;
         let work = work_directory(&self.options.work)?;
         let namespaces = NamespacePlan::new(spec);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, Spec};
+use serde::Serialize;
 
 use super::devices::{DeviceKind, DeviceRule, EVERYTHING, Mode, simplify};
 use super::variant::Value;
@@ -51,7 +52,7 @@ const CPU_IDLE: u32 = 252;
 const OOM_POLICY: u32 = 253;
 
 /// A property of a unit.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Property {
     pub name: String,
     pub value: Value,
@@ -70,7 +71,9 @@ impl Property {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// A scope of systemd.
+#[derive(Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct UnitPlan {
     /// Its name, ending in `.scope`.
     pub unit: String,

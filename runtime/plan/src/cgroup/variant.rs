@@ -3,8 +3,10 @@
 //! The text is GLib's GVariant format, as far as unit properties need it: `true`, `123`, `uint64 123`, `1.5`,
 //! `'text'`, `"text"`, `['a', 'b']`, `@as []`.
 
+use serde::Serialize;
+
 /// A D-Bus value (D-Bus Specification, Type System).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Value {
     /// `b`
     Bool(bool),

@@ -9,7 +9,8 @@ use super::{Findings, Host, MountKind, options};
 use crate::idmap::{IdMap, IdRange};
 
 /// The id mapping of a mount.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MountMap {
     /// Whether the mounts below the source are mapped too.
     pub recursive: bool,

@@ -2,13 +2,14 @@ use serde_json::{Value as Json, json};
 
 use super::super::{CgroupManager, Placement, build};
 use super::*;
+use crate::Finished;
 use crate::host::CgroupLayout;
 
-fn unit_of(path: &str, annotations: Json) -> (Option<UnitPlan>, Vec<String>) {
+fn unit_of(path: &str, annotations: Json) -> (Option<Finished<UnitPlan>>, Vec<String>) {
     unit_on(&Host::of_root(CgroupLayout::Unified), path, annotations)
 }
 
-fn unit_on(host: &Host, path: &str, annotations: Json) -> (Option<UnitPlan>, Vec<String>) {
+fn unit_on(host: &Host, path: &str, annotations: Json) -> (Option<Finished<UnitPlan>>, Vec<String>) {
     let spec = serde_json::from_value(json!({
         "ociVersion": "1.2.0", "annotations": annotations, "linux": {"cgroupsPath": path},
     }))
@@ -33,7 +34,7 @@ fn limits_on(layout: CgroupLayout, json: Json) -> Vec<(String, Value)> {
 
 #[test]
 fn names_of_units() {
-    let names = |path: &str| unit_of(path, json!({})).0.map(|unit| (unit.slice, unit.unit));
+    let names = |path: &str| unit_of(path, json!({})).0.map(|unit| (unit.slice.clone(), unit.unit.clone()));
     let pair = |slice: &str, unit: &str| Some((slice.to_owned(), unit.to_owned()));
     assert_eq!(names(""), pair("system.slice", "brig-abc.scope"));
     assert_eq!(names("machine.slice:libpod:1f"), pair("machine.slice", "libpod-1f.scope"));
@@ -60,7 +61,7 @@ fn annotations_become_properties_and_win() {
         }),
     );
     assert_eq!(violations, Vec::<String>::new());
-    let properties = unit.expect("a unit").properties;
+    let properties = unit.expect("a unit").properties.clone();
     let get = |name: &str| -> Vec<&Value> {
         properties.iter().filter(|property| property.name == name).map(|property| &property.value).collect()
     };

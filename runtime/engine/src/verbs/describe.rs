@@ -1,46 +1,44 @@
-//! The description of a launch, for the log of `--debug`.
+//! The description of a plan, for the log of `--debug`.
 
+use serde::Serialize;
 use serde_json::Value;
 
-use super::init::Init;
-use super::parent::Launch;
-use crate::error::Result;
+use brig_plan::container::{ContainerPlan, ExecPlan};
 use brig_plan::namespaces::NamespaceKind;
 
-/// Logs the plan: a line for the namespaces, one for each mount, one for the rest. Of the environment and of
-/// annotations only the names are logged, because their values may be secrets.
-pub(super) fn plan(launch: &Launch) {
+/// Logs the plan of a container; see [`log`].
+pub(super) fn container(plan: &ContainerPlan) {
+    log(plan, || {
+        let second = plan.init.sibling.map(|flags| format!("; new for the second-stage init: {}", names(flags)));
+        let joined = plan.namespaces.joined().filter(|(kind, _)| plan.namespaces.is_private(*kind));
+        let joined = joined.fold(0, |flags, (kind, _)| flags | kind.clone_flag());
+        (plan.clone_flags, joined, second.unwrap_or_default())
+    });
+}
+
+/// Logs the plan of an additional process; see [`log`].
+pub(super) fn exec(plan: &ExecPlan) {
+    log(plan, || (0, plan.join, String::new()));
+}
+
+/// Logs a plan: a line for the namespaces, one for each mount, one for the rest. Of the environment and of annotations
+/// only the names are logged, because their values may be secrets.
+fn log(plan: &impl Serialize, namespaces: impl FnOnce() -> (u64, u64, String)) {
     if !tracing::event_enabled!(tracing::Level::DEBUG) {
         return;
     }
-    let plan = &launch.plan;
-    let second =
-        plan.sibling.map(|flags| format!("; new for the second-stage init: {}", names(flags))).unwrap_or_default();
-    let joined = plan.join.iter().fold(0, |joined, (_, flags)| joined | flags);
-    tracing::debug!("plan: new namespaces: {}; joined: {}{second}", names(launch.namespaces), names(joined));
-    let entry =
-        if launch.cgroup.is_some() { "starts in the cgroup of v2" } else { "is moved to its cgroup of v2, if any" };
-    tracing::debug!("cgroup: init {entry}, and enters {} of v1 by itself", launch.enter.len());
+    let (new, joined, second) = namespaces();
+    tracing::debug!("plan: new namespaces: {}; joined: {}{second}", names(new), names(joined));
     let mut value = match serde_json::to_value(plan) {
         Ok(value) => value,
         Err(error) => return tracing::debug!("plan: unable to encode it for the log: {error}"),
     };
     prune(&mut value);
-    if let Some(Value::Array(mounts)) = value.pointer_mut("/rootfs/mounts").map(Value::take) {
+    if let Some(Value::Array(mounts)) = value.pointer_mut("/init/rootfs/mounts").map(Value::take) {
         mounts.iter().for_each(|mount| tracing::debug!("plan: mount {mount}"));
     }
     prune(&mut value);
     tracing::debug!("plan: {value}");
-}
-
-/// Logs a step of init, as long as the parent reads. The steps after `ready` run without the parent, and may run under
-/// a filter that forbids the message.
-pub(super) fn step(init: &mut Init, name: &str) -> Result<()> {
-    if init.plan.debug {
-        init.channel()?.log(false, format!("init: step {name}"))?;
-        init.plan.debug = name != "ready";
-    }
-    Ok(())
 }
 
 fn names(flags: u64) -> String {
