@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use serde_json::json;
@@ -44,14 +45,38 @@ pub const CASES: &[Case] = &[
 /// So many containers are made while names are swapped one way; some beds take seconds for each.
 const SWAPS: usize = 6;
 
+/// Files of procfs that the cases' requests are written to, below a false /proc.
+const FALSE_FILES: [&str; 5] = [
+    "self/attr/exec",
+    "self/attr/apparmor/exec",
+    "thread-self/attr/exec",
+    "thread-self/attr/apparmor/exec",
+    "sys/kernel/msgmax",
+];
+
+/// Makes [`FALSE_FILES`], empty. A runtime that finds none of them may refuse for that reason alone.
+fn make_false_files(directory: &Path) -> anyhow::Result<()> {
+    for file in FALSE_FILES.map(|file| directory.join(file)) {
+        fs::create_dir_all(file.parent().context("a relative path")?)?;
+        fs::write(file, "")?;
+    }
+    Ok(())
+}
+
+/// Checks that nothing was written to those of [`FALSE_FILES`] that lie in `directory`.
+fn false_files_are_empty(directory: &Path) -> anyhow::Result<()> {
+    for file in FALSE_FILES.map(|file| directory.join(file)).iter().filter(|file| file.is_file()) {
+        let found = fs::read_to_string(file)?;
+        ensure!(found.is_empty(), "{}, which is not of procfs, was written to: {found:?}", file.display());
+    }
+    Ok(())
+}
+
 /// A bundle whose /proc is a plain directory of the image's choice.
-fn with_false_proc(ground: &Ground) -> anyhow::Result<(Bundle, std::path::PathBuf)> {
+fn with_false_proc(ground: &Ground) -> anyhow::Result<(Bundle, PathBuf)> {
     let place = ground.directory().join("false-proc");
-    fs::create_dir_all(place.join("self/attr"))?;
-    fs::create_dir_all(place.join("sys/kernel"))?;
     fs::create_dir_all(place.join("self/fd"))?;
-    fs::write(place.join("sys/kernel/msgmax"), "")?;
-    fs::write(place.join("self/attr/exec"), "")?;
+    make_false_files(&place)?;
     let mut bundle = ground.bundle()?;
     without_mounts(&mut bundle, "/proc");
     bundle.mount("/proc", "bind", &place.to_string_lossy(), &["rbind", "rw"]);
@@ -63,9 +88,7 @@ fn false_proc(ground: &Ground) -> anyhow::Result<()> {
     let (mut bundle, place) = with_false_proc(ground)?;
     bundle.set("/linux/sysctl", json!({ "kernel.msgmax": "4321" })).args(&["/probe", "exit", "0"]);
     unless_refused(ground.run(&bundle)?)?;
-    let found = fs::read_to_string(place.join("sys/kernel/msgmax"))?;
-    ensure!(found.is_empty(), "the sysctl went to a file that is none: {found:?}");
-    Ok(())
+    false_files_are_empty(&place)
 }
 
 fn below_proc(ground: &Ground) -> anyhow::Result<()> {
@@ -183,8 +206,7 @@ fn apparmor(ground: &Ground) -> anyhow::Result<()> {
         if let Some(done) = unless_refused(ground.run(&bundle)?)? {
             ensure!(done.stdout.trim() == "EACCES", "under the profile: expected EACCES, found {}", done.stdout);
         }
-        let found = fs::read_to_string(place.join("self/attr/exec"))?;
-        ensure!(found.is_empty(), "the profile's name went to a file that is none: {found:?}");
+        false_files_are_empty(&place)?;
         fs::remove_dir_all(&place)?;
         Ok(())
     })
@@ -221,49 +243,46 @@ fn apparmor_exec(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// Containers whose image a neighbour writes to: he swaps /proc with a directory of false files, and with a link to
-/// one, before and after procfs is mounted there. None of the false files may be written to. `judge` looks at a
-/// container that was not refused, started by the probe's `wait`.
+/// one, when procfs is mounted there (from a hook, so that the swap comes at this moment for certain), and again and
+/// again before and after it. None of the false files may be written to. `judge` looks at a container that was not
+/// refused, started by the probe's `wait`.
 fn with_swapped_proc(
     ground: &Ground,
     bundle: &mut Bundle,
     judge: impl Fn(&crate::harness::Container) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let [proc, directory, there] = ["/proc", "/false", "/there"].map(|path| bundle.rootfs(path));
-    for inside in ["self/attr/apparmor", "thread-self/attr/apparmor", "sys/kernel"] {
-        fs::create_dir_all(directory.join(inside))?;
-    }
-    let files = [
-        "self/attr/exec",
-        "self/attr/apparmor/exec",
-        "thread-self/attr/exec",
-        "thread-self/attr/apparmor/exec",
-        "sys/kernel/msgmax",
-    ];
-    for file in files {
-        fs::write(directory.join(file), "")?;
-    }
+    make_false_files(&directory)?;
     symlink("/false", &there)?;
-    bundle.args(&["/probe", "wait"]).write()?;
-    let (path, pid_file) = (bundle.path().to_string_lossy().into_owned(), ground.directory().join("init.pid"));
-    for pair in [(&*proc, &*directory), (&*proc, &*there)] {
-        while_exchanged(&[pair], || {
-            (0..SWAPS).try_for_each(|_| {
-                let id = ground.id();
-                let words = ["create", "--bundle", &path, "--pid-file", &*pid_file.to_string_lossy(), &id];
-                if unless_refused(ground.call(&words)?)?.is_none() {
-                    return Ok(());
-                }
-                let container = ground.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?)?;
-                judge(&container)?;
-                container.call_with_flags("delete", &["--force"])?.ok().map(drop)
-            })
-        })?;
-        for place in [&proc, &directory] {
-            for file in files.map(|file| place.join(file)).iter().filter(|file| file.is_file()) {
-                let found = fs::read_to_string(file)?;
-                ensure!(found.is_empty(), "a file that is none of procfs was written to: {found:?}");
-            }
+    bundle.args(&["/probe", "wait"]);
+    let create = |bundle: &Bundle| -> anyhow::Result<()> {
+        bundle.write()?;
+        let (path, pid_file) = (bundle.path().to_string_lossy(), ground.directory().join("init.pid"));
+        let id = ground.id();
+        let words = ["create", "--bundle", &path, "--pid-file", &*pid_file.to_string_lossy(), &id];
+        if unless_refused(ground.call(&words)?)?.is_none() {
+            return Ok(());
         }
+        let container = ground.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?)?;
+        judge(&container)?;
+        container.call_with_flags("delete", &["--force"])?.ok().map(drop)
+    };
+    let untouched = || [&proc, &directory].iter().try_for_each(|place| false_files_are_empty(place));
+    for false_proc in [&directory, &there] {
+        let (from, to, aside) = (false_proc.display(), proc.display(), bundle.path().join("aside"));
+        let swap = format!("mv {to} {aside} && mv {from} {to}", aside = aside.display());
+        bundle.set("/hooks", json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", swap] }] }));
+        let outcome = create(bundle);
+        ensure!(aside.exists(), "expected the hook to swap /proc, and it did not run");
+        untouched()?;
+        fs::rename(&proc, false_proc)?;
+        fs::rename(&aside, &proc)?;
+        outcome?;
+    }
+    bundle.set("/hooks", json!({}));
+    for false_proc in [&directory, &there] {
+        while_exchanged(&[(&proc, false_proc)], || (0..SWAPS).try_for_each(|_| create(bundle)))?;
+        untouched()?;
     }
     Ok(())
 }
