@@ -35,7 +35,7 @@ const ALLOW_MULTI: u32 = 2;
 const REPLACE: u32 = 4;
 
 /// The most programs of one kind that a cgroup carries (BPF_CGROUP_MAX_PROGS).
-const MOST_PROGRAMS: usize = 64;
+const MOST_PROGRAMS: u32 = 64;
 
 #[repr(C)]
 #[derive(Default)]
@@ -108,6 +108,7 @@ fn number(fd: impl AsFd) -> u32 {
 /// without CAP_BPF or CAP_SYS_ADMIN, ENOSYS or EINVAL on a kernel without CONFIG_CGROUP_BPF.
 pub fn load_device_program(program: &[Instruction]) -> SysResult<OwnedFd> {
     const LICENSE: &[u8] = b"Apache-2.0\0";
+    const LOG_SIZE: u32 = 64 * 1024;
     let mut attr = LoadAttr {
         prog_type: PROG_TYPE_CGROUP_DEVICE,
         insn_cnt: u32::try_from(program.len()).unwrap_or(u32::MAX),
@@ -121,9 +122,9 @@ pub fn load_device_program(program: &[Instruction]) -> SysResult<OwnedFd> {
         Err(Errno::EPERM) => Err(SysError::new("bpf", "BPF_PROG_LOAD, cgroup_device", Errno::EPERM)),
         // The log is requested only after a failure: it makes the verifier slow, and most programs pass.
         Err(_) => {
-            let mut log = vec![0u8; 64 * 1024];
+            let mut log = vec![0u8; LOG_SIZE as usize];
             attr.log_level = 1;
-            attr.log_size = log.len() as u32;
+            attr.log_size = LOG_SIZE;
             attr.log_buf = log.as_mut_ptr().addr() as u64;
             match bpf(PROG_LOAD, &mut attr) {
                 Ok(fd) => own(fd),
@@ -180,12 +181,12 @@ pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
 /// # Errors
 /// EPERM without CAP_NET_ADMIN or CAP_SYS_ADMIN; EINVAL on a kernel without CONFIG_CGROUP_BPF.
 pub fn attached_device_programs(cgroup: BorrowedFd<'_>) -> SysResult<Vec<OwnedFd>> {
-    let mut ids = [0u32; MOST_PROGRAMS];
+    let mut ids = [0u32; MOST_PROGRAMS as usize];
     let mut attr = QueryAttr {
         target_fd: number(cgroup),
         attach_type: ATTACH_CGROUP_DEVICE,
         prog_ids: ids.as_mut_ptr().addr() as u64,
-        prog_cnt: MOST_PROGRAMS as u32,
+        prog_cnt: MOST_PROGRAMS,
         ..QueryAttr::default()
     };
     bpf(PROG_QUERY, &mut attr).map_err(|errno| SysError::new("bpf", "BPF_PROG_QUERY, cgroup_device", errno))?;

@@ -161,12 +161,17 @@ pub struct SchedulerAttributes {
 }
 
 impl SchedulerAttributes {
+    /// The size of the struct, as its first member holds it.
+    const SIZE: u32 = 48;
+
     /// Whether a child inherits these attributes. SCHED_DEADLINE forbids a process to make children, and
     /// SCHED_FLAG_RESET_ON_FORK gives them other attributes (sched(7)).
     pub fn is_inherited(&self) -> bool {
         self.policy != libc::SCHED_DEADLINE as u32 && self.flags & libc::SCHED_FLAG_RESET_ON_FORK as u64 == 0
     }
 }
+
+const _: () = assert!(size_of::<SchedulerAttributes>() == SchedulerAttributes::SIZE as usize);
 
 /// Sets the scheduler of this thread (sched_setattr(2)).
 pub fn set_scheduler(attributes: &SchedulerAttributes) -> SysResult<()> {
@@ -176,7 +181,7 @@ pub fn set_scheduler(attributes: &SchedulerAttributes) -> SysResult<()> {
 /// Sets the scheduler of a process's main thread, or of this thread with pid 0 (sched_setattr(2)).
 pub fn set_scheduler_of(pid: i32, attributes: &SchedulerAttributes) -> SysResult<()> {
     let mut attributes = *attributes;
-    attributes.size = size_of::<SchedulerAttributes>() as u32;
+    attributes.size = SchedulerAttributes::SIZE;
     // SAFETY: the kernel reads as many bytes as `size` says, which is the size of the struct, a copy on this stack.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attributes, 0) };
     check(result, "sched_setattr", || format!("{pid}, {attributes:?}"))

@@ -7,18 +7,17 @@ pub fn contains(address: *const ()) -> bool {
         // SAFETY: the C library passes a valid `info` whose headers are mapped, and `data` is the pair below, which
         // outlives the call and which nothing else refers to.
         unsafe {
-            let (address, found) = &mut *data.cast::<(usize, bool)>();
+            let (address, found) = &mut *data.cast::<(u64, bool)>();
             let info = &*info;
             let headers = std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into());
             *found = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).any(|header| {
-                // The word size of the program: addresses and sizes fit.
-                let begin = (info.dlpi_addr as usize).wrapping_add(header.p_vaddr as usize);
-                address.wrapping_sub(begin) < header.p_memsz as usize
+                let begin = info.dlpi_addr.wrapping_add(header.p_vaddr);
+                address.wrapping_sub(begin) < header.p_memsz
             });
         }
         1
     }
-    let mut data = (address.addr(), false);
+    let mut data = (address.addr() as u64, false);
     // SAFETY: `first` keeps to the contract of the callback, and `data` lives until the call returns.
     unsafe { libc::dl_iterate_phdr(Some(first), (&raw mut data).cast()) };
     data.1

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::{AtFlags, FileType, StatFs};
 
 use super::{SysError, SysResult};
 
@@ -19,6 +19,12 @@ pub fn mount_id(fd: impl AsFd) -> Option<u64> {
     let mask = rustix::fs::StatxFlags::MNT_ID;
     let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, mask).ok()?;
     (stat.stx_mask & mask.bits() != 0).then_some(stat.stx_mnt_id)
+}
+
+/// The magic number of a file system (statfs(2), f_type). The field's type differs between architectures; a magic
+/// number is its low 32 bits, which no sign extends into.
+pub fn magic(found: &StatFs) -> u64 {
+    u64::try_from(found.f_type & 0xffff_ffff).unwrap_or_default()
 }
 
 /// The type of an open file.

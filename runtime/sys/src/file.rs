@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::rand::GetRandomFlags;
 
 use super::procfs::Proc;
-use super::{SysError, SysResult};
+use super::{SysError, SysResult, fd};
 
 /// The most temporary names that are tried. Each has 64 random bits: a second one is needed only against a guess.
 const MAX_NAMES: u32 = 16;
@@ -191,8 +191,7 @@ pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, Re
         return Err(ReadError::NotRegular(kind));
     }
     let filesystem = rustix::fs::fstatfs(&found).map_err(|error| SysError::from_rustix("fstatfs", "", error))?;
-    // The field's type differs between architectures; a magic number has 32 bits.
-    let magic = filesystem.f_type as u64 & 0xffff_ffff;
+    let magic = fd::magic(&filesystem);
     if let Some((_, name)) = KERNEL_FILESYSTEMS.iter().find(|(known, _)| *known == magic) {
         return Err(ReadError::OfTheKernel(name));
     }
@@ -200,11 +199,12 @@ pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, Re
     if stat.st_size == 0 {
         return Ok(Vec::new());
     }
-    if stat.st_size as u64 > max {
+    let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+    if size > max {
         return Err(ReadError::TooLarge { max });
     }
     let file = File::from(proc.reopen(&found, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?);
-    let mut bytes = Vec::with_capacity(stat.st_size as usize);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     // The file may have grown since.
     file.take(max + 1).read_to_end(&mut bytes).map_err(|error| SysError::from_io("read", "", &error))?;
     if bytes.len() as u64 > max {
@@ -229,7 +229,7 @@ pub fn read_regular(path: &Path, max: usize) -> std::io::Result<Vec<u8>> {
         FileType::Directory => return Err(rustix::io::Errno::ISDIR.into()),
         _ => return Err(std::io::Error::other(ReadError::NotRegular(kind))),
     }
-    let mut bytes = Vec::with_capacity((stat.st_size as usize).min(max) + 1);
+    let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or_default().min(max) + 1);
     File::from(file).take(max as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -123,7 +123,8 @@ fn info_of(file: &Path, read_only: bool) -> Info {
 /// Sets backing file and options in one step (Linux 5.8), or in two.
 fn configure(device: &OwnedFd, path: &Path, backing: BorrowedFd, info: &Info) -> SysResult<()> {
     let failed = |what: &str| SysError::last("ioctl", format!("{path:?}, {what}"));
-    let config = Config { fd: backing.as_raw_fd() as u32, block_size: 0, info: *info, reserved: [0; 8] };
+    // A borrowed descriptor is never negative.
+    let config = Config { fd: backing.as_raw_fd().unsigned_abs(), block_size: 0, info: *info, reserved: [0; 8] };
     // SAFETY: the kernel reads one loop_config, and `config` is laid out as that (a test checks the size) and outlives
     // the call.
     if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) } == 0 {

@@ -37,16 +37,18 @@ unsafe extern "C" fn release_segments(
     // Not by rustix, which reads /proc/self/auxv on kernels before 6.4: that file is closed to a process that is not
     // dumpable and is no longer root.
     // SAFETY: sysconf takes its argument by value and returns a constant of the process.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.unsigned_abs();
     for header in headers {
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
             continue;
         }
         let begin = (info.dlpi_addr + header.p_vaddr) / page * page;
         let end = info.dlpi_addr + header.p_vaddr + header.p_memsz;
+        // The segment is mapped, so that its length is one of this address space.
+        let length = usize::try_from(end - begin).unwrap_or_default();
         // SAFETY: the linker gave the segment no PF_W, so that its pages are unmodified pages of the program's file:
         // the next access, also by this function's own code, finds the same content.
-        if unsafe { libc::madvise(begin as *mut libc::c_void, (end - begin) as usize, libc::MADV_DONTNEED) } != 0 {
+        if unsafe { libc::madvise(begin as *mut libc::c_void, length, libc::MADV_DONTNEED) } != 0 {
             *errno = Errno::last_raw();
             return 1;
         }

@@ -110,7 +110,8 @@ pub fn set_idmap(mount: impl AsFd, userns: impl AsFd, recursive: bool) -> SysRes
         attr_set: libc::MOUNT_ATTR_IDMAP,
         attr_clr: 0,
         propagation: 0,
-        userns_fd: userns.as_fd().as_raw_fd() as u64,
+        // A borrowed descriptor is never negative.
+        userns_fd: userns.as_fd().as_raw_fd().unsigned_abs().into(),
     };
     set_attr(mount.as_fd(), &attr, recursive)
 }
@@ -162,8 +163,8 @@ pub fn remount_bind_legacy(mount: impl AsFd, path: &Path, flags: u64, cleared: u
     match mount_raw(None, path, None, plain | libc::MS_REMOUNT | libc::MS_BIND, None) {
         Err(error) if error.errno() == Errno::EPERM => {
             // The low bits of ST_ and MS_ flags are equal except for relatime (statfs(2)).
-            let fs = rustix::fs::fstatfs(mount.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
-            let present = fs.f_flags as u64;
+            let fs = rustix::fs::fstatvfs(mount.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
+            let present = fs.f_flag.bits();
             let same = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
             let time = libc::MS_NOATIME | libc::MS_NODIRATIME;
             let relatime = if present & 0x1000 != 0 { libc::MS_RELATIME } else { 0 };
@@ -300,12 +301,11 @@ impl<'a> Filesystem<'a> {
             let given = || format!("; given: {:?}", self.data());
             SysError::from_rustix("fsconfig", format!("{}, \"create\"{}", self.kind, said.unwrap_or_else(given)), e)
         })?;
-        rustix::mount::fsmount(
-            &context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::from_bits_retain(attributes as u32),
-        )
-        .map_err(|e| SysError::from_rustix("fsmount", format!("{}{}", self.kind, messages(&context)), e))
+        let failed = |e| SysError::from_rustix("fsmount", format!("{}{}", self.kind, messages(&context)), e);
+        // fsmount(2) takes 32 bits of attributes, and refuses those that it does not know.
+        let bits = u32::try_from(attributes).map_err(|_| failed(rustix::io::Errno::INVAL))?;
+        let attributes = MountAttrFlags::from_bits_retain(bits);
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed)
     }
 
     /// The parameters in the form of mount(2)'s data.

@@ -110,10 +110,10 @@ impl Route {
         new_index: Option<i32>,
     ) -> SysResult<()> {
         let mut body = link_header(index, 0, 0);
-        attribute(&mut body, IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
-        attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+        attribute(&mut body, IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes())?;
+        attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat())?;
         if let Some(new) = new_index {
-            attribute(&mut body, IFLA_NEW_IFINDEX, &new.to_ne_bytes());
+            attribute(&mut body, IFLA_NEW_IFINDEX, &new.to_ne_bytes())?;
         }
         let shown = format!("RTM_NEWLINK, device {index}, IFLA_IFNAME={name:?}, IFLA_NET_NS_FD");
         self.ask(RTM_NEWLINK, ACKNOWLEDGE, &body, &shown).map(drop)
@@ -128,12 +128,14 @@ impl Route {
 
     /// Gives the device `index` an address.
     pub fn add_address(&self, index: i32, address: &Address) -> SysResult<()> {
-        let mut body = vec![address.family, address.prefix, address.flags as u8, address.scope];
+        // The header has room for the first eight flags; IFA_FLAGS has all of them.
+        let [few_flags, ..] = address.flags.to_le_bytes();
+        let mut body = vec![address.family, address.prefix, few_flags, address.scope];
         body.extend(index.to_ne_bytes());
         for (kind, bytes) in &address.parts {
-            attribute(&mut body, *kind, bytes);
+            attribute(&mut body, *kind, bytes)?;
         }
-        attribute(&mut body, IFA_FLAGS, &address.flags.to_ne_bytes());
+        attribute(&mut body, IFA_FLAGS, &address.flags.to_ne_bytes())?;
         let shown = format!("RTM_NEWADDR, device {index}, {address:?}");
         self.ask(RTM_NEWADDR, ACKNOWLEDGE | CREATE_NEW, &body, &shown).map(drop)
     }
@@ -153,8 +155,10 @@ impl Route {
 
     /// Sends one request once. `None` for a dump that a change interrupted, which may lack entries that did not change.
     fn ask_once(&self, kind: u16, flags: u16, body: &[u8], shown: &str) -> SysResult<Option<Vec<Vec<u8>>>> {
-        let mut request = Vec::with_capacity(HEADER + body.len());
-        request.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+        let length = HEADER + body.len();
+        let length_field = u32::try_from(length).map_err(|_| SysError::new("sendto", shown, Errno::EMSGSIZE))?;
+        let mut request = Vec::with_capacity(length);
+        request.extend(length_field.to_ne_bytes());
         request.extend(kind.to_ne_bytes());
         request.extend((flags | REQUEST).to_ne_bytes());
         // The sequence number and the sender are 0, because each socket has one request at a time.
@@ -200,11 +204,18 @@ fn link_header(index: i32, flags: u32, change: u32) -> Vec<u8> {
     header
 }
 
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    body.extend((value.len() as u16 + 4).to_ne_bytes());
+/// Appends an attribute.
+///
+/// # Errors
+/// EMSGSIZE for a value whose length its header cannot hold.
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) -> SysResult<()> {
+    let length = u16::try_from(value.len() + 4)
+        .map_err(|_| SysError::new("sendto", format!("attribute {kind}: {} bytes", value.len()), Errno::EMSGSIZE))?;
+    body.extend(length.to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
     body.resize(body.len().next_multiple_of(4), 0);
+    Ok(())
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<i32> {
@@ -215,7 +226,7 @@ fn number(bytes: &[u8], at: usize) -> Option<i32> {
 fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
-        let length = number(rest, 0)? as usize;
+        let length = usize::try_from(number(rest, 0)?).ok()?;
         let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
         let flags = u16::from_ne_bytes(rest.get(6..8)?.try_into().ok()?);
         let body = rest.get(HEADER..length)?;
@@ -254,7 +265,7 @@ fn address(message: &[u8], index: i32) -> Option<Address> {
     for (kind, value) in attributes(message, ADDRESS_HEADER) {
         match kind {
             // The header has room for the first eight flags alone.
-            IFA_FLAGS => flags = number(value, 0)? as u32,
+            IFA_FLAGS => flags = number(value, 0)?.cast_unsigned(),
             IFA_ADDRESS | IFA_LOCAL | IFA_BROADCAST => parts.push((kind, value.to_vec())),
             _ => {}
         }
@@ -306,11 +317,11 @@ mod tests {
 
     #[test]
     fn an_address_is_read_with_all_of_its_flags() {
-        let mut message = vec![libc::AF_INET as u8, 24, 0x80, 0];
+        let mut message = vec![2, 24, 0x80, 0];
         message.extend(7i32.to_ne_bytes());
-        attribute(&mut message, IFA_LOCAL, &[10, 0, 0, 1]);
-        attribute(&mut message, 3, b"eth0\0");
-        attribute(&mut message, IFA_FLAGS, &0x280u32.to_ne_bytes());
+        attribute(&mut message, IFA_LOCAL, &[10, 0, 0, 1]).unwrap();
+        attribute(&mut message, 3, b"eth0\0").unwrap();
+        attribute(&mut message, IFA_FLAGS, &0x280u32.to_ne_bytes()).unwrap();
         let found = address(&message, 7).unwrap();
         assert_eq!((found.prefix, found.flags, found.scope), (24, 0x280, 0));
         assert_eq!(found.parts, [(IFA_LOCAL, vec![10, 0, 0, 1])]);
@@ -321,8 +332,8 @@ mod tests {
     fn a_truncated_message_or_attribute_ends_the_list() {
         assert_eq!(messages(&[20, 0, 0, 0, 1]).count(), 0);
         let mut body = Vec::new();
-        attribute(&mut body, 1, b"abc");
-        attribute(&mut body, 2, b"");
+        attribute(&mut body, 1, b"abc").unwrap();
+        attribute(&mut body, 2, b"").unwrap();
         assert_eq!(attributes(&body, 0).collect::<Vec<_>>(), [(1, b"abc".as_slice()), (2, b"")]);
         assert_eq!(attributes(&body[..6], 0).count(), 0);
     }

@@ -27,10 +27,10 @@ pub fn join(fd: BorrowedFd, flags: u64) -> SysResult<()> {
 /// # Errors
 /// EINVAL for flags that are no namespaces; else as unshare(2).
 pub fn unshare(flags: u64) -> SysResult<()> {
-    process::check_namespaces("unshare", flags)?;
+    let kinds = process::check_namespaces("unshare", flags)?;
     // SAFETY: namespaces alone are unshared. Descriptors stay shared with the other threads (no CLONE_FILES), so that
     // an OwnedFd of one thread is open in all.
-    if unsafe { libc::unshare(flags as libc::c_int) } != 0 {
+    if unsafe { libc::unshare(kinds) } != 0 {
         return Err(SysError::last("unshare", format!("{flags:#x}")));
     }
     Ok(())
@@ -68,11 +68,15 @@ pub fn set_domainname(name: &str) -> SysResult<()> {
 pub fn loopback_up() -> SysResult<()> {
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
         .map_err(|error| SysError::from_rustix("socket", "AF_INET, SOCK_DGRAM", error))?;
+    const UP_AND_RUNNING: libc::c_short = 0x41;
+    const _: () = assert!(UP_AND_RUNNING as libc::c_int == libc::IFF_UP | libc::IFF_RUNNING);
     // SAFETY: ifreq is a C struct of integers, arrays and unions of them, for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // c_char is signed on some architectures; ASCII fits either.
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = libc::c_char::try_from(from).unwrap_or_default();
+    }
+    request.ifr_ifru.ifru_flags = UP_AND_RUNNING;
     // SAFETY: the kernel reads one ifreq, and `request` is one that outlives the call, with a name that ends in NUL.
     if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } != 0 {
         return Err(SysError::last("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"));
@@ -92,7 +96,7 @@ pub fn open(path: &std::path::Path, kind: u64) -> SysResult<OwnedFd> {
     // SAFETY: NS_GET_NSTYPE takes no argument and returns flags; a file that is no namespace refuses it, since the type
     // of ioctl, 0xb7, is nsfs's.
     let found = unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) };
-    if found < 0 || found as u32 as u64 != kind {
+    if u64::try_from(found) != Ok(kind) {
         let what = format!("{}, NS_GET_NSTYPE: found {found:#x}, expected {kind:#x}", path.display());
         return Err(SysError::new("ioctl", what, Errno::EINVAL));
     }
@@ -161,8 +165,8 @@ mod tests {
     fn mounts_are_counted_as_the_kernel_lists_them() {
         let count = || count_mounts(Proc::open().unwrap().open_namespace("mnt").unwrap().as_fd()).unwrap();
         // Other tests mount too; a mount that this process's root does not reach is counted and not listed.
-        let listed = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap().lines().count() as u32;
-        assert!((0..10).any(|_| count().is_none_or(|count| count >= listed())));
+        let listed = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap().lines().count();
+        assert!((0..10).any(|_| count().is_none_or(|count| count as usize >= listed())));
         let other = Proc::open().unwrap().open_namespace("uts").unwrap();
         assert!(!matches!(count_mounts(other.as_fd()), Ok(Some(_))));
     }

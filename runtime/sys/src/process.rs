@@ -98,7 +98,8 @@ unsafe fn clone3(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd>) -> Sy
     };
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = cgroup.as_raw_fd() as u64;
+        // A borrowed descriptor is never negative.
+        args.cgroup = cgroup.as_raw_fd().unsigned_abs().into();
     }
     // SAFETY: `args` is a clone_args of the given size with a valid pointer for the pidfd. The caller's flags share no
     // memory (no CLONE_VM), so that without a stack of its own the child runs on a copy of this one, as after fork.
@@ -107,7 +108,15 @@ unsafe fn clone3(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd>) -> Sy
         -1 => Err(SysError::last("clone3", format!("flags {:#x}", args.flags))),
         0 => Ok(None),
         // SAFETY: the kernel stored a new pidfd, of which only this function knows the number.
-        pid => Ok(Some(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
+        pid => child(pid, unsafe { OwnedFd::from_raw_fd(pidfd) }),
+    }
+}
+
+/// The child that a clone has returned to its parent. A pid is an int (pid_t); syscall(2) returns a long.
+fn child(pid: libc::c_long, pidfd: OwnedFd) -> SysResult<Option<Child>> {
+    match i32::try_from(pid) {
+        Ok(pid) => Ok(Some(Child { pid, pidfd })),
+        Err(_) => Err(SysError::new("clone", format!("returned {pid}"), Errno::EOVERFLOW)),
     }
 }
 
@@ -173,13 +182,12 @@ unsafe fn child_main(spawn: &Spawn, argv: *const *const libc::c_char, env: *cons
             }
         }
         if let Some(stdio) = spawn.stdio {
-            for (number, fd) in stdio.iter().enumerate() {
-                let fd = fd.as_raw_fd();
-                let number = number as RawFd;
+            for (number, fd) in (0..).zip(&stdio) {
+                let fd: RawFd = fd.as_raw_fd();
                 let result = if fd == number {
-                    libc::fcntl(fd, libc::F_SETFD, 0)
+                    libc::fcntl(fd, libc::F_SETFD, 0).into()
                 } else {
-                    libc::syscall(libc::SYS_dup3, fd, number, 0) as libc::c_int
+                    libc::syscall(libc::SYS_dup3, fd, number, 0)
                 };
                 if result < 0 {
                     fail();
@@ -247,24 +255,25 @@ pub fn fork_sibling(namespaces: u64, confinement: Option<&Confinement>) -> SysRe
         -1 => Err(SysError::last("clone", format!("flags {flags:#x}"))),
         0 => Ok(None),
         // SAFETY: the kernel stored a new close-on-exec pidfd that nothing else owns.
-        pid => Ok(Some(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
+        pid => child(pid, unsafe { OwnedFd::from_raw_fd(pidfd) }),
     }
 }
 
-/// Refuses flags that are no namespaces: CLONE_VM, CLONE_FILES and their like share memory or descriptors.
-pub(super) fn check_namespaces(call: &'static str, flags: u64) -> SysResult<()> {
-    const NAMESPACES: u64 = (libc::CLONE_NEWCGROUP
+/// Refuses flags that are no namespaces: CLONE_VM, CLONE_FILES and their like share memory or descriptors. Returns the
+/// flags as clone(2) and unshare(2) take them.
+pub(super) fn check_namespaces(call: &'static str, flags: u64) -> SysResult<libc::c_int> {
+    const NAMESPACES: libc::c_int = libc::CLONE_NEWCGROUP
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWTIME
         | libc::CLONE_NEWUSER
-        | libc::CLONE_NEWUTS) as u64;
-    match flags & !NAMESPACES {
-        0 => Ok(()),
-        other => Err(SysError::new(call, format!("flags {flags:#x}: {other:#x} are no namespaces"), Errno::EINVAL)),
-    }
+        | libc::CLONE_NEWUTS;
+    libc::c_int::try_from(flags).ok().filter(|known| known & !NAMESPACES == 0).ok_or_else(|| {
+        let other = flags & !(NAMESPACES as u64);
+        SysError::new(call, format!("flags {flags:#x}: {other:#x} are no namespaces"), Errno::EINVAL)
+    })
 }
 
 /// The flags of [`fork_sibling`]'s clone(2) beside those of namespaces.

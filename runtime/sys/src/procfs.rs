@@ -21,7 +21,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 pub use super::fd::{fd_path, mount_id};
 use super::mount::{self, Filesystem};
-use super::{SysError, SysResult};
+use super::{SysError, SysResult, fd};
 
 /// f_type of procfs. Its type in libc differs between architectures.
 pub const PROC_SUPER_MAGIC: u64 = libc::PROC_SUPER_MAGIC as u64;
@@ -221,7 +221,7 @@ impl Proc {
 fn verify_root(fd: OwnedFd) -> SysResult<OwnedFd> {
     let fs = rustix::fs::fstatfs(&fd).map_err(|e| SysError::from_rustix("fstatfs", "/proc", e))?;
     let stat = rustix::fs::fstat(&fd).map_err(|e| SysError::from_rustix("fstat", "/proc", e))?;
-    if fs.f_type as u64 != PROC_SUPER_MAGIC || stat.st_ino != PROC_ROOT_INO {
+    if fd::magic(&fs) != PROC_SUPER_MAGIC || stat.st_ino != PROC_ROOT_INO {
         return Err(SysError::new("open", "\"/proc\": not the root of a procfs", Errno::EXDEV));
     }
     Ok(fd)
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn own_process_has_a_stat_and_a_missing_one_has_none() {
         let proc = Proc::open().expect("procfs");
-        let own = proc.pid_stat(std::process::id() as i32).expect("stat").expect("we live");
+        let own = proc.pid_stat(rustix::process::getpid().as_raw_pid()).expect("stat").expect("we live");
         assert!(own.start_time > 0 && !own.has_ended());
         assert_eq!(proc.pid_stat(i32::MAX).expect("stat"), None);
         assert_eq!(proc.read_to_string("thread-self/comm").expect("comm"), proc_comm());

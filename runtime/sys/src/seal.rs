@@ -89,9 +89,9 @@ fn open_directory(path: &Path) -> SysResult<OwnedFd> {
 }
 
 /// Inode, size and time of change, which together identify a state of a file on one file system.
-fn version(file: BorrowedFd) -> SysResult<(u64, i64, i64, i64)> {
+fn version(file: BorrowedFd) -> SysResult<(u64, i64, i64, i128)> {
     let stat = rustix::fs::fstat(file).map_err(|error| SysError::from_rustix("fstat", "overlay", error))?;
-    Ok((stat.st_ino, stat.st_size, stat.st_ctime as i64, stat.st_ctime_nsec as i64))
+    Ok((stat.st_ino, stat.st_size, stat.st_ctime, stat.st_ctime_nsec.into()))
 }
 
 /// Copies the running program into a memory file, and seals it against every change.

@@ -89,7 +89,8 @@ pub fn install_with_listener(
     flags: u32,
     deliver: impl FnOnce(OwnedFd) -> bool + Send + 'static,
 ) -> SysResult<()> {
-    const NEW_LISTENER: u32 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
+    const NEW_LISTENER: u32 = 1 << 3;
+    const _: () = assert!(NEW_LISTENER as libc::c_ulong == libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
     // Values of the variable that are no descriptor: not installed yet; not installed; delivered; not delivered.
     const WAITING: i32 = -1;
     const NONE: i32 = -2;
@@ -119,14 +120,14 @@ pub fn install_with_listener(
     let number = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags | NEW_LISTENER, &raw const fprog)
     };
-    if number < 0 {
+    let Some(number) = i32::try_from(number).ok().filter(|number| *number >= 0) else {
         let error = SysError::last("seccomp", args());
         word.store(NONE, Ordering::Release);
         // Without a filter this thread may make system calls again. The other thread returns at once, without a panic.
         let _ = thread.join();
         return Err(error);
-    }
-    word.store(number as i32, Ordering::Release);
+    };
+    word.store(number, Ordering::Release);
     loop {
         match word.load(Ordering::Acquire) {
             DONE => return Ok(()),

@@ -185,7 +185,7 @@ impl Signals {
         let held = HELD.load(Ordering::Relaxed);
         if held != 0 {
             // The signals are blocked, so that no handler changes the bits any more.
-            let signal = held.trailing_zeros() as i32 + 1;
+            let signal = held.trailing_zeros().cast_signed() + 1;
             HELD.fetch_and(!bit(signal), Ordering::Relaxed);
             return Ok(Some(signal));
         }
@@ -195,7 +195,7 @@ impl Signals {
         let read = unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), size) };
         match usize::try_from(read) {
             // SAFETY: the kernel wrote `size` bytes, a whole record, so that `info` is initialised.
-            Ok(read) if read == size => Ok(Some(unsafe { info.assume_init() }.ssi_signo as i32)),
+            Ok(read) if read == size => Ok(Some(unsafe { info.assume_init() }.ssi_signo.cast_signed())),
             Ok(_) => Ok(None),
             Err(_) => match Errno::last() {
                 Errno::EAGAIN | Errno::EINTR => Ok(None),

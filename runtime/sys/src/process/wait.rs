@@ -45,7 +45,8 @@ pub fn try_wait(pidfd: BorrowedFd) -> SysResult<Option<Exit>> {
 }
 
 pub(super) fn wait_id(pidfd: BorrowedFd, options: libc::c_int) -> SysResult<Option<Exit>> {
-    let ended = waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, options)?;
+    // A borrowed descriptor is never negative.
+    let ended = waitid(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), options)?;
     Ok(ended.map(|(_, exit)| exit))
 }
 
@@ -126,6 +127,7 @@ pub fn readable_before_end(fd: BorrowedFd, pidfd: BorrowedFd, timeout: Option<Du
 fn remaining(deadline: Option<Instant>) -> Option<Timespec> {
     deadline.map(|deadline| {
         let left = deadline.saturating_duration_since(Instant::now());
-        Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        // The kernel adds its clock, and saturates the sum (kernel/time/time.c, timespec64_add_safe).
+        Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
     })
 }
