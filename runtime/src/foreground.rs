@@ -91,7 +91,7 @@ fn wait_for_events(
 /// Forwards a notification to the service manager, which is to watch this command. Returns true when no further
 /// notification is expected.
 fn forward_notification(notify: &Notify) -> bool {
-    notify.pass_on(std::process::id() as i32).unwrap_or_else(|error| {
+    notify.pass_on(rustix::process::getpid().as_raw_pid()).unwrap_or_else(|error| {
         tracing::warn!("{error}");
         true
     })

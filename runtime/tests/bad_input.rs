@@ -224,9 +224,13 @@ fn a_missing_bundle_reads_as_with_runc() {
     }
 }
 
-/// A configuration that violates as many rules as possible at once.
+/// A configuration that violates as many rules as possible at once, and the paths of the violations.
 fn violations() -> (Value, Vec<&'static str>) {
-    let config = json!({
+    (violating_config(), VIOLATED.to_vec())
+}
+
+fn violating_config() -> Value {
+    json!({
         "ociVersion": "2.0",
         "root": {"path": ""},
         "hostname": "box",
@@ -267,55 +271,56 @@ fn violations() -> (Value, Vec<&'static str>) {
             "memoryPolicy": {"mode": "MPOL_BIND"},
             "netDevices": {"a b": {"name": "x"}}
         }
-    });
-    let paths = vec![
-        "ociVersion: ",
-        "root.path: ",
-        "hostname: ",
-        "domainname: ",
-        "mounts[0].destination: ",
-        "mounts[1].options: ",
-        "process.args[0]: ",
-        "process.cwd: ",
-        "process.env[0]: ",
-        "process.env[1]: ",
-        "process.env[2]: ",
-        "process.rlimits[0]: ",
-        "process.rlimits[1]: ",
-        "process.oomScoreAdj: ",
-        "process.scheduler.nice: ",
-        "process.scheduler.priority: ",
-        "process.scheduler.runtime: ",
-        "process.ioPriority.priority: ",
-        "process.execCPUAffinity.initial: ",
-        "process.capabilities.effective: ",
-        "process.apparmorProfile: ",
-        "process.selinuxLabel: ",
-        "hooks.poststop[0].path: ",
-        "hooks.poststop[0].timeout: ",
-        "hooks.poststop[0].env[0]: ",
-        "linux.namespaces[1]: ",
-        "linux.namespaces[2].path: ",
-        "linux.uidMappings: ",
-        "linux.timeOffsets: ",
-        "linux.timeOffsets[\"realtime\"]: ",
-        "linux.maskedPaths: ",
-        "linux.readonlyPaths: ",
-        "linux.devices[0].path: ",
-        "linux.devices[0].major: ",
-        "linux.resources.devices[0].access: ",
-        "linux.resources.hugepageLimits[0].limit: ",
-        "linux.resources.memory.swap: ",
-        "linux.sysctl[\"kernel.panic\"]: ",
-        "linux.sysctl[\"kernel.msgmax\"]: ",
-        "linux.rootfsPropagation: ",
-        "linux.seccomp.syscalls[0].args[0].index: ",
-        "linux.intelRdt.closID: ",
-        "linux.memoryPolicy.nodes: ",
-        "linux.netDevices[\"a b\"]: ",
-    ];
-    (config, paths)
+    })
 }
+
+/// The paths of [`violating_config`]'s violations, as the message begins its lines with them.
+const VIOLATED: &[&str] = &[
+    "ociVersion: ",
+    "root.path: ",
+    "hostname: ",
+    "domainname: ",
+    "mounts[0].destination: ",
+    "mounts[1].options: ",
+    "process.args[0]: ",
+    "process.cwd: ",
+    "process.env[0]: ",
+    "process.env[1]: ",
+    "process.env[2]: ",
+    "process.rlimits[0]: ",
+    "process.rlimits[1]: ",
+    "process.oomScoreAdj: ",
+    "process.scheduler.nice: ",
+    "process.scheduler.priority: ",
+    "process.scheduler.runtime: ",
+    "process.ioPriority.priority: ",
+    "process.execCPUAffinity.initial: ",
+    "process.capabilities.effective: ",
+    "process.apparmorProfile: ",
+    "process.selinuxLabel: ",
+    "hooks.poststop[0].path: ",
+    "hooks.poststop[0].timeout: ",
+    "hooks.poststop[0].env[0]: ",
+    "linux.namespaces[1]: ",
+    "linux.namespaces[2].path: ",
+    "linux.uidMappings: ",
+    "linux.timeOffsets: ",
+    "linux.timeOffsets[\"realtime\"]: ",
+    "linux.maskedPaths: ",
+    "linux.readonlyPaths: ",
+    "linux.devices[0].path: ",
+    "linux.devices[0].major: ",
+    "linux.resources.devices[0].access: ",
+    "linux.resources.hugepageLimits[0].limit: ",
+    "linux.resources.memory.swap: ",
+    "linux.sysctl[\"kernel.panic\"]: ",
+    "linux.sysctl[\"kernel.msgmax\"]: ",
+    "linux.rootfsPropagation: ",
+    "linux.seccomp.syscalls[0].args[0].index: ",
+    "linux.intelRdt.closID: ",
+    "linux.memoryPolicy.nodes: ",
+    "linux.netDevices[\"a b\"]: ",
+];
 
 #[test]
 fn every_violation_is_in_the_one_error() {

@@ -158,7 +158,7 @@ fn delete_leaves_a_cgroup_alone_that_has_taken_the_place_of_the_containers_own()
     for force in [false, true] {
         let bundle = bundle();
         bundle.create();
-        let pid = bundle.state()["pid"].as_i64().unwrap() as i32;
+        let pid = bundle.state()["pid"].as_i64().unwrap().try_into().unwrap();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         wait_until("stopped", || bundle.state()["status"] == "stopped");
         let mut foreign = Vec::new();
@@ -267,7 +267,7 @@ fn exec_fails_when_its_first_stage_is_killed_before_it_reports_the_second() {
 fn a_created_container_whose_init_is_killed_is_stopped() {
     let bundle = bundle();
     bundle.create();
-    let pid = bundle.state()["pid"].as_i64().unwrap() as i32;
+    let pid = bundle.state()["pid"].as_i64().unwrap().try_into().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     wait_until("stopped", || bundle.state()["status"] == "stopped");
     assert!(bundle.fails(&["start", &bundle.id]).contains("cannot start a container that has stopped"));

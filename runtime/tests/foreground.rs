@@ -173,7 +173,7 @@ fn signals_reach_the_program() {
         "trap 'echo usr1' USR1; trap 'exit 3' TERM; echo ready; while true; do sleep 60 & wait $!; kill $!; done",
     );
     let (mut run, mut out) = spawn_ready(&bundle, &id("signal"));
-    let pid = Pid::from_raw(run.id() as i32);
+    let pid = Pid::from_raw(run.id().try_into().unwrap());
     kill(pid, Signal::SIGUSR1).unwrap();
     read_until(&mut out, "usr1");
     kill(pid, Signal::SIGTERM).unwrap();
@@ -207,7 +207,7 @@ fn the_program_starts_with_no_signal_blocked_or_ignored() {
         }
         assert_eq!(report.matches("Sig").count(), 3, "{report}");
     }
-    kill(Pid::from_raw(run.id() as i32), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGKILL).unwrap();
     assert_eq!(run.wait().unwrap().signal(), Some(9));
 }
 
@@ -258,7 +258,7 @@ fn a_terminal_is_passed_through() {
     assert!(!tcgetattr(&slave).unwrap().local_flags.contains(LocalFlags::ICANON), "not raw");
     set_size(master.as_fd(), 20, 40).unwrap();
     // The terminal is no process's controlling terminal, and therefore the kernel does not signal the command.
-    kill(Pid::from_raw(run.id() as i32), Signal::SIGWINCH).unwrap();
+    kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGWINCH).unwrap();
     read_until(&mut master, "20 40");
     master.write_all(b"word\r").unwrap();
     read_until(&mut master, "got word");
@@ -280,7 +280,7 @@ fn a_process_without_a_terminal_gets_pipes_for_that_of_the_caller() {
         assert_eq!(shown.matches("pipe:[").count(), 3, "{shown}");
         assert!(child.wait().unwrap().success());
     }
-    kill(Pid::from_raw(holding.id() as i32), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(holding.id().try_into().unwrap()), Signal::SIGKILL).unwrap();
     holding.wait().unwrap();
 }
 

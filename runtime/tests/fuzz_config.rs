@@ -129,7 +129,8 @@ fn mutate(config: &mut Value, donor: &Value, random: &mut Random) {
         (5, Value::String(text)) => mutate_text(text, random),
         (6, Value::Number(number)) => {
             let base = number.as_i64().unwrap_or(1);
-            *number = (base.wrapping_shl(random.below(64) as u32) ^ base).wrapping_sub(random.below(3) as i64).into();
+            let (shift, less) = (u32::try_from(random.below(64)).unwrap(), i64::try_from(random.below(3)).unwrap());
+            *number = (base.wrapping_shl(shift) ^ base).wrapping_sub(less).into();
         }
         (_, target) => *target = value,
     }
@@ -142,7 +143,7 @@ fn mutate_text(text: &mut String, random: &mut Random) {
         0 => letters.insert(at, *random.pick(&['/', '-', ',', '=', '.', ':', '\0', '9', 'é'])),
         1 => letters.truncate(at),
         2 => letters.extend_from_within(..at),
-        _ if at < letters.len() => letters[at] = char::from(random.below(128) as u8),
+        _ if at < letters.len() => letters[at] = char::from(u8::try_from(random.below(128)).unwrap()),
         _ => {}
     }
     *text = letters.into_iter().collect();
@@ -154,7 +155,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
     match random.below(7) {
         0 => bytes.truncate(at),
         1 => bytes[at] ^= 1 << random.below(8),
-        2 => bytes[at] = random.next() as u8,
+        2 => bytes[at] = random.next().to_le_bytes()[0],
         3 => {
             let end = (at + random.below(64)).min(bytes.len());
             bytes.drain(at..end);

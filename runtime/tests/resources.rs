@@ -70,7 +70,8 @@ impl Tiny {
             fs::remove_file(&filler).unwrap();
         }
         let stat = rustix::fs::statvfs(&self.place).unwrap();
-        fs::write(filler, vec![0; (stat.f_bavail.saturating_sub(free) * stat.f_frsize) as usize]).unwrap();
+        fs::write(filler, vec![0; usize::try_from(stat.f_bavail.saturating_sub(free) * stat.f_frsize).unwrap()])
+            .unwrap();
     }
 }
 
@@ -424,7 +425,7 @@ fn a_signal_in_the_middle_of_a_create_leaves_what_delete_removes() {
         while Instant::now() < moment {
             std::hint::spin_loop();
         }
-        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
         if verb == "create" {
             let status = child.wait().unwrap();
             assert!(status.code() == Some(0) || status.signal() == Some(signal as i32), "{status}");

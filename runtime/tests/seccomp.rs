@@ -66,7 +66,7 @@ fn the_kernel_takes_dockers_profile_and_acts_on_it() {
     let denied = std::thread::spawn(move || {
         install(&compiled.program.instructions, compiled.program.flags).unwrap();
         let denied = nix::sched::unshare(CloneFlags::CLONE_NEWUTS);
-        assert_eq!(nix::unistd::getpid().as_raw() as u32, std::process::id());
+        assert_eq!(u32::try_from(nix::unistd::getpid().as_raw()), Ok(std::process::id()));
         denied
     });
     assert_eq!(denied.join().unwrap(), Err(Errno::EPERM));
@@ -130,8 +130,8 @@ fn program_of_runc(profile: &str) -> Vec<Instruction> {
     let instructions = filter.split("BPF_").filter(|text| !text.is_empty()).map(|text| {
         let (_, fields) = text.split_once('(').unwrap();
         let fields: Vec<u32> = fields.split_once(')').unwrap().0.split(',').map(number).collect();
-        let branch = |i: usize| fields.get(i).map_or(0, |value| *value as u8);
-        Instruction { code: fields[0] as u16, jt: branch(2), jf: branch(3), k: fields[1] }
+        let branch = |i: usize| fields.get(i).map_or(0, |value| u8::try_from(*value).unwrap());
+        Instruction { code: fields[0].try_into().unwrap(), jt: branch(2), jf: branch(3), k: fields[1] }
     });
     instructions.collect()
 }

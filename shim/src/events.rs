@@ -396,8 +396,7 @@ impl Forwarder {
         };
         let namespace = (NAMESPACE_HEADER.to_owned(), vec![self.shared.namespace.clone()]);
         let mut context = ttrpc::context::with_metadata(HashMap::from([namespace]));
-        // An i64 of nanoseconds can hold 292 years.
-        context.timeout_nano = ANSWER_TIMEOUT.as_nanos() as i64;
+        context.timeout_nano = i64::try_from(ANSWER_TIMEOUT.as_nanos()).unwrap_or(i64::MAX);
         let request = ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() };
         match EventsClient::new(client).forward(context, &request).await {
             Ok(_) => Ok(()),

@@ -310,10 +310,10 @@ mod tests {
         let mut out = vec![number << 3 | 2];
         let mut length = bytes.len();
         while length > 0x7f {
-            out.push(length as u8 | 0x80);
+            out.push(length.to_le_bytes()[0] | 0x80);
             length >>= 7;
         }
-        out.push(length as u8);
+        out.push(length.to_le_bytes()[0]);
         out.extend_from_slice(bytes);
         out
     }

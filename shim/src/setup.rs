@@ -92,7 +92,7 @@ mod tests {
         }
 
         fn pid(&self) -> i32 {
-            self.0.id() as i32
+            self.0.id().try_into().unwrap()
         }
     }
 
@@ -134,7 +134,8 @@ mod tests {
     #[test]
     fn a_cgroup_that_was_asked_for_must_be_there() {
         join_cgroup("", 1).unwrap();
-        let error = join_cgroup("/brig-no-such-cgroup", std::process::id() as i32).unwrap_err().to_string();
+        let error =
+            join_cgroup("/brig-no-such-cgroup", rustix::process::getpid().as_raw_pid()).unwrap_err().to_string();
         assert!(error.starts_with("ShimCgroup: ") && error.contains("/brig-no-such-cgroup"), "{error}");
         assert!(join_cgroup("/../x", 1).unwrap_err().to_string().contains("expected no .."));
     }

@@ -37,7 +37,7 @@ pub enum Kind {
     PreDump = 4,
 }
 
-const NOTIFY: u64 = 6;
+const NOTIFY: u32 = 6;
 
 /// A notification by CRIU, which waits for the reply.
 #[derive(Debug)]
@@ -146,12 +146,12 @@ impl Criu {
                 break Answer { message: "CRIU exited without a response".to_owned(), ..Answer::default() };
             }
             let answer = Answer::read(&packet);
-            if answer.kind != NOTIFY {
+            if answer.kind != u64::from(NOTIFY) {
                 break answer;
             }
             let fd = fds.into_iter().next();
             let done = on(Notification { script: answer.script, pid: answer.pid, fd });
-            let reply = Message::default().number(1, NOTIFY as i64).number(3, i64::from(done.is_ok()));
+            let reply = Message::default().number(1, NOTIFY.into()).number(3, i64::from(done.is_ok()));
             refused = done.err().or(refused);
             socket::send(self.socket.as_fd(), reply.bytes(), &[]).context("unable to send the reply to CRIU")?;
         };
@@ -231,6 +231,12 @@ struct Answer {
     message: String,
 }
 
+/// An int32, which is sent as a 64-bit number; its high half repeats the sign (protobuf.dev, Encoding).
+fn int32(number: u64) -> i32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    i32::from_le_bytes([a, b, c, d])
+}
+
 impl Answer {
     fn read(packet: &[u8]) -> Answer {
         let mut answer = Answer::default();
@@ -243,12 +249,12 @@ impl Answer {
                     for (field, value) in fields(notification) {
                         match (field, value) {
                             (1, Value::Bytes(script)) => answer.script = text(script),
-                            (2, Value::Number(pid)) => answer.pid = pid as i32,
+                            (2, Value::Number(pid)) => answer.pid = int32(pid),
                             _ => {}
                         }
                     }
                 }
-                (7, Value::Number(errno)) => answer.errno = errno as i32,
+                (7, Value::Number(errno)) => answer.errno = int32(errno),
                 (9, Value::Bytes(message)) => answer.message = text(message),
                 _ => {}
             }
@@ -264,11 +270,11 @@ mod tests {
     #[test]
     fn responses_are_parsed() {
         let notification = Message::default().text(1, "post-restore").number(2, 77);
-        let packet = Message::default().number(1, NOTIFY as i64).number(2, 1).message(5, &notification);
+        let packet = Message::default().number(1, NOTIFY.into()).number(2, 1).message(5, &notification);
         let answer = Answer::read(packet.bytes());
         assert_eq!(
             (answer.kind, answer.success, answer.script.as_str(), answer.pid),
-            (NOTIFY, true, "post-restore", 77)
+            (NOTIFY.into(), true, "post-restore", 77)
         );
         let failed = Message::default().number(1, 1).number(2, 0).number(7, 22).text(9, "no");
         let answer = Answer::read(failed.bytes());

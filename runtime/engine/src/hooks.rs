@@ -103,7 +103,7 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
         exec_with(&mut command, hook, env)?;
     }
     let mut child = command.spawn().context("unable to start it")?;
-    let pidfd = process::pidfd_open(child.id() as i32)?;
+    let pidfd = process::pidfd_open(rustix::process::Pid::from_child(&child).as_raw_pid())?;
     let ended = match setting.init {
         Some(init) => process::readable_before_end(pidfd.as_fd(), init, hook.timeout)?,
         None => process::wait_ended(pidfd.as_fd(), hook.timeout)?.then_some(true),

@@ -7,8 +7,8 @@ use rustix::fs::statfs;
 use crate::error::{Context, Result};
 use brig_plan::Host;
 use brig_plan::host::CgroupLayout;
-use brig_sys::cred;
 use brig_sys::procfs::Proc;
+use brig_sys::{cred, fd};
 
 /// f_type of cgroup2 (include/uapi/linux/magic.h).
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
@@ -37,7 +37,7 @@ pub fn host() -> Result<Host> {
 
 /// The layout of /sys/fs/cgroup.
 pub fn cgroup_layout() -> CgroupLayout {
-    let is_cgroup2 = |path: &str| statfs(path).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_SUPER_MAGIC);
+    let is_cgroup2 = |path: &str| statfs(path).is_ok_and(|stat| fd::magic(&stat) == CGROUP2_SUPER_MAGIC);
     /// f_type of a v1 hierarchy (include/uapi/linux/magic.h).
     const CGROUP_SUPER_MAGIC: u64 = 0x27_e0eb;
     if is_cgroup2("/sys/fs/cgroup") {
@@ -47,7 +47,7 @@ pub fn cgroup_layout() -> CgroupLayout {
         return CgroupLayout::Hybrid;
     }
     let entries = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-    let is_v1 = |path: &Path| statfs(path).is_ok_and(|stat| stat.f_type as u64 == CGROUP_SUPER_MAGIC);
+    let is_v1 = |path: &Path| statfs(path).is_ok_and(|stat| fd::magic(&stat) == CGROUP_SUPER_MAGIC);
     let any = entries.map(|entry| entry.path()).any(|path| is_v1(&path));
     if any { CgroupLayout::Legacy } else { CgroupLayout::None }
 }

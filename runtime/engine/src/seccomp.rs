@@ -75,7 +75,8 @@ pub fn compile(spec: &LinuxSeccomp) -> Result<Compiled> {
     let profile = read(spec, native, &mut findings);
     let warnings = findings.into_result()?;
     let resolved = resolve::resolve(&profile)?;
-    let refuses_exec = resolved.refuses(native.audit_arch(), libc::SYS_execve as u32);
+    let refuses = |number| resolved.refuses(native.audit_arch(), number);
+    let refuses_exec = u32::try_from(libc::SYS_execve).is_ok_and(refuses);
     let program = Program { instructions: assemble::assemble(&resolved)?, flags: profile.flags };
     Ok(Compiled { program, warnings, unknown: resolved.unknown, refuses_exec })
 }

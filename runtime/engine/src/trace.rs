@@ -134,7 +134,10 @@ fn draw(events: &[Event], width: usize) -> String {
     let end = events.iter().map(|event| event.ts + event.dur).fold(begin, f64::max);
     let names = events.iter().map(|event| event.name.len()).max().unwrap_or(0);
     let columns = width.saturating_sub(names + 24).max(20);
-    let column = |time: f64| ((time - begin) / (end - begin).max(1.0) * columns as f64) as usize;
+    let column = |time: f64| {
+        let exact = (time - begin) / (end - begin).max(1.0) * columns as f64;
+        (1..=columns).take_while(|column| *column as f64 <= exact).count()
+    };
     let mut chart = String::new();
     for event in events {
         let (from, to) = (column(event.ts).min(columns - 1), column(event.ts + event.dur).min(columns));

@@ -190,10 +190,10 @@ pub(crate) fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, 
     let linux = spec.linux().as_ref();
     let mut resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
     settle_zero_pids(&mut resources, spec.version());
-    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref()).filter(|path| !path.as_os_str().is_empty());
+    let asked = asked_path(spec);
     let unprivileged = host.euid != 0 || host.in_user_namespace;
 
-    let placement = place(spec, id, asked, manager, host, findings);
+    let placement = place(spec, id, manager, host, findings);
     checks::resources(&resources, placement.layout(), findings);
     let settings = settings(&resources, placement.layout());
     let devices = devices::rules(linux, &resources, findings);
@@ -260,14 +260,14 @@ fn expressible(rules: &[DeviceRule], findings: &mut Findings) {
     }
 }
 
-fn place(
-    spec: &Spec,
-    id: &str,
-    asked: Option<&Path>,
-    manager: CgroupManager,
-    host: &Host,
-    findings: &mut Findings,
-) -> Placement {
+/// linux.cgroupsPath, if it is given.
+fn asked_path(spec: &Spec) -> Option<&Path> {
+    let linux = spec.linux().as_ref()?;
+    linux.cgroups_path().as_deref().filter(|path| !path.as_os_str().is_empty())
+}
+
+fn place(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, findings: &mut Findings) -> Placement {
+    let asked = asked_path(spec);
     match (manager, host.cgroup) {
         (CgroupManager::Disabled, _) | (_, CgroupLayout::None) => Placement::None,
         (CgroupManager::Systemd, _) => match systemd::unit(spec, id, asked, host, findings) {

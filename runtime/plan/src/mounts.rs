@@ -258,12 +258,10 @@ pub(crate) fn build(
         }
     };
     let container = idmap::of_container(linux);
-    let mounts: Vec<MountOp> = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .enumerate()
-        .filter_map(|(index, mount)| plan_mount(index, mount, bundle, options, (container.as_ref(), host), findings))
+    let context = MountContext { bundle, options, container: container.as_ref(), host };
+    let mounts: Vec<MountOp> = (0..)
+        .zip(spec.mounts().iter().flatten())
+        .filter_map(|(index, mount)| plan_mount(MountEntry { index, mount }, &context, findings))
         .collect();
     let bound_dev = |op: &MountOp| matches!(op.kind, MountKind::Bind { .. }) && op.target == Path::new("/dev");
     let setup_dev = !mounts.iter().any(bound_dev);
@@ -340,15 +338,33 @@ fn mount_label(spec: &Spec, host: &Host, findings: &mut Findings) -> Option<Moun
     Some(MountLabel { option: kind.to_owned(), label })
 }
 
-fn plan_mount(
-    index: usize,
-    mount: &Mount,
-    bundle: &Path,
-    options: &MountOptions,
-    maps: (Option<&MappedBy>, &Host),
-    findings: &mut Findings,
-) -> Option<MountOp> {
-    let at = |field: &str| format!("mounts[{index}].{field}");
+/// A mount of the configuration, and its index in `mounts`.
+#[derive(Clone, Copy)]
+struct MountEntry<'a> {
+    index: u32,
+    mount: &'a Mount,
+}
+
+impl MountEntry<'_> {
+    /// The JSON path of a field of the mount.
+    fn at(&self, field: &str) -> String {
+        format!("mounts[{}].{field}", self.index)
+    }
+}
+
+/// Facts outside of a mount's entry that its plan depends on.
+struct MountContext<'a> {
+    bundle: &'a Path,
+    options: &'a MountOptions,
+    /// The container's user namespace, as a source of maps.
+    container: Option<&'a MappedBy>,
+    host: &'a Host,
+}
+
+fn plan_mount(entry: MountEntry<'_>, context: &MountContext<'_>, findings: &mut Findings) -> Option<MountOp> {
+    let MountEntry { index, mount } = entry;
+    let MountContext { bundle, options, host, .. } = *context;
+    let at = |field: &str| entry.at(field);
     let before = findings.violations.len();
     let parsed = options::parse(mount.options().as_deref().unwrap_or_default());
     if mount.destination().as_os_str().is_empty() {
@@ -382,9 +398,9 @@ fn plan_mount(
         findings.deny(at("options"), "tmpcopyup is for tmpfs alone", "drop it");
     }
     check_owners(&at("options"), &parsed.data, findings);
-    let map = idmap::build(index, mount, &kind, &parsed, maps, findings);
+    let map = idmap::build(entry, &kind, &parsed, context, findings);
     check_proc(&at("destination"), &kind, &target, findings);
-    let in_user_namespace = options.user_namespace || maps.1.in_user_namespace;
+    let in_user_namespace = options.user_namespace || host.in_user_namespace;
     let shares_cgroups = in_user_namespace && !options.cgroup_namespace;
     if kind == MountKind::Cgroup && shares_cgroups && parsed.flags & libc::MS_RDONLY == 0 {
         findings.warn(format!(
@@ -393,7 +409,7 @@ fn plan_mount(
         ));
     }
     (findings.violations.len() == before).then_some(MountOp {
-        index: index as u32,
+        index,
         kind,
         source,
         target,

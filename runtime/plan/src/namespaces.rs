@@ -200,7 +200,7 @@ mod tests {
             libc::CLONE_NEWNS,
             libc::CLONE_NEWTIME,
         ];
-        assert_eq!(NamespaceKind::ALL.map(NamespaceKind::clone_flag), flags.map(|flag| flag as u64));
+        assert_eq!(NamespaceKind::ALL.map(NamespaceKind::clone_flag), flags.map(|flag| u64::try_from(flag).unwrap()));
     }
 
     #[test]

@@ -289,13 +289,12 @@ fn read_args(args: &[LinuxSeccompArg], path: &str, findings: &mut Findings) -> V
     let mut seen = [false; 6];
     let mut repeated = false;
     for (i, arg) in args.iter().enumerate() {
-        let Some(slot) = seen.get_mut(arg.index()) else {
+        let (Some(slot), Ok(index)) = (seen.get_mut(arg.index()), u8::try_from(arg.index())) else {
             let reason = format!("{} is no argument of a syscall", arg.index());
             findings.deny(format!("{path}[{i}].index"), reason, "use 0 to 5");
             continue;
         };
         repeated |= std::mem::replace(slot, true);
-        let index = arg.index() as u8;
         conditions.push(match arg.op() {
             LinuxSeccompOperator::ScmpCmpMaskedEq => {
                 let mask = arg.value();

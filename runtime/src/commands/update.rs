@@ -157,7 +157,8 @@ fn size(args: &Args, name: &str) -> Result<Option<i64>> {
         Ok(whole) => whole.checked_mul(factor).and_then(|bytes| i64::try_from(bytes).ok()),
         Err(_) => {
             let bytes = digits.parse::<f64>().map_err(|_| invalid())? * factor as f64;
-            (bytes < i64::MAX as f64).then_some(bytes as i64)
+            // Digits alone make the number; one that is no i64 does not parse.
+            format!("{:.0}", bytes.trunc()).parse().ok()
         }
     };
     bytes.map(Some).ok_or_else(invalid)

@@ -125,7 +125,8 @@ fn an_init_that_is_killed_during_a_start_container_hook_fails_the_start() {
     let mut errors = tempfile::tempfile().unwrap();
     let mut start = bundle.command(&["start", &bundle.id]).stderr(errors.try_clone().unwrap()).spawn().unwrap();
     crate::support::wait_until("hook", || bundle.rootfs("in").exists());
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.try_into().unwrap()), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
     assert_eq!(start.wait().unwrap().code(), Some(1));
     let mut said = String::new();
     errors.rewind().and_then(|()| errors.read_to_string(&mut said)).unwrap();

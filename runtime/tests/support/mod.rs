@@ -194,7 +194,7 @@ impl Bundle {
             let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             String::from_utf8_lossy(&line).contains(&self.id) || group.contains(&self.id)
         };
-        pids().into_iter().filter(|pid| *pid != std::process::id() as i32).filter(names).collect()
+        pids().into_iter().filter(|pid| *pid != nix::unistd::getpid().as_raw()).filter(names).collect()
     }
 }
 

@@ -15,7 +15,7 @@ impl Message {
     pub fn number(mut self, field: u32, value: i64) -> Message {
         self.varint(u64::from(field) << 3 | VARINT);
         // A negative int32 is sent as the 64-bit number.
-        self.varint(value as u64);
+        self.varint(value.cast_unsigned());
         self
     }
 
@@ -24,6 +24,7 @@ impl Message {
         if set { self.number(field, 1) } else { self }
     }
 
+    /// Adds a string, or bytes.
     pub fn text(mut self, field: u32, text: impl AsRef<[u8]>) -> Message {
         let bytes = text.as_ref();
         self.varint(u64::from(field) << 3 | LENGTH);
@@ -39,26 +40,33 @@ impl Message {
         self
     }
 
+    /// Adds an embedded message.
     pub fn message(self, field: u32, message: &Message) -> Message {
         self.text(field, &message.0)
     }
 
+    /// The encoded message.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
+            let [low, ..] = value.to_le_bytes();
+            self.0.push(low | 0x80);
             value >>= 7;
         }
-        self.0.push(value as u8);
+        let [last, ..] = value.to_le_bytes();
+        self.0.push(last);
     }
 }
 
+/// The value of a field, by its wire type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
+    /// A varint: a number, a boolean or a member of an enumeration.
     Number(u64),
+    /// A string, bytes or an embedded message.
     Bytes(&'a [u8]),
 }
 
@@ -131,7 +139,7 @@ mod tests {
         fn written_fields_are_read_back(number in any::<i64>(), text in "\\PC*", field in 1u32..5000) {
             let message = Message::default().number(field, number).text(field + 1, &text);
             let read: Vec<_> = fields(message.bytes()).collect();
-            prop_assert_eq!(read, [(field, Value::Number(number as u64)), (field + 1, Value::Bytes(text.as_bytes()))]);
+            prop_assert_eq!(read, [(field, Value::Number(number.cast_unsigned())), (field + 1, Value::Bytes(text.as_bytes()))]);
         }
 
         #[test]

@@ -79,7 +79,10 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
         Socket::New(listener, _lock) => {
             let started = prepare(&options).and_then(|()| {
                 let ttrpc = params.map(|params| params.containerd_ttrpc_address.as_str());
-                start_server(args, name, group, listener.into(), input.debug(args), ttrpc)
+                start_server(
+                    &Server { args, name, group, debug: input.debug(args), ttrpc_address: ttrpc },
+                    listener.into(),
+                )
             });
             if let Err(error) = started {
                 remove_if_there(&path)?;
@@ -137,15 +140,21 @@ fn prepare(options: &Options) -> Result<()> {
     setup::share_core()
 }
 
-/// Starts the server: this binary, without an action, with the socket as its standard input.
-fn start_server(
-    args: &Args,
-    name: &std::ffi::OsStr,
-    group: &str,
-    listener: OwnedFd,
+/// The command line and the environment of a server.
+struct Server<'a> {
+    /// The arguments of this command, from which the server takes namespace and address.
+    args: &'a Args,
+    /// Argument 0.
+    name: &'a std::ffi::OsStr,
+    group: &'a str,
     debug: bool,
-    ttrpc_address: Option<&str>,
-) -> Result<()> {
+    /// TTRPC_ADDRESS, if containerd names it.
+    ttrpc_address: Option<&'a str>,
+}
+
+/// Starts the server: this binary, without an action, with the socket `listener` as its standard input.
+fn start_server(server: &Server<'_>, listener: OwnedFd) -> Result<()> {
+    let Server { args, name, group, debug, ttrpc_address } = *server;
     let binary = std::env::current_exe().context("unable to find this program's own binary")?;
     let mut command = Command::new(binary);
     command

@@ -57,7 +57,7 @@ pub(super) fn unescape(text: &str) -> Result<String> {
         }
         let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
         let (Some(high), Some(low)) = (digit(), digit()) else { return Err(wrong()) };
-        bytes.push((high * 16 + low) as u8);
+        bytes.push(u8::try_from(high * 16 + low).map_err(|_| wrong())?);
     }
     String::from_utf8(bytes).map_err(|_| wrong())
 }

@@ -130,7 +130,7 @@ impl Frames {
         }
         if self.left > 0 {
             // At most that many bytes were read.
-            self.left -= bytes.len() as u32;
+            self.left = self.left.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         } else {
             self.header[self.begun..self.begun + bytes.len()].copy_from_slice(bytes);
             self.begun += bytes.len();
@@ -184,7 +184,7 @@ mod tests {
     fn frame(size: u32) -> Vec<u8> {
         let mut frame = size.to_be_bytes().to_vec();
         frame.extend([0, 0, 0, 1, 1, 0]);
-        frame.extend((0..size).map(|byte| byte as u8));
+        frame.extend((0..size).map(|byte| byte.to_le_bytes()[0]));
         frame
     }
 

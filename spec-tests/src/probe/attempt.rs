@@ -59,33 +59,8 @@ fn one(words: &[&str]) -> Result<String, Errno> {
             let id = |word: &str| word.parse::<u32>().map_err(|_| Errno::EINVAL);
             done(chown(*path, Some(Uid::from_raw(id(uid)?)), Some(Gid::from_raw(id(gid)?))))
         }
-        // Which inode it is (DEVICE:INODE), and what becomes of giving it the owner and the mode that it has already.
-        ["rewrite-inode", path] => {
-            use std::os::unix::fs::{MetadataExt, PermissionsExt};
-            let meta = fs::metadata(path).map_err(errno)?;
-            let owned = done(chown(*path, Some(Uid::from_raw(meta.uid())), Some(Gid::from_raw(meta.gid()))));
-            let mode = fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() & 0o7777)).map_err(errno);
-            let word =
-                |result: Result<(), Errno>| result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".to_owned());
-            Ok(format!("{}:{} {} {}", meta.dev(), meta.ino(), word(owned.map(drop)), word(mode)))
-        }
-        // Which inode it is (DEVICE:INODE), and what becomes of setting an extended attribute of each kind and an ACL.
-        ["set-attributes", path] => {
-            use std::os::unix::fs::MetadataExt;
-            let meta = fs::metadata(path).map_err(errno)?;
-            let acl = acl_for_another_user();
-            let set = |(name, value): (&str, &[u8])| match setxattr(*path, name, value, XattrFlags::empty()) {
-                Ok(()) => "ok".to_owned(),
-                Err(error) => format!("{:?}", Errno::from_raw(error.raw_os_error())),
-            };
-            let attributes: [(&str, &[u8]); 4] = [
-                ("user.brig-spec", b"x"),
-                ("trusted.brig-spec", b"x"),
-                ("security.brig-spec", b"x"),
-                ("system.posix_acl_access", &acl),
-            ];
-            Ok(format!("{}:{} {}", meta.dev(), meta.ino(), attributes.map(set).join(" ")))
-        }
+        ["rewrite-inode", path] => rewrite_inode(path),
+        ["set-attributes", path] => set_attributes(path),
         ["mknod", path, kind, major, minor] => {
             let number = |word: &str| word.parse::<u64>().map_err(|_| Errno::EINVAL);
             let kind = match *kind {
@@ -112,6 +87,34 @@ fn one(words: &[&str]) -> Result<String, Errno> {
             std::process::exit(2);
         }
     }
+}
+
+/// The inode (DEVICE:INODE), and the results of a chown and a chmod to the owner and the mode that it has already.
+fn rewrite_inode(path: &str) -> Result<String, Errno> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let meta = fs::metadata(path).map_err(errno)?;
+    let owned = chown(path, Some(Uid::from_raw(meta.uid())), Some(Gid::from_raw(meta.gid())));
+    let mode = fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() & 0o7777)).map_err(errno);
+    let word = |result: Result<(), Errno>| result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".to_owned());
+    Ok(format!("{}:{} {} {}", meta.dev(), meta.ino(), word(owned), word(mode)))
+}
+
+/// The inode (DEVICE:INODE), and the results of setting an extended attribute of each kind and an ACL.
+fn set_attributes(path: &str) -> Result<String, Errno> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(path).map_err(errno)?;
+    let acl = acl_for_another_user();
+    let set = |(name, value): (&str, &[u8])| match setxattr(path, name, value, XattrFlags::empty()) {
+        Ok(()) => "ok".to_owned(),
+        Err(error) => format!("{:?}", Errno::from_raw(error.raw_os_error())),
+    };
+    let attributes: [(&str, &[u8]); 4] = [
+        ("user.brig-spec", b"x"),
+        ("trusted.brig-spec", b"x"),
+        ("security.brig-spec", b"x"),
+        ("system.posix_acl_access", &acl),
+    ];
+    Ok(format!("{}:{} {}", meta.dev(), meta.ino(), attributes.map(set).join(" ")))
 }
 
 /// An access ACL that also names user 12345 (struct posix_acl_xattr_header, posix_acl_xattr.h).

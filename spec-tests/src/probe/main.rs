@@ -20,29 +20,28 @@ use brig_spec_tests::facts::Facts;
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let verb = args.get(1).map_or("status", String::as_str);
-    let number = || args.get(2).and_then(|word| word.parse::<usize>().ok()).unwrap_or(0);
     match verb {
         "facts" => or_fail(facts()),
         "try" => attempt::all(&args[2..]),
         "status" => print!("{}", std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
-        "hog" => hog(number()),
-        "fork" => fork(number()),
-        "crowd" => crowd(number()),
+        "hog" => hog(number(&args)),
+        "fork" => fork(number(&args)),
+        "crowd" => crowd(number(&args)),
         "spin" => loop {
             std::hint::spin_loop();
         },
         "wait" => loop {
             std::thread::park();
         },
-        "burst" => burst(number()),
-        "serve" => serve(number()),
-        "echo" => echo(number()),
+        "burst" => burst(number(&args)),
+        "serve" => serve(number(&args)),
+        "echo" => echo(number(&args)),
         "fetch" => fetch(&args[2]),
         "reach" => exit(i32::from(std::net::TcpStream::connect(&args[2]).is_err())),
         "env" => println!("{}", std::env::var(&args[2]).unwrap_or_default()),
         "notify" => notify(&args[2..]),
-        "raise" => raise(number()),
-        "exit" => exit(number() as i32),
+        "raise" => raise(number(&args)),
+        "exit" => exit(number(&args)),
         "watch" => or_fail(foreign::watch()),
         "hunt" => or_fail(hunt::hunt(&args[2], &args[3])),
         "hold" => or_fail(foreign::hold(&args[2])),
@@ -54,6 +53,11 @@ fn main() {
             exit(2);
         }
     }
+}
+
+/// The number after the verb; 0 without one.
+fn number<T: std::str::FromStr + Default>(args: &[String]) -> T {
+    args.get(2).and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
 fn or_fail(done: anyhow::Result<()>) {
@@ -121,8 +125,8 @@ fn burst(bytes: usize) {
 }
 
 /// Answers every HTTP request on the port with one line.
-fn serve(port: usize) {
-    let listener = std::net::TcpListener::bind(("0.0.0.0", port as u16)).unwrap_or_else(|error| {
+fn serve(port: u16) {
+    let listener = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap_or_else(|error| {
         eprintln!("probe: bind port {port}: {error}");
         exit(1)
     });
@@ -152,8 +156,8 @@ fn fetch(address: &str) {
 }
 
 /// Gives every byte back to whoever connects to the port, each connection by a thread of its own.
-fn echo(port: usize) {
-    let listener = std::net::TcpListener::bind(("0.0.0.0", port as u16)).unwrap_or_else(|error| {
+fn echo(port: u16) {
+    let listener = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap_or_else(|error| {
         eprintln!("probe: bind port {port}: {error}");
         exit(1)
     });

@@ -155,10 +155,9 @@ pub struct PressureLine {
 
 /// A whole number without a fraction, as Go prints floats.
 fn short_float<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    if value.fract() == 0.0 && value.abs() < 1e15 {
-        serializer.serialize_i64(*value as i64)
-    } else {
-        serializer.serialize_f64(*value)
+    match format!("{value:.0}").parse() {
+        Ok(whole) if value.fract() == 0.0 && value.abs() < 1e15 => serializer.serialize_i64(whole),
+        _ => serializer.serialize_f64(*value),
     }
 }
 

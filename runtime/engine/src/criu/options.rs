@@ -56,7 +56,7 @@ pub struct Options<'a> {
     /// A descriptor that gets a NUL byte as soon as lazy pages can be requested.
     pub status: Option<i32>,
     /// Namespaces (CLONE_NEW*) that are created but left empty.
-    pub empty_namespaces: u32,
+    pub empty_namespaces: u64,
     /// The handling of cgroups (criu_cg_mode).
     pub cgroups: i64,
     /// The cgroup whose freezer stops the processes.
@@ -143,7 +143,7 @@ impl<'a> Options<'a> {
             .flag(24, self.cgroups != 0)
             .flag(26, self.sibling)
             .number(34, self.cgroups)
-            .number(38, self.empty_namespaces.into())
+            .number(38, self.empty_namespaces.cast_signed())
             .flag(46, self.tcp_skip_in_flight)
             .flag(48, self.lazy_pages)
             .flag(50, true);

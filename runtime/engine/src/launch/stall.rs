@@ -225,7 +225,7 @@ mod tests {
     fn a_sample_is_read_from_the_status_of_a_process() {
         let status = "Name:\tbrig\nState:\tT (stopped)\nvoluntary_ctxt_switches:\t3\nnonvoluntary_ctxt_switches:\t4\n";
         assert_eq!(Sample::parse(status), sample('T', 7));
-        assert!(Sample::take(std::process::id() as i32).is_some());
+        assert!(Sample::take(rustix::process::getpid().as_raw_pid()).is_some());
         assert!(Sample::take(i32::MAX).is_none());
     }
 }

@@ -124,7 +124,7 @@ pub(super) fn container_hooks(init: &mut Init) -> Result<()> {
 /// Runs hooks in this process's working directory, under the filter that the parent has sent by then, unless this
 /// process is under it already.
 fn run_hooks(init: &Init, list: &[Hook], status: &str, environment: Option<&[String]>) -> Result<()> {
-    let state = init.plan.hook_state.json(status, std::process::id() as i32);
+    let state = init.plan.hook_state.json(status, rustix::process::getpid().as_raw_pid());
     let filter = init.seccomp.as_ref();
     hooks::run(list, hooks::Setting { state: &state, directory: None, environment, filter, init: None })
 }

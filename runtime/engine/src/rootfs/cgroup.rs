@@ -35,46 +35,83 @@ pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<Owne
             place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
         }
         CgroupMounts::Unified { mountpoint, own } => {
-            unified(root, plan, op, op.flags | readonly, target, mountpoint, own)
+            let source = if plan.cgroup_namespace { own } else { mountpoint };
+            Mounting { root, plan, op, flags: op.flags | readonly }.unified(target, source)
         }
-        CgroupMounts::Hierarchies(list) => hierarchies(root, plan, op, readonly, target, list),
+        CgroupMounts::Hierarchies(list) => {
+            Mounting { root, plan, op, flags: FLAGS | readonly }.hierarchies(target, list)
+        }
     }
 }
 
-fn unified(
-    root: &Root,
-    plan: &RootfsPlan,
-    op: &MountOp,
+/// The mount of a container's cgroups.
+#[derive(Clone, Copy)]
+struct Mounting<'a> {
+    root: &'a Root,
+    plan: &'a RootfsPlan,
+    op: &'a MountOp,
+    /// MS_ flags of the hierarchies; MS_RDONLY where the container may not write.
     flags: u64,
-    target: OwnedFd,
-    mountpoint: &Path,
-    own: &Path,
-) -> Result<OwnedFd> {
-    if plan.cgroup_namespace {
-        match filesystem(op, "cgroup2", flags).mount(mount::attributes(flags)) {
-            Ok(mounted) => {
-                mount::attach(&mounted, &target)?;
-                return Ok(mounted);
+}
+
+impl Mounting<'_> {
+    /// The v2 hierarchy: a new mount, or a bind mount of `source`.
+    fn unified(&self, target: OwnedFd, source: &Path) -> Result<OwnedFd> {
+        let Mounting { root, plan, op, flags } = *self;
+        if plan.cgroup_namespace {
+            match filesystem(op, "cgroup2", flags).mount(mount::attributes(flags)) {
+                Ok(mounted) => {
+                    mount::attach(&mounted, &target)?;
+                    return Ok(mounted);
+                }
+                Err(error) if mount::is_missing(&error) => {
+                    return place(root, &filesystem(op, "cgroup2", flags), op, flags, target);
+                }
+                // The user namespace does not own the cgroup namespace.
+                Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) => {}
+                Err(error) => return Err(error.into()),
             }
-            Err(error) if mount::is_missing(&error) => {
-                return place(root, &filesystem(op, "cgroup2", flags), op, flags, target);
+        }
+        // In the host's cgroup namespace a new mount would reset the host's mount options: without nsdelegate and
+        // memory_recursiveprot, every cgroup of the host would lose them (kernel/cgroup/cgroup.c, apply_cgroup_root_flags).
+        // A bind mount leaves them alone.
+        match root.host_mounts.copy(source, false, true) {
+            Err(error) if error.errno() == Errno::ENOENT => {
+                // A rootless container without its own cgroup sees no cgroups.
+                let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
+                place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
             }
-            // The user namespace does not own the cgroup namespace.
-            Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) => {}
-            Err(error) => return Err(error.into()),
+            tree => bind(root, source, tree, flags, &target),
         }
     }
-    // In the host's cgroup namespace a new mount would reset the host's mount options: without nsdelegate and
-    // memory_recursiveprot, every cgroup of the host would lose them (kernel/cgroup/cgroup.c, apply_cgroup_root_flags).
-    // A bind mount leaves them alone.
-    let source = if plan.cgroup_namespace { own } else { mountpoint };
-    match root.host_mounts.copy(source, false, true) {
-        Err(error) if error.errno() == Errno::ENOENT => {
-            // A rootless container without its own cgroup sees no cgroups.
-            let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
-            place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
+
+    /// A tmpfs with a directory for each hierarchy, and symlinks for the names of those mounted together.
+    fn hierarchies(&self, target: OwnedFd, list: &[CgroupHierarchy]) -> Result<OwnedFd> {
+        let Mounting { root, plan, op, flags } = *self;
+        let fs = Filesystem::new("tmpfs").source("tmpfs".as_ref()).parameter("mode", Some("755".into()));
+        let top = place(root, &labelled(fs, plan), op, FLAGS, target)?;
+        for hierarchy in list {
+            let name = hierarchy.name.as_str();
+            if name.is_empty() || name.contains('/') || name.starts_with('.') {
+                return Err(refuse(Path::new(name), "is not the name of a cgroup hierarchy"));
+            }
+            rustix::fs::mkdirat(&top, name, Mode::from_raw_mode(0o755))
+                .map_err(|e| SysError::from_rustix("mkdirat", format!("{:?}/{name}", op.target), e))?;
+            let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let place = rustix::fs::openat(&top, name, directory, Mode::empty())
+                .map_err(|e| SysError::from_rustix("openat", format!("{:?}/{name}", op.target), e))?;
+            one(root, plan, hierarchy, flags, &place)?;
+            for alias in name.split(',').filter(|alias| *alias != name && !alias.is_empty()) {
+                match rustix::fs::symlinkat(name, &top, alias) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(e) => return Err(SysError::from_rustix("symlinkat", format!("{name:?}, {alias:?}"), e).into()),
+                }
+            }
         }
-        tree => bind(root, source, tree, flags, &target),
+        if flags & libc::MS_RDONLY != 0 {
+            make_readonly(root, &top)?;
+        }
+        Ok(top)
     }
 }
 
@@ -105,46 +142,11 @@ fn bind_legacy(root: &Root, source: &Path, flags: u64, target: &OwnedFd) -> Resu
     let mounted = rustix::fs::open(&place, directory, Mode::empty())
         .map_err(|e| SysError::from_rustix("open", format!("{place:?}"), e))?;
     let fs = rustix::fs::fstatfs(&mounted).map_err(|e| SysError::from_rustix("fstatfs", format!("{place:?}"), e))?;
-    if !CGROUP_MAGICS.contains(&(fs.f_type as u64)) {
+    if !CGROUP_MAGICS.contains(&brig_sys::fd::magic(&fs)) {
         return Err(refuse(&place, "was changed while it was mounted on"));
     }
     by_path(root, |path| mount::remount_bind_legacy(&mounted, &path(mounted.as_fd()), flags, 0))?;
     Ok(mounted)
-}
-
-/// A tmpfs with a directory for each hierarchy, and symlinks for the names of those mounted together.
-fn hierarchies(
-    root: &Root,
-    plan: &RootfsPlan,
-    op: &MountOp,
-    readonly: u64,
-    target: OwnedFd,
-    list: &[CgroupHierarchy],
-) -> Result<OwnedFd> {
-    let fs = Filesystem::new("tmpfs").source("tmpfs".as_ref()).parameter("mode", Some("755".into()));
-    let top = place(root, &labelled(fs, plan), op, FLAGS, target)?;
-    for hierarchy in list {
-        let name = hierarchy.name.as_str();
-        if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            return Err(refuse(Path::new(name), "is not the name of a cgroup hierarchy"));
-        }
-        rustix::fs::mkdirat(&top, name, Mode::from_raw_mode(0o755))
-            .map_err(|e| SysError::from_rustix("mkdirat", format!("{:?}/{name}", op.target), e))?;
-        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = rustix::fs::openat(&top, name, directory, Mode::empty())
-            .map_err(|e| SysError::from_rustix("openat", format!("{:?}/{name}", op.target), e))?;
-        one(root, plan, hierarchy, FLAGS | readonly, &place)?;
-        for alias in name.split(',').filter(|alias| *alias != name && !alias.is_empty()) {
-            match rustix::fs::symlinkat(name, &top, alias) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(e) => return Err(SysError::from_rustix("symlinkat", format!("{name:?}, {alias:?}"), e).into()),
-            }
-        }
-    }
-    if readonly != 0 {
-        make_readonly(root, &top)?;
-    }
-    Ok(top)
 }
 
 fn one(root: &Root, plan: &RootfsPlan, hierarchy: &CgroupHierarchy, flags: u64, target: &OwnedFd) -> Result<()> {

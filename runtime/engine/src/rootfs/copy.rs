@@ -178,10 +178,14 @@ fn owner(stat: &Stat) -> (Option<Uid>, Option<Gid>) {
 }
 
 fn times(stat: &Stat) -> Timestamps {
-    let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    // There are less than 10^9 nanoseconds; the type differs between architectures.
+    let time = |seconds, nanoseconds: u64| Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::try_from(nanoseconds).unwrap_or_default(),
+    };
     Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec as _),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec as _),
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
 }
 

@@ -165,7 +165,7 @@ pub(super) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<()> {
     let stat = rustix::fs::fstat(slave).map_err(|e| SysError::from_rustix("fstat", "terminal", e))?;
     let fs = rustix::fs::fstatfs(slave).map_err(|e| SysError::from_rustix("fstatfs", "terminal", e))?;
     let is_char = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-    if !is_char || fs.f_type as u64 != DEVPTS_SUPER_MAGIC {
+    if !is_char || brig_sys::fd::magic(&fs) != DEVPTS_SUPER_MAGIC {
         return Err(refuse(shown, "requires a pseudo-terminal of a devpts"));
     }
     let dev = root.dir.mkdir_all(Path::new("/dev"), 0o755, Links::Follow)?;
@@ -191,7 +191,7 @@ pub(super) fn open_ptmx(dir: &Dir, proc: &Proc) -> Result<OwnedFd> {
     let fs = rustix::fs::fstatfs(found.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "/dev/pts/ptmx", e))?;
     let is_ptmx = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(5, 2)
-        && fs.f_type as u64 == DEVPTS_SUPER_MAGIC;
+        && brig_sys::fd::magic(&fs) == DEVPTS_SUPER_MAGIC;
     if !is_ptmx {
         return Err(SysError::new("open", "/dev/pts/ptmx: expected a node of a devpts", Errno::ENOTTY).into());
     }

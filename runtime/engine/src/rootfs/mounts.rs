@@ -114,7 +114,7 @@ fn links(op: &MountOp) -> Links {
 fn check_target(root: &Root, op: &MountOp, target: &OwnedFd) -> Result<()> {
     root.refuse_root(&op.target, target)?;
     let fs = rustix::fs::fstatfs(target).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
-    if fs.f_type as u64 != PROC_SUPER_MAGIC || op.target == Path::new("/proc") {
+    if brig_sys::fd::magic(&fs) != PROC_SUPER_MAGIC || op.target == Path::new("/proc") {
         return Ok(());
     }
     let place = |fd: &dyn std::os::fd::AsRawFd| root.proc.read_link(format!("self/fd/{}", fd.as_raw_fd()));
@@ -254,9 +254,9 @@ fn copy_up(op: &MountOp, from: &OwnedFd, mounted: &OwnedFd) -> Result<()> {
 pub(super) fn make_readonly(root: &Root, mounted: impl AsFd) -> Result<()> {
     match mount::set_attributes(mounted.as_fd(), mount::ATTR_RDONLY, 0, 0, false) {
         Err(error) if mount::is_missing(&error) => {
-            let fs = rustix::fs::fstatfs(mounted.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
+            let fs = rustix::fs::fstatvfs(mounted.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
             // ST_NOSUID, ST_NODEV, ST_NOEXEC, ST_NOATIME and ST_NODIRATIME have the values of their MS_ flags.
-            let kept = fs.f_flags as u64
+            let kept = fs.f_flag.bits()
                 & (libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_NOATIME | libc::MS_NODIRATIME);
             let mounted = mounted.as_fd();
             by_path(root, |path| mount::remount_bind_legacy(mounted, &path(mounted), kept | libc::MS_RDONLY, 0))
@@ -334,7 +334,7 @@ fn check_proc_source(op: &MountOp, tree: &OwnedFd) -> Result<()> {
         return Ok(());
     }
     let fs = rustix::fs::fstatfs(tree).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
-    if fs.f_type as u64 == PROC_SUPER_MAGIC {
+    if brig_sys::fd::magic(&fs) == PROC_SUPER_MAGIC {
         return Ok(());
     }
     Err(refuse(&op.target, "cannot be mounted because it is not of type proc"))

@@ -37,14 +37,14 @@ pub(super) fn assemble(resolved: &Resolved) -> Result<Vec<Instruction>> {
     let mut machines = Vec::with_capacity(resolved.machines.len());
     for machine in resolved.machines.iter().rev() {
         let tree = builder.tree(&machine.ranges, 1 << 32)?;
-        builder.fall_into(tree);
+        builder.fall_into(tree)?;
         machines.push((machine.audit_arch, builder.push(LD_W_ABS, DATA_NR)));
     }
     let mut next = Target::Return(BAD_ARCHITECTURE);
     for (audit_arch, start) in machines {
-        next = Target::At(builder.branch(JMP_JEQ_K, audit_arch, Target::At(start), next));
+        next = Target::At(builder.branch(JMP_JEQ_K, audit_arch, Target::At(start), next)?);
     }
-    builder.fall_into(next);
+    builder.fall_into(next)?;
     builder.push(LD_W_ABS, DATA_ARCH);
     if builder.code.len() > MAX_INSTRUCTIONS {
         return Err(too_long(builder.code.len()));
@@ -97,9 +97,9 @@ impl Builder<'_> {
     }
 
     /// Returns a position within reach that leads to `target`: the target itself, or a helper that is emitted here.
-    fn reach(&mut self, target: Target) -> usize {
+    fn reach(&mut self, target: Target) -> Result<usize> {
         let here = self.code.len();
-        match target {
+        Ok(match target {
             Target::Return(value) => {
                 let near = self.returns.iter().find(|(known, at)| *known == value && here - at <= REACH);
                 match near {
@@ -108,33 +108,42 @@ impl Builder<'_> {
                 }
             }
             Target::At(at) if here - at <= REACH => at,
-            Target::At(at) => self.push(JMP_JA, (here - at - 1) as u32),
-        }
+            Target::At(at) => {
+                let distance = self.distance(at)?;
+                self.push(JMP_JA, distance)
+            }
+        })
+    }
+
+    /// The instructions that a jump, which is pushed next, skips to reach `at`.
+    fn distance<T: TryFrom<usize>>(&self, at: usize) -> Result<T> {
+        T::try_from(self.code.len() - at - 1).map_err(|_| too_long(self.code.len()))
     }
 
     /// Makes `target` the successor of the instruction that is pushed next.
-    fn fall_into(&mut self, target: Target) {
+    fn fall_into(&mut self, target: Target) -> Result<()> {
         match target {
             Target::At(at) if at + 1 == self.code.len() => {}
             Target::At(at) => {
-                let here = self.code.len();
-                self.push(JMP_JA, (here - at - 1) as u32);
+                let distance = self.distance(at)?;
+                self.push(JMP_JA, distance);
             }
             Target::Return(value) => {
                 self.push_return(value);
             }
         }
+        Ok(())
     }
 
     /// Emits a comparison of the accumulator with `k`.
-    fn branch(&mut self, code: u16, k: u32, then: Target, otherwise: Target) -> usize {
-        let then = self.reach(then);
-        let otherwise = self.reach(otherwise);
+    fn branch(&mut self, code: u16, k: u32, then: Target, otherwise: Target) -> Result<usize> {
+        let then = self.reach(then)?;
+        let otherwise = self.reach(otherwise)?;
         let here = self.code.len();
         // Both targets are at most REACH + 1 instructions back, and therefore the offsets fit.
-        let offset = |at: usize| (here - at - 1) as u8;
-        self.code.push(Instruction { code, jt: offset(then), jf: offset(otherwise), k });
-        here
+        let (jt, jf) = (self.distance(then)?, self.distance(otherwise)?);
+        self.code.push(Instruction { code, jt, jf, k });
+        Ok(here)
     }
 
     /// Emits a search for the range that holds the accumulator: a balanced tree down to groups of few single numbers,
@@ -144,7 +153,7 @@ impl Builder<'_> {
             let mut next = self.target(rest)?;
             for single in ranges.iter().rev().filter(|range| range.outcome != rest) {
                 let then = self.target(single.outcome)?;
-                next = Target::At(self.branch(JMP_JEQ_K, single.start, then, next));
+                next = Target::At(self.branch(JMP_JEQ_K, single.start, then, next)?);
             }
             return Ok(next);
         }
@@ -152,7 +161,7 @@ impl Builder<'_> {
         let middle = right[0].start;
         let then = self.tree(right, end)?;
         let otherwise = self.tree(left, middle.into())?;
-        Ok(Target::At(self.branch(JMP_JGE_K, middle, then, otherwise)))
+        Ok(Target::At(self.branch(JMP_JGE_K, middle, then, otherwise)?))
     }
 
     fn target(&mut self, outcome: Outcome) -> Result<Target> {

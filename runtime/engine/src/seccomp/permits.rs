@@ -28,7 +28,7 @@ fn outcome(program: &[Instruction], audit_arch: u32, call: Call) -> Option<u32> 
     let load = |offset: u32| match offset {
         0 => u32::try_from(call.number).ok(),
         4 => Some(audit_arch),
-        16 => call.first.map(|first| first as u32),
+        16 => call.first.and_then(|first| u32::try_from(first & u64::from(u32::MAX)).ok()),
         20 => call.first.map(|first| (first >> 32) as u32),
         _ => None,
     };

@@ -189,7 +189,7 @@ pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
         blocks: Vec::new(),
         unknown: Vec::new(),
     };
-    collect(profile, &mut columns, &mut resolved);
+    collect(profile, &mut columns, &mut resolved)?;
     for column in &mut columns {
         column.entries.sort_unstable();
     }
@@ -226,20 +226,26 @@ pub(super) fn resolve(profile: &Profile<'_>) -> Result<Resolved> {
     Ok(resolved)
 }
 
+/// The index of the clause that is added next.
+fn next_clause(resolved: &Resolved) -> Result<u32> {
+    u32::try_from(resolved.clauses.len())
+        .map_err(|_| Error::new(ErrorKind::InvalidConfig, "linux.seccomp.syscalls: more than 4294967295 clauses"))
+}
+
 /// Distributes the rules over the columns.
-fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolved) {
+fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolved) -> Result<()> {
     let x86 = columns.iter().position(|column| column.abi == Abi::X86);
     let mut row = 0;
     for rule in &profile.rules {
         // A rule that repeats the default has no effect, and does not even override another one, as in runc.
         let redundant = rule.action == profile.default;
-        let first = resolved.clauses.len() as u32;
+        let first = next_clause(resolved)?;
         if !redundant {
             let clauses =
                 rule.matches.iter().map(|conditions| Clause { action: rule.action, conditions: conditions.clone() });
             resolved.clauses.extend(clauses);
         }
-        let all = first..resolved.clauses.len() as u32;
+        let all = first..next_clause(resolved)?;
         for name in rule.names {
             let Some(found) = find(name, row) else {
                 if !OF_OTHER_MACHINES.contains(&name.as_str()) {
@@ -265,11 +271,12 @@ fn collect(profile: &Profile<'_>, columns: &mut [Column], resolved: &mut Resolve
                 // libseccomp.
                 clause.conditions.retain(|condition| condition.index != 0);
                 clause.conditions.insert(0, Condition { index: 0, op: Op::ScmpCmpEq, value: call, mask: u64::MAX });
-                columns[column].entries.push((number, resolved.clauses.len() as u32));
+                columns[column].entries.push((number, next_clause(resolved)?));
                 resolved.clauses.push(clause);
             }
         }
     }
+    Ok(())
 }
 
 /// Appends the numbers of one ABI up to the end of u32. If `newer` is set, ENOSYS replaces the default above that

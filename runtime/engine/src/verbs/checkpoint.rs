@@ -94,7 +94,7 @@ pub(super) fn apply(asked: &mut Options<'_>, common: &CriuOptions) {
     asked.auto_dedup = common.auto_dedup;
     // As with runc, network devices and addresses are restored by the network's manager: a restored namespace has
     // `lo` alone.
-    asked.empty_namespaces = NamespaceKind::Network.clone_flag() as u32;
+    asked.empty_namespaces = NamespaceKind::Network.clone_flag();
     asked.cgroups = common.cgroups as i64;
 }
 

@@ -90,7 +90,9 @@ pub(super) fn weight(shares: u64) -> u64 {
         0..=2 => 1,
         3..262_144 => {
             let l = (shares as f64).log2();
-            10f64.powf((l * l + 125.0 * l) / 612.0 - 7.0 / 34.0).ceil() as u64
+            let weight = 10f64.powf((l * l + 125.0 * l) / 612.0 - 7.0 / 34.0).ceil();
+            // Rust has no checked conversion of floats but that of their digits.
+            format!("{weight:.0}").parse().unwrap_or(10_000)
         }
         _ => 10_000,
     }

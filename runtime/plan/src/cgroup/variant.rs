@@ -93,7 +93,9 @@ impl Value {
             Value::I64(seconds) => signed(seconds),
             Value::U64(seconds) => whole(seconds),
             Value::Double(seconds) if seconds >= 0.0 && seconds < u64::MAX as f64 / FACTOR as f64 => {
-                Ok(Value::U64((seconds * FACTOR as f64) as u64))
+                // Without the sign of -0.
+                let microseconds = (seconds * FACTOR as f64).trunc().abs();
+                format!("{microseconds:.0}").parse().map(Value::U64).map_err(|_| "too large".to_owned())
             }
             _ => Err("not a number of seconds".to_owned()),
         }

@@ -92,7 +92,7 @@ fn places(ty: &'static Type, path: &str, steps: &[Value], check: &mut dyn FnMut(
 fn place<'a>(value: &'a mut Value, steps: &[Value]) -> &'a mut Value {
     steps.iter().fold(value, |value, step| match step {
         Value::String(key) => &mut value[key.as_str()],
-        step => &mut value[step.as_u64().unwrap() as usize],
+        step => &mut value[usize::try_from(step.as_u64().unwrap()).unwrap()],
     })
 }
 

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount};
+use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use serde::{Deserialize, Serialize};
 
-use super::{Findings, Host, MountKind, options};
+use super::{Findings, MountContext, MountEntry, MountKind, options};
 use crate::idmap::{IdMap, IdRange};
 
 /// The id mapping of a mount.
@@ -37,16 +37,17 @@ pub(super) fn of_container(linux: Option<&Linux>) -> Option<MappedBy> {
     })
 }
 
-/// Plans the map of one mount, if it has any. `index` is its index, `container` the result of [`of_container`].
+/// Plans the map of one mount, if it has any.
 pub(super) fn build(
-    index: usize,
-    mount: &Mount,
+    entry: MountEntry<'_>,
     kind: &MountKind,
     parsed: &options::Parsed,
-    (container, host): (Option<&MappedBy>, &Host),
+    context: &MountContext<'_>,
     findings: &mut Findings,
 ) -> Option<MountMap> {
-    let at = |field: &str| format!("mounts[{index}].{field}");
+    let at = |field: &str| entry.at(field);
+    let mount = entry.mount;
+    let MountContext { container, host, .. } = *context;
     let (uids, gids) = (IdMap::new(mount.uid_mappings().as_deref()), IdMap::new(mount.gid_mappings().as_deref()));
     let given = !uids.is_empty() || !gids.is_empty();
     if !given && parsed.idmap.is_none() {

@@ -48,19 +48,25 @@ fn align(bytes: &mut Vec<u8>, to: usize) {
     bytes.resize(bytes.len().next_multiple_of(to), 0);
 }
 
-fn put_u32(bytes: &mut Vec<u8>, number: usize) {
+fn put_u32(bytes: &mut Vec<u8>, number: u32) {
     align(bytes, 4);
-    bytes.extend_from_slice(&(number as u32).to_le_bytes());
+    bytes.extend_from_slice(&number.to_le_bytes());
+}
+
+/// A length as it is sent. One beyond 32 bits saturates: no bus accepts a message of more than 128 MiB.
+fn length_field(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }
 
 fn put_text(bytes: &mut Vec<u8>, text: &str) {
-    put_u32(bytes, text.len());
+    put_u32(bytes, length_field(text.len()));
     bytes.extend_from_slice(text.as_bytes());
     bytes.push(0);
 }
 
 fn put_signature(bytes: &mut Vec<u8>, signature: &str) {
-    bytes.push(signature.len() as u8);
+    // A signature has at most 255 characters; a bus refuses a longer one, whose length saturates here.
+    bytes.push(u8::try_from(signature.len()).unwrap_or(u8::MAX));
     bytes.extend_from_slice(signature.as_bytes());
     bytes.push(0);
 }
@@ -82,7 +88,7 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
         }};
     }
     match value {
-        Value::Bool(value) => put_u32(bytes, usize::from(*value)),
+        Value::Bool(value) => put_u32(bytes, u32::from(*value)),
         Value::Byte(value) => bytes.push(*value),
         Value::I16(value) => number!(value, 2),
         Value::U16(value) => number!(value, 2),
@@ -101,7 +107,7 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
             for item in items {
                 put(bytes, item);
             }
-            let length = (bytes.len() - start) as u32;
+            let length = length_field(bytes.len() - start);
             bytes[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
         }
         Value::Struct(fields) => {
@@ -124,8 +130,8 @@ pub(super) fn call(serial: u32, target: Target<'_>, arguments: &[Value]) -> Vec<
         put(&mut body, argument);
     }
     let mut bytes = vec![b'l', CALL, 0, 1];
-    put_u32(&mut bytes, body.len());
-    put_u32(&mut bytes, serial as usize);
+    put_u32(&mut bytes, length_field(body.len()));
+    put_u32(&mut bytes, serial);
     let mut fields = Vec::new();
     // Every field starts at a multiple of eight, and so does the array, at byte 16.
     let mut field = |code: u8, signature: &str, text: &str| {
@@ -142,7 +148,7 @@ pub(super) fn call(serial: u32, target: Target<'_>, arguments: &[Value]) -> Vec<
     field(MEMBER, "s", target.member);
     field(DESTINATION, "s", target.destination);
     field(SIGNATURE, "g", &arguments.iter().map(Value::signature).collect::<String>());
-    put_u32(&mut bytes, fields.len());
+    put_u32(&mut bytes, length_field(fields.len()));
     bytes.extend_from_slice(&fields);
     align(&mut bytes, 8);
     bytes.extend_from_slice(&body);
@@ -231,15 +237,18 @@ impl<'a> Reader<'a> {
         self.take(at - self.at).map(drop)
     }
 
-    fn number<const N: usize>(&mut self) -> Option<u64> {
+    /// The bytes of the next number, little endian.
+    fn number<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.align(N)?;
-        let taken = self.take(N)?;
-        let fold = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
-        Some(if self.big { taken.iter().fold(0, fold) } else { taken.iter().rev().fold(0, fold) })
+        let mut bytes: [u8; N] = self.take(N)?.try_into().ok()?;
+        if self.big {
+            bytes.reverse();
+        }
+        Some(bytes)
     }
 
     fn u32(&mut self) -> Option<u32> {
-        self.number::<4>().map(|number| number as u32)
+        self.number().map(u32::from_le_bytes)
     }
 
     fn peek_u32(&self, at: usize) -> Option<u32> {
@@ -264,13 +273,13 @@ impl<'a> Reader<'a> {
         Some(match *signature.as_bytes().first()? {
             b'b' => Value::Bool(self.u32()? != 0),
             b'y' => Value::Byte(self.take(1)?[0]),
-            b'n' => Value::I16(self.number::<2>()? as i16),
-            b'q' => Value::U16(self.number::<2>()? as u16),
-            b'i' => Value::I32(self.number::<4>()? as i32),
+            b'n' => Value::I16(i16::from_le_bytes(self.number()?)),
+            b'q' => Value::U16(u16::from_le_bytes(self.number()?)),
+            b'i' => Value::I32(i32::from_le_bytes(self.number()?)),
             b'u' | b'h' => Value::U32(self.u32()?),
-            b'x' => Value::I64(self.number::<8>()?.cast_signed()),
-            b't' => Value::U64(self.number::<8>()?),
-            b'd' => Value::Double(f64::from_bits(self.number::<8>()?)),
+            b'x' => Value::I64(i64::from_le_bytes(self.number()?)),
+            b't' => Value::U64(u64::from_le_bytes(self.number()?)),
+            b'd' => Value::Double(f64::from_le_bytes(self.number()?)),
             b's' => {
                 let length = self.u32()? as usize;
                 Value::Str(self.text(length)?)

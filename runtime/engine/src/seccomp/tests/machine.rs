@@ -19,7 +19,8 @@ impl Call {
             8 | 12 => 0,
             _ => {
                 let arg = self.args[(offset as usize - 16) / 8];
-                if offset.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
+                let half = if offset.is_multiple_of(8) { arg & 0xffff_ffff } else { arg >> 32 };
+                u32::try_from(half).unwrap()
             }
         }
     }

@@ -83,9 +83,10 @@ fn one(list: &mut Vec<Instruction>, rule: &DeviceRule) {
     let major = rule.major.map(|major| (MAJOR, major.cast_signed()));
     let minor = rule.minor.map(|minor| (MINOR, minor.cast_signed()));
     let conditions: Vec<(u8, i32)> = [kind, major, minor].into_iter().flatten().collect();
-    for (done, (register, value)) in conditions.iter().enumerate() {
-        // Over the conditions that follow, and the body. Both are a handful.
-        let skip = (conditions.len() - done - 1 + body.len()) as i16;
+    // Over the conditions that follow, and the body. Both are a handful.
+    let mut skip: i16 = conditions.iter().map(|_| 1).chain(body.iter().map(|_| 1)).sum();
+    for (register, value) in &conditions {
+        skip -= 1;
         // 32 bits wide: the immediate would be sign-extended for a 64-bit comparison.
         list.push(instruction(JUMP_UNLESS_EQUAL_32, *register, 0, skip, *value));
     }

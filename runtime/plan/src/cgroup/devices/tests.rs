@@ -49,7 +49,7 @@ fn run(program: &[Instruction], request: &Request) -> bool {
             0xbf => registers[to] = registers[from],
             0x57 => registers[to] &= wide,
             0x77 => registers[to] >>= wide,
-            0x56 => next = jump(registers[to] as u32 != immediate.cast_unsigned()),
+            0x56 => next = jump(registers[to] & 0xffff_ffff != u64::from(immediate.cast_unsigned())),
             0x15 => next = jump(registers[to] == wide),
             0x95 => return registers[0] == 1,
             other => panic!("unknown instruction {other:#x}"),
