@@ -9,45 +9,45 @@
 //! | module | content |
 //! |---|---|
 //! | [`bootstrap`] | containerd's commands, the socket, and the start of the server |
-//! | [`server`] | the server's life cycle: its thread, its signals |
-//! | [`calls`] | the threads of calls, and the limits that they wait for |
-//! | [`service`], [`rpc_error`] | ttrpc calls in, answers and status codes out |
-//! | [`tasks`], [`task`], [`process`] | all containers, one container, one process of it |
-//! | [`runtime`] | the engine, or another runtime's command |
+//! | `server` | the server's life cycle: its thread, its signals |
+//! | `calls` | the threads of calls, and the limits that they wait for |
+//! | `service`, `rpc_error` | ttrpc calls in, answers and status codes out |
+//! | `tasks`, `task`, `process` | all containers, one container, one process of it |
+//! | `runtime` | the engine, or another runtime's command |
 //! | [`reaper`] | the exit of every child |
-//! | [`io`] | standard streams and terminals |
-//! | [`bundle`], [`exit_record`] | the files in the bundle that concern the shim |
-//! | [`options`] | containerd's runtime options, from either message |
-//! | [`events`] | the queue of events, and their publication to containerd |
-//! | [`rootfs`] | the mounts of a container's root, and their removal |
-//! | [`stats`] | statistics in containerd's messages |
-//! | [`oom`] | the containers in which the OOM killer has killed a process |
-//! | [`setup`] | the server's own attributes: subreaper, OOM score, cgroup, core |
+//! | `io` | standard streams and terminals |
+//! | `bundle`, `exit_record` | the files in the bundle that concern the shim |
+//! | `options` | containerd's runtime options, from either message |
+//! | `events` | the queue of events, and their publication to containerd |
+//! | `rootfs` | the mounts of a container's root, and their removal |
+//! | `stats` | statistics in containerd's messages |
+//! | `oom` | the containers in which the OOM killer has killed a process |
+//! | `setup` | the server's own attributes: subreaper, OOM score, cgroup, core |
 //! | [`sandbox`] | the sandbox API: pods without a pause image |
-//! | [`trace`] | a span for each call, sent to a collector |
-//! | [`log`] | the log FIFO |
+//! | `trace` | a span for each call, sent to a collector |
+//! | `log` | the log FIFO |
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+
+mod bundle;
+mod calls;
+mod events;
+mod exit_record;
+mod io;
+mod log;
+mod oom;
+mod options;
+mod process;
+mod rootfs;
+mod rpc_error;
+mod runtime;
+mod server;
+mod service;
+mod setup;
+mod stats;
+mod task;
+mod tasks;
+mod trace;
 
 pub mod bootstrap;
-pub mod bundle;
-pub mod calls;
-pub mod events;
-pub mod exit_record;
-pub mod io;
-pub mod log;
-pub mod oom;
-pub mod options;
-pub mod process;
 pub mod reaper;
-pub mod rootfs;
-pub mod rpc_error;
-pub mod runtime;
 pub mod sandbox;
-pub mod server;
-pub mod service;
-pub mod setup;
-pub mod stats;
-pub mod task;
-pub mod tasks;
-pub mod trace;

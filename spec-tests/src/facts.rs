@@ -140,23 +140,23 @@ impl Facts {
     }
 
     /// The mount that is seen at this path: the last one there.
-    pub fn mount(&self, point: &str) -> anyhow::Result<&Mount> {
+    pub(crate) fn mount(&self, point: &str) -> anyhow::Result<&Mount> {
         let found = self.mounts.iter().rev().find(|mount| mount.point == point);
         found.with_context(|| format!("nothing is mounted at {point}; there are {:?}", self.mounts))
     }
 
     /// A value of /proc/self/status.
-    pub fn status(&self, name: &str) -> anyhow::Result<&str> {
+    pub(crate) fn status(&self, name: &str) -> anyhow::Result<&str> {
         Ok(self.status.get(name).with_context(|| format!("status has no {name}"))?)
     }
 
     /// A capability set by its name in status (`CapEff`), as a mask.
-    pub fn capabilities(&self, set: &str) -> anyhow::Result<u64> {
+    pub(crate) fn capabilities(&self, set: &str) -> anyhow::Result<u64> {
         Ok(u64::from_str_radix(self.status(set)?, 16)?)
     }
 
     /// A file of /dev.
-    pub fn device(&self, path: &str) -> anyhow::Result<&Node> {
+    pub(crate) fn device(&self, path: &str) -> anyhow::Result<&Node> {
         self.devices.get(path).with_context(|| format!("there is no {path}; there are {:?}", self.devices.keys()))
     }
 }

@@ -8,8 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use brig_spec_tests::cases::ALL;
-use brig_spec_tests::harness::{Host, Options, Report, Verdict, done, keep, run, set_deadline, tell_as_json};
+use brig_spec_tests::{ALL, Host, Options, Report, Verdict, done, keep, run, set_deadline, tell_as_json};
 use lexopt::{Arg, ValueExt};
 
 const HELP: &str = "\

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Result};
 use brig_plan::Finished;
 use brig_plan::cgroup::{CgroupPlan, Placement};
 use dir::{CGROUP2_MAGIC, Dir};
@@ -95,6 +95,9 @@ impl Cgroup {
     ///
     /// A systemd unit on cgroup2 needs no such record: its only process is the container's init, which exits with an
     /// interrupted create, and systemd removes the scope then. On v1 systemd leaves some hierarchies to the runtime.
+    ///
+    /// # Errors
+    /// The cgroup hierarchies, or this process's own place in them, cannot be determined.
     pub fn planned_record(plan: &CgroupPlan) -> Result<CgroupRecord> {
         let mut record = CgroupRecord { resources: plan.resources.clone(), ..CgroupRecord::default() };
         let missing = |path: PathBuf, root: &Path| -> Vec<PathBuf> {
@@ -156,6 +159,9 @@ impl Cgroup {
     ///
     /// Moving another process takes the kernel's lock of all thread groups, and with it an RCU grace period of some ten
     /// milliseconds; a thread that moves itself does not take it (Linux 5.4; cgroup_procs_write_start).
+    ///
+    /// # Errors
+    /// A hierarchy's file of processes cannot be opened for writing.
     pub fn self_entry(&self) -> Result<Vec<OwnedFd>> {
         v1::self_entry(&self.record.paths)
     }
@@ -179,6 +185,10 @@ impl Cgroup {
     }
 
     /// The target of a process that joins the container. `arguments` are those of `exec --cgroup`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidConfig`] for an argument that names no cgroup below the container's; else a cgroup
+    /// cannot be opened.
     pub fn exec_target(&self, arguments: &[String], init: i32) -> Result<ExecTarget> {
         exec::target(&self.record, arguments, init)
     }
@@ -201,6 +211,9 @@ impl Cgroup {
 
     /// The container's own directories by controller, as in a record; before [`Cgroup::attach`] starts a unit, their
     /// future paths.
+    ///
+    /// # Errors
+    /// The hierarchies cannot be determined, or systemd does not answer.
     pub fn places(&self) -> Result<BTreeMap<String, PathBuf>> {
         match &self.pending {
             Some(pending) => pending.expected(),
@@ -209,6 +222,9 @@ impl Cgroup {
     }
 
     /// Checks that the container's own cgroup exists.
+    ///
+    /// # Errors
+    /// The directory cannot be opened, for a reason other than its removal.
     pub fn exists(&self) -> Result<bool> {
         Ok(self.main_dir()?.is_some())
     }
@@ -265,6 +281,9 @@ impl Cgroup {
     }
 
     /// The pids of all processes, those of descendant cgroups included, in ascending order.
+    ///
+    /// # Errors
+    /// A file of the cgroup cannot be read, for a reason other than its removal.
     pub fn pids(&self) -> Result<Vec<i32>> {
         match self.main_dir()? {
             Some(dir) => {
@@ -274,59 +293,10 @@ impl Cgroup {
         }
     }
 
-    /// Freezes all processes and waits until they have stopped.
+    /// Waits until the cgroup has no process; returns false if `timeout` passes first.
     ///
     /// # Errors
-    /// Unsupported without a cgroup or a freezer. A freeze that does not complete is reverted.
-    pub fn freeze(&self) -> Result<()> {
-        self.set_frozen(true)
-    }
-
-    /// Thaws all processes. A removed cgroup has none.
-    pub fn thaw(&self) -> Result<()> {
-        self.set_frozen(false)
-    }
-
-    fn set_frozen(&self, frozen: bool) -> Result<()> {
-        // v1's freezer precedes v2's, because managers of such hosts read its state.
-        let gone = |path: &Path| match frozen {
-            true => Err(Error::other(format!("cannot freeze {}: it is gone", path.display()))),
-            false => Ok(()),
-        };
-        if let Some(path) = self.record.paths.get("freezer") {
-            return self.find(path)?.map_or_else(|| gone(path), |dir| freeze::v1(&dir, frozen));
-        }
-        if let Some(path) = self.unified() {
-            return self.find(path)?.map_or_else(|| gone(path), |dir| freeze::v2(&dir, frozen));
-        }
-        Err(Error::new(
-            ErrorKind::Unsupported,
-            "cannot toggle freezer: cgroups not configured for container (this host has no freezer, or no cgroup was made)",
-        ))
-    }
-
-    /// Checks whether this cgroup's freezer has stopped the processes. False without a freezer.
-    pub fn is_frozen(&self) -> Result<bool> {
-        Ok(self.frozen()? == Frozen::Own)
-    }
-
-    /// Returns whether the processes are frozen, and by which cgroup. [`Frozen::No`] without a freezer.
-    pub fn frozen(&self) -> Result<Frozen> {
-        let legacy = self.record.paths.contains_key("freezer");
-        match self.dir_of(if legacy { "freezer" } else { "" })? {
-            Some(dir) if legacy => freeze::v1_state(&dir),
-            Some(dir) if freeze::v2_is_frozen(&dir)? => Ok(Frozen::Own),
-            _ => Ok(Frozen::No),
-        }
-    }
-
-    /// The frozen cgroup above this one that stops its processes, on v1. `None` without one, and if it cannot be seen
-    /// from here.
-    pub fn frozen_ancestor(&self) -> Result<Option<PathBuf>> {
-        self.record.paths.get("freezer").map_or(Ok(None), |path| freeze::v1_frozen_ancestor(path))
-    }
-
-    /// Waits until the cgroup has no process; returns false if `timeout` passes first.
+    /// A file of the cgroup cannot be read, for a reason other than its removal.
     pub fn wait_empty(&self, timeout: Duration) -> Result<bool> {
         match self.main_dir()? {
             Some(dir) => Ok(remove::wait_empty(&dir, Instant::now() + timeout)?),
@@ -335,6 +305,9 @@ impl Cgroup {
     }
 
     /// Performs [`Cgroup::remove`], after a pause for watchers if the OOM killer has killed a process in it.
+    ///
+    /// # Errors
+    /// As for [`Cgroup::remove`].
     pub fn destroy(&self) -> Result<()> {
         if self.oom_kills().is_ok_and(|kills| kills > 0) {
             oom::pause_for_watchers();
@@ -344,6 +317,10 @@ impl Cgroup {
 
     /// Removes the cgroup with all its descendants, after the exit of processes that are exiting. A missing cgroup is
     /// no error.
+    ///
+    /// # Errors
+    /// The first failure, after an attempt on every part: a process that does not exit in time, or a unit that systemd
+    /// does not stop.
     pub fn remove(&self) -> Result<()> {
         let mut first = None;
         if let Some(unit) = &self.record.unit {
@@ -383,6 +360,9 @@ impl Cgroup {
     }
 
     /// Performs [`Cgroup::update`]; `keep` stores the new record. Its failure is that of the update.
+    ///
+    /// # Errors
+    /// As for [`Cgroup::update`], or the error of `keep`. All writes are reverted.
     pub fn update_and_persist(
         &mut self,
         new: &LinuxResources,
@@ -393,11 +373,17 @@ impl Cgroup {
     }
 
     /// Statistics, in the format of `events --stats`. The part of a missing controller is empty.
+    ///
+    /// # Errors
+    /// A file of the cgroup cannot be read or parsed.
     pub fn stats(&self) -> Result<Stats> {
         stats::read(&self.record.paths)
     }
 
     /// The number of processes that the OOM killer has killed in the cgroup.
+    ///
+    /// # Errors
+    /// A file of the cgroup cannot be read, for a reason other than its removal.
     pub fn oom_kills(&self) -> Result<u64> {
         match (self.record.paths.get("memory"), self.unified()) {
             (Some(path), _) => oom::kills(path, false),
@@ -407,6 +393,9 @@ impl Cgroup {
     }
 
     /// Watches for out-of-memory events from now on; `None` without a memory controller.
+    ///
+    /// # Errors
+    /// The watch cannot be set up: a limit on inotify instances or descriptors is reached, or the cgroup was removed.
     pub fn oom_watch(&self) -> Result<Option<OomWatch>> {
         match (self.record.paths.get("memory"), self.unified()) {
             (Some(path), _) => OomWatch::v1(path).map(Some),

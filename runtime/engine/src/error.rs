@@ -144,8 +144,14 @@ impl From<SysError> for Error {
 /// Adds what was being done to an error of any layer.
 pub trait Context<T> {
     /// Wraps the error in `message`.
+    ///
+    /// # Errors
+    /// The error of `self`, wrapped.
     fn context(self, message: impl Into<String>) -> Result<T>;
     /// Like [`Context::context`], for a message that costs something to build.
+    ///
+    /// # Errors
+    /// The error of `self`, wrapped.
     fn with_context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T>;
 }
 

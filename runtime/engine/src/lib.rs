@@ -30,7 +30,6 @@
 //! Containers take root, or a user namespace of the caller's. The examples of this crate run a command, execute a second
 //! process, keep a pool and supervise.
 #![deny(unsafe_code)]
-#![warn(missing_docs)]
 
 // Layers, each of which uses those above it alone: facts (error, trace, handshake, state, options); effects, which do not
 // know each other (probe, store, channel, hooks, criu, cgroup, resctrl, rootfs, seccomp); launch; verbs.

@@ -121,6 +121,9 @@ impl Root {
 /// order of their creation, and tools expect the order of the configuration there.
 ///
 /// Runs in the parent, before the clone.
+///
+/// # Errors
+/// A source is missing or cannot be copied, or the kernel refuses the id mapping of one.
 pub fn open_sources(plan: &RootfsPlan) -> Result<BTreeMap<usize, OwnedFd>> {
     let mut sources = BTreeMap::new();
     let mut maps = idmap::Maps::default();
@@ -156,6 +159,9 @@ fn is_symlink(path: &Path) -> bool {
 }
 
 /// Builds the root with all its mounts. Runs in the child. The umask is 0 until [`Root::finish`].
+///
+/// # Errors
+/// The root cannot be mounted, or a mount or a node of /dev cannot be created; the message names it.
 pub fn prepare(plan: &RootfsPlan, context: RootContext) -> Result<Root> {
     let RootContext { cgroup, empty_namespace, mut sources, pid_namespace } = context;
     rustix::process::umask(Mode::empty());
@@ -178,6 +184,9 @@ pub fn prepare(plan: &RootfsPlan, context: RootContext) -> Result<Root> {
 
 /// Opens /dev/pts/ptmx below a container's root for reading and writing, with O_NOCTTY, after a check that the node
 /// belongs to a devpts.
+///
+/// # Errors
+/// The node is missing, or does not belong to a devpts.
 pub fn open_ptmx(root: &Dir, proc: &Proc) -> Result<OwnedFd> {
     dev::open_ptmx(root, proc)
         .context("error opening /dev/pts/ptmx of the container (is a devpts mounted on /dev/pts?)")
@@ -187,17 +196,26 @@ impl Root {
     /// Mounts the terminal whose slave side is `slave` on /dev/console, by descriptor. Called between [`prepare`] and
     /// [`Root::enter`]. The terminal must come from a devpts of this mount namespace, such as the container's own: see
     /// [`open_ptmx`].
+    ///
+    /// # Errors
+    /// `slave` is no terminal of a devpts, or it cannot be mounted.
     pub fn bind_console(&self, slave: impl AsFd) -> Result<()> {
         dev::bind_console(self, slave.as_fd()).context("error mounting the terminal on /dev/console")
     }
 
     /// Opens /dev/pts/ptmx below this root: see [`open_ptmx`].
+    ///
+    /// # Errors
+    /// The node is missing, or does not belong to a devpts.
     #[cfg(feature = "internals")]
     pub fn open_ptmx(&self) -> Result<OwnedFd> {
         open_ptmx(&self.dir, &self.proc)
     }
 
     /// Makes this root the process's root and working directory; no path leads to the old root afterwards.
+    ///
+    /// # Errors
+    /// The kernel refuses the change of the root (pivot_root(2)).
     pub fn enter(&self, plan: &RootfsPlan) -> Result<()> {
         let how = match plan.pivot {
             Pivot::Pivot => pivot::pivot(self, plan),
@@ -209,6 +227,9 @@ impl Root {
 
     /// Applies the settings that need the new root: its propagation, read-only mounts, masked and read-only paths, in
     /// that order. Sets the umask to 0022.
+    ///
+    /// # Errors
+    /// A path cannot be hidden or made read-only, or the root's propagation cannot be set; the message names the path.
     pub fn finish(&self, plan: &RootfsPlan) -> Result<()> {
         pivot::finish_root(self, plan)?;
         rustix::process::umask(Mode::from_raw_mode(0o022));

@@ -64,6 +64,10 @@ pub struct Compiled {
 }
 
 /// Compiles `linux.seccomp` for this machine. The error lists every violation with its place in config.json.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`] for violations, and for a profile that needs more instructions than the kernel takes;
+/// [`ErrorKind::Unsupported`] on a machine without a table of system calls.
 pub fn compile(spec: &LinuxSeccomp) -> Result<Compiled> {
     let Some(native) = Abi::native() else {
         return Err(Error::new(

@@ -310,6 +310,9 @@ impl Entry {
 }
 
 /// Replaces a file atomically, in a directory that may be another user's; see [`file::replace`].
+///
+/// # Errors
+/// The directory cannot be written to, or the file system is full. The old file stays then.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     file::replace(path, bytes, mode).with_context(|| format!("unable to write {}", path.display()))
 }

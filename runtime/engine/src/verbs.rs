@@ -132,6 +132,10 @@ impl Engine {
     }
 
     /// Freezes every process of the container.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for an unknown id, [`ErrorKind::NotRunning`] unless the container is created or running,
+    /// [`ErrorKind::Unsupported`] without a freezer.
     pub fn pause(&self, id: &str) -> Result<()> {
         let container = self.load_locked(id)?;
         allow(Verb::Pause, container.status()?, id)?;
@@ -139,6 +143,9 @@ impl Engine {
     }
 
     /// Thaws the processes of a paused container.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for an unknown id, [`ErrorKind::InvalidState`] unless the container is paused.
     pub fn resume(&self, id: &str) -> Result<()> {
         let container = self.load_locked(id)?;
         allow(Verb::Resume, container.status()?, id)?;
@@ -147,6 +154,10 @@ impl Engine {
 
     /// Changes the limits that `resources` names, and keeps the others. A refused change leaves all limits as they
     /// were.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for an unknown id, [`ErrorKind::NotRunning`] once the container has stopped; else a message
+    /// that names the limit that the kernel refuses.
     pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<()> {
         let mut container = self.load_locked(id)?;
         allow(Verb::Update, container.status()?, id)?;

@@ -59,6 +59,7 @@ pub const UNSAFE: [&str; 5] = [
 const KNOWN: [&str; 3] = ["run.oci.", "krun.", "module.wasm."];
 
 impl Annotation {
+    /// The key in the configuration's `annotations`.
     pub const fn name(self) -> &'static str {
         self.0
     }
@@ -69,7 +70,7 @@ impl Annotation {
     }
 
     /// The suffix and value of each annotation that begins with this prefix, sorted.
-    pub fn all_of(self, spec: &Spec) -> Vec<(&str, &str)> {
+    pub(crate) fn all_of(self, spec: &Spec) -> Vec<(&str, &str)> {
         let pairs = spec.annotations().iter().flatten();
         let mut found: Vec<_> =
             pairs.filter_map(|(name, value)| Some((name.strip_prefix(self.0)?, value.as_str()))).collect();
@@ -83,7 +84,7 @@ impl Annotation {
 }
 
 /// Warns of annotations that only other runtimes honour.
-pub fn warn_of_others(spec: &Spec, findings: &mut Findings) {
+pub(crate) fn warn_of_others(spec: &Spec, findings: &mut Findings) {
     let mut names: Vec<&String> = spec.annotations().iter().flatten().map(|(name, _)| name).collect();
     names.sort_unstable();
     for name in names {
@@ -95,16 +96,17 @@ pub fn warn_of_others(spec: &Spec, findings: &mut Findings) {
     }
 }
 
-pub fn keeps_groups(spec: &Spec) -> bool {
+pub(crate) fn keeps_groups(spec: &Spec) -> bool {
     KEEP_GROUPS.of(spec).is_some()
 }
 
+/// Whether an unknown system call in the seccomp profile is an error, and not a warning.
 pub fn refuses_unknown_syscalls(spec: &Spec) -> bool {
     FAIL_UNKNOWN.of(spec).is_some()
 }
 
 /// The files for the hooks' standard output and standard error; absolute paths.
-pub fn hook_outputs(spec: &Spec, findings: &mut Findings) -> [Option<PathBuf>; 2] {
+pub(crate) fn hook_outputs(spec: &Spec, findings: &mut Findings) -> [Option<PathBuf>; 2] {
     [HOOKS_STDOUT, HOOKS_STDERR].map(|annotation| {
         let path = PathBuf::from(annotation.of(spec)?);
         if !path.is_absolute() {

@@ -57,7 +57,7 @@ pub fn check(spec: &Spec, host: &Host, findings: &mut Findings) {
 }
 
 /// Runs the checks of a process object alone (exec). `path` is its JSON path: `process`, or empty for a process.json.
-pub fn check_process(process: &Process, path: &str, host: &Host, findings: &mut Findings) {
+pub(crate) fn check_process(process: &Process, path: &str, host: &Host, findings: &mut Findings) {
     let at = process::ProcessPath(path);
     for check in process::DENIALS.iter().chain(process::WARNINGS) {
         check(process, at, host, findings);
@@ -65,7 +65,7 @@ pub fn check_process(process: &Process, path: &str, host: &Host, findings: &mut 
 }
 
 /// Checks the AppArmor profile and the SELinux label of exec's flags.
-pub fn check_labels(apparmor: Option<&str>, selinux: Option<&str>, host: &Host, findings: &mut Findings) {
+pub(crate) fn check_labels(apparmor: Option<&str>, selinux: Option<&str>, host: &Host, findings: &mut Findings) {
     let (profile, label) = ((apparmor, "--apparmor".to_owned()), (selinux, "--process-label".to_owned()));
     process::labels_have_their_module_at(profile, label, host, findings);
 }

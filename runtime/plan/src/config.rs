@@ -25,6 +25,9 @@ use schema::Type;
 pub const MAX_BYTES: usize = 16 << 20;
 
 /// Parses a config.json. The strings are warnings for the log.
+///
+/// # Errors
+/// [`Refused`] lists every place where the document is not JSON of the specification's types.
 pub fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>), Refused> {
     read(bytes, "config.json", &schema::SPEC, |spec: &Spec| {
         !spec.process().as_ref().is_some_and(needs_the_table)
@@ -36,11 +39,17 @@ pub fn parse(bytes: &[u8]) -> Result<(Spec, Vec<String>), Refused> {
 }
 
 /// Parses a process.json, which has the form of config.json's `process` (exec --process).
+///
+/// # Errors
+/// As for [`parse`].
 pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>), Refused> {
     read(bytes, "process.json", &schema::PROCESS, |process: &Process| !needs_the_table(process))
 }
 
 /// Parses a `linux.resources` object (update --resources). `null` changes nothing.
+///
+/// # Errors
+/// As for [`parse`].
 pub fn parse_resources(bytes: &[u8]) -> Result<(LinuxResources, Vec<String>), Refused> {
     if bytes.trim_ascii() == b"null" {
         return Ok((LinuxResources::default(), Vec::new()));

@@ -30,6 +30,7 @@ pub struct CreateChoices {
     pub preserve_fds: u32,
     /// Number of socket-activation descriptors (LISTEN_FDS), which come first.
     pub listen_fds: u32,
+    /// The manager of the container's cgroup.
     pub manager: CgroupManager,
 }
 
@@ -39,11 +40,13 @@ pub struct CreateChoices {
 pub struct ContainerPlan {
     /// The init process's plan.
     pub init: InitPlan,
+    /// The namespaces to create, to join and to inherit.
     pub namespaces: NamespacePlan,
     /// CLONE_NEW* flags of the first clone.
     pub clone_flags: u64,
     /// User and group maps of a new user namespace.
     pub id_maps: Option<(IdMap, IdMap)>,
+    /// The place and the limits of the container's cgroup.
     pub cgroup: Finished<CgroupPlan>,
     /// The hooks that the runtime runs.
     pub hooks: RuntimeHooks,

@@ -11,7 +11,9 @@ use super::mounts::clean;
 /// Type of a device node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceKind {
+    /// A character device (`c`, `u`).
     Char,
+    /// A block device (`b`).
     Block,
     /// A FIFO, which has no device number.
     Fifo,
@@ -23,8 +25,11 @@ pub enum DeviceKind {
 pub struct DeviceOp {
     /// Path in the container, absolute and without `..`.
     pub path: PathBuf,
+    /// The type of the node.
     pub kind: DeviceKind,
+    /// The driver's number.
     pub major: u32,
+    /// The number of the device with its driver.
     pub minor: u32,
     /// Permission bits, without the file type.
     pub mode: u32,

@@ -24,7 +24,7 @@ impl CgroupLayout {
     }
 
     /// Whether there is a cgroup2 hierarchy.
-    pub fn has_v2(self) -> bool {
+    pub(crate) fn has_v2(self) -> bool {
         matches!(self, CgroupLayout::Hybrid | CgroupLayout::Unified)
     }
 }
@@ -38,6 +38,7 @@ pub struct Host {
     pub effective_capabilities: u64,
     /// Highest capability number that the kernel knows (/proc/sys/kernel/cap_last_cap).
     pub last_capability: u8,
+    /// The hierarchies below /sys/fs/cgroup.
     pub cgroup: CgroupLayout,
     /// Whether AppArmor is enabled (/sys/module/apparmor/parameters/enabled).
     pub apparmor: bool,

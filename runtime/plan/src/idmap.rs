@@ -15,6 +15,7 @@ pub struct IdRange {
     pub container: u32,
     /// First id outside the user namespace.
     pub host: u32,
+    /// The number of ids.
     pub size: u32,
 }
 
@@ -46,6 +47,7 @@ impl IdMap {
         Some(IdMap { ranges: text.lines().map(range).collect::<Option<_>>()? })
     }
 
+    /// Whether no id is mapped.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }

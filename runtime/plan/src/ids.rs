@@ -30,7 +30,7 @@ pub enum IdOrName<'a> {
 ///
 /// # Errors
 /// A message with the expected form.
-pub fn parse_or_name(text: &str) -> Result<IdOrName<'_>, String> {
+pub(crate) fn parse_or_name(text: &str) -> Result<IdOrName<'_>, String> {
     if let Some(id) = parse(text) {
         return Ok(IdOrName::Id(id));
     }
@@ -44,7 +44,7 @@ pub fn parse_or_name(text: &str) -> Result<IdOrName<'_>, String> {
 
 /// Whether a file system's option holds a number that is not a valid id. The kernel accepts such numbers in three
 /// bases (kstrtouint, fs/fs_parser.c); text that is not a number is left to the file system to refuse.
-pub fn is_out_of_range(text: &str) -> bool {
+pub(crate) fn is_out_of_range(text: &str) -> bool {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     let (digits, radix) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
         Some(digits) => (digits, 16),

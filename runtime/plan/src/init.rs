@@ -71,8 +71,11 @@ pub struct InitPlan {
 pub struct HookState {
     /// The configuration's ociVersion.
     pub oci_version: String,
+    /// The container's id.
     pub id: String,
+    /// The bundle, absolute.
     pub bundle: PathBuf,
+    /// The configuration's annotations.
     pub annotations: BTreeMap<String, String>,
 }
 

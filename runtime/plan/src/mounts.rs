@@ -41,13 +41,16 @@ pub enum Pivot {
 pub enum MountKind {
     /// A bind of a file or directory of the host, with the mounts below it when `recursive`.
     Bind {
+        /// Whether mounts below the source are bound too (`rbind`).
         recursive: bool,
     },
     /// procfs, whose target must be a real directory.
     Proc,
     /// sysfs, whose target must be a real directory.
     Sysfs,
+    /// A new tmpfs.
     Tmpfs,
+    /// POSIX message queues (mq_overview(7)).
     Mqueue,
     /// The container's view of its cgroups, whatever the host's layout is.
     Cgroup,
@@ -63,6 +66,7 @@ pub enum MountKind {
 pub struct MountOp {
     /// Index in config.json's `mounts`.
     pub index: u32,
+    /// The type, which decides how it is mounted.
     pub kind: MountKind,
     /// The source; absolute for a bind.
     pub source: PathBuf,
@@ -126,6 +130,7 @@ pub enum CgroupMounts {
 pub struct MountLabel {
     /// `context`, `fscontext`, `defcontext` or `rootcontext` (mount(8)).
     pub option: String,
+    /// The SELinux context.
     pub label: String,
 }
 

@@ -20,7 +20,9 @@ pub enum NamespaceKind {
     Uts,
     /// Network devices, addresses, ports.
     Network,
+    /// Process ids (pid_namespaces(7)).
     Pid,
+    /// Mounts (mount_namespaces(7)).
     Mount,
     /// Offsets of the boot and monotonic clocks.
     Time,

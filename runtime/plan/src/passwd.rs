@@ -6,7 +6,9 @@ use super::ids::{self, IdOrName};
 /// A user as found in the container's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// The user.
     pub uid: u32,
+    /// The user's primary group.
     pub gid: u32,
     /// Ids of the groups that list the user as a member.
     pub groups: Vec<u32>,
@@ -55,7 +57,7 @@ pub fn name(passwd: &str, uid: u32) -> Option<&str> {
 ///
 /// # Errors
 /// A message that names the part that is neither.
-pub fn parse_user(user: &str) -> Result<(IdOrName<'_>, Option<IdOrName<'_>>), String> {
+pub(crate) fn parse_user(user: &str) -> Result<(IdOrName<'_>, Option<IdOrName<'_>>), String> {
     let (name, group) = match user.split_once(':') {
         Some((name, group)) => (name, Some(group)),
         None => (user, None),

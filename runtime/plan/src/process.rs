@@ -12,13 +12,15 @@ use super::memory_policy::MemoryPolicy;
 use super::{Findings, Host};
 use brig_sys::cred::{CapabilitySets, SchedulerAttributes};
 
-/// A resource limit.
+/// A resource limit (prlimit(2)).
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Rlimit {
     /// The RLIMIT_* number (getrlimit(2)).
     pub resource: u32,
+    /// The limit in force.
     pub soft: u64,
+    /// The ceiling of the soft limit.
     pub hard: u64,
 }
 
@@ -32,9 +34,11 @@ pub struct ProcessPlan {
     pub console_size: Option<(u16, u16)>,
     /// User id in the process's user namespace, as are all ids here.
     pub uid: u32,
+    /// The primary group, in the container's user namespace.
     pub gid: u32,
     /// A `user[:group]` still to be looked up in the container's own files; overrides the ids.
     pub user: Option<String>,
+    /// The supplementary groups.
     pub groups: Vec<u32>,
     /// Keep the caller's groups instead.
     pub keep_groups: bool,
@@ -42,10 +46,13 @@ pub struct ProcessPlan {
     pub umask: u32,
     /// Working directory, absolute inside the container.
     pub cwd: PathBuf,
+    /// The program and its arguments.
     pub args: Vec<String>,
     /// `NAME=value` entries, one for each name.
     pub env: Vec<String>,
+    /// The sets that the program starts with.
     pub capabilities: CapabilitySets,
+    /// The resource limits to set.
     pub rlimits: Vec<Rlimit>,
     /// Set PR_SET_NO_NEW_PRIVS (prctl(2)).
     pub no_new_privileges: bool,
@@ -57,6 +64,7 @@ pub struct ProcessPlan {
     pub selinux: Option<String>,
     /// I/O priority, class and level.
     pub io_priority: Option<(u16, u16)>,
+    /// The scheduling policy to set; `None` keeps the caller's.
     pub scheduler: Option<SchedulerAttributes>,
     /// Persona for personality(2).
     pub personality: Option<u64>,
@@ -70,7 +78,7 @@ pub struct ProcessPlan {
 }
 
 /// Limit of CPU numbers (NR_CPUS, arch/x86/Kconfig).
-pub const MAX_CPUS: u32 = 8192;
+pub(crate) const MAX_CPUS: u32 = 8192;
 
 /// Plans a process object.
 pub(crate) fn build(process: &Process, own_user_ns: bool, host: &Host, findings: &mut Findings) -> ProcessPlan {
@@ -221,12 +229,12 @@ fn capabilities(process: &Process, own_user_ns: bool, host: &Host, findings: &mu
 }
 
 /// Looks a capability up by its full name in capitals, `CAP_CHOWN`, the only spelling that runc accepts.
-pub fn capability_named(name: &str) -> Option<Capability> {
+pub(crate) fn capability_named(name: &str) -> Option<Capability> {
     name.strip_prefix("CAP_")?.parse().ok()
 }
 
 /// The bit set of the named capabilities, and the unknown names.
-pub fn parse_capabilities(names: &[String]) -> (u64, Vec<String>) {
+pub(crate) fn parse_capabilities(names: &[String]) -> (u64, Vec<String>) {
     let (mut bits, mut unknown) = (0, Vec::new());
     for name in names {
         match capability_named(name) {
@@ -238,7 +246,7 @@ pub fn parse_capabilities(names: &[String]) -> (u64, Vec<String>) {
 }
 
 /// The capability's number in linux/capability.h.
-pub fn capability_number(capability: Capability) -> u8 {
+pub(crate) fn capability_number(capability: Capability) -> u8 {
     match capability {
         Capability::Chown => 0,
         Capability::DacOverride => 1,

@@ -13,12 +13,17 @@ use super::Findings;
 /// A calling convention with its own system call numbers. The order is that of the columns of the system call table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Abi {
+    /// x86-64's 64-bit system calls.
     X86_64,
+    /// The 32-bit system calls of x86.
     X86,
     /// x86_64 with 32-bit pointers: the same audit architecture, with bit 30 set in every number.
     X32,
+    /// The 64-bit system calls of ARM.
     Aarch64,
+    /// The 32-bit system calls of ARM (EABI).
     Arm,
+    /// The 64-bit system calls of RISC-V.
     Riscv64,
 }
 
@@ -145,7 +150,9 @@ pub mod ret {
     pub const USER_NOTIF: u32 = 0x7fc0_0000;
     /// Hand the call over to the tracer, with the data as its message.
     pub const TRACE: u32 = 0x7ff0_0000;
+    /// Make the call, and log it.
     pub const LOG: u32 = 0x7ffc_0000;
+    /// Make the call.
     pub const ALLOW: u32 = 0x7fff_0000;
 }
 

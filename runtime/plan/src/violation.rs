@@ -56,6 +56,7 @@ pub struct Findings {
 const MAX_KEPT: usize = 256;
 
 impl Findings {
+    /// Adds a violation: the JSON path of the field, the reason, and the remedy. One beyond the limit is counted.
     pub fn deny(&mut self, path: impl Into<String>, reason: impl Into<String>, remedy: impl Into<String>) {
         if self.violations.len() < MAX_KEPT {
             self.violations.push(Violation { path: path.into(), reason: reason.into(), remedy: remedy.into() });
@@ -66,7 +67,7 @@ impl Findings {
 
     /// Removes the violations after the first `checked` whose path one of those names: planning a field finds the
     /// fault that its check has reported already.
-    pub fn drop_repeated(&mut self, checked: usize) {
+    pub(crate) fn drop_repeated(&mut self, checked: usize) {
         let (reported, rest) = self.violations.split_at(checked.min(self.violations.len()));
         let new = rest.iter().filter(|one| !reported.iter().any(|other| other.path == one.path)).cloned();
         self.violations = reported.iter().cloned().chain(new).collect();
@@ -86,12 +87,15 @@ impl Findings {
     }
 
     /// Returns the warnings, or one error that lists all violations.
+    ///
+    /// # Errors
+    /// [`Refused`] when there is a violation.
     pub fn into_result(self) -> Result<Vec<String>, Refused> {
         self.into_result_of("config.json")
     }
 
     /// Like [`Findings::into_result`], for a document of another name.
-    pub fn into_result_of(mut self, file: &str) -> Result<Vec<String>, Refused> {
+    pub(crate) fn into_result_of(mut self, file: &str) -> Result<Vec<String>, Refused> {
         let [violations, warnings] = self.omitted;
         if self.violations.is_empty() {
             self.warnings.extend((warnings > 0).then(|| format!("{file}: {warnings} more warnings")));

@@ -140,6 +140,10 @@ pub fn load_device_program(program: &[Instruction]) -> SysResult<OwnedFd> {
 }
 
 /// Attaches `program` to the cgroup directory `cgroup` beside the programs that are attached already (all must allow).
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN or CAP_SYS_ADMIN, or below a program that admits no others; E2BIG with 64 programs
+/// attached.
 pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> SysResult<()> {
     let mut attr = AttachAttr {
         target_fd: number(cgroup),
@@ -151,7 +155,10 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
     bpf(PROG_ATTACH, &mut attr).map(drop).map_err(|errno| SysError::new("bpf", "BPF_PROG_ATTACH, cgroup_device", errno))
 }
 
-/// Replaces `old` by `program` in one step (Linux 5.6; EINVAL before).
+/// Replaces `old` by `program` in one step.
+///
+/// # Errors
+/// EINVAL before Linux 5.6; ENOENT when `old` is not attached; else as [`attach_device_program`].
 pub fn replace_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, old: BorrowedFd<'_>) -> SysResult<()> {
     let mut attr = AttachAttr {
         target_fd: number(cgroup),
@@ -166,6 +173,9 @@ pub fn replace_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, o
 }
 
 /// Detaches `program` from the cgroup directory `cgroup`.
+///
+/// # Errors
+/// ENOENT when `program` is not attached; EPERM without CAP_NET_ADMIN or CAP_SYS_ADMIN.
 pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> SysResult<()> {
     let mut attr = AttachAttr {
         target_fd: number(cgroup),

@@ -28,12 +28,19 @@ pub struct CapabilitySets {
 }
 
 /// This thread's effective capabilities.
+///
+/// # Errors
+/// As capget(2): EPERM where a seccomp filter refuses the call.
 pub fn effective_capabilities() -> SysResult<u64> {
     let sets = rustix::thread::capabilities(None).map_err(|error| SysError::from_rustix("capget", "0", error))?;
     Ok(sets.effective.bits())
 }
 
 /// Sets this thread's capabilities (capset(2)).
+///
+/// # Errors
+/// EPERM for a permitted capability that this thread lacks, an effective one that is not permitted, or an inheritable
+/// one beyond the bounding set.
 pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> SysResult<()> {
     let sets = rustix::thread::CapabilitySets {
         effective: CapabilitySet::from_bits_retain(effective),
@@ -58,6 +65,9 @@ fn each(set: u64) -> impl Iterator<Item = (u8, CapabilitySet)> {
 ///
 /// The kernel reports the end of its capabilities with EINVAL (capabilities(7)), so that no file need be opened, which
 /// a small limit on open files would forbid.
+///
+/// # Errors
+/// EPERM without CAP_SETPCAP in this thread's user namespace.
 pub fn limit_bounding(keep: u64) -> SysResult<()> {
     for (number, capability) in each(!keep) {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -70,6 +80,9 @@ pub fn limit_bounding(keep: u64) -> SysResult<()> {
 }
 
 /// Makes the ambient set exactly `set`, each of which must be permitted and inheritable.
+///
+/// # Errors
+/// EPERM for a capability that is not both permitted and inheritable, or under SECBIT_NO_CAP_AMBIENT_RAISE.
 pub fn set_ambient(set: u64) -> SysResult<()> {
     rustix::thread::clear_ambient_capability_set()
         .map_err(|error| SysError::from_rustix("prctl", "PR_CAP_AMBIENT_CLEAR_ALL", error))?;
@@ -81,6 +94,9 @@ pub fn set_ambient(set: u64) -> SysResult<()> {
 }
 
 /// Keeps the permitted capabilities over the next change of user ids (until the next exec).
+///
+/// # Errors
+/// EPERM under SECBIT_KEEP_CAPS_LOCKED.
 pub fn keep_capabilities() -> SysResult<()> {
     rustix::thread::set_keep_capabilities(true)
         .map_err(|error| SysError::from_rustix("prctl", "PR_SET_KEEPCAPS, 1", error))
@@ -117,11 +133,17 @@ pub fn set_ids(uid: u32, gid: u32) -> SysResult<()> {
 }
 
 /// Keeps every later exec from gaining privileges (prctl(PR_SET_NO_NEW_PRIVS)).
+///
+/// # Errors
+/// As prctl(2): EPERM where a seccomp filter refuses the call.
 pub fn set_no_new_privs() -> SysResult<()> {
     rustix::thread::set_no_new_privs(true).map_err(|error| SysError::from_rustix("prctl", "PR_SET_NO_NEW_PRIVS", error))
 }
 
 /// Sets the execution domain of this process (personality(2)).
+///
+/// # Errors
+/// EINVAL where the kernel cannot change to the domain.
 pub fn set_personality(persona: u64) -> SysResult<()> {
     // SAFETY: the execution domain acts on later system calls and the next exec; it moves no memory of this process.
     let result = unsafe { libc::personality(persona as libc::c_ulong) };
@@ -130,6 +152,10 @@ pub fn set_personality(persona: u64) -> SysResult<()> {
 
 /// Sets the I/O priority of this process (ioprio_set(2)). `class` is 1 for realtime, 2 for best effort or 3 for idle;
 /// `level` is 0 to 7.
+///
+/// # Errors
+/// EINVAL for a class or a level that does not exist; EPERM for the class realtime without CAP_SYS_ADMIN or
+/// CAP_SYS_NICE.
 pub fn set_io_priority(class: u16, level: u16) -> SysResult<()> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     let value = libc::c_int::from(class) << 13 | libc::c_int::from(level);
@@ -174,11 +200,18 @@ impl SchedulerAttributes {
 const _: () = assert!(size_of::<SchedulerAttributes>() == SchedulerAttributes::SIZE as usize);
 
 /// Sets the scheduler of this thread (sched_setattr(2)).
+///
+/// # Errors
+/// As for [`set_scheduler_of`].
 pub fn set_scheduler(attributes: &SchedulerAttributes) -> SysResult<()> {
     set_scheduler_of(0, attributes)
 }
 
 /// Sets the scheduler of a process's main thread, or of this thread with pid 0 (sched_setattr(2)).
+///
+/// # Errors
+/// EINVAL for a policy that does not exist or attributes out of its range; EPERM without CAP_SYS_NICE; EBUSY for a
+/// deadline that the CPUs have no time for; ESRCH when no process has the pid.
 pub fn set_scheduler_of(pid: i32, attributes: &SchedulerAttributes) -> SysResult<()> {
     let mut attributes = *attributes;
     attributes.size = SchedulerAttributes::SIZE;
@@ -209,6 +242,9 @@ pub fn set_memory_policy(mode: u32, nodes: &[u32]) -> SysResult<()> {
 
 /// Allows this thread every CPU, also those that are not present yet. The kernel intersects them with the thread's
 /// cpuset, also when that changes later.
+///
+/// # Errors
+/// EINVAL when the thread's cpuset has no CPU.
 pub fn reset_affinity() -> SysResult<()> {
     // More than any kernel is built for; the kernel ignores the bits above its own number (kernel/sched/syscalls.c,
     // get_user_cpu_mask).

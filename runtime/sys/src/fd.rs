@@ -28,6 +28,9 @@ pub fn magic(found: &StatFs) -> u64 {
 }
 
 /// The type of an open file.
+///
+/// # Errors
+/// As fstat(2).
 pub fn file_type(fd: impl AsFd) -> SysResult<FileType> {
     let stat = rustix::fs::fstat(fd).map_err(|e| SysError::from_rustix("fstat", "", e))?;
     Ok(FileType::from_raw_mode(stat.st_mode))

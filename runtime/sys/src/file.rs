@@ -264,6 +264,9 @@ fn names_descriptor(path: &Path) -> bool {
 }
 
 /// Reads up to `max` bytes, and one more if there are more, so that the caller can see the excess.
+///
+/// # Errors
+/// The reader's own error.
 pub fn read_beginning(from: impl Read, max: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(max as u64 + 1).read_to_end(&mut bytes)?;

@@ -6,6 +6,9 @@ use super::{SysError, SysResult};
 
 /// Releases the resident pages of this program's read-only segments (madvise(2), MADV_DONTNEED) before a long wait.
 /// They are pages of a file, which the kernel maps again at the next access.
+///
+/// # Errors
+/// As madvise(2): EINVAL for pages that are locked in memory.
 pub fn release_program() -> SysResult<()> {
     let mut errno = 0;
     // SAFETY: the callback has the type of dl_iterate_phdr(3), and its last argument is `errno`, an i32 that outlives

@@ -76,6 +76,10 @@ fn atime(flags: u64) -> u64 {
 
 /// Sets and clears attributes of the mount whose root is `mount`, and of all mounts below it when `recursive`.
 /// `propagation` is one of MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, or 0 to leave it.
+///
+/// # Errors
+/// ENOSYS before Linux 5.12; EINVAL for attributes that the kernel does not know, or a descriptor that is no mount's
+/// root; EPERM without CAP_SYS_ADMIN over the mount, or for a locked attribute.
 pub fn set_attributes(mount: impl AsFd, set: u64, clear: u64, propagation: u64, recursive: bool) -> SysResult<()> {
     set_attr(mount.as_fd(), &mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 }, recursive)
 }
@@ -105,6 +109,10 @@ fn set_attr(fd: BorrowedFd<'_>, attr: &mount_attr, recursive: bool) -> SysResult
 
 /// Makes the detached mount `mount`, and all mounts below it when `recursive`, show files' owners as `userns` maps them
 /// (MOUNT_ATTR_IDMAP, Linux 5.12; mount_setattr(2), "ID-mapped mounts").
+///
+/// # Errors
+/// EINVAL for a file system without idmapped mounts, or a mount that is attached; EPERM for a mount that is idmapped
+/// already, or the initial user namespace; ENOSYS before Linux 5.12.
 pub fn set_idmap(mount: impl AsFd, userns: impl AsFd, recursive: bool) -> SysResult<()> {
     let attr = mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
@@ -118,6 +126,9 @@ pub fn set_idmap(mount: impl AsFd, userns: impl AsFd, recursive: bool) -> SysRes
 
 /// Changes the propagation of the mount whose root is `mount`: `flags` is a propagation type of mount(2), with MS_REC
 /// for the whole tree.
+///
+/// # Errors
+/// EINVAL for more than one type, or a descriptor that is no mount's root; EPERM without CAP_SYS_ADMIN over the mount.
 pub fn set_propagation(mount: impl AsFd, flags: u64) -> SysResult<()> {
     let recursive = flags & libc::MS_REC != 0;
     let kind = flags & (libc::MS_SHARED | libc::MS_SLAVE | libc::MS_PRIVATE | libc::MS_UNBINDABLE);
@@ -132,6 +143,9 @@ pub fn set_propagation(mount: impl AsFd, flags: u64) -> SysResult<()> {
 ///
 /// In a user namespace, flags of the original mount may be locked (mount_namespaces(7)). Locked flags stay, except that
 /// a locked flag in `cleared`, which the caller clears by name, is an error (EPERM).
+///
+/// # Errors
+/// EPERM for a locked flag in `cleared`; ENOSYS before Linux 5.12, where [`remount_bind_legacy`] takes its place.
 pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()> {
     let set = ATTRIBUTES.iter().filter(|(f, _)| flags & f != 0).fold(0, |set, (_, a)| set | a);
     let wanted = ATTRIBUTES.iter().filter(|(f, _)| cleared & f != 0).fold(0, |set, (_, a)| set | a);
@@ -158,6 +172,9 @@ pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()>
 }
 
 /// [`remount_bind`] by mount(2), for kernels without mount_setattr. `mount` must be attached; `path` leads to it.
+///
+/// # Errors
+/// EPERM for a locked flag in `cleared`; EINVAL when `path` leads to no mount point.
 pub fn remount_bind_legacy(mount: impl AsFd, path: &Path, flags: u64, cleared: u64) -> SysResult<()> {
     let plain = flags & (ATTRIBUTES.iter().fold(0, |all, (f, _)| all | f) | ATIME_FLAGS);
     match mount_raw(None, path, None, plain | libc::MS_REMOUNT | libc::MS_BIND, None) {
@@ -176,6 +193,10 @@ pub fn remount_bind_legacy(mount: impl AsFd, path: &Path, flags: u64, cleared: u
 }
 
 /// A detached copy of the mount at `path` below `dir`, and of the mounts below it when `recursive`.
+///
+/// # Errors
+/// ENOENT for a path that does not exist; EINVAL for an unbindable mount, or one of another mount namespace; EPERM
+/// without CAP_SYS_ADMIN; ENOSYS before Linux 5.2.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool, follow: bool) -> SysResult<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
@@ -186,22 +207,35 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool, follow: boo
 }
 
 /// [`clone_tree`] of a path of the host.
+///
+/// # Errors
+/// As for [`clone_tree`].
 pub fn clone_host_tree(path: &Path, recursive: bool, follow: bool) -> SysResult<OwnedFd> {
     clone_tree(CWD, path, recursive, follow)
 }
 
 /// [`clone_tree`] of an open file or directory.
+///
+/// # Errors
+/// As for [`clone_tree`].
 pub fn clone_fd_tree(fd: impl AsFd, recursive: bool) -> SysResult<OwnedFd> {
     clone_tree(fd.as_fd(), Path::new(""), recursive, true)
 }
 
 /// Moves the mount `mount` onto the file or directory `target`.
+///
+/// # Errors
+/// EINVAL for a mount that is not detached and shares its parent's propagation, ENOTDIR for a directory on a file or
+/// the reverse, ELOOP for a mount onto itself, ENOSYS before Linux 5.2.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> SysResult<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, "", target, "", flags).map_err(|e| SysError::from_rustix("move_mount", "", e))
 }
 
 /// Moves the mount `mount` onto a path of the host, whose symlinks are followed.
+///
+/// # Errors
+/// ENOENT for a path that does not exist; else as for [`attach`].
 pub fn attach_host(mount: impl AsFd, path: &Path) -> SysResult<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
     rustix::mount::move_mount(mount, "", CWD, path, flags)
@@ -293,6 +327,10 @@ impl<'a> Filesystem<'a> {
     }
 
     /// Makes the instance and a detached mount with the given attributes (ATTR_).
+    ///
+    /// # Errors
+    /// ENODEV for a file system that the kernel lacks, EINVAL for a parameter or an attribute that it refuses, EPERM
+    /// without the privilege to mount it, ENOSYS before Linux 5.2. The message has what the file system said.
     pub fn mount(&self, attributes: u64) -> SysResult<OwnedFd> {
         let context = self.context()?;
         rustix::mount::fsconfig_create(&context).map_err(|e| {
@@ -327,6 +365,10 @@ impl<'a> Filesystem<'a> {
     }
 
     /// Mounts the instance on `target` by mount(2), which uses all of `flags`.
+    ///
+    /// # Errors
+    /// ENOSYS for an instance with a [descriptor](Filesystem::descriptor), which mount(2) cannot take; else as
+    /// mount(2).
     pub fn mount_legacy(&self, target: &Path, flags: u64) -> SysResult<()> {
         if let Some((name, _)) = self.descriptor {
             return Err(SysError::new("mount", format!("{}, {name:?}: takes fsconfig(2)", self.kind), Errno::ENOSYS));
@@ -352,6 +394,9 @@ fn messages(context: &OwnedFd) -> String {
 }
 
 /// Calls mount(2) with paths and flags as they are.
+///
+/// # Errors
+/// EINVAL for a text with a NUL byte; else as mount(2).
 pub fn mount_raw(
     source: Option<&OsStr>,
     target: &Path,
@@ -375,6 +420,9 @@ pub fn mount_raw(
 }
 
 /// Detaches the mount at `path` (MNT_DETACH): the kernel frees it after its last use.
+///
+/// # Errors
+/// EINVAL when `path` is no mount point, ENOENT when it does not exist, EPERM without CAP_SYS_ADMIN.
 pub fn detach(path: &Path) -> SysResult<()> {
     rustix::mount::unmount(path, UnmountFlags::DETACH)
         .map_err(|e| SysError::from_rustix("umount2", format!("{path:?}, MNT_DETACH"), e))
@@ -382,6 +430,9 @@ pub fn detach(path: &Path) -> SysResult<()> {
 
 /// Makes the working directory, which is the root of a mount, the root of this mount namespace. The old root is then
 /// mounted on top of it, where [`detach`] of "." removes it (pivot_root(2), `pivot_root(".", ".")`).
+///
+/// # Errors
+/// EINVAL when the working directory is no mount point, or a mount above it is shared; EPERM without CAP_SYS_ADMIN.
 pub fn pivot_here() -> SysResult<()> {
     rustix::process::pivot_root(".", ".").map_err(|e| SysError::from_rustix("pivot_root", "\".\", \".\"", e))
 }

@@ -77,6 +77,9 @@ pub struct Route {
 
 impl Route {
     /// Opens a socket to the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// EPROTONOSUPPORT on a kernel without rtnetlink, EMFILE past the limit on descriptors.
     pub fn open() -> SysResult<Route> {
         let error = |error| SysError::from_rustix("socket", "AF_NETLINK, NETLINK_ROUTE", error);
         // Protocol 0 is NETLINK_ROUTE.
@@ -85,12 +88,18 @@ impl Route {
     }
 
     /// Lists every device.
+    ///
+    /// # Errors
+    /// EAGAIN when changes interrupt each of 100 lists.
     pub fn links(&self) -> SysResult<Vec<Link>> {
         let found = self.ask(RTM_GETLINK, DUMP, &[0; LINK_HEADER], "RTM_GETLINK")?;
         Ok(found.iter().filter_map(|message| link(message)).collect())
     }
 
     /// Lists the addresses of the device `index`, of every family.
+    ///
+    /// # Errors
+    /// EAGAIN when changes interrupt each of 100 lists.
     pub fn addresses(&self, index: i32) -> SysResult<Vec<Address>> {
         let found = self.ask(RTM_GETADDR, DUMP, &[0; ADDRESS_HEADER], "RTM_GETADDR")?;
         Ok(found.iter().filter_map(|message| address(message, index)).collect())
@@ -120,6 +129,9 @@ impl Route {
     }
 
     /// Brings the device `index` up.
+    ///
+    /// # Errors
+    /// ENODEV when no device has the index; EPERM without CAP_NET_ADMIN.
     pub fn set_up(&self, index: i32) -> SysResult<()> {
         let up = libc::IFF_UP as u32;
         let shown = format!("RTM_NEWLINK, device {index}, IFF_UP");
@@ -127,6 +139,10 @@ impl Route {
     }
 
     /// Gives the device `index` an address.
+    ///
+    /// # Errors
+    /// EEXIST for an address that the device has, ENODEV when no device has the index, EPERM without CAP_NET_ADMIN,
+    /// EMSGSIZE for an attribute that is too long.
     pub fn add_address(&self, index: i32, address: &Address) -> SysResult<()> {
         // The header has room for the first eight flags; IFA_FLAGS has all of them.
         let [few_flags, ..] = address.flags.to_le_bytes();

@@ -55,16 +55,25 @@ pub fn mapped_user_namespace(uid_map: &str, gid_map: &str) -> SysResult<OwnedFd>
 }
 
 /// Sets the host name of this thread's UTS namespace.
+///
+/// # Errors
+/// EINVAL for a name of more than 64 bytes; EPERM without CAP_SYS_ADMIN over the namespace.
 pub fn set_hostname(name: &str) -> SysResult<()> {
     rustix::system::sethostname(name.as_bytes()).map_err(|error| SysError::from_rustix("sethostname", name, error))
 }
 
 /// Sets the NIS domain name of this thread's UTS namespace.
+///
+/// # Errors
+/// EINVAL for a name of more than 64 bytes; EPERM without CAP_SYS_ADMIN over the namespace.
 pub fn set_domainname(name: &str) -> SysResult<()> {
     rustix::system::setdomainname(name.as_bytes()).map_err(|error| SysError::from_rustix("setdomainname", name, error))
 }
 
 /// Brings the loopback interface of this network namespace up (netdevice(7), SIOCSIFFLAGS).
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN over the namespace; EAFNOSUPPORT on a kernel without IPv4.
 pub fn loopback_up() -> SysResult<()> {
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
         .map_err(|error| SysError::from_rustix("socket", "AF_INET, SOCK_DGRAM", error))?;
@@ -136,6 +145,9 @@ pub fn is_owned_by(namespace: BorrowedFd, user: BorrowedFd) -> SysResult<bool> {
 }
 
 /// The number of mounts in a mount namespace; `None` on kernels that do not report it (before 6.12).
+///
+/// # Errors
+/// As ioctl_nsfs(2): EINVAL for a file that is another kind of namespace.
 pub fn count_mounts(namespace: BorrowedFd) -> SysResult<Option<u32>> {
     /// struct mnt_ns_info and NS_MNT_GET_INFO (linux/nsfs.h): _IOR(0xb7, 10, struct mnt_ns_info).
     #[repr(C)]

@@ -59,6 +59,9 @@ pub struct Dir {
 
 impl Dir {
     /// Opens a directory of the host by its path. Symlinks are followed as usual: the host is trusted.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, EACCES or ELOOP of the path's lookup.
     pub fn open_host(path: &Path) -> SysResult<Dir> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
@@ -82,11 +85,17 @@ impl Dir {
     }
 
     /// Opens `path` as O_PATH, following symlinks inside the root.
+    ///
+    /// # Errors
+    /// As for [`Dir::open`].
     pub fn find(&self, path: &Path) -> SysResult<OwnedFd> {
         self.open(path, OFlags::PATH, Links::Follow)
     }
 
     /// Opens `path` as O_PATH; `None` when a component does not exist.
+    ///
+    /// # Errors
+    /// As for [`Dir::open`], except ENOENT and ENOTDIR.
     pub fn try_find(&self, path: &Path, links: Links) -> SysResult<Option<OwnedFd>> {
         match self.open(path, OFlags::PATH, links) {
             Ok(fd) => Ok(Some(fd)),
@@ -99,6 +108,10 @@ impl Dir {
     ///
     /// Without O_PATH, the open of a device, a FIFO or a terminal has effects: check the type of an O_PATH descriptor
     /// first, and reopen that with [`super::procfs::Proc::reopen`].
+    ///
+    /// # Errors
+    /// ENOENT for a missing component, ENOTDIR for one that is no directory, ELOOP for a magic link, too many symlinks,
+    /// or one that `links` refuses; EAGAIN when renames disturb every attempt.
     pub fn open(&self, path: &Path, flags: OFlags, links: Links) -> SysResult<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | nofollow(links);
         match self.openat2(path, flags, links) {
@@ -142,6 +155,10 @@ impl Dir {
     ///
     /// The missing target of a symlink is created: with /var/run -> /run and no /run, `/var/run/x` creates `/run/x`
     /// inside the root.
+    ///
+    /// # Errors
+    /// ENOTDIR for a component that is no directory, EROFS or EACCES where a missing one cannot be created; else as for
+    /// [`Dir::open`].
     pub fn mkdir_all(&self, path: &Path, mode: u32, links: Links) -> SysResult<OwnedFd> {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY, links) {
             Err(error) if error.errno() == Errno::ENOENT => self.walk(path, links, Missing::MakeDirs(mode)),
@@ -151,6 +168,9 @@ impl Dir {
 
     /// Opens `path`, which may be of any type, as O_PATH. If it is missing, creates an empty file of `mode`, and the
     /// directories above it (0755).
+    ///
+    /// # Errors
+    /// As for [`Dir::mkdir_all`].
     pub fn make_file(&self, path: &Path, mode: u32, links: Links) -> SysResult<OwnedFd> {
         match self.open(path, OFlags::PATH, links) {
             Err(error) if error.errno() == Errno::ENOENT => self.walk(path, links, Missing::MakeFile(mode)),
@@ -160,7 +180,10 @@ impl Dir {
 
     /// The directory that holds `path`'s last component, created (0755) if it is missing, and that component's name.
     ///
-    /// For calls that take a directory and a name: mknodat, symlinkat, unlinkat. EINVAL when `path` ends in no name.
+    /// For calls that take a directory and a name: mknodat, symlinkat, unlinkat.
+    ///
+    /// # Errors
+    /// EINVAL when `path` ends in no name; else as for [`Dir::mkdir_all`].
     pub fn parent(&self, path: &Path) -> SysResult<(OwnedFd, OsString)> {
         let Some(name) = path.file_name() else {
             return Err(SysError::new("open", format!("{path:?}: no file name"), Errno::EINVAL));
@@ -299,6 +322,9 @@ impl Walk<'_> {
 /// The kernel compares mounts, and marks a path outside with `(unreachable)` (getcwd(2)). The C library then searches
 /// for a parent with the device and the inode of the root, which the image's directory has on the host's own mount as
 /// well. Therefore the system call is made directly.
+///
+/// # Errors
+/// EXDEV when the root does not lead to the directory, ENOENT when it has been removed.
 pub fn working_directory() -> SysResult<PathBuf> {
     let mut path = vec![0u8; libc::PATH_MAX as usize];
     // SAFETY: the kernel writes at most path.len() bytes to `path`, which this function owns.

@@ -303,6 +303,9 @@ pub fn spawn_anchor(namespaces: u64) -> SysResult<Child> {
 }
 
 /// Kills a child of [`spawn_anchor`] and reaps it.
+///
+/// # Errors
+/// As pidfd_send_signal(2) and waitid(2).
 pub fn end_anchor(anchor: Child) -> SysResult<()> {
     pidfd_send_signal(anchor.pidfd.as_fd(), libc::SIGKILL)?;
     loop {
@@ -339,6 +342,9 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> SysResult<()> {
 }
 
 /// Marks every descriptor but the standard streams close-on-exec (close_range(2)). None is closed.
+///
+/// # Errors
+/// ENOSYS before Linux 5.9, EINVAL before 5.11.
 pub fn set_cloexec_on_all() -> SysResult<()> {
     const FIRST: libc::c_uint = 3;
     // SAFETY: with CLOSE_RANGE_CLOEXEC the call changes flags, and closes no descriptor under its owner.
@@ -350,6 +356,9 @@ pub fn set_cloexec_on_all() -> SysResult<()> {
 }
 
 /// Duplicates `fd` onto a standard stream, not close-on-exec.
+///
+/// # Errors
+/// As dup2(2): EBUSY when another thread opens a descriptor of that number.
 pub fn replace_stdio(stream: StandardStream, fd: BorrowedFd) -> SysResult<()> {
     let replaced = match stream {
         StandardStream::Input => rustix::stdio::dup2_stdin(fd),
@@ -377,6 +386,9 @@ impl StandardStream {
 
 /// Resets every signal to its default and empties the signal mask, as a new program expects. Rust's runtime ignores
 /// SIGPIPE, and ignored signals survive an exec.
+///
+/// # Errors
+/// As sigprocmask(2).
 pub fn reset_signals() -> SysResult<()> {
     // The C library would refuse the two signals that it reserves, which its posix_spawn leaves ignored. The kernel's
     // sigaction for SIG_DFL is all zeroes: handler, flags, restorer, mask.
@@ -392,6 +404,9 @@ pub fn reset_signals() -> SysResult<()> {
 }
 
 /// Keeps other processes from tracing this one and from following its /proc/PID/exe and fd (prctl(PR_SET_DUMPABLE, 0)).
+///
+/// # Errors
+/// As prctl(2): EPERM where a seccomp filter refuses the call.
 pub fn set_undumpable() -> SysResult<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|error| SysError::from_rustix("prctl", "PR_SET_DUMPABLE, 0", error))
@@ -407,6 +422,10 @@ pub fn exec(path: &CStr, argv: &[&CStr], env: &[&CStr]) -> SysError {
 }
 
 /// Sets a resource limit of a process, or of this one with pid 0 (prlimit(2)).
+///
+/// # Errors
+/// EINVAL for a soft limit above the hard one, EPERM for a hard limit that is raised without CAP_SYS_RESOURCE, ESRCH
+/// when no process has the pid.
 pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> SysResult<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the kernel reads one rlimit64, and `limit` is one that outlives the call; null asks for no old limit.

@@ -87,12 +87,18 @@ impl PidStat {
 
 impl Proc {
     /// Opens the host's /proc and checks that it is a procfs root. Call it before entering a container's root.
+    ///
+    /// # Errors
+    /// EXDEV when /proc is not the root of a procfs and no private instance can be mounted; else as open(2).
     pub fn open() -> SysResult<Proc> {
         Proc::open_showing(Shows::Everything)
     }
 
     /// Opens /proc after entering a container's root, where it is the container's, for files of processes alone: a
     /// private instance has no other files, which a process that traces this one could use.
+    ///
+    /// # Errors
+    /// As for [`Proc::open`].
     pub fn open_inside() -> SysResult<Proc> {
         Proc::open_showing(Shows::Processes)
     }
@@ -112,8 +118,9 @@ impl Proc {
 
     /// Opens `path` below /proc, such as `self/uid_map` or `sys/net/ipv4/ip_forward`.
     ///
-    /// Fails with EXDEV where something is mounted over it and no private instance can be had, and with ELOOP on a
-    /// magic link.
+    /// # Errors
+    /// EXDEV where something is mounted over it and no private instance can be had, ELOOP for a magic link, ENOENT for a
+    /// file or a process that does not exist; else as openat2(2).
     pub fn open_file(&self, path: impl AsRef<Path>, flags: OFlags) -> SysResult<OwnedFd> {
         let path = path.as_ref();
         match open_below(&self.root, path, flags) {
@@ -134,6 +141,9 @@ impl Proc {
     }
 
     /// Writes `bytes` in a single write(2), as files of procfs require. The file must exist.
+    ///
+    /// # Errors
+    /// EIO for a write that the kernel took in part; else as for [`Proc::open_file`] and write(2).
     pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) -> SysResult<()> {
         let path = path.as_ref();
         let mut file = File::from(self.open_file(path, OFlags::WRONLY)?);
@@ -146,6 +156,9 @@ impl Proc {
     }
 
     /// Reads a whole file below /proc.
+    ///
+    /// # Errors
+    /// As for [`Proc::open_file`] and read(2): ESRCH when the process exits meanwhile.
     pub fn read(&self, path: impl AsRef<Path>) -> SysResult<Vec<u8>> {
         let path = path.as_ref();
         let mut file = File::from(self.open_file(path, OFlags::RDONLY)?);
@@ -155,6 +168,9 @@ impl Proc {
     }
 
     /// Reads a whole file below /proc. Bytes that are not UTF-8 are replaced.
+    ///
+    /// # Errors
+    /// As for [`Proc::read`].
     pub fn read_to_string(&self, path: impl AsRef<Path>) -> SysResult<String> {
         let bytes = self.read(path)?;
         Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
@@ -162,6 +178,9 @@ impl Proc {
 
     /// The target of a link such as `self/fd/3` or `PID/exe`, as text for messages and comparisons. It must not be
     /// opened.
+    ///
+    /// # Errors
+    /// EINVAL or ENOENT for a file that is no link; else as for [`Proc::open_file`].
     pub fn read_link(&self, path: impl AsRef<Path>) -> SysResult<PathBuf> {
         let path = path.as_ref();
         let link = self.open_file(path, OFlags::PATH | OFlags::NOFOLLOW)?;
@@ -171,6 +190,9 @@ impl Proc {
     }
 
     /// Reopens the file that `fd` (most often O_PATH) refers to, with `flags`.
+    ///
+    /// # Errors
+    /// As open(2) with `flags`: EACCES without the permission, ENXIO for a FIFO or a device that has no other end.
     pub fn reopen(&self, fd: impl AsFd, flags: OFlags) -> SysResult<OwnedFd> {
         let number = fd.as_fd().as_raw_fd().to_string();
         let directory = self.open_file("self/fd", OFlags::PATH | OFlags::DIRECTORY)?;
@@ -179,11 +201,17 @@ impl Proc {
     }
 
     /// Opens one of this thread's namespaces, `thread-self/ns/NAME`, which is a magic link.
+    ///
+    /// # Errors
+    /// ENOENT on a kernel without this kind of namespace; else as for [`Proc::open_file`].
     pub fn open_namespace(&self, name: &str) -> SysResult<OwnedFd> {
         self.namespace("thread-self/ns", name)
     }
 
     /// Opens a namespace of another process, whose pid the caller keeps from being reused meanwhile.
+    ///
+    /// # Errors
+    /// EACCES without the right to trace the process; else as for [`Proc::open_namespace`].
     pub fn open_namespace_of(&self, pid: i32, name: &str) -> SysResult<OwnedFd> {
         self.namespace(&format!("{pid}/ns"), name)
     }
@@ -205,6 +233,9 @@ impl Proc {
     }
 
     /// Reads /proc/PID/stat; `None` when there is no such process.
+    ///
+    /// # Errors
+    /// EBADMSG for a text of another form than proc_pid_stat(5) describes; else as for [`Proc::read`].
     pub fn pid_stat(&self, pid: i32) -> SysResult<Option<PidStat>> {
         let path = format!("{pid}/stat");
         match self.read_to_string(&path) {

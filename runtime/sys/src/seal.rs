@@ -129,6 +129,9 @@ fn seal(file: &OwnedFd) -> rustix::io::Result<()> {
 }
 
 /// A memory file that holds `bytes`, at offset 0, close-on-exec.
+///
+/// # Errors
+/// ENOMEM, EMFILE, or ENOSPC past the limit of the memory cgroup's or the system's shared memory.
 pub fn memory_file(name: &CStr, bytes: &[u8]) -> SysResult<OwnedFd> {
     let error = |call: &'static str| move |error| SysError::from_rustix(call, name.to_string_lossy(), error);
     let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map_err(error("memfd_create"))?;

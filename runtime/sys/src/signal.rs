@@ -85,6 +85,9 @@ extern "C" fn pass_over(_: libc::c_int) {}
 /// (pid_namespaces(7)); there a handler exits. Elsewhere the default action ends the process, and signals that Go
 /// handles without effect get a handler without effect. Handlers do not outlive an exec, unlike SIG_IGN. As in Go,
 /// SIGHUP and SIGINT that the caller ignores (nohup) stay ignored.
+///
+/// # Errors
+/// As sigaction(2).
 pub fn react_as_go_does() -> SysResult<()> {
     let is_first = rustix::process::getpid().is_init();
     let (signals, handler): (&[i32], extern "C" fn(libc::c_int)) =
@@ -106,6 +109,9 @@ pub struct Hold {
 
 impl Hold {
     /// Installs the handlers.
+    ///
+    /// # Errors
+    /// As sigaction(2).
     pub fn new() -> SysResult<Hold> {
         let mut ignored = 0;
         for signal in FATAL {
@@ -153,6 +159,9 @@ pub struct Signals {
 
 impl Signals {
     /// Blocks every signal except faults of this process, and opens the descriptor.
+    ///
+    /// # Errors
+    /// As sigprocmask(2) and signalfd(2): EMFILE past the limit on descriptors.
     pub fn open(hold: &Hold) -> SysResult<Signals> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set that it is given.
@@ -181,6 +190,9 @@ impl Signals {
     }
 
     /// The next signal that has arrived; `None` when there is none.
+    ///
+    /// # Errors
+    /// As read(2), except EAGAIN and EINTR.
     pub fn read(&mut self) -> SysResult<Option<i32>> {
         let held = HELD.load(Ordering::Relaxed);
         if held != 0 {

@@ -16,6 +16,9 @@ use super::{SysError, SysResult};
 const MAX_FDS: usize = 4;
 
 /// A connected pair of SOCK_SEQPACKET sockets, close-on-exec. One send is one packet.
+///
+/// # Errors
+/// EMFILE or ENFILE past a limit on descriptors.
 pub fn packet_pair() -> SysResult<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| SysError::from_rustix("socketpair", "AF_UNIX, SOCK_SEQPACKET", error))
@@ -89,6 +92,10 @@ pub fn receive(socket: BorrowedFd, limit: usize) -> SysResult<(Vec<u8>, Vec<Owne
 }
 
 /// Connects a stream socket to the unix socket at `path`, close-on-exec.
+///
+/// # Errors
+/// ENOENT when no socket has the path, ECONNREFUSED when none listens there, EINVAL for a path that is too long for a
+/// socket's address.
 pub fn connect(path: &Path) -> SysResult<OwnedFd> {
     let error = |error| SysError::from_rustix("connect", path.display().to_string(), error);
     let socket =

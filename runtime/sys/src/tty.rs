@@ -10,6 +10,9 @@ use super::{SysError, SysResult};
 
 /// Unlocks the pty of this master and opens its slave side from the master itself (TIOCGPTPEER, ioctl_tty(2)), so
 /// that no path is followed that an image could have prepared. Close-on-exec, and not the controlling terminal.
+///
+/// # Errors
+/// ENOTTY when `master` is no pty's master, EIO when its other side is gone, EMFILE past the limit on descriptors.
 pub fn open_peer(master: BorrowedFd) -> SysResult<OwnedFd> {
     rustix::pty::unlockpt(master).map_err(|error| SysError::from_rustix("ioctl", "TIOCSPTLCK, 0", error))?;
     rustix::pty::ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
@@ -17,6 +20,9 @@ pub fn open_peer(master: BorrowedFd) -> SysResult<OwnedFd> {
 }
 
 /// The pty's number: its slave is /dev/pts/NUMBER (TIOCGPTN).
+///
+/// # Errors
+/// ENOTTY when `master` is no pty's master.
 pub fn number(master: BorrowedFd) -> SysResult<u32> {
     let mut number: libc::c_uint = 0;
     // SAFETY: TIOCGPTN writes one unsigned int, and `number` is one that outlives the call.
@@ -27,6 +33,9 @@ pub fn number(master: BorrowedFd) -> SysResult<u32> {
 }
 
 /// Sets the terminal's size in character cells (TIOCSWINSZ).
+///
+/// # Errors
+/// ENOTTY when the file is no terminal.
 pub fn set_size(terminal: BorrowedFd, rows: u16, columns: u16) -> SysResult<()> {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(terminal, size)
@@ -34,6 +43,9 @@ pub fn set_size(terminal: BorrowedFd, rows: u16, columns: u16) -> SysResult<()> 
 }
 
 /// The rows and columns of a terminal (TIOCGWINSZ).
+///
+/// # Errors
+/// ENOTTY when the file is no terminal.
 pub fn size(terminal: BorrowedFd<'_>) -> SysResult<(u16, u16)> {
     let size =
         rustix::termios::tcgetwinsize(terminal).map_err(|error| SysError::from_rustix("ioctl", "TIOCGWINSZ", error))?;
@@ -41,11 +53,17 @@ pub fn size(terminal: BorrowedFd<'_>) -> SysResult<(u16, u16)> {
 }
 
 /// Makes the terminal the controlling one of this process's session, which has none yet (TIOCSCTTY).
+///
+/// # Errors
+/// EPERM when this process leads no session, or the session or the terminal has another of its kind already.
 pub fn make_controlling(terminal: BorrowedFd) -> SysResult<()> {
     rustix::process::ioctl_tiocsctty(terminal).map_err(|error| SysError::from_rustix("ioctl", "TIOCSCTTY, 0", error))
 }
 
 /// Turns off the translation of a newline to carriage return and newline. Works on either side of a pair.
+///
+/// # Errors
+/// ENOTTY when the file is no terminal, EIO when it has hung up.
 pub fn disable_newline_translation(terminal: BorrowedFd<'_>) -> SysResult<()> {
     let mut settings = get(terminal)?;
     settings.output_modes.remove(OutputModes::ONLCR);
@@ -54,6 +72,9 @@ pub fn disable_newline_translation(terminal: BorrowedFd<'_>) -> SysResult<()> {
 
 /// The character that is an end of file in the input of a terminal (termios(3), VEOF). `None` where there is none,
 /// because the program reads single bytes. Works on either side of a pair.
+///
+/// # Errors
+/// ENOTTY when the file is no terminal, EIO when it has hung up.
 pub fn end_of_file(terminal: BorrowedFd<'_>) -> SysResult<Option<u8>> {
     let settings = get(terminal)?;
     let mark = settings.special_codes[SpecialCodeIndex::VEOF];
@@ -68,6 +89,9 @@ pub struct RawMode<T: AsFd> {
 
 impl<T: AsFd> RawMode<T> {
     /// Sets raw mode; `None` when `terminal` is no terminal.
+    ///
+    /// # Errors
+    /// As tcgetattr(3) and tcsetattr(3), except ENOTTY: EIO for a terminal that has hung up.
     pub fn new(terminal: T) -> SysResult<Option<RawMode<T>>> {
         let before = match get(terminal.as_fd()) {
             Err(error) if error.errno() == Errno::ENOTTY => return Ok(None),

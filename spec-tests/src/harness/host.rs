@@ -20,6 +20,9 @@ pub struct Host {
 
 impl Host {
     /// Looks at this machine.
+    ///
+    /// # Errors
+    /// A file of /proc or /sys cannot be read.
     pub fn find() -> anyhow::Result<Host> {
         let root = Path::new("/sys/fs/cgroup");
         let controllers = fs::read_to_string(root.join("cgroup.controllers")).ok();
@@ -89,7 +92,7 @@ impl Host {
     }
 
     /// A process's cgroup in the hierarchy of a v1 controller, or on v2 (where `controller` does not matter).
-    pub fn cgroup_of(&self, pid: i32, controller: &str) -> anyhow::Result<PathBuf> {
+    pub(crate) fn cgroup_of(&self, pid: i32, controller: &str) -> anyhow::Result<PathBuf> {
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let of = |name: &str| {
             let lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));

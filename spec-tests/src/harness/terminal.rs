@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::Ground;
 use super::command::deadline;
@@ -80,15 +80,6 @@ impl Terminal {
     /// What the runtime wrote beside the descriptor: the terminal's name, for those who care.
     pub fn message(&self) -> &str {
         &self.message
-    }
-
-    /// Rows and columns.
-    ///
-    /// # Errors
-    /// When it is no terminal.
-    pub fn size(&self) -> anyhow::Result<(u16, u16)> {
-        let size = tcgetwinsize(&self.ptmx).context("what came over the console socket is no terminal")?;
-        Ok((size.ws_row, size.ws_col))
     }
 
     /// Sets rows and columns.

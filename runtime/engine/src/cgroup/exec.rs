@@ -32,12 +32,18 @@ impl ExecTarget {
     }
 
     /// The files for a process that moves itself: see [`super::Cgroup::self_entry`].
+    ///
+    /// # Errors
+    /// As for [`super::Cgroup::self_entry`].
     pub fn self_entry(&self) -> Result<Vec<OwnedFd>> {
         v1::self_entry(&self.paths)
     }
 
     /// Moves the process into the cgroups in which it did not start. Must be called after the clone, before the process
     /// continues.
+    ///
+    /// # Errors
+    /// The process has exited, a cgroup refuses it, or systemd does.
     pub fn attach(&self, pid: i32) -> Result<()> {
         if let Some((unit, sub)) = &self.unit {
             return systemd::attach(unit, sub, pid);

@@ -5,10 +5,76 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use super::Frozen;
 use super::dir::{Dir, is_gone, keyed};
 use super::wait::{self, CHANGE_TIMEOUT};
+use super::{Cgroup, Frozen};
 use crate::error::{Context, Error, ErrorKind, Result};
+
+impl Cgroup {
+    /// Freezes all processes and waits until they have stopped.
+    ///
+    /// # Errors
+    /// Unsupported without a cgroup or a freezer. A freeze that does not complete is reverted.
+    pub fn freeze(&self) -> Result<()> {
+        self.set_frozen(true)
+    }
+
+    /// Thaws all processes. A removed cgroup has none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] without a cgroup or a freezer; else the processes do not continue in time.
+    pub fn thaw(&self) -> Result<()> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<()> {
+        // v1's freezer precedes v2's, because managers of such hosts read its state.
+        let gone = |path: &Path| match frozen {
+            true => Err(Error::other(format!("cannot freeze {}: it is gone", path.display()))),
+            false => Ok(()),
+        };
+        if let Some(path) = self.record.paths.get("freezer") {
+            return self.find(path)?.map_or_else(|| gone(path), |dir| v1(&dir, frozen));
+        }
+        if let Some(path) = self.unified() {
+            return self.find(path)?.map_or_else(|| gone(path), |dir| v2(&dir, frozen));
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "cannot toggle freezer: cgroups not configured for container (this host has no freezer, or no cgroup was made)",
+        ))
+    }
+
+    /// Checks whether this cgroup's freezer has stopped the processes. False without a freezer.
+    ///
+    /// # Errors
+    /// A file of the cgroup cannot be read, for a reason other than its removal.
+    pub fn is_frozen(&self) -> Result<bool> {
+        Ok(self.frozen()? == Frozen::Own)
+    }
+
+    /// Returns whether the processes are frozen, and by which cgroup. [`Frozen::No`] without a freezer.
+    ///
+    /// # Errors
+    /// A file of the cgroup cannot be read, for a reason other than its removal.
+    pub fn frozen(&self) -> Result<Frozen> {
+        let legacy = self.record.paths.contains_key("freezer");
+        match self.dir_of(if legacy { "freezer" } else { "" })? {
+            Some(dir) if legacy => v1_state(&dir),
+            Some(dir) if v2_is_frozen(&dir)? => Ok(Frozen::Own),
+            _ => Ok(Frozen::No),
+        }
+    }
+
+    /// The frozen cgroup above this one that stops its processes, on v1. `None` without one, and if it cannot be seen
+    /// from here.
+    ///
+    /// # Errors
+    /// A file of the cgroup cannot be read, for a reason other than its removal.
+    pub fn frozen_ancestor(&self) -> Result<Option<PathBuf>> {
+        self.record.paths.get("freezer").map_or(Ok(None), |path| v1_frozen_ancestor(path))
+    }
+}
 
 /// Freezes a cgroup2 directory or thaws it, and waits for completion. A freeze that does not complete is reverted.
 pub(super) fn v2(dir: &Dir, freeze: bool) -> Result<()> {

@@ -55,6 +55,9 @@ impl Cgroup {
 
     /// Thaws v1's freezers of the container's cgroup and of its descendants: a frozen process there exits on SIGKILL
     /// only after that. On cgroup2 killed processes exit by themselves.
+    ///
+    /// # Errors
+    /// A freezer cannot be read or written, for a reason other than its removal.
     pub fn thaw_killed(&self) -> Result<()> {
         let Some(dir) = self.dir_of("freezer")? else { return Ok(()) };
         let thaw = |dir: &Dir| match dir.read("freezer.self_freezing")?.trim() {

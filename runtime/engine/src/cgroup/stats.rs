@@ -322,6 +322,9 @@ pub struct TouchedPages {
 
 /// Reads the statistics of the directories in `paths`, by controller. On a hybrid host v1's values have precedence, and
 /// cgroup2's are used for its own controllers.
+///
+/// # Errors
+/// A file of a controller cannot be read or parsed.
 pub fn read(paths: &BTreeMap<String, PathBuf>) -> Result<Stats> {
     let mut stats = Stats::default();
     if let Some(path) = paths.get("") {

@@ -111,6 +111,9 @@ pub(super) fn check_null(fd: &OwnedFd) -> Result<()> {
 /// own: fchmod(2), fchown(2), futimens(3) and fsetxattr(2) on the descriptor fail with EROFS. `None` if this process
 /// may not copy a mount (EPERM), and therefore has no privilege to pass on, and on kernels without open_tree or
 /// mount_setattr.
+///
+/// # Errors
+/// The path on the host is another device or no device, or it cannot be opened.
 pub fn open_protected(device: MemoryDevice) -> Result<Option<OwnedFd>> {
     let opened = detached(device).and_then(|tree| match tree {
         Some(tree) => {
@@ -123,6 +126,9 @@ pub fn open_protected(device: MemoryDevice) -> Result<Option<OwnedFd>> {
 }
 
 /// Opens the replacement of `fd`, a stream of the caller's, for a process that opens no device itself.
+///
+/// # Errors
+/// As for [`open_protected`].
 pub fn replacement(fd: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     let device = rustix::fs::fstat(fd).ok().as_ref().and_then(MemoryDevice::of);
     device.map_or(Ok(None), open_protected)

@@ -63,6 +63,9 @@ pub(super) fn attach_root(
 
 /// Checks that root.path leads to a directory, before anything is created. The container's process may see a path that
 /// this process may not.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`] when root.path is missing or no directory.
 pub fn check_root(plan: &RootfsPlan) -> Result<()> {
     match std::fs::metadata(&plan.root) {
         Ok(found) if !found.is_dir() => {

@@ -20,11 +20,17 @@ impl Engine {
 
     /// The state of every container of this root, sorted by id. A container that is deleted meanwhile is left out;
     /// one whose record is damaged is left out with a warning.
+    ///
+    /// # Errors
+    /// The root directory cannot be read.
     pub fn list(&self) -> Result<Vec<State>> {
         self.each(Container::state)
     }
 
     /// The ids of [`Engine::list`], without the cost of the states.
+    ///
+    /// # Errors
+    /// The root directory cannot be read.
     pub fn list_ids(&self) -> Result<Vec<String>> {
         self.each(|container| Ok(container.record.id.clone()))
     }
@@ -42,11 +48,17 @@ impl Engine {
     }
 
     /// The ids on record, sorted; includes containers that are being created or were left half created.
+    ///
+    /// # Errors
+    /// The root directory cannot be read.
     pub fn ids(&self) -> Result<Vec<String>> {
         store::ids(&self.root)
     }
 
     /// The pids of the container's processes, in the caller's pid namespace; empty once it has stopped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for an unknown id; else the record or the cgroup cannot be read.
     pub fn ps(&self, id: &str) -> Result<Vec<i32>> {
         let container = self.load(id)?;
         let status = container.status()?;
@@ -69,6 +81,9 @@ impl Engine {
     }
 
     /// Creates a watch for OOM kills in the container; `None` without a memory controller.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for an unknown id, [`ErrorKind::NotRunning`] once the container has stopped.
     pub fn oom_watch(&self, id: &str) -> Result<Option<OomWatch>> {
         let container = self.load(id)?;
         allow(Verb::Events, container.status()?, id)?;
@@ -76,6 +91,9 @@ impl Engine {
     }
 
     /// The configuration with which the container was created.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for an unknown id; else the stored configuration cannot be read.
     pub fn spec(&self, id: &str) -> Result<Spec> {
         self.load(id)?.spec()
     }

@@ -19,16 +19,20 @@ use super::Findings;
 pub enum DeviceKind {
     /// Block and character devices.
     All,
+    /// Block devices alone (`b`).
     Block,
+    /// Character devices alone (`c`).
     Char,
 }
 
 /// Bits of [`DeviceRule::access`], as the kernel numbers them (linux/bpf.h, BPF_DEVCG_ACC_*).
 pub const MKNOD: u8 = 1;
-pub const READ: u8 = 2;
+pub(crate) const READ: u8 = 2;
+/// The right to write (BPF_DEVCG_ACC_WRITE).
 pub const WRITE: u8 = 4;
-pub const EVERYTHING: u8 = MKNOD | READ | WRITE;
+pub(crate) const EVERYTHING: u8 = MKNOD | READ | WRITE;
 
+/// An entry of linux.resources.devices, or one that the runtime adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRule {
     /// Whether the rule grants or denies access.
@@ -39,7 +43,7 @@ pub struct DeviceRule {
     pub major: Option<u32>,
     /// The minor number; `None` is all.
     pub minor: Option<u32>,
-    /// A set of [`MKNOD`], [`READ`] and [`WRITE`], never empty.
+    /// A set of [`MKNOD`], `READ` and [`WRITE`], never empty.
     pub access: u8,
 }
 
@@ -56,7 +60,7 @@ impl DeviceRule {
     }
 
     /// `rwm`, or what of it applies.
-    pub fn access_text(&self) -> String {
+    pub(crate) fn access_text(&self) -> String {
         [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
             .iter()
             .filter(|(bit, _)| self.access & bit != 0)

@@ -51,7 +51,9 @@ impl CgroupKind {
 /// A unit of systemd.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitRecord {
+    /// The name of the scope, with its suffix.
     pub unit: String,
+    /// The slice of the scope.
     pub slice: String,
     /// Whether the unit belongs to the user's own systemd.
     pub user: bool,
@@ -60,6 +62,7 @@ pub struct UnitRecord {
 /// The record of a cgroup, for later verbs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CgroupRecord {
+    /// The hierarchies that the container's cgroup is in.
     pub kind: CgroupKind,
     /// Absolute directories by controller; an empty name for cgroup2, `name=systemd` for a named hierarchy.
     pub paths: BTreeMap<String, PathBuf>,

@@ -54,7 +54,9 @@ const OOM_POLICY: u32 = 253;
 /// A property of a unit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Property {
+    /// A name of systemd.resource-control(5), such as `TasksMax`.
     pub name: String,
+    /// The value in the type that D-Bus expects.
     pub value: Value,
     /// The first systemd version that has it; 0 when no version needs to be asked for. An older one goes without it:
     /// the same limit is also written to the cgroup's file.
@@ -71,7 +73,7 @@ impl Property {
     }
 }
 
-/// A scope of systemd.
+/// A transient scope to start.
 #[derive(Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct UnitPlan {

@@ -39,6 +39,7 @@ pub enum Value {
 }
 
 impl Value {
+    /// A string (`s`).
     pub fn text(text: impl Into<String>) -> Value {
         Value::Str(text.into())
     }
@@ -80,7 +81,7 @@ impl Value {
     ///
     /// # Errors
     /// A phrase, when the value is no number of seconds or does not fit.
-    pub fn seconds_to_microseconds(&self) -> Result<Value, String> {
+    pub(crate) fn seconds_to_microseconds(&self) -> Result<Value, String> {
         const FACTOR: u64 = 1_000_000;
         let whole = |seconds: u64| seconds.checked_mul(FACTOR).map(Value::U64).ok_or("too large".to_owned());
         let signed = |seconds: i64| u64::try_from(seconds).map_err(|_| "negative".to_owned()).and_then(whole);

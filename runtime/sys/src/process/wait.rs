@@ -28,6 +28,9 @@ impl Exit {
 }
 
 /// Waits for the exit of a child by its pidfd, and reaps it.
+///
+/// # Errors
+/// ECHILD when the process is no child of this one, or has been reaped.
 pub fn wait(pidfd: BorrowedFd) -> SysResult<Exit> {
     loop {
         match wait_id(pidfd, libc::WEXITED) {
@@ -40,6 +43,9 @@ pub fn wait(pidfd: BorrowedFd) -> SysResult<Exit> {
 }
 
 /// Reaps a child by its pidfd if it has exited; `None` while it runs.
+///
+/// # Errors
+/// ECHILD when the process is no child of this one, or has been reaped.
 pub fn try_wait(pidfd: BorrowedFd) -> SysResult<Option<Exit>> {
     wait_id(pidfd, libc::WEXITED | libc::WNOHANG)
 }
@@ -52,6 +58,9 @@ pub(super) fn wait_id(pidfd: BorrowedFd, options: libc::c_int) -> SysResult<Opti
 
 /// Finds a child that has exited, and leaves it a zombie: its pid stays its own until it is [reaped](reap). `None` when
 /// no child has exited, or there is none.
+///
+/// # Errors
+/// As waitid(2), except ECHILD.
 pub fn peek_ended() -> SysResult<Option<(i32, Exit)>> {
     match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
         Err(error) if error.errno() == Errno::ECHILD => Ok(None),
@@ -87,11 +96,17 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> SysResu
 }
 
 /// Waits until the process has exited, which makes its pidfd readable; false when `timeout` passes first.
+///
+/// # Errors
+/// As for [`poll_readable`].
 pub fn wait_ended(pidfd: BorrowedFd, timeout: Option<Duration>) -> SysResult<bool> {
     poll_readable(pidfd, timeout)
 }
 
 /// Waits until `fd` is readable or hung up; false when `timeout` passes first.
+///
+/// # Errors
+/// As poll(2): ENOMEM.
 pub fn poll_readable(fd: BorrowedFd, timeout: Option<Duration>) -> SysResult<bool> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {
@@ -107,6 +122,9 @@ pub fn poll_readable(fd: BorrowedFd, timeout: Option<Duration>) -> SysResult<boo
 
 /// Waits until `fd` is readable, or the process of `pidfd` has exited; true for the former, also for data that the
 /// process wrote before its exit. `None` when `timeout` passes first.
+///
+/// # Errors
+/// As poll(2): ENOMEM.
 pub fn readable_before_end(fd: BorrowedFd, pidfd: BorrowedFd, timeout: Option<Duration>) -> SysResult<Option<bool>> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     // The process comes first, because poll(2) checks the descriptors in order: data that was written before the exit

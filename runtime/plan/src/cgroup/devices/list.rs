@@ -14,6 +14,7 @@ pub enum Mode {
 /// A mode with its exceptions, in the order in which they were made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// Whether the exceptions are allowed or denied.
     pub mode: Mode,
     /// Exceptions to it: no two for the same device, and never of kind [`DeviceKind::All`].
     pub exceptions: Vec<DeviceRule>,
