@@ -1,4 +1,4 @@
-//! What the probe finds from inside a container: read off the kernel, nothing interpreted.
+//! Facts that the probe reads from the kernel inside a container, without interpretation.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,7 +50,7 @@ pub struct Facts {
 /// A line of mountinfo (proc(5)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// What of the file system is mounted.
+    /// The directory of the file system that is the mount's root.
     pub root: String,
     /// Where.
     pub point: String,
@@ -60,7 +60,7 @@ pub struct Mount {
     pub propagation: Vec<String>,
     /// The file system's type.
     pub kind: String,
-    /// Its source.
+    /// The device or name that the mount shows as its source.
     pub source: String,
     /// Options of the file system.
     pub super_options: Vec<String>,

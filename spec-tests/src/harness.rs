@@ -1,4 +1,4 @@
-//! What a case stands on: the runtime under test, bundles made in code, containers that are gone after the case.
+//! The support of cases: the runtime under test, bundles made in code, containers that are gone after the case.
 //!
 //! A run of one runtime in one bed is a few worker processes (`worker`), each with a mount namespace, temporary
 //! directories (`shelter`) and a parent cgroup of its own. A worker does its cases one after the other and looks after

@@ -1,4 +1,4 @@
-//! What a hook tells: who it was, where it ran, what it was given, and what it saw of its container.
+//! The record of a hook's run: its identity, its place, its input, and its view of the container.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ pub struct Record {
     pub directory: String,
     /// The lines of /proc/self/status: capabilities, ids, no_new_privs and seccomp among them.
     pub status: BTreeMap<String, String>,
-    /// What stdin held.
+    /// The content of standard input.
     pub stdin: String,
     /// The text of each link in /proc/self/ns.
     pub namespaces: BTreeMap<String, String>,

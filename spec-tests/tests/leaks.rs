@@ -1,4 +1,4 @@
-//! What a runtime leaves behind is found, named with the case, removed, and not blamed on the next case; a run that is
+//! Leaks of a runtime are found, named with the case, removed, and not blamed on the next case; a run that is
 //! killed in the middle leaves nothing. The runtimes here are shell scripts that misbehave. Needs root, as judging
 //! does.
 

@@ -7,7 +7,7 @@ use brig_plan::Refused;
 use brig_sys::SysError;
 use brig_sys::file::ReadError;
 
-/// What a caller may want to tell apart. Everything else is [`ErrorKind::Other`].
+/// The classes of errors that callers distinguish. Every other error is [`ErrorKind::Other`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// No container has this id.
@@ -28,7 +28,7 @@ pub enum ErrorKind {
     NoSuchProcess,
     /// The container's program could not be found or executed.
     Executable,
-    /// It did not happen within the time that it may take.
+    /// An operation did not complete before its timeout.
     TimedOut,
     /// Anything else.
     Other,

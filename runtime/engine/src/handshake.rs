@@ -122,7 +122,6 @@ pub struct Limits {
 /// An fd of the same device on a read-only mount travels with the reply, unless the parent may not make one.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HostNode {
-    /// The device.
     pub device: MemoryDevice,
 }
 

@@ -78,7 +78,7 @@ pub enum Console {
 pub struct CreateOptions {
     /// The bundle. Empty means the working directory.
     pub bundle: PathBuf,
-    /// The configuration.
+    /// The source of the configuration.
     pub config: Configuration,
     /// Destination of the terminal, if the process has one.
     pub console: Console,

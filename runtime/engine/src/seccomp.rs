@@ -19,8 +19,8 @@
 //!   without that call would answer;
 //! - on x86 a rule for a socket or System V IPC call holds for its own number and for socketcall(2) or ipc(2).
 //!
-//! It departs from them where they contradict the profile: runc does not count the calls behind socketcall(2) and
-//! ipc(2), and counts arm's private ones, when it looks for the largest number; libseccomp 2.5 now and then forgets to
+//! The meaning departs from them where they contradict the profile: runc does not count the calls behind socketcall(2)
+//! and ipc(2), and counts arm's private ones, when it looks for the largest number; libseccomp 2.5 now and then forgets to
 //! load the number for one of several architectures, and loses rules when several orders (LT, LE) are on one argument.
 
 mod assemble;

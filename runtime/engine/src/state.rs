@@ -117,26 +117,20 @@ impl Status {
 /// A verb whose use depends on the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// start
     Start,
     /// exec, with the value of `--ignore-paused`.
     Exec {
         /// Allow a paused container.
         ignore_paused: bool,
     },
-    /// kill
     Kill,
-    /// pause
     Pause,
-    /// resume
     Resume,
     /// delete without force
     Delete,
     /// events: the container has processes.
     Events,
-    /// update
     Update,
-    /// checkpoint
     Checkpoint,
 }
 

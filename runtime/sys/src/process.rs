@@ -45,7 +45,7 @@ pub struct Spawn<'a> {
     /// Descriptors that stay open over the exec under their numbers, which an argument of the child names
     /// ([`super::inherited`]).
     pub inherit: &'a [BorrowedFd<'a>],
-    /// What the child waits for before it continues.
+    /// The wait of the child before it continues, if any.
     pub wait: Option<Wait<'a>>,
     /// Whether the child becomes user and group 0 of its user namespace after the wait. Otherwise the exec would take
     /// its capabilities (capabilities(7), "Capabilities and execution of programs by root").

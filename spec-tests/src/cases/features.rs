@@ -158,7 +158,7 @@ fn runs(ground: &Ground, what: &str, change: impl FnOnce(&mut Bundle)) -> anyhow
     Ok(())
 }
 
-/// What the runtime says to it; empty when it takes it.
+/// The runtime's message for the bundle; empty when the runtime accepts it.
 fn said(ground: &Ground, change: impl FnOnce(&mut Bundle)) -> anyhow::Result<String> {
     let mut bundle = ground.bundle()?;
     bundle.args(&["/probe", "exit", "0"]);

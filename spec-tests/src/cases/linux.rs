@@ -29,7 +29,7 @@ fn limited(ground: &Ground, resources: Value) -> anyhow::Result<Container<'_>> {
     ground.start(bundle.set("/linux/resources", resources))
 }
 
-/// What a file of the container's cgroup has to hold; `files` is its name on v1 and on v2.
+/// The expected content of a file of the container's cgroup; `files` is its name on v1 and on v2.
 fn expect_file(
     ground: &Ground,
     container: &Container<'_>,

@@ -1,5 +1,5 @@
-//! What runc's callers rely on beyond the specification: the same command to the runtime under test and to runc, and
-//! the same answer from both, but for data/differences.json.
+//! Behaviour that runc's callers rely on beyond the specification: the same command to the runtime under test and to
+//! runc, and the same answer from both, but for data/differences.json.
 
 pub mod bundles;
 pub mod create;

@@ -40,7 +40,7 @@ impl Outside {
         &self.0
     }
 
-    /// That it is as it was.
+    /// Checks that the directory is unchanged.
     fn is_untouched(&self) -> anyhow::Result<()> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.0)? {
@@ -77,7 +77,7 @@ fn add_capability(bundle: &mut Bundle, name: &str) {
     }
 }
 
-/// What a run said that did not refuse the attack.
+/// The result of a run that did not refuse the attack; `None` for a refusal.
 fn unless_refused(done: Done) -> anyhow::Result<Option<Done>> {
     match done.code {
         0 => Ok(Some(done)),

@@ -31,7 +31,7 @@ struct Explanation {
     runtime: String,
     bed: String,
     why: String,
-    /// It depends on a race.
+    /// The result depends on a race.
     #[serde(default)]
     sometimes: bool,
     /// Instead of a case (which is `*` then): all cases of the sections that begin so, up to a `*`.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// A directory with `rootfs` and, once written, `config.json`.
 ///
-/// It begins as what `runc spec` gives, without a terminal, with the probe's `facts` as its program. A plain JSON value
+/// A new bundle is that of `runc spec`, without a terminal, with the probe's `facts` as its program. A plain JSON value
 /// on purpose: a case may write what no typed model would let it.
 #[derive(Debug)]
 pub struct Bundle {

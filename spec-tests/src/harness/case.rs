@@ -12,13 +12,13 @@ pub enum Level {
     Must,
     /// The specification says SHOULD or RECOMMENDED.
     Should,
-    /// What callers of runc rely on, beyond the specification.
+    /// Behaviour that callers of runc rely on, beyond the specification.
     Runc,
-    /// What keeps a container in: a rule of security, after a published attack.
+    /// A rule of isolation, after a published attack.
     Security,
 }
 
-/// What a host must have for a case to mean anything there.
+/// A property of the host without which a case is meaningless there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// /sys/fs/cgroup is a pure cgroup v2 mount.
@@ -96,13 +96,13 @@ impl Case {
     }
 }
 
-/// What became of a case.
+/// The result of a case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The rule is kept.
     Passed,
-    /// It is not; says how.
+    /// The rule is broken, in this way.
     Failed(String),
     /// The host lacks what the case needs; says what. Another bed has to have it.
     Absent(String),
@@ -113,11 +113,11 @@ pub enum Verdict {
 pub struct Report {
     /// The case's name.
     pub case: String,
-    /// Its section.
+    /// The part of the specification that the case judges by.
     pub section: String,
-    /// Its level.
+    /// The kind of rule that the case checks.
     pub level: Level,
-    /// What became of it.
+    /// The case's result.
     pub verdict: Verdict,
     /// How long it took.
     pub milliseconds: u64,

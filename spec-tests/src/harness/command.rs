@@ -38,7 +38,7 @@ pub struct Done {
     pub what: String,
     /// The exit status; 128 + N after signal N.
     pub code: i32,
-    /// What it wrote to stdout so far (a process that it left behind may write more).
+    /// The output on stdout so far (a process that the command left behind may write more).
     pub stdout: String,
     /// And to stderr.
     pub stderr: String,

@@ -50,7 +50,6 @@ impl<'a> Container<'a> {
         Ok(Container { ground, id: id.to_owned(), pid, stdout: tempfile::tempfile()?, stderr: tempfile::tempfile()? })
     }
 
-    /// Its id.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -80,7 +79,7 @@ impl<'a> Container<'a> {
         self.call("start", &[])?.ok().map(drop)
     }
 
-    /// What `state` prints.
+    /// The output of the verb `state`.
     pub fn state(&self) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.call("state", &[])?.ok()?.stdout)?)
     }
@@ -110,13 +109,13 @@ impl<'a> Container<'a> {
         self.ground.call(&[&["exec"], flags, &[&self.id], words].concat())
     }
 
-    /// What becomes of each operation when an exec tries them in turn; see [`Ground::attempts`].
+    /// The result of each operation when an exec tries them in turn; see [`Ground::attempts`].
     pub fn attempts(&self, operations: &[&str]) -> anyhow::Result<Vec<String>> {
         let done = self.exec(&super::ground::attempt_words(operations))?.ok()?;
         super::ground::attempt_lines(&done, operations)
     }
 
-    /// What the probe finds in an exec with these flags.
+    /// The probe's facts in an exec with these flags.
     pub fn exec_facts(&self, flags: &[&str]) -> anyhow::Result<Facts> {
         Facts::parse(&self.exec_with(flags, &["/probe", "facts"])?.ok()?.stdout)
     }
@@ -142,7 +141,7 @@ impl<'a> Container<'a> {
         wait_until(&format!("the status {wanted}"), || Ok((self.status()? == wanted).then_some(())))
     }
 
-    /// What init has written to stdout and stderr so far.
+    /// Init's output on stdout and stderr so far.
     pub fn output(&self) -> anyhow::Result<String> {
         Ok(self.stdout()? + &command::read_all(&self.stderr)?)
     }

@@ -11,16 +11,16 @@ use super::normal::fits;
 pub(super) struct Difference {
     /// The command lines, as a case has them: `create *`. One without `*` has to differ, else it is out of date.
     pub commands: Vec<String>,
-    /// What differs: `stdout`, `stderr`, `code`, or what a case calls it.
+    /// The part that differs: `stdout`, `stderr`, `code`, or a name that a case gives.
     pub field: String,
     /// Whether `runc` and `here` are but pieces: runc's is replaced by ours wherever it stands (a `*` is a letter then,
     /// and `{verb}` in ours the first word of the command),
     /// and all the rest has to be equal. Else they are patterns for all that is said.
     #[serde(default)]
     pub part: bool,
-    /// What runc says there, normalised.
+    /// The text of runc, normalised.
     pub runc: String,
-    /// What may be said instead.
+    /// The text that is accepted instead.
     pub here: String,
     /// Where it is so; everywhere unless told.
     #[serde(default)]
@@ -64,7 +64,7 @@ impl Difference {
         self.field == field && self.commands.iter().any(|pattern| fits(pattern, command))
     }
 
-    /// What runc would say in our words, where this is but a piece.
+    /// The text of runc with the accepted text in the place of its own, for a partial difference.
     pub fn rewrite(&self, command: &str, field: &str, runc: String) -> String {
         if !(self.part && self.concerns(command, field)) {
             return runc;

@@ -1,4 +1,4 @@
-//! What a case is given: the runtime under test, and a place of its own.
+//! The context of a case: the runtime under test, and a directory of its own.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;
@@ -76,7 +76,7 @@ impl Ground {
         std::iter::once(self).chain(self.peer.get().map(|peer| &peer.ground)).collect()
     }
 
-    /// What this host has.
+    /// The host's properties.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -234,7 +234,7 @@ impl Ground {
         Ok(container)
     }
 
-    /// What becomes of each operation (`write /etc/x text`; see the probe) when the bundle's program tries them in
+    /// The result of each operation (`write /etc/x text`; see the probe) when the bundle's program tries them in
     /// turn: `ok TEXT` or the name of an error.
     pub fn attempts(&self, bundle: &mut Bundle, operations: &[&str]) -> anyhow::Result<Vec<String>> {
         let done = self.run(bundle.args(&attempt_words(operations)))?.ok()?;
@@ -253,7 +253,7 @@ impl Ground {
         self.options.probe.with_file_name(program)
     }
 
-    /// What a runtime says that does not want this bundle. It has to leave nothing behind.
+    /// The message of a runtime that refuses this bundle, and leaves nothing behind.
     ///
     /// # Errors
     /// When it takes it, or leaves a container on record.

@@ -43,7 +43,7 @@ impl Bundle {
         self
     }
 
-    /// What the hooks wrote so far, in order.
+    /// The output of the hooks so far, in order.
     ///
     /// # Errors
     /// When the log holds something else.

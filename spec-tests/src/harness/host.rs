@@ -1,4 +1,4 @@
-//! What the host of a run has: facts that decide which cases mean something there.
+//! Properties of a run's host, which decide the cases that are meaningful there.
 
 use std::fs;
 use std::path::{Path, PathBuf};

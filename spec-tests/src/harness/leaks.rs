@@ -1,4 +1,4 @@
-//! What a case may not leave: processes, mounts, cgroups, records, files.
+//! Leaks of a case: processes, mounts, cgroups, records, files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ use super::{Ground, wait_until};
 /// How long what is on its way out may take.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// What there was before a case.
+/// The state before a case.
 #[derive(Debug)]
 pub(super) struct Baseline<'a> {
     mounts: BTreeSet<u64>,
@@ -30,7 +30,7 @@ impl<'a> Baseline<'a> {
         Ok(Baseline { mounts, shelter, files: shelter.paths(&places(ground))? })
     }
 
-    /// What is there now that was not: one line each. All of it is removed, so that the next case is not blamed.
+    /// Lists every leak, one line each, and removes it, so that the next case is not blamed.
     pub(super) fn leaks(&self, ground: &Ground) -> anyhow::Result<Vec<String>> {
         let mut found = processes()?;
         let now = mounts()?;

@@ -1,6 +1,6 @@
 //! Two runtimes' words made comparable: what differs between two runs of one command is given a name.
 
-/// What is known of one run, and the names that stand for it.
+/// The texts that one run's names stand for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
     /// Texts and their names; the first match at a place wins, so longer ones come first.

@@ -21,7 +21,7 @@ use super::leaks::Baseline;
 use super::shelter::Shelter;
 use super::{Case, Ground, Report, Verdict, command, watch};
 
-/// What to run, and against what.
+/// The options of a run: its cases, and the runtime under test.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The runtime under test.
@@ -183,7 +183,7 @@ pub(super) fn place(prefix: &str) -> anyhow::Result<tempfile::TempDir> {
     Ok(directory)
 }
 
-/// What our stdin is open on, which is /dev/null from here on: whatever a case starts must not read our orders.
+/// Takes the file of standard input, and puts /dev/null there: no process of a case may read the orders.
 fn own_stdin() -> anyhow::Result<File> {
     let stdin = std::io::stdin();
     let orders = stdin.as_fd().try_clone_to_owned()?;

@@ -77,7 +77,7 @@ pub fn receive(socket: impl AsFd) -> anyhow::Result<(String, Vec<OwnedFd>)> {
 }
 
 impl Terminal {
-    /// What the runtime wrote beside the descriptor: the terminal's name, for those who care.
+    /// The runtime's message with the descriptor: the terminal's name.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -112,7 +112,7 @@ impl Terminal {
         self.read_until(|_| false)
     }
 
-    /// What is printed until `enough` says so of it, or nobody has the terminal open any more.
+    /// The output until `enough` accepts it, or no process has the terminal open any more.
     ///
     /// # Errors
     /// When neither comes in time.

@@ -22,7 +22,6 @@ use super::{Bundle, Done, Ground, wait_until};
 pub struct Twin<'a> {
     /// Where it works.
     pub ground: &'a Ground,
-    /// Its bundle.
     pub bundle: Bundle,
     ids: [String; 2],
     directory: PathBuf,
@@ -283,7 +282,7 @@ impl<'a> Twins<'a> {
         bail!("{} differences from runc\n{}", faults.len(), faults.join("\n"))
     }
 
-    /// What ended a case, after what had differed until then: mostly its cause.
+    /// The error that ended a case, after the differences until then, which are mostly its cause.
     fn with_faults(&self, error: anyhow::Error) -> anyhow::Error {
         let faults = self.faults.take();
         match faults.is_empty() {
@@ -332,7 +331,7 @@ fn makes_or_removes_a_cgroup(command: &str) -> bool {
     command.split_whitespace().any(|word| matches!(word, "create" | "run" | "delete"))
 }
 
-/// What runc said, without the lines that are there or not by chance.
+/// The output of runc without the lines that depend on chance.
 ///
 /// On a busy machine it gives up on removing a cgroup whose last process the kernel is still ending, and meets that
 /// cgroup again at the next create. Below systemd it looks for processes in a cgroup that is mostly gone with its last

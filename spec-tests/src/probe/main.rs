@@ -1,6 +1,6 @@
 //! A static program that runs inside containers and prints what it finds; it asserts nothing.
 //!
-//! It is linked statically and needs no other file, so it can be all that an image holds:
+//! The program is linked statically and needs no other file, so that an image can consist of it alone:
 //! `probe facts | try OPERATION WORD... [, OPERATION ...] | status | hog MIB | fork N | crowd N | spin | wait |
 //! burst BYTES | serve PORT | echo PORT | fetch ADDRESS | reach ADDRESS | exit N | env NAME | record FILE ... |
 //! signals LAST | notify LINE... | raise N | watch | stray |

@@ -1,4 +1,4 @@
-//! What the tests of the harness share.
+//! Support of the harness's tests.
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! A hook for tests: a process stops at a named step, reports it on standard error, and waits there to be killed.
 //!
-//! It is compiled with the feature `faults` alone. The environment variable BRIG_STOP_AT of the caller names a step of
+//! The feature `faults` alone compiles this module. The environment variable BRIG_STOP_AT of the caller names a step of
 //! init's table (`root`) or of the parent (`parent:cloned`).
 
 /// The step at which init is to stop.

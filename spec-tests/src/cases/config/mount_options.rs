@@ -112,7 +112,7 @@ fn bound(ground: &Ground, before: MsFlags, options: &[&str], has: &[&str], lacks
     compare(ground.facts(&bundle)?.mount("/tmp")?, has, lacks)
 }
 
-/// What is read from the two files `mark` of a tree that is mounted with these options.
+/// The content of the two files `mark` in a tree that is mounted with these options.
 fn marks(ground: &Ground, options: &[&str]) -> anyhow::Result<Vec<String>> {
     let [_sub, top] = HostMount::tree(ground.directory().join("tree"), MsFlags::empty())?;
     let mut bundle = ground.bundle()?;

@@ -74,7 +74,7 @@ fn scheduled(ground: &Ground, settings: Value, wanted: Found) -> anyhow::Result<
     Ok(())
 }
 
-/// What chrt(1) says of a container's process with these settings.
+/// The output of chrt(1) for a container's process with these settings.
 fn chrt(ground: &Ground, settings: Value) -> anyhow::Result<String> {
     let mut bundle = ground.bundle()?;
     bundle.set("/process/scheduler", settings);

@@ -129,7 +129,7 @@ fn every_major(ground: &Ground) -> anyhow::Result<()> {
     expect(ground, json!([none(), { "allow": true, "type": "c", "minor": 1, "access": "rwm" }]), [YES, NO, YES, NO])
 }
 
-/// What becomes of reading, writing and making a device that this access is given for.
+/// The results of reading, writing and creating a device to which this access is granted.
 fn access(ground: &Ground, access: &str, expected: [&str; 2]) -> anyhow::Result<()> {
     let mut bundle = ground.bundle()?;
     bundle.push("/linux/devices", json!({ "path": "/dev/spec", "type": "c", "major": 61, "minor": 1 }));

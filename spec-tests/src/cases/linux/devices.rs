@@ -69,7 +69,7 @@ fn fifo(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `probe try stat` prints for the device of these cases: 0o020640 in octal, and its owner.
+/// The output of `probe try stat` for the device of these cases: 0o020640 in octal, and the owner.
 const STATUS: &str = "ok 20640 3:4 0";
 
 fn anywhere(ground: &Ground) -> anyhow::Result<()> {

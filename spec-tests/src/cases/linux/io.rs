@@ -60,7 +60,7 @@ fn throttle(ground: &Ground, field: &str, v1: &str, v2: &str) -> anyhow::Result<
     Ok(())
 }
 
-/// What the scheduler of this kernel that knows weights holds for the container, in its own form.
+/// The container's weights, in the form of the I/O scheduler of this kernel that has them.
 fn weights(ground: &Ground, container: &Container<'_>) -> anyhow::Result<String> {
     let mut found = String::new();
     for file in ["io.bfq.weight", "io.weight", "blkio.bfq.weight", "blkio.weight", "blkio.bfq.weight_device"] {

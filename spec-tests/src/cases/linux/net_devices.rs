@@ -66,7 +66,7 @@ impl Drop for Link<'_> {
     }
 }
 
-/// What `ip` says of a device in the container.
+/// The output of `ip` for a device in the container.
 fn device(ground: &Ground, container: &Container<'_>, name: &str) -> anyhow::Result<Value> {
     let net = format!("--net={}", container.proc("ns/net"));
     let text = ground.tool("nsenter", &[&net, "ip", "-json", "address", "show", "dev", name])?.ok()?.stdout;

@@ -140,7 +140,7 @@ fn is_filtered(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the program of raw calls needs to say what it found.
+/// The system calls that the program of raw calls needs for its report.
 const NEEDED: &[&str] = &[
     "arch_prctl",
     "brk",

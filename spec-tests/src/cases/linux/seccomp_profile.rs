@@ -42,7 +42,7 @@ fn names(header: &str) -> anyhow::Result<BTreeMap<u32, String>> {
     Ok(text.lines().filter_map(pair).collect())
 }
 
-/// What the profile says of a call whose arguments are all -1: an action, and its error.
+/// The profile's action, and its error, for a call whose arguments are all -1.
 fn verdict(profile: &Value, name: &str, ones: u64) -> anyhow::Result<(String, u64)> {
     for rule in profile["syscalls"].as_array().context("the profile has rules")? {
         let is_named = rule["names"].as_array().is_some_and(|names| names.iter().any(|one| one == name));
@@ -76,7 +76,7 @@ fn matches(rule: &Value, ones: u64) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// What becomes of the calls up to `last`, by number.
+/// The results of the calls up to `last`, by number.
 fn results(ground: &Ground, profile: Option<Value>, entry: &str, last: u32) -> anyhow::Result<BTreeMap<u32, String>> {
     let mut bundle = ground.bundle()?;
     ground.install(&bundle, "syscalls")?;

@@ -1,4 +1,4 @@
-//! What a caller hands over: descriptors, sockets of a service manager, the socket for a terminal.
+//! Inheritance from the caller: descriptors, sockets of a service manager, the socket for a terminal.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};

@@ -13,7 +13,7 @@ const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> any
     Case::new(name, section, Level::Runc, run).on(RUNC)
 }
 
-/// What callers parse.
+/// Cases of output that callers parse.
 pub const CASES: &[Case] = &[
     case("state is runc's JSON in each state", "runc: state", states),
     case("state shows annotations and an absolute root", "runc: state", annotations),

@@ -7,7 +7,7 @@ use crate::harness::{Bundle, Case, Ground, Level};
 
 const SECTION: &str = "runtime.md#errors";
 
-/// What makes create fail, from its first step to its last.
+/// Failures of create, from its first step to its last.
 pub const CASES: &[Case] = &[
     Case::new("a create that fails by its configuration leaves nothing", SECTION, Level::Must, |ground| {
         leaves_nothing(ground, |bundle| {

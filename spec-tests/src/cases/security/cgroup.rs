@@ -114,7 +114,7 @@ impl Drop for Hierarchy {
     }
 }
 
-/// What the attack prints, in a container with the capabilities that Docker gives by default and these.
+/// The output of the attack, in a container with Docker's default capabilities and these.
 fn attack(ground: &Ground, hierarchy: &Hierarchy, more: &[&str], with_namespace: bool) -> anyhow::Result<String> {
     let mut bundle = ground.bundle()?;
     ground.install(&bundle, "escapes")?;

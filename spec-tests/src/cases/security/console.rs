@@ -23,7 +23,7 @@ pub const CASES: &[Case] = &[
 /// So many containers are made while names are swapped.
 const SWAPS: usize = 20;
 
-/// What an attacker wants to write to, and nobody is hurt by.
+/// A file that stands for an attacker's target, and that harms no process when it is written.
 const WANTED: &str = "/proc/sys/kernel/domainname";
 
 /// Creates the bundle with a terminal. Where that is not refused, no file of /proc may be mounted anywhere, and nothing

@@ -1,4 +1,4 @@
-//! What the runtime holds open gives no way out: its own program, its directories, its memory.
+//! The runtime's open files give no way out: its own program, its directories, its memory.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};

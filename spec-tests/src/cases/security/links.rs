@@ -264,7 +264,7 @@ fn masked(ground: &Ground) -> anyhow::Result<()> {
     outside.is_untouched()
 }
 
-/// What lies at /masked in a container whose mask it is, seen from outside: its standard descriptors may be anything.
+/// Checks /masked from outside, in a container that masks it, whose standard descriptors may be anything.
 fn is_masked(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<()> {
     fs::write(bundle.rootfs("/masked"), "of the image")?;
     bundle.set("/linux/maskedPaths", json!(["/masked"])).args(&["/probe", "wait"]).write()?;

@@ -287,7 +287,7 @@ fn with_swapped_proc(
     Ok(())
 }
 
-/// That the program has this label, unless it is one that never came to run.
+/// Checks that the program has this label, unless the runtime refused to start it.
 fn has_label(container: &crate::harness::Container, expected: &str) -> anyhow::Result<()> {
     if unless_refused(container.call("start", &[])?)?.is_none() {
         return Ok(());
@@ -330,7 +330,7 @@ fn sysctl_swapped(ground: &Ground) -> anyhow::Result<()> {
     with_swapped_proc(ground, &mut bundle, |_| Ok(()))
 }
 
-/// What `runc spec` gives its callers.
+/// The read-only paths of `runc spec`.
 fn default_is_readonly(ground: &Ground) -> anyhow::Result<()> {
     let mut bundle = ground.bundle()?;
     bundle

@@ -1,4 +1,4 @@
-//! What a process is given: no more capabilities than were asked for, and in exec no less confinement than init has.
+//! A process's rights: no more capabilities than requested, and in exec no less confinement than init has.
 
 use std::fs;
 

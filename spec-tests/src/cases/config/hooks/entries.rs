@@ -1,4 +1,4 @@
-//! What an entry of a list of hooks says: path, args, env, timeout; and what every hook is given.
+//! The fields of a hook's entry (path, args, env, timeout), and the input of every hook.
 
 use std::collections::BTreeMap;
 use std::path::Path;
