@@ -42,7 +42,7 @@ use outside::HostMounts;
 pub use pivot::check_root;
 pub use seed::cached_namespace;
 
-/// What exists at run time alone of a root, beside its plan.
+/// The parts of a root that exist at run time alone, beside its plan.
 #[derive(Debug, Default)]
 pub struct RootContext {
     /// The content of cgroup mounts.

@@ -1,6 +1,6 @@
 //! The place and the settings of a container's cgroup.
 //!
-//! [`build`] turns `linux.resources`, `linux.cgroupsPath` and the annotations into flat lists: files with their
+//! `build` turns `linux.resources`, `linux.cgroupsPath` and the annotations into flat lists: files with their
 //! values, device rules, and with systemd a unit and its properties. [`change`] does the same for an update.
 
 mod checks;

@@ -28,7 +28,7 @@ pub(super) struct Handles<F> {
     pub container: ContainerHandles<F>,
 }
 
-/// What the host has opened for a container.
+/// Descriptors that the host has opened for a container.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ContainerHandles<F> {
     /// The namespaces to join, in order, each with the CLONE_NEW* flags to join with it. A pidfd serves several flags

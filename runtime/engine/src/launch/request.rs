@@ -28,9 +28,9 @@ pub(crate) struct IdMaps<'a> {
 /// The permission of setgroups(2) in a new user namespace (user_namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setgroups {
-    /// It stays allowed.
+    /// Leave it allowed.
     Allow,
-    /// It is denied before the maps are written, as the kernel requires of an unprivileged writer.
+    /// Deny it before the maps are written, as the kernel requires of an unprivileged writer.
     Deny,
 }
 
@@ -87,7 +87,7 @@ pub(crate) enum Newlines {
 pub(crate) struct Launch<'a> {
     pub plan: &'a InitPlan,
     pub settings: Settings,
-    /// What init inherits; closed in the parent after the clone.
+    /// Descriptors that init inherits; closed in the parent after the clone.
     pub handles: ContainerHandles<OwnedFd>,
     pub start: Start<'a>,
     pub seccomp: Option<Seccomp<'a>>,

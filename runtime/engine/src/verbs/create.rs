@@ -34,9 +34,9 @@ use brig_sys::process::{self, Child};
 /// The moment at which the program of a new container starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProgramStart {
-    /// It waits for [`Engine::start`].
+    /// The program waits for [`Engine::start`].
     AtGate,
-    /// It starts at once.
+    /// The program starts at once.
     Now,
 }
 
