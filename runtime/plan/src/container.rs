@@ -86,9 +86,21 @@ pub fn build(
     choices: CreateChoices,
     host: &Host,
 ) -> Result<(Finished<ContainerPlan>, Vec<String>), Refused> {
+    let (plan, findings) = plan(spec, id, bundle, choices, host);
+    let warnings = findings.into_result()?;
+    Ok((Finished::new(plan), warnings))
+}
+
+/// Plans a container. The plan is of use only when there are no violations.
+pub(crate) fn plan(
+    spec: &Spec,
+    id: &str,
+    bundle: &Path,
+    choices: CreateChoices,
+    host: &Host,
+) -> (ContainerPlan, Findings) {
     let mut findings = Findings::default();
     checks::check(spec, host, &mut findings);
-    let checked = findings.violations.len();
     let linux = spec.linux().as_ref();
     check_seccomp(linux, &mut findings);
     let namespaces = NamespacePlan::on_host(spec, host);
@@ -141,9 +153,7 @@ pub fn build(
         hooks: hooks.runtime,
         intel_rdt: intel_rdt::build(linux, id, &mut findings),
     };
-    findings.drop_repeated(checked);
-    let warnings = findings.into_result()?;
-    Ok((Finished::new(plan), warnings))
+    (plan, findings)
 }
 
 /// The session keyring's name, by which an exec joins it.
@@ -304,7 +314,6 @@ pub fn build_exec(
         // create has already warned about the configuration's own process.
         findings.warnings.clear();
     }
-    let checked = findings.violations.len();
     checks::check_labels(choices.apparmor.as_deref(), choices.selinux.as_deref(), host, &mut findings);
     if !choices.args.is_empty() {
         plan.args.clone_from(&choices.args);
@@ -347,9 +356,6 @@ pub fn build_exec(
     plan.capabilities.permitted |= added;
     // Never inheritable: CVE-2022-29162. Ambient only where the configuration makes it inheritable.
     plan.capabilities.ambient |= added & plan.capabilities.inheritable;
-    if plan.args.is_empty() {
-        findings.deny("process.args", "there is no command to run", "give one");
-    }
     let linux = spec.linux().as_ref();
     let personality = linux.and_then(|linux| linux.personality().as_ref());
     plan.personality = personality.map(process::personality);
@@ -367,7 +373,6 @@ pub fn build_exec(
         seccomp: linux.is_some_and(|linux| linux.seccomp().is_some()),
         ..InitPlan::default()
     };
-    findings.drop_repeated(checked);
     let warnings = findings.into_result()?;
     Ok((Finished::new(ExecPlan { init, join }), warnings))
 }

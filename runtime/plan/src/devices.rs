@@ -72,17 +72,19 @@ pub(crate) fn build(devices: &[LinuxDevice], findings: &mut Findings) -> Vec<Dev
 
 fn plan_node(index: usize, device: &LinuxDevice, findings: &mut Findings) -> Option<DeviceOp> {
     let at = |field: &str| format!("linux.devices[{index}].{field}");
+    if !device.path().is_absolute() {
+        findings.deny(at("path"), format!("{:?} is not absolute", device.path()), "");
+    }
     let path = clean(device.path());
     if path == Path::new("/") {
         findings.deny(at("path"), format!("{:?} names no file", device.path()), "give the node's absolute path");
-        return None;
     }
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,
         LinuxDeviceType::B => DeviceKind::Block,
         LinuxDeviceType::P => DeviceKind::Fifo,
         LinuxDeviceType::A => {
-            findings.deny(at("type"), "\"a\" is not the type of a node", "use c, u, b or p");
+            findings.deny(at("type"), "\"a\" is no device", "expected c, b, u or p");
             return None;
         }
     };
@@ -92,7 +94,7 @@ fn plan_node(index: usize, device: &LinuxDevice, findings: &mut Findings) -> Opt
         }
         let valid = u32::try_from(value).ok();
         if valid.is_none() {
-            findings.deny(at(field), format!("{value} is no device number"), "use 0 to 4294967295");
+            findings.deny(at(field), format!("{value} is no device number"), "expected 0 to 4294967295");
         }
         valid
     };

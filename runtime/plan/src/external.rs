@@ -1,8 +1,13 @@
-//! A container's external mounts: CRIU neither saves nor creates them, and must be given their names.
+//! A container's external mounts and namespaces: CRIU neither saves nor creates them, and must be given their names.
 
 use std::path::{Path, PathBuf};
 
 use super::mounts::{CgroupMounts, MountKind, MountOp, RootfsPlan};
+use super::namespaces::NamespaceKind;
+
+/// External namespaces that CRIU inherits as descriptors, with the names that runc's images use for them.
+pub const NAMESPACES: [(NamespaceKind, &str); 2] =
+    [(NamespaceKind::Network, "extRootNetNS"), (NamespaceKind::Pid, "extRootPidNS")];
 
 /// The name of every masked file, which is a bind of one /dev/null of the host.
 pub const NULL: &str = "/dev/null";

@@ -6,6 +6,7 @@ use std::time::Duration;
 use oci_spec::runtime::{Hook as SpecHook, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::checks::check_no_nul;
 use super::{Findings, Finished, annotations};
 
 /// A hook to run.
@@ -86,21 +87,25 @@ pub(crate) fn build(spec: &Spec, findings: &mut Findings) -> AllHooks {
     }
 }
 
+/// config.md, POSIX-platform Hooks: the path is absolute, and a timeout is above zero.
 fn list(name: &str, hooks: Option<&[SpecHook]>, outputs: &[Option<PathBuf>; 2], findings: &mut Findings) -> Vec<Hook> {
     let read = |(index, hook): (usize, &SpecHook)| {
         let place = format!("hooks.{name}[{index}]");
         let timeout = hook.timeout().and_then(|seconds| match u64::try_from(seconds) {
             Ok(seconds) if seconds > 0 => Some(Duration::from_secs(seconds)),
             _ => {
-                findings.deny(
-                    format!("{place}.timeout"),
-                    format!("{seconds} is not above 0"),
-                    "leave it out for no timeout",
-                );
+                let reason = "must be greater than zero";
+                findings.deny(format!("{place}.timeout"), reason, "leave it out for no limit");
                 None
             }
         });
         let path = hook.path().clone();
+        if !path.is_absolute() {
+            findings.deny(format!("{place}.path"), format!("{path:?} is not absolute"), "");
+        }
+        // Entries without "=" are passed on, as runc does.
+        check_no_nul(hook.env().as_deref(), &format!("{place}.env"), findings);
+        check_no_nul(hook.args().as_deref(), &format!("{place}.args"), findings);
         let args = match hook.args() {
             Some(args) if !args.is_empty() => args.clone(),
             _ => vec![path.to_string_lossy().into_owned()],

@@ -10,6 +10,7 @@ pub mod container;
 pub mod devices;
 pub mod external;
 mod finished;
+mod hidden_paths;
 pub mod hooks;
 pub mod host;
 pub mod idmap;
@@ -23,6 +24,7 @@ pub mod nearest;
 pub mod network;
 pub mod passwd;
 pub mod process;
+pub mod restore;
 pub mod seccomp;
 mod violation;
 

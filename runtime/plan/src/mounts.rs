@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DeviceOp};
 use super::namespaces::NamespaceKind;
-use super::{Findings, Finished, Host, Refused, annotations, ids};
+use super::{Findings, Finished, Host, Refused, annotations, hidden_paths, ids};
 
 mod idmap;
 pub mod options;
@@ -245,23 +245,11 @@ pub(crate) fn build(
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
         && !host.own_namespaces.contains(&NamespaceKind::Mount);
-    // Each path once, as with runc. A relative one is relative to the root.
-    let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
-        let mut seen = std::collections::HashSet::new();
-        list.into_iter().flatten().map(|path| clean(Path::new(path))).filter(|path| seen.insert(path.clone())).collect()
-    };
-    let masked_paths = paths(linux.and_then(|linux| linux.masked_paths().as_ref()));
-    let readonly_paths = paths(linux.and_then(|linux| linux.readonly_paths().as_ref()));
+    let [masked_paths, readonly_paths] = hidden_paths::build(linux, own_mounts, findings);
     if !own_mounts {
-        check_shared_mounts(spec, &masked_paths, &readonly_paths, findings);
+        warn_of_shared_mounts(spec, findings);
     }
-    let root = match spec.root() {
-        Some(root) if !root.path().as_os_str().is_empty() => clean(&bundle.join(root.path())),
-        _ => {
-            findings.deny("root", "it is missing", "give root.path, the directory of the container's file system");
-            PathBuf::from("/")
-        }
-    };
+    let root = root(spec, findings).map_or_else(PathBuf::new, |root| clean(&bundle.join(root)));
     let container = idmap::of_container(linux);
     let context = MountContext { bundle, options, container: container.as_ref(), host };
     let mounts: Vec<MountOp> = (0..)
@@ -295,13 +283,7 @@ pub(crate) fn build(
 }
 
 /// Without a mount namespace of its own, the container's mounts are made on the host, as with runc.
-fn check_shared_mounts(spec: &Spec, masked: &[PathBuf], readonly: &[PathBuf], findings: &mut Findings) {
-    let remedy = "add a namespace of type \"mount\" to linux.namespaces";
-    for (field, list) in [("linux.maskedPaths", masked), ("linux.readonlyPaths", readonly)] {
-        if !list.is_empty() {
-            findings.deny(field, "unable to restrict sys entries without a private MNT namespace", remedy);
-        }
-    }
+fn warn_of_shared_mounts(spec: &Spec, findings: &mut Findings) {
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         findings.warn(
             "root.readonly: without a mount namespace it has no effect: the host's own mounts would be read-only",
@@ -312,11 +294,25 @@ fn check_shared_mounts(spec: &Spec, masked: &[PathBuf], readonly: &[PathBuf], fi
     }
 }
 
+/// config.md, Root: both the object and its path are required on Linux.
+fn root<'a>(spec: &'a Spec, findings: &mut Findings) -> Option<&'a Path> {
+    let Some(root) = spec.root() else {
+        findings.deny("root", "root must be specified", "name the root file system in root.path");
+        return None;
+    };
+    if root.path().as_os_str().is_empty() {
+        findings.deny("root.path", "is empty", "name the root file system");
+    }
+    Some(root.path())
+}
+
+/// config-linux.md, Rootfs Mount Propagation.
 fn root_propagation(spec: &Spec, options: &MountOptions, findings: &mut Findings) -> Option<u64> {
     let name = spec.linux().as_ref()?.rootfs_propagation().as_deref().filter(|name| !name.is_empty())?;
     let Some(flags) = options::propagation(name) else {
-        let remedy = "use one of [r]shared, [r]slave, [r]private, [r]unbindable";
-        findings.deny("linux.rootfsPropagation", format!("rootfsPropagation={name} is not supported"), remedy);
+        let expected = "private, rprivate, slave, rslave, shared, rshared, unbindable, runbindable";
+        let reason = format!("{name:?} is not supported: expected one of {expected}");
+        findings.deny("linux.rootfsPropagation", reason, "");
         return None;
     };
     if options.no_pivot && flags & libc::MS_PRIVATE != 0 {
@@ -373,10 +369,11 @@ fn plan_mount(entry: MountEntry<'_>, context: &MountContext<'_>, findings: &mut 
     let before = findings.violations.len();
     let parsed = options::parse(mount.options().as_deref().unwrap_or_default());
     if mount.destination().as_os_str().is_empty() {
-        findings.deny(at("destination"), "it is empty", "give an absolute path");
+        findings.deny(at("destination"), "is empty", "name a path in the container");
+        return None;
     }
     let target = clean(mount.destination());
-    if target == Path::new("/") && !mount.destination().as_os_str().is_empty() {
+    if target == Path::new("/") {
         let reason = format!("{:?} is the top of the rootfs", mount.destination());
         findings.deny(at("destination"), reason, "name a directory below it, or use root.path and root.readonly");
     }

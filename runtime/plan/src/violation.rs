@@ -65,14 +65,6 @@ impl Findings {
         }
     }
 
-    /// Removes the violations after the first `checked` whose path one of those names: planning a field finds the
-    /// fault that its check has reported already.
-    pub(crate) fn drop_repeated(&mut self, checked: usize) {
-        let (reported, rest) = self.violations.split_at(checked.min(self.violations.len()));
-        let new = rest.iter().filter(|one| !reported.iter().any(|other| other.path == one.path)).cloned();
-        self.violations = reported.iter().cloned().chain(new).collect();
-    }
-
     /// Adds a warning, unless the same one was added before.
     pub fn warn(&mut self, message: impl Into<String>) {
         let message = message.into();

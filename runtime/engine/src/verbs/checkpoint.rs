@@ -55,7 +55,7 @@ impl Engine {
         asked.configuration = annotations::CRIU_CONFIG.of(&spec);
         apply(&mut asked, &options.common);
         let namespaces = NamespacePlan::new(&spec);
-        for (kind, name) in EXTERNAL {
+        for (kind, name) in external::NAMESPACES {
             if namespaces.joined().any(|(joined, _)| joined == kind) {
                 asked.external.push(format!("{}[{}]:{name}", kind.proc_name(), inode(pid, kind)?));
             }
@@ -73,10 +73,6 @@ impl Engine {
         container.forget(self.is_resident)
     }
 }
-
-/// External namespaces, with the names that runc's images use for them.
-pub(super) const EXTERNAL: [(NamespaceKind, &str); 2] =
-    [(NamespaceKind::Network, "extRootNetNS"), (NamespaceKind::Pid, "extRootPidNS")];
 
 fn inode(pid: i32, kind: NamespaceKind) -> Result<u64> {
     use std::os::unix::fs::MetadataExt;

@@ -5,15 +5,22 @@ use serde_json::Value;
 
 use brig_plan::container::{ContainerPlan, ExecPlan};
 use brig_plan::namespaces::NamespaceKind;
+use brig_plan::restore::RestorePlan;
 
 /// Logs the plan of a container; see [`log`].
 pub(super) fn container(plan: &ContainerPlan) {
-    log(plan, || {
-        let second = plan.init.sibling.map(|flags| format!("; new for the second-stage init: {}", names(flags)));
-        let joined = plan.namespaces.joined().filter(|(kind, _)| plan.namespaces.is_private(*kind));
-        let joined = joined.fold(0, |flags, (kind, _)| flags | kind.clone_flag());
-        (plan.clone_flags, joined, second.unwrap_or_default())
-    });
+    log(plan, || namespaces(plan));
+}
+
+/// Logs the plan of a restore; see [`log`].
+pub(super) fn restore(plan: &RestorePlan) {
+    log(plan, || namespaces(&plan.container));
+}
+
+fn namespaces(plan: &ContainerPlan) -> (u64, u64, String) {
+    let second = plan.init.sibling.map(|flags| format!("; new for the second-stage init: {}", names(flags)));
+    let joined = plan.namespaces.joined().fold(0, |flags, (kind, _)| flags | kind.clone_flag());
+    (plan.clone_flags, joined, second.unwrap_or_default())
 }
 
 /// Logs the plan of an additional process; see [`log`].
@@ -34,8 +41,10 @@ fn log(plan: &impl Serialize, namespaces: impl FnOnce() -> (u64, u64, String)) {
         Err(error) => return tracing::debug!("plan: unable to encode it for the log: {error}"),
     };
     prune(&mut value);
-    if let Some(Value::Array(mounts)) = value.pointer_mut("/init/rootfs/mounts").map(Value::take) {
-        mounts.iter().for_each(|mount| tracing::debug!("plan: mount {mount}"));
+    for mounts in ["/init/rootfs/mounts", "/container/init/rootfs/mounts"] {
+        if let Some(Value::Array(mounts)) = value.pointer_mut(mounts).map(Value::take) {
+            mounts.iter().for_each(|mount| tracing::debug!("plan: mount {mount}"));
+        }
     }
     prune(&mut value);
     tracing::debug!("plan: {value}");

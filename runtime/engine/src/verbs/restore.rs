@@ -3,10 +3,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
-
 use super::bundle::read_config;
-use super::checkpoint::{DESCRIPTORS, Directory, EXTERNAL, apply, work_directory};
+use super::checkpoint::{DESCRIPTORS, Directory, apply, work_directory};
 use super::joined::Joined;
 use super::record::{CgroupGuard, GroupGuard, attach, cgroup_mounts, first_record, make_cgroup, put_init};
 use super::terminal::check_console;
@@ -17,9 +15,10 @@ use crate::hooks::{self, Setting};
 use crate::state::{Record, check_id};
 use crate::store::{self, Entry};
 use crate::{probe, rootfs};
-use brig_plan::container::{self, ContainerPlan, CreateChoices};
+use brig_plan::container::ContainerPlan;
 use brig_plan::mounts::RootfsPlan;
-use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
+use brig_plan::namespaces::NamespaceKind;
+use brig_plan::restore::{self, InheritedNamespace, RestorePlan};
 use brig_plan::{config, external};
 use brig_sys::path::{Dir, Links};
 use brig_sys::process::{self, Child};
@@ -39,24 +38,24 @@ impl Engine {
         let mut host = probe::host()?;
         // Only compared: CRIU opens the namespaces itself, by path.
         Joined::open(&spec, &mut host)?;
-        let choices = CreateChoices { manager: self.manager, ..CreateChoices::default() };
-        let (plan, more) = container::build(&spec, id, &bundle, choices, &host)?;
+        let (plan, more) = restore::build(&spec, id, &bundle, self.manager, &host)?;
         warnings.iter().chain(&more).for_each(|warning| tracing::warn!("{warning}"));
-        describe::container(&plan);
-        check_console(plan.init.process.terminal, &options.console)?;
+        describe::restore(&plan);
+        let container = &plan.container;
+        check_console(container.init.process.terminal, &options.console)?;
         let images = Directory::open(&options.images)?;
         let pipes = pipes(&images.path)?;
 
         let reservation = store::reserve(&self.root, id)?;
         let entry = reservation.entry();
         entry.write_config(&bytes)?;
-        let mut record = first_record(id, &spec, &bundle, &plan, host.euid)?;
-        let mut cgroup = make_cgroup(&plan.cgroup, &mut record, entry)?;
-        let group = GroupGuard::new(plan.intel_rdt.as_ref(), &mut record, entry)?;
+        let mut record = first_record(id, &spec, &bundle, container, host.euid)?;
+        let mut cgroup = make_cgroup(&container.cgroup, &mut record, entry)?;
+        let group = GroupGuard::new(container.intel_rdt.as_ref(), &mut record, entry)?;
         let stdio = options.stdio.take()?;
         let restoring =
             Restoring { entry, record, plan: &plan, options: &options, stdio, pipes, init: None, terminal: None };
-        let (child, terminal) = restoring.run(&spec, &mut cgroup, &images)?;
+        let (child, terminal) = restoring.run(&mut cgroup, &images)?;
         cgroup.disarm();
         group.disarm();
         reservation.persist();
@@ -68,7 +67,7 @@ impl Engine {
 struct Restoring<'a> {
     entry: &'a Entry,
     record: Record,
-    plan: &'a ContainerPlan,
+    plan: &'a RestorePlan,
     options: &'a RestoreOptions,
     stdio: Option<[OwnedFd; 3]>,
     /// Standard streams that CRIU inherits from this process, by their names in the images.
@@ -78,14 +77,14 @@ struct Restoring<'a> {
 }
 
 impl Restoring<'_> {
-    fn run(mut self, spec: &Spec, cgroup: &mut CgroupGuard, images: &Directory) -> Result<(Child, Option<OwnedFd>)> {
-        let rootfs = self.plan.init.rootfs.as_ref().ok_or_else(|| Error::other("the container has no root"))?;
+    fn run(mut self, cgroup: &mut CgroupGuard, images: &Directory) -> Result<(Child, Option<OwnedFd>)> {
+        let rootfs =
+            self.plan.container.init.rootfs.as_ref().ok_or_else(|| Error::other("the container has no root"))?;
         let mounts = external::mounts(rootfs, &cgroup_mounts(cgroup.cgroup()?)?);
         make_targets(rootfs, &mounts)?;
         let root = BoundRoot::new(self.entry.restore_root(), &rootfs.root)?;
         let work = work_directory(&self.options.work)?;
-        let namespaces = NamespacePlan::new(spec);
-        let (inherited, join) = external_namespaces(&namespaces)?;
+        let inherited = inherited_namespaces(self.plan)?;
 
         let made = cgroup.cgroup()?;
         let enter = made.self_entry()?;
@@ -119,7 +118,7 @@ impl Restoring<'_> {
         asked.mounts.push(Mapped { key: external::NULL.into(), value: external::NULL.into() });
         asked.inherit = std::mem::take(&mut self.pipes);
         asked.inherit.extend(inherited.iter().map(|(name, fd)| ((*name).to_owned(), fd.as_raw_fd())));
-        asked.join = join;
+        asked.join = self.plan.joined.iter().map(|(kind, path)| (kind.proc_name(), path.clone())).collect();
         asked.cgroup_roots = cgroup_roots(criu.pid())?;
         criu.request(Kind::Restore, &asked, &mut |notification| self.on_notification(notification))?;
         let init = self.init.take().ok_or_else(|| Error::other("CRIU has restored no process"))?;
@@ -129,13 +128,14 @@ impl Restoring<'_> {
     fn on_notification(&mut self, notification: Notification) -> Result<()> {
         match notification.script.as_str() {
             "setup-namespaces" => {
-                if self.plan.namespaces.is_new(NamespaceKind::Network) {
+                if self.plan.container.namespaces.is_new(NamespaceKind::Network) {
                     loopback_up(notification.pid).context("unable to bring up the loopback interface")?;
                 }
-                let state = self.plan.init.hook_state.json("creating", notification.pid);
-                let setting = Setting::beside(&state, &self.plan.init.hook_state.bundle);
-                hooks::run(&self.plan.hooks.prestart, setting)?;
-                hooks::run(&self.plan.hooks.create_runtime, setting)
+                let ContainerPlan { init, hooks, .. } = &self.plan.container;
+                let state = init.hook_state.json("creating", notification.pid);
+                let setting = Setting::beside(&state, &init.hook_state.bundle);
+                hooks::run(&hooks.prestart, setting)?;
+                hooks::run(&hooks.create_runtime, setting)
             }
             "orphan-pts-master" => {
                 let master = notification.fd.ok_or_else(|| Error::other("CRIU sent no terminal"))?;
@@ -245,26 +245,14 @@ fn make_targets(rootfs: &RootfsPlan, mounts: &[external::ExternalMount]) -> Resu
     Ok(())
 }
 
-/// External namespaces: those that CRIU inherits by name, and those that it joins by file.
-type ExternalNamespaces = (Vec<(&'static str, OwnedFd)>, Vec<(&'static str, PathBuf)>);
-
-fn external_namespaces(namespaces: &NamespacePlan) -> Result<ExternalNamespaces> {
-    let (mut inherited, mut join) = (Vec::new(), Vec::new());
-    for (kind, path) in namespaces.joined() {
-        match EXTERNAL.iter().find(|(external, _)| *external == kind) {
-            Some((_, name)) => {
-                let unable = || format!("unable to join the {} namespace {}", kind.as_str(), path.display());
-                inherited.push((*name, ns::open(path, kind.clone_flag()).with_context(unable)?));
-            }
-            None if kind == NamespaceKind::Cgroup => {
-                let text =
-                    "linux.namespaces: CRIU cannot restore into a cgroup namespace that is joined (leave its path out)";
-                return Err(Error::new(ErrorKind::Unsupported, text));
-            }
-            None => join.push((kind.proc_name(), path.to_owned())),
-        }
-    }
-    Ok((inherited, join))
+/// Opens the namespaces that CRIU inherits, by their names.
+fn inherited_namespaces(plan: &RestorePlan) -> Result<Vec<(&'static str, OwnedFd)>> {
+    let open = |namespace: &InheritedNamespace| {
+        let InheritedNamespace { kind, name, path, .. } = namespace;
+        let unable = || format!("unable to join the {} namespace {}", kind.as_str(), path.display());
+        Ok((*name, ns::open(path, kind.clone_flag()).with_context(unable)?))
+    };
+    plan.inherited.iter().map(open).collect()
 }
 
 /// Finds the standard streams that were pipes, which CRIU replaces by its own, this process's. The images are

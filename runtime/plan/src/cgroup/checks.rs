@@ -35,7 +35,7 @@ pub(super) fn resources(resources: &LinuxResources, layout: CgroupLayout, findin
         if limit.limit() < 0 {
             findings.deny(
                 format!("linux.resources.hugepageLimits[{index}].limit"),
-                format!("{} bytes is negative", limit.limit()),
+                format!("{} is less than 0", limit.limit()),
                 "leave the entry out to have no limit",
             );
         }

@@ -132,7 +132,7 @@ fn rule(device: &LinuxDeviceCgroup, index: usize, findings: &mut Findings) -> Op
             'm' => access |= MKNOD,
             // Callers write it for "all" where it has no meaning (config-linux.md, Device allowlist).
             'a' => findings.warn(format!("{}: 'a' is no access, and is ignored", path("access"))),
-            other => findings.deny(path("access"), format!("{other:?} is no access"), "use r, w and m"),
+            other => findings.deny(path("access"), format!("unknown letter {other:?}"), "expected some of r, w, m"),
         }
     }
     if access == 0 && findings.violations.len() == before {

@@ -1,8 +1,8 @@
 //! Checks of config-linux.md: namespaces, mappings, offsets, paths, devices and limits.
 
-use oci_spec::runtime::{LinuxDeviceType, Spec};
+use oci_spec::runtime::Spec;
 
-use super::{is_absolute, is_private, linux};
+use super::{is_private, linux};
 use crate::idmap::IdMap;
 use crate::namespaces::{Namespace, NamespaceKind, NamespacePlan};
 use crate::{Findings, Host};
@@ -102,76 +102,6 @@ pub(super) fn time_offsets_have_a_time_namespace(spec: &Spec, host: &Host, findi
         if offset.nanosecs().is_some_and(|nanosecs| nanosecs >= 1_000_000_000) {
             findings.deny(&path, "nanosecs is a second or more", "put whole seconds into secs");
         }
-    }
-}
-
-/// Limit for each list: the kernel walks all mounts of the root for each path that becomes read-only, so the time
-/// grows with the square of their number (fs/namespace.c, copy_tree).
-const MAX_HIDDEN_PATHS: usize = 4096;
-
-/// Masking a path in the caller's own mount namespace would mask it for the host, so a private one is required.
-pub(super) fn hidden_paths_have_a_mount_namespace(spec: &Spec, host: &Host, findings: &mut Findings) {
-    let Some(linux) = linux(spec) else { return };
-    let private = is_private(spec, host, NamespaceKind::Mount);
-    for (name, list) in [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())] {
-        let list = list.as_deref().unwrap_or_default();
-        if !private && !list.is_empty() {
-            let reason = "unable to restrict sys entries without a private MNT namespace";
-            findings.deny(format!("linux.{name}"), reason, "add {\"type\": \"mount\"} to linux.namespaces");
-        }
-        if list.len() > MAX_HIDDEN_PATHS {
-            let reason = format!("expected at most {MAX_HIDDEN_PATHS} paths, found {}", list.len());
-            findings.deny(format!("linux.{name}"), reason, "mask or write-protect a directory above them");
-        }
-        for (index, path) in list.iter().enumerate().filter(|(_, path)| !is_absolute(path)) {
-            findings.warn(format!("linux.{name}[{index}]: {path:?} is not absolute: taken from the root"));
-        }
-    }
-}
-
-/// config-linux.md, Devices: an absolute path, a node type, and device numbers in range.
-pub(super) fn devices_have_a_type_and_a_path(spec: &Spec, _: &Host, findings: &mut Findings) {
-    let devices = linux(spec).and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
-    for (index, device) in devices.iter().enumerate() {
-        let place = format!("linux.devices[{index}]");
-        if !device.path().is_absolute() {
-            findings.deny(format!("{place}.path"), format!("{:?} is not absolute", device.path()), "");
-        }
-        if device.typ() == LinuxDeviceType::A {
-            findings.deny(format!("{place}.type"), "\"a\" is no device", "expected c, b, u or p");
-        }
-        let numbered = device.typ() != LinuxDeviceType::P;
-        for (name, number) in [("major", device.major()), ("minor", device.minor())] {
-            if numbered && u32::try_from(number).is_err() {
-                findings.deny(format!("{place}.{name}"), format!("{number} is no device number"), "");
-            }
-        }
-    }
-}
-
-/// config-linux.md, Allowed Device list: types a, b and c; access letters r, w and m.
-pub(super) fn device_rules_are_readable(spec: &Spec, _: &Host, findings: &mut Findings) {
-    let resources = linux(spec).and_then(|linux| linux.resources().as_ref());
-    for (index, rule) in resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten().enumerate()
-    {
-        let place = format!("linux.resources.devices[{index}]");
-        if matches!(rule.typ(), Some(LinuxDeviceType::U | LinuxDeviceType::P)) {
-            findings.deny(format!("{place}.type"), "is no type of a rule", "expected a, b or c");
-        }
-        let access = rule.access().as_deref().unwrap_or_default();
-        if let Some(letter) = access.chars().find(|letter| !"rwm".contains(*letter)) {
-            findings.deny(format!("{place}.access"), format!("unknown letter {letter:?}"), "expected some of r, w, m");
-        }
-    }
-}
-
-/// Numbers that are signed in the oci-spec model and unsigned in the specification.
-pub(super) fn limits_are_not_negative(spec: &Spec, _: &Host, findings: &mut Findings) {
-    let resources = linux(spec).and_then(|linux| linux.resources().as_ref());
-    let limits = resources.and_then(|resources| resources.hugepage_limits().as_ref());
-    for (index, limit) in limits.into_iter().flatten().enumerate().filter(|(_, limit)| limit.limit() < 0) {
-        let path = format!("linux.resources.hugepageLimits[{index}].limit");
-        findings.deny(path, format!("{} is less than 0", limit.limit()), "");
     }
 }
 

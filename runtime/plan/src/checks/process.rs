@@ -70,7 +70,7 @@ fn environment_is_made_of_assignments(process: &Process, at: ProcessPath<'_>, _:
 }
 
 /// The kernel ends a string at its first NUL, so the rest would be lost silently.
-pub(super) fn check_no_nul(strings: Option<&[String]>, path: &str, findings: &mut Findings) {
+pub(crate) fn check_no_nul(strings: Option<&[String]>, path: &str, findings: &mut Findings) {
     for (index, text) in strings.unwrap_or_default().iter().enumerate() {
         if text.contains('\0') {
             findings.deny(format!("{path}[{index}]"), "contains a NUL byte", "");

@@ -1,5 +1,8 @@
+use std::path::Path;
+
 use super::*;
 use crate::config;
+use crate::container::{self, CreateChoices};
 use crate::host::CgroupLayout;
 use serde_json::{Value, json};
 
@@ -27,9 +30,7 @@ fn findings_with(host: &Host, changes: &[(&str, Value)]) -> Findings {
         }
     }
     let (spec, _) = config::parse(&serde_json::to_vec(&spec).unwrap()).unwrap();
-    let mut findings = Findings::default();
-    check(&spec, host, &mut findings);
-    findings
+    container::plan(&spec, "id", Path::new("/bundle"), CreateChoices::default(), host).1
 }
 
 fn faults(changes: &[(&str, Value)]) -> Vec<String> {
@@ -272,7 +273,7 @@ fn the_first_separator_of_a_sysctl_decides() {
 fn ignored_fields_cause_a_warning() {
     let old = Host { last_capability: 37, ..host() };
     let changes = [
-        ("/mounts/0", json!({"destination": "proc"})),
+        ("/mounts/0", json!({"destination": "data", "type": "tmpfs"})),
         ("/linux/personality", json!({"domain": "LINUX32", "flags": ["X"]})),
         ("/process/capabilities", json!({"bounding": ["CAP_BPF"]})),
     ];

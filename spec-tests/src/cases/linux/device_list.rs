@@ -43,6 +43,10 @@ pub const CASES: &[Case] = &[
     Case::new("the access rwm lets a device be read, written and made", SECTION, Level::Must, |ground| {
         access(ground, "rwm", [YES, YES])
     }),
+    Case::new("the letter a in the access grants nothing beside r, w and m", SECTION, Level::Runc, |ground| {
+        access(ground, "rwa", [YES, YES])?;
+        access(ground, "ra", [YES, NO])
+    }),
     Case::new("a type of device that is not known in a rule is refused", SECTION, Level::Must, unknown_type),
     Case::new("the allowed device list holds for exec too", SECTION, Level::Must, in_exec),
 ];
