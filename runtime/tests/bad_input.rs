@@ -107,7 +107,7 @@ fn a_wrong_type_of_any_field_is_refused_by_its_path() {
     for (pointer, path, value) in cases {
         let mut config = full();
         *config.pointer_mut(&pointer).unwrap() = value.clone();
-        let text = refusal(&config, CgroupLayout::Unified).unwrap_or_else(|| panic!("{path} = {value} is accepted"));
+        let text = refusal(&config, CgroupLayout::V2).unwrap_or_else(|| panic!("{path} = {value} is accepted"));
         assert!(text.contains(&format!("{path}: ")) || text.contains(&format!("{path}[")), "{path} = {value}: {text}");
     }
 }
@@ -325,7 +325,7 @@ const VIOLATED: &[&str] = &[
 #[test]
 fn every_violation_is_in_the_one_error() {
     let (config, paths) = violations();
-    for layout in [CgroupLayout::Unified, CgroupLayout::Legacy] {
+    for layout in [CgroupLayout::V2, CgroupLayout::V1] {
         let text = refusal(&config, layout).unwrap();
         let missing: Vec<_> = paths.iter().filter(|path| !text.contains(**path)).collect();
         assert!(missing.is_empty(), "{layout:?}: {missing:?} are not in {text}");
@@ -375,7 +375,7 @@ fn the_full_example_is_refused_for_nothing_else() {
     // Some resources belong to one version of cgroups alone.
     let of_the_layout: [(CgroupLayout, &[&str]); 2] = [
         (
-            CgroupLayout::Unified,
+            CgroupLayout::V2,
             &["linux.resources.cpu.realtimePeriod", "linux.resources.memory.swappiness", "mounts[2].options"],
         ),
         (CgroupLayout::Hybrid, &["linux.resources.unified", "mounts[2].options"]),

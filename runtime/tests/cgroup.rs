@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn unified() -> bool {
-    bed::layout() == CgroupLayout::Unified
+fn is_v2() -> bool {
+    bed::layout() == CgroupLayout::V2
 }
 
 fn limits() -> Value {
@@ -37,7 +37,7 @@ fn limits() -> Value {
 fn limits_are_in_force_before_a_process_is_there_and_gone_with_the_cgroup() {
     let scratch = Scratch::new("limits", &limits());
     if bed::has_controller("memory") {
-        let (file, low) = if unified() {
+        let (file, low) = if is_v2() {
             ("memory.max", "memory.low")
         } else {
             ("memory.limit_in_bytes", "memory.soft_limit_in_bytes")
@@ -46,7 +46,7 @@ fn limits_are_in_force_before_a_process_is_there_and_gone_with_the_cgroup() {
         assert_eq!(scratch.read("memory", low), "33554432");
     }
     if bed::has_controller("cpu") {
-        if unified() {
+        if is_v2() {
             assert_eq!(scratch.read("cpu", "cpu.max"), "50000 100000");
             assert_eq!(scratch.read("cpu", "cpu.weight"), "59");
         } else {
@@ -263,7 +263,7 @@ fn a_limit_without_its_controller_is_an_error_and_no_limit_is_none() {
 #[test]
 fn a_delegated_cgroup_belongs_to_the_containers_user_but_for_its_limits() {
     use std::os::unix::fs::MetadataExt;
-    if !unified() {
+    if !is_v2() {
         return;
     }
     let plan = plan_of_config(json!({
@@ -326,7 +326,7 @@ fn an_update_keeps_what_it_does_not_name() {
     let new: LinuxResources =
         serde_json::from_value(json!({"cpu": {"quota": 20_000}, "memory": {"limit": 134_217_728}})).expect("resources");
     let record = scratch.0.update(&new).expect("an update");
-    if unified() {
+    if is_v2() {
         assert_eq!(scratch.read("cpu", "cpu.max"), "20000 100000");
         assert_eq!(scratch.read("cpu", "cpu.weight"), "59");
         assert_eq!(scratch.read("memory", "memory.max"), "134217728");
@@ -347,7 +347,7 @@ fn a_rejected_update_changes_nothing() {
     }
     let mut scratch = Scratch::new("reject", &limits());
     let before = scratch.0.record();
-    let files: [(&str, &str); 3] = if unified() {
+    let files: [(&str, &str); 3] = if is_v2() {
         [("cpu", "cpu.max"), ("pids", "pids.max"), ("memory", "memory.max")]
     } else {
         [("cpu", "cpu.cfs_quota_us"), ("pids", "pids.max"), ("memory", "memory.limit_in_bytes")]
@@ -466,13 +466,13 @@ fn a_joining_process_enters_the_requested_cgroup() {
 
     let main = scratch.path("devices");
     std::fs::create_dir(main.join("sub")).expect("a cgroup below");
-    let argument = if unified() { "sub".to_owned() } else { "devices:sub".to_owned() };
+    let argument = if is_v2() { "sub".to_owned() } else { "devices:sub".to_owned() };
     let below = Gated::idle();
     place(&scratch.0.exec_target(&[argument], init.pid()).expect("a target"), &below);
     let procs = std::fs::read_to_string(main.join("sub/cgroup.procs")).expect("procs");
     assert_eq!(procs.trim(), below.pid().to_string());
 
-    if unified() && bed::has_controller("memory") {
+    if is_v2() && bed::has_controller("memory") {
         // Init creates a cgroup of its own and enables memory for it: its old one takes no process any more.
         std::fs::write(main.join("sub/cgroup.procs"), init.pid().to_string()).expect("init moves");
         std::fs::write(main.join("cgroup.subtree_control"), "+memory").expect("memory is handed down");

@@ -13,7 +13,7 @@ use brig_plan::host::CgroupLayout;
 use serde_json::{Value, json};
 
 fn here() -> bool {
-    let here = bed::has_systemd() && bed::layout() == CgroupLayout::Unified;
+    let here = bed::has_systemd() && bed::layout() == CgroupLayout::V2;
     assert!(here || bed::name() != "uml-systemd", "this bed promises a systemd");
     here
 }
@@ -75,7 +75,7 @@ fn a_scope_has_its_limits_before_the_process_continues_and_is_removed_afterwards
 
     let record: CgroupRecord =
         serde_json::from_str(&serde_json::to_string(&cgroup.record()).expect("JSON")).expect("a record");
-    assert_eq!((record.kind, record.unit.is_some()), (CgroupKind::Unified, true));
+    assert_eq!((record.kind, record.unit.is_some()), (CgroupKind::V2, true));
     let path = record.paths[""].clone();
     assert!(path.ends_with("brigtest.slice/brig-one.scope"), "{}", path.display());
     let read = |file: &str| std::fs::read_to_string(path.join(file)).expect(file).trim().to_owned();

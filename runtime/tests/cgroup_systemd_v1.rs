@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 fn here() -> bool {
     let layout = match bed::name().as_str() {
-        "uml-systemd-v1" => Some(CgroupLayout::Legacy),
+        "uml-systemd-v1" => Some(CgroupLayout::V1),
         "uml-systemd-hybrid" => Some(CgroupLayout::Hybrid),
         _ => None,
     };
@@ -100,7 +100,7 @@ fn a_scope_is_in_every_hierarchy_with_its_limits_and_gone_from_all_of_them_after
     assert_eq!(cgroups_of(pid), BTreeSet::from(["/brigtest.slice/brig-one.scope".to_owned()]));
     let record: CgroupRecord =
         serde_json::from_str(&serde_json::to_string(&scope.record()).expect("JSON")).expect("a record");
-    let kind = if bed::layout() == CgroupLayout::Hybrid { CgroupKind::Hybrid } else { CgroupKind::Legacy };
+    let kind = if bed::layout() == CgroupLayout::Hybrid { CgroupKind::Hybrid } else { CgroupKind::V1 };
     assert_eq!((record.kind, record.unit.is_some()), (kind, true));
     let files = [
         ("memory", "memory.limit_in_bytes", "67108864"),

@@ -151,7 +151,7 @@ fn a_cgroup_that_a_process_outside_keeps_in_use_is_an_error_within_the_deadline(
 
 #[test]
 fn threaded_cgroups_are_listed_and_killed() {
-    if bed::layout() != CgroupLayout::Unified {
+    if bed::layout() != CgroupLayout::V2 {
         return;
     }
     let mut scratch = Scratch::new("threads", &json!({}));

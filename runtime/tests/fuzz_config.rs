@@ -180,12 +180,12 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
 }
 
 fn host(random: &mut Random) -> Host {
-    use CgroupLayout::{Hybrid, Legacy, None, Unified};
+    use CgroupLayout::{Hybrid, None, V1, V2};
     Host {
         euid: *random.pick(&[0, 0, 1000]),
         effective_capabilities: u64::MAX,
         last_capability: *random.pick(&[40, 36]),
-        cgroup: *random.pick(&[Unified, Hybrid, Legacy, None]),
+        cgroup: *random.pick(&[V2, Hybrid, V1, None]),
         apparmor: random.below(2) == 0,
         selinux: random.below(4) == 0,
         in_user_namespace: random.below(4) == 0,

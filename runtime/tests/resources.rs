@@ -316,16 +316,16 @@ fn without_pids_a_container_is_not_made() {
         return;
     }
     // With v2 a process starts in its cgroup, and counts there alone, and not in the parent.
-    let unified = pids_hierarchy() == Path::new("/sys/fs/cgroup");
+    let is_v2 = pids_hierarchy() == Path::new("/sys/fs/cgroup");
     let mut enter = format!("echo 0 >{}/cgroup.procs", group.0.display());
-    if unified {
+    if is_v2 {
         enter = "true".to_owned();
         bundle.config["linux"]["cgroupsPath"] = json!(format!("/{around}/{}", bundle.id));
         bundle.write();
     }
     let path = bundle.path().to_str().unwrap();
     let mut results = Vec::new();
-    for limit in i32::from(!unified)..8 {
+    for limit in i32::from(!is_v2)..8 {
         fs::write(group.0.join("pids.max"), limit.to_string()).unwrap();
         let run = after(&bundle, &enter, &["run", "-b", path, &bundle.id]);
         results.push(run.status.success());

@@ -18,7 +18,7 @@ use protobuf::{Message, MessageField};
 /// # Errors
 /// The message cannot be encoded.
 pub fn metrics(stats: &Stats) -> Result<Any> {
-    let (name, bytes) = match stats.unified {
+    let (name, bytes) = match stats.is_v2 {
         true => ("io.containerd.cgroups.v2.Metrics", unified(stats).write_to_bytes()),
         false => ("io.containerd.cgroups.v1.Metrics", legacy(stats).write_to_bytes()),
     };

@@ -106,12 +106,12 @@ impl Cgroup {
         };
         match &plan.placement {
             Placement::None => {}
-            Placement::Unified(path) => {
-                record.kind = CgroupKind::Unified;
-                record.planned = missing(place::unified(path)?, Path::new(place::ROOT));
+            Placement::V2(path) => {
+                record.kind = CgroupKind::V2;
+                record.planned = missing(place::v2_path(path)?, Path::new(place::ROOT));
             }
-            Placement::Legacy { path, hybrid } => {
-                record.kind = if *hybrid { CgroupKind::Hybrid } else { CgroupKind::Legacy };
+            Placement::V1 { path, hybrid } => {
+                record.kind = if *hybrid { CgroupKind::Hybrid } else { CgroupKind::V1 };
                 for hierarchy in place::hierarchies()? {
                     record.planned.extend(missing(hierarchy.resolve(path), &hierarchy.mount));
                 }
@@ -176,8 +176,8 @@ impl Cgroup {
             return pending.start(pid, &mut self.record);
         }
         match self.record.kind {
-            CgroupKind::None | CgroupKind::Unified => Ok(()),
-            CgroupKind::Legacy | CgroupKind::Hybrid => {
+            CgroupKind::None | CgroupKind::V2 => Ok(()),
+            CgroupKind::V1 | CgroupKind::Hybrid => {
                 let born = self.dir.is_some();
                 v1::attach(self.record.paths.iter().filter(|(name, _)| !(born && name.is_empty())), pid)
             }
@@ -234,7 +234,7 @@ impl Cgroup {
         self.record.paths.get(controller).map_or(Ok(None), |path| self.find(path))
     }
 
-    fn unified_dir(&self) -> Result<Option<Dir>> {
+    fn v2_dir(&self) -> Result<Option<Dir>> {
         self.dir_of("")
     }
 
@@ -276,7 +276,7 @@ impl Cgroup {
         }
     }
 
-    fn unified(&self) -> Option<&Path> {
+    fn v2_path(&self) -> Option<&Path> {
         self.record.paths.get("").map(PathBuf::as_path)
     }
 
@@ -385,7 +385,7 @@ impl Cgroup {
     /// # Errors
     /// A file of the cgroup cannot be read, for a reason other than its removal.
     pub fn oom_kills(&self) -> Result<u64> {
-        match (self.record.paths.get("memory"), self.unified()) {
+        match (self.record.paths.get("memory"), self.v2_path()) {
             (Some(path), _) => oom::kills(path, false),
             (None, Some(path)) => oom::kills(path, true),
             (None, None) => Ok(0),
@@ -397,7 +397,7 @@ impl Cgroup {
     /// # Errors
     /// The watch cannot be set up: a limit on inotify instances or descriptors is reached, or the cgroup was removed.
     pub fn oom_watch(&self) -> Result<Option<OomWatch>> {
-        match (self.record.paths.get("memory"), self.unified()) {
+        match (self.record.paths.get("memory"), self.v2_path()) {
             (Some(path), _) => OomWatch::v1(path).map(Some),
             (None, Some(path)) if path.join("memory.events").exists() => OomWatch::v2(path).map(Some),
             (None, _) => Ok(None),
@@ -412,17 +412,17 @@ fn create(plan: &Finished<CgroupPlan>) -> Result<Cgroup> {
     let (mut dir, mut pending) = (None, None);
     match &plan.placement {
         Placement::None => {}
-        Placement::Unified(path) => {
+        Placement::V2(path) => {
             let made = v2::create(path, plan)?;
-            record.kind = CgroupKind::Unified;
+            record.kind = CgroupKind::V2;
             record.paths.insert(String::new(), made.path().to_owned());
             record.inodes.insert(made.path().to_owned(), made.inode()?);
             dir = Some(made);
         }
-        Placement::Legacy { path, .. } => {
+        Placement::V1 { path, .. } => {
             let made = v1::create(path, &plan.settings, rules, None)?;
-            (record.paths, record.inodes, dir) = (made.paths, made.inodes, made.unified);
-            record.kind = if dir.is_some() { CgroupKind::Hybrid } else { CgroupKind::Legacy };
+            (record.paths, record.inodes, dir) = (made.paths, made.inodes, made.v2);
+            record.kind = if dir.is_some() { CgroupKind::Hybrid } else { CgroupKind::V1 };
         }
         Placement::Systemd(unit) => {
             record.kind = unit.layout.into();
@@ -434,8 +434,8 @@ fn create(plan: &Finished<CgroupPlan>) -> Result<Cgroup> {
 
 /// Checks that the caller may not create a cgroup at the required place.
 fn forbidden(placement: &Placement) -> bool {
-    let Placement::Unified(path) = placement else { return matches!(placement, Placement::Legacy { .. }) };
-    let Ok(full) = place::unified(path) else { return true };
+    let Placement::V2(path) = placement else { return matches!(placement, Placement::V1 { .. }) };
+    let Ok(full) = place::v2_path(path) else { return true };
     let parent = full.ancestors().skip(1).find(|parent| parent.exists());
     parent.is_none_or(|parent| {
         dir::magic(parent) != Some(CGROUP2_MAGIC) || rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_err()

@@ -67,7 +67,7 @@ fn has_systemd() -> (bool, bool) {
     let layout = probe::cgroup_layout();
     // sd_booted(3).
     let booted = layout != CgroupLayout::None && Path::new("/run/systemd/system").is_dir();
-    (booted, booted && layout == CgroupLayout::Unified)
+    (booted, booted && layout == CgroupLayout::V2)
 }
 
 /// Returns the features document of this build on this host.

@@ -41,7 +41,7 @@ pub fn cgroup_layout() -> CgroupLayout {
     /// f_type of a v1 hierarchy (include/uapi/linux/magic.h).
     const CGROUP_SUPER_MAGIC: u64 = 0x27_e0eb;
     if is_cgroup2("/sys/fs/cgroup") {
-        return CgroupLayout::Unified;
+        return CgroupLayout::V2;
     }
     if is_cgroup2("/sys/fs/cgroup/unified") {
         return CgroupLayout::Hybrid;
@@ -49,7 +49,7 @@ pub fn cgroup_layout() -> CgroupLayout {
     let entries = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
     let is_v1 = |path: &Path| statfs(path).is_ok_and(|stat| fd::magic(&stat) == CGROUP_SUPER_MAGIC);
     let any = entries.map(|entry| entry.path()).any(|path| is_v1(&path));
-    if any { CgroupLayout::Legacy } else { CgroupLayout::None }
+    if any { CgroupLayout::V1 } else { CgroupLayout::None }
 }
 
 /// Whether this process is in a user namespace other than the initial one, which maps every id onto itself

@@ -113,10 +113,10 @@ impl Setting {
 pub enum Placement {
     /// No cgroup of its own.
     None,
-    /// A directory of the unified hierarchy.
-    Unified(CgroupPath),
+    /// A directory of the v2 hierarchy.
+    V2(CgroupPath),
     /// A directory of every v1 hierarchy, and of cgroup2 at /sys/fs/cgroup/unified where `hybrid`.
-    Legacy {
+    V1 {
         /// The directory, the same in every hierarchy.
         path: CgroupPath,
         /// There is a cgroup2 mount beside the v1 ones.
@@ -131,9 +131,9 @@ impl Placement {
     pub fn layout(&self) -> CgroupLayout {
         match self {
             Placement::None => CgroupLayout::None,
-            Placement::Unified(_) => CgroupLayout::Unified,
-            Placement::Legacy { hybrid: true, .. } => CgroupLayout::Hybrid,
-            Placement::Legacy { hybrid: false, .. } => CgroupLayout::Legacy,
+            Placement::V2(_) => CgroupLayout::V2,
+            Placement::V1 { hybrid: true, .. } => CgroupLayout::Hybrid,
+            Placement::V1 { hybrid: false, .. } => CgroupLayout::V1,
             Placement::Systemd(unit) => unit.layout,
         }
     }
@@ -144,9 +144,9 @@ impl Placement {
 #[non_exhaustive]
 pub struct Settings {
     /// For files of cgroup2.
-    pub unified: Vec<Setting>,
+    pub v2: Vec<Setting>,
     /// For files of v1 hierarchies.
-    pub legacy: Vec<Setting>,
+    pub v1: Vec<Setting>,
 }
 
 /// Everything about a container's cgroup.
@@ -201,7 +201,7 @@ pub(crate) fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, 
         expressible(&devices, findings);
     }
     CgroupPlan {
-        optional: unprivileged && asked.is_none() && settings.unified.is_empty() && settings.legacy.is_empty(),
+        optional: unprivileged && asked.is_none() && settings.v2.is_empty() && settings.v1.is_empty(),
         placement,
         resources,
         settings,
@@ -287,8 +287,8 @@ fn place(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, findings: &
                 ));
             }
             match layout {
-                CgroupLayout::Unified => Placement::Unified(path),
-                other => Placement::Legacy { path, hybrid: other == CgroupLayout::Hybrid },
+                CgroupLayout::V2 => Placement::V2(path),
+                other => Placement::V1 { path, hybrid: other == CgroupLayout::Hybrid },
             }
         }
     }
@@ -312,8 +312,8 @@ pub fn cleaned(path: &Path) -> CgroupPath {
 /// The files that `resources` ask for, in the order in which they are written.
 fn settings(resources: &LinuxResources, layout: CgroupLayout) -> Settings {
     Settings {
-        unified: if layout.has_v2() { v2::settings(resources) } else { Vec::new() },
-        legacy: if layout.has_v1() { v1::settings(resources) } else { Vec::new() },
+        v2: if layout.has_v2() { v2::settings(resources) } else { Vec::new() },
+        v1: if layout.has_v1() { v1::settings(resources) } else { Vec::new() },
     }
 }
 

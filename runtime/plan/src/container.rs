@@ -403,7 +403,7 @@ mod tests {
         });
         change(&mut config);
         let spec: Spec = serde_json::from_value(config).unwrap();
-        let host = Host::of_root(CgroupLayout::Unified);
+        let host = Host::of_root(CgroupLayout::V2);
         let error = build(&spec, "box", Path::new("/bundle"), CreateChoices::default(), &host).err();
         let text = error.map_or_else(String::new, |error| error.to_string());
         let list = text.trim_start_matches("invalid config.json: ").split("; ");

@@ -35,10 +35,10 @@ pub fn mounts(plan: &RootfsPlan, cgroup: &CgroupMounts) -> Vec<ExternalMount> {
         };
         match (&op.kind, cgroup) {
             (MountKind::Bind { .. }, _) => add(op.target.clone(), &op.source, needs_target),
-            (MountKind::Cgroup, CgroupMounts::Unified { mountpoint, .. }) if !plan.cgroup_namespace => {
+            (MountKind::Cgroup, CgroupMounts::V2 { mountpoint, .. }) if !plan.cgroup_namespace => {
                 add(op.target.clone(), mountpoint, needs_target);
             }
-            (MountKind::Cgroup, CgroupMounts::Hierarchies(hierarchies)) if !plan.cgroup_namespace => {
+            (MountKind::Cgroup, CgroupMounts::V1(hierarchies)) if !plan.cgroup_namespace => {
                 // The hierarchies' directories are in a tmpfs, which is saved.
                 hierarchies.iter().for_each(|hierarchy| add(op.target.join(&hierarchy.name), &hierarchy.own, false));
             }
@@ -79,10 +79,10 @@ mod tests {
         let binds = [one("/data", "/srv", true), one("/dev/x", "/x", false)];
         let [data, x] = binds.clone();
         assert_eq!(seen(&plan, &CgroupMounts::None), [data.clone(), x.clone(), one(&node, &node, false)]);
-        let unified = CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: "/sys/fs/cgroup/a".into() };
-        assert_eq!(seen(&plan, &unified)[2], one("/sys/fs/cgroup", "/sys/fs/cgroup", true));
+        let v2 = CgroupMounts::V2 { mountpoint: "/sys/fs/cgroup".into(), own: "/sys/fs/cgroup/a".into() };
+        assert_eq!(seen(&plan, &v2)[2], one("/sys/fs/cgroup", "/sys/fs/cgroup", true));
         let hierarchy = CgroupHierarchy { name: "memory".into(), options: "memory".into(), own: "/h/a".into() };
-        let hierarchies = CgroupMounts::Hierarchies(vec![hierarchy]);
+        let hierarchies = CgroupMounts::V1(vec![hierarchy]);
         assert_eq!(seen(&plan, &hierarchies)[2], one("/sys/fs/cgroup/memory", "/h/a", false));
         plan.cgroup_namespace = true;
         assert_eq!(seen(&plan, &hierarchies), [data, x, one(&node, &node, false)]);

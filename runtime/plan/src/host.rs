@@ -8,11 +8,11 @@ use super::namespaces::NamespaceKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum CgroupLayout {
     /// v2: /sys/fs/cgroup is cgroup2.
-    Unified,
+    V2,
     /// v1 hierarchies below /sys/fs/cgroup, with cgroup2 at /sys/fs/cgroup/unified.
     Hybrid,
     /// v1 hierarchies without any cgroup2 mount.
-    Legacy,
+    V1,
     /// No cgroup file system at /sys/fs/cgroup.
     None,
 }
@@ -20,12 +20,12 @@ pub enum CgroupLayout {
 impl CgroupLayout {
     /// Whether there are v1 hierarchies.
     pub fn has_v1(self) -> bool {
-        matches!(self, CgroupLayout::Hybrid | CgroupLayout::Legacy)
+        matches!(self, CgroupLayout::Hybrid | CgroupLayout::V1)
     }
 
     /// Whether there is a cgroup2 hierarchy.
     pub(crate) fn has_v2(self) -> bool {
-        matches!(self, CgroupLayout::Hybrid | CgroupLayout::Unified)
+        matches!(self, CgroupLayout::Hybrid | CgroupLayout::V2)
     }
 }
 

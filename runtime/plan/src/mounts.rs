@@ -113,7 +113,7 @@ pub enum CgroupMounts {
     #[default]
     None,
     /// v2: cgroup2 alone.
-    Unified {
+    V2 {
         /// The host's mount point, usually /sys/fs/cgroup.
         mountpoint: PathBuf,
         /// The container's own cgroup as a path on the host.
@@ -121,7 +121,7 @@ pub enum CgroupMounts {
     },
     /// v1 hierarchies. A hybrid host's cgroup2 hierarchy is left out: systemd as process 1 of the container would
     /// take the host for hybrid and fail, because that hierarchy is not its own.
-    Hierarchies(Vec<CgroupHierarchy>),
+    V1(Vec<CgroupHierarchy>),
 }
 
 /// The SELinux label of new mounts.

@@ -89,7 +89,7 @@ mod tests {
     fn read(devices: &str, namespaces: &str, euid: u32) -> (Vec<NetDevice>, Vec<String>) {
         let config = format!(r#"{{"linux":{{"netDevices":{devices},"namespaces":{namespaces}}}}}"#);
         let (spec, _) = crate::config::parse(config.as_bytes()).unwrap();
-        let host = Host { euid, ..Host::of_root(CgroupLayout::Unified) };
+        let host = Host { euid, ..Host::of_root(CgroupLayout::V2) };
         let mut findings = Findings::default();
         let devices = build(spec.linux().as_ref(), &NamespacePlan::new(&spec), &host, &mut findings);
         (devices, findings.violations.into_iter().map(|violation| violation.path).collect())

@@ -65,31 +65,31 @@ fn check(name: &str, host: &Host, choices: CreateChoices) {
 
 #[test]
 fn the_configuration_of_brig_spec() {
-    check("default", &Host::of_root(CgroupLayout::Unified), CreateChoices::default());
+    check("default", &Host::of_root(CgroupLayout::V2), CreateChoices::default());
 }
 
 #[test]
 fn the_configuration_of_a_container_manager_on_cgroup_v1() {
-    let host = Host { selinux: true, ..Host::of_root(CgroupLayout::Legacy) };
+    let host = Host { selinux: true, ..Host::of_root(CgroupLayout::V1) };
     check("manager", &host, CreateChoices::default());
 }
 
 #[test]
 fn a_user_namespace_and_an_idmapped_mount_below_systemd() {
     let choices = CreateChoices { manager: CgroupManager::Systemd, ..CreateChoices::default() };
-    check("user-namespace", &Host::of_root(CgroupLayout::Unified), choices);
+    check("user-namespace", &Host::of_root(CgroupLayout::V2), choices);
 }
 
 #[test]
 fn a_container_of_a_pod_whose_pid_namespace_it_shares() {
-    let host = Host { procfs_shows_joined_pids: true, ..Host::of_root(CgroupLayout::Unified) };
+    let host = Host { procfs_shows_joined_pids: true, ..Host::of_root(CgroupLayout::V2) };
     check("pod", &host, CreateChoices::default());
 }
 
 #[test]
 fn an_exec_with_every_option() {
     let (spec, _) = config::parse(read("default.config.json").as_bytes()).unwrap();
-    let host = Host { apparmor: true, selinux: true, ..Host::of_root(CgroupLayout::Unified) };
+    let host = Host { apparmor: true, selinux: true, ..Host::of_root(CgroupLayout::V2) };
     let choices = ExecChoices {
         process_given: false,
         args: vec!["ls".to_owned(), "-l".to_owned()],

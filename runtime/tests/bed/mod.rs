@@ -39,9 +39,9 @@ pub fn has_controller(controller: &str) -> bool {
 pub fn layout() -> CgroupLayout {
     let there = |path: &str| Path::new("/sys/fs/cgroup").join(path).exists();
     match (there("cgroup.controllers"), there("unified/cgroup.controllers"), there("memory")) {
-        (true, _, _) => CgroupLayout::Unified,
+        (true, _, _) => CgroupLayout::V2,
         (false, true, _) => CgroupLayout::Hybrid,
-        (false, false, true) => CgroupLayout::Legacy,
+        (false, false, true) => CgroupLayout::V1,
         _ => CgroupLayout::None,
     }
 }

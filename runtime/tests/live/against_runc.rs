@@ -91,7 +91,7 @@ fn programs_end_as_under_runc() {
 #[test]
 fn facts_are_those_of_runc() {
     // Of the mounts not those that hide a path, for which runc 1.1 takes the container's /dev/null and larger tmpfs,
-    // nor the cgroups, where brig has a read-only tmpfs and the unified hierarchy of a hybrid host too. Nor the ignored
+    // nor the cgroups, where brig has a read-only tmpfs and the v2 hierarchy of a hybrid host too. Nor the ignored
     // signals: what glibc's posix_spawn leaves ignored in us, runc's Go leaves to the container.
     let look = "id; pwd; env | grep -v SHLVL | sort; umask; grep -E '^(Cap|NoNew|Seccomp:|SigBlk)' /proc/self/status; \
         grep -E 'open|core|proc' /proc/self/limits; cat /proc/self/oom_score_adj; ls /proc/self/fd | wc -l; \

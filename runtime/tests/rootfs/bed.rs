@@ -62,7 +62,7 @@ pub fn edited(plan: &Finished<RootfsPlan>, edit: impl FnOnce(&mut Value)) -> Fin
 }
 
 fn host() -> Host {
-    Host::of_root(CgroupLayout::Unified)
+    Host::of_root(CgroupLayout::V2)
 }
 
 /// Runs `body` with a bundle, as [`in_namespace`] does. The bundle is removed outside, whatever root `body` has

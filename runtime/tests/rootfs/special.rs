@@ -156,7 +156,7 @@ fn cgroup_hierarchies_are_as_writable_as_asked() {
                 plan["user_namespace"] = json!(user);
                 plan["devices"] = json!([]);
             });
-            let context = RootContext { cgroup: CgroupMounts::Hierarchies(list.clone()), ..RootContext::default() };
+            let context = RootContext { cgroup: CgroupMounts::V1(list.clone()), ..RootContext::default() };
             let (top, list) = (bed.root("cg"), list.clone());
             in_container(move || {
                 if namespace {
@@ -177,7 +177,7 @@ fn cgroup_hierarchies_are_as_writable_as_asked() {
 }
 
 #[test]
-fn the_unified_hierarchy_is_as_writable_as_asked() {
+fn the_v2_hierarchy_is_as_writable_as_asked() {
     in_bed(|bed| {
         let host = crate::bed::mounts_of(Path::new("/proc"));
         let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
@@ -198,7 +198,7 @@ fn the_unified_hierarchy_is_as_writable_as_asked() {
                 plan["user_namespace"] = json!(user);
                 plan["devices"] = json!([]);
             });
-            let cgroup = CgroupMounts::Unified { mountpoint: mountpoint.into(), own: mountpoint.into() };
+            let cgroup = CgroupMounts::V2 { mountpoint: mountpoint.into(), own: mountpoint.into() };
             let context = RootContext { cgroup, ..RootContext::default() };
             let top = bed.root("sys/fs/cgroup");
             in_container(move || {

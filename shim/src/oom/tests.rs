@@ -44,7 +44,7 @@ impl Small {
     }
 
     fn watch(&self) -> OomWatch {
-        let (kind, name) = if self.unified { (CgroupKind::Unified, "") } else { (CgroupKind::Legacy, "memory") };
+        let (kind, name) = if self.unified { (CgroupKind::V2, "") } else { (CgroupKind::V1, "memory") };
         let paths = [(name.to_owned(), self.path.clone())].into();
         let cgroup = Cgroup::from_record(&CgroupRecord { kind, paths, ..CgroupRecord::default() });
         cgroup.oom_watch().unwrap().unwrap()

@@ -53,7 +53,7 @@ fn every_number_of_v2_is_reported() {
             ("io.pressure", PRESSURE),
         ],
     );
-    let stats = cgroup(CgroupKind::Unified, &[("", directory.path().to_owned())]).stats().unwrap();
+    let stats = cgroup(CgroupKind::V2, &[("", directory.path().to_owned())]).stats().unwrap();
     let any = metrics(&stats).unwrap();
     assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
     let found = v2::Metrics::parse_from_bytes(&any.value).unwrap();
@@ -86,7 +86,7 @@ fn every_number_of_v2_is_reported() {
 fn a_cgroup_without_controllers_has_no_empty_messages() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), &[("cgroup.procs", ""), ("cpu.stat", "usage_usec 9\nuser_usec 5\nsystem_usec 4\n")]);
-    let stats = cgroup(CgroupKind::Unified, &[("", directory.path().to_owned())]).stats().unwrap();
+    let stats = cgroup(CgroupKind::V2, &[("", directory.path().to_owned())]).stats().unwrap();
     let found = unified(&stats);
     assert!(found.memory.is_none() && found.memory_events.is_none() && found.rdma.is_none() && found.io.is_none());
     assert!(found.hugetlb.is_empty());
@@ -140,7 +140,7 @@ fn every_number_of_v1_is_reported() {
     );
     let names = ["memory", "cpu", "cpuacct", "pids", "blkio", "rdma", "hugetlb"];
     let paths: Vec<_> = names.iter().map(|name| (*name, at(name))).collect();
-    let any = metrics(&cgroup(CgroupKind::Legacy, &paths).stats().unwrap()).unwrap();
+    let any = metrics(&cgroup(CgroupKind::V1, &paths).stats().unwrap()).unwrap();
     assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");
     let found = v1::Metrics::parse_from_bytes(&any.value).unwrap();
     let memory = &found.memory;
@@ -180,12 +180,12 @@ fn the_kernels_files_are_readable() {
             let names = ["memory", "cpu", "cpuacct", "pids", "blkio", "hugetlb", "rdma"];
             let paths = names.iter().map(|name| (*name, root.join(name)));
             let paths: Vec<_> = paths.filter(|(_, path)| path.exists()).collect();
-            let stats = cgroup(CgroupKind::Legacy, &paths).stats().unwrap();
+            let stats = cgroup(CgroupKind::V1, &paths).stats().unwrap();
             let found = legacy(&stats);
             assert!(found.cpu.usage.total > 0 && found.memory_oom_control.is_some() && found.blkio.is_some());
             found.memory.usage.usage
         }
-        false => unified(&cgroup(CgroupKind::Unified, &[("", root.to_owned())]).stats().unwrap()).cpu.usage_usec,
+        false => unified(&cgroup(CgroupKind::V2, &[("", root.to_owned())]).stats().unwrap()).cpu.usage_usec,
     };
     assert!(found > 0);
 }

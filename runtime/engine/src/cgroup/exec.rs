@@ -68,10 +68,10 @@ fn subpaths(record: &CgroupRecord, arguments: &[String]) -> Result<BTreeMap<Stri
             return Err(wrong("the path must be below the container's cgroup"));
         }
         match (controllers, record.kind) {
-            (Some(_), CgroupKind::Unified) => {
+            (Some(_), CgroupKind::V2) => {
                 return Err(wrong("cgroup v2 has one path for all controllers"));
             }
-            (None, CgroupKind::Unified) if arguments.len() > 1 => {
+            (None, CgroupKind::V2) if arguments.len() > 1 => {
                 return Err(wrong("cgroup v2 takes one --cgroup argument"));
             }
             (None, _) => paths = record.paths.iter().map(|(name, base)| (name.clone(), base.join(sub))).collect(),
@@ -90,10 +90,10 @@ fn subpaths(record: &CgroupRecord, arguments: &[String]) -> Result<BTreeMap<Stri
 /// The target for a process that joins the container of `record`, whose init is `init`.
 pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> Result<ExecTarget> {
     let mut paths = subpaths(record, arguments)?;
-    let unified = match record.kind {
+    let root = match record.kind {
         CgroupKind::None => return Ok(ExecTarget::default()),
-        CgroupKind::Unified => Path::new(ROOT).to_owned(),
-        CgroupKind::Legacy => return Ok(ExecTarget { paths, ..ExecTarget::default() }),
+        CgroupKind::V2 => Path::new(ROOT).to_owned(),
+        CgroupKind::V1 => return Ok(ExecTarget { paths, ..ExecTarget::default() }),
         CgroupKind::Hybrid => Path::new(ROOT).join("unified"),
     };
     let Some(path) = paths.remove("") else { return Ok(ExecTarget { paths, ..ExecTarget::default() }) };
@@ -102,7 +102,7 @@ pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> 
     // container has created cgroups and moved itself into one of them; then the new process joins init there.
     let busy = arguments.is_empty() && dir.read("cgroup.subtree_control").is_ok_and(|text| !text.trim().is_empty());
     if busy {
-        dir = cgroup_of_init(&dir, init, &unified).context("cannot open the cgroup of the container's init")?;
+        dir = cgroup_of_init(&dir, init, &root).context("cannot open the cgroup of the container's init")?;
     }
     if let Some(unit) = record.unit.as_ref().filter(|unit| unit.user) {
         let sub = dir.path().strip_prefix(&record.paths[""]).map_or(String::new(), |sub| sub.display().to_string());
@@ -112,8 +112,8 @@ pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> 
 }
 
 /// The cgroup2 directory of `init`, which mostly is `dir` or a descendant.
-fn cgroup_of_init(dir: &Dir, init: i32, unified: &Path) -> SysResult<Dir> {
-    match place::unified_of(init, unified).and_then(|own| Dir::open(&own)) {
+fn cgroup_of_init(dir: &Dir, init: i32, root: &Path) -> SysResult<Dir> {
+    match place::v2_path_of(init, root).and_then(|own| Dir::open(&own)) {
         // A container can be in a cgroup whose path is longer than PATH_MAX.
         Err(error) if error.errno() == Errno::ENAMETOOLONG => {
             tasks::find(dir, init, Instant::now() + CHANGE_TIMEOUT)?.ok_or(error)

@@ -36,7 +36,7 @@ impl Cgroup {
         if let Some(path) = self.record.paths.get("freezer") {
             return self.find(path)?.map_or_else(|| gone(path), |dir| v1(&dir, frozen));
         }
-        if let Some(path) = self.unified() {
+        if let Some(path) = self.v2_path() {
             return self.find(path)?.map_or_else(|| gone(path), |dir| v2(&dir, frozen));
         }
         Err(Error::new(
@@ -58,9 +58,9 @@ impl Cgroup {
     /// # Errors
     /// A file of the cgroup cannot be read, for a reason other than its removal.
     pub fn frozen(&self) -> Result<Frozen> {
-        let legacy = self.record.paths.contains_key("freezer");
-        match self.dir_of(if legacy { "freezer" } else { "" })? {
-            Some(dir) if legacy => v1_state(&dir),
+        let is_v1 = self.record.paths.contains_key("freezer");
+        match self.dir_of(if is_v1 { "freezer" } else { "" })? {
+            Some(dir) if is_v1 => v1_state(&dir),
             Some(dir) if v2_is_frozen(&dir)? => Ok(Frozen::Own),
             _ => Ok(Frozen::No),
         }

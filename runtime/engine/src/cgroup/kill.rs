@@ -41,7 +41,7 @@ impl Cgroup {
 
     /// Writes cgroup.kill (Linux 5.14). Returns false on older kernels.
     fn kill_at_once(&self) -> Result<bool> {
-        let Some(dir) = self.unified_dir()? else { return Ok(false) };
+        let Some(dir) = self.v2_dir()? else { return Ok(false) };
         match dir.write("cgroup.kill", "1") {
             Ok(()) => Ok(true),
             // The cgroup was removed, and has no processes: systemd removes a scope as soon as it is empty. Or the

@@ -12,10 +12,10 @@ use super::dir::{Dir, is_gone, keyed, read_from_start};
 use crate::error::{Context, Result};
 use brig_sys::SysError;
 
-/// The number of processes that the OOM killer has killed in the cgroup at `path` (cgroup2 if `unified`); 0 without the
+/// The number of processes that the OOM killer has killed in the cgroup at `path` (cgroup2 if `is_v2`); 0 without the
 /// memory controller and after the cgroup's removal.
-pub(super) fn kills(path: &Path, unified: bool) -> Result<u64> {
-    let file = if unified { "memory.events" } else { "memory.oom_control" };
+pub(super) fn kills(path: &Path, is_v2: bool) -> Result<u64> {
+    let file = if is_v2 { "memory.events" } else { "memory.oom_control" };
     match Dir::open(path).and_then(|dir| dir.read(file)) {
         Ok(text) => Ok(keyed(&text, "oom_kill").unwrap_or(0)),
         Err(error) if is_gone(&error) => Ok(0),
@@ -55,8 +55,8 @@ pub struct OomWatch {
 
 #[derive(Debug)]
 enum Source {
-    Unified { files: Files, seen: Seen },
-    Legacy { eventfd: OwnedFd, control: PathBuf },
+    V2 { files: Files, seen: Seen },
+    V1 { eventfd: OwnedFd, control: PathBuf },
 }
 
 /// The open files of a cgroup2 directory.
@@ -150,7 +150,7 @@ impl OomWatch {
         let above = path.parent().and_then(|above| Dir::open(above).ok());
         let above = above.and_then(|above| above.file("memory.events", OFlags::RDONLY).ok());
         let files = Files { memory, events, parent: above };
-        let mut watch = OomWatch { source: Source::Unified { files, seen: Seen::default() }, kills: 0 };
+        let mut watch = OomWatch { source: Source::V2 { files, seen: Seen::default() }, kills: 0 };
         // The first read is the base line, and arms the notification.
         watch.check().with_context(what)?;
         Ok(watch)
@@ -167,7 +167,7 @@ impl OomWatch {
         // The kernel holds its own references to both descriptors; `control` may be closed afterwards.
         let line = format!("{} {}", eventfd.as_raw_fd(), control.as_fd().as_raw_fd());
         dir.write("cgroup.event_control", &line).with_context(what)?;
-        let source = Source::Legacy { eventfd, control: path.join("cgroup.event_control") };
+        let source = Source::V1 { eventfd, control: path.join("cgroup.event_control") };
         Ok(OomWatch { source, kills: 0 })
     }
 
@@ -179,10 +179,10 @@ impl OomWatch {
     /// The descriptors as plain pairs, for other event loops. cgroup files notify with POLLPRI.
     pub fn descriptors(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         match &self.source {
-            Source::Unified { files, .. } => {
+            Source::V2 { files, .. } => {
                 vec![(files.memory.as_fd(), PollFlags::PRI), (files.events.as_fd(), PollFlags::PRI)]
             }
-            Source::Legacy { eventfd, .. } => vec![(eventfd.as_fd(), PollFlags::IN)],
+            Source::V1 { eventfd, .. } => vec![(eventfd.as_fd(), PollFlags::IN)],
         }
     }
 
@@ -196,8 +196,8 @@ impl OomWatch {
     /// in it or beside it. systemd removes a scope's cgroup as soon as it is empty.
     pub fn may_have_missed(&self) -> bool {
         match &self.source {
-            Source::Unified { seen, .. } => seen.missed,
-            Source::Legacy { .. } => false,
+            Source::V2 { seen, .. } => seen.missed,
+            Source::V1 { .. } => false,
         }
     }
 
@@ -207,12 +207,12 @@ impl OomWatch {
     /// A read that fails for another reason than the cgroup's removal.
     pub fn check(&mut self) -> Result<OomEvent> {
         match &mut self.source {
-            Source::Unified { files, seen } => {
+            Source::V2 { files, seen } => {
                 let event = seen.look(|file| files.read(file))?;
                 self.kills = seen.kills;
                 Ok(event)
             }
-            Source::Legacy { eventfd, control } => {
+            Source::V1 { eventfd, control } => {
                 let mut count = [0u8; 8];
                 // After the removal no more events follow this read.
                 let was_gone = !control.exists();

@@ -73,7 +73,7 @@ pub(super) fn paths_of(pid: i32) -> Result<BTreeMap<String, PathBuf>> {
     let root = Path::new(ROOT);
     let what = || format!("cannot read the cgroups of process {pid}");
     if magic(root) == Some(CGROUP2_MAGIC) {
-        let own = unified_of(pid, root).with_context(what)?;
+        let own = v2_path_of(pid, root).with_context(what)?;
         return Ok(BTreeMap::from([(String::new(), own)]));
     }
     let mut paths = BTreeMap::new();
@@ -122,7 +122,7 @@ fn mount_of(controllers: &str, elsewhere: &mut Option<Vec<PathBuf>>) -> Option<P
 }
 
 /// The directory of `path` on a pure v2 host.
-pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
+pub(super) fn v2_path(path: &CgroupPath) -> Result<PathBuf> {
     let root = Path::new(ROOT);
     match path.base {
         Base::Root => Ok(root.join(&path.path)),
@@ -140,7 +140,7 @@ pub(super) fn unified(path: &CgroupPath) -> Result<PathBuf> {
 ///
 /// # Errors
 /// ENAMETOOLONG if its path is longer than the kernel can show; ENOENT if it is in none.
-pub(super) fn unified_of(pid: i32, root: &Path) -> SysResult<PathBuf> {
+pub(super) fn v2_path_of(pid: i32, root: &Path) -> SysResult<PathBuf> {
     let text = cgroups_of(&pid.to_string())?;
     let own = lines(&text).find(|(controllers, _)| controllers.is_empty());
     own.map(|(_, path)| root.join(path))

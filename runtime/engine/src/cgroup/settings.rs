@@ -14,9 +14,9 @@ use brig_sys::{SysError, SysResult};
 #[derive(Debug, Default)]
 pub(super) struct Dirs {
     /// The cgroup2 directory.
-    pub unified: Option<Dir>,
+    pub v2: Option<Dir>,
     /// The v1 directories, each with its controllers.
-    pub legacy: Vec<(Vec<String>, Dir)>,
+    pub v1: Vec<(Vec<String>, Dir)>,
 }
 
 impl Dirs {
@@ -25,19 +25,19 @@ impl Dirs {
         let mut dirs = Dirs::default();
         for (controller, path) in paths {
             if controller.is_empty() {
-                dirs.unified = Some(Dir::open(path)?);
-            } else if let Some((names, _)) = dirs.legacy.iter_mut().find(|(_, dir)| dir.path() == path) {
+                dirs.v2 = Some(Dir::open(path)?);
+            } else if let Some((names, _)) = dirs.v1.iter_mut().find(|(_, dir)| dir.path() == path) {
                 names.push(controller.clone());
             } else {
-                dirs.legacy.push((vec![controller.clone()], Dir::open(path)?));
+                dirs.v1.push((vec![controller.clone()], Dir::open(path)?));
             }
         }
         Ok(dirs)
     }
 
     /// The v1 directory of `controller`.
-    pub(super) fn legacy(&self, controller: &str) -> Option<&Dir> {
-        self.legacy.iter().find(|(names, _)| names.iter().any(|name| name == controller)).map(|(_, dir)| dir)
+    pub(super) fn v1(&self, controller: &str) -> Option<&Dir> {
+        self.v1.iter().find(|(names, _)| names.iter().any(|name| name == controller)).map(|(_, dir)| dir)
     }
 }
 
@@ -74,14 +74,13 @@ impl Journal {
 pub(super) fn write(settings: &Settings, dirs: &Dirs, journal: Option<&mut Journal>) -> Result<()> {
     let mut writer = Writer { dirs, journal };
     let mut later = Vec::new();
-    let on_v1 = |controller: &str| dirs.legacy(controller).is_some();
-    let legacy = settings.legacy.iter().filter(|setting| {
+    let on_v1 = |controller: &str| dirs.v1(controller).is_some();
+    let v1 = settings.v1.iter().filter(|setting| {
         // On a hybrid host a controller may be on the other side, for which `unified` has the same limit in v2's terms.
-        on_v1(&setting.controller) || !settings.unified.iter().any(|it| same_controller(it, setting))
+        on_v1(&setting.controller) || !settings.v2.iter().any(|it| same_controller(it, setting))
     });
-    let unified =
-        settings.unified.iter().filter(|setting| dirs.legacy.is_empty() || !on_v1(v1_name(&setting.controller)));
-    let all = legacy.map(|it| (it, Side::Legacy)).chain(unified.map(|it| (it, Side::Unified)));
+    let v2 = settings.v2.iter().filter(|setting| dirs.v1.is_empty() || !on_v1(v1_name(&setting.controller)));
+    let all = v1.map(|it| (it, Side::V1)).chain(v2.map(|it| (it, Side::V2)));
     for (setting, side) in all {
         match writer.one(setting, side) {
             Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::EBUSY | Errno::ERANGE) => {
@@ -99,8 +98,8 @@ pub(super) fn write(settings: &Settings, dirs: &Dirs, journal: Option<&mut Journ
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
-    Legacy,
-    Unified,
+    V1,
+    V2,
 }
 
 /// v1's name of a v2 controller.
@@ -108,8 +107,8 @@ fn v1_name(controller: &str) -> &str {
     if controller == "io" { "blkio" } else { controller }
 }
 
-fn same_controller(unified: &Setting, legacy: &Setting) -> bool {
-    v1_name(&unified.controller) == legacy.controller
+fn same_controller(v2: &Setting, v1: &Setting) -> bool {
+    v1_name(&v2.controller) == v1.controller
 }
 
 struct Writer<'a> {
@@ -120,8 +119,8 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn dir(&self, setting: &Setting, side: Side) -> Option<&Dir> {
         match side {
-            Side::Legacy => self.dirs.legacy(&setting.controller),
-            Side::Unified => self.dirs.unified.as_ref(),
+            Side::V1 => self.dirs.v1(&setting.controller),
+            Side::V2 => self.dirs.v2.as_ref(),
         }
     }
 
@@ -160,7 +159,7 @@ impl Writer<'_> {
         let host = Dir::open(&Path::new("/sys/devices/system").join(kind)).and_then(|dir| dir.read("online"));
         let host = host.ok().and_then(trimmed).unwrap_or_else(|| "0".to_owned());
         // On v1 the parent's set is the limit; v2 accepts any CPU of the host.
-        let above = self.dir(setting, side).filter(|_| side == Side::Legacy).and_then(|dir| {
+        let above = self.dir(setting, side).filter(|_| side == Side::V1).and_then(|dir| {
             let above = Dir::open(dir.path().parent()?).ok()?;
             trimmed(above.read(&format!("cpuset.{file}")).ok()?)
         });
@@ -177,7 +176,7 @@ impl Writer<'_> {
         match error.errno() {
             Errno::ENOENT => {
                 let known = self.dir(setting, side).is_some_and(|dir| {
-                    side == Side::Legacy
+                    side == Side::V1
                         || *controller == "cgroup"
                         || dir
                             .read("cgroup.controllers")

@@ -47,7 +47,7 @@ pub struct Stats {
     pub rdma: Rdma,
     /// A flag for hosts without v1 hierarchies: all numbers are cgroup2's.
     #[serde(skip)]
-    pub unified: bool,
+    pub is_v2: bool,
 }
 
 /// Usage of RDMA devices, by their names.
@@ -328,9 +328,9 @@ pub struct TouchedPages {
 pub fn read(paths: &BTreeMap<String, PathBuf>) -> Result<Stats> {
     let mut stats = Stats::default();
     if let Some(path) = paths.get("") {
-        stats.unified = paths.len() == 1;
+        stats.is_v2 = paths.len() == 1;
         if let Some(dir) = open(path)? {
-            v2::read(&dir, stats.unified, &mut stats)?;
+            v2::read(&dir, stats.is_v2, &mut stats)?;
         }
     }
     for (controller, path) in paths.iter().filter(|(controller, _)| !controller.is_empty()) {

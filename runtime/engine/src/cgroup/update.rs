@@ -54,7 +54,7 @@ pub(super) fn update(
 /// Replaces the device rules of `old` by those of `new`.
 fn set_devices(old: &CgroupRecord, new: &CgroupRecord, dirs: &Dirs) -> Result<()> {
     match (&old.devices, &new.devices) {
-        (Some(old), Some(new)) if old != new => match (dirs.legacy("devices"), &dirs.unified) {
+        (Some(old), Some(new)) if old != new => match (dirs.v1("devices"), &dirs.v2) {
             (Some(dir), _) => devices::write_lists(dir, Some(old), new),
             (None, Some(dir)) => devices::replace(dir, new),
             (None, None) => Ok(()),
@@ -81,7 +81,7 @@ fn apply(
     settings::write(&change.settings, dirs, Some(journal))?;
     let properties = systemd::properties(&change.touched, record.kind.layout(), change.devices.as_deref());
     let unit = record.unit.as_ref().filter(|_| !properties.is_empty());
-    if let (Some(unit), Some(dir)) = (unit, dirs.legacy("devices")) {
+    if let (Some(unit), Some(dir)) = (unit, dirs.v1("devices")) {
         return change_unit_on_v1(unit, &properties, change, (record, dirs, dir));
     }
     // Devices follow all files, because they are replaced as a whole, which either succeeds or has no effect.
@@ -121,7 +121,7 @@ impl StandsStill {
     /// device.
     fn new(record: &CgroupRecord, dirs: &Dirs) -> Result<StandsStill> {
         let cgroup = Cgroup::from_record(record);
-        if (dirs.legacy("freezer").is_none() && dirs.unified.is_none()) || cgroup.is_frozen()? {
+        if (dirs.v1("freezer").is_none() && dirs.v2.is_none()) || cgroup.is_frozen()? {
             return Ok(StandsStill(None));
         }
         cgroup.freeze()?;
@@ -148,7 +148,7 @@ fn check_usage(new: &LinuxResources, dirs: &Dirs) -> Result<()> {
     let Some(memory) = new.memory().as_ref().filter(|memory| memory.check_before_update() == Some(true)) else {
         return Ok(());
     };
-    let text = match (dirs.legacy("memory"), &dirs.unified) {
+    let text = match (dirs.v1("memory"), &dirs.v2) {
         (Some(dir), _) => dir.read("memory.usage_in_bytes"),
         (None, Some(dir)) => dir.read("memory.current"),
         (None, None) => return Ok(()),

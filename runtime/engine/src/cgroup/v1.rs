@@ -28,7 +28,7 @@ pub(super) struct Made {
     /// The directories' inode numbers.
     pub inodes: BTreeMap<PathBuf, u64>,
     /// The open cgroup2 directory.
-    pub unified: Option<Dir>,
+    pub v2: Option<Dir>,
 }
 
 /// Creates the directories and writes the limits into them. A directory may exist with `first` in it, which systemd
@@ -50,21 +50,21 @@ pub(super) fn create(
             paths.insert(controller.clone(), dir.path().to_owned());
         }
         if hierarchy.controllers.iter().all(String::is_empty) {
-            dirs.unified = Some(dir);
+            dirs.v2 = Some(dir);
         } else {
-            dirs.legacy.push((hierarchy.controllers.clone(), dir));
+            dirs.v1.push((hierarchy.controllers.clone(), dir));
         }
     }
     settings::write(settings, &dirs, None)?;
     if let Some(rules) = rules {
-        match (dirs.legacy("devices"), &dirs.unified) {
+        match (dirs.v1("devices"), &dirs.v2) {
             (Some(dir), _) => devices::write_lists(dir, None, rules)?,
             (None, Some(dir)) => devices::attach(dir, rules)?,
             (None, None) => {}
         }
     }
     unwind.keep();
-    Ok(Made { paths, inodes, unified: dirs.unified })
+    Ok(Made { paths, inodes, v2: dirs.v2 })
 }
 
 fn make(
@@ -79,7 +79,7 @@ fn make(
     if hierarchy.controllers.iter().all(String::is_empty) {
         let dir = v2::make(root, &full, first, unwind)?;
         let here = place_controllers(&dir)?;
-        let mut wanted: Vec<String> = settings.unified.iter().map(|it| it.controller.to_string()).collect();
+        let mut wanted: Vec<String> = settings.v2.iter().map(|it| it.controller.to_string()).collect();
         wanted.dedup();
         wanted.retain(|it| !here.iter().any(|here| here == it));
         if !wanted.is_empty() {

@@ -16,7 +16,7 @@ use brig_sys::SysResult;
 
 /// Creates the directory and applies the plan to it. A failure leaves nothing behind.
 pub(super) fn create(path: &CgroupPath, plan: &CgroupPlan) -> Result<Dir> {
-    let (root, full) = (Path::new(ROOT), place::unified(path)?);
+    let (root, full) = (Path::new(ROOT), place::v2_path(path)?);
     let mut unwind = Unwind::default();
     let dir = make(root, &full, None, &mut unwind)?;
     enable(root, &dir)?;
@@ -25,9 +25,9 @@ pub(super) fn create(path: &CgroupPath, plan: &CgroupPlan) -> Result<Dir> {
 
 /// Applies limits, device program and owner to an existing directory.
 pub(super) fn fill(dir: Dir, plan: &CgroupPlan) -> Result<Dir> {
-    let mut dirs = Dirs { unified: Some(dir), legacy: Vec::new() };
+    let mut dirs = Dirs { v2: Some(dir), v1: Vec::new() };
     settings::write(&plan.settings, &dirs, None)?;
-    let Some(dir) = dirs.unified.take() else { return Err(Error::other("the cgroup's directory is gone")) };
+    let Some(dir) = dirs.v2.take() else { return Err(Error::other("the cgroup's directory is gone")) };
     if let Some(rules) = &plan.devices {
         devices::attach(&dir, rules)?;
     }

@@ -34,13 +34,11 @@ pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<Owne
             let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
             place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
         }
-        CgroupMounts::Unified { mountpoint, own } => {
+        CgroupMounts::V2 { mountpoint, own } => {
             let source = if plan.cgroup_namespace { own } else { mountpoint };
-            Mounting { root, plan, op, flags: op.flags | readonly }.unified(target, source)
+            Mounting { root, plan, op, flags: op.flags | readonly }.v2(target, source)
         }
-        CgroupMounts::Hierarchies(list) => {
-            Mounting { root, plan, op, flags: FLAGS | readonly }.hierarchies(target, list)
-        }
+        CgroupMounts::V1(list) => Mounting { root, plan, op, flags: FLAGS | readonly }.hierarchies(target, list),
     }
 }
 
@@ -56,7 +54,7 @@ struct Mounting<'a> {
 
 impl Mounting<'_> {
     /// The v2 hierarchy: a new mount, or a bind mount of `source`.
-    fn unified(&self, target: OwnedFd, source: &Path) -> Result<OwnedFd> {
+    fn v2(&self, target: OwnedFd, source: &Path) -> Result<OwnedFd> {
         let Mounting { root, plan, op, flags } = *self;
         if plan.cgroup_namespace {
             match filesystem(op, "cgroup2", flags).mount(mount::attributes(flags)) {

@@ -132,7 +132,7 @@ mod tests {
     fn found(path: &str) -> Vec<NamespaceKind> {
         let config = format!(r#"{{"linux":{{"namespaces":[{{"type":"network","path":"{path}"}},{{"type":"pid"}}]}}}}"#);
         let (spec, _) = brig_plan::config::parse(config.as_bytes()).unwrap();
-        let mut host = Host::of_root(CgroupLayout::Unified);
+        let mut host = Host::of_root(CgroupLayout::V2);
         Joined::open(&spec, &mut host).unwrap();
         host.own_namespaces
     }

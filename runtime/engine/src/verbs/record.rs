@@ -160,11 +160,11 @@ pub(super) fn cgroup_mounts(cgroup: &Cgroup) -> Result<CgroupMounts> {
     let paths = &cgroup.places()?;
     Ok(match cgroup.record().kind {
         CgroupKind::None => CgroupMounts::None,
-        CgroupKind::Unified => match paths.get("") {
-            Some(own) => CgroupMounts::Unified { mountpoint: "/sys/fs/cgroup".into(), own: own.clone() },
+        CgroupKind::V2 => match paths.get("") {
+            Some(own) => CgroupMounts::V2 { mountpoint: "/sys/fs/cgroup".into(), own: own.clone() },
             None => CgroupMounts::None,
         },
-        CgroupKind::Legacy | CgroupKind::Hybrid => {
+        CgroupKind::V1 | CgroupKind::Hybrid => {
             let hierarchy = |(controller, own): (&String, &PathBuf)| CgroupHierarchy {
                 name: hierarchy_name(controller, own),
                 options: match controller.strip_prefix("name=") {
@@ -179,7 +179,7 @@ pub(super) fn cgroup_mounts(cgroup: &Cgroup) -> Result<CgroupMounts> {
             // Controllers of one hierarchy share a directory.
             list.sort_by(|a, b| a.own.cmp(&b.own));
             list.dedup_by(|a, b| a.own == b.own);
-            CgroupMounts::Hierarchies(list)
+            CgroupMounts::V1(list)
         }
     })
 }

@@ -8,19 +8,19 @@ use super::{Absent, CgroupLayout, Findings, v1, v2};
 
 /// Denies what the layout cannot give or the kernel would refuse; warns of what is passed over.
 pub(super) fn resources(resources: &LinuxResources, layout: CgroupLayout, findings: &mut Findings) {
-    let legacy = layout.has_v1();
+    let v1 = layout.has_v1();
     if layout == CgroupLayout::None {
         without_cgroup(resources, findings);
         return;
     }
     if let Some(memory) = resources.memory() {
-        self::memory(memory, legacy, findings);
+        self::memory(memory, v1, findings);
     }
     if let Some(cpu) = resources.cpu() {
-        self::cpu(cpu, legacy, findings);
+        self::cpu(cpu, v1, findings);
     }
     if let Some(block) = resources.block_io() {
-        self::block_io(block, legacy, findings);
+        self::block_io(block, v1, findings);
     }
     for (index, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
         let size = limit.page_size();
@@ -41,10 +41,10 @@ pub(super) fn resources(resources: &LinuxResources, layout: CgroupLayout, findin
         }
     }
     let network = resources.network().as_ref();
-    if !legacy && network.is_some_and(|it| it.class_id().is_some() || it.priorities().is_some()) {
+    if !v1 && network.is_some_and(|it| it.class_id().is_some() || it.priorities().is_some()) {
         findings.warn("linux.resources.network is ignored: cgroup v2 has no net_cls and no net_prio controller");
     }
-    self::unified(resources, legacy, findings);
+    self::unified(resources, v1, findings);
 }
 
 fn without_cgroup(resources: &LinuxResources, findings: &mut Findings) {
@@ -64,7 +64,7 @@ fn without_cgroup(resources: &LinuxResources, findings: &mut Findings) {
     }
 }
 
-fn memory(memory: &LinuxMemory, legacy: bool, findings: &mut Findings) {
+fn memory(memory: &LinuxMemory, v1: bool, findings: &mut Findings) {
     let path = |name: &str| format!("linux.resources.memory.{name}");
     let (limit, swap) = (memory.limit().unwrap_or(0), memory.swap().unwrap_or(0));
     for (name, value) in [("limit", limit), ("swap", swap), ("reservation", memory.reservation().unwrap_or(0))] {
@@ -72,7 +72,7 @@ fn memory(memory: &LinuxMemory, legacy: bool, findings: &mut Findings) {
             findings.deny(path(name), format!("{value} bytes is no limit"), "write -1 to have no limit");
         }
     }
-    if swap > 0 && limit == 0 && !legacy {
+    if swap > 0 && limit == 0 && !v1 {
         findings.deny(
             path("swap"),
             "unable to set swap limit without memory limit: swap counts memory and swap together",
@@ -89,10 +89,10 @@ fn memory(memory: &LinuxMemory, legacy: bool, findings: &mut Findings) {
     if memory.kernel().is_some() {
         findings.warn("linux.resources.memory.kernel is ignored: Linux takes no such limit since 5.16");
     }
-    if memory.kernel_tcp().is_some() && !legacy {
+    if memory.kernel_tcp().is_some() && !v1 {
         findings.warn("linux.resources.memory.kernelTCP is ignored: cgroup v2 counts it as memory");
     }
-    if memory.disable_oom_killer() == Some(true) && !legacy {
+    if memory.disable_oom_killer() == Some(true) && !v1 {
         findings.deny(
             path("disableOOMKiller"),
             "cgroup v2 cannot disable the OOM killer",
@@ -100,10 +100,10 @@ fn memory(memory: &LinuxMemory, legacy: bool, findings: &mut Findings) {
         );
     }
     match memory.swappiness() {
-        Some(value) if legacy && value > 100 => {
+        Some(value) if v1 && value > 100 => {
             findings.deny(path("swappiness"), format!("{value} is above 100"), "the range is 0 to 100");
         }
-        Some(_) if !legacy => {
+        Some(_) if !v1 => {
             // config-linux.md, Unified: what cannot be converted to v2 is an error.
             findings.deny(path("swappiness"), "cgroup v2 has no swappiness", "leave it out, or set memory.swap");
         }
@@ -111,20 +111,20 @@ fn memory(memory: &LinuxMemory, legacy: bool, findings: &mut Findings) {
     }
 }
 
-fn cpu(cpu: &LinuxCpu, legacy: bool, findings: &mut Findings) {
+fn cpu(cpu: &LinuxCpu, v1: bool, findings: &mut Findings) {
     let path = |name: &str| format!("linux.resources.cpu.{name}");
     let realtime = [
         ("realtimeRuntime", cpu.realtime_runtime().is_some_and(|value| value != 0)),
         ("realtimePeriod", cpu.realtime_period().is_some_and(|value| value != 0)),
     ];
-    for (name, _) in realtime.iter().filter(|(_, asked)| *asked && !legacy) {
+    for (name, _) in realtime.iter().filter(|(_, asked)| *asked && !v1) {
         findings.deny(path(name), "cgroup v2 has no realtime bandwidth", "leave it out");
     }
     match cpu.shares() {
-        Some(1) if legacy => {
+        Some(1) if v1 => {
             findings.deny(path("shares"), "the minimum allowed cpu-shares is 2", "");
         }
-        Some(shares) if legacy && shares > 262_144 => {
+        Some(shares) if v1 && shares > 262_144 => {
             findings.deny(path("shares"), "the maximum allowed cpu-shares is 262144", "");
         }
         _ => {}
@@ -147,7 +147,7 @@ fn cpu(cpu: &LinuxCpu, legacy: bool, findings: &mut Findings) {
     }
 }
 
-fn block_io(block: &LinuxBlockIo, legacy: bool, findings: &mut Findings) {
+fn block_io(block: &LinuxBlockIo, v1: bool, findings: &mut Findings) {
     let path = |name: &str| format!("linux.resources.blockIO.{name}");
     let mut weight = |name: String, value: Option<u16>| {
         if value.is_some_and(|value| value != 0 && !(10..=1000).contains(&value)) {
@@ -162,7 +162,7 @@ fn block_io(block: &LinuxBlockIo, legacy: bool, findings: &mut Findings) {
     }
     let leaf = block.leaf_weight().is_some_and(|weight| weight != 0)
         || block.weight_device().iter().flatten().any(|device| device.leaf_weight().is_some_and(|it| it != 0));
-    if leaf && !legacy {
+    if leaf && !v1 {
         findings.warn("linux.resources.blockIO.leafWeight is ignored: cgroup v2 has no leaf weights");
     }
     let mut numbers = |name: &str, index: usize, major: i64, minor: i64| {
@@ -190,9 +190,9 @@ fn block_io(block: &LinuxBlockIo, legacy: bool, findings: &mut Findings) {
     }
 }
 
-fn unified(resources: &LinuxResources, legacy: bool, findings: &mut Findings) {
+fn unified(resources: &LinuxResources, v1: bool, findings: &mut Findings) {
     let Some(files) = resources.unified().as_ref().filter(|files| !files.is_empty()) else { return };
-    if legacy {
+    if v1 {
         findings.deny(
             "linux.resources.unified",
             "the files of cgroup v2 cannot be set on a host with v1 hierarchies",

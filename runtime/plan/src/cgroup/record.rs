@@ -16,11 +16,12 @@ pub enum CgroupKind {
     /// There is none: the container is in the cgroup of whoever made it.
     #[default]
     None,
-    /// A directory of cgroup2. Records of brig 0.1 call a scope's there `systemd`.
-    #[serde(alias = "systemd")]
-    Unified,
-    /// Directories of v1 hierarchies.
-    Legacy,
+    /// A directory of cgroup2. The record keeps the value of brig 0.1, which calls a scope's `systemd`.
+    #[serde(rename = "unified", alias = "systemd")]
+    V2,
+    /// Directories of v1 hierarchies. The record keeps the value of brig 0.1.
+    #[serde(rename = "legacy")]
+    V1,
     /// Directories of v1 hierarchies, and one of cgroup2.
     Hybrid,
 }
@@ -29,8 +30,8 @@ impl From<CgroupLayout> for CgroupKind {
     fn from(layout: CgroupLayout) -> CgroupKind {
         match layout {
             CgroupLayout::None => CgroupKind::None,
-            CgroupLayout::Unified => CgroupKind::Unified,
-            CgroupLayout::Legacy => CgroupKind::Legacy,
+            CgroupLayout::V2 => CgroupKind::V2,
+            CgroupLayout::V1 => CgroupKind::V1,
             CgroupLayout::Hybrid => CgroupKind::Hybrid,
         }
     }
@@ -41,8 +42,8 @@ impl CgroupKind {
     pub fn layout(self) -> CgroupLayout {
         match self {
             CgroupKind::None => CgroupLayout::None,
-            CgroupKind::Unified => CgroupLayout::Unified,
-            CgroupKind::Legacy => CgroupLayout::Legacy,
+            CgroupKind::V2 => CgroupLayout::V2,
+            CgroupKind::V1 => CgroupLayout::V1,
             CgroupKind::Hybrid => CgroupLayout::Hybrid,
         }
     }
@@ -94,7 +95,7 @@ mod tests {
         let json = r#"{"kind": "systemd", "paths": {"": "/sys/fs/cgroup/system.slice/p-n.scope"}, "resources": {},
                        "unit": {"unit": "p-n.scope", "slice": "system.slice", "user": false}}"#;
         let record: CgroupRecord = serde_json::from_str(json).unwrap();
-        assert_eq!((record.kind, record.kind.layout()), (CgroupKind::Unified, CgroupLayout::Unified));
+        assert_eq!((record.kind, record.kind.layout()), (CgroupKind::V2, CgroupLayout::V2));
         assert!(record.unit.is_some());
     }
 }

@@ -229,10 +229,10 @@ fn limit(value: i64) -> Value {
 ///
 /// A value that systemd cannot hold is left out; the file has it all the same.
 pub fn limits(resources: &LinuxResources, layout: CgroupLayout) -> Vec<Property> {
-    if layout.has_v1() { legacy_limits(resources) } else { unified_limits(resources) }
+    if layout.has_v1() { v1_limits(resources) } else { v2_limits(resources) }
 }
 
-fn unified_limits(resources: &LinuxResources) -> Vec<Property> {
+fn v2_limits(resources: &LinuxResources) -> Vec<Property> {
     let mut list = Vec::new();
     if let Some(memory) = resources.memory() {
         let asked = |value: Option<i64>| value.filter(|&value| value != 0);
@@ -258,7 +258,7 @@ fn unified_limits(resources: &LinuxResources) -> Vec<Property> {
 
 /// With the names that systemd has for v1's files. The cpuset of v1 is none of systemd's (systemd.resource-control(5)):
 /// its properties only show what the file holds.
-fn legacy_limits(resources: &LinuxResources) -> Vec<Property> {
+fn v1_limits(resources: &LinuxResources) -> Vec<Property> {
     let mut list = Vec::new();
     if let Some(bytes) = resources.memory().as_ref().and_then(LinuxMemory::limit).filter(|&bytes| bytes != 0) {
         list.push(Property::new("MemoryLimit", limit(bytes)));

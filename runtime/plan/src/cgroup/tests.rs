@@ -42,10 +42,10 @@ fn everything() -> Json {
 fn files_of_cgroup2() {
     let mut wishes = everything();
     wishes["unified"] = json!({"memory.high": "900", "io.max": "8:0 rbps=1\n8:16 rbps=2\n"});
-    let (plan, findings) = plan(Some("/x"), wishes, CgroupLayout::Unified);
+    let (plan, findings) = plan(Some("/x"), wishes, CgroupLayout::V2);
     assert_eq!(findings.violations, vec![]);
     assert_eq!(
-        files(&plan.settings.unified),
+        files(&plan.settings.v2),
         [
             ("pids.max", "7"),
             ("memory.swap.max", "2000"),
@@ -68,7 +68,7 @@ fn files_of_cgroup2() {
             ("memory.high", "900"),
         ]
     );
-    let Absent::Instead(other) = &plan.settings.unified[4].absent else { panic!("io.weight is the other way") };
+    let Absent::Instead(other) = &plan.settings.v2[4].absent else { panic!("io.weight is the other way") };
     assert_eq!((&*other.file, other.value.as_str()), ("io.weight", "910"));
 }
 
@@ -80,10 +80,10 @@ fn files_of_v1() {
     wishes["memory"]["disableOOMKiller"] = json!(true);
     wishes["cpu"]["realtimeRuntime"] = json!(9000);
     wishes["network"] = json!({"classID": 5, "priorities": [{"name": "lo", "priority": 3}]});
-    let (plan, findings) = plan(Some("/x"), wishes, CgroupLayout::Legacy);
+    let (plan, findings) = plan(Some("/x"), wishes, CgroupLayout::V1);
     assert_eq!(findings.violations, vec![]);
     assert_eq!(
-        files(&plan.settings.legacy),
+        files(&plan.settings.v1),
         [
             ("cpu.rt_runtime_us", "9000"),
             ("cpu.shares", "2048"),
@@ -109,7 +109,7 @@ fn files_of_v1() {
             ("rdma.max", "mlx5_1 hca_handle=3 hca_object=10000"),
         ]
     );
-    assert_eq!(plan.settings.unified, vec![]);
+    assert_eq!(plan.settings.v2, vec![]);
 }
 
 #[test]
@@ -137,18 +137,18 @@ fn shares_and_weights_agree_at_both_ends_and_at_the_default() {
 #[test]
 fn what_cannot_be_honoured_is_named() {
     for (wishes, layout, paths) in [
-        (json!({"memory": {"swap": 5}}), CgroupLayout::Unified, vec!["linux.resources.memory.swap"]),
-        (json!({"memory": {"limit": 9, "swap": 5}}), CgroupLayout::Legacy, vec!["linux.resources.memory.swap"]),
+        (json!({"memory": {"swap": 5}}), CgroupLayout::V2, vec!["linux.resources.memory.swap"]),
+        (json!({"memory": {"limit": 9, "swap": 5}}), CgroupLayout::V1, vec!["linux.resources.memory.swap"]),
         (
             json!({"memory": {"disableOOMKiller": true}}),
-            CgroupLayout::Unified,
+            CgroupLayout::V2,
             vec!["linux.resources.memory.disableOOMKiller"],
         ),
         (json!({"memory": {"swappiness": 101}}), CgroupLayout::Hybrid, vec!["linux.resources.memory.swappiness"]),
-        (json!({"memory": {"swappiness": 5}}), CgroupLayout::Unified, vec!["linux.resources.memory.swappiness"]),
+        (json!({"memory": {"swappiness": 5}}), CgroupLayout::V2, vec!["linux.resources.memory.swappiness"]),
         (
             json!({"cpu": {"realtimeRuntime": 5, "realtimePeriod": 6, "idle": 2}}),
-            CgroupLayout::Unified,
+            CgroupLayout::V2,
             vec![
                 "linux.resources.cpu.realtimeRuntime",
                 "linux.resources.cpu.realtimePeriod",
@@ -157,18 +157,18 @@ fn what_cannot_be_honoured_is_named() {
         ),
         (
             json!({"cpu": {"shares": 1, "cpus": "0;1"}}),
-            CgroupLayout::Legacy,
+            CgroupLayout::V1,
             vec!["linux.resources.cpu.shares", "linux.resources.cpu.cpus"],
         ),
-        (json!({"blockIO": {"weight": 5}}), CgroupLayout::Unified, vec!["linux.resources.blockIO.weight"]),
+        (json!({"blockIO": {"weight": 5}}), CgroupLayout::V2, vec!["linux.resources.blockIO.weight"]),
         (
             json!({"hugepageLimits": [{"pageSize": "2m", "limit": -1}]}),
-            CgroupLayout::Unified,
+            CgroupLayout::V2,
             vec!["linux.resources.hugepageLimits[0].pageSize", "linux.resources.hugepageLimits[0].limit"],
         ),
         (
             json!({"unified": {"a/b.c": "1", "memory": "1", "cgroup.procs": "1"}}),
-            CgroupLayout::Unified,
+            CgroupLayout::V2,
             vec![
                 "linux.resources.unified[\"a/b.c\"]",
                 "linux.resources.unified[\"cgroup.procs\"]",
@@ -191,17 +191,17 @@ fn what_cannot_be_honoured_is_named() {
 #[test]
 fn what_runtimes_ignore_is_a_warning() {
     let wishes = json!({"memory": {"kernel": 1}, "network": {"classID": 5}});
-    let (_, findings) = plan(None, wishes, CgroupLayout::Unified);
+    let (_, findings) = plan(None, wishes, CgroupLayout::V2);
     assert_eq!((findings.violations.len(), findings.warnings.len()), (0, 2));
 }
 
 #[test]
 fn no_path_is_the_id_below_the_callers_cgroup() {
-    let (plan_of_none, _) = plan(None, json!({}), CgroupLayout::Unified);
-    assert_eq!(plan_of_none.placement, Placement::Unified(CgroupPath { base: Base::Own, path: "abc".into() }));
+    let (plan_of_none, _) = plan(None, json!({}), CgroupLayout::V2);
+    assert_eq!(plan_of_none.placement, Placement::V2(CgroupPath { base: Base::Own, path: "abc".into() }));
     let (plan, _) = plan(Some("/docker/../x//y"), json!({}), CgroupLayout::Hybrid);
     let path = CgroupPath { base: Base::Root, path: "x/y".into() };
-    assert_eq!(plan.placement, Placement::Legacy { path, hybrid: true });
+    assert_eq!(plan.placement, Placement::V1 { path, hybrid: true });
 }
 
 #[test]
@@ -209,10 +209,10 @@ fn an_update_names_what_shares_a_file() {
     let old = resources(everything());
     let new = resources(json!({"cpu": {"period": 50_000}, "memory": {"limit": 2000}}));
     let mut findings = Findings::default();
-    let change = change(&old, &new, CgroupLayout::Unified, &mut findings);
+    let change = change(&old, &new, CgroupLayout::V2, &mut findings);
     assert_eq!(findings.violations, vec![]);
     assert_eq!(
-        files(&change.settings.unified),
+        files(&change.settings.v2),
         [("memory.swap.max", "1000"), ("memory.max", "2000"), ("cpu.max", "5000 50000")]
     );
     assert_eq!(change.devices, None);
@@ -225,14 +225,14 @@ fn an_update_to_zero_names_no_limit() {
     let old = resources(everything());
     let zeros =
         resources(json!({"memory": {"limit": 0, "swap": 0, "reservation": 0}, "cpu": {"quota": 0, "period": 0}}));
-    for kind in [CgroupLayout::Unified, CgroupLayout::Legacy, CgroupLayout::Hybrid] {
+    for kind in [CgroupLayout::V2, CgroupLayout::V1, CgroupLayout::Hybrid] {
         let mut findings = Findings::default();
         let change = change(&old, &zeros, kind, &mut findings);
         assert_eq!((findings.violations, change.resources), (vec![], old.clone()));
     }
     let lifted = resources(json!({"memory": {"limit": -1, "swap": 0}}));
-    let change = change(&old, &lifted, CgroupLayout::Unified, &mut Findings::default());
-    assert_eq!(files(&change.settings.unified), [("memory.swap.max", "max"), ("memory.max", "max")]);
+    let change = change(&old, &lifted, CgroupLayout::V2, &mut Findings::default());
+    assert_eq!(files(&change.settings.v2), [("memory.swap.max", "max"), ("memory.max", "max")]);
 }
 
 #[test]
@@ -251,8 +251,8 @@ fn a_pids_limit_of_zero_is_none_before_version_1_3() {
         settle_zero_pids(&mut settled, version);
         assert_eq!(settled.pids().map(|pids| pids.limit()), Some(limit), "{version}");
     }
-    let (plan, _) = plan(None, json!({"pids": {"limit": 0}}), CgroupLayout::Unified);
-    assert_eq!(files(&plan.settings.unified), [("pids.max", "max")]);
+    let (plan, _) = plan(None, json!({"pids": {"limit": 0}}), CgroupLayout::V2);
+    assert_eq!(files(&plan.settings.v2), [("pids.max", "max")]);
 }
 
 #[test]
@@ -290,8 +290,8 @@ fn an_update_changes_one_device_of_many() {
     let device = |minor: i64, rate: u64| json!({"major": 8, "minor": minor, "rate": rate});
     let old = resources(json!({"blockIO": {"throttleReadBpsDevice": [device(0, 1), device(16, 2)]}}));
     let new = resources(json!({"blockIO": {"throttleReadBpsDevice": [device(16, 9)]}}));
-    let change = change(&old, &new, CgroupLayout::Legacy, &mut Findings::default());
-    assert_eq!(files(&change.settings.legacy), [("blkio.throttle.read_bps_device", "8:16 9")]);
+    let change = change(&old, &new, CgroupLayout::V1, &mut Findings::default());
+    assert_eq!(files(&change.settings.v1), [("blkio.throttle.read_bps_device", "8:16 9")]);
     let merged = change.resources.block_io().clone().expect("block");
     let rates: Vec<(i64, u64)> =
         merged.throttle_read_bps_device().iter().flatten().map(|device| (device.minor(), device.rate())).collect();
@@ -311,8 +311,7 @@ fn a_container_that_may_write_to_its_own_cgroup_owns_it() {
             },
         }))
         .expect("a configuration");
-        build(&spec, "abc", CgroupManager::Cgroupfs, &Host::of_root(CgroupLayout::Unified), &mut Findings::default())
-            .owner
+        build(&spec, "abc", CgroupManager::Cgroupfs, &Host::of_root(CgroupLayout::V2), &mut Findings::default()).owner
     };
     let both = json!([{"type": "cgroup"}, {"type": "user"}]);
     assert_eq!(owner_of(both.clone(), json!(["nosuid"]), 0), Some(100_000));
@@ -337,7 +336,7 @@ proptest! {
     #[test]
     fn an_update_with_nothing_changes_nothing(limit in 1i64..1000, quota in 1i64..1000) {
         let old = resources(json!({"memory": {"limit": limit}, "cpu": {"quota": quota}, "pids": {"limit": limit}}));
-        let change = change(&old, &LinuxResources::default(), CgroupLayout::Unified, &mut Findings::default());
+        let change = change(&old, &LinuxResources::default(), CgroupLayout::V2, &mut Findings::default());
         prop_assert_eq!(change.settings, Settings::default());
         prop_assert_eq!(change.resources, old);
     }

@@ -7,7 +7,7 @@ use crate::host::CgroupLayout;
 use serde_json::{Value, json};
 
 fn host() -> Host {
-    Host::of_root(CgroupLayout::Unified)
+    Host::of_root(CgroupLayout::V2)
 }
 
 /// A valid configuration with every namespace, changed at one place (a JSON pointer).

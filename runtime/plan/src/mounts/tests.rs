@@ -5,7 +5,7 @@ use crate::host::CgroupLayout;
 use proptest::prelude::*;
 
 pub(crate) fn host() -> Host {
-    Host::of_root(CgroupLayout::Unified)
+    Host::of_root(CgroupLayout::V2)
 }
 
 pub(crate) fn build_json(json: &str, options: &MountOptions, host: &Host) -> (RootfsPlan, Findings) {

@@ -6,7 +6,7 @@ use crate::Finished;
 use crate::host::CgroupLayout;
 
 fn unit_of(path: &str, annotations: Json) -> (Option<Finished<UnitPlan>>, Vec<String>) {
-    unit_on(&Host::of_root(CgroupLayout::Unified), path, annotations)
+    unit_on(&Host::of_root(CgroupLayout::V2), path, annotations)
 }
 
 fn unit_on(host: &Host, path: &str, annotations: Json) -> (Option<Finished<UnitPlan>>, Vec<String>) {
@@ -24,7 +24,7 @@ fn unit_on(host: &Host, path: &str, annotations: Json) -> (Option<Finished<UnitP
 }
 
 fn limits_of(json: Json) -> Vec<(String, Value)> {
-    limits_on(CgroupLayout::Unified, json)
+    limits_on(CgroupLayout::V2, json)
 }
 
 fn limits_on(layout: CgroupLayout, json: Json) -> Vec<(String, Value)> {
@@ -136,7 +136,7 @@ fn limits_have_the_names_of_v1_where_its_hierarchies_are() {
         ("BlockIOWeight", Value::U64(100)),
         ("TasksMax", Value::U64(1)),
     ];
-    for layout in [CgroupLayout::Legacy, CgroupLayout::Hybrid] {
+    for layout in [CgroupLayout::V1, CgroupLayout::Hybrid] {
         assert_eq!(limits_on(layout, wishes.clone()), expected.clone().map(|(name, value)| (name.to_owned(), value)));
         let none = limits_on(layout, json!({"memory": {"limit": -1}, "pids": {"limit": -1}, "cpu": {"quota": -1}}));
         assert!(none.iter().all(|(_, value)| *value == Value::U64(u64::MAX)) && none.len() == 3, "{none:?}");
@@ -150,7 +150,7 @@ fn limits_have_the_names_of_v1_where_its_hierarchies_are() {
 
 #[test]
 fn on_v1_a_scope_accounts_block_devices_by_their_v1_name_and_is_root_s_alone() {
-    for layout in [CgroupLayout::Legacy, CgroupLayout::Hybrid] {
+    for layout in [CgroupLayout::V1, CgroupLayout::Hybrid] {
         let root = Host::of_root(layout);
         let unit = unit_on(&root, "a.slice:p:n", json!({})).0.expect("a unit");
         assert_eq!((unit.layout, unit.place().as_os_str()), (layout, "a.slice/p-n.scope".as_ref()));
@@ -173,13 +173,13 @@ fn a_scope_on_v1_hierarchies_writes_their_files() {
         let plan = build(&spec, "n", CgroupManager::Systemd, &Host::of_root(layout), &mut Findings::default());
         let names =
             |settings: &[super::super::Setting]| settings.iter().map(|it| it.file.to_string()).collect::<Vec<_>>();
-        (names(&plan.settings.legacy), names(&plan.settings.unified))
+        (names(&plan.settings.v1), names(&plan.settings.v2))
     };
     let v1 = ["memory.limit_in_bytes", "pids.max"].map(str::to_owned).to_vec();
-    assert_eq!(files(CgroupLayout::Legacy), (v1.clone(), vec![]));
-    let (legacy, unified) = files(CgroupLayout::Hybrid);
-    assert_eq!(legacy, v1);
-    assert!(unified.contains(&"memory.max".to_owned()), "a controller may be on that side: {unified:?}");
+    assert_eq!(files(CgroupLayout::V1), (v1.clone(), vec![]));
+    let (on_v1, on_v2) = files(CgroupLayout::Hybrid);
+    assert_eq!(on_v1, v1);
+    assert!(on_v2.contains(&"memory.max".to_owned()), "a controller may be on that side: {on_v2:?}");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn device_properties_are_never_narrower_than_the_rules() {
     let rule = |allow, kind, major, minor| DeviceRule { allow, kind, major, minor, access: 7 };
     let deny = rule(false, DeviceKind::All, None, None);
     let policy = |rules: &[DeviceRule]| {
-        let list = device_properties(rules, CgroupLayout::Unified);
+        let list = device_properties(rules, CgroupLayout::V2);
         let policy = list.iter().find(|property| property.name == "DevicePolicy").map(|it| it.value.clone());
         let allow = list.iter().rev().find(|property| property.name == "DeviceAllow").map(|it| it.value.clone());
         (policy.expect("a policy"), allow.expect("a list"))
@@ -208,7 +208,7 @@ fn device_properties_are_never_narrower_than_the_rules() {
     let all_but_one = [rule(true, DeviceKind::All, None, None), rule(false, DeviceKind::Char, Some(1), Some(3))];
     assert_eq!(policy(&all_but_one).0, Value::text("auto"));
     // A unit of v1 has to have a list, lest systemd move its processes out of its devices cgroup.
-    let on_v1 = device_properties(&all_but_one, CgroupLayout::Legacy);
+    let on_v1 = device_properties(&all_but_one, CgroupLayout::V1);
     let all = vec![pair("char-*"), pair("block-*")];
     assert_eq!(
         on_v1[1..].iter().map(|it| it.value.clone()).collect::<Vec<_>>(),
