@@ -172,7 +172,7 @@ fn pipes_are_those_of_the_restore_and_the_exit_code_is_waited_for() {
     let mut first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::piped()).spawn().unwrap();
     goes_on(&bundle);
     checkpoint(&bundle, "images", &[]);
-    assert_eq!(first.wait().unwrap().code(), Some(137), "whoever waited for it sees it killed");
+    assert_eq!(first.wait().unwrap().code(), Some(137), "the process that waits for it sees SIGKILL");
     let saved = count(&bundle);
     let images = images(&bundle, "images");
     let mut command = bundle.command(&["restore", "-b", path, "--image-path", &images, &bundle.id]);

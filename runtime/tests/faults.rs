@@ -196,7 +196,8 @@ fn create_into_a_shared_pid_namespace_unwinds_after_the_death_of_either_stage() 
         bundle.write();
         bundle
     };
-    let steps = ["join", "root", "enter", "children_namespace", "second_stage", "sibling_made", "lookup", "ready"];
+    let steps =
+        ["join", "root", "enter", "children_namespace", "late_second_stage", "second_stage_created", "lookup", "ready"];
     for step in steps.iter().chain(PARENT_STEPS) {
         let bundle = shared();
         kill_parent(&bundle, &["create", "-b", bundle.path().to_str().unwrap(), &bundle.id], step);
@@ -250,7 +251,7 @@ fn exec_survives_kills_of_parent_and_child_and_the_container_keeps_running() {
 fn exec_fails_when_its_first_stage_is_killed_before_it_reports_the_second() {
     let bundle = bundle();
     bundle.start();
-    let mut parent = stopped(&bundle, &["exec", &bundle.id, "sleep", "1000"], "sibling_made");
+    let mut parent = stopped(&bundle, &["exec", &bundle.id, "sleep", "1000"], "second_stage_created");
     // The second-stage init waits for the parent's answer, and is the parent's child as well.
     let stages = children(parent.id());
     assert_eq!(stages.len(), 2, "{stages:?}");

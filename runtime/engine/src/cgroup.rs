@@ -65,7 +65,7 @@ pub struct Cgroup {
 pub enum Frozen {
     /// They are not.
     No,
-    /// By the cgroup's own state; on cgroup v2, which does not tell them apart here, also by one above.
+    /// By the cgroup's own state; on cgroup v2, which does not distinguish them here, also by one above.
     Own,
     /// By a cgroup above alone, on v1.
     Above,
@@ -178,8 +178,8 @@ impl Cgroup {
         match self.record.kind {
             CgroupKind::None | CgroupKind::V2 => Ok(()),
             CgroupKind::V1 | CgroupKind::Hybrid => {
-                let born = self.dir.is_some();
-                v1::attach(self.record.paths.iter().filter(|(name, _)| !(born && name.is_empty())), pid)
+                let has_v2_dir = self.dir.is_some();
+                v1::attach(self.record.paths.iter().filter(|(name, _)| !(has_v2_dir && name.is_empty())), pid)
             }
         }
     }

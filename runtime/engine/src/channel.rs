@@ -91,7 +91,7 @@ impl ParentEnd {
             let (packet, fds) = match socket::receive(self.0.as_fd(), LIMIT) {
                 // A child that died with unread messages resets the connection.
                 Err(error) if error.errno() == nix::errno::Errno::ECONNRESET => return Ok(Event::End),
-                other => other.context("unable to hear from the new process")?,
+                other => other.context("unable to receive from the new process")?,
             };
             if packet.is_empty() {
                 return Ok(Event::End);
@@ -149,29 +149,29 @@ impl InitEnd {
 
     /// Sends a request and waits for its reply.
     pub fn ask<R: Request>(&self, request: &R) -> Result<R::Reply> {
-        self.tell(request, &[])?;
-        self.hear::<R>()
+        self.send(request, &[])?;
+        self.await_reply::<R>()
     }
 
     /// Sends a request and waits for its reply and the descriptor sent with it.
     pub fn ask_for_fd<R: Request>(&self, request: &R) -> Result<(R::Reply, Option<OwnedFd>)> {
-        self.tell(request, &[])?;
+        self.send(request, &[])?;
         self.receive::<R>()
     }
 
     /// Sends a request with descriptors, without waiting: the reply is for another process that shares the channel.
-    pub fn tell<R: Request>(&self, request: &R, fds: &[BorrowedFd]) -> Result<()> {
+    pub fn send<R: Request>(&self, request: &R, fds: &[BorrowedFd]) -> Result<()> {
         let message = FromInit::Request { step: R::STEP, body: encode(request)? };
         socket::send(self.0.as_fd(), &typed(&message)?, fds).context("the parent is gone")
     }
 
     /// Waits for the reply to a request of type `R`.
-    pub fn hear<R: Request>(&self) -> Result<R::Reply> {
+    pub fn await_reply<R: Request>(&self) -> Result<R::Reply> {
         self.receive::<R>().map(|(reply, _)| reply)
     }
 
     fn receive<R: Request>(&self) -> Result<(R::Reply, Option<OwnedFd>)> {
-        let (packet, fds) = socket::receive(self.0.as_fd(), LIMIT).context("unable to hear from the parent")?;
+        let (packet, fds) = socket::receive(self.0.as_fd(), LIMIT).context("unable to receive from the parent")?;
         match packet.split_first() {
             Some((_, reply)) => Ok((decode(reply)?, fds.into_iter().next())),
             None => Err(Error::other("the parent is gone")),
@@ -194,17 +194,17 @@ impl InitEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handshake::{Limits, Mounted, Ready, Recorded, Sibling};
+    use crate::handshake::{Limits, Mounted, Ready, Recorded, SecondStage};
 
     #[test]
     fn a_small_request_is_not_taken_for_an_errno() {
         let (parent, init) = pair().unwrap();
         for pid in [1, 63, 64, 8191, 8192] {
-            init.tell(&Sibling { pid }, &[]).unwrap();
-            let Event::Request(Step::Sibling, body, _) = parent.next(|| Ok(()), |_, _| ()).unwrap() else {
+            init.send(&SecondStage { pid }, &[]).unwrap();
+            let Event::Request(Step::SecondStage, body, _) = parent.next(|| Ok(()), |_, _| ()).unwrap() else {
                 panic!("pid {pid}")
             };
-            assert_eq!(parent.read::<Sibling>(&body).unwrap().pid, pid);
+            assert_eq!(parent.read::<SecondStage>(&body).unwrap().pid, pid);
         }
     }
 

@@ -6,25 +6,25 @@
 //!
 //! ```text
 //! parent                                   init
-//!   clone3 ───────────────────────────────► born
+//!   clone3 ───────────────────────────────► starts
 //!   id maps, cgroup, oom score ── Go ─────► executes the sealed image, reads the plan
-//!                      ◄── Sibling {pid} ── only where a user namespace is joined: stage 1 made the real init, and
-//!   id maps              ── () ───────────► ends; that one waits only where it needs maps
+//!                      ◄── SecondStage {pid} ── only with an early second-stage init: the first-stage init cloned it, and
+//!   id maps              ── () ───────────► exits; the second-stage init waits only where it needs maps
 //!                      ◄── Devices ──────── only with network devices to move
 //!   moves them           ── their addresses ►  sets those, and brings the devices up
 //!                      ◄── Mounted ──────── only with hooks of create
 //!   runs those hooks     ── () ───────────►
-//!                      ◄── Confine ──────── only where that stage may install the seccomp filter
+//!                      ◄── Confine ──────── only where the first-stage init may install the seccomp filter
 //!   whether it can       ── Program ──────►
-//!                      ◄── Sibling {pid} ── only where a pid namespace alone is joined: stage 1, which has stayed
-//!                                           outside, made the real init, and ends
+//!                      ◄── SecondStage {pid} ── only with a late second-stage init: the first-stage init, which stayed
+//!                                           outside the pid namespace, cloned it, and exits
 //!                      ◄── Limits ───────── only where init may not raise its own limits
 //!   prlimit              ── () ───────────►
 //!                      ◄── HostNode ─────── only for a standard stream on a memory device without such a device inside
 //!   opens it read-only   ── the fd ───────►
 //!                      ◄── Streams ──────── only where init may not give the streams to the container's user
 //!   fchown               ── () ───────────►
-//!                      ◄── Ready ────────── all is set up and looked up
+//!                      ◄── Ready ────────── everything is set up, and the program is found
 //!   writes the record    ── Program ──────► waits at the gate; hooks; seccomp; exec
 //!                      ◄── Listening ────── only with a seccomp filter that has a listener: the fd
 //!   hands it to the agent
@@ -32,7 +32,7 @@
 //! ```
 //!
 //! Init may send a log line at any time, or `Failed` as its last message. An end of file before `Ready` means that
-//! init died, and the parent reports the cause.
+//! init exited, and the parent reports the cause.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -56,8 +56,8 @@ pub trait Request: Serialize + DeserializeOwned {
 /// The requests, in their only valid order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Step {
-    /// [`Sibling`]
-    Sibling,
+    /// [`SecondStage`]
+    SecondStage,
     /// [`Devices`]
     Devices,
     /// [`Mounted`]
@@ -79,7 +79,7 @@ pub enum Step {
 /// The first-stage init has cloned the second-stage init. Its pidfd is sent with the packet. The reply goes to the
 /// second-stage init if that is in a new user namespace, whose maps the parent writes; else it does not wait for one.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Sibling {
+pub struct SecondStage {
     /// Pid in the parent's pid namespace.
     pub pid: i32,
 }
@@ -159,8 +159,8 @@ pub struct Recorded {
     pub seccomp: Option<Filter>,
 }
 
-impl Request for Sibling {
-    const STEP: Step = Step::Sibling;
+impl Request for SecondStage {
+    const STEP: Step = Step::SecondStage;
     type Reply = ();
 }
 impl Request for Devices {

@@ -26,21 +26,21 @@ use brig_sys::path::Dir;
 use brig_sys::procfs::{Proc, mount_id};
 use brig_sys::{SysError, SysResult};
 
+mod cached_namespace;
 mod cgroup;
 mod copy;
 mod dev;
+mod host_mounts;
 mod host_node;
 mod idmap;
 mod mask;
 mod mounts;
-mod outside;
 mod pivot;
-mod seed;
 
+pub use cached_namespace::cached_namespace;
+use host_mounts::HostMounts;
 pub use host_node::{MemoryDevice, is_other_device, open_protected, replacement};
-use outside::HostMounts;
 pub use pivot::check_root;
-pub use seed::cached_namespace;
 
 /// The parts of a root that exist at run time alone, beside its plan.
 #[derive(Debug, Default)]

@@ -112,7 +112,7 @@ pub(crate) fn plan(
     let rootfs = mounts::build(spec, bundle, &mount_options, host, &mut findings);
     let cgroup = cgroup::build(spec, id, choices.manager, host, &mut findings);
     let hooks = hooks::build(spec, &mut findings);
-    let Stages { clone_flags, sibling, second_stage } = divide(&namespaces, &rootfs, host);
+    let Stages { clone_flags, early_second_stage, late_second_stage } = divide(&namespaces, &rootfs, host);
     let process = process_plan(spec, &namespaces, choices, host, &mut findings);
     let is_new = |kind| namespaces.is_new(kind);
     let id_maps = is_new(NamespaceKind::User).then(|| {
@@ -124,8 +124,8 @@ pub(crate) fn plan(
     });
     let plan = ContainerPlan {
         init: InitPlan {
-            sibling,
-            second_stage,
+            early_second_stage,
+            late_second_stage,
             unshare_cgroup: is_new(NamespaceKind::Cgroup),
             time_offsets: is_new(NamespaceKind::Time).then(|| time_offsets(linux)),
             user_namespace: namespaces.is_private(NamespaceKind::User),
@@ -164,8 +164,8 @@ fn keyring(id: &str) -> String {
 /// The process that creates or joins each namespace; see [`InitPlan`].
 struct Stages {
     clone_flags: u64,
-    sibling: Option<u64>,
-    second_stage: bool,
+    early_second_stage: Option<u64>,
+    late_second_stage: bool,
 }
 
 /// Divides the new namespaces between the first clone and the second-stage init's.
@@ -189,9 +189,9 @@ fn divide(namespaces: &NamespacePlan, rootfs: &RootfsPlan, host: &Host) -> Stage
         && rootfs.mounts.iter().any(|op| op.kind == MountKind::Proc);
     let owner_first = joined(NamespaceKind::User) || joins && namespaces.is_new(NamespaceKind::User);
     if owner_first || is_inside_first {
-        Stages { clone_flags: 0, sibling: Some(flags), second_stage: false }
+        Stages { clone_flags: 0, early_second_stage: Some(flags), late_second_stage: false }
     } else {
-        Stages { clone_flags: flags, sibling: None, second_stage: joined(NamespaceKind::Pid) }
+        Stages { clone_flags: flags, early_second_stage: None, late_second_stage: joined(NamespaceKind::Pid) }
     }
 }
 
@@ -365,7 +365,7 @@ pub fn build_exec(
     let join = NamespaceKind::ALL.into_iter().filter(private).fold(0, |flags, kind| flags | kind.clone_flag());
     let init = InitPlan {
         // A joined pid namespace takes effect for children only (setns(2)).
-        second_stage: namespaces.is_private(NamespaceKind::Pid),
+        late_second_stage: namespaces.is_private(NamespaceKind::Pid),
         user_namespace: own_user_namespace,
         keyring: Some(keyring(id)),
         process: plan,

@@ -24,12 +24,12 @@ pub struct InitPlan {
     /// CLONE_NEW* flags with which the first-stage init clones the second-stage init after joining; that one becomes
     /// the container's process. Needed where a user namespace is joined, which is to own the new namespaces, and
     /// where a new one is created after others are joined.
-    pub sibling: Option<u64>,
+    pub early_second_stage: Option<u64>,
     /// A pid namespace is joined, and the first-stage init stays outside of it, where no process of that namespace
     /// can inspect it. Its last step is to clone the second-stage init, which is inside from its start on, in the
     /// container's root, with the container's capabilities. A create joins that pid namespace in this step alone, an
     /// exec together with the others.
-    pub second_stage: bool,
+    pub late_second_stage: bool,
     /// A new cgroup namespace. It is unshared late, because its root is the cgroup that the process is in at that
     /// moment.
     pub unshare_cgroup: bool,
@@ -96,7 +96,7 @@ pub struct StateNow<'a> {
 impl InitPlan {
     /// Whether a first-stage init is replaced by a second-stage init that it clones.
     pub fn has_two_stages(&self) -> bool {
-        self.sibling.is_some() || self.second_stage
+        self.early_second_stage.is_some() || self.late_second_stage
     }
 
     /// Whether the first-stage init installs the seccomp filter, and so spares the second stage the capability that
@@ -104,7 +104,7 @@ impl InitPlan {
     /// the container may need other system calls than the program, so a filter must not constrain them.
     pub fn confines_first_stage(&self) -> bool {
         let may_stay_last = self.process.no_new_privileges || self.process.capabilities.permitted & CAP_SYS_ADMIN != 0;
-        self.second_stage && self.seccomp && !may_stay_last && self.hooks.start_container.is_empty()
+        self.late_second_stage && self.seccomp && !may_stay_last && self.hooks.start_container.is_empty()
     }
 }
 

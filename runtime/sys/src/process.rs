@@ -211,7 +211,7 @@ fn pointers(strings: &[&CStr]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-/// Rights that [`fork_sibling`] gives up before the clone.
+/// Rights that [`clone_parent`] gives up before the clone.
 #[derive(Debug)]
 pub struct Confinement<'a> {
     /// A seccomp filter that is installed.
@@ -222,15 +222,15 @@ pub struct Confinement<'a> {
     pub capabilities: super::cred::CapabilitySets,
 }
 
-/// Makes a sibling: a child of this process's parent, in new `namespaces` and in the pid namespace that a setns chose
-/// for children. Returns the sibling in this process, `None` in the sibling, which continues on a copy of this stack.
+/// Creates a child of this process's parent, in new `namespaces` and in the pid namespace that a setns chose for
+/// children. Returns the new process in this one, and `None` in the new one, which continues on a copy of this stack.
 ///
 /// `confinement` comes between the check for other threads and the clone, because its filter may forbid the check.
 ///
 /// # Errors
 /// EINVAL of unshare(2) when this process has more than one thread, and for flags that are no namespaces; else as
 /// [`super::seccomp::install`], capset(2) and clone(2).
-pub fn fork_sibling(namespaces: u64, confinement: Option<&Confinement>) -> SysResult<Option<Child>> {
+pub fn clone_parent(namespaces: u64, confinement: Option<&Confinement>) -> SysResult<Option<Child>> {
     check_namespaces("clone", namespaces)?;
     // unshare(2): CLONE_THREAD changes nothing, and is refused to a process of several threads.
     // SAFETY: with this flag the call checks the number of threads, and unshares nothing.
@@ -241,7 +241,7 @@ pub fn fork_sibling(namespaces: u64, confinement: Option<&Confinement>) -> SysRe
         super::seccomp::install(filter, *filter_flags)?;
         super::cred::set_capabilities(capabilities.effective, capabilities.permitted, capabilities.inheritable)?;
     }
-    let flags = namespaces | SIBLING_FLAGS;
+    let flags = namespaces | CLONE_PARENT_FLAGS;
     let mut pidfd: RawFd = -1;
     // clone(2) rather than clone3(2), which filters that look at the flags refuse. s390x has the first two arguments in
     // the other order.
@@ -276,8 +276,8 @@ pub(super) fn check_namespaces(call: &'static str, flags: u64) -> SysResult<libc
     })
 }
 
-/// The flags of [`fork_sibling`]'s clone(2) beside those of namespaces.
-pub const SIBLING_FLAGS: u64 = libc::CLONE_PARENT as u64 | libc::CLONE_PIDFD as u64;
+/// The flags of [`clone_parent`]'s clone(2) beside those of namespaces.
+pub const CLONE_PARENT_FLAGS: u64 = libc::CLONE_PARENT as u64 | libc::CLONE_PIDFD as u64;
 
 /// Makes a child in new `namespaces` that waits to be killed, so that the caller can open its namespaces. The child
 /// sends no signal at its exit, and only [`end_anchor`] waits for it: a wait for any child does not report it (wait(2),

@@ -58,7 +58,7 @@ impl Host {
         done
     }
 
-    fn has_seed(&self) -> bool {
+    fn has_cached_namespace(&self) -> bool {
         self.command(&["mountpoint", "-q", CACHED_NAMESPACE]).status().unwrap().success()
     }
 }
@@ -113,11 +113,11 @@ fn a_container_gets_the_same_mounts_in_the_same_order() {
     let (few, many) = (Host::with_mounts(3), Host::with_mounts(300));
     let without = of_each_kind();
     let expected = few.run(&without);
-    assert!(!used_cached_namespace(&expected) && !few.has_seed());
-    for round in ["it makes the seed", "it finds the seed"] {
+    assert!(!used_cached_namespace(&expected) && !few.has_cached_namespace());
+    for round in ["the first container creates the cache", "the second container finds the cache"] {
         let with = of_each_kind();
         let found = many.run(&with);
-        assert!(used_cached_namespace(&found) && many.has_seed(), "{round}: {}", show(&found));
+        assert!(used_cached_namespace(&found) && many.has_cached_namespace(), "{round}: {}", show(&found));
         let cut = |done: &Output, bundle: &Bundle| {
             let all = text(done);
             let end = all.find("deep\n").expect(&all);
@@ -235,7 +235,7 @@ fn many_at_once_agree_on_one_and_it_may_go_at_any_time() {
     for mut one in started {
         assert!(one.wait().unwrap().success());
     }
-    wait_until("the seed", || host.has_seed());
+    wait_until("the cached namespace", || host.has_cached_namespace());
     assert_eq!(host.ok(&["ls", "/run/brig-seed"]), "keep\n", "no reason for a failure");
     let kept = host.ok(&["grep", "-c", "brig-seed", "/proc/self/mountinfo"]);
     assert_eq!(kept, "2\n", "a tmpfs and the namespace on it");
@@ -250,7 +250,7 @@ fn many_at_once_agree_on_one_and_it_may_go_at_any_time() {
     }
     // After a failure in this mount namespace, containers do not try again.
     host.ok(&["sh", "-c", "echo why >/run/brig-seed/failed-$(stat -L -c %i /proc/self/ns/mnt)"]);
-    assert!(!used_cached_namespace(&host.run(&script("true"))) && !host.has_seed());
+    assert!(!used_cached_namespace(&host.run(&script("true"))) && !host.has_cached_namespace());
     host.ok(&["sh", "-c", "rm /run/brig-seed/failed-*"]);
-    assert!(used_cached_namespace(&host.run(&script("true"))) && host.has_seed());
+    assert!(used_cached_namespace(&host.run(&script("true"))) && host.has_cached_namespace());
 }

@@ -107,7 +107,7 @@ impl Files {
 #[derive(Debug, Default)]
 struct Seen {
     /// Kills, or events at the limit with nothing to reclaim, whichever are more. A kill follows such an event, or the
-    /// exit of a sibling, and either number may change first.
+    /// exit of another process, and either number may change first.
     count: u64,
     kills: u64,
     /// The parent's kills, without those that it counted after the cgroup's own counts were read, and possibly others.

@@ -73,7 +73,7 @@ pub struct Options<'a> {
     /// The roots of the restored cgroups: controllers and path.
     pub cgroup_roots: Vec<(String, String)>,
     /// Makes the restored processes children of this process.
-    pub sibling: bool,
+    pub rst_sibling: bool,
     /// A security profile, as `TYPE:NAME`.
     pub lsm_profile: Option<&'a str>,
     /// A security context for mounts.
@@ -111,7 +111,7 @@ impl<'a> Options<'a> {
             inherit: Vec::new(),
             join: Vec::new(),
             cgroup_roots: Vec::new(),
-            sibling: false,
+            rst_sibling: false,
             lsm_profile: None,
             lsm_mount_context: None,
         }
@@ -141,7 +141,7 @@ impl<'a> Options<'a> {
             .flag(16, self.auto_dedup)
             .flag(18, self.link_remap)
             .flag(24, self.cgroups != 0)
-            .flag(26, self.sibling)
+            .flag(26, self.rst_sibling)
             .number(34, self.cgroups)
             .number(38, self.empty_namespaces.cast_signed())
             .flag(46, self.tcp_skip_in_flight)

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use super::context::Init;
 use super::faults;
 use crate::error::{Context, Error, Result};
-use crate::handshake::Sibling;
+use crate::handshake::SecondStage;
 use brig_sys::{SysError, cred, ns, process};
 
 /// Joins the namespaces, in their order.
@@ -42,12 +42,12 @@ fn become_root() -> Result<()> {
 }
 
 /// Creates the second-stage init, which becomes the container's process, and exits.
-pub(super) fn sibling(init: &mut Init) -> Result<()> {
-    let Some(namespaces) = init.plan.sibling else { return Ok(()) };
+pub(super) fn early_second_stage(init: &mut Init) -> Result<()> {
+    let Some(namespaces) = init.plan.early_second_stage else { return Ok(()) };
     continue_in_child(init, namespaces)?;
     // The parent writes the maps of a user namespace that is created with the second-stage init.
     if namespaces & libc::CLONE_NEWUSER as u64 != 0 {
-        init.channel()?.hear::<Sibling>()?;
+        init.channel()?.await_reply::<SecondStage>()?;
         become_root()?;
     }
     Ok(())
@@ -70,10 +70,10 @@ pub(super) fn continue_in_child(init: &mut Init, namespaces: u64) -> Result<()> 
         filter_flags: filter.flags,
         capabilities: init.plan.process.capabilities,
     });
-    let made = process::fork_sibling(namespaces, confinement.as_ref()).map_err(not_made)?;
+    let made = process::clone_parent(namespaces, confinement.as_ref()).map_err(not_made)?;
     let Some(child) = made else { return Ok(()) };
-    faults::reached(init.diagnosis.stop_at.as_deref(), "sibling_made");
-    let reported = init.channel()?.tell(&Sibling { pid: child.pid }, &[child.pidfd.as_fd()]);
+    faults::reached(init.diagnosis.stop_at.as_deref(), "second_stage_created");
+    let reported = init.channel()?.send(&SecondStage { pid: child.pid }, &[child.pidfd.as_fd()]);
     if reported.is_err() {
         // Without a report no process would know of the child, which may have exited by itself.
         let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);

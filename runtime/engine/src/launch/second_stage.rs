@@ -1,7 +1,7 @@
 //! The entry into a pid namespace that is joined: the first-stage init stays outside until it has released everything
 //! of the host, and then creates the container's process inside.
 //!
-//! The processes of the pid namespace see the second-stage init from its first moment on. Those with CAP_SYS_PTRACE
+//! The processes of the pid namespace see the second-stage init from its start on. Those with CAP_SYS_PTRACE
 //! over its user namespace can use everything that it has, dumpable or not (ptrace(2), "Ptrace access mode checking"):
 //! memory, descriptors, root and capabilities. Therefore it starts with no more than the container is to have. The
 //! first-stage init is out of reach, because a pid namespace does not show the processes of its parent.
@@ -28,7 +28,7 @@ pub(super) fn children_namespace(init: &mut Init) -> Result<()> {
 }
 
 /// Requests the seccomp filter from the parent, which sends it if the filter permits the remaining steps.
-/// [`second_stage`] installs it just before it creates the second-stage init, and drops the capability that this
+/// [`late_second_stage`] installs it just before it creates the second-stage init, and drops the capability that this
 /// requires. Else the second-stage init has CAP_SYS_ADMIN until the last step has installed the filter.
 pub(super) fn confine(init: &mut Init) -> Result<()> {
     if !init.plan.confines_first_stage() {
@@ -39,8 +39,8 @@ pub(super) fn confine(init: &mut Init) -> Result<()> {
 }
 
 /// Creates the second-stage init, which sets the attributes that it cannot inherit. The first-stage init exits here.
-pub(super) fn second_stage(init: &mut Init) -> Result<()> {
-    if !init.plan.second_stage {
+pub(super) fn late_second_stage(init: &mut Init) -> Result<()> {
+    if !init.plan.late_second_stage {
         return Ok(());
     }
     init.close_proc();
@@ -74,7 +74,7 @@ pub(super) fn set_limits(init: &Init, scheduler: bool) -> Result<()> {
 /// allocator, and the exit of a process that fails. False with a listener, which `listener` has to deliver in its own
 /// step.
 pub(super) fn runs_under(filter: &Filter) -> bool {
-    let clone = Call { number: libc::SYS_clone, first: Some(process::SIBLING_FLAGS) };
+    let clone = Call { number: libc::SYS_clone, first: Some(process::CLONE_PARENT_FLAGS) };
     let calls: Vec<Call> = REMAINING.iter().map(|&number| Call { number, first: None }).chain([clone]).collect();
     filter.flags & NEW_LISTENER == 0 && permits(&filter.instructions, &calls)
 }

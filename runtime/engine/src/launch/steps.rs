@@ -243,7 +243,7 @@ pub(super) fn labels(init: &mut Init) -> Result<()> {
 pub(super) fn scheduling(init: &mut Init) -> Result<()> {
     let process = &init.plan.process;
     // The second-stage init sets the attributes that a clone does not inherit.
-    let inherited = |scheduler: &&SchedulerAttributes| !init.plan.second_stage || scheduler.is_inherited();
+    let inherited = |scheduler: &&SchedulerAttributes| !init.plan.late_second_stage || scheduler.is_inherited();
     if let Some(scheduler) = process.scheduler.as_ref().filter(inherited) {
         cred::set_scheduler(scheduler).context("unable to set process.scheduler")?;
     }
@@ -270,13 +270,13 @@ pub(super) fn scheduling(init: &mut Init) -> Result<()> {
 
 pub(super) fn limits(init: &mut Init) -> Result<()> {
     // With a low limit on processes, this process must not count against those of the container.
-    if init.plan.second_stage { Ok(()) } else { set_limits(init, false) }
+    if init.plan.late_second_stage { Ok(()) } else { set_limits(init, false) }
 }
 
 pub(super) fn standard_streams(init: &mut Init) -> Result<()> {
     if let Some(slave) = init.terminal.take() {
         onto_stdio(slave.as_fd())?;
-        if !init.plan.second_stage {
+        if !init.plan.late_second_stage {
             tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
         }
     }
@@ -370,7 +370,7 @@ pub(super) fn preserve(init: &mut Init) -> Result<()> {
 pub(super) fn listener(init: &mut Init) -> Result<()> {
     let Some(filter) = init.seccomp.take_if(|filter| filter.flags & NEW_LISTENER != 0) else { return Ok(()) };
     let channel = init.channel()?.try_clone()?;
-    let deliver = move |listener: OwnedFd| channel.tell(&Listening, &[listener.as_fd()]).is_ok();
+    let deliver = move |listener: OwnedFd| channel.send(&Listening, &[listener.as_fd()]).is_ok();
     let installed = seccomp::install_with_listener(&filter.instructions, filter.flags, deliver);
     // The memory must not be released under the filter, which may forbid the call for it.
     std::mem::forget(filter);

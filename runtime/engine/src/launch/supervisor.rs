@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::channel::{Event, ParentEnd};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::handshake::{Confine, Devices, Filter, HostNode, Limits, Mounted, Ready, Recorded, Sibling, Step, Streams};
+use crate::handshake::{
+    Confine, Devices, Filter, HostNode, Limits, Mounted, Ready, Recorded, SecondStage, Step, Streams,
+};
 use crate::{rootfs, trace};
 use brig_plan::init::InitPlan;
 use brig_sys::process::{self, Child, Exit};
@@ -21,8 +23,8 @@ use super::{idmap, second_stage, streams};
 /// The requests that this plan will cause, in order.
 pub(super) fn expected(plan: &InitPlan) -> Vec<Step> {
     let mut steps = Vec::with_capacity(4);
-    if plan.sibling.is_some() {
-        steps.push(Step::Sibling);
+    if plan.early_second_stage.is_some() {
+        steps.push(Step::SecondStage);
     }
     if !plan.net_devices.is_empty() {
         steps.push(Step::Devices);
@@ -33,8 +35,8 @@ pub(super) fn expected(plan: &InitPlan) -> Vec<Step> {
     if plan.confines_first_stage() {
         steps.push(Step::Confine);
     }
-    if plan.second_stage {
-        steps.push(Step::Sibling);
+    if plan.late_second_stage {
+        steps.push(Step::SecondStage);
     }
     steps.push(Step::Ready);
     steps
@@ -85,7 +87,7 @@ impl Server<'_> {
         let mut early = VecDeque::new();
         while let Some(&expected) = steps.peek() {
             let event = match expected {
-                Step::Sibling => self.next_of_first_stage(&mut early)?,
+                Step::SecondStage => self.next_of_first_stage(&mut early)?,
                 _ => early.pop_front().map_or_else(|| self.next(), Ok)?,
             };
             let (step, body, fd) = match event {
@@ -102,7 +104,7 @@ impl Server<'_> {
             steps.next();
             tracing::debug!("init (pid {}) asks for {step:?}", self.guard.child().pid);
             match step {
-                Step::Sibling => self.replace_first_stage(&body, fd)?,
+                Step::SecondStage => self.replace_first_stage(&body, fd)?,
                 Step::Devices => {
                     let Devices { taken } = self.parent.read(&body)?;
                     let devices = HandedOver::new(&self.plan.net_devices, self.guard.child().pid, &taken)?;
@@ -144,9 +146,9 @@ impl Server<'_> {
             // Init could not set the limits itself.
             Step::Limits if expected == Step::Ready => self.limit(body)?,
             // The container has no device of its own for a standard stream.
-            Step::HostNode if expected == Step::Ready || self.plan.second_stage => self.hand_over_node(body)?,
+            Step::HostNode if expected == Step::Ready || self.plan.late_second_stage => self.hand_over_node(body)?,
             // It follows those requests, if init may not change the owner of the streams itself.
-            Step::Streams if expected == Step::Ready || self.plan.second_stage => {
+            Step::Streams if expected == Step::Ready || self.plan.late_second_stage => {
                 streams::change_owner(&self.parent.read(body)?, self.guard.child().pid, self.stdio.as_ref())?;
                 self.parent.answer::<Streams>(&())?;
             }
@@ -167,9 +169,9 @@ impl Server<'_> {
             }
             match self.next()? {
                 Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
-                report @ Event::Request(Step::Sibling, ..) => return Ok(report),
+                report @ Event::Request(Step::SecondStage, ..) => return Ok(report),
                 // The first-stage init sends it, if it creates the second-stage init last.
-                streams @ Event::Request(Step::HostNode | Step::Streams, ..) if self.plan.second_stage => {
+                streams @ Event::Request(Step::HostNode | Step::Streams, ..) if self.plan.late_second_stage => {
                     return Ok(streams);
                 }
                 other => early.push_back(other),
@@ -179,14 +181,14 @@ impl Server<'_> {
 
     /// Replaces the first-stage init, which exits by itself, by the second-stage init.
     fn replace_first_stage(&mut self, body: &[u8], fd: Option<OwnedFd>) -> Result<()> {
-        let Sibling { pid } = self.parent.read(body)?;
+        let SecondStage { pid } = self.parent.read(body)?;
         let missing = || Error::other("the first-stage init reported the second-stage init without a pidfd");
         let pidfd = fd.ok_or_else(missing)?;
         self.first_stage = Some(std::mem::replace(&mut self.guard, Guard::new(Child { pid, pidfd })));
         match &self.second_stage_maps {
             Some(maps) => {
                 idmap::write(pid, maps)?;
-                self.parent.answer::<Sibling>(&())
+                self.parent.answer::<SecondStage>(&())
             }
             None => Ok(()),
         }

@@ -8,9 +8,9 @@ use crate::trace;
 
 use super::context::Init;
 use super::cwd::{make_working_directory, working_directory};
-use super::join::{container_root, join, sibling};
+use super::join::{container_root, early_second_stage, join};
 use super::network::network_devices;
-use super::second_stage::{children_namespace, confine, second_stage};
+use super::second_stage::{children_namespace, confine, late_second_stage};
 use super::steps::{
     affinity, cgroup_namespace, console, container_hooks, credentials, enter, filter, finish, identity, labels, limits,
     listener, lookup, loopback, names, preserve, ready, root, runtime_hooks, scheduling, session, standard_streams,
@@ -55,25 +55,25 @@ steps! {
     affinity(Caller, []),
     /// Each later step acts on the namespaces that the process is in by then.
     join(Caller, [affinity]),
-    /// A joined user namespace gives CAP_SYS_CHROOT. The step precedes `sibling`, because the container's processes can
-    /// trace this one once it is in their pid namespace, and must not find the host's root there.
+    /// A joined user namespace gives CAP_SYS_CHROOT. The step precedes `early_second_stage`, because the container's
+    /// processes can trace this one once it is in their pid namespace, and must not find the host's root there.
     container_root(Caller, [join]),
     /// A thread cannot hand to another process what the later steps change: they run in the process that stays.
-    sibling(Caller, [join, container_root]),
+    early_second_stage(Caller, [join, container_root]),
     /// The session exists before the terminal, which becomes its controlling terminal.
-    session(Caller, [sibling]),
+    session(Caller, [early_second_stage]),
     /// The new namespace's root is the cgroup of this process; the proc and cgroup mounts of the root show it.
-    cgroup_namespace(Caller, [sibling]),
+    cgroup_namespace(Caller, [early_second_stage]),
     /// Entering a time namespace takes a single-threaded process (setns(2)).
-    time_namespace(Caller, [sibling]),
+    time_namespace(Caller, [early_second_stage]),
     /// CAP_NET_ADMIN over the new network namespace, which the container's user may lack.
-    loopback(Caller, [sibling]),
+    loopback(Caller, [early_second_stage]),
     /// As `loopback`. The hooks of create may configure the devices further.
-    network_devices(Caller, [sibling]),
+    network_devices(Caller, [early_second_stage]),
     /// CAP_SYS_ADMIN over the new UTS namespace.
-    names(Caller, [sibling]),
+    names(Caller, [early_second_stage]),
     /// Mounted file systems show the namespaces that their mounter is in: pid, network, ipc, cgroup.
-    root(Caller, [sibling, cgroup_namespace, time_namespace]),
+    root(Caller, [early_second_stage, cgroup_namespace, time_namespace]),
     /// The specification gives these hooks the mounts and the host's paths (config.md, POSIX-platform Hooks).
     runtime_hooks(Caller, [root, network_devices]),
     /// The specification's order; in the container's namespaces, before pivot_root.
@@ -95,7 +95,7 @@ steps! {
     /// /proc/self/attr can be written with privilege; the change comes with the exec.
     labels(Caller, [enter]),
     /// CAP_SYS_NICE.
-    scheduling(Caller, [sibling]),
+    scheduling(Caller, [early_second_stage]),
     /// CAP_SYS_RESOURCE where there is one. Small limits must not stop the steps above.
     limits(Caller, [finish]),
     /// CAP_CHOWN: the user can open its own standard streams again by /proc/self/fd.
@@ -108,9 +108,9 @@ steps! {
     confine(Container, [credentials]),
     /// The host's root and files, and the capabilities, must be out of reach of the other processes of the pid
     /// namespace.
-    second_stage(Container, [enter, finish, confine]),
+    late_second_stage(Container, [enter, finish, confine]),
     /// The permissions of the container's user decide what can be executed.
-    lookup(Container, [credentials, second_stage]),
+    lookup(Container, [credentials, late_second_stage]),
     /// Last of the steps that can fail because of the configuration: the parent puts the container on record.
     ready(Container, [lookup]),
     /// `ready` brings the filter, and the parent still listens: an agent that cannot be reached is an error of create.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
+use super::host_mounts::HostMounts;
 use super::mounts::make_readonly as readonly_mount;
-use super::outside::HostMounts;
 use super::{Root, by_path, host_node};
 use crate::error::{Context, Result};
 use brig_plan::mounts::{MountLabel, RootfsPlan};

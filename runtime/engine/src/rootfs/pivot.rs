@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::Root;
+use super::host_mounts::HostMounts;
 use super::mounts::make_readonly;
-use super::outside::HostMounts;
 use crate::error::{Context, Error, ErrorKind, Result};
 use brig_plan::mounts::{Pivot, RootfsPlan};
 use brig_sys::mount::{self, Filesystem};

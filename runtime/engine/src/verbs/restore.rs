@@ -110,7 +110,7 @@ impl Restoring<'_> {
         }
         let mut asked = Options::new((images.file.as_fd(), &images.path), "restore.log", &root.0);
         asked.work = work.as_ref().map(|work| (work.file.as_fd(), work.path.as_path()));
-        asked.sibling = true;
+        asked.rst_sibling = true;
         apply(&mut asked, &self.options.common);
         asked.lsm_profile = self.options.lsm_profile.as_deref();
         asked.lsm_mount_context = self.options.lsm_mount_context.as_deref();

@@ -13,7 +13,7 @@ use super::devices::DeviceRule;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupKind {
-    /// There is none: the container is in the cgroup of whoever made it.
+    /// There is none: the container is in its creator's cgroup.
     #[default]
     None,
     /// A directory of cgroup2. The record keeps the value of brig 0.1, which calls a scope's `systemd`.

@@ -11,7 +11,7 @@ use super::{CgroupLayout, Findings, Host, v2};
 use crate::annotations::{SUBGROUP, SYSTEMD_PROPERTY};
 
 /// Properties by which a unit starts, stops or reloads other units of the host (systemd.unit(5)), takes in processes of
-/// the host, or leaves the slice that linux.cgroupsPath names. Annotations may come from whoever makes a pod
+/// the host, or leaves the slice that linux.cgroupsPath names. Annotations may come from the creator of a pod
 /// (CVE-2024-3154), so these are refused there, as is each property whose name ends in `Action`, which can power the
 /// machine off.
 const REACHES_OUT: &[&str] = &[

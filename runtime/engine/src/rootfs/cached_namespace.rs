@@ -3,7 +3,7 @@
 //! A new mount namespace is a copy of its creator's, mount by mount, and most of the copies are discarded as soon as
 //! the container is in its root: with 3000 mounts on the host this takes two thirds of the container's start-up time. A
 //! copy of the cached namespace has two mounts. The process that creates the copy is in the host's namespace until
-//! then, and returns there to copy mounts of the host ([`super::outside`]).
+//! then, and returns there to copy mounts of the host ([`super::host_mounts`]).
 //!
 //! A mount namespace without a process exists as long as something refers to it. The cached one is bound to a file,
 //! which lies on a tmpfs of its own, because a mount namespace cannot be bound below a shared mount (fs/namespace.c,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::seed::ROOTFS;
+use super::cached_namespace::ROOTFS;
 use brig_plan::mounts::RootfsPlan;
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult, mount, ns};
