@@ -11,7 +11,7 @@ use brig_plan::host::CgroupLayout;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn is_v2() -> bool {
     bed::layout() == CgroupLayout::V2
@@ -91,7 +91,7 @@ fn a_frozen_cgroup_stands_still_and_is_killed_all_the_same() {
     assert!(!scratch.0.is_frozen().expect("state"));
     scratch.0.freeze().expect("it freezes again");
     scratch.0.kill_all(libc::SIGKILL).expect("it is killed");
-    assert!(scratch.0.wait_empty(PATIENCE).expect("an end"));
+    assert!(scratch.0.wait_empty(TIMEOUT).expect("an end"));
     process.wait();
     scratch.0.destroy().expect("it goes");
     assert!(scratch.gone());
@@ -130,7 +130,7 @@ fn removal_waits_for_processes_that_are_ending() {
     let thread = std::thread::spawn(move || waiter.destroy());
     scratch.0.kill_all(libc::SIGKILL).expect("killed");
     thread.join().expect("no panic").expect("it goes");
-    assert!(started.elapsed() < PATIENCE);
+    assert!(started.elapsed() < TIMEOUT);
     assert!(scratch.gone());
 }
 
@@ -227,7 +227,7 @@ fn a_process_can_enter_v1_by_itself() {
             .stdout(file)
             .spawn()
             .expect("a shell");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let listed = || {
             let of = |path: &PathBuf| std::fs::read_to_string(path.join("cgroup.procs")).expect("procs");
             paths.values().any(|path| of(path).lines().any(|pid| pid == child.id().to_string()))
@@ -397,7 +397,7 @@ fn the_oom_killer_is_counted_and_noticed() {
     scratch.enter(&process);
     assert_eq!(scratch.0.oom_kills().expect("a count"), 0);
     process.open();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         assert!(!left.is_zero(), "no event");

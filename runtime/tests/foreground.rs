@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
 const BRIG: &str = env!("CARGO_BIN_EXE_brig");
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A bundle with busybox, and a root for its records; dropping it removes both, and kills the running processes.
 struct Bundle {
@@ -67,7 +67,7 @@ impl Bundle {
 
     /// Waits until the container has the status.
     fn wait_for(&self, id: &str, status: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let state: Value = serde_json::from_slice(&self.output(&["state", id]).stdout).unwrap_or_default();
             if state["status"] == status {
@@ -98,7 +98,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Reads until `marker` appears.
 fn read_until(file: &mut File, marker: &str) -> String {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut found = Vec::new();
     while !text(&found).contains(marker) {
         assert!(Instant::now() < deadline, "no {marker:?} in {:?}", text(&found));

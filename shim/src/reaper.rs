@@ -104,7 +104,7 @@ impl Reaper {
     /// Reaps every exited child that is not a call's own.
     fn scan(&self) {
         loop {
-            let (pid, exit) = match process::peek_ended() {
+            let (pid, exit) = match process::peek_exited() {
                 Ok(Some(ended)) => ended,
                 Ok(None) => return,
                 Err(error) => {

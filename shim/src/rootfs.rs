@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_sys::fd::{fd_path, mount_id};
 use brig_sys::loopdev::LoopDevice;
 use brig_sys::mount::{self, Filesystem};
 use brig_sys::path::Dir;
-use brig_sys::procfs::{fd_path, mount_id};
 use brig_sys::{SysError, SysResult, ns};
 use containerd_shim_protos::types::mount::Mount;
 use nix::errno::Errno;

@@ -25,7 +25,7 @@ def shim_killed(shim):
     shim.kill_servers()
     done = one.daemon.invoke(one.bundle, one.name, "delete")
     equal((done.returncode, decode(done.stdout).get(2)), (0, [137]), f"delete ({done.stderr!r})")
-    wait_until(lambda: host.has_ended(pid) and host.has_ended(exec_pid), "both processes to be gone")
+    wait_until(lambda: host.has_exited(pid) and host.has_exited(exec_pid), "both processes to be gone")
     equal(list((one.bundle / "rootfs").iterdir()), [], "the rootfs is unmounted")
     wait_until(lambda: not shim.leftovers(), f"leftovers to go: {shim.leftovers()}")
 
@@ -103,7 +103,7 @@ def group_killed(shim):
     shim.kill_servers()
     for one in members:
         equal(one.daemon.invoke(one.bundle, one.name, "delete").returncode, 0, f"delete of {one.name}")
-    wait_until(lambda: all(map(host.has_ended, pids)), "all processes to be gone")
+    wait_until(lambda: all(map(host.has_exited, pids)), "all processes to be gone")
 
 
 @scenario("SIGTERM of a shim with a container, and SIGUSR1: the container goes on, or is cleaned up, never lost", deadline=60)
@@ -122,7 +122,7 @@ def signals(shim):
         one.finish()
         return
     equal(one.daemon.invoke(one.bundle, one.name, "delete").returncode, 0, "delete")
-    wait_until(lambda: host.has_ended(pid), "the process to be gone")
+    wait_until(lambda: host.has_exited(pid), "the process to be gone")
 
 
 @scenario("a daemon that is away: the exits of meanwhile are told in order once it is back", deadline=60)
@@ -299,7 +299,7 @@ def two_daemons(shim):
     except ttrpc.Status:
         pass  # what Go's runtime directory allows is one of a name; the question is what becomes of the first
     equal(second.daemon.invoke(second.bundle, "same", "delete").returncode, 0, "delete of the second")
-    check(not host.has_ended(pid), "the first's process lives")
+    check(not host.has_exited(pid), "the first's process lives")
     equal(first.status(), RUNNING, "the first's status")
     first.exec("ex", ["true"])
     equal(first.wait("ex"), 0, "an exec in the first")

@@ -45,7 +45,7 @@ def bundle_files(shim):
             make(path)
         answer, _ = _delete(one)
         equal((answer.get(1, [0]), answer.get(2)), ([0], [137]), f"pid and status, {kind}")
-        check(host.has_ended(pid), "the process is gone")
+        check(host.has_exited(pid), "the process is gone")
         one.client.close()
         # The socket that `address` would have named.
         one.socket.unlink(missing_ok=True)
@@ -63,11 +63,11 @@ def runtime_record(shim):
         path.unlink()
         make(path)
         contains(_delete(one, code=1)[1], "shim.json", "standard error")
-        check(not host.has_ended(pid), "the process is there")
+        check(not host.has_exited(pid), "the process is there")
     path.unlink()
     path.write_text(kept)
     _delete(one)
-    check(host.has_ended(pid), "the process is gone")
+    check(host.has_exited(pid), "the process is gone")
 
 
 @scenario("configuration and options that are FIFOs or devices: `start` and Create refuse them at once", deadline=60)
@@ -161,7 +161,7 @@ def killed_in_the_middle(shim):
             shim.kill_servers()
             hooks = [pid for pid, words in host.processes().items() if script in words]
             _delete(one)
-            wait_until(lambda: all(map(host.has_ended, pids)), f"the processes to be gone, {moment}")
+            wait_until(lambda: all(map(host.has_exited, pids)), f"the processes to be gone, {moment}")
             # A hook is no process of the container's; its own reader is gone with the gate.
             host.kill(hooks)
             wait_until(lambda: not shim.leftovers(), f"{moment}: leftovers to go: {shim.leftovers()}")

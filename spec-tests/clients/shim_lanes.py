@@ -114,7 +114,7 @@ def stopped_execs(shim):
             stopped += 1
     check(stopped > 0, "the container was too slow to stop one")
     hostile.end()
-    check(host.has_ended(pid), "the process is gone")
+    check(host.has_exited(pid), "the process is gone")
     first.end()
 
 

@@ -182,7 +182,7 @@ def delete(shim):
         told = decode(done.stdout)
         equal(told.get(2), [137], f"exit status of attempt {attempt}")
         check(3 in told, "the time of the exit")
-        check(host.has_ended(pid), "the process is gone")
+        check(host.has_exited(pid), "the process is gone")
     never = shim.container("never", daemon=one.daemon)
     equal(never.daemon.invoke(never.bundle, "never", "delete").returncode, 0, "status of delete of nothing")
 

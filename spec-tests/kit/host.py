@@ -56,7 +56,7 @@ def status_of(pid):
     return parse_status(text)
 
 
-def has_ended(pid):
+def has_exited(pid):
     """Whether a process has ended; somebody may still have to take leave of it."""
     status = status_of(pid)
     return status is None or status["State"].startswith("Z")

@@ -252,7 +252,7 @@ class Shim:
         """SIGKILL of each shim. A process without a command line may still hold its socket: it must have ended."""
         servers = self.shims()
         host.kill(servers)
-        wait_until(lambda: all(map(host.has_ended, servers)), "the shims to be gone")
+        wait_until(lambda: all(map(host.has_exited, servers)), "the shims to be gone")
 
     def shim_of(self, pid):
         """The shim that is the parent of a container's process."""

@@ -66,7 +66,7 @@ pub enum Event {
     Request(Step, Vec<u8>, Option<OwnedFd>),
     /// Init failed with this error.
     Failed(Error),
-    /// The end of file: init executed its program, or died.
+    /// The end of file: init executed its program, or exited.
     End,
 }
 
@@ -78,7 +78,7 @@ impl ParentEnd {
 
     /// Releases a child that waits before its exec.
     pub fn go(&self) -> Result<()> {
-        socket::send(self.0.as_fd(), &[1], &[]).context("unable to let the new process go on")
+        socket::send(self.0.as_fd(), &[1], &[]).context("unable to let the new process continue")
     }
 
     /// Receives the next request, or the end. Log lines are passed to `log` on the way.
@@ -89,7 +89,7 @@ impl ParentEnd {
         loop {
             ready()?;
             let (packet, fds) = match socket::receive(self.0.as_fd(), LIMIT) {
-                // A child that died with unread messages resets the connection.
+                // A child that exited with unread messages resets the connection.
                 Err(error) if error.errno() == nix::errno::Errno::ECONNRESET => return Ok(Event::End),
                 other => other.context("unable to receive from the new process")?,
             };

@@ -104,14 +104,14 @@ fn run_one(hook: &Hook, setting: Setting) -> Result<()> {
     }
     let mut child = command.spawn().context("unable to start it")?;
     let pidfd = process::pidfd_open(rustix::process::Pid::from_child(&child).as_raw_pid())?;
-    let ended = match setting.init {
-        Some(init) => process::readable_before_end(pidfd.as_fd(), init, hook.timeout)?,
-        None => process::wait_ended(pidfd.as_fd(), hook.timeout)?.then_some(true),
+    let exited = match setting.init {
+        Some(init) => process::readable_before_exit(pidfd.as_fd(), init, hook.timeout)?,
+        None => process::wait_exited(pidfd.as_fd(), hook.timeout)?.then_some(true),
     };
-    if ended != Some(true) {
+    if exited != Some(true) {
         child.kill().and_then(|()| child.wait()).context("unable to stop it")?;
-        if ended == Some(false) {
-            return Err(Error::other("it was killed, because the container's init ended while it ran"));
+        if exited == Some(false) {
+            return Err(Error::other("it was killed, because the container's init exited while it ran"));
         }
         let seconds = hook.timeout.unwrap_or_default().as_secs_f64();
         return Err(Error::other(format!("it ran longer than its timeout of {seconds} s, and was killed")));

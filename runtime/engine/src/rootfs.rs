@@ -21,9 +21,10 @@ use rustix::fs::Mode;
 
 use crate::error::{Context, Error, Result};
 use brig_plan::mounts::{CgroupMounts, MountKind, MountOp, Pivot, RootfsPlan};
+use brig_sys::fd::mount_id;
 use brig_sys::mount;
 use brig_sys::path::Dir;
-use brig_sys::procfs::{Proc, mount_id};
+use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult};
 
 mod cached_namespace;

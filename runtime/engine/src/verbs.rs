@@ -207,7 +207,7 @@ impl Container {
                 return Ok(());
             }
             let init = self.init()?;
-            self.end(Status::Running, init)?;
+            self.kill_all(Status::Running, init)?;
             self.forget(false)
         });
         if let Err(error) = destroyed {
@@ -238,7 +238,7 @@ impl Container {
         };
         let stat = Proc::open()?.pid_stat(pid)?;
         let same =
-            |stat: &brig_sys::procfs::PidStat| stat.start_time == self.record.init_process_start && !stat.has_ended();
+            |stat: &brig_sys::procfs::PidStat| stat.start_time == self.record.init_process_start && !stat.has_exited();
         Ok(stat.filter(same).map(|_| pidfd))
     }
 

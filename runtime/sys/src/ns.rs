@@ -50,7 +50,7 @@ pub fn mapped_user_namespace(uid_map: &str, gid_map: &str) -> SysResult<OwnedFd>
         proc.open_namespace_of(anchor.pid, "user")
     };
     let filled = fill();
-    process::end_anchor(anchor)?;
+    process::kill_anchor(anchor)?;
     filled
 }
 

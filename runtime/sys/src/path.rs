@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
-pub use super::fd::file_type;
+use super::fd::file_type;
 use super::{SysError, SysResult};
 
 /// The most links that the kernel follows in one path (MAXSYMLINKS, include/linux/namei.h).

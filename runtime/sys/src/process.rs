@@ -14,7 +14,7 @@ use wait::wait_id;
 
 mod wait;
 
-pub use wait::{Exit, peek_ended, poll_readable, readable_before_end, reap, try_wait, wait, wait_ended};
+pub use wait::{Exit, peek_exited, poll_readable, readable_before_exit, reap, try_wait, wait, wait_exited};
 
 /// A child process that is pinned by its pidfd: while the pidfd is open and the child is not reaped, the pid
 /// cannot be given to another process.
@@ -280,7 +280,7 @@ pub(super) fn check_namespaces(call: &'static str, flags: u64) -> SysResult<libc
 pub const CLONE_PARENT_FLAGS: u64 = libc::CLONE_PARENT as u64 | libc::CLONE_PIDFD as u64;
 
 /// Makes a child in new `namespaces` that waits to be killed, so that the caller can open its namespaces. The child
-/// sends no signal at its exit, and only [`end_anchor`] waits for it: a wait for any child does not report it (wait(2),
+/// sends no signal at its exit, and only [`kill_anchor`] waits for it: a wait for any child does not report it (wait(2),
 /// "clone" children).
 ///
 /// # Errors
@@ -306,7 +306,7 @@ pub fn spawn_anchor(namespaces: u64) -> SysResult<Child> {
 ///
 /// # Errors
 /// As pidfd_send_signal(2) and waitid(2).
-pub fn end_anchor(anchor: Child) -> SysResult<()> {
+pub fn kill_anchor(anchor: Child) -> SysResult<()> {
     pidfd_send_signal(anchor.pidfd.as_fd(), libc::SIGKILL)?;
     loop {
         match wait_id(anchor.pidfd.as_fd(), libc::WEXITED | libc::__WALL) {

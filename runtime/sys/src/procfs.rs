@@ -19,7 +19,6 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
-pub use super::fd::{fd_path, mount_id};
 use super::mount::{self, Filesystem};
 use super::{SysError, SysResult, fd};
 
@@ -64,13 +63,13 @@ pub struct PidStat {
 
 impl PidStat {
     /// Whether the process has exited, though its parent may not have waited for it yet.
-    pub fn has_ended(&self) -> bool {
+    pub fn has_exited(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
 
     /// Whether the process has exited or is exiting: it has left its namespaces, or is leaving them.
     pub fn is_ending(&self) -> bool {
-        self.has_ended() || self.flags & libc::PF_EXITING as u64 != 0
+        self.has_exited() || self.flags & libc::PF_EXITING as u64 != 0
     }
 
     /// Parses the file's text. The second field, the command's name, may hold spaces and parentheses.
@@ -343,7 +342,7 @@ mod tests {
     fn own_process_has_a_stat_and_a_missing_one_has_none() {
         let proc = Proc::open().expect("procfs");
         let own = proc.pid_stat(rustix::process::getpid().as_raw_pid()).expect("stat").expect("we live");
-        assert!(own.start_time > 0 && !own.has_ended());
+        assert!(own.start_time > 0 && !own.has_exited());
         assert_eq!(proc.pid_stat(i32::MAX).expect("stat"), None);
         assert_eq!(proc.read_to_string("thread-self/comm").expect("comm"), proc_comm());
     }

@@ -130,7 +130,7 @@ fn an_init_that_is_killed_during_a_start_container_hook_fails_the_start() {
     assert_eq!(start.wait().unwrap().code(), Some(1));
     let mut said = String::new();
     errors.rewind().and_then(|()| errors.read_to_string(&mut said)).unwrap();
-    assert!(said.contains("init was killed before its hooks.startContainer had ended"), "{said}");
+    assert!(said.contains("init was killed before its hooks.startContainer had finished"), "{said}");
 }
 
 #[test]

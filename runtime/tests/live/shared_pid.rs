@@ -74,7 +74,7 @@ fn what_a_clone_does_not_inherit_is_set_for_the_second_stage() {
     ]);
     bundle.config["process"]["scheduler"] =
         json!({"policy": "SCHED_OTHER", "nice": -5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
-    // RLIMIT_NPROC counts the processes of a user on the whole host, where other runs of this test may go on.
+    // RLIMIT_NPROC counts the processes of a user on the whole host, where other runs of this test may be active.
     let mut random = [0; 4];
     fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
     let uid = 1_000_000_000 | (u32::from_ne_bytes(random) >> 3);

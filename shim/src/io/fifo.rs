@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use brig_engine::error::Result;
-use brig_sys::procfs::fd_path;
+use brig_sys::fd::fd_path;
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 

@@ -113,7 +113,7 @@ pub(super) fn run_and_reap(mut command: Command) -> anyhow::Result<Done> {
 
 /// Waits for a child until the deadline, and kills it then.
 pub(super) fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<ExitStatus> {
-    if !has_ended(i32::try_from(child.id())?, limit)? {
+    if !has_exited(i32::try_from(child.id())?, limit)? {
         child.kill()?;
         child.wait()?;
         bail!("it still ran after {} s, and was killed", limit.as_secs());
@@ -122,7 +122,7 @@ pub(super) fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<ExitSta
 }
 
 /// Waits until the process has ended (it may be a zombie then); false when it still runs at the deadline.
-pub(super) fn has_ended(pid: i32, limit: Duration) -> anyhow::Result<bool> {
+pub(super) fn has_exited(pid: i32, limit: Duration) -> anyhow::Result<bool> {
     let pid = Pid::from_raw(pid).context("a pid is a positive number")?;
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,

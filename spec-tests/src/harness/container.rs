@@ -123,7 +123,7 @@ impl<'a> Container<'a> {
     /// Waits until init has ended, and returns its exit code. We are its subreaper: it is our child once the runtime's
     /// process has gone.
     pub fn wait(&self) -> anyhow::Result<i32> {
-        if !command::has_ended(self.pid, command::deadline())? {
+        if !command::has_exited(self.pid, command::deadline())? {
             bail!("init still runs after {} s; it wrote: {}", command::deadline().as_secs(), self.output()?);
         }
         let status = waitpid(Pid::from_raw(self.pid), None).context("init is nobody's child that can be waited for")?;

@@ -109,7 +109,7 @@ impl<'a> Twin<'a> {
     /// has to be waited for first: init's end waits for theirs, and we are their subreaper.
     pub fn wait_for(&self, file: &str) -> anyhow::Result<i32> {
         let pid = self.pid_in(file)?;
-        if !command::has_ended(pid, command::deadline())? {
+        if !command::has_exited(pid, command::deadline())? {
             bail!("the process of {file} still runs after {} s", command::deadline().as_secs());
         }
         match waitpid(nix::unistd::Pid::from_raw(pid), None)? {

@@ -125,7 +125,7 @@ impl Pending {
     fn group(&self, bus: &mut Bus) -> Result<PathBuf> {
         match control_group(bus, &self.plan.unit)? {
             Some(group) if !group.is_empty() => Ok(group.into()),
-            _ => Err(Error::other(format!("the scope {} has no cgroup: its process has ended", self.plan.unit))),
+            _ => Err(Error::other(format!("the scope {} has no cgroup: its process has exited", self.plan.unit))),
         }
     }
 

@@ -114,7 +114,7 @@ fn send(handles: &[OwnedFd], signal: i32) -> SysResult<()> {
 }
 
 /// Waits for the exit of each process; returns false at `deadline`.
-fn wait_ended(handles: &[OwnedFd], deadline: Instant) -> SysResult<bool> {
+fn wait_exited(handles: &[OwnedFd], deadline: Instant) -> SysResult<bool> {
     for process in handles {
         if !wait::ready(&mut [PollFd::new(process, PollFlags::IN)], deadline)? {
             return Ok(false);
@@ -137,7 +137,7 @@ pub(super) fn kill_until_empty(dir: &Dir, deadline: Instant) -> Result<bool> {
         let round = |handles: &[OwnedFd]| {
             send(handles, libc::SIGKILL)?;
             // A process that does not exit within this time must not delay the kill of the others.
-            wait_ended(handles, deadline.min(Instant::now() + ROUND_TIMEOUT)).map(drop)
+            wait_exited(handles, deadline.min(Instant::now() + ROUND_TIMEOUT)).map(drop)
         };
         if each_batch(dir, deadline, round).with_context(what)? == 0 {
             return Ok(true);
@@ -154,7 +154,7 @@ pub(super) fn wait_empty(dir: &Dir, deadline: Instant) -> SysResult<bool> {
     loop {
         let mut in_time = true;
         let wait = |handles: &[OwnedFd]| {
-            in_time = in_time && wait_ended(handles, deadline)?;
+            in_time = in_time && wait_exited(handles, deadline)?;
             Ok(())
         };
         match each_batch(dir, deadline, wait) {

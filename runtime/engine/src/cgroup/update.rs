@@ -99,7 +99,7 @@ fn change_unit_on_v1(
     change: &Change,
     (record, dirs, lists): (&CgroupRecord, &Dirs, &Dir),
 ) -> Result<()> {
-    let stands_still = StandsStill::new(record, dirs)?;
+    let frozen = FrozenForUpdate::new(record, dirs)?;
     systemd::set(unit, properties)?;
     settings::write(&change.all_settings, dirs, None)?;
     if let Some(old) = &record.devices {
@@ -109,32 +109,32 @@ fn change_unit_on_v1(
             Err(lost) => error.context(format!("the device rules could not be put back ({lost})")),
         })?;
     }
-    stands_still.end()
+    frozen.thaw()
 }
 
 /// The container's processes, frozen while systemd rewrites the device lists of v1, which it does at every change of a
 /// unit: it denies all devices first (systemd's src/core/cgroup.c, cgroup_apply_devices).
-struct StandsStill(Option<Cgroup>);
+struct FrozenForUpdate(Option<Cgroup>);
 
-impl StandsStill {
+impl FrozenForUpdate {
     /// Freezes the processes, unless they are paused already. Without a freezer they continue, and may be denied a
     /// device.
-    fn new(record: &CgroupRecord, dirs: &Dirs) -> Result<StandsStill> {
+    fn new(record: &CgroupRecord, dirs: &Dirs) -> Result<FrozenForUpdate> {
         let cgroup = Cgroup::from_record(record);
         if (dirs.v1("freezer").is_none() && dirs.v2.is_none()) || cgroup.is_frozen()? {
-            return Ok(StandsStill(None));
+            return Ok(FrozenForUpdate(None));
         }
         cgroup.freeze()?;
-        Ok(StandsStill(Some(cgroup)))
+        Ok(FrozenForUpdate(Some(cgroup)))
     }
 
     /// Thaws the processes again.
-    fn end(mut self) -> Result<()> {
+    fn thaw(mut self) -> Result<()> {
         self.0.take().map_or(Ok(()), |cgroup| cgroup.thaw())
     }
 }
 
-impl Drop for StandsStill {
+impl Drop for FrozenForUpdate {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.0.take().map(|cgroup| cgroup.thaw()) {
             tracing::warn!("the container stays paused: {error}");

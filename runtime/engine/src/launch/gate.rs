@@ -98,7 +98,7 @@ impl Opened {
         };
         match message {
             "" if before == Before::Hooks && !hooks_done => {
-                Err(Error::other("the container's init was killed before its hooks.startContainer had ended"))
+                Err(Error::other("the container's init was killed before its hooks.startContainer had finished"))
             }
             "" => Ok(()),
             said => Err(Error::other(said)),

@@ -42,7 +42,7 @@ impl Drop for Guard {
             }
             _ => {}
         }
-        let reaped = match process::wait_ended(child.pidfd.as_fd(), Some(KILL_TIMEOUT)) {
+        let reaped = match process::wait_exited(child.pidfd.as_fd(), Some(KILL_TIMEOUT)) {
             Ok(true) => process::wait(child.pidfd.as_fd()).map(drop),
             Ok(false) => {
                 // No signal interrupts the wait for a file system that does not answer.

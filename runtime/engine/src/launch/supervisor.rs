@@ -164,7 +164,7 @@ impl Server<'_> {
     fn next_of_first_stage(&self, early: &mut VecDeque<Event>) -> Result<Event> {
         loop {
             let (channel, pidfd) = (self.parent.fd(), self.guard.child().pidfd.as_fd());
-            if !self.wait(|timeout| process::readable_before_end(channel, pidfd, timeout))? {
+            if !self.wait(|timeout| process::readable_before_exit(channel, pidfd, timeout))? {
                 return Ok(early.pop_front().filter(|event| matches!(event, Event::Failed(_))).unwrap_or(Event::End));
             }
             match self.next()? {

@@ -127,7 +127,7 @@ fn file(parent: &OwnedFd, name: &OsStr, mode: u32, shown: &Path) -> Result<Owned
         Err(e) => return Err(SysError::from_rustix("mknodat", format!("{shown:?}, S_IFREG"), e).into()),
     }
     let fd = open_node(parent, name, shown)?;
-    match brig_sys::path::file_type(&fd)? {
+    match brig_sys::fd::file_type(&fd)? {
         FileType::Symlink | FileType::Directory => Err(refuse(shown, "is a symlink or a directory in the image")),
         _ => Ok(fd),
     }

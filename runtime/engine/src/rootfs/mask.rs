@@ -10,8 +10,9 @@ use super::mounts::make_readonly as readonly_mount;
 use super::{Root, by_path, host_node};
 use crate::error::{Context, Result};
 use brig_plan::mounts::{MountLabel, RootfsPlan};
+use brig_sys::fd::file_type;
 use brig_sys::mount::{self, Filesystem};
-use brig_sys::path::{Links, file_type};
+use brig_sys::path::Links;
 
 /// A detached copy of the host's /dev/null, after a check that it is the character device 1:3. `None` without
 /// open_tree(2).

@@ -10,9 +10,10 @@ use rustix::fs::{AtFlags, FileType};
 use super::{Root, by_path, cgroup, copy, has_option, refuse};
 use crate::error::{Context, Error, Result};
 use brig_plan::mounts::{MountKind, MountOp, PROC_FILES, RootfsPlan, options};
+use brig_sys::fd::{file_type, mount_id};
 use brig_sys::mount::{self, Filesystem};
-use brig_sys::path::{Links, file_type};
-use brig_sys::procfs::{PROC_SUPER_MAGIC, mount_id};
+use brig_sys::path::Links;
+use brig_sys::procfs::PROC_SUPER_MAGIC;
 use brig_sys::{SysError, SysResult};
 
 /// The flags of a bind mount that need a remount.

@@ -19,7 +19,8 @@ use brig_plan::container::{self, ContainerPlan, CreateChoices};
 use brig_plan::mounts::{CgroupMounts, RootfsPlan};
 use brig_plan::namespaces::{NamespaceKind, NamespacePlan};
 use brig_plan::{Finished, annotations, external};
-use brig_sys::path::{Dir, Links, file_type};
+use brig_sys::fd::file_type;
+use brig_sys::path::{Dir, Links};
 
 /// The file in the image directory that names the container's standard streams, in runc's format.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
@@ -69,7 +70,7 @@ impl Engine {
         if options.leave_running || options.pre_dump {
             return Ok(());
         }
-        container.end(Status::Stopped, container.init()?)?;
+        container.kill_all(Status::Stopped, container.init()?)?;
         container.forget(self.is_resident)
     }
 }

@@ -184,7 +184,7 @@ impl<'a> Creation<'a> {
             && let Some(poststart) = Poststart::of(spec, &observer.record)
             && let Err(error) = entry.unlock().and_then(|()| poststart.run())
         {
-            end(&child, observer.cgroup.cgroup()?)?;
+            kill(&child, observer.cgroup.cgroup()?)?;
             observer.hooks_began = true;
             observer.unwind();
             return Err(error);
@@ -260,7 +260,7 @@ impl<'a> Creation<'a> {
 const CAP_SETGID: u64 = 1 << 6;
 
 /// Kills a container that has started, and reaps its init.
-fn end(child: &Child, cgroup: &Cgroup) -> Result<()> {
+fn kill(child: &Child, cgroup: &Cgroup) -> Result<()> {
     process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL).context("unable to stop the container")?;
     process::wait(child.pidfd.as_fd()).context("unable to stop the container")?;
     cgroup.kill_all(libc::SIGKILL)

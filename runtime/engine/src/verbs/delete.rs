@@ -57,7 +57,7 @@ impl Engine {
         if !force {
             allow(Verb::Delete, status, id)?;
         }
-        container.end(status, init)?;
+        container.kill_all(status, init)?;
         container.forget(self.is_resident)
     }
 }
@@ -77,7 +77,7 @@ fn kill_meanwhile(id: &str, entry: Entry) -> Result<()> {
 
 impl Container {
     /// Kills every process, and waits until `init`, a pidfd, has exited.
-    pub(super) fn end(&self, status: Status, init: Option<OwnedFd>) -> Result<()> {
+    pub(super) fn kill_all(&self, status: Status, init: Option<OwnedFd>) -> Result<()> {
         if let Some(init) = init {
             match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
                 Err(error) if error.errno() != nix::errno::Errno::ESRCH => return Err(error.into()),
@@ -88,9 +88,9 @@ impl Container {
             }
             // The container may have frozen init in a child cgroup.
             self.cgroup().thaw_killed()?;
-            if !process::wait_ended(init.as_fd(), Some(KILL_TIMEOUT))? {
+            if !process::wait_exited(init.as_fd(), Some(KILL_TIMEOUT))? {
                 let pid = self.record.init_process_pid;
-                let message = format!("init (pid {pid}) did not die of SIGKILL within {KILL_TIMEOUT:?}");
+                let message = format!("init (pid {pid}) did not exit within {KILL_TIMEOUT:?} of SIGKILL");
                 return Err(Error::new(ErrorKind::TimedOut, message));
             }
         }

@@ -133,7 +133,7 @@ fn container_root(init: &OwnedFd, pid: i32, join: u64) -> Result<Option<OwnedFd>
     }
     let root = Proc::open()?.open_root_of(pid).context("unable to open the container's root")?;
     // The pid may have been reused, unless init still runs.
-    if process::wait_ended(init.as_fd(), Some(Duration::ZERO))? {
+    if process::wait_exited(init.as_fd(), Some(Duration::ZERO))? {
         return Err(Error::new(ErrorKind::InvalidState, "cannot exec in a stopped container"));
     }
     Ok(Some(root))

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use crate::error::{Context, Error, Result};
-use brig_sys::procfs::fd_path;
+use brig_sys::fd::fd_path;
 use brig_sys::{SysError, socket};
 
 /// Name of the socket's directory on the host, in the container's record.
@@ -87,12 +87,12 @@ impl Notify {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(SysError::from_rustix("poll", "", error).into()),
             }
-            let [notified, ended] = fds.map(|fd| !fd.revents().is_empty());
+            let [notified, exited] = fds.map(|fd| !fd.revents().is_empty());
             if notified {
                 if let Some(ready) = self.read()? {
                     return await_reader(&self.send(&ready, main_pid)?);
                 }
-            } else if ended {
+            } else if exited {
                 return Ok(());
             }
         }

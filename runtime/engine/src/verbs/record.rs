@@ -22,7 +22,7 @@ use brig_sys::procfs::Proc;
 /// Fills in init's pid, start time and namespaces.
 pub(super) fn put_init(record: &mut Record, pid: i32) -> Result<()> {
     let stat = Proc::open()?.pid_stat(pid)?;
-    let stat = stat.ok_or_else(|| Error::other("init ended while it was put on record"))?;
+    let stat = stat.ok_or_else(|| Error::other("init exited before it was recorded"))?;
     record.init_process_pid = pid;
     record.init_process_start = stat.start_time;
     for kind in NamespaceKind::ALL {

@@ -36,7 +36,7 @@ fn default_mounts_are_planned() {
             {"destination":"etc/../etc/hosts","type":"bind","source":"/etc/hosts"}]"#,
     );
     assert_eq!(denied(&findings), [""; 0]);
-    assert_eq!(findings.warnings, [""; 0], "a relative destination is told by the checks");
+    assert_eq!(findings.warnings, [""; 0], "a relative destination is reported by the checks");
     assert_eq!(plan.root, Path::new("/bundle/rootfs"));
     assert_eq!(plan.pivot, Pivot::Pivot);
     assert!(plan.setup_dev && plan.dev_readonly && !plan.readonly);

@@ -52,8 +52,8 @@ pub fn try_wait(pidfd: BorrowedFd) -> SysResult<Option<Exit>> {
 
 pub(super) fn wait_id(pidfd: BorrowedFd, options: libc::c_int) -> SysResult<Option<Exit>> {
     // A borrowed descriptor is never negative.
-    let ended = waitid(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), options)?;
-    Ok(ended.map(|(_, exit)| exit))
+    let found = waitid(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), options)?;
+    Ok(found.map(|(_, exit)| exit))
 }
 
 /// Finds a child that has exited, and leaves it a zombie: its pid stays its own until it is [reaped](reap). `None` when
@@ -61,7 +61,7 @@ pub(super) fn wait_id(pidfd: BorrowedFd, options: libc::c_int) -> SysResult<Opti
 ///
 /// # Errors
 /// As waitid(2), except ECHILD.
-pub fn peek_ended() -> SysResult<Option<(i32, Exit)>> {
+pub fn peek_exited() -> SysResult<Option<(i32, Exit)>> {
     match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
         Err(error) if error.errno() == Errno::ECHILD => Ok(None),
         other => other,
@@ -99,7 +99,7 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> SysResu
 ///
 /// # Errors
 /// As for [`poll_readable`].
-pub fn wait_ended(pidfd: BorrowedFd, timeout: Option<Duration>) -> SysResult<bool> {
+pub fn wait_exited(pidfd: BorrowedFd, timeout: Option<Duration>) -> SysResult<bool> {
     poll_readable(pidfd, timeout)
 }
 
@@ -125,7 +125,7 @@ pub fn poll_readable(fd: BorrowedFd, timeout: Option<Duration>) -> SysResult<boo
 ///
 /// # Errors
 /// As poll(2): ENOMEM.
-pub fn readable_before_end(fd: BorrowedFd, pidfd: BorrowedFd, timeout: Option<Duration>) -> SysResult<Option<bool>> {
+pub fn readable_before_exit(fd: BorrowedFd, pidfd: BorrowedFd, timeout: Option<Duration>) -> SysResult<Option<bool>> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     // The process comes first, because poll(2) checks the descriptors in order: data that was written before the exit
     // is then found after it.
