@@ -109,7 +109,7 @@ impl<'a> Twin<'a> {
     /// has to be waited for first: init's end waits for theirs, and we are their subreaper.
     pub fn wait_for(&self, file: &str) -> anyhow::Result<i32> {
         let pid = self.pid_in(file)?;
-        if !command::has_exited(pid, command::deadline())? {
+        if !command::has_ended(pid, command::deadline())? {
             bail!("the process of {file} still runs after {} s", command::deadline().as_secs());
         }
         match waitpid(nix::unistd::Pid::from_raw(pid), None)? {
@@ -337,8 +337,9 @@ fn makes_or_removes_a_cgroup(command: &str) -> bool {
 /// cgroup again at the next create. Below systemd it looks for processes in a cgroup that is mostly gone with its last
 /// one, and misses devices whose modules nobody has loaded yet.
 fn without_chance(text: &str) -> String {
-    const CHANCES: [&str; 5] = [
+    const CHANCES: [&str; 6] = [
         "device or resource busy",
+        "level=error msg=\"Failed to remove paths: map[",
         "container's cgroup is not empty",
         "in a non-empty cgroup",
         "level=warning msg=\"freezer not supported: openat2 /sys/fs/cgroup/CGROUP/cgroup.freeze: no such file or directory\"",
@@ -386,6 +387,8 @@ mod tests {
         let device =
             "level=warning msg=\"skipping device /dev/char/10:200 for systemd: stat /sys/dev/char/10:200: none\"\n";
         assert_eq!(without_chance(&format!("{device}one\n")), "one\n");
+        let paths = "time=\"TIME\" level=error msg=\"Failed to remove paths: map[cpu:/sys/fs/cgroup/cpu/CGROUP]\"\n";
+        assert_eq!(without_chance(&format!("{paths}one\n")), "one\n");
         assert_eq!(without_chance("one\ntwo\n"), "one\ntwo\n");
         assert!(makes_or_removes_a_cgroup("--debug delete --force {id}"));
         assert!(!makes_or_removes_a_cgroup("kill {id} KILL"));
