@@ -1,8 +1,9 @@
-//! The support of cases: the runtime under test, bundles made in code, containers that are gone after the case.
+//! The harness of the cases: the runtime under test, bundles made in code, and containers that are removed after each
+//! case.
 //!
-//! A run of one runtime in one bed is a few worker processes (`worker`), each with a mount namespace, temporary
-//! directories (`shelter`) and a parent cgroup of its own. A worker does its cases one after the other and looks after
-//! each for what it left (`leaks`). A run that is killed is cleared away by its `keeper`.
+//! A run of one runtime in one bed has a few worker processes (`run`), each with a mount namespace, temporary
+//! directories (`sandbox`) and a parent cgroup of its own. A worker runs its cases one after the other, and searches
+//! for leaks after each (`leaks`). The `supervisor` cleans up after a run that is killed.
 #![forbid(unsafe_code)]
 
 mod bundle;
@@ -10,28 +11,28 @@ mod case;
 mod command;
 mod container;
 mod differences;
-mod ground;
+mod differential;
+mod fixture;
 mod hooks;
 mod host;
-mod keeper;
 mod leaks;
 mod mount;
 mod normal;
 mod run;
-mod shelter;
+mod sandbox;
+mod supervisor;
 mod terminal;
-mod twins;
 mod watch;
 
 pub use bundle::Bundle;
 pub use case::{Case, Level, Need, Report, Verdict};
 pub use command::{Done, set_deadline, wait_until};
 pub use container::Container;
-pub use ground::Ground;
+pub use differential::{Differential, Side};
+pub use fixture::Fixture;
 pub use hooks::KINDS;
 pub use host::Host;
-pub use keeper::{done, keep};
 pub use mount::HostMount;
-pub use run::{Options, run, tell_as_json};
+pub use run::{Options, run, write_as_json};
+pub use supervisor::{delay_exit, supervise};
 pub use terminal::{ConsoleSocket, Terminal, receive};
-pub use twins::{Twin, Twins};

@@ -1,19 +1,19 @@
-//! The proving ground: judges any OCI runtime by the runtime specification, by what is seen from outside.
+//! Conformance tests: check any OCI runtime against the runtime specification, by its behaviour as seen from outside.
 //!
 //! ```text
-//!  case ──► Ground ──► bundle (config.json, rootfs with the probe) ──► RUNTIME create, start, ... ──► verdict
+//!  case ─► Fixture ──► bundle (config.json, rootfs with the probe) ──► RUNTIME create, start, ... ──► verdict
 //!                                                                        │                             ▲
 //!                                                                        └─► probe prints Facts ───────┘
 //! ```
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
-//! | [`facts`] | what the probe tells from inside a container; shared by both programs |
-//! | [`record`] | what the probe tells when it is a hook |
+//! | [`facts`] | the probe's report from inside a container; shared by both programs |
+//! | [`record`] | the probe's report as a hook |
 //! | `harness` | the runtime under test as a path, bundles, containers, deadlines, leaks, verdicts |
-//! | `cases` | the cases, by chapter of the specification; each names the section that it judges by |
+//! | `cases` | the cases, by chapter of the specification; each names the section that has its rule |
 //!
-//! Nothing here knows the code of any runtime: a case asserts what a user of the specification could see.
+//! No case depends on the code of a runtime: it asserts behaviour that a user of the specification can observe.
 #![forbid(unsafe_code)]
 
 mod cases;
@@ -22,4 +22,4 @@ mod harness;
 pub mod record;
 
 pub use cases::ALL;
-pub use harness::{Host, Options, Report, Verdict, done, keep, run, set_deadline, tell_as_json};
+pub use harness::{Host, Options, Report, Verdict, delay_exit, run, set_deadline, supervise, write_as_json};

@@ -1,5 +1,5 @@
-//! `spec-tests --runtime PATH [OPTION...]`: judges a runtime by the runtime specification, on this machine. Ends with
-//! `spec: N passed, N failed` and a status that says the same.
+//! `spec-tests --runtime PATH [OPTION...]`: tests a runtime against the runtime specification, on this machine. The last
+//! line is `spec: N passed, N failed`, and the exit status says the same.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -8,34 +8,34 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use brig_spec_tests::{ALL, Host, Options, Report, Verdict, done, keep, run, set_deadline, tell_as_json};
+use brig_spec_tests::{ALL, Host, Options, Report, Verdict, delay_exit, run, set_deadline, supervise, write_as_json};
 use lexopt::{Arg, ValueExt};
 
 const HELP: &str = "\
-spec-tests --runtime PATH [OPTION...]: judges an OCI runtime by the runtime specification, on this machine, as root
+spec-tests --runtime PATH [OPTION...]: tests an OCI runtime against the runtime specification, on this machine, as root
 
   --runtime PATH   the runtime under test (or RUNTIME in the environment)
-  --only WORDS     only cases whose name or section holds the words; may be given again
+  --only WORDS     only cases whose name or section contains the words; may be repeated
   --cases FILE     only cases whose name is a line of the file
-  --systemd        containers are placed by systemd (--systemd-cgroup)
-  --workers N      how many processes share the cases; as many as there are CPUs unless told
-  --probe PATH     the static program that runs in containers; beside this program unless told
-  --deadline S     how many seconds one command of the runtime, or one wait, may take; 60 unless told
-  --json FILE      the reports, as a JSON array
+  --systemd        use systemd's cgroup driver (--systemd-cgroup)
+  --workers N      the number of worker processes (default: the number of CPUs)
+  --probe PATH     the static program that runs in containers (default: beside this program)
+  --deadline S     timeout in seconds of a command of the runtime, and of a wait (default: 60)
+  --json FILE      writes the reports to FILE, as a JSON array
   --list           prints the cases as JSON, with what this machine lacks for each, and runs none";
 
 fn main() -> anyhow::Result<ExitCode> {
     let Some((options, json)) = arguments()? else { return Ok(ExitCode::SUCCESS) };
     if options.worker.is_some() {
         let mut broken = None;
-        run(&options, ALL, |report| broken = tell_as_json(report).err())?;
+        run(&options, ALL, |report| broken = write_as_json(report).err())?;
         return broken.map_or(Ok(ExitCode::SUCCESS), Err);
     }
-    if let Some(status) = keep()? {
+    if let Some(status) = supervise()? {
         return Ok(status);
     }
     let outcome = run(&options, ALL, show);
-    let _end = done();
+    let _end = delay_exit();
     let reports = outcome?;
     if let Some(path) = json {
         std::fs::write(&path, serde_json::to_vec_pretty(&reports)?).with_context(|| path.display().to_string())?;
@@ -55,11 +55,11 @@ fn show(report: &Report) {
         Verdict::Failed(why) => format!("FAIL {} [{}]\n  {}", report.case, report.section, why.replace('\n', "\n  ")),
         Verdict::Absent(what) => format!("     {} [{}]: this machine lacks {what}", report.case, report.section),
     };
-    // Whoever closed our stdout sees no more lines; the status still tells.
+    // A caller that closed stdout still gets the exit status.
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// None after --list or --help.
+/// The options and the file of --json; `None` after --list or --help.
 fn arguments() -> anyhow::Result<Option<(Options, Option<PathBuf>)>> {
     let mut runtime = std::env::var_os("RUNTIME").map(PathBuf::from);
     let beside = std::env::current_exe()?.with_file_name("probe");

@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Case, Ground, Level, Need};
+use crate::harness::{Bundle, Case, Fixture, Level, Need};
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
@@ -50,8 +50,8 @@ pub const CASES: &[Case] = &[
 const VERSION: &str = "features.md#specification-version";
 const SECCOMP: &str = "features-linux.md#seccomp";
 
-fn features(ground: &Ground) -> anyhow::Result<Value> {
-    let text = ground.call(&["features"])?.ok()?.stdout;
+fn features(fixture: &Fixture) -> anyhow::Result<Value> {
+    let text = fixture.call(&["features"])?.ok()?.stdout;
     serde_json::from_str(&text).with_context(|| format!("features printed no JSON, but {text:?}"))
 }
 
@@ -65,8 +65,8 @@ fn list(features: &Value, pointer: &str) -> anyhow::Result<Vec<String>> {
     }
 }
 
-fn object(ground: &Ground) -> anyhow::Result<()> {
-    let found = features(ground)?;
+fn object(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = features(fixture)?;
     ensure!(found.is_object(), "expected an object, found {found}");
     Ok(())
 }
@@ -79,19 +79,19 @@ fn version(features: &Value, name: &str) -> anyhow::Result<(String, Vec<u64>)> {
     Ok((text.to_owned(), numbers.collect::<anyhow::Result<_>>()?))
 }
 
-fn versions(ground: &Ground) -> anyhow::Result<()> {
-    let found = features(ground)?;
+fn versions(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = features(fixture)?;
     let (oldest, newest) = (version(&found, "ociVersionMin")?, version(&found, "ociVersionMax")?);
     ensure!(oldest.1 <= newest.1, "ociVersionMax {} is older than ociVersionMin {}", newest.0, oldest.0);
     ensure!(newest.1.len() == 3, "ociVersionMax: expected three numbers, found {}", newest.0);
     Ok(())
 }
 
-fn accepted(ground: &Ground) -> anyhow::Result<()> {
-    let found = features(ground)?;
+fn accepted(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = features(fixture)?;
     for name in ["ociVersionMin", "ociVersionMax"] {
         let text = version(&found, name)?.0;
-        runs(ground, &format!("{name} {text}"), |bundle| {
+        runs(fixture, &format!("{name} {text}"), |bundle| {
             bundle.set("/ociVersion", json!(text));
         })?;
     }
@@ -138,8 +138,8 @@ const DEFINED: &[(&str, &[&str])] = &[
     ("/linux/netDevices", &["enabled"]),
 ];
 
-fn properties(ground: &Ground) -> anyhow::Result<()> {
-    let found = features(ground)?;
+fn properties(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = features(fixture)?;
     for (place, known) in DEFINED {
         let Some(Value::Object(fields)) = found.pointer(place) else { continue };
         for name in fields.keys() {
@@ -150,20 +150,20 @@ fn properties(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// The bundle with this change is created; its program's end does not matter.
-fn runs(ground: &Ground, what: &str, change: impl FnOnce(&mut Bundle)) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn runs(fixture: &Fixture, what: &str, change: impl FnOnce(&mut Bundle)) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "exit", "0"]);
     change(&mut bundle);
-    ground.run(&bundle)?.ok().with_context(|| format!("{what} is listed, but not accepted"))?;
+    fixture.run(&bundle)?.ok().with_context(|| format!("{what} is listed, but not accepted"))?;
     Ok(())
 }
 
 /// The runtime's message for the bundle; empty when the runtime accepts it.
-fn said(ground: &Ground, change: impl FnOnce(&mut Bundle)) -> anyhow::Result<String> {
-    let mut bundle = ground.bundle()?;
+fn said(fixture: &Fixture, change: impl FnOnce(&mut Bundle)) -> anyhow::Result<String> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "exit", "0"]);
     change(&mut bundle);
-    let done = ground.run(&bundle)?;
+    let done = fixture.run(&bundle)?;
     Ok(if done.code == 0 { String::new() } else { done.stderr })
 }
 
@@ -183,9 +183,9 @@ fn recognised(what: &str, said: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn hooks(ground: &Ground) -> anyhow::Result<()> {
-    let names = list(&features(ground)?, "/hooks")?;
-    let mut bundle = ground.bundle()?;
+fn hooks(fixture: &Fixture) -> anyhow::Result<()> {
+    let names = list(&features(fixture)?, "/hooks")?;
+    let mut bundle = fixture.bundle()?;
     let probe = bundle.rootfs("/probe").display().to_string();
     std::fs::create_dir_all(bundle.rootfs("/marks"))?;
     for name in &names {
@@ -198,17 +198,17 @@ fn hooks(ground: &Ground) -> anyhow::Result<()> {
         bundle.set(&format!("/hooks/{name}"), json!([{ "path": program, "args": args }]));
     }
     bundle.args(&["/probe", "exit", "0"]);
-    ground.run(&bundle)?.ok()?;
+    fixture.run(&bundle)?.ok()?;
     for name in &names {
         ensure!(bundle.rootfs(&format!("/marks/{name}")).exists(), "the hook {name} is listed, but was not run");
     }
     Ok(())
 }
 
-fn options(ground: &Ground) -> anyhow::Result<()> {
-    for chunk in list(&features(ground)?, "/mountOptions")?.chunks(4) {
+fn options(fixture: &Fixture) -> anyhow::Result<()> {
+    for chunk in list(&features(fixture)?, "/mountOptions")?.chunks(4) {
         // In the order of the list, each as a bind mount of its own; `remount` changes what is there.
-        let said = said(ground, |bundle| {
+        let said = said(fixture, |bundle| {
             let source = bundle.rootfs("/tmp").display().to_string();
             for (index, option) in chunk.iter().enumerate() {
                 let place = format!("/here-{index}");
@@ -229,18 +229,18 @@ fn options(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn own_options(ground: &Ground) -> anyhow::Result<()> {
+fn own_options(fixture: &Fixture) -> anyhow::Result<()> {
     let of_file_systems =
         ["size", "mode", "nr_inodes", "gid", "uid", "newinstance", "ptmxmode", "lowerdir", "upperdir", "workdir"];
-    for option in list(&features(ground)?, "/mountOptions")? {
+    for option in list(&features(fixture)?, "/mountOptions")? {
         let name = option.split('=').next().unwrap_or_default();
         ensure!(!of_file_systems.contains(&name), "mountOptions has {option}, which is for a file system");
     }
     Ok(())
 }
 
-fn annotations(ground: &Ground) -> anyhow::Result<()> {
-    let found = features(ground)?;
+fn annotations(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = features(fixture)?;
     let Some(Value::Object(annotations)) = found.get("annotations") else { return Ok(()) };
     for (name, value) in annotations {
         ensure!(!name.is_empty() && value.is_string(), "annotations: expected texts by name, found {name:?}: {value}");
@@ -248,14 +248,14 @@ fn annotations(ground: &Ground) -> anyhow::Result<()> {
     list(&found, "/potentiallyUnsafeConfigAnnotations").map(drop)
 }
 
-fn namespaces(ground: &Ground) -> anyhow::Result<()> {
-    for kind in list(&features(ground)?, "/linux/namespaces")? {
+fn namespaces(fixture: &Fixture) -> anyhow::Result<()> {
+    for kind in list(&features(fixture)?, "/linux/namespaces")? {
         let file = match kind.as_str() {
             "mount" => "mnt",
             "network" => "net",
             other => other,
         };
-        let said = said(ground, |bundle| {
+        let said = said(fixture, |bundle| {
             // A new one of users would need mappings: the cases of config-linux.md make them.
             if kind != "user" {
                 bundle.namespace(&kind, None);
@@ -268,11 +268,11 @@ fn namespaces(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn capabilities(ground: &Ground) -> anyhow::Result<()> {
-    let names = list(&features(ground)?, "/linux/capabilities")?;
-    let mut bundle = ground.bundle()?;
+fn capabilities(fixture: &Fixture) -> anyhow::Result<()> {
+    let names = list(&features(fixture)?, "/linux/capabilities")?;
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "exit", "0"]).set("/process/capabilities", json!({ "bounding": names }));
-    let done = ground.run(&bundle)?.ok()?;
+    let done = fixture.run(&bundle)?.ok()?;
     // Those that the kernel lacks are told in a warning of their own.
     for name in names {
         ensure!(
@@ -285,9 +285,9 @@ fn capabilities(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// Every value in a seccomp profile that allows all else.
-fn profile(ground: &Ground, pointer: &str, mut change: impl FnMut(&mut Bundle, &str)) -> anyhow::Result<()> {
-    for name in list(&features(ground)?, pointer)? {
-        let said = said(ground, |bundle| {
+fn profile(fixture: &Fixture, pointer: &str, mut change: impl FnMut(&mut Bundle, &str)) -> anyhow::Result<()> {
+    for name in list(&features(fixture)?, pointer)? {
+        let said = said(fixture, |bundle| {
             bundle.set(
                 "/linux/seccomp",
                 json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": [], "syscalls": [] }),
@@ -300,8 +300,8 @@ fn profile(ground: &Ground, pointer: &str, mut change: impl FnMut(&mut Bundle, &
     Ok(())
 }
 
-fn actions(ground: &Ground) -> anyhow::Result<()> {
-    profile(ground, "/linux/seccomp/actions", |bundle, action| {
+fn actions(fixture: &Fixture) -> anyhow::Result<()> {
+    profile(fixture, "/linux/seccomp/actions", |bundle, action| {
         // A call that the probe does not make; an agent for NOTIFY is not there, so that one rule stays away.
         let rule = json!([{ "names": ["acct"], "action": action }]);
         if action != "SCMP_ACT_NOTIFY" {
@@ -310,22 +310,22 @@ fn actions(ground: &Ground) -> anyhow::Result<()> {
     })
 }
 
-fn operators(ground: &Ground) -> anyhow::Result<()> {
-    profile(ground, "/linux/seccomp/operators", |bundle, operator| {
+fn operators(fixture: &Fixture) -> anyhow::Result<()> {
+    profile(fixture, "/linux/seccomp/operators", |bundle, operator| {
         let argument = json!([{ "index": 0, "value": 1, "valueTwo": 1, "op": operator }]);
         let rule = json!([{ "names": ["acct"], "action": "SCMP_ACT_ERRNO", "args": argument }]);
         bundle.set("/linux/seccomp/syscalls", rule);
     })
 }
 
-fn architectures(ground: &Ground) -> anyhow::Result<()> {
-    for name in list(&features(ground)?, "/linux/seccomp/archs")? {
+fn architectures(fixture: &Fixture) -> anyhow::Result<()> {
+    for name in list(&features(fixture)?, "/linux/seccomp/archs")? {
         let rule = json!([{ "names": ["acct"], "action": "SCMP_ACT_ERRNO" }]);
         let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": [name], "syscalls": rule });
         // One filter cannot hold architectures of both byte orders for every runtime: recognised is all that is asked.
         recognised(
             &name,
-            &said(ground, |bundle| {
+            &said(fixture, |bundle| {
                 bundle.set("/linux/seccomp", profile);
             })?,
         )?;
@@ -333,14 +333,14 @@ fn architectures(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn known_flags(ground: &Ground) -> anyhow::Result<()> {
-    let found = features(ground)?;
+fn known_flags(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = features(fixture)?;
     let known = list(&found, "/linux/seccomp/knownFlags")?;
     for flag in list(&found, "/linux/seccomp/supportedFlags")? {
         ensure!(known.contains(&flag), "{flag} is supported, but not among the known {known:?}");
     }
     for flag in known {
-        let said = said(ground, |bundle| {
+        let said = said(fixture, |bundle| {
             bundle.set("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW", "flags": [flag] }));
         })?;
         recognised(&flag, &said)?;
@@ -348,8 +348,8 @@ fn known_flags(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn supported_flags(ground: &Ground) -> anyhow::Result<()> {
-    profile(ground, "/linux/seccomp/supportedFlags", |bundle, flag| {
+fn supported_flags(fixture: &Fixture) -> anyhow::Result<()> {
+    profile(fixture, "/linux/seccomp/supportedFlags", |bundle, flag| {
         let listens = flag.ends_with("_WAIT_KILLABLE_RECV");
         // That one means something with an agent alone.
         if !listens {
@@ -359,17 +359,17 @@ fn supported_flags(ground: &Ground) -> anyhow::Result<()> {
     })
 }
 
-fn policies(ground: &Ground) -> anyhow::Result<()> {
-    let found = features(ground)?;
+fn policies(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = features(fixture)?;
     for mode in list(&found, "/linux/memoryPolicy/modes")? {
         let nodes = if ["MPOL_DEFAULT", "MPOL_LOCAL"].contains(&mode.as_str()) { "" } else { "0" };
-        let said = said(ground, |bundle| {
+        let said = said(fixture, |bundle| {
             bundle.set("/linux/memoryPolicy", json!({ "mode": mode, "nodes": nodes, "flags": [] }));
         })?;
         recognised(&format!("the memory policy {mode}"), &said)?;
     }
     for flag in list(&found, "/linux/memoryPolicy/flags")? {
-        let said = said(ground, |bundle| {
+        let said = said(fixture, |bundle| {
             bundle.set("/linux/memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": [flag] }));
         })?;
         recognised(&format!("the memory policy's flag {flag}"), &said)?;
@@ -377,11 +377,11 @@ fn policies(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn idmap(ground: &Ground) -> anyhow::Result<()> {
-    let found = features(ground)?;
+fn idmap(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = features(fixture)?;
     let told = found.pointer("/linux/mountExtensions/idmap/enabled") == Some(&Value::Bool(true));
     let mapping = json!([{ "containerID": 0, "hostID": 1000, "size": 10 }]);
-    let said = said(ground, |bundle| {
+    let said = said(fixture, |bundle| {
         let source = bundle.rootfs("/tmp").display().to_string();
         bundle.push(
             "/mounts",

@@ -21,23 +21,23 @@ pub mod user_namespace;
 use anyhow::ensure;
 use serde_json::Value;
 
-use crate::harness::{Container, Ground};
+use crate::harness::{Container, Fixture};
 
 /// A running container with these linux.resources.
-fn limited(ground: &Ground, resources: Value) -> anyhow::Result<Container<'_>> {
-    let mut bundle = ground.bundle()?;
-    ground.start(bundle.set("/linux/resources", resources))
+fn limited(fixture: &Fixture, resources: Value) -> anyhow::Result<Container<'_>> {
+    let mut bundle = fixture.bundle()?;
+    fixture.start(bundle.set("/linux/resources", resources))
 }
 
 /// The expected content of a file of the container's cgroup; `files` is its name on v1 and on v2.
 fn expect_file(
-    ground: &Ground,
+    fixture: &Fixture,
     container: &Container<'_>,
     controller: &str,
     files: [&str; 2],
     expected: &str,
 ) -> anyhow::Result<()> {
-    let file = files[usize::from(ground.host().is_v2())];
+    let file = files[usize::from(fixture.host().is_v2())];
     let found = container.cgroup_file(controller, file)?;
     ensure!(found == expected, "{file}: expected {expected}, found {found}");
     Ok(())

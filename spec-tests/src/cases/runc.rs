@@ -18,16 +18,16 @@ pub mod usage;
 use serde_json::{Value, json};
 
 use crate::facts::Facts;
-use crate::harness::{Done, Need, Twins};
+use crate::harness::{Differential, Done, Need};
 
 /// All of these cases need the runtime that they compare with.
 const RUNC: &[Need] = &[Need::Program("runc")];
 
 /// A command whose program is the probe's `facts`: compared by what a program can see and rely on.
-fn facts(twins: &Twins, line: &str) -> anyhow::Result<()> {
+fn facts(both: &Differential, line: &str) -> anyhow::Result<()> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    twins.done(line, |twin| {
-        let done = twin.call(&words)?;
+    both.done(line, |side| {
+        let done = side.call(&words)?;
         Ok(Done { stdout: digest(&done.stdout), ..done })
     })?;
     Ok(())

@@ -4,7 +4,7 @@ use anyhow::ensure;
 use serde_json::json;
 
 use crate::facts::Facts;
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 const DESCRIPTORS: &str = "runtime-linux.md#file-descriptors";
 const LINKS: &str = "runtime-linux.md#-dev-symbolic-links";
@@ -31,38 +31,38 @@ fn expect_standard(facts: &Facts) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn standard(ground: &Ground) -> anyhow::Result<()> {
-    expect_standard(&ground.facts(&ground.bundle()?)?)
+fn standard(fixture: &Fixture) -> anyhow::Result<()> {
+    expect_standard(&fixture.facts(&fixture.bundle()?)?)
 }
 
-fn standard_exec(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    expect_standard(&ground.start(&mut bundle)?.exec_facts(&[])?)
+fn standard_exec(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    expect_standard(&fixture.start(&mut bundle)?.exec_facts(&[])?)
 }
 
 /// Calls the runtime with these words, with descriptors 3, 4 and 9 open.
-fn with_open(ground: &Ground, words: &[&str]) -> anyhow::Result<Facts> {
-    let command = ground.command(words);
+fn with_open(fixture: &Fixture, words: &[&str]) -> anyhow::Result<Facts> {
+    let command = fixture.command(words);
     let mut line = vec!["-c".to_owned(), "exec \"$@\" 3</etc 4</etc/passwd 9<.".to_owned(), "sh".to_owned()];
     line.push(command.get_program().to_string_lossy().into_owned());
     line.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
-    Facts::parse(&ground.tool("sh", &line)?.ok()?.stdout)
+    Facts::parse(&fixture.tool("sh", &line)?.ok()?.stdout)
 }
 
-fn of_the_caller(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn of_the_caller(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.write()?;
-    expect_standard(&with_open(ground, &["run", "--bundle", &bundle.path().to_string_lossy(), &ground.id()])?)?;
-    let container = ground.start(&mut bundle)?;
-    expect_standard(&with_open(ground, &["exec", container.id(), "/probe", "facts"])?)
+    expect_standard(&with_open(fixture, &["run", "--bundle", &bundle.path().to_string_lossy(), &fixture.id()])?)?;
+    let container = fixture.start(&mut bundle)?;
+    expect_standard(&with_open(fixture, &["exec", container.id(), "/probe", "facts"])?)
 }
 
-fn preserved(ground: &Ground) -> anyhow::Result<()> {
-    let bundle = ground.bundle()?;
+fn preserved(fixture: &Fixture) -> anyhow::Result<()> {
+    let bundle = fixture.bundle()?;
     bundle.write()?;
     let path = bundle.path().to_string_lossy();
-    let facts = with_open(ground, &["run", "--preserve-fds", "2", "--bundle", &path, &ground.id()])?;
+    let facts = with_open(fixture, &["run", "--preserve-fds", "2", "--bundle", &path, &fixture.id()])?;
     let numbers: Vec<i32> = facts.fds.keys().copied().collect();
     ensure!(numbers == [0, 1, 2, 3, 4], "expected the descriptors 0 to 4, found {:?}", facts.fds);
     Ok(())
@@ -81,15 +81,15 @@ fn expect_links(facts: &Facts) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn links(ground: &Ground) -> anyhow::Result<()> {
-    expect_links(&ground.facts(&ground.bundle()?)?)
+fn links(fixture: &Fixture) -> anyhow::Result<()> {
+    expect_links(&fixture.facts(&fixture.bundle()?)?)
 }
 
-fn links_without_mount(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn links_without_mount(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let proc = bundle.config["mounts"][0].clone();
     ground_is_proc(&proc)?;
-    expect_links(&ground.facts(bundle.set("/mounts", json!([proc])))?)
+    expect_links(&fixture.facts(bundle.set("/mounts", json!([proc])))?)
 }
 
 fn ground_is_proc(mount: &serde_json::Value) -> anyhow::Result<()> {
@@ -97,8 +97,8 @@ fn ground_is_proc(mount: &serde_json::Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn links_when_created(ground: &Ground) -> anyhow::Result<()> {
-    let container = ground.create(&ground.bundle()?)?;
+fn links_when_created(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = fixture.create(&fixture.bundle()?)?;
     for name in ["fd", "stdin", "stdout", "stderr"] {
         let path = container.proc(&format!("root/dev/{name}"));
         let is_link = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink());

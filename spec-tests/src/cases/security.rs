@@ -23,14 +23,14 @@ use anyhow::{Context, ensure};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::harness::{Bundle, Done, Ground};
+use crate::harness::{Bundle, Done, Fixture};
 
 /// A directory of the host that nothing may be made, mounted or changed in.
 struct Outside(PathBuf);
 
 impl Outside {
-    fn make(ground: &Ground) -> anyhow::Result<Outside> {
-        let path = ground.directory().join("outside");
+    fn make(fixture: &Fixture) -> anyhow::Result<Outside> {
+        let path = fixture.directory().join("outside");
         fs::create_dir(&path)?;
         fs::write(path.join("mark"), "of the host")?;
         Ok(Outside(path))
@@ -86,14 +86,14 @@ fn unless_refused(done: Done) -> anyhow::Result<Option<Done>> {
 }
 
 /// Runs a bundle whose image may make the runtime wait for ever.
-fn run_in_time(ground: &Ground, bundle: &Bundle) -> anyhow::Result<Done> {
+fn run_in_time(fixture: &Fixture, bundle: &Bundle) -> anyhow::Result<Done> {
     bundle.write()?;
-    let command = ground.command(&["run", "--bundle", &bundle.path().to_string_lossy(), &ground.id()]);
+    let command = fixture.command(&["run", "--bundle", &bundle.path().to_string_lossy(), &fixture.id()]);
     let mut words =
         vec!["-k".to_owned(), "5".into(), "20".into(), command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let done = ground.tool("timeout", &words)?;
+    let done = fixture.tool("timeout", &words)?;
     ensure!(!matches!(done.code, 124 | 137), "the runtime still waited after 20 s");
     Ok(done)
 }

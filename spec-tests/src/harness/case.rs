@@ -1,10 +1,10 @@
-//! A case: one rule, and how to see whether a runtime keeps it.
+//! A case: one rule, and the function that checks it.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ground, Host};
+use super::{Fixture, Host};
 
-/// How strong the rule is that a case judges by.
+/// The strength of a case's rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
@@ -27,7 +27,7 @@ pub enum Need {
     CgroupV1,
     /// This controller, on v1 or v2, by its name on v2.
     Controller(&'static str),
-    /// Not this controller, on v1 or v2: it would hold back what the case looks at.
+    /// No such controller, on v1 or v2: it would limit the observed resource.
     NoController(&'static str),
     /// This kind of namespace, by its name in /proc/self/ns.
     Namespace(&'static str),
@@ -37,11 +37,11 @@ pub enum Need {
     AppArmor,
     /// SELinux is enabled.
     Selinux,
-    /// systemd is PID 1 and can be asked over D-Bus.
+    /// systemd is PID 1 and answers on D-Bus.
     Systemd,
     /// CAP_SYS_RESOURCE, which not every test machine gives to root.
     SysResource,
-    /// As many CPUs that we may run on.
+    /// At least this many CPUs in this process's affinity mask.
     Cpus(usize),
     /// This program is in PATH.
     Program(&'static str),
@@ -49,48 +49,48 @@ pub enum Need {
     File(&'static str),
     /// This file is not there.
     NoFile(&'static str),
-    /// A virtual machine of the beds, whose kernel no other work uses.
+    /// A virtual machine of the beds, whose kernel runs no other work.
     OwnMachine,
-    /// A block device, whose numbers can stand in limits.
+    /// A block device, for limits by device number.
     BlockDevice,
     /// One of these files, in a new cgroup of this controller.
     CgroupFile(&'static str, &'static [&'static str]),
-    /// Pairs of network devices (veth) can be made.
+    /// Pairs of network devices (veth) can be created.
     Links,
 }
 
-/// One rule and its judge.
+/// One rule and its check.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// Unique; words, as they stand in a report.
+    /// A unique sentence, which reports and data files use as the key.
     pub name: &'static str,
-    /// The rule's place: `config.md#mounts`, or `runc: kill`.
+    /// The section of the specification that has the rule: `config.md#mounts`, or `runc: kill`.
     pub section: &'static str,
     /// How strong the rule is.
     pub level: Level,
-    /// Without these the case says nothing.
+    /// The properties of the host without which the case is meaningless.
     pub needs: &'static [Need],
-    /// The judge. An error is a failure, its text says what was expected and what was found.
-    pub run: fn(&Ground) -> anyhow::Result<()>,
+    /// The check. An error is a failure; its text gives the expected and the found value.
+    pub run: fn(&Fixture) -> anyhow::Result<()>,
 }
 
 impl Case {
-    /// A case with these words for a name.
+    /// A case that every host can run.
     pub const fn new(
         name: &'static str,
         section: &'static str,
         level: Level,
-        run: fn(&Ground) -> anyhow::Result<()>,
+        run: fn(&Fixture) -> anyhow::Result<()>,
     ) -> Case {
         Case { name, section, level, needs: &[], run }
     }
 
-    /// The same, where the host has all of these.
+    /// The case, restricted to hosts that have all of these.
     pub const fn on(self, needs: &'static [Need]) -> Case {
         Case { needs, ..self }
     }
 
-    /// The first thing that this host lacks for it.
+    /// The first need that this host does not meet.
     pub fn lacks(&self, host: &Host) -> Option<String> {
         self.needs.iter().find(|need| !host.has(**need)).map(|need| format!("{need:?}"))
     }
@@ -102,9 +102,9 @@ impl Case {
 pub enum Verdict {
     /// The rule is kept.
     Passed,
-    /// The rule is broken, in this way.
+    /// The rule is broken; the text says how.
     Failed(String),
-    /// The host lacks what the case needs; says what. Another bed has to have it.
+    /// The host lacks the named need; another bed must have it.
     Absent(String),
 }
 
@@ -119,6 +119,6 @@ pub struct Report {
     pub level: Level,
     /// The case's result.
     pub verdict: Verdict,
-    /// How long it took.
+    /// The duration of the case.
     pub milliseconds: u64,
 }

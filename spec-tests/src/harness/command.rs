@@ -1,4 +1,4 @@
-//! Commands with a deadline. Their output goes to files: a container that holds a pipe open must not hold us.
+//! Commands with a deadline. Their output goes to files, because a container could hold a pipe open.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -17,8 +17,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 static LIMIT: OnceLock<Duration> = OnceLock::new();
 
-/// How long one command, or one wait, may take: a minute unless [`set_deadline`] said otherwise. Virtual machines
-/// without hardware support are some twenty times slower than others.
+/// How long one command, or one wait, may take: a minute unless [`set_deadline`] has changed it. Virtual machines
+/// without hardware support are about twenty times slower than others.
 pub(super) fn deadline() -> Duration {
     *LIMIT.get_or_init(|| Duration::from_secs(60))
 }
@@ -26,31 +26,31 @@ pub(super) fn deadline() -> Duration {
 /// Sets how long one command, or one wait, may take.
 ///
 /// # Errors
-/// When it was set before, or asked for.
+/// When the deadline has been set or read before.
 pub fn set_deadline(limit: Duration) -> anyhow::Result<()> {
     LIMIT.set(limit).map_err(|_| anyhow::anyhow!("the deadline is set once, before the first case"))
 }
 
-/// A command that ended.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Done {
-    /// The words, for messages.
+    /// The command line, for messages.
     pub what: String,
     /// The exit status; 128 + N after signal N.
     pub code: i32,
     /// The output on stdout so far (a process that the command left behind may write more).
     pub stdout: String,
-    /// And to stderr.
+    /// The output on stderr so far.
     pub stderr: String,
 }
 
 impl Done {
-    /// Itself, when it ended with 0; else an error that shows all of it.
+    /// The result of a successful command; else an error that shows the output.
     pub fn ok(self) -> anyhow::Result<Done> {
         self.ended_with(0)
     }
 
-    /// Itself, when it ended with this code.
+    /// The result of a command with this exit code; else an error that shows the output.
     pub fn ended_with(self, code: i32) -> anyhow::Result<Done> {
         if self.code != code {
             bail!("{}: expected exit code {code}, found {}\n{}{}", self.what, self.code, self.stdout, self.stderr);
@@ -58,22 +58,22 @@ impl Done {
         Ok(self)
     }
 
-    /// Its stderr, when it ended with any code but 0: a refusal, which has to say why.
+    /// The stderr of a command that fails, which must give a reason.
     pub fn refused(self) -> anyhow::Result<String> {
         if self.code == 0 {
             let printed: String = self.stdout.chars().take(300).collect();
             bail!("{}: expected an error, but it succeeded\n{printed}{}", self.what, self.stderr);
         }
         if self.stderr.trim().is_empty() {
-            bail!("{}: it failed with {} without a word on stderr", self.what, self.code);
+            bail!("{}: it failed with {} without a message on stderr", self.what, self.code);
         }
         Ok(self.stderr)
     }
 }
 
-/// Runs a command to its end, with stdin from /dev/null unless `command` was given one by `stdin`.
+/// Runs a command until it exits, with `stdin` or /dev/null.
 pub(super) fn run(mut command: Command, stdin: Option<Stdio>) -> anyhow::Result<Done> {
-    let what = words(&command);
+    let what = command_line(&command);
     let (out, err) = outputs()?;
     command.stdin(stdin.unwrap_or(Stdio::null())).stdout(out.try_clone()?).stderr(err.try_clone()?);
     let mut child = command.spawn().with_context(|| format!("unable to run {what}"))?;
@@ -93,10 +93,10 @@ fn outputs() -> anyhow::Result<(File, File)> {
     Ok((out, err))
 }
 
-/// The same, while every other child that ends is waited for too: the end of a container's first process waits for
-/// those that were started in its pid namespace from outside, and those are ours.
+/// Runs a command, and reaps every other child that exits: the exit of a container's first process waits for the
+/// processes that were started in its pid namespace from outside, and those are children of this process.
 pub(super) fn run_and_reap(mut command: Command) -> anyhow::Result<Done> {
-    let what = words(&command);
+    let what = command_line(&command);
     let (out, err) = outputs()?;
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?);
     let child = command.spawn().with_context(|| format!("unable to run {what}"))?;
@@ -121,7 +121,7 @@ pub(super) fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<ExitSta
     Ok(child.wait()?)
 }
 
-/// Waits until the process has ended (it may be a zombie then); false when it still runs at the deadline.
+/// Waits until the process has exited (it may be a zombie then); false when it still runs at the deadline.
 pub(super) fn has_exited(pid: i32, limit: Duration) -> anyhow::Result<bool> {
     let pid = Pid::from_raw(pid).context("a pid is a positive number")?;
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -133,16 +133,16 @@ pub(super) fn has_exited(pid: i32, limit: Duration) -> anyhow::Result<bool> {
     Ok(poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(&timeout))? > 0)
 }
 
-/// 0 to 255, or 128 + N after signal N, as a shell has it.
+/// The exit code as in a shell: 0 to 255, or 128 + N after signal N.
 pub(super) fn code_of(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// Looks again and again until the condition gives a value, for what the kernel offers no event for.
+/// Polls until the condition returns a value, where the kernel has no event.
 ///
 /// # Errors
-/// The condition's own; or that `what` did not come true in time.
+/// The condition's own error; or a timeout, which names `what`.
 pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
     let end = Instant::now() + deadline();
     loop {
@@ -150,15 +150,15 @@ pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> anyhow::Result<O
             return Ok(value);
         }
         if Instant::now() > end {
-            bail!("waited {} s in vain for: {what}", deadline().as_secs());
+            bail!("timeout after {} s, waiting for: {what}", deadline().as_secs());
         }
-        // No descriptors: just a moment for others to get on.
+        // No descriptors: a pause of 2 ms.
         poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }))?;
     }
 }
 
-/// Everything that is in the file, from its beginning. Its place in the file is shared with whoever writes to it, and
-/// stays where it is: to move it would have the next line written over the first.
+/// The whole content of the file. The offset of the open file description does not change, because the writer shares
+/// it: a change would make the next line overwrite the first.
 pub(super) fn read_all(file: &File) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     let mut block = [0; 4096];
@@ -172,16 +172,16 @@ pub(super) fn read_all(file: &File) -> anyhow::Result<String> {
     }
 }
 
-/// A program's place in PATH.
+/// The path of a program in PATH.
 pub(super) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
-fn words(command: &Command) -> String {
-    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
-    words.join(" ")
+fn command_line(command: &Command) -> String {
+    let mut args = vec![command.get_program().to_string_lossy().into_owned()];
+    args.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
+    args.join(" ")
 }
 
 #[cfg(test)]

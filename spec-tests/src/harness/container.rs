@@ -10,13 +10,13 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::command;
-use super::{Bundle, Done, Ground, wait_until};
+use super::{Bundle, Done, Fixture, wait_until};
 use crate::facts::Facts;
 
 /// A container under the runtime under test. It is deleted after the case, whatever state it is in.
 #[derive(Debug)]
 pub struct Container<'a> {
-    ground: &'a Ground,
+    fixture: &'a Fixture,
     id: String,
     pid: i32,
     stdout: File,
@@ -24,18 +24,18 @@ pub struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
-    pub(super) fn create(ground: &'a Ground, bundle: &Bundle, flags: &[&str]) -> anyhow::Result<Container<'a>> {
+    pub(super) fn create(fixture: &'a Fixture, bundle: &Bundle, flags: &[&str]) -> anyhow::Result<Container<'a>> {
         bundle.write()?;
-        let id = ground.id();
-        let pid_file = ground.directory().join(format!("{id}.pid"));
+        let id = fixture.id();
+        let pid_file = fixture.directory().join(format!("{id}.pid"));
         let (bundle_path, pid_path) = (bundle.path().to_string_lossy(), pid_file.to_string_lossy());
         let mut words = vec!["create", "--bundle", &*bundle_path, "--pid-file", &*pid_path];
         words.extend(flags);
         words.push(&id);
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
-        let mut command = ground.command(&words);
+        let mut command = fixture.command(&words);
         command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
-        let mut child = command.spawn().with_context(|| format!("unable to run {}", ground.runtime().display()))?;
+        let mut child = command.spawn().with_context(|| format!("unable to run {}", fixture.runtime().display()))?;
         let status = command::wait(&mut child, command::deadline()).context("create")?;
         if !status.success() {
             let (out, err) = (command::read_all(&stdout)?, command::read_all(&stderr)?);
@@ -43,11 +43,11 @@ impl<'a> Container<'a> {
         }
         let text = fs::read_to_string(&pid_file).context("create wrote no pid file")?;
         let pid = text.trim().parse().with_context(|| format!("the pid file holds {text:?}"))?;
-        Ok(Container { ground, id, pid, stdout, stderr })
+        Ok(Container { fixture, id, pid, stdout, stderr })
     }
 
-    pub(super) fn adopt(ground: &'a Ground, id: &str, pid: i32) -> anyhow::Result<Container<'a>> {
-        Ok(Container { ground, id: id.to_owned(), pid, stdout: tempfile::tempfile()?, stderr: tempfile::tempfile()? })
+    pub(super) fn adopt(fixture: &'a Fixture, id: &str, pid: i32) -> anyhow::Result<Container<'a>> {
+        Ok(Container { fixture, id: id.to_owned(), pid, stdout: tempfile::tempfile()?, stderr: tempfile::tempfile()? })
     }
 
     pub fn id(&self) -> &str {
@@ -66,12 +66,12 @@ impl<'a> Container<'a> {
 
     /// Calls a verb with the id after it, and these words after that.
     pub fn call(&self, verb: &str, words: &[&str]) -> anyhow::Result<Done> {
-        self.ground.call(&[&[verb, &self.id], words].concat())
+        self.fixture.call(&[&[verb, &self.id], words].concat())
     }
 
     /// The same with flags before the id.
     pub fn call_with_flags(&self, verb: &str, flags: &[&str]) -> anyhow::Result<Done> {
-        self.ground.call(&[&[verb], flags, &[&self.id]].concat())
+        self.fixture.call(&[&[verb], flags, &[&self.id]].concat())
     }
 
     /// The verb `start`.
@@ -101,18 +101,18 @@ impl<'a> Container<'a> {
 
     /// Runs a program in it, in the foreground.
     pub fn exec(&self, words: &[&str]) -> anyhow::Result<Done> {
-        self.ground.call(&[&["exec", &self.id], words].concat())
+        self.fixture.call(&[&["exec", &self.id], words].concat())
     }
 
     /// The same with flags before the id.
     pub fn exec_with(&self, flags: &[&str], words: &[&str]) -> anyhow::Result<Done> {
-        self.ground.call(&[&["exec"], flags, &[&self.id], words].concat())
+        self.fixture.call(&[&["exec"], flags, &[&self.id], words].concat())
     }
 
-    /// The result of each operation when an exec tries them in turn; see [`Ground::attempts`].
+    /// The result of each operation when an exec tries them in turn; see [`Fixture::attempts`].
     pub fn attempts(&self, operations: &[&str]) -> anyhow::Result<Vec<String>> {
-        let done = self.exec(&super::ground::attempt_words(operations))?.ok()?;
-        super::ground::attempt_lines(&done, operations)
+        let done = self.exec(&super::fixture::attempt_args(operations))?.ok()?;
+        super::fixture::attempt_lines(&done, operations)
     }
 
     /// The probe's facts in an exec with these flags.
@@ -159,7 +159,7 @@ impl<'a> Container<'a> {
 
     /// The container's cgroup in the hierarchy of a v1 controller, or on v2 (where `controller` does not matter).
     pub fn cgroup(&self, controller: &str) -> anyhow::Result<std::path::PathBuf> {
-        self.ground.host().cgroup_of(self.pid, controller)
+        self.fixture.host().cgroup_of(self.pid, controller)
     }
 
     /// A file of the container's cgroup, trimmed.

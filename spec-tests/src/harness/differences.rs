@@ -1,4 +1,4 @@
-//! data/differences.json: where a runtime that takes runc's place may say something else than runc does, and why.
+//! data/differences.json: the output in which a drop-in replacement of runc may differ, with reasons.
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
@@ -13,23 +13,23 @@ pub(super) struct Difference {
     pub commands: Vec<String>,
     /// The part that differs: `stdout`, `stderr`, `code`, or a name that a case gives.
     pub field: String,
-    /// Whether `runc` and `here` are but pieces: runc's is replaced by ours wherever it stands (a `*` is a letter then,
-    /// and `{verb}` in ours the first word of the command),
-    /// and all the rest has to be equal. Else they are patterns for all that is said.
+    /// Whether `runc` and `here` are parts of the output: each occurrence of `runc` is replaced by `here` (a `*` is a
+    /// letter then, and `{verb}` in `here` is the command's verb), and the rest must be equal. Else they are patterns
+    /// for the whole output.
     #[serde(default)]
     pub part: bool,
     /// The text of runc, normalised.
     pub runc: String,
     /// The text that is accepted instead.
     pub here: String,
-    /// Where it is so; everywhere unless told.
+    /// The layout or driver of cgroups with which it applies; any unless given.
     #[serde(default)]
     pub on: Option<Cgroups>,
-    /// Why that is right.
+    /// The reason why the difference is right.
     pub why: String,
 }
 
-/// How cgroups are laid out, or made.
+/// The layout or the driver of cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Cgroups {
@@ -41,10 +41,10 @@ pub(super) enum Cgroups {
     Systemd,
 }
 
-/// All that are for a host of this kind.
+/// The differences that apply to a host of this kind.
 ///
 /// # Errors
-/// When the file is wrong; says where.
+/// When the file is invalid; the error names the entry.
 pub(super) fn all(here: &[Cgroups]) -> anyhow::Result<Vec<Difference>> {
     let mut all: Vec<Difference> =
         serde_json::from_str(include_str!("../../data/differences.json")).context("data/differences.json")?;
@@ -59,7 +59,7 @@ pub(super) fn all(here: &[Cgroups]) -> anyhow::Result<Vec<Difference>> {
 }
 
 impl Difference {
-    /// Whether it speaks of this part of this command's outcome.
+    /// Whether it covers this field of this command.
     pub fn concerns(&self, command: &str, field: &str) -> bool {
         self.field == field && self.commands.iter().any(|pattern| fits(pattern, command))
     }
@@ -73,12 +73,12 @@ impl Difference {
         runc.replace(&self.runc, &self.here.replace("{verb}", verb))
     }
 
-    /// Whether it is the reason why runc says the one and the runtime under test the other.
+    /// Whether it explains the difference between both texts.
     pub fn explains(&self, command: &str, field: &str, runc: &str, here: &str) -> bool {
         !self.part && self.concerns(command, field) && fits(&self.runc, runc) && fits(&self.here, here)
     }
 
-    /// Whether it claims that this command differs wherever it is run.
+    /// Whether it requires this command to differ on every host.
     pub fn promises(&self, command: &str, field: &str) -> bool {
         !self.part && self.field == field && self.commands.iter().any(|one| one == command)
     }

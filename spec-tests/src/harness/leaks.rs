@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::shelter::Shelter;
-use super::{Ground, wait_until};
+use super::sandbox::Sandbox;
+use super::{Fixture, wait_until};
 
 /// How long what is on its way out may take.
 const GRACE: Duration = Duration::from_secs(15);
@@ -20,18 +20,18 @@ const GRACE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) struct Baseline<'a> {
     mounts: BTreeSet<u64>,
-    shelter: &'a Shelter,
+    sandbox: &'a Sandbox,
     files: BTreeSet<PathBuf>,
 }
 
 impl<'a> Baseline<'a> {
-    pub(super) fn take(ground: &Ground, shelter: &'a Shelter) -> anyhow::Result<Baseline<'a>> {
+    pub(super) fn take(fixture: &Fixture, sandbox: &'a Sandbox) -> anyhow::Result<Baseline<'a>> {
         let mounts = mounts()?.into_iter().map(|(id, _)| id).collect();
-        Ok(Baseline { mounts, shelter, files: shelter.paths(&places(ground))? })
+        Ok(Baseline { mounts, sandbox, files: sandbox.paths(&places(fixture))? })
     }
 
     /// Lists every leak, one line each, and removes it, so that the next case is not blamed.
-    pub(super) fn leaks(&self, ground: &Ground) -> anyhow::Result<Vec<String>> {
+    pub(super) fn leaks(&self, fixture: &Fixture) -> anyhow::Result<Vec<String>> {
         let mut found = processes()?;
         let now = mounts()?;
         // By their ids: a directory above one may be renamed meanwhile. What is mounted below another comes first.
@@ -39,17 +39,17 @@ impl<'a> Baseline<'a> {
             found.push(format!("a mount at {point}"));
             nix::mount::umount2(point.as_str(), nix::mount::MntFlags::MNT_DETACH)?;
         }
-        for ground in ground.all() {
-            found.extend(records(ground)?);
-            found.extend(cgroups(ground)?);
+        for fixture in fixture.all() {
+            found.extend(records(fixture)?);
+            found.extend(cgroups(fixture)?);
         }
-        found.extend(self.files(ground)?);
+        found.extend(self.files(fixture)?);
         Ok(found)
     }
 
-    /// Removes and names every file and directory that came into the shelter; of a tree its top.
-    fn files(&self, ground: &Ground) -> anyhow::Result<Vec<String>> {
-        let now = self.shelter.paths(&places(ground))?;
+    /// Removes and names every file and directory that came into the sandbox; of a tree its top.
+    fn files(&self, fixture: &Fixture) -> anyhow::Result<Vec<String>> {
+        let now = self.sandbox.paths(&places(fixture))?;
         let new: BTreeSet<&PathBuf> = now.difference(&self.files).collect();
         let top = |path: &&&PathBuf| !path.parent().is_some_and(|parent| new.contains(&parent.to_path_buf()));
         let mut found = Vec::new();
@@ -65,15 +65,15 @@ impl<'a> Baseline<'a> {
 }
 
 /// The directories of the run itself.
-fn places(ground: &Ground) -> Vec<&Path> {
-    ground.all().into_iter().map(Ground::place).collect()
+fn places(fixture: &Fixture) -> Vec<&Path> {
+    fixture.all().into_iter().map(Fixture::worker_directory).collect()
 }
 
 /// Removes and names every container on record.
-fn records(ground: &Ground) -> anyhow::Result<Vec<String>> {
+fn records(fixture: &Fixture) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
-    if ground.root().exists() {
-        for entry in fs::read_dir(ground.root())? {
+    if fixture.root().exists() {
+        for entry in fs::read_dir(fixture.root())? {
             let path = entry?.path();
             // A lock file of the runtime's own may stay; a record may not.
             if path.is_dir() && !is_hidden(&path) {
@@ -141,14 +141,14 @@ fn mounts() -> anyhow::Result<Vec<(u64, String)>> {
 }
 
 /// Cgroups below the worker's parent, in every hierarchy; the parents go too.
-fn cgroups(ground: &Ground) -> anyhow::Result<Vec<String>> {
+fn cgroups(fixture: &Fixture) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
-    let mut parents = ground.host().cgroup_directories(ground.cgroup_parent());
-    parents.extend(scopes(ground)?);
+    let mut parents = fixture.host().cgroup_directories(fixture.cgroup_parent());
+    parents.extend(scopes(fixture)?);
     for parent in parents {
         let mut below = Vec::new();
         walk(parent.clone(), &mut below)?;
-        let own = parent.ends_with(ground.cgroup_parent());
+        let own = parent.ends_with(fixture.cgroup_parent());
         for directory in below {
             if !(own && directory == parent) {
                 found.push(format!("the cgroup {}", directory.display()));
@@ -165,13 +165,13 @@ fn cgroups(ground: &Ground) -> anyhow::Result<Vec<String>> {
 }
 
 /// The scopes of systemd that belong to this worker.
-fn scopes(ground: &Ground) -> anyhow::Result<Vec<PathBuf>> {
+fn scopes(fixture: &Fixture) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for slice in ground.host().cgroup_directories("system.slice") {
+    for slice in fixture.host().cgroup_directories("system.slice") {
         for entry in fs::read_dir(slice)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.strip_prefix(ground.cgroup_parent()).is_some_and(|rest| rest.starts_with('-')) {
+            if name.strip_prefix(fixture.cgroup_parent()).is_some_and(|rest| rest.starts_with('-')) {
                 found.push(path);
             }
         }

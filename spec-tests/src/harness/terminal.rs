@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::Ground;
+use super::Fixture;
 use super::command::deadline;
 
 /// A console socket that waits for its terminal.
@@ -34,8 +34,8 @@ impl ConsoleSocket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn listen(ground: &Ground) -> anyhow::Result<ConsoleSocket> {
-        let path = ground.directory().join(format!("console-{}", ground.id()));
+    pub fn listen(fixture: &Fixture) -> anyhow::Result<ConsoleSocket> {
+        let path = fixture.directory().join(format!("console-{}", fixture.id()));
         Ok(ConsoleSocket { listener: UnixListener::bind(&path)?, path })
     }
 

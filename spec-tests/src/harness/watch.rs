@@ -1,14 +1,14 @@
-//! A case that does not come to its end must not hold up the others: what it waits for is killed under it.
+//! A deadline for each case: the processes that a case waits for are killed, so that it does not delay the others.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use super::keeper;
+use super::supervisor;
 
-/// Runs `work`; from `limit` on, every process that this one has started is killed until the work is done. Says whether
-/// that came to pass.
+/// Runs `work`. After `limit`, kills every child of this process until the work is done. Returns whether that was
+/// necessary.
 pub(super) fn within<T>(limit: Duration, work: impl FnOnce() -> T) -> (T, bool) {
     let (done, waiting) = channel::<()>();
     let watch = std::thread::spawn(move || {
@@ -17,8 +17,8 @@ pub(super) fn within<T>(limit: Duration, work: impl FnOnce() -> T) -> (T, bool) 
         while waiting.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
             late = true;
             wait = Duration::from_millis(100);
-            for pid in keeper::children().unwrap_or_default() {
-                // One that has ended meanwhile needs no signal.
+            for pid in supervisor::children().unwrap_or_default() {
+                // A process that has exited meanwhile needs no signal.
                 let _ = kill(pid, Signal::SIGKILL);
             }
         }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_holds_a_pipe_open_is_killed() {
+    fn a_process_that_holds_a_pipe_open_is_killed() {
         let mut child = Command::new("sleep").arg("1000").stdout(Stdio::piped()).spawn().expect("sleep runs");
         let mut out = child.stdout.take().expect("its stdout");
         let (read, late) = within(Duration::from_millis(50), || out.read_to_end(&mut Vec::new()));
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_in_time_is_left_alone() {
+    fn work_that_is_done_in_time_is_not_interrupted() {
         assert_eq!(within(Duration::from_secs(60), || 5), (5, false));
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 const SECTION: &str = "config.md#linux-process";
 /// Numbers of linux/capability.h.
@@ -17,11 +17,11 @@ pub const CASES: &[Case] = &[
     Case::new("each of the five capability sets is what the configuration says", SECTION, Level::Must, sets),
     Case::new("an empty capabilities object leaves none", SECTION, Level::Must, empty),
     Case::new("a capability that nobody knows does not stop the container", SECTION, Level::Should, unknown),
-    Case::new("a capability beyond the bounding set does not stop the container", SECTION, Level::Should, |ground| {
-        ungrantable(ground).map(drop)
+    Case::new("a capability beyond the bounding set does not stop the container", SECTION, Level::Should, |fixture| {
+        ungrantable(fixture).map(drop)
     }),
-    Case::new("a capability that cannot be granted is not there", SECTION, Level::Must, |ground| {
-        let effective = ungrantable(ground)?;
+    Case::new("a capability that cannot be granted is not there", SECTION, Level::Must, |fixture| {
+        let effective = ungrantable(fixture)?;
         ensure!(effective & NET_RAW == 0, "CapEff: expected no CAP_NET_RAW, found {effective:#x}");
         Ok(())
     }),
@@ -35,8 +35,8 @@ pub const CASES: &[Case] = &[
     Case::new("inheritable capabilities are none unless they are asked for", SECTION, Level::Security, inheritable),
 ];
 
-fn sets(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn sets(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let capabilities = json!({
         "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"],
         "permitted": ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE"],
@@ -46,12 +46,12 @@ fn sets(ground: &Ground) -> anyhow::Result<()> {
     });
     // execve(2) of root raises permitted and effective to the bounding set: only another user shows the sets.
     bundle.set("/process/capabilities", capabilities).set("/process/user", json!({ "uid": 0, "gid": 0 }));
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let found = facts.capabilities("CapBnd")?;
     let wanted = CHOWN | KILL | NET_BIND_SERVICE | NET_RAW;
     ensure!(found == wanted, "CapBnd: expected {wanted:#x}, found {found:#x}");
     bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     for (set, wanted) in [
         ("CapBnd", wanted),
         ("CapInh", KILL | NET_BIND_SERVICE),
@@ -65,9 +65,9 @@ fn sets(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn empty(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.set("/process/capabilities", json!({})))?;
+fn empty(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.set("/process/capabilities", json!({})))?;
     for set in ["CapBnd", "CapInh", "CapPrm", "CapEff", "CapAmb"] {
         let found = facts.capabilities(set)?;
         ensure!(found == 0, "{set}: expected none, found {found:#x}");
@@ -75,50 +75,50 @@ fn empty(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn unknown(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     for set in ["bounding", "permitted", "effective"] {
         bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_KILL", "CAP_OF_NO_KERNEL"]));
     }
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let found = facts.capabilities("CapEff")?;
     ensure!(found == KILL, "CapEff: expected CAP_KILL alone ({KILL:#x}), found {found:#x}");
     Ok(())
 }
 
 /// The effective capabilities of a program whose runtime could not grant CAP_NET_RAW.
-fn ungrantable(ground: &Ground) -> anyhow::Result<u64> {
-    let mut bundle = ground.bundle()?;
+fn ungrantable(fixture: &Fixture) -> anyhow::Result<u64> {
+    let mut bundle = fixture.bundle()?;
     for set in ["bounding", "permitted", "effective"] {
         bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_KILL", "CAP_NET_RAW"]));
     }
     bundle.write()?;
-    let id = ground.id();
+    let id = fixture.id();
     let mut words = vec!["--bounding-set", "-net_raw", "--"];
-    let command = ground.command(&["run", "--bundle"]);
-    let (program, path) = (ground.runtime().to_string_lossy(), bundle.path().to_string_lossy());
+    let command = fixture.command(&["run", "--bundle"]);
+    let (program, path) = (fixture.runtime().to_string_lossy(), bundle.path().to_string_lossy());
     words.push(&program);
     let given: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
     words.extend(given.iter().map(String::as_str));
     words.extend([&*path, &id]);
-    let done = ground.tool("setpriv", &words)?.ok()?;
+    let done = fixture.tool("setpriv", &words)?.ok()?;
     crate::facts::Facts::parse(&done.stdout).context("setpriv")?.capabilities("CapEff")
 }
 
-fn ambient(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn ambient(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     for set in ["bounding", "permitted", "inheritable", "effective", "ambient"] {
         bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_KILL"]));
     }
-    let facts = ground.facts(bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })))?;
+    let facts = fixture.facts(bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })))?;
     let found = facts.capabilities("CapEff")?;
     ensure!(found == KILL, "CapEff of uid 1000: expected CAP_KILL ({KILL:#x}), found {found:#x}");
     Ok(())
 }
 
-fn user(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })))?;
+fn user(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })))?;
     for set in ["CapEff", "CapPrm", "CapAmb", "CapInh"] {
         let found = facts.capabilities(set)?;
         ensure!(found == 0, "{set} of uid 1000: expected none, found {found:#x}");
@@ -126,8 +126,8 @@ fn user(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn inheritable(ground: &Ground) -> anyhow::Result<()> {
-    let facts = ground.facts(&ground.bundle()?)?;
+fn inheritable(fixture: &Fixture) -> anyhow::Result<()> {
+    let facts = fixture.facts(&fixture.bundle()?)?;
     for set in ["CapInh", "CapAmb"] {
         let found = facts.capabilities(set)?;
         ensure!(found == 0, "{set}: expected none, found {found:#x}");

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Case, Ground, HostMount, Level, Need};
+use crate::harness::{Bundle, Case, Fixture, HostMount, Level, Need};
 
 const OPTIONS: &str = "config.md#linux-mount-options";
 const POSIX: &str = "config.md#posix-platform-mounts";
@@ -24,8 +24,12 @@ pub const CASES: &[Case] = &[
     Case::new("idmap without mappings takes the user namespace's, or is refused", OPTIONS, Level::Must, inherited)
         .on(NEEDS),
     Case::new("idmap without mappings and without a user namespace is refused", OPTIONS, Level::Must, without_mappings),
-    Case::new("uidMappings without gidMappings are refused", POSIX, Level::Must, |ground| half(ground, "uidMappings")),
-    Case::new("gidMappings without uidMappings are refused", POSIX, Level::Must, |ground| half(ground, "gidMappings")),
+    Case::new("uidMappings without gidMappings are refused", POSIX, Level::Must, |fixture| {
+        half(fixture, "uidMappings")
+    }),
+    Case::new("gidMappings without uidMappings are refused", POSIX, Level::Must, |fixture| {
+        half(fixture, "gidMappings")
+    }),
     Case::new("an idmapped mount leaves its source as it was", POSIX, Level::Should, source_stays).on(NEEDS),
 ];
 
@@ -43,8 +47,8 @@ fn bind(bundle: &mut Bundle, source: &HostMount, options: &[&str], uids: Value, 
 }
 
 /// Two mounts, each with a file `mark` of 1000:2000.
-fn owned_tree(ground: &Ground) -> anyhow::Result<[HostMount; 2]> {
-    let tree = HostMount::tree(ground.directory().join("tree"), MsFlags::empty())?;
+fn owned_tree(fixture: &Fixture) -> anyhow::Result<[HostMount; 2]> {
+    let tree = HostMount::tree(fixture.directory().join("tree"), MsFlags::empty())?;
     for mount in &tree {
         chown(mount.path().join("mark"), Some(1000), Some(2000))?;
     }
@@ -52,8 +56,8 @@ fn owned_tree(ground: &Ground) -> anyhow::Result<[HostMount; 2]> {
 }
 
 /// The owners of the files of both mounts, as the container sees them.
-fn owners(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<[String; 2]> {
-    let lines = ground.tries(bundle, &["stat", "/tmp/mark", ",", "stat", "/tmp/sub/mark"])?;
+fn owners(fixture: &Fixture, bundle: &mut Bundle) -> anyhow::Result<[String; 2]> {
+    let lines = fixture.tries(bundle, &["stat", "/tmp/mark", ",", "stat", "/tmp/sub/mark"])?;
     let owner = |line: &String| line.split(' ').nth(2).unwrap_or(line).to_owned();
     Ok([owner(lines.first().context("stat")?), owner(lines.get(1).context("stat")?)])
 }
@@ -63,21 +67,21 @@ fn expect(found: &[String; 2], wanted: [&str; 2]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn shown(ground: &Ground) -> anyhow::Result<()> {
-    let tree = owned_tree(ground)?;
-    let mut bundle = ground.bundle()?;
+fn shown(fixture: &Fixture) -> anyhow::Result<()> {
+    let tree = owned_tree(fixture)?;
+    let mut bundle = fixture.bundle()?;
     bind(&mut bundle, &tree[1], &["bind", "idmap"], mapping(1000, 5000, 10), mapping(2000, 6000, 10));
-    let found = ground.tries(&mut bundle, &["stat", "/tmp/mark"])?;
+    let found = fixture.tries(&mut bundle, &["stat", "/tmp/mark"])?;
     ensure!(found[0].contains(" 5000:6000 "), "the owner of a file of 1000:2000: expected 5000:6000, found {found:?}");
     Ok(())
 }
 
-fn stored(ground: &Ground) -> anyhow::Result<()> {
-    let tree = owned_tree(ground)?;
+fn stored(fixture: &Fixture) -> anyhow::Result<()> {
+    let tree = owned_tree(fixture)?;
     chown(tree[1].path(), Some(1000), Some(2000))?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bind(&mut bundle, &tree[1], &["bind", "idmap"], mapping(1000, 0, 10), mapping(2000, 0, 10));
-    let found = ground.tries(&mut bundle, &["create", "/tmp/new"])?;
+    let found = fixture.tries(&mut bundle, &["create", "/tmp/new"])?;
     ensure!(found == ["ok"], "a new file: expected success, found {found:?}");
     let meta = fs::metadata(tree[1].path().join("new"))?;
     let owner = (meta.uid(), meta.gid());
@@ -85,37 +89,37 @@ fn stored(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn topmost(ground: &Ground) -> anyhow::Result<()> {
-    let tree = owned_tree(ground)?;
-    let mut bundle = ground.bundle()?;
+fn topmost(fixture: &Fixture) -> anyhow::Result<()> {
+    let tree = owned_tree(fixture)?;
+    let mut bundle = fixture.bundle()?;
     bind(&mut bundle, &tree[1], &["rbind", "idmap"], mapping(1000, 5000, 10), mapping(2000, 6000, 10));
-    expect(&owners(ground, &mut bundle)?, ["5000:6000", "1000:2000"])
+    expect(&owners(fixture, &mut bundle)?, ["5000:6000", "1000:2000"])
 }
 
-fn whole_tree(ground: &Ground) -> anyhow::Result<()> {
-    let tree = owned_tree(ground)?;
-    let mut bundle = ground.bundle()?;
+fn whole_tree(fixture: &Fixture) -> anyhow::Result<()> {
+    let tree = owned_tree(fixture)?;
+    let mut bundle = fixture.bundle()?;
     bind(&mut bundle, &tree[1], &["rbind", "ridmap"], mapping(1000, 5000, 10), mapping(2000, 6000, 10));
-    expect(&owners(ground, &mut bundle)?, ["5000:6000", "5000:6000"])
+    expect(&owners(fixture, &mut bundle)?, ["5000:6000", "5000:6000"])
 }
 
-fn beside_userns(ground: &Ground) -> anyhow::Result<()> {
-    let tree = owned_tree(ground)?;
-    let mut bundle = ground.bundle()?;
+fn beside_userns(fixture: &Fixture) -> anyhow::Result<()> {
+    let tree = owned_tree(fixture)?;
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65_536)?;
     // 1000 of the file system becomes 100007 of the host, which is 7 in the container.
     bind(&mut bundle, &tree[1], &["bind", "idmap"], mapping(1000, 100_007, 1), mapping(2000, 100_008, 1));
-    let found = ground.tries(&mut bundle, &["stat", "/tmp/mark"])?;
+    let found = fixture.tries(&mut bundle, &["stat", "/tmp/mark"])?;
     ensure!(found[0].contains(" 7:8 "), "the owner of a file of 1000:2000: expected 7:8, found {found:?}");
     Ok(())
 }
 
-fn inherited(ground: &Ground) -> anyhow::Result<()> {
-    let tree = owned_tree(ground)?;
-    let mut bundle = ground.bundle()?;
+fn inherited(fixture: &Fixture) -> anyhow::Result<()> {
+    let tree = owned_tree(fixture)?;
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65_536)?.args(&["/probe", "try", "stat", "/tmp/mark"]);
     bundle.mount("/tmp", "bind", &tree[1].path().to_string_lossy(), &["bind", "idmap"]);
-    let done = ground.run(&bundle)?;
+    let done = fixture.run(&bundle)?;
     let mapped = done.code == 0 && done.stdout.contains(" 1000:2000 ");
     ensure!(
         mapped || !done.stdout.starts_with("ok"),
@@ -124,28 +128,28 @@ fn inherited(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn without_mappings(ground: &Ground) -> anyhow::Result<()> {
+fn without_mappings(fixture: &Fixture) -> anyhow::Result<()> {
     for option in ["idmap", "ridmap"] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         let source = bundle.path().to_string_lossy().into_owned();
-        ground.refused(bundle.mount("/tmp", "bind", &source, &["bind", option])).with_context(|| option.to_owned())?;
+        fixture.refused(bundle.mount("/tmp", "bind", &source, &["bind", option])).with_context(|| option.to_owned())?;
     }
     Ok(())
 }
 
-fn half(ground: &Ground, given: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn half(fixture: &Fixture, given: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let mut mount =
         json!({ "destination": "/tmp", "type": "bind", "source": bundle.path(), "options": ["bind", "idmap"] });
     mount[given] = mapping(0, 0, 10);
-    ground.refused(bundle.push("/mounts", mount)).map(drop)
+    fixture.refused(bundle.push("/mounts", mount)).map(drop)
 }
 
-fn source_stays(ground: &Ground) -> anyhow::Result<()> {
-    let tree = owned_tree(ground)?;
-    let mut bundle = ground.bundle()?;
+fn source_stays(fixture: &Fixture) -> anyhow::Result<()> {
+    let tree = owned_tree(fixture)?;
+    let mut bundle = fixture.bundle()?;
     bind(&mut bundle, &tree[1], &["rbind", "ridmap"], mapping(1000, 5000, 10), mapping(2000, 6000, 10));
-    expect(&owners(ground, &mut bundle)?, ["5000:6000", "5000:6000"])?;
+    expect(&owners(fixture, &mut bundle)?, ["5000:6000", "5000:6000"])?;
     for mount in &tree {
         let meta = fs::metadata(mount.path().join("mark"))?;
         let owner = (meta.uid(), meta.gid());

@@ -6,11 +6,11 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::facts::Facts;
-use crate::harness::{Case, Ground, Level, Need};
+use crate::harness::{Case, Fixture, Level, Need};
 
 const SECTION: &str = "config.md#linux-process";
 
-const fn must(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn must(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, SECTION, Level::Must, run)
 }
 
@@ -24,29 +24,29 @@ pub const CASES: &[Case] = &[
         Level::Must,
         no_apparmor,
     ),
-    must("noNewPrivileges true sets no_new_privs", |ground| no_new_privileges(ground, json!(true), "1")),
-    must("noNewPrivileges false leaves no_new_privs alone", |ground| no_new_privileges(ground, json!(false), "0")),
-    must("noNewPrivileges left out leaves no_new_privs alone", |ground| no_new_privileges(ground, Value::Null, "0")),
-    must("oomScoreAdj is the program's oom_score_adj", |ground| oom_score(ground, "", Some(345), "345")),
-    must("oomScoreAdj may be lowered to where the runtime began", |ground| {
-        oom_score(ground, "echo 0 >/proc/self/oom_score_adj", Some(0), "0")
+    must("noNewPrivileges true sets no_new_privs", |fixture| no_new_privileges(fixture, json!(true), "1")),
+    must("noNewPrivileges false leaves no_new_privs alone", |fixture| no_new_privileges(fixture, json!(false), "0")),
+    must("noNewPrivileges left out leaves no_new_privs alone", |fixture| no_new_privileges(fixture, Value::Null, "0")),
+    must("oomScoreAdj is the program's oom_score_adj", |fixture| oom_score(fixture, "", Some(345), "345")),
+    must("oomScoreAdj may be lowered to where the runtime began", |fixture| {
+        oom_score(fixture, "echo 0 >/proc/self/oom_score_adj", Some(0), "0")
     }),
-    must("oomScoreAdj may be negative", |ground| oom_score(ground, "", Some(-500), "-500")).on(&[Need::SysResource]),
-    must("without oomScoreAdj the program's oom_score_adj is the runtime's own", |ground| {
-        oom_score(ground, "echo 77 >/proc/self/oom_score_adj", None, "77")
+    must("oomScoreAdj may be negative", |fixture| oom_score(fixture, "", Some(-500), "-500")).on(&[Need::SysResource]),
+    must("without oomScoreAdj the program's oom_score_adj is the runtime's own", |fixture| {
+        oom_score(fixture, "echo 77 >/proc/self/oom_score_adj", None, "77")
     }),
-    Case::new("an oomScoreAdj out of range is refused", "config.md#valid-values", Level::Must, |ground| {
-        ground.refused(ground.bundle()?.set("/process/oomScoreAdj", json!(1001)))?;
-        ground.refused(ground.bundle()?.set("/process/oomScoreAdj", json!(-1001))).map(drop)
+    Case::new("an oomScoreAdj out of range is refused", "config.md#valid-values", Level::Must, |fixture| {
+        fixture.refused(fixture.bundle()?.set("/process/oomScoreAdj", json!(1001)))?;
+        fixture.refused(fixture.bundle()?.set("/process/oomScoreAdj", json!(-1001))).map(drop)
     }),
     must("selinuxLabel is the program's context", labelled).on(&[Need::Selinux]),
     must("selinuxLabel of an exec is its program's context", labelled_exec).on(&[Need::Selinux]),
     Case::new("a selinuxLabel that cannot be applied is refused", "config.md#valid-values", Level::Must, no_selinux),
-    must("ioPriority of the class RT is set", |ground| io_priority(ground, "IOPRIO_CLASS_RT", 3, "realtime: prio 3")),
-    must("ioPriority of the class BE is set", |ground| {
-        io_priority(ground, "IOPRIO_CLASS_BE", 6, "best-effort: prio 6")
+    must("ioPriority of the class RT is set", |fixture| io_priority(fixture, "IOPRIO_CLASS_RT", 3, "realtime: prio 3")),
+    must("ioPriority of the class BE is set", |fixture| {
+        io_priority(fixture, "IOPRIO_CLASS_BE", 6, "best-effort: prio 6")
     }),
-    must("ioPriority of the class IDLE is set", |ground| io_priority(ground, "IOPRIO_CLASS_IDLE", 0, "idle")),
+    must("ioPriority of the class IDLE is set", |fixture| io_priority(fixture, "IOPRIO_CLASS_IDLE", 0, "idle")),
     must("ioPriority goes for programs that are started later too", io_priority_of_exec),
     Case::new(
         "an ioPriority that the kernel does not have is refused",
@@ -66,41 +66,41 @@ pub const CASES: &[Case] = &[
     Case::new("an execCPUAffinity that is no list is refused", "config.md#valid-values", Level::Must, bad_affinity),
 ];
 
-fn apparmor(ground: &Ground) -> anyhow::Result<()> {
-    let name = format!("spec-{}", ground.id());
+fn apparmor(fixture: &Fixture) -> anyhow::Result<()> {
+    let name = format!("spec-{}", fixture.id());
     let text =
         format!("profile {name} flags=(attach_disconnected) {{\n  file,\n  signal,\n  deny /etc/secret r,\n}}\n");
-    let path = ground.directory().join("profile");
+    let path = fixture.directory().join("profile");
     fs::write(&path, text)?;
     let path = path.to_string_lossy();
-    ground.tool("apparmor_parser", &["--replace", "--skip-cache", &path])?.ok()?;
-    let judged = confined(ground, &name);
-    ground.tool("apparmor_parser", &["--remove", &path])?.ok()?;
+    fixture.tool("apparmor_parser", &["--replace", "--skip-cache", &path])?.ok()?;
+    let judged = confined(fixture, &name);
+    fixture.tool("apparmor_parser", &["--remove", &path])?.ok()?;
     judged
 }
 
-fn confined(ground: &Ground, name: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn confined(fixture: &Fixture, name: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     fs::write(bundle.rootfs("/etc/secret"), "secret")?;
     bundle.set("/process/apparmorProfile", json!(name));
-    let found = ground.tries(&mut bundle, &["read", "/proc/self/attr/current", ",", "read", "/etc/secret"])?;
+    let found = fixture.tries(&mut bundle, &["read", "/proc/self/attr/current", ",", "read", "/etc/secret"])?;
     let wanted = [format!("ok {name} (enforce)"), "EACCES".to_owned()];
     ensure!(found == wanted, "the program's profile and a file that it denies: expected {wanted:?}, found {found:?}");
     Ok(())
 }
 
 /// Without AppArmor any profile; with it, one that nobody loaded.
-fn no_apparmor(ground: &Ground) -> anyhow::Result<()> {
-    ground.run(ground.bundle()?.set("/process/apparmorProfile", json!("spec-of-nobody")))?.refused().map(drop)
+fn no_apparmor(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.run(fixture.bundle()?.set("/process/apparmorProfile", json!("spec-of-nobody")))?.refused().map(drop)
 }
 
 const LABEL: &str = "system_u:system_r:container_t:s0:c1,c2";
 
-fn labelled(ground: &Ground) -> anyhow::Result<()> {
+fn labelled(fixture: &Fixture) -> anyhow::Result<()> {
     for no_new_privileges in [true, false] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         bundle.set("/process/selinuxLabel", json!(LABEL)).set("/process/noNewPrivileges", json!(no_new_privileges));
-        let found = ground.tries(&mut bundle, &["read", "/proc/self/attr/current"])?;
+        let found = fixture.tries(&mut bundle, &["read", "/proc/self/attr/current"])?;
         // The kernel ends a context with a NUL byte.
         ensure!(
             found == [format!("ok {LABEL}\0")],
@@ -110,10 +110,10 @@ fn labelled(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn labelled_exec(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn labelled_exec(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/selinuxLabel", json!(LABEL));
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let own = "system_u:system_r:container_t:s0:c2";
     for (flags, expected) in [(&[][..], LABEL), (&["--process-label", own], own)] {
         let found = container.exec_with(flags, &["/probe", "try", "read", "/proc/self/attr/current"])?.ok()?.stdout;
@@ -123,51 +123,51 @@ fn labelled_exec(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// Without SELinux any label; with it, one that no policy knows.
-fn no_selinux(ground: &Ground) -> anyhow::Result<()> {
-    ground.run(ground.bundle()?.set("/process/selinuxLabel", json!("no:such:label:s0")))?.refused().map(drop)
+fn no_selinux(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.run(fixture.bundle()?.set("/process/selinuxLabel", json!("no:such:label:s0")))?.refused().map(drop)
 }
 
-fn no_new_privileges(ground: &Ground, value: Value, wanted: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn no_new_privileges(fixture: &Fixture, value: Value, wanted: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.remove("/process/noNewPrivileges");
     if !value.is_null() {
         bundle.set("/process/noNewPrivileges", value);
     }
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let found = facts.status("NoNewPrivs")?;
     ensure!(found == wanted, "NoNewPrivs: expected {wanted}, found {found}");
     Ok(())
 }
 
-fn oom_score(ground: &Ground, prelude: &str, value: Option<i64>, wanted: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn oom_score(fixture: &Fixture, prelude: &str, value: Option<i64>, wanted: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     if let Some(value) = value {
         bundle.set("/process/oomScoreAdj", json!(value));
     }
-    let facts = ground.facts_after(prelude, &bundle)?;
+    let facts = fixture.facts_after(prelude, &bundle)?;
     let found = facts.files.get("/proc/self/oom_score_adj").context("no oom_score_adj")?.trim();
     ensure!(found == wanted, "oom_score_adj: expected {wanted}, found {found}");
     Ok(())
 }
 
-fn io_priority(ground: &Ground, class: &str, level: u8, wanted: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn io_priority(fixture: &Fixture, class: &str, level: u8, wanted: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/ioPriority", json!({ "class": class, "priority": level }));
-    let container = ground.start(&mut bundle)?;
-    let found = ground.tool("ionice", &["-p", &container.pid().to_string()])?.ok()?.stdout;
+    let container = fixture.start(&mut bundle)?;
+    let found = fixture.tool("ionice", &["-p", &container.pid().to_string()])?.ok()?.stdout;
     ensure!(found.trim() == wanted, "ionice -p of the program: expected {wanted:?}, found {:?}", found.trim());
     Ok(())
 }
 
-fn io_priority_of_exec(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn io_priority_of_exec(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 7 }));
-    let container = ground.start(&mut bundle)?;
-    let pid_file = ground.directory().join("exec.pid");
+    let container = fixture.start(&mut bundle)?;
+    let pid_file = fixture.directory().join("exec.pid");
     let flags = ["--detach", "--pid-file", &*pid_file.to_string_lossy()];
     container.exec_with(&flags, &["/probe", "wait"])?.ok()?;
     let pid = fs::read_to_string(&pid_file)?;
-    let found = ground.tool("ionice", &["-p", pid.trim()])?.stdout;
+    let found = fixture.tool("ionice", &["-p", pid.trim()])?.stdout;
     container.kill("KILL")?;
     // Nobody else reaps it, and its pid namespace lasts as long as it does.
     nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.trim().parse()?), None)?;
@@ -178,54 +178,54 @@ fn io_priority_of_exec(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn bad_io_priority(ground: &Ground) -> anyhow::Result<()> {
+fn bad_io_priority(fixture: &Fixture) -> anyhow::Result<()> {
     for value in [
         json!({ "class": "IOPRIO_CLASS_BE", "priority": 8 }),
         json!({ "class": "IOPRIO_CLASS_BE", "priority": -1 }),
         json!({ "class": "IOPRIO_CLASS_NEVER", "priority": 0 }),
     ] {
-        ground.refused(ground.bundle()?.set("/process/ioPriority", value))?;
+        fixture.refused(fixture.bundle()?.set("/process/ioPriority", value))?;
     }
     Ok(())
 }
 
 /// Where a program may run that is started by exec in a container with these settings.
-fn affinity(ground: &Ground, settings: Value) -> anyhow::Result<(Facts, String)> {
-    let mut bundle = ground.bundle()?;
+fn affinity(fixture: &Fixture, settings: Value) -> anyhow::Result<(Facts, String)> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/execCPUAffinity", settings);
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let init = fs::read_to_string(container.proc("status"))?;
     let list = init.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("Cpus_allowed_list")?;
     Ok((container.exec_facts(&[])?, list.trim().to_owned()))
 }
 
-fn final_affinity(ground: &Ground) -> anyhow::Result<()> {
+fn final_affinity(fixture: &Fixture) -> anyhow::Result<()> {
     for (initial, last) in [("0", "1"), ("1", "0"), ("0-1", "1")] {
-        let (facts, _) = affinity(ground, json!({ "initial": initial, "final": last }))?;
+        let (facts, _) = affinity(fixture, json!({ "initial": initial, "final": last }))?;
         let found = facts.status("Cpus_allowed_list")?;
         ensure!(found == last, "the processors of an exec, initially {initial}: expected {last}, found {found}");
     }
     Ok(())
 }
 
-fn affinity_of_init(ground: &Ground) -> anyhow::Result<()> {
+fn affinity_of_init(fixture: &Fixture) -> anyhow::Result<()> {
     let own = fs::read_to_string("/proc/self/status")?;
     let own = own.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("Cpus_allowed_list")?.trim();
-    let (_, init) = affinity(ground, json!({ "initial": "1", "final": "1" }))?;
+    let (_, init) = affinity(fixture, json!({ "initial": "1", "final": "1" }))?;
     ensure!(init == own, "the processors of the first process: expected the caller's {own}, found {init}");
     Ok(())
 }
 
-fn initial_affinity(ground: &Ground) -> anyhow::Result<()> {
-    let (facts, _) = affinity(ground, json!({ "initial": "1" }))?;
+fn initial_affinity(fixture: &Fixture) -> anyhow::Result<()> {
+    let (facts, _) = affinity(fixture, json!({ "initial": "1" }))?;
     let found = facts.status("Cpus_allowed_list")?;
     ensure!(found == "1", "the processors of an exec, initially 1: expected 1 still, found {found}");
     Ok(())
 }
 
-fn bad_affinity(ground: &Ground) -> anyhow::Result<()> {
+fn bad_affinity(fixture: &Fixture) -> anyhow::Result<()> {
     for list in ["one", "0-", "3-1", "0;1"] {
-        ground.refused(ground.bundle()?.set("/process/execCPUAffinity", json!({ "initial": list })))?;
+        fixture.refused(fixture.bundle()?.set("/process/execCPUAffinity", json!({ "initial": list })))?;
     }
     Ok(())
 }

@@ -4,102 +4,104 @@ use anyhow::ensure;
 use nix::mount::MsFlags;
 
 use super::mount_options::{compare, tree};
-use crate::harness::{Case, Ground, HostMount, Level, Need, wait_until};
+use crate::harness::{Case, Fixture, HostMount, Level, Need, wait_until};
 
-const fn must(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn must(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "config.md#linux-mount-options", Level::Must, run)
 }
 
-const fn should(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn should(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "config.md#linux-mount-options", Level::Should, run).on(&[Need::Kernel(5, 12)])
 }
 
 /// In the order of the table.
 pub const CASES: &[Case] = &[
-    must("the option private takes a mount out of its peer group", |ground| {
-        propagation(ground, &["bind", "private"], Wanted([None, None]))
+    must("the option private takes a mount out of its peer group", |fixture| {
+        propagation(fixture, &["bind", "private"], Wanted([None, None]))
     }),
-    must("the option shared makes a mount shared", |ground| {
-        propagation(ground, &["bind", "shared"], Wanted([Some("shared:"), None]))
+    must("the option shared makes a mount shared", |fixture| {
+        propagation(fixture, &["bind", "shared"], Wanted([Some("shared:"), None]))
     }),
-    must("the option slave makes a mount a slave of its source", |ground| {
-        propagation(ground, &["bind", "slave"], Wanted([Some("master:"), None]))
+    must("the option slave makes a mount a slave of its source", |fixture| {
+        propagation(fixture, &["bind", "slave"], Wanted([Some("master:"), None]))
     }),
-    must("the option unbindable makes a mount unbindable", |ground| {
-        propagation(ground, &["bind", "unbindable"], Wanted([Some("unbindable"), None]))
+    must("the option unbindable makes a mount unbindable", |fixture| {
+        propagation(fixture, &["bind", "unbindable"], Wanted([Some("unbindable"), None]))
     }),
-    must("the option rprivate goes for the whole tree", |ground| {
-        propagation(ground, &["rbind", "rprivate"], Wanted([None, None]))
+    must("the option rprivate goes for the whole tree", |fixture| {
+        propagation(fixture, &["rbind", "rprivate"], Wanted([None, None]))
     }),
-    must("the option rshared goes for the whole tree", |ground| {
-        propagation(ground, &["rbind", "rshared"], Wanted([Some("shared:"), Some("shared:")]))
+    must("the option rshared goes for the whole tree", |fixture| {
+        propagation(fixture, &["rbind", "rshared"], Wanted([Some("shared:"), Some("shared:")]))
     }),
-    must("the option rslave goes for the whole tree", |ground| {
-        propagation(ground, &["rbind", "rslave"], Wanted([Some("master:"), Some("master:")]))
+    must("the option rslave goes for the whole tree", |fixture| {
+        propagation(fixture, &["rbind", "rslave"], Wanted([Some("master:"), Some("master:")]))
     }),
-    must("the option runbindable goes for the whole tree", |ground| {
-        propagation(ground, &["rbind", "runbindable"], Wanted([Some("unbindable"), Some("unbindable")]))
+    must("the option runbindable goes for the whole tree", |fixture| {
+        propagation(fixture, &["rbind", "runbindable"], Wanted([Some("unbindable"), Some("unbindable")]))
     }),
-    must("a slave mount receives what is mounted on the host later", |ground| later(ground, "rslave", true)),
-    must("a private mount receives nothing that is mounted on the host later", |ground| {
-        later(ground, "rprivate", false)
+    must("a slave mount receives what is mounted on the host later", |fixture| later(fixture, "rslave", true)),
+    must("a private mount receives nothing that is mounted on the host later", |fixture| {
+        later(fixture, "rprivate", false)
     }),
-    should("the option ratime goes for the whole tree", |ground| {
-        whole(ground, MsFlags::MS_NOATIME, "ratime", &[], &["noatime"])
+    should("the option ratime goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::MS_NOATIME, "ratime", &[], &["noatime"])
     }),
-    should("the option rdev goes for the whole tree", |ground| {
-        whole(ground, MsFlags::MS_NODEV, "rdev", &[], &["nodev"])
+    should("the option rdev goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::MS_NODEV, "rdev", &[], &["nodev"])
     }),
-    should("the option rdiratime goes for the whole tree", |ground| {
-        whole(ground, MsFlags::MS_NODIRATIME, "rdiratime", &[], &["nodiratime"])
+    should("the option rdiratime goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::MS_NODIRATIME, "rdiratime", &[], &["nodiratime"])
     }),
-    should("the option rexec goes for the whole tree", |ground| {
-        whole(ground, MsFlags::MS_NOEXEC, "rexec", &[], &["noexec"])
+    should("the option rexec goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::MS_NOEXEC, "rexec", &[], &["noexec"])
     }),
-    should("the option rnoatime goes for the whole tree", |ground| {
-        whole(ground, MsFlags::empty(), "rnoatime", &["noatime"], &[])
+    should("the option rnoatime goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::empty(), "rnoatime", &["noatime"], &[])
     }),
-    should("the option rnodiratime goes for the whole tree", |ground| {
-        whole(ground, MsFlags::empty(), "rnodiratime", &["nodiratime"], &[])
+    should("the option rnodiratime goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::empty(), "rnodiratime", &["nodiratime"], &[])
     }),
-    should("the option rnoexec goes for the whole tree", |ground| {
-        whole(ground, MsFlags::empty(), "rnoexec", &["noexec"], &[])
+    should("the option rnoexec goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::empty(), "rnoexec", &["noexec"], &[])
     }),
-    should("the option rnorelatime is taken", |ground| whole(ground, MsFlags::empty(), "rnorelatime", &[], &[])),
-    should("the option rnostrictatime goes for the whole tree", |ground| {
-        whole(ground, MsFlags::MS_STRICTATIME, "rnostrictatime", &["relatime"], &[])
+    should("the option rnorelatime is taken", |fixture| whole(fixture, MsFlags::empty(), "rnorelatime", &[], &[])),
+    should("the option rnostrictatime goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::MS_STRICTATIME, "rnostrictatime", &["relatime"], &[])
     }),
-    should("the option rnosuid goes for the whole tree", |ground| {
-        whole(ground, MsFlags::empty(), "rnosuid", &["nosuid"], &[])
+    should("the option rnosuid goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::empty(), "rnosuid", &["nosuid"], &[])
     }),
-    should("the option rnosymfollow goes for the whole tree", |ground| {
-        whole(ground, MsFlags::empty(), "rnosymfollow", &["nosymfollow"], &[])
+    should("the option rnosymfollow goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::empty(), "rnosymfollow", &["nosymfollow"], &[])
     })
     .on(&[Need::Kernel(5, 14)]),
-    should("the option rrelatime goes for the whole tree", |ground| {
-        whole(ground, MsFlags::MS_STRICTATIME, "rrelatime", &["relatime"], &[])
+    should("the option rrelatime goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::MS_STRICTATIME, "rrelatime", &["relatime"], &[])
     }),
-    should("the option rro goes for the whole tree", |ground| whole(ground, MsFlags::empty(), "rro", &["ro"], &["rw"])),
-    should("the option rrw goes for the whole tree", |ground| {
-        whole(ground, MsFlags::MS_RDONLY, "rrw", &["rw"], &["ro"])
+    should("the option rro goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::empty(), "rro", &["ro"], &["rw"])
     }),
-    should("the option rstrictatime goes for the whole tree", |ground| {
-        whole(ground, MsFlags::empty(), "rstrictatime", &[], &["relatime", "noatime"])
+    should("the option rrw goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::MS_RDONLY, "rrw", &["rw"], &["ro"])
     }),
-    should("the option rsuid goes for the whole tree", |ground| {
-        whole(ground, MsFlags::MS_NOSUID, "rsuid", &[], &["nosuid"])
+    should("the option rstrictatime goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::empty(), "rstrictatime", &[], &["relatime", "noatime"])
     }),
-    should("the option rsymfollow goes for the whole tree", |ground| {
+    should("the option rsuid goes for the whole tree", |fixture| {
+        whole(fixture, MsFlags::MS_NOSUID, "rsuid", &[], &["nosuid"])
+    }),
+    should("the option rsymfollow goes for the whole tree", |fixture| {
         let nosymfollow = MsFlags::from_bits_retain(256);
-        whole(ground, nosymfollow, "rsymfollow", &[], &["nosymfollow"])
+        whole(fixture, nosymfollow, "rsymfollow", &[], &["nosymfollow"])
     })
     .on(&[Need::Kernel(5, 14)]),
-    Case::new("the option rnodev goes for the whole tree", "runc: mount options", Level::Runc, |ground| {
-        whole(ground, MsFlags::empty(), "rnodev", &["nodev"], &[])
+    Case::new("the option rnodev goes for the whole tree", "runc: mount options", Level::Runc, |fixture| {
+        whole(fixture, MsFlags::empty(), "rnodev", &["nodev"], &[])
     })
     .on(&[Need::Kernel(5, 12)]),
-    must("the option ro goes for the topmost mount of a tree alone", |ground| {
-        let facts = tree(ground, MsFlags::empty(), &["rbind", "ro"])?;
+    must("the option ro goes for the topmost mount of a tree alone", |fixture| {
+        let facts = tree(fixture, MsFlags::empty(), &["rbind", "ro"])?;
         compare(facts.mount("/tmp")?, &["ro"], &[])?;
         compare(facts.mount("/tmp/sub")?, &["rw"], &["ro"])
     }),
@@ -108,9 +110,9 @@ pub const CASES: &[Case] = &[
 /// The types of propagation of /tmp and of /tmp/sub; None is neither shared nor unbindable, nor a slave.
 struct Wanted([Option<&'static str>; 2]);
 
-fn propagation(ground: &Ground, options: &[&str], Wanted(wanted): Wanted) -> anyhow::Result<()> {
+fn propagation(fixture: &Fixture, options: &[&str], Wanted(wanted): Wanted) -> anyhow::Result<()> {
     let recursive = options[0] == "rbind";
-    let facts = tree(ground, MsFlags::MS_SHARED, options)?;
+    let facts = tree(fixture, MsFlags::MS_SHARED, options)?;
     for (point, wanted) in [("/tmp", wanted[0]), ("/tmp/sub", wanted[1])].into_iter().take(1 + usize::from(recursive)) {
         let found = &facts.mount(point)?.propagation;
         let right = match wanted {
@@ -122,13 +124,13 @@ fn propagation(ground: &Ground, options: &[&str], Wanted(wanted): Wanted) -> any
     Ok(())
 }
 
-fn later(ground: &Ground, option: &str, received: bool) -> anyhow::Result<()> {
-    let source = HostMount::tmpfs(ground.directory().join("source"), MsFlags::empty())?;
+fn later(fixture: &Fixture, option: &str, received: bool) -> anyhow::Result<()> {
+    let source = HostMount::tmpfs(fixture.directory().join("source"), MsFlags::empty())?;
     source.change(MsFlags::MS_SHARED)?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/rootfsPropagation", serde_json::json!("slave"));
     bundle.mount("/tmp", "bind", &source.path().to_string_lossy(), &["rbind", option]);
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let _late = HostMount::tmpfs(source.path().join("late"), MsFlags::empty())?;
     let points = wait_until("the container's mounts", || {
         let text = std::fs::read_to_string(container.proc("mountinfo"))?;
@@ -140,8 +142,8 @@ fn later(ground: &Ground, option: &str, received: bool) -> anyhow::Result<()> {
 }
 
 /// Both mounts of a tree have these flags before, and these options after it was bound with `rbind` and the option.
-fn whole(ground: &Ground, before: MsFlags, option: &str, has: &[&str], lacks: &[&str]) -> anyhow::Result<()> {
-    let facts = tree(ground, before, &["rbind", option])?;
+fn whole(fixture: &Fixture, before: MsFlags, option: &str, has: &[&str], lacks: &[&str]) -> anyhow::Result<()> {
+    let facts = tree(fixture, before, &["rbind", option])?;
     compare(&without_super(facts.mount("/tmp")?), has, lacks)?;
     compare(&without_super(facts.mount("/tmp/sub")?), has, lacks)
 }

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::ensure;
 use serde_json::json;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 const SECTION: &str = "config.md#mounts";
 const POSIX: &str = "config.md#posix-platform-mounts";
@@ -36,37 +36,37 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
-fn order(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn order(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.mount("/tmp", "tmpfs", "first", &["size=1m"]).mount("/tmp", "tmpfs", "second", &["size=2m"]);
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let sources: Vec<_> =
         facts.mounts.iter().filter(|mount| mount.point == "/tmp").map(|mount| mount.source.as_str()).collect();
     ensure!(sources == ["first", "second"], "mounts at /tmp: expected first, then second; found {sources:?}");
     Ok(())
 }
 
-fn nested(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn nested(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.mount("/tmp", "tmpfs", "outer", &[]).mount("/tmp/inner", "tmpfs", "inner", &[]);
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let source = &facts.mount("/tmp/inner")?.source;
     ensure!(source == "inner", "the mount at /tmp/inner: expected the source inner, found {source}");
     Ok(())
 }
 
-fn relative_destination(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn relative_destination(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/cwd", json!("/etc")).mount("tmp", "tmpfs", "here", &[]);
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let source = &facts.mount("/tmp")?.source;
     ensure!(source == "here", "the mount at /tmp: expected the source here, found {source}");
     Ok(())
 }
 
 /// Binds a directory with a file `mark` by this source, and reads the file.
-fn bound(ground: &Ground, kind: Option<&str>, source: &str, options: &[&str]) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn bound(fixture: &Fixture, kind: Option<&str>, source: &str, options: &[&str]) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let directory = bundle.path().join("data");
     fs::create_dir(&directory)?;
     fs::write(directory.join("mark"), "bound")?;
@@ -76,63 +76,63 @@ fn bound(ground: &Ground, kind: Option<&str>, source: &str, options: &[&str]) ->
         mount["type"] = json!(kind);
     }
     bundle.push("/mounts", mount);
-    let found = ground.tries(&mut bundle, &["read", "/tmp/mark"])?;
+    let found = fixture.tries(&mut bundle, &["read", "/tmp/mark"])?;
     ensure!(found == ["ok bound"], "the source's file: expected \"ok bound\", found {found:?}");
     Ok(())
 }
 
-fn relative_source(ground: &Ground) -> anyhow::Result<()> {
-    bound(ground, Some("bind"), "data", &["bind"])?;
-    bound(ground, Some("bind"), "./data", &["rbind"])
+fn relative_source(fixture: &Fixture) -> anyhow::Result<()> {
+    bound(fixture, Some("bind"), "data", &["bind"])?;
+    bound(fixture, Some("bind"), "./data", &["rbind"])
 }
 
-fn dummy_type(ground: &Ground) -> anyhow::Result<()> {
-    bound(ground, Some("none"), "BUNDLE/data", &["bind"])?;
-    bound(ground, Some("none"), "BUNDLE/data", &["rbind", "rw"])?;
-    bound(ground, Some("dummy"), "BUNDLE/data", &["ro", "rbind"])
+fn dummy_type(fixture: &Fixture) -> anyhow::Result<()> {
+    bound(fixture, Some("none"), "BUNDLE/data", &["bind"])?;
+    bound(fixture, Some("none"), "BUNDLE/data", &["rbind", "rw"])?;
+    bound(fixture, Some("dummy"), "BUNDLE/data", &["ro", "rbind"])
 }
 
-fn no_type(ground: &Ground) -> anyhow::Result<()> {
-    bound(ground, None, "BUNDLE/data", &["bind"])
+fn no_type(fixture: &Fixture) -> anyhow::Result<()> {
+    bound(fixture, None, "BUNDLE/data", &["bind"])
 }
 
-fn no_source(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn no_source(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.push("/mounts", json!({ "destination": "/tmp", "type": "tmpfs", "options": ["size=1m"] }));
-    let kind = ground.facts(&bundle)?.mount("/tmp")?.kind.clone();
+    let kind = fixture.facts(&bundle)?.mount("/tmp")?.kind.clone();
     ensure!(kind == "tmpfs", "the mount at /tmp: expected a tmpfs, found {kind}");
     Ok(())
 }
 
-fn no_options(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn no_options(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.push("/mounts", json!({ "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" }));
-    let kind = ground.facts(&bundle)?.mount("/tmp")?.kind.clone();
+    let kind = fixture.facts(&bundle)?.mount("/tmp")?.kind.clone();
     ensure!(kind == "tmpfs", "the mount at /tmp: expected a tmpfs, found {kind}");
     Ok(())
 }
 
-fn file(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let source = bundle.path().join("source");
     fs::write(&source, "bound")?;
     fs::write(bundle.rootfs("/etc/file"), "image")?;
     bundle.mount("/etc/file", "bind", &source.to_string_lossy(), &["bind"]);
-    let found = ground.tries(&mut bundle, &["read", "/etc/file"])?;
+    let found = fixture.tries(&mut bundle, &["read", "/etc/file"])?;
     ensure!(found == ["ok bound"], "the file: expected \"ok bound\", found {found:?}");
     let below = fs::read_to_string(bundle.rootfs("/etc/file"))?;
     ensure!(below == "image", "the image's file below the mount: expected \"image\", found {below:?}");
     Ok(())
 }
 
-fn missing_source(ground: &Ground) -> anyhow::Result<()> {
-    ground.refused(ground.bundle()?.mount("/tmp", "bind", "/nowhere/at/all", &["bind"])).map(drop)
+fn missing_source(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.refused(fixture.bundle()?.mount("/tmp", "bind", "/nowhere/at/all", &["bind"])).map(drop)
 }
 
-fn types(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn types(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.mount("/tmp/a", "ramfs", "ramfs", &[]).mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "nodev"]);
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     for (point, kind) in [
         ("/proc", "proc"),
         ("/sys", "sysfs"),
@@ -147,6 +147,6 @@ fn types(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn unknown_type(ground: &Ground) -> anyhow::Result<()> {
-    ground.refused(ground.bundle()?.mount("/tmp", "nosuchfs", "none", &[])).map(drop)
+fn unknown_type(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.refused(fixture.bundle()?.mount("/tmp", "nosuchfs", "none", &[])).map(drop)
 }

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use serde_json::json;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
@@ -19,9 +19,9 @@ pub const CASES: &[Case] = &[
     Case::new("without a hostname the container sees the caller's", "config.md#hostname", Level::Runc, without),
 ];
 
-fn hostname(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let found = ground.facts(bundle.set("/hostname", json!("mrs-dalloway")))?.hostname;
+fn hostname(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let found = fixture.facts(bundle.set("/hostname", json!("mrs-dalloway")))?.hostname;
     ensure!(found == "mrs-dalloway", "the host's name: expected mrs-dalloway, found {found}");
     Ok(())
 }
@@ -30,30 +30,30 @@ fn own_name() -> anyhow::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned())
 }
 
-fn hosts_name(ground: &Ground) -> anyhow::Result<()> {
+fn hosts_name(fixture: &Fixture) -> anyhow::Result<()> {
     let before = own_name()?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bundle.set("/hostname", json!("mrs-dalloway"));
-    let _container = ground.start(&mut bundle)?;
+    let _container = fixture.start(&mut bundle)?;
     let after = own_name()?;
     ensure!(before == after, "the host's own name: expected {before} as before, found {after}");
     Ok(())
 }
 
-fn domainname(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let found = ground.facts(bundle.set("/domainname", json!("foobarbaz.test")))?.domainname;
+fn domainname(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let found = fixture.facts(bundle.set("/domainname", json!("foobarbaz.test")))?.domainname;
     ensure!(found == "foobarbaz.test", "the domain: expected foobarbaz.test, found {found}");
     Ok(())
 }
 
-fn long_hostname(ground: &Ground) -> anyhow::Result<()> {
+fn long_hostname(fixture: &Fixture) -> anyhow::Result<()> {
     // uname(2): 64 bytes.
-    ground.refused(ground.bundle()?.set("/hostname", json!("x".repeat(65)))).map(drop)
+    fixture.refused(fixture.bundle()?.set("/hostname", json!("x".repeat(65)))).map(drop)
 }
 
-fn without(ground: &Ground) -> anyhow::Result<()> {
-    let found = ground.facts(ground.bundle()?.remove("/hostname"))?.hostname;
+fn without(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = fixture.facts(fixture.bundle()?.remove("/hostname"))?.hostname;
     let wanted = own_name()?;
     ensure!(found == wanted, "the host's name: expected {wanted}, found {found}");
     Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::ensure;
 use serde_json::json;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 const SECTION: &str = "config.md#process";
 
@@ -18,87 +18,89 @@ pub const CASES: &[Case] = &[
     Case::new("process.args are the program's words", SECTION, Level::Must, args),
     Case::new("a program without a slash is looked for in PATH of process.env", SECTION, Level::Must, path),
     Case::new("a program with a slash is not looked for", SECTION, Level::Must, relative_program),
-    Case::new("a program that is not there is an error", SECTION, Level::Must, |ground| no_program(ground, "/nowhere")),
-    Case::new("a program that is nowhere in PATH is an error", SECTION, Level::Must, |ground| {
-        no_program(ground, "nowhere")
+    Case::new("a program that is not there is an error", SECTION, Level::Must, |fixture| {
+        no_program(fixture, "/nowhere")
     }),
-    Case::new("a program that is no executable file is an error", SECTION, Level::Must, |ground| {
-        no_program(ground, "/etc/text")
+    Case::new("a program that is nowhere in PATH is an error", SECTION, Level::Must, |fixture| {
+        no_program(fixture, "nowhere")
+    }),
+    Case::new("a program that is no executable file is an error", SECTION, Level::Must, |fixture| {
+        no_program(fixture, "/etc/text")
     }),
     Case::new("empty process.args are refused", SECTION, Level::Must, empty_args),
     Case::new("process without args is refused", SECTION, Level::Must, without_args),
 ];
 
-fn cwd(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let found = ground.facts(bundle.set("/process/cwd", json!("/etc")))?.cwd;
+fn cwd(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let found = fixture.facts(bundle.set("/process/cwd", json!("/etc")))?.cwd;
     ensure!(found == "/etc", "the working directory: expected /etc, found {found}");
     Ok(())
 }
 
-fn relative_cwd(ground: &Ground) -> anyhow::Result<()> {
-    ground.refused(ground.bundle()?.set("/process/cwd", json!("etc"))).map(drop)
+fn relative_cwd(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.refused(fixture.bundle()?.set("/process/cwd", json!("etc"))).map(drop)
 }
 
-fn missing_cwd(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let found = ground.facts(bundle.set("/process/cwd", json!("/srv/of/nobody")))?.cwd;
+fn missing_cwd(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let found = fixture.facts(bundle.set("/process/cwd", json!("/srv/of/nobody")))?.cwd;
     ensure!(found == "/srv/of/nobody", "the working directory: expected /srv/of/nobody, found {found}");
     Ok(())
 }
 
-fn env(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn env(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     // HOME is what runc adds when it is missing.
     bundle.set("/process/env", json!(["PATH=/", "EMPTY=", "SPACES= a  b ", "SIGN=a=b", "HOME=/etc"]));
-    let found = ground.facts(&bundle)?.env;
+    let found = fixture.facts(&bundle)?.env;
     let wanted = [("PATH", "/"), ("EMPTY", ""), ("SPACES", " a  b "), ("SIGN", "a=b"), ("HOME", "/etc")];
     let wanted: BTreeMap<_, _> = wanted.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     ensure!(found == wanted, "the environment: expected {wanted:?}, found {found:?}");
     Ok(())
 }
 
-fn args(ground: &Ground) -> anyhow::Result<()> {
+fn args(fixture: &Fixture) -> anyhow::Result<()> {
     let words = ["/probe", "facts", "", "two words", "new\nline", "'quoted \"", "ütf", "-flag"];
-    let found = ground.facts(ground.bundle()?.args(&words))?.args;
+    let found = fixture.facts(fixture.bundle()?.args(&words))?.args;
     ensure!(found == words, "argv: expected {words:?}, found {found:?}");
     Ok(())
 }
 
-fn path(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn path(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     std::fs::create_dir(bundle.rootfs("/there"))?;
     std::fs::rename(bundle.rootfs("/probe"), bundle.rootfs("/there/probe"))?;
     bundle.set("/process/env", json!(["PATH=/nowhere:/there:/etc"])).args(&["probe", "facts"]);
-    let found = ground.facts(&bundle)?.args;
+    let found = fixture.facts(&bundle)?.args;
     ensure!(found == ["probe", "facts"], "argv: expected probe facts, found {found:?}");
     Ok(())
 }
 
-fn relative_program(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn relative_program(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     std::fs::create_dir(bundle.rootfs("/there"))?;
     std::fs::rename(bundle.rootfs("/probe"), bundle.rootfs("/there/probe"))?;
     bundle.set("/process/env", json!(["PATH=/etc"])).args(&["there/probe", "facts"]);
-    let found = ground.facts(&bundle)?.args;
+    let found = fixture.facts(&bundle)?.args;
     ensure!(found == ["there/probe", "facts"], "argv: expected there/probe facts, found {found:?}");
     // The current directory is no part of PATH, and a slash turns PATH off.
     bundle.set("/process/env", json!(["PATH=/there:/"])).args(&["./probe", "facts"]);
-    let done = ground.run(&bundle)?;
+    let done = fixture.run(&bundle)?;
     ensure!(done.code != 0, "./probe in /, where there is none: expected an error, found {done:?}");
     Ok(())
 }
 
-fn no_program(ground: &Ground, program: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn no_program(fixture: &Fixture, program: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     std::fs::write(bundle.rootfs("/etc/text"), "no program")?;
-    ground.run(bundle.args(&[program]))?.refused().map(drop)
+    fixture.run(bundle.args(&[program]))?.refused().map(drop)
 }
 
-fn empty_args(ground: &Ground) -> anyhow::Result<()> {
-    ground.run(ground.bundle()?.args(&[]))?.refused().map(drop)
+fn empty_args(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.run(fixture.bundle()?.args(&[]))?.refused().map(drop)
 }
 
-fn without_args(ground: &Ground) -> anyhow::Result<()> {
-    ground.run(ground.bundle()?.remove("/process/args"))?.refused().map(drop)
+fn without_args(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.run(fixture.bundle()?.remove("/process/args"))?.refused().map(drop)
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 const UNKNOWN: &str = "config.md#extensibility";
 const VALID: &str = "config.md#valid-values";
@@ -25,28 +25,28 @@ pub const CASES: &[Case] = &[
     Case::new("a config.json that is no JSON is refused", VALID, Level::Must, no_json),
 ];
 
-fn none(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.facts(bundle.remove("/annotations"))?;
-    ground.facts(bundle.set("/annotations", json!({}))).map(drop)
+fn none(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.facts(bundle.remove("/annotations"))?;
+    fixture.facts(bundle.set("/annotations", json!({}))).map(drop)
 }
 
-fn empty_value(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn empty_value(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/annotations", json!({ "org.example.empty": "" })).args(&["/probe", "wait"]);
-    let found = ground.create(&bundle)?.state()?["annotations"]["org.example.empty"].clone();
+    let found = fixture.create(&bundle)?.state()?["annotations"]["org.example.empty"].clone();
     ensure!(found == "", "the annotation in the state: expected an empty string, found {found}");
     Ok(())
 }
 
-fn no_string(ground: &Ground) -> anyhow::Result<()> {
+fn no_string(fixture: &Fixture) -> anyhow::Result<()> {
     for value in [json!(5), json!(true), json!(["a"]), json!({ "a": "b" })] {
-        ground.refused(ground.bundle()?.set("/annotations", json!({ "org.example.key": value })))?;
+        fixture.refused(fixture.bundle()?.set("/annotations", json!({ "org.example.key": value })))?;
     }
     Ok(())
 }
 
-fn images(ground: &Ground) -> anyhow::Result<()> {
+fn images(fixture: &Fixture) -> anyhow::Result<()> {
     let annotations = json!({
         "org.opencontainers.image.os": "linux",
         "org.opencontainers.image.os.version": "6.1",
@@ -57,43 +57,43 @@ fn images(ground: &Ground) -> anyhow::Result<()> {
         "org.opencontainers.image.created": "2024-06-13T10:00:00Z",
         "org.opencontainers.image.stopSignal": "SIGQUIT"
     });
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bundle.set("/annotations", annotations.clone()).args(&["/probe", "wait"]);
-    let found = ground.create(&bundle)?.state()?["annotations"].clone();
+    let found = fixture.create(&bundle)?.state()?["annotations"].clone();
     ensure!(found == annotations, "the annotations in the state: expected {annotations}, found {found}");
     Ok(())
 }
 
-fn reserved(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.facts(bundle.set("/annotations", json!({ "org.opencontainers.no.such.key": "value" }))).map(drop)
+fn reserved(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.facts(bundle.set("/annotations", json!({ "org.opencontainers.no.such.key": "value" }))).map(drop)
 }
 
 /// Objects of the configuration; each gets a property that nobody knows.
 const OBJECTS: &[&str] =
     &["", "/process", "/process/user", "/process/capabilities", "/root", "/mounts/0", "/linux", "/linux/namespaces/0"];
 
-fn unknown(ground: &Ground) -> anyhow::Result<()> {
+fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
     for object in OBJECTS {
         for value in [json!("text"), json!({ "deep": [1, { "deeper": null }] })] {
-            let mut bundle = ground.bundle()?;
+            let mut bundle = fixture.bundle()?;
             bundle.set(&format!("{object}/ofNobody"), value);
-            ground.facts(&bundle).with_context(|| format!("an unknown property in {object:?}"))?;
+            fixture.facts(&bundle).with_context(|| format!("an unknown property in {object:?}"))?;
         }
     }
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bundle.set("/hooks", json!({ "beforeEverything": [{ "path": "/nowhere" }] }));
     bundle.set("/linux/resources", json!({ "ofNobody": { "limit": 1 } }));
-    ground.facts(&bundle).context("an unknown list of hooks").map(drop)
+    fixture.facts(&bundle).context("an unknown list of hooks").map(drop)
 }
 
-fn unchanged(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn unchanged(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     for object in OBJECTS {
         bundle.set(&format!("{object}/ofNobody"), json!("text"));
     }
-    let with = ground.facts(&bundle)?;
-    let without = ground.facts(&ground.bundle()?)?;
+    let with = fixture.facts(&bundle)?;
+    let without = fixture.facts(&fixture.bundle()?)?;
     ensure!(with.env == without.env && with.status["CapEff"] == without.status["CapEff"], "the process has changed");
     let points = |facts: &crate::facts::Facts| facts.mounts.iter().map(|mount| mount.point.clone()).collect::<Vec<_>>();
     let (found, wanted) = (points(&with), points(&without));
@@ -101,25 +101,25 @@ fn unchanged(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn platforms(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn platforms(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/solaris", json!({ "limitpriv": "default" }));
     bundle.set("/windows", json!({ "layerFolders": ["C:\\Layers\\layer1"] }));
     bundle.set("/zos", json!({ "namespaces": [] })).set("/freebsd", json!({ "devices": [] }));
-    ground.facts(&bundle).map(drop)
+    fixture.facts(&bundle).map(drop)
 }
 
-fn each_refused(ground: &Ground, settings: &[(&str, Value)]) -> anyhow::Result<()> {
+fn each_refused(fixture: &Fixture, settings: &[(&str, Value)]) -> anyhow::Result<()> {
     for (pointer, value) in settings {
-        let mut bundle = ground.bundle()?;
-        ground.refused(bundle.set(pointer, value.clone())).with_context(|| format!("{pointer} = {value}"))?;
+        let mut bundle = fixture.bundle()?;
+        fixture.refused(bundle.set(pointer, value.clone())).with_context(|| format!("{pointer} = {value}"))?;
     }
     Ok(())
 }
 
-fn types(ground: &Ground) -> anyhow::Result<()> {
+fn types(fixture: &Fixture) -> anyhow::Result<()> {
     each_refused(
-        ground,
+        fixture,
         &[
             ("/ociVersion", json!(1)),
             ("/root", json!("rootfs")),
@@ -143,9 +143,9 @@ fn types(ground: &Ground) -> anyhow::Result<()> {
     )
 }
 
-fn numbers(ground: &Ground) -> anyhow::Result<()> {
+fn numbers(fixture: &Fixture) -> anyhow::Result<()> {
     each_refused(
-        ground,
+        fixture,
         &[
             ("/process/user/uid", json!(-1)),
             ("/process/user/gid", json!(1u64 << 33)),
@@ -156,9 +156,9 @@ fn numbers(ground: &Ground) -> anyhow::Result<()> {
     )
 }
 
-fn words(ground: &Ground) -> anyhow::Result<()> {
+fn words(fixture: &Fixture) -> anyhow::Result<()> {
     each_refused(
-        ground,
+        fixture,
         &[
             ("/linux/namespaces/0/type", json!("room")),
             ("/linux/rootfsPropagation", json!("sideways")),
@@ -167,13 +167,13 @@ fn words(ground: &Ground) -> anyhow::Result<()> {
     )
 }
 
-fn no_json(ground: &Ground) -> anyhow::Result<()> {
+fn no_json(fixture: &Fixture) -> anyhow::Result<()> {
     for text in ["", "{", "null", "[]", "{\"ociVersion\": \"1.0.2\",}"] {
-        let bundle = ground.bundle()?;
+        let bundle = fixture.bundle()?;
         bundle.write()?;
         std::fs::write(bundle.path().join("config.json"), text)?;
-        let id = ground.id();
-        ground.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?.refused()?;
+        let id = fixture.id();
+        fixture.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?.refused()?;
     }
     Ok(())
 }

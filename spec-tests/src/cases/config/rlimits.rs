@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use crate::harness::{Case, Ground, Level, Need};
+use crate::harness::{Case, Fixture, Level, Need};
 
 const SECTION: &str = "config.md#posix-process";
 
@@ -23,7 +23,7 @@ fn limit(kind: &str, soft: u64, hard: u64) -> Value {
     json!({ "type": kind, "soft": soft, "hard": hard })
 }
 
-fn every(ground: &Ground) -> anyhow::Result<()> {
+fn every(fixture: &Fixture) -> anyhow::Result<()> {
     // What a program needs to start stays large enough; RLIMIT_NICE and RLIMIT_RTPRIO begin at 0.
     let all = [
         ("RLIMIT_AS", 1 << 30, 1 << 31),
@@ -43,11 +43,11 @@ fn every(ground: &Ground) -> anyhow::Result<()> {
         ("RLIMIT_SIGPENDING", 300, 400),
         ("RLIMIT_STACK", 1 << 20, 1 << 21),
     ];
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     for (kind, soft, hard) in all {
         bundle.push("/process/rlimits", limit(kind, soft, hard));
     }
-    let found = ground.facts(&bundle)?.rlimits;
+    let found = fixture.facts(&bundle)?.rlimits;
     for (kind, soft, hard) in all {
         let found = found.get(kind);
         ensure!(found == Some(&(Some(soft), Some(hard))), "{kind}: expected {soft} and {hard}, found {found:?}");
@@ -55,11 +55,11 @@ fn every(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn unbounded(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn unbounded(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.push("/process/rlimits", limit("RLIMIT_CORE", u64::MAX, u64::MAX));
     bundle.push("/process/rlimits", limit("RLIMIT_MEMLOCK", 4096, u64::MAX));
-    let found = ground.facts(&bundle)?.rlimits;
+    let found = fixture.facts(&bundle)?.rlimits;
     let found = (found["RLIMIT_CORE"], found["RLIMIT_MEMLOCK"]);
     ensure!(
         found == ((None, None), (Some(4096), None)),
@@ -68,42 +68,42 @@ fn unbounded(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn raised(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn raised(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.push("/process/rlimits", limit("RLIMIT_SIGPENDING", 5000, 6000));
-    let found = ground.facts_after("ulimit -i 100 2>/dev/null || true", &bundle)?.rlimits["RLIMIT_SIGPENDING"];
+    let found = fixture.facts_after("ulimit -i 100 2>/dev/null || true", &bundle)?.rlimits["RLIMIT_SIGPENDING"];
     ensure!(found == (Some(5000), Some(6000)), "RLIMIT_SIGPENDING: expected 5000 and 6000, found {found:?}");
     Ok(())
 }
 
-fn unraisable(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn unraisable(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     // Not even root gets more descriptors than fs.nr_open.
     bundle.push("/process/rlimits", limit("RLIMIT_NOFILE", 1 << 40, 1 << 40));
-    ground.refused(&bundle).map(drop)
+    fixture.refused(&bundle).map(drop)
 }
 
-fn unknown(ground: &Ground) -> anyhow::Result<()> {
+fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
     for kind in ["RLIMIT_NOTHING", "NOFILE", "rlimit_nofile", ""] {
-        ground.refused(ground.bundle()?.push("/process/rlimits", limit(kind, 10, 10)))?;
+        fixture.refused(fixture.bundle()?.push("/process/rlimits", limit(kind, 10, 10)))?;
     }
     Ok(())
 }
 
-fn twice(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn twice(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.push("/process/rlimits", limit("RLIMIT_NOFILE", 64, 64));
     bundle.push("/process/rlimits", limit("RLIMIT_CORE", 64, 64));
     bundle.push("/process/rlimits", limit("RLIMIT_NOFILE", 64, 64));
-    ground.refused(&bundle).map(drop)
+    fixture.refused(&bundle).map(drop)
 }
 
-fn crossed(ground: &Ground) -> anyhow::Result<()> {
-    ground.refused(ground.bundle()?.push("/process/rlimits", limit("RLIMIT_NOFILE", 65, 64))).map(drop)
+fn crossed(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.refused(fixture.bundle()?.push("/process/rlimits", limit("RLIMIT_NOFILE", 65, 64))).map(drop)
 }
 
-fn untouched(ground: &Ground) -> anyhow::Result<()> {
-    let found = ground.facts_after("ulimit -c 77", &ground.bundle()?)?.rlimits["RLIMIT_CORE"];
+fn untouched(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = fixture.facts_after("ulimit -c 77", &fixture.bundle()?)?.rlimits["RLIMIT_CORE"];
     // dash counts in blocks of 512 bytes, other shells in 1024.
     let wanted = [77 * 512, 77 * 1024].map(|size| (Some(size), Some(size)));
     ensure!(wanted.contains(&found), "RLIMIT_CORE after ulimit -c 77: found {found:?}");

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use serde_json::json;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
@@ -16,54 +16,54 @@ pub const CASES: &[Case] = &[
     Case::new("without root.readonly it can be written", "config.md#root", Level::Must, writable),
 ];
 
-fn path(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn path(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     std::fs::write(bundle.rootfs("/mark"), "here")?;
-    let out = ground.run(bundle.args(&["/probe", "try", "read", "/mark"]))?.ok()?.stdout;
+    let out = fixture.run(bundle.args(&["/probe", "try", "read", "/mark"]))?.ok()?.stdout;
     ensure!(out == "ok here\n", "expected the bundle's /mark, found {out:?}");
     Ok(())
 }
 
-fn absolute_path(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn absolute_path(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let root = bundle.rootfs("/").display().to_string();
     std::fs::write(bundle.rootfs("/mark"), "here")?;
     bundle.set("/root/path", json!(root)).args(&["/probe", "try", "read", "/mark"]);
-    let out = ground.run(&bundle)?.ok()?.stdout;
+    let out = fixture.run(&bundle)?.ok()?.stdout;
     ensure!(out == "ok here\n", "expected the bundle's /mark, found {out:?}");
     Ok(())
 }
 
-fn missing_path(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/root/path", json!("nowhere"))).map(drop)
+fn missing_path(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/root/path", json!("nowhere"))).map(drop)
 }
 
-fn file_path(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/root/path", json!("rootfs/probe"))).map(drop)
+fn file_path(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/root/path", json!("rootfs/probe"))).map(drop)
 }
 
-fn without_root(ground: &Ground) -> anyhow::Result<()> {
-    ground.refused(ground.bundle()?.remove("/root")).map(drop)
+fn without_root(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.refused(fixture.bundle()?.remove("/root")).map(drop)
 }
 
-fn readonly(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn readonly(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/root/readonly", json!(true)).args(&["/probe", "try", "create", "/new"]);
-    let out = ground.run(&bundle)?.ok()?.stdout;
+    let out = fixture.run(&bundle)?.ok()?.stdout;
     ensure!(out == "EROFS\n", "creating a file: expected EROFS, found {out:?}");
     bundle.args(&["/probe", "facts"]);
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let root = facts.mount("/")?;
     ensure!(root.options.iter().any(|option| option == "ro"), "the mount of /: expected ro, found {:?}", root.options);
     Ok(())
 }
 
-fn writable(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn writable(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "try", "create", "/new"]);
-    let out = ground.run(&bundle)?.ok()?.stdout;
+    let out = fixture.run(&bundle)?.ok()?.stdout;
     ensure!(out == "ok \n", "creating a file: expected success, found {out:?}");
     ensure!(bundle.rootfs("/new").exists(), "the new file is not in the bundle");
     Ok(())

@@ -4,7 +4,7 @@ use anyhow::ensure;
 use serde_json::json;
 
 use crate::facts::Facts;
-use crate::harness::{Bundle, Case, ConsoleSocket, Container, Ground, Level, Terminal};
+use crate::harness::{Bundle, Case, ConsoleSocket, Container, Fixture, Level, Terminal};
 
 const SECTION: &str = "config.md#process";
 
@@ -21,53 +21,53 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Creates the bundle with a terminal, and starts it.
-fn start<'a>(ground: &'a Ground, bundle: &mut Bundle) -> anyhow::Result<(Container<'a>, Terminal)> {
-    let socket = ConsoleSocket::listen(ground)?;
+fn start<'a>(fixture: &'a Fixture, bundle: &mut Bundle) -> anyhow::Result<(Container<'a>, Terminal)> {
+    let socket = ConsoleSocket::listen(fixture)?;
     bundle.set("/process/terminal", json!(true));
-    let container = ground.create_with(bundle, &["--console-socket", &socket.path().to_string_lossy()])?;
+    let container = fixture.create_with(bundle, &["--console-socket", &socket.path().to_string_lossy()])?;
     let terminal = socket.terminal()?;
     container.start()?;
     Ok((container, terminal))
 }
 
-fn facts(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<Facts> {
-    let (container, terminal) = start(ground, bundle)?;
+fn facts(fixture: &Fixture, bundle: &mut Bundle) -> anyhow::Result<Facts> {
+    let (container, terminal) = start(fixture, bundle)?;
     let facts = Facts::parse(&terminal.read_to_end()?)?;
     container.wait()?;
     Ok(facts)
 }
 
-fn on_streams(ground: &Ground) -> anyhow::Result<()> {
-    let facts = facts(ground, &mut ground.bundle()?)?;
+fn on_streams(fixture: &Fixture) -> anyhow::Result<()> {
+    let facts = facts(fixture, &mut fixture.bundle()?)?;
     ensure!(facts.terminal.is_some(), "stdin: expected a terminal, found {:?}", facts.fds);
     let found: Vec<_> = (0..3).map(|number| facts.fds.get(&number)).collect();
     ensure!(found[0] == found[1] && found[1] == found[2], "expected one terminal on 0, 1 and 2; found {found:?}");
     Ok(())
 }
 
-fn controlling(ground: &Ground) -> anyhow::Result<()> {
-    let facts = facts(ground, &mut ground.bundle()?)?;
+fn controlling(fixture: &Fixture) -> anyhow::Result<()> {
+    let facts = facts(fixture, &mut fixture.bundle()?)?;
     let number = facts.stat.get(6).map_or("", String::as_str);
     ensure!(number != "0" && !number.is_empty(), "tty_nr in /proc/self/stat: expected a terminal, found {number:?}");
     Ok(())
 }
 
-fn none(ground: &Ground) -> anyhow::Result<()> {
+fn none(fixture: &Fixture) -> anyhow::Result<()> {
     for setting in [None, Some(false)] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         if let Some(value) = setting {
             bundle.set("/process/terminal", json!(value));
         }
-        let facts = ground.facts(&bundle)?;
+        let facts = fixture.facts(&bundle)?;
         ensure!(facts.terminal.is_none(), "terminal {setting:?}: expected none, found {:?}", facts.fds);
     }
     Ok(())
 }
 
-fn typed(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn typed(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "try", "read", "/dev/stdin"]);
-    let (container, terminal) = start(ground, &mut bundle)?;
+    let (container, terminal) = start(fixture, &mut bundle)?;
     // A line, and the end of the file.
     terminal.write("words\n\u{4}")?;
     let text = terminal.read_to_end()?;
@@ -75,33 +75,33 @@ fn typed(ground: &Ground) -> anyhow::Result<()> {
     container.wait().map(drop)
 }
 
-fn size(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn size(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/consoleSize", json!({ "height": 17, "width": 71 }));
-    let found = facts(ground, &mut bundle)?.terminal;
+    let found = facts(fixture, &mut bundle)?.terminal;
     ensure!(found == Some((17, 71)), "rows and columns: expected 17 and 71, found {found:?}");
     Ok(())
 }
 
-fn size_without(ground: &Ground) -> anyhow::Result<()> {
+fn size_without(fixture: &Fixture) -> anyhow::Result<()> {
     for value in [json!({ "height": 17, "width": 71 }), json!({ "height": 0, "width": 0 })] {
         for terminal in [None, Some(false)] {
-            let mut bundle = ground.bundle()?;
+            let mut bundle = fixture.bundle()?;
             bundle.set("/process/consoleSize", value.clone());
             if let Some(terminal) = terminal {
                 bundle.set("/process/terminal", json!(terminal));
             }
-            ground.facts(&bundle)?;
+            fixture.facts(&bundle)?;
         }
     }
     Ok(())
 }
 
-fn resized(ground: &Ground) -> anyhow::Result<()> {
-    let socket = ConsoleSocket::listen(ground)?;
-    let mut bundle = ground.bundle()?;
+fn resized(fixture: &Fixture) -> anyhow::Result<()> {
+    let socket = ConsoleSocket::listen(fixture)?;
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/terminal", json!(true));
-    let container = ground.create_with(&bundle, &["--console-socket", &socket.path().to_string_lossy()])?;
+    let container = fixture.create_with(&bundle, &["--console-socket", &socket.path().to_string_lossy()])?;
     let terminal = socket.terminal()?;
     terminal.resize(41, 142)?;
     container.start()?;
@@ -111,8 +111,8 @@ fn resized(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn console(ground: &Ground) -> anyhow::Result<()> {
-    let facts = facts(ground, &mut ground.bundle()?)?;
+fn console(fixture: &Fixture) -> anyhow::Result<()> {
+    let facts = facts(fixture, &mut fixture.bundle()?)?;
     let stdin = facts.fds.get(&0).map_or("", String::as_str);
     ensure!(["/dev/pts/0", "/dev/console"].contains(&stdin), "stdin: expected /dev/pts/0, found {stdin}");
     let mount = facts.mount("/dev/console")?;

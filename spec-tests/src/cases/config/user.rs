@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use serde_json::json;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 const SECTION: &str = "config.md#posix-platform-user";
 
@@ -23,9 +23,9 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
-fn ids(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.set("/process/user", json!({ "uid": 1234, "gid": 5678 })))?;
+fn ids(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.set("/process/user", json!({ "uid": 1234, "gid": 5678 })))?;
     for (name, id) in [("Uid", "1234"), ("Gid", "5678")] {
         let found: Vec<_> = facts.status(name)?.split_whitespace().collect();
         ensure!(found == [id; 4], "{name}, real to file system: expected {id} four times, found {found:?}");
@@ -33,27 +33,27 @@ fn ids(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mapped(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn mapped(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65_536)?.set("/process/user", json!({ "uid": 12, "gid": 34 }));
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let found = (facts.status("Uid")?, facts.status("Gid")?);
     ensure!(found == ("12\t12\t12\t12", "34\t34\t34\t34"), "ids inside: expected 12 and 34, found {found:?}");
     Ok(())
 }
 
-fn nobody(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn nobody(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     std::fs::write(bundle.rootfs("/etc/passwd"), "root:x:0:0:root:/:/probe\n")?;
-    let facts = ground.facts(bundle.set("/process/user", json!({ "uid": 4321, "gid": 4321 })))?;
+    let facts = fixture.facts(bundle.set("/process/user", json!({ "uid": 4321, "gid": 4321 })))?;
     ensure!(facts.status("Uid")?.starts_with("4321"), "the uid: expected 4321, found {}", facts.status("Uid")?);
     Ok(())
 }
 
-fn umask(ground: &Ground) -> anyhow::Result<()> {
+fn umask(fixture: &Fixture) -> anyhow::Result<()> {
     for (mask, wanted) in [(0o27, "0027"), (0, "0000"), (0o777, "0777")] {
-        let mut bundle = ground.bundle()?;
-        let facts = ground.facts(bundle.set("/process/user/umask", json!(mask)))?;
+        let mut bundle = fixture.bundle()?;
+        let facts = fixture.facts(bundle.set("/process/user/umask", json!(mask)))?;
         let found = facts.status("Umask")?;
         ensure!(found == wanted, "the umask: expected {wanted}, found {found}");
     }
@@ -61,33 +61,33 @@ fn umask(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// The text wants it as it was in the caller; runc has always set it, and images count on files that all can read.
-fn default_umask(ground: &Ground) -> anyhow::Result<()> {
-    let facts = ground.facts_after("umask 0077", &ground.bundle()?)?;
+fn default_umask(fixture: &Fixture) -> anyhow::Result<()> {
+    let facts = fixture.facts_after("umask 0077", &fixture.bundle()?)?;
     let found = facts.status("Umask")?;
     ensure!(found == "0022", "the umask: expected 0022, found {found}");
     Ok(())
 }
 
-fn groups(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn groups(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/user", json!({ "uid": 1, "gid": 2, "additionalGids": [5, 6, 70_000] }));
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let found: Vec<_> = facts.status("Groups")?.split_whitespace().filter(|&gid| gid != "2").collect();
     ensure!(found == ["5", "6", "70000"], "the groups: expected 5, 6 and 70000, found {found:?}");
     Ok(())
 }
 
-fn no_groups(ground: &Ground) -> anyhow::Result<()> {
-    let bundle = ground.bundle()?;
+fn no_groups(fixture: &Fixture) -> anyhow::Result<()> {
+    let bundle = fixture.bundle()?;
     bundle.write()?;
-    let id = ground.id();
+    let id = fixture.id();
     let path = bundle.path().to_string_lossy().into_owned();
-    let command = ground.command(&["run", "--bundle", &path, &id]);
-    let program = ground.runtime().to_string_lossy().into_owned();
+    let command = fixture.command(&["run", "--bundle", &path, &id]);
+    let program = fixture.runtime().to_string_lossy().into_owned();
     let mut words = vec!["--groups".to_owned(), "0,4,24".to_owned(), "--".to_owned(), program];
     words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let facts = crate::facts::Facts::parse(&ground.tool("setpriv", &words)?.ok()?.stdout)?;
+    let facts = crate::facts::Facts::parse(&fixture.tool("setpriv", &words)?.ok()?.stdout)?;
     let found: Vec<_> = facts.status("Groups")?.split_whitespace().filter(|&gid| gid != "0").collect();
     ensure!(found.is_empty(), "the groups: expected none, found {found:?}");
     Ok(())

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 const SECTION: &str = "config.md#specification-version";
 
@@ -14,25 +14,25 @@ pub const CASES: &[Case] = &[
     Case::new("an ociVersion of another major release is refused", "config.md#valid-values", Level::Must, major),
 ];
 
-fn malformed(ground: &Ground) -> anyhow::Result<()> {
+fn malformed(fixture: &Fixture) -> anyhow::Result<()> {
     for version in ["1.0", "one", "v1.0.2", "01.0.2"] {
-        let mut bundle = ground.bundle()?;
-        ground.refused(bundle.set("/ociVersion", json!(version)))?;
+        let mut bundle = fixture.bundle()?;
+        fixture.refused(bundle.set("/ociVersion", json!(version)))?;
     }
     Ok(())
 }
 
-fn earlier(ground: &Ground) -> anyhow::Result<()> {
+fn earlier(fixture: &Fixture) -> anyhow::Result<()> {
     for version in ["1.0.0", "1.0.1", "1.0.2"] {
-        ground.facts(ground.bundle()?.set("/ociVersion", json!(version)))?;
+        fixture.facts(fixture.bundle()?.set("/ociVersion", json!(version)))?;
     }
     Ok(())
 }
 
-fn prerelease(ground: &Ground) -> anyhow::Result<()> {
-    ground.facts(ground.bundle()?.set("/ociVersion", json!("1.0.2-rc.1+build.7"))).map(drop)
+fn prerelease(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.facts(fixture.bundle()?.set("/ociVersion", json!("1.0.2-rc.1+build.7"))).map(drop)
 }
 
-fn major(ground: &Ground) -> anyhow::Result<()> {
-    ground.refused(ground.bundle()?.set("/ociVersion", json!("2.0.0"))).map(drop)
+fn major(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.refused(fixture.bundle()?.set("/ociVersion", json!("2.0.0"))).map(drop)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::harness::{Bundle, Case, Container, Ground, Level, Need};
+use crate::harness::{Bundle, Case, Container, Fixture, Level, Need};
 
 const GROUPS: &str = "config-linux.md#control-groups";
 const PATH: &str = "config-linux.md#cgroups-path";
@@ -41,45 +41,45 @@ pub const CASES: &[Case] = &[
 /// A controller that every host has in v1, where there is v1.
 const ANY: &str = "pids";
 
-fn root(ground: &Ground) -> PathBuf {
-    match ground.host().v1(ANY) {
-        Some(mount) if !ground.host().is_v2() => mount.to_owned(),
+fn root(fixture: &Fixture) -> PathBuf {
+    match fixture.host().v1(ANY) {
+        Some(mount) if !fixture.host().is_v2() => mount.to_owned(),
         _ => "/sys/fs/cgroup".into(),
     }
 }
 
 /// Where the caller's linux.cgroupsPath leads to by the driver in use: systemd's is `slice:prefix:name`.
-fn expected_place(ground: &Ground, cgroups_path: &str) -> PathBuf {
+fn expected_place(fixture: &Fixture, cgroups_path: &str) -> PathBuf {
     let inside = match cgroups_path.split(':').collect::<Vec<_>>()[..] {
         [slice, prefix, name] => format!("{slice}/{prefix}-{name}.scope"),
         _ => cgroups_path.trim_start_matches('/').to_owned(),
     };
-    root(ground).join(inside)
+    root(fixture).join(inside)
 }
 
-fn frozen(ground: &Ground) -> anyhow::Result<()> {
-    if ground.systemd() {
+fn frozen(fixture: &Fixture) -> anyhow::Result<()> {
+    if fixture.systemd() {
         // systemd makes the scope anew, so that nothing is there to be frozen.
         return Ok(());
     }
-    let mut bundle = ground.bundle()?;
-    let path = ground.cgroups_path("frozen");
+    let mut bundle = fixture.bundle()?;
+    let path = fixture.cgroups_path("frozen");
     bundle.set("/linux/cgroupsPath", json!(path));
-    let (place, file, freeze, thaw) = match ground.host().v1("freezer") {
-        Some(mount) if !ground.host().is_v2() => {
+    let (place, file, freeze, thaw) = match fixture.host().v1("freezer") {
+        Some(mount) if !fixture.host().is_v2() => {
             (mount.join(path.trim_start_matches('/')), "freezer.state", "FROZEN", "THAWED")
         }
-        _ => (expected_place(ground, &path), "cgroup.freeze", "1", "0"),
+        _ => (expected_place(fixture, &path), "cgroup.freeze", "1", "0"),
     };
     fs::create_dir_all(&place)?;
     fs::write(place.join(file), freeze)?;
     bundle.write()?;
-    let id = ground.id();
-    let done = ground.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id]);
+    let id = fixture.id();
+    let done = fixture.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id]);
     fs::write(place.join(file), thaw).ok();
     let done = done.context("create in a frozen cgroup")?;
     if done.code == 0 {
-        ground.call(&["start", &id])?.ok()?;
+        fixture.call(&["start", &id])?.ok()?;
     } else {
         done.refused()?;
         fs::remove_dir(&place).or_else(|error| match error.kind() {
@@ -96,72 +96,72 @@ fn expect_place(container: &Container<'_>, expected: &Path) -> anyhow::Result<()
     Ok(())
 }
 
-fn absolute(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let path = ground.cgroups_path("absolute");
-    let container = ground.create(bundle.set("/linux/cgroupsPath", json!(path)))?;
-    expect_place(&container, &expected_place(ground, &path))
+fn absolute(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let path = fixture.cgroups_path("absolute");
+    let container = fixture.create(bundle.set("/linux/cgroupsPath", json!(path)))?;
+    expect_place(&container, &expected_place(fixture, &path))
 }
 
 /// Two containers one after the other.
-fn same_twice(ground: &Ground, bundle: &Bundle) -> anyhow::Result<PathBuf> {
+fn same_twice(fixture: &Fixture, bundle: &Bundle) -> anyhow::Result<PathBuf> {
     let place = |container: Container<'_>| -> anyhow::Result<PathBuf> {
         let place = container.cgroup(ANY)?;
         container.call_with_flags("delete", &["--force"])?.ok()?;
         Ok(place)
     };
-    let first = place(ground.create(bundle)?)?;
-    let second = place(ground.create(bundle)?)?;
+    let first = place(fixture.create(bundle)?)?;
+    let second = place(fixture.create(bundle)?)?;
     let (one, other) = (first.display(), second.display());
     ensure!(first == second, "one cgroupsPath led to {one} and then to {other}");
     Ok(first)
 }
 
-fn relative(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let name = ground.cgroups_path("relative");
+fn relative(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let name = fixture.cgroups_path("relative");
     let name = name.trim_start_matches('/');
-    let found = same_twice(ground, bundle.set("/linux/cgroupsPath", json!(name)))?;
+    let found = same_twice(fixture, bundle.set("/linux/cgroupsPath", json!(name)))?;
     let own = fs::read_to_string("/proc/self/cgroup")?;
-    ensure!(found != root(ground), "a cgroupsPath of {name:?} led to the root; the caller is in {own}");
-    if let Some(parent) = found.parent().filter(|_| !ground.systemd()) {
+    ensure!(found != root(fixture), "a cgroupsPath of {name:?} led to the root; the caller is in {own}");
+    if let Some(parent) = found.parent().filter(|_| !fixture.systemd()) {
         // Empty now, unless it was there before.
         let _ = fs::remove_dir(parent);
     }
     Ok(())
 }
 
-fn consistent(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let path = ground.cgroups_path("consistent");
-    same_twice(ground, bundle.set("/linux/cgroupsPath", json!(path))).map(drop)
+fn consistent(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let path = fixture.cgroups_path("consistent");
+    same_twice(fixture, bundle.set("/linux/cgroupsPath", json!(path))).map(drop)
 }
 
-fn without(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.create(bundle.remove("/linux/cgroupsPath"))?;
+fn without(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.create(bundle.remove("/linux/cgroupsPath"))?;
     let found = container.cgroup(ANY)?;
     let own = fs::read_to_string(format!("/proc/{}/cgroup", std::process::id()))?;
     let is_ours = own.lines().any(|line| line.rsplit(':').next() == Some(&*found.to_string_lossy()));
-    ensure!(found != root(ground) && !is_ours, "expected a cgroup of its own, found {}", found.display());
+    ensure!(found != root(fixture) && !is_ours, "expected a cgroup of its own, found {}", found.display());
     let members = fs::read_to_string(found.join("cgroup.procs"))?;
     ensure!(members.trim() == container.pid().to_string(), "expected init alone in its cgroup, found {members:?}");
     Ok(())
 }
 
-fn deep(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let path = match ground.systemd() {
-        true => ground.cgroups_path("deep"),
-        false => ground.cgroups_path("one/two/three"),
+fn deep(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let path = match fixture.systemd() {
+        true => fixture.cgroups_path("deep"),
+        false => fixture.cgroups_path("one/two/three"),
     };
-    let container = ground.create(bundle.set("/linux/cgroupsPath", json!(path)))?;
-    let expected = expected_place(ground, &path);
+    let container = fixture.create(bundle.set("/linux/cgroupsPath", json!(path)))?;
+    let expected = expected_place(fixture, &path);
     expect_place(&container, &expected)?;
     container.call_with_flags("delete", &["--force"])?.ok()?;
-    if !ground.systemd() {
+    if !fixture.systemd() {
         // What was above it may be others' by then: a runtime need not take it away.
-        for directory in ground.host().cgroup_directories(&ground.cgroups_path("one/two")) {
+        for directory in fixture.host().cgroup_directories(&fixture.cgroups_path("one/two")) {
             let _ = fs::remove_dir(&directory);
             let _ = directory.parent().map(fs::remove_dir);
         }
@@ -169,32 +169,32 @@ fn deep(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn existing(ground: &Ground) -> anyhow::Result<()> {
-    if ground.systemd() {
+fn existing(fixture: &Fixture) -> anyhow::Result<()> {
+    if fixture.systemd() {
         // A scope cannot be there before its first process.
         return Ok(());
     }
-    let mut bundle = ground.bundle()?;
-    let path = ground.cgroups_path("existing");
-    let place = expected_place(ground, &path);
+    let mut bundle = fixture.bundle()?;
+    let path = fixture.cgroups_path("existing");
+    let place = expected_place(fixture, &path);
     fs::create_dir_all(&place)?;
-    let container = ground.create(bundle.set("/linux/cgroupsPath", json!(path)))?;
+    let container = fixture.create(bundle.set("/linux/cgroupsPath", json!(path)))?;
     expect_place(&container, &place)
 }
 
-fn before_start(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let path = ground.cgroups_path("before");
+fn before_start(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let path = fixture.cgroups_path("before");
     bundle.set("/linux/cgroupsPath", json!(path)).args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
-    expect_place(&container, &expected_place(ground, &path))?;
+    let container = fixture.create(&bundle)?;
+    expect_place(&container, &expected_place(fixture, &path))?;
     container.start()?;
-    expect_place(&container, &expected_place(ground, &path))
+    expect_place(&container, &expected_place(fixture, &path))
 }
 
-fn exec(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.start(&mut bundle)?;
+fn exec(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.start(&mut bundle)?;
     let facts = container.exec_facts(&[])?;
     let text = fs::read_to_string(container.proc("cgroup"))?;
     let expected: Vec<&str> = text.lines().collect();
@@ -202,8 +202,8 @@ fn exec(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn removed(ground: &Ground) -> anyhow::Result<()> {
-    let container = ground.create(&ground.bundle()?)?;
+fn removed(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = fixture.create(&fixture.bundle()?)?;
     let place = container.cgroup(ANY)?;
     ensure!(place.is_dir(), "{} is no directory", place.display());
     container.call_with_flags("delete", &["--force"])?.ok()?;
@@ -212,8 +212,8 @@ fn removed(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// A container of user 1000 in a user namespace whose cgroup namespace and cgroup mount are as asked.
-fn container<'a>(ground: &'a Ground, namespace: bool, mount: Option<&[&str]>) -> anyhow::Result<Container<'a>> {
-    let mut bundle = ground.bundle()?;
+fn container<'a>(fixture: &'a Fixture, namespace: bool, mount: Option<&[&str]>) -> anyhow::Result<Container<'a>> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
     if namespace {
         bundle.namespace("cgroup", None);
@@ -221,7 +221,7 @@ fn container<'a>(ground: &'a Ground, namespace: bool, mount: Option<&[&str]>) ->
     if let Some(options) = mount {
         bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", options);
     }
-    ground.start(&mut bundle)
+    fixture.start(&mut bundle)
 }
 
 /// The owner of the cgroup's directory and, by name, of each of its files.
@@ -244,12 +244,12 @@ fn expect_kept(container: &Container<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn v1(ground: &Ground) -> anyhow::Result<()> {
-    expect_kept(&container(ground, true, Some(&["nosuid", "noexec", "nodev"]))?)
+fn v1(fixture: &Fixture) -> anyhow::Result<()> {
+    expect_kept(&container(fixture, true, Some(&["nosuid", "noexec", "nodev"]))?)
 }
 
-fn delegated(ground: &Ground) -> anyhow::Result<()> {
-    let container = container(ground, true, Some(&["nosuid", "noexec", "nodev"]))?;
+fn delegated(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = container(fixture, true, Some(&["nosuid", "noexec", "nodev"]))?;
     let (directory, files) = owners(&container)?;
     ensure!(directory == 101_000, "the cgroup's directory: expected the owner 101000, found {directory}");
     for name in ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
@@ -261,8 +261,8 @@ fn delegated(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn only_delegated(ground: &Ground) -> anyhow::Result<()> {
-    let container = container(ground, true, Some(&["nosuid", "noexec", "nodev"]))?;
+fn only_delegated(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = container(fixture, true, Some(&["nosuid", "noexec", "nodev"]))?;
     let listed = fs::read_to_string("/sys/kernel/cgroup/delegate")
         .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
     let listed: Vec<&str> = listed.split_whitespace().collect();
@@ -274,14 +274,14 @@ fn only_delegated(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn without_namespace(ground: &Ground) -> anyhow::Result<()> {
-    expect_kept(&container(ground, false, Some(&["nosuid", "noexec", "nodev"]))?)
+fn without_namespace(fixture: &Fixture) -> anyhow::Result<()> {
+    expect_kept(&container(fixture, false, Some(&["nosuid", "noexec", "nodev"]))?)
 }
 
-fn read_only(ground: &Ground) -> anyhow::Result<()> {
-    expect_kept(&container(ground, true, Some(&["nosuid", "noexec", "nodev", "ro"]))?)
+fn read_only(fixture: &Fixture) -> anyhow::Result<()> {
+    expect_kept(&container(fixture, true, Some(&["nosuid", "noexec", "nodev", "ro"]))?)
 }
 
-fn without_mount(ground: &Ground) -> anyhow::Result<()> {
-    expect_kept(&container(ground, true, None)?)
+fn without_mount(fixture: &Fixture) -> anyhow::Result<()> {
+    expect_kept(&container(fixture, true, None)?)
 }

@@ -6,16 +6,16 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use crate::facts::Node;
-use crate::harness::{Bundle, Case, Ground, Level};
+use crate::harness::{Bundle, Case, Fixture, Level};
 
 const SECTION: &str = "config-linux.md#devices";
 const DEFAULTS: &str = "config-linux.md#default-devices";
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("a character device is available", SECTION, Level::Must, |ground| available(ground, "c")),
-    Case::new("a block device is available", SECTION, Level::Must, |ground| available(ground, "b")),
-    Case::new("a device of type u is a character device", SECTION, Level::Must, |ground| available(ground, "u")),
+    Case::new("a character device is available", SECTION, Level::Must, |fixture| available(fixture, "c")),
+    Case::new("a block device is available", SECTION, Level::Must, |fixture| available(fixture, "b")),
+    Case::new("a device of type u is a character device", SECTION, Level::Must, |fixture| available(fixture, "u")),
     Case::new("a device of type p is a fifo, without numbers", SECTION, Level::Must, fifo),
     Case::new("a device may be anywhere in the container", SECTION, Level::Must, anywhere),
     Case::new("directories on the way to a device are made", SECTION, Level::Must, deep),
@@ -53,16 +53,16 @@ fn expect(node: &Node, kind: char, major: u64, minor: u64) -> anyhow::Result<()>
     Ok(())
 }
 
-fn available(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.push("/linux/devices", device("/dev/spec", kind)))?;
+fn available(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.push("/linux/devices", device("/dev/spec", kind)))?;
     expect(facts.device("/dev/spec")?, if kind == "b" { 'b' } else { 'c' }, 61, 7)
 }
 
-fn fifo(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn fifo(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let fifo = json!({ "path": "/dev/spec", "type": "p", "fileMode": 0o622, "uid": 3, "gid": 4 });
-    let facts = ground.facts(bundle.push("/linux/devices", fifo))?;
+    let facts = fixture.facts(bundle.push("/linux/devices", fifo))?;
     let found = facts.device("/dev/spec")?;
     let is_right = (found.kind, found.mode, found.uid, found.gid) == ('p', 0o622, 3, 4);
     ensure!(is_right, "expected a fifo of mode 622 and owner 3:4, found {found:?}");
@@ -72,26 +72,26 @@ fn fifo(ground: &Ground) -> anyhow::Result<()> {
 /// The output of `probe try stat` for the device of these cases: 0o020640 in octal, and the owner.
 const STATUS: &str = "ok 20640 3:4 0";
 
-fn anywhere(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn anywhere(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.push("/linux/devices", device("/etc/spec", "c"));
-    let found = ground.attempts(&mut bundle, &["stat /etc/spec"])?;
+    let found = fixture.attempts(&mut bundle, &["stat /etc/spec"])?;
     ensure!(found == [STATUS], "expected a character device of mode 640, {STATUS}, found {found:?}");
     Ok(())
 }
 
-fn deep(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn deep(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.push("/linux/devices", device("/dev/a/b/spec", "c"));
-    let found = ground.attempts(&mut bundle, &["stat /dev/a/b/spec"])?;
+    let found = fixture.attempts(&mut bundle, &["stat /dev/a/b/spec"])?;
     ensure!(found == [STATUS], "expected a character device of mode 640, {STATUS}, found {found:?}");
     Ok(())
 }
 
-fn other_file(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn other_file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     fs::write(bundle.rootfs("/etc/spec"), "a file")?;
-    ground.refused(bundle.push("/linux/devices", device("/etc/spec", "c"))).map(drop)
+    fixture.refused(bundle.push("/linux/devices", device("/etc/spec", "c"))).map(drop)
 }
 
 fn mknod(bundle: &Bundle, path: &str, minor: u64) -> anyhow::Result<()> {
@@ -100,21 +100,21 @@ fn mknod(bundle: &Bundle, path: &str, minor: u64) -> anyhow::Result<()> {
     Ok(mknod(&bundle.rootfs(path), kind, mode, makedev(61, minor))?)
 }
 
-fn other_device(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn other_device(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     mknod(&bundle, "/etc/spec", 8)?;
-    ground.refused(bundle.push("/linux/devices", device("/etc/spec", "c"))).map(drop)
+    fixture.refused(bundle.push("/linux/devices", device("/etc/spec", "c"))).map(drop)
 }
 
-fn same_device(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn same_device(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     mknod(&bundle, "/etc/spec", 7)?;
-    ground.run(bundle.push("/linux/devices", device("/etc/spec", "c")))?.ok().map(drop)
+    fixture.run(bundle.push("/linux/devices", device("/etc/spec", "c")))?.ok().map(drop)
 }
 
-fn unknown_type(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.push("/linux/devices", device("/dev/spec", "x"))).map(drop)
+fn unknown_type(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.push("/linux/devices", device("/dev/spec", "x"))).map(drop)
 }
 
 fn expect_mode(node: &Node, mode: u32, uid: u32, gid: u32) -> anyhow::Result<()> {
@@ -123,45 +123,45 @@ fn expect_mode(node: &Node, mode: u32, uid: u32, gid: u32) -> anyhow::Result<()>
     Ok(())
 }
 
-fn mode_and_owner(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.push("/linux/devices", device("/dev/spec", "c")))?;
+fn mode_and_owner(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.push("/linux/devices", device("/dev/spec", "c")))?;
     expect_mode(facts.device("/dev/spec")?, 0o640, 3, 4)
 }
 
-fn umask(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn umask(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let mut wide = device("/dev/spec", "c");
     wide["fileMode"] = json!(0o666);
     bundle.push("/linux/devices", wide).set("/process/user/umask", json!(0o077)).write()?;
-    let id = ground.id();
-    let runtime = ground.command(&["run", "--bundle", &bundle.path().to_string_lossy(), &id]);
+    let id = fixture.id();
+    let runtime = fixture.command(&["run", "--bundle", &bundle.path().to_string_lossy(), &id]);
     let mut words = vec!["-c", "umask 077; exec \"$@\"", "sh"];
     let program: Vec<String> = std::iter::once(runtime.get_program())
         .chain(runtime.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     words.extend(program.iter().map(String::as_str));
-    let facts = crate::facts::Facts::parse(&ground.tool("sh", &words)?.ok()?.stdout)?;
+    let facts = crate::facts::Facts::parse(&fixture.tool("sh", &words)?.ok()?.stdout)?;
     expect_mode(facts.device("/dev/spec")?, 0o666, 3, 4)?;
     expect_mode(facts.device("/dev/null")?, 0o666, 0, 0)
 }
 
-fn instead_of_default(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn instead_of_default(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let null =
         json!({ "path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666, "uid": 7, "gid": 8 });
-    let facts = ground.facts(bundle.push("/linux/devices", null))?;
+    let facts = fixture.facts(bundle.push("/linux/devices", null))?;
     expect(facts.device("/dev/null")?, 'c', 1, 3)?;
     expect_mode(facts.device("/dev/null")?, 0o666, 7, 8)
 }
 
-fn in_user_namespace(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn in_user_namespace(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?;
     // The host's own node: nobody in a user namespace can make one.
     let kmsg = json!({ "path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11 });
-    let facts = ground.facts(bundle.push("/linux/devices", kmsg))?;
+    let facts = fixture.facts(bundle.push("/linux/devices", kmsg))?;
     expect(facts.device("/dev/kmsg")?, 'c', 1, 11)
 }
 
@@ -174,8 +174,8 @@ const DEFAULT: &[(&str, u64, u64)] = &[
     ("/dev/tty", 5, 0),
 ];
 
-fn no_other(ground: &Ground) -> anyhow::Result<()> {
-    let facts = ground.facts(&ground.bundle()?)?;
+fn no_other(fixture: &Fixture) -> anyhow::Result<()> {
+    let facts = fixture.facts(&fixture.bundle()?)?;
     let is_known = |path: &str| {
         path == "/dev/ptmx" || path.starts_with("/dev/pts/") || DEFAULT.iter().any(|(known, ..)| *known == path)
     };
@@ -185,17 +185,17 @@ fn no_other(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn of_image(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn of_image(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     mknod(&bundle, "/etc/spec", 8)?;
     // Without a driver, who may open it finds that there is no such device.
-    let found = ground.attempts(&mut bundle, &["read /etc/spec", "write /etc/spec x"])?;
+    let found = fixture.attempts(&mut bundle, &["read /etc/spec", "write /etc/spec x"])?;
     ensure!(found == ["EPERM", "EPERM"], "opening a device of the image: expected EPERM twice, found {found:?}");
     Ok(())
 }
 
-fn expect_defaults(ground: &Ground, bundle: &Bundle) -> anyhow::Result<()> {
-    let facts = ground.facts(bundle)?;
+fn expect_defaults(fixture: &Fixture, bundle: &Bundle) -> anyhow::Result<()> {
+    let facts = fixture.facts(bundle)?;
     for &(path, major, minor) in DEFAULT {
         let node = facts.device(path)?;
         expect(node, 'c', major, minor)?;
@@ -204,39 +204,39 @@ fn expect_defaults(ground: &Ground, bundle: &Bundle) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn defaults(ground: &Ground) -> anyhow::Result<()> {
-    expect_defaults(ground, &ground.bundle()?)
+fn defaults(fixture: &Fixture) -> anyhow::Result<()> {
+    expect_defaults(fixture, &fixture.bundle()?)
 }
 
-fn defaults_without_mount(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn defaults_without_mount(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.config["mounts"]
         .as_array_mut()
         .into_iter()
         .for_each(|mounts| mounts.retain(|mount| mount["destination"] != "/dev" && mount["destination"] != "/dev/shm"));
     fs::create_dir_all(bundle.rootfs("/dev/pts"))?;
-    expect_defaults(ground, &bundle)
+    expect_defaults(fixture, &bundle)
 }
 
-fn defaults_in_user_namespace(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn defaults_in_user_namespace(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?;
-    expect_defaults(ground, &bundle)
+    expect_defaults(fixture, &bundle)
 }
 
-fn usable(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn usable(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/resources/devices", json!([{ "allow": false, "access": "rwm" }]));
-    let found =
-        ground.attempts(&mut bundle, &["write /dev/null x", "write /dev/full x", "read /dev/null", "read /dev/tty"])?;
+    let found = fixture
+        .attempts(&mut bundle, &["write /dev/null x", "write /dev/full x", "read /dev/null", "read /dev/tty"])?;
     // No terminal is anybody's here: ENXIO comes from the driver, behind the allowed device list.
     let expected = ["ok", "ENOSPC", "ok", "ENXIO"];
     ensure!(found == expected, "null, full, null, tty: expected {expected:?}, found {found:?}");
     Ok(())
 }
 
-fn ptmx(ground: &Ground) -> anyhow::Result<()> {
-    let facts = ground.facts(&ground.bundle()?)?;
+fn ptmx(fixture: &Fixture) -> anyhow::Result<()> {
+    let facts = fixture.facts(&fixture.bundle()?)?;
     let node = facts.device("/dev/ptmx")?;
     let is_link = node.link.as_deref().is_some_and(|link| link == "pts/ptmx" || link == "/dev/pts/ptmx");
     let is_bound = facts.mount("/dev/ptmx").is_ok_and(|mount| mount.kind == "devpts" && mount.root == "/ptmx");
@@ -244,8 +244,8 @@ fn ptmx(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn no_console(ground: &Ground) -> anyhow::Result<()> {
-    let facts = ground.facts(&ground.bundle()?)?;
+fn no_console(fixture: &Fixture) -> anyhow::Result<()> {
+    let facts = fixture.facts(&fixture.bundle()?)?;
     let found = facts.devices.get("/dev/console");
     ensure!(found.is_none(), "expected no /dev/console, found {found:?}");
     Ok(())

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[Case::new(
@@ -12,8 +12,8 @@ pub const CASES: &[Case] = &[Case::new(
     available,
 )];
 
-fn available(ground: &Ground) -> anyhow::Result<()> {
-    let facts = ground.facts(&ground.bundle()?)?;
+fn available(fixture: &Fixture) -> anyhow::Result<()> {
+    let facts = fixture.facts(&fixture.bundle()?)?;
     for (path, kind) in [("/proc", "proc"), ("/sys", "sysfs"), ("/dev/pts", "devpts"), ("/dev/shm", "tmpfs")] {
         let found = &facts.mount(path)?.kind;
         ensure!(found == kind, "{path}: expected {kind}, found {found}");

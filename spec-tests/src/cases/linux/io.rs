@@ -6,30 +6,30 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use super::limited;
-use crate::harness::{Case, Container, Ground, Level, Need};
+use crate::harness::{Case, Container, Fixture, Level, Need};
 
 const SECTION: &str = "config-linux.md#block-io";
 const IO: &[Need] = &[Need::BlockDevice, Need::Controller("io")];
 const WEIGHTS: &[&str] = &["io.bfq.weight", "io.weight", "blkio.bfq.weight", "blkio.weight"];
 const WEIGHT: &[Need] = &[Need::BlockDevice, Need::CgroupFile("io", WEIGHTS)];
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, SECTION, Level::Must, run).on(IO)
 }
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
     case("blockIO.weight is written to the cgroup", weight).on(WEIGHT),
-    case("throttleReadBpsDevice is written to the cgroup", |ground| {
-        throttle(ground, "throttleReadBpsDevice", "read_bps_device", "rbps")
+    case("throttleReadBpsDevice is written to the cgroup", |fixture| {
+        throttle(fixture, "throttleReadBpsDevice", "read_bps_device", "rbps")
     }),
-    case("throttleWriteBpsDevice is written to the cgroup", |ground| {
-        throttle(ground, "throttleWriteBpsDevice", "write_bps_device", "wbps")
+    case("throttleWriteBpsDevice is written to the cgroup", |fixture| {
+        throttle(fixture, "throttleWriteBpsDevice", "write_bps_device", "wbps")
     }),
-    case("throttleReadIOPSDevice is written to the cgroup", |ground| {
-        throttle(ground, "throttleReadIOPSDevice", "read_iops_device", "riops")
+    case("throttleReadIOPSDevice is written to the cgroup", |fixture| {
+        throttle(fixture, "throttleReadIOPSDevice", "read_iops_device", "riops")
     }),
-    case("throttleWriteIOPSDevice is written to the cgroup", |ground| {
-        throttle(ground, "throttleWriteIOPSDevice", "write_iops_device", "wiops")
+    case("throttleWriteIOPSDevice is written to the cgroup", |fixture| {
+        throttle(fixture, "throttleWriteIOPSDevice", "write_iops_device", "wiops")
     }),
     case("a throttle of a device that the host does not have is refused", no_such_device),
 ];
@@ -42,12 +42,12 @@ fn disk() -> anyhow::Result<(u64, u64)> {
     Ok((major.parse()?, minor.parse()?))
 }
 
-fn throttle(ground: &Ground, field: &str, v1: &str, v2: &str) -> anyhow::Result<()> {
+fn throttle(fixture: &Fixture, field: &str, v1: &str, v2: &str) -> anyhow::Result<()> {
     let (major, minor) = disk()?;
     let mut limit = json!({});
     limit[field] = json!([{ "major": major, "minor": minor, "rate": 1_048_576 }]);
-    let container = limited(ground, json!({ "blockIO": limit }))?;
-    if ground.host().is_v2() {
+    let container = limited(fixture, json!({ "blockIO": limit }))?;
+    if fixture.host().is_v2() {
         let found = container.cgroup_file("io", "io.max")?;
         let line = found.lines().find(|line| line.starts_with(&format!("{major}:{minor} "))).unwrap_or_default();
         let expected = format!("{v2}=1048576");
@@ -61,19 +61,19 @@ fn throttle(ground: &Ground, field: &str, v1: &str, v2: &str) -> anyhow::Result<
 }
 
 /// The container's weights, in the form of the I/O scheduler of this kernel that has them.
-fn weights(ground: &Ground, container: &Container<'_>) -> anyhow::Result<String> {
+fn weights(fixture: &Fixture, container: &Container<'_>) -> anyhow::Result<String> {
     let mut found = String::new();
     for file in ["io.bfq.weight", "io.weight", "blkio.bfq.weight", "blkio.weight", "blkio.bfq.weight_device"] {
-        let controller = if ground.host().is_v2() { "io" } else { "blkio" };
+        let controller = if fixture.host().is_v2() { "io" } else { "blkio" };
         found += &container.cgroup_file(controller, file).unwrap_or_default();
         found.push('\n');
     }
     Ok(found)
 }
 
-fn weight(ground: &Ground) -> anyhow::Result<()> {
-    let container = limited(ground, json!({ "blockIO": { "weight": 200 } }))?;
-    let (found, host_default) = (weights(ground, &container)?, "default 100");
+fn weight(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = limited(fixture, json!({ "blockIO": { "weight": 200 } }))?;
+    let (found, host_default) = (weights(fixture, &container)?, "default 100");
     // BFQ takes the number as it stands; io.weight has a wider scale, to which it is converted.
     let is_written = found.lines().any(|line| line == "default 200" || line == "200")
         || found.lines().any(|line| line.starts_with("default ") && line != host_default);
@@ -81,11 +81,11 @@ fn weight(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn refused(ground: &Ground, block_io: Value) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/resources/blockIO", block_io)).map(drop)
+fn refused(fixture: &Fixture, block_io: Value) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/resources/blockIO", block_io)).map(drop)
 }
 
-fn no_such_device(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, json!({ "throttleReadBpsDevice": [{ "major": 61, "minor": 7, "rate": 1000 }] }))
+fn no_such_device(fixture: &Fixture) -> anyhow::Result<()> {
+    refused(fixture, json!({ "throttleReadBpsDevice": [{ "major": 61, "minor": 7, "rate": 1000 }] }))
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use super::{expect_file, limited};
-use crate::harness::{Case, Ground, Level, Need};
+use crate::harness::{Case, Fixture, Level, Need};
 
 const HUGE: &str = "config-linux.md#huge-page-limits";
 const NETWORK: &str = "config-linux.md#network";
@@ -49,8 +49,8 @@ pub const CASES: &[Case] = &[
     Case::new("what v1 had and v2 cannot express is refused", UNIFIED, Level::Must, not_expressed).on(V2_MEMORY),
 ];
 
-fn huge_pages(ground: &Ground) -> anyhow::Result<()> {
-    let container = limited(ground, json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }] }))?;
+fn huge_pages(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = limited(fixture, json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }] }))?;
     for file in ["hugetlb.2MB.rsvd.max", "hugetlb.2MB.max"] {
         let found = container.cgroup_file("hugetlb", file)?;
         ensure!(found == "4194304", "{file}: expected 4194304, found {found}");
@@ -58,150 +58,150 @@ fn huge_pages(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn refused(ground: &Ground, resources: Value) -> anyhow::Result<String> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/resources", resources))
+fn refused(fixture: &Fixture, resources: Value) -> anyhow::Result<String> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/resources", resources))
 }
 
-fn no_such_page(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, json!({ "hugepageLimits": [{ "pageSize": "3MB", "limit": 4_194_304 }] })).map(drop)
+fn no_such_page(fixture: &Fixture) -> anyhow::Result<()> {
+    refused(fixture, json!({ "hugepageLimits": [{ "pageSize": "3MB", "limit": 4_194_304 }] })).map(drop)
 }
 
 /// None of these hosts has net_cls. Docker never asks for it; who does must not be left with half a container.
-fn network(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn network(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/resources/network", json!({ "classID": 1_048_577 }));
-    let done = ground.run(&bundle)?;
+    let done = fixture.run(&bundle)?;
     if done.code != 0 {
         done.refused()?;
     }
     Ok(())
 }
 
-fn pids(ground: &Ground) -> anyhow::Result<()> {
-    let container = limited(ground, json!({ "pids": { "limit": 77 } }))?;
-    expect_file(ground, &container, "pids", ["pids.max", "pids.max"], "77")
+fn pids(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = limited(fixture, json!({ "pids": { "limit": 77 } }))?;
+    expect_file(fixture, &container, "pids", ["pids.max", "pids.max"], "77")
 }
 
-fn unlimited_pids(ground: &Ground) -> anyhow::Result<()> {
-    let container = limited(ground, json!({ "pids": { "limit": -1 } }))?;
-    expect_file(ground, &container, "pids", ["pids.max", "pids.max"], "max")
+fn unlimited_pids(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = limited(fixture, json!({ "pids": { "limit": -1 } }))?;
+    expect_file(fixture, &container, "pids", ["pids.max", "pids.max"], "max")
 }
 
-fn zero_pids(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn zero_pids(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/resources/pids", json!({ "limit": 0 })).args(&["/probe", "fork", "3"]);
     bundle.set("/ociVersion", json!("1.3.0"));
-    let done = ground.run(&bundle)?.ok()?;
+    let done = fixture.run(&bundle)?.ok()?;
     ensure!(done.stdout.contains("started 0\n"), "expected that nothing can be started, found {}", done.stdout);
     Ok(())
 }
 
 /// Callers that could not leave the limit out wrote zero for none: Podman 4.3 to 5.4.
-fn old_zero_pids(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn old_zero_pids(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/resources/pids", json!({ "limit": 0 })).set("/ociVersion", json!("1.2.0"));
-    let container = ground.start(&mut bundle)?;
-    expect_file(ground, &container, "pids", ["pids.max", "pids.max"], "max")
+    let container = fixture.start(&mut bundle)?;
+    expect_file(fixture, &container, "pids", ["pids.max", "pids.max"], "max")
 }
 
-fn no_pids(ground: &Ground) -> anyhow::Result<()> {
+fn no_pids(fixture: &Fixture) -> anyhow::Result<()> {
     // A manager of cgroups may have a default, which stays.
-    let mut bundle = ground.bundle()?;
-    let default = ground.start(&mut bundle)?.cgroup_file("pids", "pids.max")?;
+    let mut bundle = fixture.bundle()?;
+    let default = fixture.start(&mut bundle)?.cgroup_file("pids", "pids.max")?;
     for version in ["1.2.0", "1.3.0"] {
         for pids in [json!({}), json!({ "limit": null })] {
-            let mut bundle = ground.bundle()?;
+            let mut bundle = fixture.bundle()?;
             bundle.set("/linux/resources/pids", pids).set("/ociVersion", json!(version));
-            let container = ground.start(&mut bundle)?;
-            expect_file(ground, &container, "pids", ["pids.max", "pids.max"], &default)?;
+            let container = fixture.start(&mut bundle)?;
+            expect_file(fixture, &container, "pids", ["pids.max", "pids.max"], &default)?;
         }
     }
     Ok(())
 }
 
-fn pids_kept(ground: &Ground) -> anyhow::Result<()> {
-    let container = limited(ground, json!({ "pids": { "limit": 77 } }))?;
-    let file = ground.directory().join("resources.json");
+fn pids_kept(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = limited(fixture, json!({ "pids": { "limit": 77 } }))?;
+    let file = fixture.directory().join("resources.json");
     for pids in [json!({}), json!({ "limit": null }), json!(null)] {
         std::fs::write(&file, json!({ "pids": pids }).to_string())?;
         container.call_with_flags("update", &["--resources", &file.to_string_lossy()])?.ok()?;
-        expect_file(ground, &container, "pids", ["pids.max", "pids.max"], "77")?;
+        expect_file(fixture, &container, "pids", ["pids.max", "pids.max"], "77")?;
     }
     Ok(())
 }
 
-fn fork_bomb(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn fork_bomb(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/resources/pids", json!({ "limit": 10 })).args(&["/probe", "fork", "20"]);
-    let done = ground.run(&bundle)?.ok()?;
+    let done = fixture.run(&bundle)?.ok()?;
     ensure!(done.stdout.contains("started 9\n"), "expected 9 children besides init, found {}", done.stdout);
     Ok(())
 }
 
 /// A software device of the kernel stands in for hardware; Debian's kernel has the second.
-fn rdma(ground: &Ground) -> anyhow::Result<()> {
-    let kind = match ground.tool("modprobe", &["siw"])?.code {
+fn rdma(fixture: &Fixture) -> anyhow::Result<()> {
+    let kind = match fixture.tool("modprobe", &["siw"])?.code {
         0 => "siw",
-        _ => ground.tool("modprobe", &["rdma_rxe"])?.ok().map(|_| "rxe")?,
+        _ => fixture.tool("modprobe", &["rdma_rxe"])?.ok().map(|_| "rxe")?,
     };
-    ground.tool("rdma", &["link", "add", "spec0", "type", kind, "netdev", "lo"])?.ok()?;
+    fixture.tool("rdma", &["link", "add", "spec0", "type", kind, "netdev", "lo"])?.ok()?;
     let outcome = (|| {
-        let container = limited(ground, json!({ "rdma": { "spec0": { "hcaHandles": 3, "hcaObjects": 10_000 } } }))?;
+        let container = limited(fixture, json!({ "rdma": { "spec0": { "hcaHandles": 3, "hcaObjects": 10_000 } } }))?;
         let found = container.cgroup_file("rdma", "rdma.max")?;
         let expected = "spec0 hca_handle=3 hca_object=10000";
         ensure!(found.lines().any(|line| line == expected), "rdma.max: expected {expected}, found {found:?}");
         container.call_with_flags("delete", &["--force"])?.ok().map(drop)
     })();
-    ground.tool("rdma", &["link", "delete", "spec0"])?.ok()?;
+    fixture.tool("rdma", &["link", "delete", "spec0"])?.ok()?;
     outcome
 }
 
-fn unified(ground: &Ground) -> anyhow::Result<()> {
-    let container = limited(ground, json!({ "unified": { "memory.high": "50331648" } }))?;
-    expect_file(ground, &container, "memory", ["", "memory.high"], "50331648")
+fn unified(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = limited(fixture, json!({ "unified": { "memory.high": "50331648" } }))?;
+    expect_file(fixture, &container, "memory", ["", "memory.high"], "50331648")
 }
 
-fn unknown_key(ground: &Ground) -> anyhow::Result<()> {
-    let container = limited(ground, json!({ "unified": { "cgroup.max.descendants": "5", "cgroup.max.depth": "3" } }))?;
-    expect_file(ground, &container, "", ["", "cgroup.max.descendants"], "5")?;
-    expect_file(ground, &container, "", ["", "cgroup.max.depth"], "3")
+fn unknown_key(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = limited(fixture, json!({ "unified": { "cgroup.max.descendants": "5", "cgroup.max.depth": "3" } }))?;
+    expect_file(fixture, &container, "", ["", "cgroup.max.descendants"], "5")?;
+    expect_file(fixture, &container, "", ["", "cgroup.max.depth"], "3")
 }
 
-fn enabled(ground: &Ground) -> anyhow::Result<()> {
-    let container = limited(ground, json!({ "unified": { "memory.low": "4096" } }))?;
+fn enabled(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = limited(fixture, json!({ "unified": { "memory.low": "4096" } }))?;
     let place = container.cgroup("memory")?;
     let parent = place.parent().context("a cgroup has a parent")?;
     let found = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
     let is_enabled = found.split_whitespace().any(|name| name == "memory");
     ensure!(is_enabled, "the parent's cgroup.subtree_control: expected memory in it, found {found:?}");
-    expect_file(ground, &container, "memory", ["", "memory.low"], "4096")
+    expect_file(fixture, &container, "memory", ["", "memory.low"], "4096")
 }
 
-fn no_controller(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, json!({ "unified": { "nosuch.max": "1" } })).map(drop)
+fn no_controller(fixture: &Fixture) -> anyhow::Result<()> {
+    refused(fixture, json!({ "unified": { "nosuch.max": "1" } })).map(drop)
 }
 
-fn no_file(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, json!({ "unified": { "cgroup.max.nothing": "1" } })).map(drop)
+fn no_file(fixture: &Fixture) -> anyhow::Result<()> {
+    refused(fixture, json!({ "unified": { "cgroup.max.nothing": "1" } })).map(drop)
 }
 
-fn bad_value(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, json!({ "unified": { "cgroup.max.depth": "deep" } })).map(drop)
+fn bad_value(fixture: &Fixture) -> anyhow::Result<()> {
+    refused(fixture, json!({ "unified": { "cgroup.max.depth": "deep" } })).map(drop)
 }
 
-fn path(ground: &Ground) -> anyhow::Result<()> {
-    let place = ground.directory().join("victim");
+fn path(fixture: &Fixture) -> anyhow::Result<()> {
+    let place = fixture.directory().join("victim");
     fs::write(&place, "before")?;
     let key = format!("../../../../../../../../..{}", place.display());
     let mut unified = json!({});
     unified[key.as_str()] = json!("after");
-    refused(ground, json!({ "unified": unified }))?;
+    refused(fixture, json!({ "unified": unified }))?;
     let found = fs::read_to_string(&place)?;
     ensure!(found == "before", "a file of the host was written: {found:?}");
     Ok(())
 }
 
-fn not_expressed(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, json!({ "memory": { "limit": 67_108_864, "swappiness": 17 } })).map(drop)
+fn not_expressed(fixture: &Fixture) -> anyhow::Result<()> {
+    refused(fixture, json!({ "memory": { "limit": 67_108_864, "swappiness": 17 } })).map(drop)
 }

@@ -6,44 +6,44 @@ use std::process::{Child, Command};
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::harness::{Case, Container, Ground, Level, Need, wait_until};
+use crate::harness::{Case, Container, Fixture, Level, Need, wait_until};
 
 const SECTION: &str = "config-linux.md#namespaces";
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, SECTION, Level::Must, run)
 }
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("a new pid namespace", SECTION, Level::Must, |ground| fresh(ground, "pid")),
-    Case::new("a new network namespace", SECTION, Level::Must, |ground| fresh(ground, "network")),
-    Case::new("a new mount namespace", SECTION, Level::Must, |ground| fresh(ground, "mount")),
-    Case::new("a new ipc namespace", SECTION, Level::Must, |ground| fresh(ground, "ipc")),
-    Case::new("a new uts namespace", SECTION, Level::Must, |ground| fresh(ground, "uts")),
-    Case::new("a new user namespace", SECTION, Level::Must, |ground| fresh(ground, "user")),
-    case("a new cgroup namespace", |ground| fresh(ground, "cgroup")).on(&[Need::Namespace("cgroup")]),
-    case("a new time namespace", |ground| fresh(ground, "time")).on(&[Need::Namespace("time")]),
-    case("a pid namespace is joined by path", |ground| joined(ground, "pid")),
-    case("a network namespace is joined by path", |ground| joined(ground, "network")),
+    Case::new("a new pid namespace", SECTION, Level::Must, |fixture| fresh(fixture, "pid")),
+    Case::new("a new network namespace", SECTION, Level::Must, |fixture| fresh(fixture, "network")),
+    Case::new("a new mount namespace", SECTION, Level::Must, |fixture| fresh(fixture, "mount")),
+    Case::new("a new ipc namespace", SECTION, Level::Must, |fixture| fresh(fixture, "ipc")),
+    Case::new("a new uts namespace", SECTION, Level::Must, |fixture| fresh(fixture, "uts")),
+    Case::new("a new user namespace", SECTION, Level::Must, |fixture| fresh(fixture, "user")),
+    case("a new cgroup namespace", |fixture| fresh(fixture, "cgroup")).on(&[Need::Namespace("cgroup")]),
+    case("a new time namespace", |fixture| fresh(fixture, "time")).on(&[Need::Namespace("time")]),
+    case("a pid namespace is joined by path", |fixture| joined(fixture, "pid")),
+    case("a network namespace is joined by path", |fixture| joined(fixture, "network")),
     case("a mount namespace is joined by path", joined_mount).on(&[Need::Program("unshare")]),
-    case("an ipc namespace is joined by path", |ground| joined(ground, "ipc")),
-    case("a uts namespace is joined by path", |ground| joined(ground, "uts")),
+    case("an ipc namespace is joined by path", |fixture| joined(fixture, "ipc")),
+    case("a uts namespace is joined by path", |fixture| joined(fixture, "uts")),
     case("a user namespace is joined by path", joined_user),
-    case("a cgroup namespace is joined by path", |ground| joined(ground, "cgroup")).on(&[Need::Namespace("cgroup")]),
-    case("a time namespace is joined by path", |ground| joined(ground, "time")).on(&[Need::Namespace("time")]),
+    case("a cgroup namespace is joined by path", |fixture| joined(fixture, "cgroup")).on(&[Need::Namespace("cgroup")]),
+    case("a time namespace is joined by path", |fixture| joined(fixture, "time")).on(&[Need::Namespace("time")]),
     case("a path to a namespace of another type is refused", other_type),
     case("a path to what is no namespace is refused", no_namespace),
     case("a path to no file is refused", missing),
-    case("the pid namespace that is not listed is the caller's", |ground| inherited(ground, "pid")),
-    case("the network namespace that is not listed is the caller's", |ground| inherited(ground, "network")),
+    case("the pid namespace that is not listed is the caller's", |fixture| inherited(fixture, "pid")),
+    case("the network namespace that is not listed is the caller's", |fixture| inherited(fixture, "network")),
     case("the mount namespace that is not listed is the caller's", inherited_mount).on(&[Need::Program("unshare")]),
-    case("the ipc namespace that is not listed is the caller's", |ground| inherited(ground, "ipc")),
+    case("the ipc namespace that is not listed is the caller's", |fixture| inherited(fixture, "ipc")),
     case("the uts namespace that is not listed is the caller's", inherited_uts),
-    case("the user namespace that is not listed is the caller's", |ground| inherited(ground, "user")),
-    case("the cgroup namespace that is not listed is the caller's", |ground| inherited(ground, "cgroup"))
+    case("the user namespace that is not listed is the caller's", |fixture| inherited(fixture, "user")),
+    case("the cgroup namespace that is not listed is the caller's", |fixture| inherited(fixture, "cgroup"))
         .on(&[Need::Namespace("cgroup")]),
-    case("the time namespace that is not listed is the caller's", |ground| inherited(ground, "time"))
+    case("the time namespace that is not listed is the caller's", |fixture| inherited(fixture, "time"))
         .on(&[Need::Namespace("time")]),
     case("a type of namespace that is listed twice is refused", twice),
     case("a type of namespace that is not known is refused", unknown),
@@ -71,30 +71,30 @@ fn own(kind: &str) -> anyhow::Result<String> {
     link(&format!("/proc/self/ns/{}", file(kind)))
 }
 
-fn fresh(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn fresh(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     match kind {
         "user" => bundle.user_namespace(100_000, 65536)?,
         _ => bundle.namespace(kind, None),
     };
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let (found, caller) = (of(&container, kind)?, own(kind)?);
     ensure!(found != caller, "expected a {kind} namespace of its own, found the caller's, {caller}");
-    let other = ground.create(bundle.set("/linux/cgroupsPath", json!(ground.cgroups_path("other"))))?;
+    let other = fixture.create(bundle.set("/linux/cgroupsPath", json!(fixture.cgroups_path("other"))))?;
     ensure!(of(&other, kind)? != found, "two containers share the {kind} namespace {found}");
     Ok(())
 }
 
-fn joined(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn joined(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.namespace(kind, None);
-    let holder = ground.start(&mut bundle)?;
+    let holder = fixture.start(&mut bundle)?;
     let path = holder.proc(&format!("ns/{}", file(kind)));
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     if kind == "uts" {
         bundle.remove("/hostname");
     }
-    let container = ground.start(bundle.namespace(kind, Some(&path)))?;
+    let container = fixture.start(bundle.namespace(kind, Some(&path)))?;
     let (expected, found) = (of(&holder, kind)?, of(&container, kind)?);
     ensure!(found == expected, "the {kind} namespace: expected {expected} by its path, found {found}");
     // Whoever enters is in it too.
@@ -110,9 +110,9 @@ fn joined(ground: &Ground, kind: &str) -> anyhow::Result<()> {
 struct Holder(Child);
 
 impl Holder {
-    fn start(ground: &Ground) -> anyhow::Result<Holder> {
+    fn start(fixture: &Fixture) -> anyhow::Result<Holder> {
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private"]).arg(ground.beside_probe("probe")).arg("wait");
+        command.args(["--mount", "--propagation", "private"]).arg(fixture.beside_probe("probe")).arg("wait");
         let child = command.spawn()?;
         let holder = Holder(child);
         let name = format!("/proc/{}/comm", holder.0.id());
@@ -135,80 +135,80 @@ impl Drop for Holder {
     }
 }
 
-fn joined_mount(ground: &Ground) -> anyhow::Result<()> {
-    let holder = Holder::start(ground)?;
+fn joined_mount(fixture: &Fixture) -> anyhow::Result<()> {
+    let holder = Holder::start(fixture)?;
     let expected = link(&holder.path())?;
-    let mut bundle = ground.bundle()?;
-    let container = ground.create(bundle.namespace("mount", Some(&holder.path())))?;
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.create(bundle.namespace("mount", Some(&holder.path())))?;
     let found = of(&container, "mount")?;
     ensure!(found == expected, "the mount namespace: expected {expected} by its path, found {found}");
     Ok(())
 }
 
-fn joined_user(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn joined_user(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?;
-    let holder = ground.start(&mut bundle)?;
+    let holder = fixture.start(&mut bundle)?;
     let path = holder.proc("ns/user");
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     // The mappings say what the namespace has; runc 1.1 wants them to know its root.
     bundle.user_namespace(100_000, 65536)?.namespace("user", Some(&path));
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let (expected, found) = (of(&holder, "user")?, of(&container, "user")?);
     ensure!(found == expected, "the user namespace: expected {expected} by its path, found {found}");
     Ok(())
 }
 
-fn other_type(ground: &Ground) -> anyhow::Result<()> {
+fn other_type(fixture: &Fixture) -> anyhow::Result<()> {
     for (kind, path) in [("network", "uts"), ("uts", "ipc"), ("ipc", "net"), ("pid", "mnt"), ("mount", "net")] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         bundle.remove("/hostname").namespace(kind, Some(&format!("/proc/self/ns/{path}")));
-        ground.refused(&bundle).with_context(|| format!("{kind} with the path of a {path} namespace"))?;
+        fixture.refused(&bundle).with_context(|| format!("{kind} with the path of a {path} namespace"))?;
     }
     Ok(())
 }
 
-fn no_namespace(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.namespace("network", Some("/proc/self/status"))).map(drop)
+fn no_namespace(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.namespace("network", Some("/proc/self/status"))).map(drop)
 }
 
-fn missing(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.namespace("network", Some("/nowhere/net"))).map(drop)
+fn missing(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.namespace("network", Some("/nowhere/net"))).map(drop)
 }
 
-fn inherited(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn inherited(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.without_namespace(kind);
     if kind == "network" {
         // A new sysfs belongs to a network namespace of one's own.
         bundle.config["mounts"].as_array_mut().context("mounts")?.retain(|mount| mount["type"] != "sysfs");
     }
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let (expected, found) = (own(kind)?, of(&container, kind)?);
     ensure!(found == expected, "the {kind} namespace: expected the caller's {expected}, found {found}");
     Ok(())
 }
 
-fn inherited_uts(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn inherited_uts(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.without_namespace("uts").remove("/hostname");
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let (expected, found) = (own("uts")?, of(&container, "uts")?);
     ensure!(found == expected, "the uts namespace: expected the caller's {expected}, found {found}");
     Ok(())
 }
 
 /// The runtime is called in a mount namespace that goes away with it, since what it mounts there it mounts for all.
-fn inherited_mount(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn inherited_mount(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let proc = bundle.config["mounts"][0].clone();
     bundle.without_namespace("mount").set("/mounts", json!([proc]));
     bundle.write()?;
-    let id = ground.id();
-    let pid_file = ground.directory().join("inherited.pid");
-    let runtime = ground.command(&["create", "--bundle"]);
+    let id = fixture.id();
+    let pid_file = fixture.directory().join("inherited.pid");
+    let runtime = fixture.command(&["create", "--bundle"]);
     let mut words = vec!["--mount".to_owned(), "--propagation".into(), "private".into(), "sh".into(), "-c".into()];
     words.push("readlink /proc/self/ns/mnt >here; \"$@\" >said 2>&1".into());
     words.push("sh".into());
@@ -216,27 +216,27 @@ fn inherited_mount(ground: &Ground) -> anyhow::Result<()> {
     words.extend(runtime.get_args().map(|word| word.to_string_lossy().into_owned()));
     words.extend([bundle.path().display().to_string(), "--pid-file".into(), pid_file.display().to_string(), id]);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let done = ground.tool("unshare", &words)?;
-    let said = fs::read_to_string(ground.directory().join("said"))?;
+    let done = fixture.tool("unshare", &words)?;
+    let said = fs::read_to_string(fixture.directory().join("said"))?;
     ensure!(done.code == 0, "create: expected exit code 0, found {}: {said}", done.code);
-    let expected = fs::read_to_string(ground.directory().join("here"))?;
+    let expected = fs::read_to_string(fixture.directory().join("here"))?;
     let found = link(&format!("/proc/{}/ns/mnt", fs::read_to_string(&pid_file)?.trim()))?;
     ensure!(found == expected.trim(), "the mount namespace: expected the caller's {expected}, found {found}");
     Ok(())
 }
 
-fn twice(ground: &Ground) -> anyhow::Result<()> {
+fn twice(fixture: &Fixture) -> anyhow::Result<()> {
     for kind in ["pid", "network", "mount", "ipc", "uts"] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         bundle.push("/linux/namespaces", json!({ "type": kind }));
-        ground.refused(&bundle).with_context(|| format!("two entries of type {kind}"))?;
+        fixture.refused(&bundle).with_context(|| format!("two entries of type {kind}"))?;
     }
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bundle.push("/linux/namespaces", json!({ "type": "network", "path": "/proc/self/ns/net" }));
-    ground.refused(&bundle).context("a new and a joined network namespace").map(drop)
+    fixture.refused(&bundle).context("a new and a joined network namespace").map(drop)
 }
 
-fn unknown(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.namespace("space", None)).map(drop)
+fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.namespace("space", None)).map(drop)
 }

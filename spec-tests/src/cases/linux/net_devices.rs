@@ -5,13 +5,13 @@ use std::fs;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Case, Container, Ground, Level, Need};
+use crate::harness::{Bundle, Case, Container, Fixture, Level, Need};
 
 const SECTION: &str = "config-linux.md#network-devices";
 const LIFECYCLE: &str = "config-linux.md#namespace-lifecycle-and-container-termination";
 const LINKS: &[Need] = &[Need::Program("ip"), Need::Links, Need::Program("nsenter")];
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, SECTION, Level::Must, run).on(LINKS)
 }
 
@@ -32,18 +32,18 @@ pub const CASES: &[Case] = &[
 
 /// A pair of network devices of the host; both go with it.
 struct Link<'a> {
-    ground: &'a Ground,
+    fixture: &'a Fixture,
     name: String,
 }
 
 impl<'a> Link<'a> {
-    fn make(ground: &'a Ground) -> anyhow::Result<Link<'a>> {
+    fn make(fixture: &'a Fixture) -> anyhow::Result<Link<'a>> {
         // At most 15 bytes; the end of the id is what differs.
-        let id: String = ground.id().chars().filter(char::is_ascii_digit).collect();
+        let id: String = fixture.id().chars().filter(char::is_ascii_digit).collect();
         let name = format!("s{}", &id[id.len().saturating_sub(11)..]);
         let peer = format!("{name}p");
-        ground.tool("ip", &["link", "add", &name, "type", "veth", "peer", "name", &peer])?.ok()?;
-        Ok(Link { ground, name })
+        fixture.tool("ip", &["link", "add", &name, "type", "veth", "peer", "name", &peer])?.ok()?;
+        Ok(Link { fixture, name })
     }
 
     fn is_on_host(&self) -> bool {
@@ -52,7 +52,7 @@ impl<'a> Link<'a> {
 
     /// A bundle that takes it, under this name if one is given.
     fn bundle(&self, new: Option<&str>) -> anyhow::Result<Bundle> {
-        let mut bundle = self.ground.bundle()?;
+        let mut bundle = self.fixture.bundle()?;
         let entry = new.map_or(json!({}), |new| json!({ "name": new }));
         bundle.set(&format!("/linux/netDevices/{}", self.name), entry);
         Ok(bundle)
@@ -62,66 +62,66 @@ impl<'a> Link<'a> {
 impl Drop for Link<'_> {
     fn drop(&mut self) {
         // It takes the other end with it, wherever that is.
-        let _ = self.ground.tool("ip", &["link", "delete", &format!("{}p", self.name)]);
+        let _ = self.fixture.tool("ip", &["link", "delete", &format!("{}p", self.name)]);
     }
 }
 
 /// The output of `ip` for a device in the container.
-fn device(ground: &Ground, container: &Container<'_>, name: &str) -> anyhow::Result<Value> {
+fn device(fixture: &Fixture, container: &Container<'_>, name: &str) -> anyhow::Result<Value> {
     let net = format!("--net={}", container.proc("ns/net"));
-    let text = ground.tool("nsenter", &[&net, "ip", "-json", "address", "show", "dev", name])?.ok()?.stdout;
+    let text = fixture.tool("nsenter", &[&net, "ip", "-json", "address", "show", "dev", name])?.ok()?.stdout;
     let list: Value = serde_json::from_str(&text).context(text)?;
     Ok(list[0].clone())
 }
 
-fn moved(ground: &Ground) -> anyhow::Result<()> {
-    let link = Link::make(ground)?;
-    let facts = ground.facts(&link.bundle(None)?)?;
+fn moved(fixture: &Fixture) -> anyhow::Result<()> {
+    let link = Link::make(fixture)?;
+    let facts = fixture.facts(&link.bundle(None)?)?;
     ensure!(facts.interfaces.contains(&link.name), "expected {} inside, found {:?}", link.name, facts.interfaces);
     Ok(())
 }
 
-fn renamed(ground: &Ground) -> anyhow::Result<()> {
-    let link = Link::make(ground)?;
+fn renamed(fixture: &Fixture) -> anyhow::Result<()> {
+    let link = Link::make(fixture)?;
     let mut bundle = link.bundle(Some("inside0"))?;
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let facts = container.exec_facts(&[])?;
     ensure!(facts.interfaces == ["inside0", "lo"], "expected inside0 and lo, found {:?}", facts.interfaces);
     ensure!(!link.is_on_host(), "{} is still the host's", link.name);
     Ok(())
 }
 
-fn missing(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/netDevices/nothere0", json!({}))).map(drop)
+fn missing(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/netDevices/nothere0", json!({}))).map(drop)
 }
 
-fn taken(ground: &Ground) -> anyhow::Result<()> {
-    let link = Link::make(ground)?;
-    ground.refused(&link.bundle(Some("lo"))?)?;
+fn taken(fixture: &Fixture) -> anyhow::Result<()> {
+    let link = Link::make(fixture)?;
+    fixture.refused(&link.bundle(Some("lo"))?)?;
     ensure!(link.is_on_host(), "{} did not stay with the host after the error", link.name);
     Ok(())
 }
 
-fn template(ground: &Ground) -> anyhow::Result<()> {
-    let link = Link::make(ground)?;
-    let facts = ground.facts(&link.bundle(Some("eth%d"))?)?;
+fn template(fixture: &Fixture) -> anyhow::Result<()> {
+    let link = Link::make(fixture)?;
+    let facts = fixture.facts(&link.bundle(Some("eth%d"))?)?;
     ensure!(facts.interfaces == ["eth0", "lo"], "expected eth0 and lo, found {:?}", facts.interfaces);
     Ok(())
 }
 
-fn addresses(ground: &Ground) -> anyhow::Result<()> {
-    let link = Link::make(ground)?;
-    let add = |address: &str| ground.tool("ip", &["address", "add", address, "dev", &link.name])?.ok().map(drop);
+fn addresses(fixture: &Fixture) -> anyhow::Result<()> {
+    let link = Link::make(fixture)?;
+    let add = |address: &str| fixture.tool("ip", &["address", "add", address, "dev", &link.name])?.ok().map(drop);
     add("192.0.2.7/24")?;
     add("198.51.100.9/30")?;
     let has_v6 = fs::symlink_metadata("/proc/sys/net/ipv6").is_ok();
     if has_v6 {
-        ground.tool("ip", &["address", "add", "2001:db8::7/64", "dev", &link.name, "nodad"])?.ok()?;
+        fixture.tool("ip", &["address", "add", "2001:db8::7/64", "dev", &link.name, "nodad"])?.ok()?;
     }
     let mut bundle = link.bundle(Some("inside0"))?;
-    let container = ground.start(&mut bundle)?;
-    let found = device(ground, &container, "inside0")?["addr_info"].clone();
+    let container = fixture.start(&mut bundle)?;
+    let found = device(fixture, &container, "inside0")?["addr_info"].clone();
     let has = |address: &str, prefix: u64| {
         let is_it = |one: &Value| one["local"] == address && one["prefixlen"] == prefix && one["scope"] == "global";
         found.as_array().is_some_and(|list| list.iter().any(is_it))
@@ -131,37 +131,37 @@ fn addresses(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn up(ground: &Ground) -> anyhow::Result<()> {
-    let link = Link::make(ground)?;
+fn up(fixture: &Fixture) -> anyhow::Result<()> {
+    let link = Link::make(fixture)?;
     let mut bundle = link.bundle(Some("inside0"))?;
-    let container = ground.start(&mut bundle)?;
-    let found = device(ground, &container, "inside0")?["flags"].clone();
+    let container = fixture.start(&mut bundle)?;
+    let found = device(fixture, &container, "inside0")?["flags"].clone();
     let is_up = found.as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "UP"));
     ensure!(is_up, "expected the flag UP, found {found}");
     Ok(())
 }
 
-fn without_namespace(ground: &Ground) -> anyhow::Result<()> {
-    let link = Link::make(ground)?;
+fn without_namespace(fixture: &Fixture) -> anyhow::Result<()> {
+    let link = Link::make(fixture)?;
     let mut bundle = link.bundle(None)?;
     bundle.without_namespace("network");
     bundle.config["mounts"].as_array_mut().context("mounts")?.retain(|mount| mount["type"] != "sysfs");
-    ground.refused(&bundle).map(drop)
+    fixture.refused(&bundle).map(drop)
 }
 
-fn bad_name(ground: &Ground) -> anyhow::Result<()> {
-    let link = Link::make(ground)?;
+fn bad_name(fixture: &Fixture) -> anyhow::Result<()> {
+    let link = Link::make(fixture)?;
     for name in ["a/b", "far-too-long-for-a-name", "..", "a b"] {
-        ground.refused(&link.bundle(Some(name))?).with_context(|| format!("the name {name:?}"))?;
+        fixture.refused(&link.bundle(Some(name))?).with_context(|| format!("the name {name:?}"))?;
     }
     ensure!(link.is_on_host(), "{} did not stay with the host after the error", link.name);
     Ok(())
 }
 
-fn gone(ground: &Ground) -> anyhow::Result<()> {
-    let link = Link::make(ground)?;
+fn gone(fixture: &Fixture) -> anyhow::Result<()> {
+    let link = Link::make(fixture)?;
     let mut bundle = link.bundle(Some("inside0"))?;
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     container.call_with_flags("delete", &["--force"])?.ok()?;
     ensure!(!link.is_on_host(), "{} came back to the host", link.name);
     let inside = fs::symlink_metadata("/sys/class/net/inside0").is_ok();

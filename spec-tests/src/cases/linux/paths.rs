@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 use crate::facts::Mount;
-use crate::harness::{Bundle, Case, Ground, Level, Need};
+use crate::harness::{Bundle, Case, Fixture, Level, Need};
 
 const PROPAGATION: &str = "config-linux.md#rootfs-mount-propagation";
 const MASKED: &str = "config-linux.md#masked-paths";
@@ -49,8 +49,8 @@ pub const CASES: &[Case] = &[
 struct SharedRoot(Bundle);
 
 impl SharedRoot {
-    fn make(ground: &Ground, propagation: &str) -> anyhow::Result<SharedRoot> {
-        let mut bundle = ground.bundle()?;
+    fn make(fixture: &Fixture, propagation: &str) -> anyhow::Result<SharedRoot> {
+        let mut bundle = fixture.bundle()?;
         bundle.set("/linux/rootfsPropagation", json!(propagation)).args(&["/probe", "wait"]);
         fs::create_dir(bundle.rootfs("/late"))?;
         let root = bundle.rootfs("/");
@@ -68,27 +68,27 @@ impl Drop for SharedRoot {
     }
 }
 
-fn root_of(ground: &Ground, propagation: &str) -> anyhow::Result<Mount> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.set("/linux/rootfsPropagation", json!(propagation)))?;
+fn root_of(fixture: &Fixture, propagation: &str) -> anyhow::Result<Mount> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.set("/linux/rootfsPropagation", json!(propagation)))?;
     Ok(facts.mount("/")?.clone())
 }
 
-fn shared(ground: &Ground) -> anyhow::Result<()> {
-    let found = root_of(ground, "shared")?.propagation;
+fn shared(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = root_of(fixture, "shared")?.propagation;
     ensure!(found.iter().any(|word| word.starts_with("shared:")), "expected a shared root, found {found:?}");
     Ok(())
 }
 
-fn shared_is_not_the_hosts(ground: &Ground) -> anyhow::Result<()> {
+fn shared_is_not_the_hosts(fixture: &Fixture) -> anyhow::Result<()> {
     let group = |mounts: &str, point: &str| {
         let of = |line: &str| line.split(' ').nth(4) == Some(point);
         let line = mounts.lines().rev().find(|line| of(line)).unwrap_or_default().to_owned();
         line.split(' ').find(|word| word.starts_with("shared:")).map(str::to_owned)
     };
-    let bundle = ground.bundle()?;
+    let bundle = fixture.bundle()?;
     let mut bundle = bundle;
-    let container = ground.start(bundle.set("/linux/rootfsPropagation", json!("shared")))?;
+    let container = fixture.start(bundle.set("/linux/rootfsPropagation", json!("shared")))?;
     let inside = fs::read_to_string(container.proc("mountinfo"))?;
     let found = group(&inside, "/");
     let host = fs::read_to_string("/proc/1/mountinfo")?;
@@ -98,9 +98,9 @@ fn shared_is_not_the_hosts(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// Whether a mount that the host makes on the bundle's /late after the start is seen inside.
-fn receives(ground: &Ground, propagation: &str) -> anyhow::Result<bool> {
-    let shared = SharedRoot::make(ground, propagation)?;
-    let container = ground.create(&shared.0)?;
+fn receives(fixture: &Fixture, propagation: &str) -> anyhow::Result<bool> {
+    let shared = SharedRoot::make(fixture, propagation)?;
+    let container = fixture.create(&shared.0)?;
     container.start()?;
     let place = shared.0.rootfs("/late");
     mount(Some("late"), &place, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
@@ -112,21 +112,21 @@ fn receives(ground: &Ground, propagation: &str) -> anyhow::Result<bool> {
     Ok(found? == ["ok mark"])
 }
 
-fn slave(ground: &Ground) -> anyhow::Result<()> {
-    let root = receives(ground, "slave")?;
+fn slave(fixture: &Fixture) -> anyhow::Result<()> {
+    let root = receives(fixture, "slave")?;
     ensure!(root, "a mount of the host: expected to see it in the container");
     Ok(())
 }
 
-fn slave_sends_nothing(ground: &Ground) -> anyhow::Result<()> {
-    let shared = SharedRoot::make(ground, "slave")?;
-    let mut bundle = ground.bundle()?;
+fn slave_sends_nothing(fixture: &Fixture) -> anyhow::Result<()> {
+    let shared = SharedRoot::make(fixture, "slave")?;
+    let mut bundle = fixture.bundle()?;
     bundle.config = shared.0.config.clone();
     for set in ["bounding", "effective", "permitted"] {
         bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_ADMIN"));
     }
     bundle.set("/root/path", json!(shared.0.rootfs("/")));
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     let made = container.attempts(&["mount tmpfs /late", "create /late/mark"])?;
     ensure!(made == ["ok", "ok"], "mounting in the container: expected success, found {made:?}");
@@ -136,36 +136,36 @@ fn slave_sends_nothing(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn private(ground: &Ground) -> anyhow::Result<()> {
-    let found = root_of(ground, "private")?.propagation;
+fn private(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = root_of(fixture, "private")?.propagation;
     ensure!(found.is_empty(), "expected a private root, found {found:?}");
-    ensure!(!receives(ground, "private")?, "a mount of the host was seen in the container");
+    ensure!(!receives(fixture, "private")?, "a mount of the host was seen in the container");
     Ok(())
 }
 
-fn unbindable(ground: &Ground) -> anyhow::Result<()> {
-    let found = root_of(ground, "unbindable")?.propagation;
+fn unbindable(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = root_of(fixture, "unbindable")?.propagation;
     ensure!(found == ["unbindable"], "expected an unbindable root, found {found:?}");
     Ok(())
 }
 
-fn unknown(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/rootfsPropagation", json!("sideways"))).map(drop)
+fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/rootfsPropagation", json!("sideways"))).map(drop)
 }
 
-fn image(ground: &Ground) -> anyhow::Result<Bundle> {
-    let bundle = ground.bundle()?;
+fn image(fixture: &Fixture) -> anyhow::Result<Bundle> {
+    let bundle = fixture.bundle()?;
     fs::create_dir_all(bundle.rootfs("/secret/deep"))?;
     fs::write(bundle.rootfs("/secret/file"), "of the image")?;
     fs::write(bundle.rootfs("/secret/deep/file"), "of the image")?;
     Ok(bundle)
 }
 
-fn masked_file(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = image(ground)?;
+fn masked_file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = image(fixture)?;
     bundle.set("/linux/maskedPaths", json!(["/secret/file"]));
-    let found = ground.attempts(&mut bundle, &["read /secret/file", "read /secret/deep/file"])?;
+    let found = fixture.attempts(&mut bundle, &["read /secret/file", "read /secret/deep/file"])?;
     ensure!(found[0] == "ok" || found[0] == "EACCES", "the masked file: expected nothing to read, found {found:?}");
     ensure!(found[1] == "ok of the image", "its neighbour: expected what the image has, found {found:?}");
     let kept = fs::read_to_string(bundle.rootfs("/secret/file"))?;
@@ -173,44 +173,44 @@ fn masked_file(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn masked_directory(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = image(ground)?;
+fn masked_directory(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = image(fixture)?;
     bundle.set("/linux/maskedPaths", json!(["/secret"]));
-    let found = ground.attempts(&mut bundle, &["list /secret", "read /secret/file", "create /secret/new"])?;
+    let found = fixture.attempts(&mut bundle, &["list /secret", "read /secret/file", "create /secret/new"])?;
     ensure!(found == ["ok", "ENOENT", "EROFS"], "list, read, create: expected nothing, ENOENT, EROFS, found {found:?}");
     Ok(())
 }
 
-fn masked_missing(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.set("/linux/maskedPaths", json!(["/proc/nothing", "/nowhere"])))?;
+fn masked_missing(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.set("/linux/maskedPaths", json!(["/proc/nothing", "/nowhere"])))?;
     ensure!(!bundle.rootfs("/nowhere").exists(), "a masked path was made");
     ensure!(facts.mount("/nowhere").is_err(), "something is mounted at a path that was not there");
     Ok(())
 }
 
-fn masked_proc(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn masked_proc(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/maskedPaths", json!(["/proc/meminfo", "/proc/driver"]));
-    let found = ground.attempts(&mut bundle, &["read /proc/meminfo", "list /proc/driver"])?;
+    let found = fixture.attempts(&mut bundle, &["read /proc/meminfo", "list /proc/driver"])?;
     let is_hidden = |line: &str| line == "ok" || line == "EACCES" || line == "ENOENT";
     ensure!(found.iter().all(|line| is_hidden(line)), "masked paths of /proc: expected nothing, found {found:?}");
     Ok(())
 }
 
-fn masked_in_exec(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = image(ground)?;
+fn masked_in_exec(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = image(fixture)?;
     bundle.set("/linux/maskedPaths", json!(["/secret/file", "/secret/deep"]));
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let found = container.attempts(&["read /secret/file", "list /secret/deep", "umount /secret/file"])?;
     ensure!(found == ["ok", "ok", "EPERM"], "read, list, umount: expected nothing, nothing, EPERM, found {found:?}");
     Ok(())
 }
 
-fn masked_relative(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = image(ground)?;
+fn masked_relative(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = image(fixture)?;
     bundle.set("/linux/maskedPaths", json!(["secret/file"])).args(&["/probe", "try", "read", "/secret/file"]);
-    let done = ground.run(&bundle)?;
+    let done = fixture.run(&bundle)?;
     if done.code != 0 {
         return done.refused().map(drop);
     }
@@ -218,43 +218,43 @@ fn masked_relative(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn readonly_file(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = image(ground)?;
+fn readonly_file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = image(fixture)?;
     bundle.set("/linux/readonlyPaths", json!(["/secret/file"]));
     let found =
-        ground.attempts(&mut bundle, &["write /secret/file x", "read /secret/file", "write /secret/deep/file x"])?;
+        fixture.attempts(&mut bundle, &["write /secret/file x", "read /secret/file", "write /secret/deep/file x"])?;
     let expected = ["EROFS", "ok of the image", "ok"];
     ensure!(found == expected, "write, read, write a neighbour: expected {expected:?}, found {found:?}");
     Ok(())
 }
 
-fn readonly_directory(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = image(ground)?;
+fn readonly_directory(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = image(fixture)?;
     bundle.set("/linux/readonlyPaths", json!(["/secret"]));
     let tried = ["create /secret/new", "write /secret/deep/file x", "remove /secret/file", "read /secret/file"];
-    let found = ground.attempts(&mut bundle, &tried)?;
+    let found = fixture.attempts(&mut bundle, &tried)?;
     ensure!(found == ["EROFS", "EROFS", "EROFS", "ok of the image"], "{tried:?}: found {found:?}");
     Ok(())
 }
 
-fn readonly_below(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = image(ground)?;
+fn readonly_below(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = image(fixture)?;
     bundle.mount("/secret/deep", "tmpfs", "tmpfs", &["rw"]).set("/linux/readonlyPaths", json!(["/secret"]));
-    let found = ground.attempts(&mut bundle, &["create /secret/new", "list /secret/deep"])?;
+    let found = fixture.attempts(&mut bundle, &["create /secret/new", "list /secret/deep"])?;
     ensure!(found == ["EROFS", "ok"], "create in it, list a mount below: expected EROFS and nothing, found {found:?}");
     Ok(())
 }
 
-fn readonly_missing(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.facts(bundle.set("/linux/readonlyPaths", json!(["/proc/nothing", "/nowhere"])))?;
+fn readonly_missing(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.facts(bundle.set("/linux/readonlyPaths", json!(["/proc/nothing", "/nowhere"])))?;
     ensure!(!bundle.rootfs("/nowhere").exists(), "a read-only path was made");
     Ok(())
 }
 
-fn readonly_flags(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.set("/linux/readonlyPaths", json!(["/proc/sys"])))?;
+fn readonly_flags(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.set("/linux/readonlyPaths", json!(["/proc/sys"])))?;
     let found = &facts.mount("/proc/sys")?.options;
     for option in ["ro", "nosuid", "noexec", "nodev"] {
         ensure!(found.iter().any(|one| one == option), "/proc/sys: expected {option} as /proc has it, found {found:?}");
@@ -262,29 +262,29 @@ fn readonly_flags(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn readonly_proc(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn readonly_proc(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/readonlyPaths", json!(["/proc/sys"]));
-    let found = ground.attempts(&mut bundle, &["write /proc/sys/kernel/domainname x", "remount /proc/sys"])?;
+    let found = fixture.attempts(&mut bundle, &["write /proc/sys/kernel/domainname x", "remount /proc/sys"])?;
     ensure!(found == ["EROFS", "EPERM"], "write, remount: expected EROFS and EPERM, found {found:?}");
     Ok(())
 }
 
-fn in_user_namespace(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = image(ground)?;
+fn in_user_namespace(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = image(fixture)?;
     bundle.user_namespace(100_000, 65536)?;
     bundle.set("/linux/maskedPaths", json!(["/secret/deep", "/proc/meminfo"]));
     bundle.set("/linux/readonlyPaths", json!(["/secret/file"]));
     let tried = ["list /secret/deep", "read /proc/meminfo", "write /secret/file x", "umount /secret/deep"];
-    let found = ground.attempts(&mut bundle, &tried)?;
+    let found = fixture.attempts(&mut bundle, &tried)?;
     ensure!(found == ["ok", "ok", "EROFS", "EPERM"], "{tried:?}: found {found:?}");
     Ok(())
 }
 
-fn label(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn label(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let expected = "system_u:object_r:container_file_t:s0:c1,c2";
-    let facts = ground.facts(bundle.set("/linux/mountLabel", json!(expected)))?;
+    let facts = fixture.facts(bundle.set("/linux/mountLabel", json!(expected)))?;
     for point in ["/dev", "/dev/shm"] {
         let found = facts.mount(point)?.super_options.join(",");
         ensure!(found.contains(expected), "{point}: expected the context {expected}, found {found}");

@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use crate::facts::Facts;
-use crate::harness::{Case, Ground, Level, Need};
+use crate::harness::{Case, Fixture, Level, Need};
 
 const SECTION: &str = "config-linux.md#personality";
 
@@ -21,18 +21,18 @@ fn personality(facts: &Facts) -> anyhow::Result<&str> {
     Ok(facts.files.get("/proc/self/personality").context("/proc/self/personality was not read")?.trim())
 }
 
-fn linux32(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.set("/linux/personality", json!({ "domain": "LINUX32" })))?;
+fn linux32(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.set("/linux/personality", json!({ "domain": "LINUX32" })))?;
     let found = personality(&facts)?;
     ensure!(found == "00000008", "personality: expected 00000008 (PER_LINUX32), found {found}");
     ensure!(facts.machine != "x86_64", "uname's machine: expected one of 32 bits, found {}", facts.machine);
     Ok(())
 }
 
-fn linux(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(bundle.set("/linux/personality", json!({ "domain": "LINUX" })))?;
+fn linux(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(bundle.set("/linux/personality", json!({ "domain": "LINUX" })))?;
     let found = personality(&facts)?;
     ensure!(found == "00000000", "personality: expected 00000000 (PER_LINUX), found {found}");
     let (host, found) = (rustix::system::uname(), facts.machine.as_str());
@@ -41,16 +41,16 @@ fn linux(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn exec(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.start(bundle.set("/linux/personality", json!({ "domain": "LINUX32" })))?;
+fn exec(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.start(bundle.set("/linux/personality", json!({ "domain": "LINUX32" })))?;
     let facts = container.exec_facts(&[])?;
     let found = personality(&facts)?;
     ensure!(found == "00000008", "personality in exec: expected 00000008 (PER_LINUX32), found {found}");
     Ok(())
 }
 
-fn unknown(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/personality", json!({ "domain": "XENIX" }))).map(drop)
+fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/personality", json!({ "domain": "XENIX" }))).map(drop)
 }

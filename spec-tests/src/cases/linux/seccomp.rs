@@ -4,11 +4,11 @@ use anyhow::{Context, ensure};
 use nix::libc;
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Case, Done, Ground, Level, Need};
+use crate::harness::{Bundle, Case, Done, Fixture, Level, Need};
 
 const SECTION: &str = "config-linux.md#seccomp";
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, SECTION, Level::Must, run)
 }
 
@@ -23,46 +23,46 @@ pub const CASES: &[Case] = &[
     case("a defaultErrnoRet with a defaultAction that has no error is refused", default_errno_of_allow),
     case("a call of an architecture that is not listed is not let through", foreign_architecture).on(I386),
     case("a rule holds for each architecture that is listed", listed_architecture).on(I386),
-    case("an architecture that is not known is refused", |ground| {
-        refused(ground, json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_VAX"] }))
+    case("an architecture that is not known is refused", |fixture| {
+        refused(fixture, json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_VAX"] }))
     }),
     case("each flag of seccomp is taken alone", each_flag),
     case("all flags of seccomp are taken together", all_flags),
-    case("a flag of seccomp that is not known is refused", |ground| {
-        refused(ground, json!({ "defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_FAST"] }))
+    case("a flag of seccomp that is not known is refused", |fixture| {
+        refused(fixture, json!({ "defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_FAST"] }))
     }),
     case("a rule with a name that is not known leaves the others in force", unknown_name),
-    case("an action that is not known is refused", |ground| {
-        rule_refused(ground, json!({ "names": ["getpriority"], "action": "SCMP_ACT_WARN" }))
+    case("an action that is not known is refused", |fixture| {
+        rule_refused(fixture, json!({ "names": ["getpriority"], "action": "SCMP_ACT_WARN" }))
     }),
-    case("SCMP_ACT_ERRNO without errnoRet is EPERM", |ground| calls(ground, json!({ "action": ERRNO }), "1")),
-    case("errnoRet is the rule's error", |ground| calls(ground, json!({ "action": ERRNO, "errnoRet": 77 }), "77")),
-    case("errnoRet of 0 makes the call succeed", |ground| {
-        calls(ground, json!({ "action": ERRNO, "errnoRet": 0 }), "0")
+    case("SCMP_ACT_ERRNO without errnoRet is EPERM", |fixture| calls(fixture, json!({ "action": ERRNO }), "1")),
+    case("errnoRet is the rule's error", |fixture| calls(fixture, json!({ "action": ERRNO, "errnoRet": 77 }), "77")),
+    case("errnoRet of 0 makes the call succeed", |fixture| {
+        calls(fixture, json!({ "action": ERRNO, "errnoRet": 0 }), "0")
     }),
     case("an errnoRet with an action that has no error is refused", errno_of_others),
     case("SCMP_ACT_ALLOW lets a call through", allow),
-    case("SCMP_ACT_LOG lets a call through", |ground| calls(ground, json!({ "action": "SCMP_ACT_LOG" }), "22")),
-    case("SCMP_ACT_TRACE without a tracer fails with ENOSYS", |ground| {
-        calls(ground, json!({ "action": "SCMP_ACT_TRACE" }), "38")
+    case("SCMP_ACT_LOG lets a call through", |fixture| calls(fixture, json!({ "action": "SCMP_ACT_LOG" }), "22")),
+    case("SCMP_ACT_TRACE without a tracer fails with ENOSYS", |fixture| {
+        calls(fixture, json!({ "action": "SCMP_ACT_TRACE" }), "38")
     }),
     case("SCMP_ACT_TRAP sends SIGSYS, which can be handled", trap),
-    case("SCMP_ACT_KILL ends the thread alone", |ground| kills(ground, "SCMP_ACT_KILL", true)),
-    case("SCMP_ACT_KILL_THREAD ends the thread alone", |ground| kills(ground, "SCMP_ACT_KILL_THREAD", true)),
-    case("SCMP_ACT_KILL_PROCESS ends the whole process", |ground| kills(ground, "SCMP_ACT_KILL_PROCESS", false)),
-    case("SCMP_CMP_EQ matches the value alone", |ground| operator(ground, "SCMP_CMP_EQ", [false, true, false])),
-    case("SCMP_CMP_NE matches every other value", |ground| operator(ground, "SCMP_CMP_NE", [true, false, true])),
-    case("SCMP_CMP_LT matches what is less", |ground| operator(ground, "SCMP_CMP_LT", [true, false, false])),
-    case("SCMP_CMP_LE matches what is not greater", |ground| operator(ground, "SCMP_CMP_LE", [true, true, false])),
-    case("SCMP_CMP_GE matches what is not less", |ground| operator(ground, "SCMP_CMP_GE", [false, true, true])),
-    case("SCMP_CMP_GT matches what is greater", |ground| operator(ground, "SCMP_CMP_GT", [false, false, true])),
+    case("SCMP_ACT_KILL ends the thread alone", |fixture| kills(fixture, "SCMP_ACT_KILL", true)),
+    case("SCMP_ACT_KILL_THREAD ends the thread alone", |fixture| kills(fixture, "SCMP_ACT_KILL_THREAD", true)),
+    case("SCMP_ACT_KILL_PROCESS ends the whole process", |fixture| kills(fixture, "SCMP_ACT_KILL_PROCESS", false)),
+    case("SCMP_CMP_EQ matches the value alone", |fixture| operator(fixture, "SCMP_CMP_EQ", [false, true, false])),
+    case("SCMP_CMP_NE matches every other value", |fixture| operator(fixture, "SCMP_CMP_NE", [true, false, true])),
+    case("SCMP_CMP_LT matches what is less", |fixture| operator(fixture, "SCMP_CMP_LT", [true, false, false])),
+    case("SCMP_CMP_LE matches what is not greater", |fixture| operator(fixture, "SCMP_CMP_LE", [true, true, false])),
+    case("SCMP_CMP_GE matches what is not less", |fixture| operator(fixture, "SCMP_CMP_GE", [false, true, true])),
+    case("SCMP_CMP_GT matches what is greater", |fixture| operator(fixture, "SCMP_CMP_GT", [false, false, true])),
     case("operators compare all 64 bits, without a sign", wide),
     case("SCMP_CMP_MASKED_EQ masks by value and compares with valueTwo", masked),
-    case("an operator that is not known is refused", |ground| {
-        rule_refused(ground, rule(json!([{ "index": 1, "value": 7, "op": "SCMP_CMP_NEAR" }])))
+    case("an operator that is not known is refused", |fixture| {
+        rule_refused(fixture, rule(json!([{ "index": 1, "value": 7, "op": "SCMP_CMP_NEAR" }])))
     }),
-    case("an argument that no call has is refused", |ground| {
-        rule_refused(ground, rule(json!([{ "index": 6, "value": 7, "op": "SCMP_CMP_EQ" }])))
+    case("an argument that no call has is refused", |fixture| {
+        rule_refused(fixture, rule(json!([{ "index": 6, "value": 7, "op": "SCMP_CMP_EQ" }])))
     }),
     case("all of several arguments have to match", several_arguments),
     case("either of two rules for one call may match", two_rules),
@@ -87,9 +87,9 @@ fn rule(args: Value) -> Value {
 }
 
 /// A bundle with the program of raw calls, under a profile.
-fn bundle(ground: &Ground, profile: Value) -> anyhow::Result<Bundle> {
-    let mut bundle = ground.bundle()?;
-    ground.install(&bundle, "syscalls")?;
+fn bundle(fixture: &Fixture, profile: Value) -> anyhow::Result<Bundle> {
+    let mut bundle = fixture.bundle()?;
+    fixture.install(&bundle, "syscalls")?;
     bundle.set("/linux/seccomp", profile);
     Ok(bundle)
 }
@@ -105,36 +105,37 @@ fn native() -> Value {
     }
 }
 
-fn run(ground: &Ground, profile: Value, words: &[&str]) -> anyhow::Result<Done> {
-    let mut bundle = bundle(ground, profile)?;
+fn run(fixture: &Fixture, profile: Value, words: &[&str]) -> anyhow::Result<Done> {
+    let mut bundle = bundle(fixture, profile)?;
     bundle.args(&[&["/syscalls"], words].concat());
-    ground.run(&bundle)
+    fixture.run(&bundle)
 }
 
 /// The error of the call with these arguments under a profile.
-fn error(ground: &Ground, profile: Value, arguments: &[&str]) -> anyhow::Result<String> {
-    let done = run(ground, profile, &[&["one", &number()], arguments].concat())?.ok()?;
+fn error(fixture: &Fixture, profile: Value, arguments: &[&str]) -> anyhow::Result<String> {
+    let done = run(fixture, profile, &[&["one", &number()], arguments].concat())?.ok()?;
     Ok(done.stdout.trim().to_owned())
 }
 
-fn refused(ground: &Ground, profile: Value) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/seccomp", profile)).map(drop)
+fn refused(fixture: &Fixture, profile: Value) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/seccomp", profile)).map(drop)
 }
 
-fn rule_refused(ground: &Ground, rule: Value) -> anyhow::Result<()> {
-    refused(ground, allow_but(json!([rule])))
+fn rule_refused(fixture: &Fixture, rule: Value) -> anyhow::Result<()> {
+    refused(fixture, allow_but(json!([rule])))
 }
 
-fn is_filtered(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let plain = ground.facts(&bundle)?;
+fn is_filtered(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let plain = fixture.facts(&bundle)?;
     ensure!(
         plain.status("Seccomp")? == "0",
         "without a profile: expected Seccomp 0, found {}",
         plain.status("Seccomp")?
     );
-    let facts = ground.facts(bundle.set("/linux/seccomp", allow_but(json!([{ "names": [CALL], "action": ERRNO }]))))?;
+    let facts =
+        fixture.facts(bundle.set("/linux/seccomp", allow_but(json!([{ "names": [CALL], "action": ERRNO }]))))?;
     let found = (facts.status("Seccomp")?, facts.status("Seccomp_filters").unwrap_or("1"));
     ensure!(found == ("2", "1"), "expected Seccomp 2 (a filter) and one of them, found {found:?}");
     Ok(())
@@ -227,53 +228,53 @@ const NEEDED: &[&str] = &[
     "openat2",
 ];
 
-fn default_action(ground: &Ground) -> anyhow::Result<()> {
+fn default_action(fixture: &Fixture) -> anyhow::Result<()> {
     let allowed = json!([{ "names": NEEDED, "action": "SCMP_ACT_ALLOW" }]);
     let profile = json!({ "defaultAction": ERRNO, "architectures": native(), "syscalls": allowed });
-    let found = error(ground, profile, &["-1"])?;
+    let found = error(fixture, profile, &["-1"])?;
     ensure!(found == "1", "a call that no rule allows: expected error 1 (EPERM), found {found}");
     Ok(())
 }
 
-fn default_errno(ground: &Ground) -> anyhow::Result<()> {
+fn default_errno(fixture: &Fixture) -> anyhow::Result<()> {
     let allowed = json!([{ "names": NEEDED, "action": "SCMP_ACT_ALLOW" }]);
     let profile = json!({
         "defaultAction": ERRNO, "defaultErrnoRet": 88, "architectures": native(), "syscalls": allowed
     });
-    let found = error(ground, profile, &["-1"])?;
+    let found = error(fixture, profile, &["-1"])?;
     ensure!(found == "88", "a call that no rule allows: expected error 88, found {found}");
     Ok(())
 }
 
-fn default_errno_of_allow(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, json!({ "defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 5 }))
+fn default_errno_of_allow(fixture: &Fixture) -> anyhow::Result<()> {
+    refused(fixture, json!({ "defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 5 }))
 }
 
-fn errno_of_others(ground: &Ground) -> anyhow::Result<()> {
+fn errno_of_others(fixture: &Fixture) -> anyhow::Result<()> {
     for action in ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP"] {
         let mut profile = allow_but(json!([{ "names": [CALL], "action": action, "errnoRet": 5 }]));
         profile["defaultAction"] = json!(if action == "SCMP_ACT_ALLOW" { "SCMP_ACT_LOG" } else { "SCMP_ACT_ALLOW" });
-        refused(ground, profile).with_context(|| format!("errnoRet with {action}"))?;
+        refused(fixture, profile).with_context(|| format!("errnoRet with {action}"))?;
     }
     Ok(())
 }
 
-fn foreign_architecture(ground: &Ground) -> anyhow::Result<()> {
+fn foreign_architecture(fixture: &Fixture) -> anyhow::Result<()> {
     let rules = json!([{ "names": ["getpriority"], "action": ERRNO, "errnoRet": 77 }]);
-    let free = run(ground, allow_but(json!([])), &["one", &number(), "-1"])?.ok()?;
+    let free = run(fixture, allow_but(json!([])), &["one", &number(), "-1"])?.ok()?;
     ensure!(free.stdout.trim() == "22", "the native call without a rule: expected error 22, found {}", free.stdout);
-    let done = run(ground, allow_but(rules), &["one-compat", COMPAT_NUMBER])?;
+    let done = run(fixture, allow_but(rules), &["one-compat", COMPAT_NUMBER])?;
     let went_through = done.code == 0 && (done.stdout.trim() == "22" || done.stdout.trim() == "0");
     ensure!(!went_through, "a call by the i386 entry under a profile of x86_64 alone went through");
     Ok(())
 }
 
-fn listed_architecture(ground: &Ground) -> anyhow::Result<()> {
+fn listed_architecture(fixture: &Fixture) -> anyhow::Result<()> {
     let mut profile = allow_but(json!([{ "names": ["getpriority"], "action": ERRNO, "errnoRet": 77 }]));
     profile["architectures"] = json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]);
-    let native = error(ground, profile.clone(), &["-1"])?;
+    let native = error(fixture, profile.clone(), &["-1"])?;
     ensure!(native == "77", "the native call: expected error 77, found {native}");
-    let found = run(ground, profile, &["one-compat", COMPAT_NUMBER])?.ok()?.stdout;
+    let found = run(fixture, profile, &["one-compat", COMPAT_NUMBER])?.ok()?.stdout;
     // A kernel without the i386 entry answers ENOSYS, which the program says by itself.
     ensure!(found.trim() == "77" || found.trim() == "38", "the call of i386: expected error 77, found {found}");
     Ok(())
@@ -281,60 +282,60 @@ fn listed_architecture(ground: &Ground) -> anyhow::Result<()> {
 
 const FLAGS: [&str; 3] = ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"];
 
-fn with_flags(ground: &Ground, flags: &[&str]) -> anyhow::Result<()> {
+fn with_flags(fixture: &Fixture, flags: &[&str]) -> anyhow::Result<()> {
     let mut profile = allow_but(json!([{ "names": [CALL], "action": ERRNO, "errnoRet": 77 }]));
     profile["flags"] = json!(flags);
-    let found = error(ground, profile, &["-1"])?;
+    let found = error(fixture, profile, &["-1"])?;
     ensure!(found == "77", "with {flags:?}: expected error 77, found {found}");
     Ok(())
 }
 
-fn each_flag(ground: &Ground) -> anyhow::Result<()> {
-    FLAGS.iter().try_for_each(|flag| with_flags(ground, &[flag]))
+fn each_flag(fixture: &Fixture) -> anyhow::Result<()> {
+    FLAGS.iter().try_for_each(|flag| with_flags(fixture, &[flag]))
 }
 
-fn all_flags(ground: &Ground) -> anyhow::Result<()> {
-    with_flags(ground, &FLAGS)
+fn all_flags(fixture: &Fixture) -> anyhow::Result<()> {
+    with_flags(fixture, &FLAGS)
 }
 
-fn unknown_name(ground: &Ground) -> anyhow::Result<()> {
+fn unknown_name(fixture: &Fixture) -> anyhow::Result<()> {
     let rules = json!([{ "names": ["no_such_call", CALL], "action": ERRNO, "errnoRet": 77 }]);
-    let found = error(ground, allow_but(rules), &["-1"])?;
+    let found = error(fixture, allow_but(rules), &["-1"])?;
     ensure!(found == "77", "beside a name that is not known: expected error 77, found {found}");
     Ok(())
 }
 
-fn calls(ground: &Ground, mut rule: Value, expected: &str) -> anyhow::Result<()> {
+fn calls(fixture: &Fixture, mut rule: Value, expected: &str) -> anyhow::Result<()> {
     rule["names"] = json!([CALL]);
-    let found = error(ground, allow_but(json!([rule])), &["-1"])?;
+    let found = error(fixture, allow_but(json!([rule])), &["-1"])?;
     ensure!(found == expected, "{CALL}: expected error {expected}, found {found}");
     Ok(())
 }
 
-fn allow(ground: &Ground) -> anyhow::Result<()> {
+fn allow(fixture: &Fixture) -> anyhow::Result<()> {
     let rules = json!([{ "names": [CALL], "action": "SCMP_ACT_ALLOW" }]);
     let mut profile = allow_but(rules);
     profile["defaultAction"] = json!("SCMP_ACT_LOG");
-    let found = error(ground, profile, &["-1"])?;
+    let found = error(fixture, profile, &["-1"])?;
     ensure!(found == "22", "{CALL}: expected error 22 (EINVAL) of the kernel, found {found}");
     Ok(())
 }
 
-fn trap(ground: &Ground) -> anyhow::Result<()> {
+fn trap(fixture: &Fixture) -> anyhow::Result<()> {
     let rules = json!([{ "names": [CALL], "action": "SCMP_ACT_TRAP" }]);
-    let found = run(ground, allow_but(rules), &["trap", &number()])?.ok()?.stdout;
+    let found = run(fixture, allow_but(rules), &["trap", &number()])?.ok()?.stdout;
     let expected = format!("trapped {} ", number());
     ensure!(found.starts_with(&expected), "expected {expected:?} from the handler of SIGSYS, found {found:?}");
     Ok(())
 }
 
-fn kills(ground: &Ground, action: &str, thread_alone: bool) -> anyhow::Result<()> {
+fn kills(fixture: &Fixture, action: &str, thread_alone: bool) -> anyhow::Result<()> {
     let profile = allow_but(json!([{ "names": [CALL], "action": action }]));
-    let alone = run(ground, profile.clone(), &["one", &number()])?;
+    let alone = run(fixture, profile.clone(), &["one", &number()])?;
     // The text has no word on a runtime's exit code: most add 128 to the signal's number.
     let killed = matches!(alone.code, 159 | 31);
     ensure!(killed, "{action}: expected exit code 159 (SIGSYS), found {}: {}", alone.code, alone.stderr);
-    let done = run(ground, profile, &["thread", &number()])?;
+    let done = run(fixture, profile, &["thread", &number()])?;
     let lives = done.code == 0 && done.stdout == "the first thread lives\n";
     let expected = if thread_alone { "that the first thread lives" } else { "that the first thread ends too" };
     ensure!(
@@ -347,17 +348,17 @@ fn kills(ground: &Ground, action: &str, thread_alone: bool) -> anyhow::Result<()
 }
 
 /// The call with one less than the value, the value, and one more: which of them match?
-fn operator(ground: &Ground, operator: &str, expected: [bool; 3]) -> anyhow::Result<()> {
+fn operator(fixture: &Fixture, operator: &str, expected: [bool; 3]) -> anyhow::Result<()> {
     let profile = allow_but(json!([rule(json!([{ "index": 1, "value": 1000, "op": operator }]))]));
     let mut found = [false; 3];
     for (place, value) in ["999", "1000", "1001"].iter().enumerate() {
-        found[place] = error(ground, profile.clone(), &["-1", value])? == "77";
+        found[place] = error(fixture, profile.clone(), &["-1", value])? == "77";
     }
     ensure!(found == expected, "{operator} 1000 with 999, 1000, 1001: expected {expected:?}, found {found:?}");
     Ok(())
 }
 
-fn wide(ground: &Ground) -> anyhow::Result<()> {
+fn wide(fixture: &Fixture) -> anyhow::Result<()> {
     let value = 0x1_0000_0005_u64;
     let equal = allow_but(json!([rule(json!([{ "index": 1, "value": value, "op": "SCMP_CMP_EQ" }]))]));
     let greater = allow_but(json!([rule(json!([{ "index": 1, "value": value, "op": "SCMP_CMP_GT" }]))]));
@@ -370,58 +371,58 @@ fn wide(ground: &Ground) -> anyhow::Result<()> {
         (&greater, "6", "22"),
         (&greater, "-1", "77"),
     ] {
-        let found = error(ground, profile.clone(), &["-1", argument])?;
+        let found = error(fixture, profile.clone(), &["-1", argument])?;
         let operator = &profile["syscalls"][0]["args"][0]["op"];
         ensure!(found == expected, "{argument} {operator} 0x100000005: expected error {expected}, found {found}");
     }
     Ok(())
 }
 
-fn masked(ground: &Ground) -> anyhow::Result<()> {
+fn masked(fixture: &Fixture) -> anyhow::Result<()> {
     let args = json!([{ "index": 1, "value": 0xf0, "valueTwo": 0x50, "op": "SCMP_CMP_MASKED_EQ" }]);
     let profile = allow_but(json!([rule(args)]));
     for (argument, expected) in [("0x50", "77"), ("0x15f", "77"), ("0x70", "22"), ("0x05", "22")] {
-        let found = error(ground, profile.clone(), &["-1", argument])?;
+        let found = error(fixture, profile.clone(), &["-1", argument])?;
         ensure!(found == expected, "{argument} & 0xf0 == 0x50: expected error {expected}, found {found}");
     }
     Ok(())
 }
 
-fn several_arguments(ground: &Ground) -> anyhow::Result<()> {
+fn several_arguments(fixture: &Fixture) -> anyhow::Result<()> {
     let one = |index: u32, value: u64| json!({ "index": index, "value": value, "op": "SCMP_CMP_EQ" });
     let profile = allow_but(json!([rule(json!([one(1, 10), one(2, 20)]))]));
     for (arguments, expected) in [(["10", "20"], "77"), (["10", "21"], "22"), (["11", "20"], "22")] {
-        let found = error(ground, profile.clone(), &["-1", arguments[0], arguments[1]])?;
+        let found = error(fixture, profile.clone(), &["-1", arguments[0], arguments[1]])?;
         ensure!(found == expected, "arguments {arguments:?}: expected error {expected}, found {found}");
     }
     Ok(())
 }
 
-fn two_rules(ground: &Ground) -> anyhow::Result<()> {
+fn two_rules(fixture: &Fixture) -> anyhow::Result<()> {
     let one = |value: u64| rule(json!([{ "index": 1, "value": value, "op": "SCMP_CMP_EQ" }]));
     let profile = allow_but(json!([one(10), one(20)]));
     for (argument, expected) in [("10", "77"), ("20", "77"), ("15", "22")] {
-        let found = error(ground, profile.clone(), &["-1", argument])?;
+        let found = error(fixture, profile.clone(), &["-1", argument])?;
         ensure!(found == expected, "argument {argument}: expected error {expected}, found {found}");
     }
     Ok(())
 }
 
-fn exec(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = bundle(ground, allow_but(json!([{ "names": [CALL], "action": ERRNO, "errnoRet": 77 }])))?;
-    let container = ground.start(&mut bundle)?;
+fn exec(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = bundle(fixture, allow_but(json!([{ "names": [CALL], "action": ERRNO, "errnoRet": 77 }])))?;
+    let container = fixture.start(&mut bundle)?;
     let found = container.exec(&["/syscalls", "one", &number(), "-1"])?.ok()?.stdout;
     ensure!(found.trim() == "77", "the call in exec: expected error 77, found {found}");
     Ok(())
 }
 
-fn without_no_new_privileges(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = bundle(ground, allow_but(json!([{ "names": [CALL], "action": ERRNO, "errnoRet": 77 }])))?;
+fn without_no_new_privileges(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = bundle(fixture, allow_but(json!([{ "names": [CALL], "action": ERRNO, "errnoRet": 77 }])))?;
     bundle.set("/process/noNewPrivileges", json!(false)).set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
     bundle.remove("/process/capabilities").args(&["/syscalls", "one", &number(), "-1"]);
-    let found = ground.run(&bundle)?.ok()?.stdout;
+    let found = fixture.run(&bundle)?.ok()?.stdout;
     ensure!(found.trim() == "77", "the call of an ordinary user: expected error 77, found {found}");
-    let facts = ground.facts(bundle.args(&["/probe", "facts"]))?;
+    let facts = fixture.facts(bundle.args(&["/probe", "facts"]))?;
     ensure!(facts.status("NoNewPrivs")? == "0", "NoNewPrivs: expected 0, found {}", facts.status("NoNewPrivs")?);
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use nix::libc;
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Case, Ground, Level, wait_until};
+use crate::harness::{Bundle, Case, Fixture, Level, wait_until};
 
 const SECTION: &str = "config-linux.md#seccomp";
 const STATE: &str = "config-linux.md#the-container-process-state";
@@ -36,9 +36,9 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(ground: &Ground) -> anyhow::Result<Agent> {
-        let (socket, output) = (ground.directory().join("agent.sock"), ground.directory().join("agent.out"));
-        let mut command = Command::new(ground.beside_probe("syscalls"));
+    fn start(fixture: &Fixture) -> anyhow::Result<Agent> {
+        let (socket, output) = (fixture.directory().join("agent.sock"), fixture.directory().join("agent.out"));
+        let mut command = Command::new(fixture.beside_probe("syscalls"));
         command.arg("agent").arg(&socket).arg("66").stdin(Stdio::null()).stdout(File::create(&output)?);
         let agent = Agent { child: command.spawn()?, socket, output };
         wait_until("the agent to listen", || Ok(agent.socket.exists().then_some(())))?;
@@ -67,9 +67,9 @@ impl Agent {
     }
 
     /// The bundle of a container whose getpriority is the agent's to answer.
-    fn bundle(&self, ground: &Ground) -> anyhow::Result<Bundle> {
-        let mut bundle = ground.bundle()?;
-        ground.install(&bundle, "syscalls")?;
+    fn bundle(&self, fixture: &Fixture) -> anyhow::Result<Bundle> {
+        let mut bundle = fixture.bundle()?;
+        fixture.install(&bundle, "syscalls")?;
         let mut profile = notifying();
         profile["listenerPath"] = json!(self.socket);
         bundle.set("/linux/seccomp", profile).set("/annotations/spec.key", json!("of the bundle"));
@@ -93,16 +93,16 @@ fn notifying() -> Value {
     })
 }
 
-fn answered(ground: &Ground) -> anyhow::Result<()> {
-    let agent = Agent::start(ground)?;
-    let found = ground.run(&agent.bundle(ground)?)?.ok()?.stdout;
+fn answered(fixture: &Fixture) -> anyhow::Result<()> {
+    let agent = Agent::start(fixture)?;
+    let found = fixture.run(&agent.bundle(fixture)?)?.ok()?.stdout;
     ensure!(found.trim() == "66", "the call: expected the agent's error 66, found {found}");
     Ok(())
 }
 
-fn one_state(ground: &Ground) -> anyhow::Result<()> {
-    let agent = Agent::start(ground)?;
-    ground.run(&agent.bundle(ground)?)?.ok()?;
+fn one_state(fixture: &Fixture) -> anyhow::Result<()> {
+    let agent = Agent::start(fixture)?;
+    fixture.run(&agent.bundle(fixture)?)?.ok()?;
     // The agent prints at the end of the stream, so that two objects would stand in one payload.
     agent.payload(0)?;
     let text = fs::read_to_string(&agent.output)?;
@@ -114,40 +114,40 @@ fn one_state(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn nobody_listens(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn nobody_listens(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let mut profile = notifying();
-    profile["listenerPath"] = json!(ground.directory().join("nobody.sock"));
-    ground.refused(bundle.set("/linux/seccomp", profile)).map(drop)
+    profile["listenerPath"] = json!(fixture.directory().join("nobody.sock"));
+    fixture.refused(bundle.set("/linux/seccomp", profile)).map(drop)
 }
 
-fn ignored(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn ignored(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let mut profile = notifying();
-    profile["listenerPath"] = json!(ground.directory().join("nobody.sock"));
+    profile["listenerPath"] = json!(fixture.directory().join("nobody.sock"));
     profile["syscalls"][0]["action"] = json!("SCMP_ACT_ERRNO");
-    let facts = ground.facts(bundle.set("/linux/seccomp", profile))?;
+    let facts = fixture.facts(bundle.set("/linux/seccomp", profile))?;
     ensure!(facts.status("Seccomp")? == "2", "Seccomp: expected 2 (a filter), found {}", facts.status("Seccomp")?);
     Ok(())
 }
 
-fn without_path(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/seccomp", notifying())).map(drop)
+fn without_path(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/seccomp", notifying())).map(drop)
 }
 
-fn wait_killable(ground: &Ground) -> anyhow::Result<()> {
-    let agent = Agent::start(ground)?;
-    let mut bundle = agent.bundle(ground)?;
+fn wait_killable(fixture: &Fixture) -> anyhow::Result<()> {
+    let agent = Agent::start(fixture)?;
+    let mut bundle = agent.bundle(fixture)?;
     bundle.set("/linux/seccomp/flags", json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]));
-    let found = ground.run(&bundle)?.ok()?.stdout;
+    let found = fixture.run(&bundle)?.ok()?.stdout;
     ensure!(found.trim() == "66", "the call: expected the agent's error 66, found {found}");
     Ok(())
 }
 
-fn descriptors(ground: &Ground) -> anyhow::Result<()> {
-    let agent = Agent::start(ground)?;
-    ground.run(&agent.bundle(ground)?)?.ok()?;
+fn descriptors(fixture: &Fixture) -> anyhow::Result<()> {
+    let agent = Agent::start(fixture)?;
+    fixture.run(&agent.bundle(fixture)?)?.ok()?;
     let (first, later, _) = agent.state(0)?;
     let names = agent.payload(0)?["fds"].clone();
     ensure!(names == json!(["seccompFd"]), "fds: expected [\"seccompFd\"], found {names}");
@@ -155,10 +155,10 @@ fn descriptors(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn state(ground: &Ground) -> anyhow::Result<()> {
-    let agent = Agent::start(ground)?;
-    let bundle = agent.bundle(ground)?;
-    let container = ground.create(&bundle)?;
+fn state(fixture: &Fixture) -> anyhow::Result<()> {
+    let agent = Agent::start(fixture)?;
+    let bundle = agent.bundle(fixture)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     container.wait()?;
     let found = agent.payload(0)?;
@@ -176,20 +176,20 @@ fn state(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn metadata(ground: &Ground) -> anyhow::Result<()> {
-    let agent = Agent::start(ground)?;
-    let mut bundle = agent.bundle(ground)?;
+fn metadata(fixture: &Fixture) -> anyhow::Result<()> {
+    let agent = Agent::start(fixture)?;
+    let mut bundle = agent.bundle(fixture)?;
     let words = "MKNOD=/dev/null; \"quoted\" ü";
-    ground.run(bundle.set("/linux/seccomp/listenerMetadata", json!(words)))?.ok()?;
+    fixture.run(bundle.set("/linux/seccomp/listenerMetadata", json!(words)))?.ok()?;
     let found = agent.payload(0)?["metadata"].clone();
     ensure!(found == words, "metadata: expected {words:?}, found {found}");
     Ok(())
 }
 
-fn exec(ground: &Ground) -> anyhow::Result<()> {
-    let agent = Agent::start(ground)?;
-    let mut bundle = agent.bundle(ground)?;
-    let container = ground.start(&mut bundle)?;
+fn exec(fixture: &Fixture) -> anyhow::Result<()> {
+    let agent = Agent::start(fixture)?;
+    let mut bundle = agent.bundle(fixture)?;
+    let container = fixture.start(&mut bundle)?;
     // Its line comes first: each connection is served by a process of its own.
     agent.payload(0)?;
     let line = ["/syscalls", "one", &libc::SYS_getpriority.to_string(), "-1"];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use crate::harness::{Case, Ground, Level, Need};
+use crate::harness::{Case, Fixture, Level, Need};
 
 const SECTION: &str = "config-linux.md#seccomp";
 /// Names and numbers of the native calls, as libc's headers for programs have them.
@@ -17,12 +17,12 @@ const I386: Need = Need::File("/proc/sys/abi/vsyscall32");
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("every native call under a real profile ends as the profile says", SECTION, Level::Must, |ground| {
-        sweep(ground, "native", HEADER)
+    Case::new("every native call under a real profile ends as the profile says", SECTION, Level::Must, |fixture| {
+        sweep(fixture, "native", HEADER)
     })
     .on(&[Need::File(HEADER)]),
-    Case::new("every call of i386 under a real profile ends as the profile says", SECTION, Level::Must, |ground| {
-        sweep(ground, "compat", COMPAT_HEADER)
+    Case::new("every call of i386 under a real profile ends as the profile says", SECTION, Level::Must, |fixture| {
+        sweep(fixture, "compat", COMPAT_HEADER)
     })
     .on(&[Need::File(COMPAT_HEADER), I386]),
     Case::new("a call that is newer than its profile is not there", SECTION, Level::Runc, newer),
@@ -77,13 +77,13 @@ fn matches(rule: &Value, ones: u64) -> anyhow::Result<bool> {
 }
 
 /// The results of the calls up to `last`, by number.
-fn results(ground: &Ground, profile: Option<Value>, entry: &str, last: u32) -> anyhow::Result<BTreeMap<u32, String>> {
-    let mut bundle = ground.bundle()?;
-    ground.install(&bundle, "syscalls")?;
+fn results(fixture: &Fixture, profile: Option<Value>, entry: &str, last: u32) -> anyhow::Result<BTreeMap<u32, String>> {
+    let mut bundle = fixture.bundle()?;
+    fixture.install(&bundle, "syscalls")?;
     if let Some(profile) = profile {
         bundle.set("/linux/seccomp", profile);
     }
-    let text = ground.run(bundle.args(&["/syscalls", entry, "0", &last.to_string()]))?.ok()?.stdout;
+    let text = fixture.run(bundle.args(&["/syscalls", entry, "0", &last.to_string()]))?.ok()?.stdout;
     let pair = |line: &str| {
         let (number, result) = line.split_once(' ')?;
         Some((number.parse().ok()?, result.to_owned()))
@@ -93,11 +93,11 @@ fn results(ground: &Ground, profile: Option<Value>, entry: &str, last: u32) -> a
 
 /// Each call: one that the profile denies fails with its error or, where it is newer, with ENOSYS; one that it allows
 /// ends as it does without a filter, or at least not as if it had been denied.
-fn sweep(ground: &Ground, entry: &str, header: &str) -> anyhow::Result<()> {
+fn sweep(fixture: &Fixture, entry: &str, header: &str) -> anyhow::Result<()> {
     let (profile, names) = (profile()?, names(header)?);
     let last = *names.keys().next_back().context("the header has no numbers")?;
-    let free = results(ground, None, entry, last)?;
-    let filtered = results(ground, Some(profile.clone()), entry, last)?;
+    let free = results(fixture, None, entry, last)?;
+    let filtered = results(fixture, Some(profile.clone()), entry, last)?;
     ensure!(filtered.len() == free.len(), "with the profile {} calls ended, without it {}", filtered.len(), free.len());
     // What -1 is to a filter: the arguments of i386 have 32 bits.
     let ones = if entry == "compat" { u64::from(u32::MAX) } else { u64::MAX };
@@ -125,11 +125,11 @@ fn sweep(ground: &Ground, entry: &str, header: &str) -> anyhow::Result<()> {
 }
 
 /// Programs fall back to older calls on ENOSYS, and give up on EPERM.
-fn newer(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.install(&bundle, "syscalls")?;
+fn newer(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.install(&bundle, "syscalls")?;
     bundle.set("/linux/seccomp", profile()?).args(&["/syscalls", "one", "900"]);
-    let found = ground.run(&bundle)?.ok()?.stdout;
+    let found = fixture.run(&bundle)?.ok()?.stdout;
     ensure!(found.trim() == "38", "call 900: expected error 38 (ENOSYS), found {found}");
     Ok(())
 }

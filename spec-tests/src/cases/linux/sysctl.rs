@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::{Case, Ground, Level, Need};
+use crate::harness::{Case, Fixture, Level, Need};
 
 const SYSCTL: &str = "config-linux.md#sysctl";
 const POLICY: &str = "config-linux.md#memory-policy";
@@ -14,58 +14,58 @@ const NUMA: &[Need] = &[Need::File("/proc/self/numa_maps")];
 pub const CASES: &[Case] = &[
     Case::new("intelRdt without a resctrl file system is refused", RDT, Level::Must, no_resctrl)
         .on(&[Need::NoFile("/sys/fs/resctrl/schemata")]),
-    Case::new("a memBwSchema of several lines is refused", RDT, Level::Must, |ground| {
-        rdt_refused(ground, json!({ "closID": "spec", "memBwSchema": "MB:0=20\nL3:0=f" }))
+    Case::new("a memBwSchema of several lines is refused", RDT, Level::Must, |fixture| {
+        rdt_refused(fixture, json!({ "closID": "spec", "memBwSchema": "MB:0=20\nL3:0=f" }))
     }),
-    Case::new("schemata of several lines in one are refused", RDT, Level::Must, |ground| {
-        rdt_refused(ground, json!({ "closID": "spec", "schemata": ["MB:0=20\nL3:0=f"] }))
+    Case::new("schemata of several lines in one are refused", RDT, Level::Must, |fixture| {
+        rdt_refused(fixture, json!({ "closID": "spec", "schemata": ["MB:0=20\nL3:0=f"] }))
     }),
-    Case::new("a closID that is a path is refused", RDT, Level::Security, |ground| {
-        rdt_refused(ground, json!({ "closID": "../spec", "l3CacheSchema": "L3:0=f" }))
+    Case::new("a closID that is a path is refused", RDT, Level::Security, |fixture| {
+        rdt_refused(fixture, json!({ "closID": "../spec", "l3CacheSchema": "L3:0=f" }))
     }),
-    Case::new("memoryPolicy MPOL_BIND binds memory to its nodes", POLICY, Level::Must, |ground| {
-        policy(ground, json!({ "mode": "MPOL_BIND", "nodes": "0" }), "bind:0")
+    Case::new("memoryPolicy MPOL_BIND binds memory to its nodes", POLICY, Level::Must, |fixture| {
+        policy(fixture, json!({ "mode": "MPOL_BIND", "nodes": "0" }), "bind:0")
     })
     .on(NUMA),
-    Case::new("memoryPolicy MPOL_INTERLEAVE spreads memory over its nodes", POLICY, Level::Must, |ground| {
-        policy(ground, json!({ "mode": "MPOL_INTERLEAVE", "nodes": "0" }), "interleave:0")
+    Case::new("memoryPolicy MPOL_INTERLEAVE spreads memory over its nodes", POLICY, Level::Must, |fixture| {
+        policy(fixture, json!({ "mode": "MPOL_INTERLEAVE", "nodes": "0" }), "interleave:0")
     })
     .on(NUMA),
-    Case::new("memoryPolicy MPOL_PREFERRED prefers its node", POLICY, Level::Must, |ground| {
-        policy(ground, json!({ "mode": "MPOL_PREFERRED", "nodes": "0" }), "prefer:0")
+    Case::new("memoryPolicy MPOL_PREFERRED prefers its node", POLICY, Level::Must, |fixture| {
+        policy(fixture, json!({ "mode": "MPOL_PREFERRED", "nodes": "0" }), "prefer:0")
     })
     .on(NUMA),
-    Case::new("memoryPolicy MPOL_PREFERRED_MANY prefers its nodes", POLICY, Level::Must, |ground| {
-        policy(ground, json!({ "mode": "MPOL_PREFERRED_MANY", "nodes": "0" }), "prefer (many):0")
+    Case::new("memoryPolicy MPOL_PREFERRED_MANY prefers its nodes", POLICY, Level::Must, |fixture| {
+        policy(fixture, json!({ "mode": "MPOL_PREFERRED_MANY", "nodes": "0" }), "prefer (many):0")
     })
     .on(&[Need::File("/proc/self/numa_maps"), Need::Kernel(5, 15)]),
-    Case::new("memoryPolicy MPOL_LOCAL takes no nodes", POLICY, Level::Must, |ground| {
-        policy(ground, json!({ "mode": "MPOL_LOCAL" }), "local")
+    Case::new("memoryPolicy MPOL_LOCAL takes no nodes", POLICY, Level::Must, |fixture| {
+        policy(fixture, json!({ "mode": "MPOL_LOCAL" }), "local")
     })
     .on(NUMA),
-    Case::new("memoryPolicy MPOL_DEFAULT is that of the host", POLICY, Level::Must, |ground| {
-        policy(ground, json!({ "mode": "MPOL_DEFAULT" }), "default")
+    Case::new("memoryPolicy MPOL_DEFAULT is that of the host", POLICY, Level::Must, |fixture| {
+        policy(fixture, json!({ "mode": "MPOL_DEFAULT" }), "default")
     })
     .on(NUMA),
-    Case::new("the flags of a memoryPolicy are set", POLICY, Level::Must, |ground| {
+    Case::new("the flags of a memoryPolicy are set", POLICY, Level::Must, |fixture| {
         let policy = json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"] });
-        self::policy(ground, policy, "bind=static:0")
+        self::policy(fixture, policy, "bind=static:0")
     })
     .on(NUMA),
-    Case::new("a memoryPolicy that is not known is refused", POLICY, Level::Must, |ground| {
-        policy_refused(ground, json!({ "mode": "MPOL_ELSEWHERE", "nodes": "0" }))
+    Case::new("a memoryPolicy that is not known is refused", POLICY, Level::Must, |fixture| {
+        policy_refused(fixture, json!({ "mode": "MPOL_ELSEWHERE", "nodes": "0" }))
     })
     .on(NUMA),
-    Case::new("a memoryPolicy that needs nodes and has none is refused", POLICY, Level::Must, |ground| {
-        policy_refused(ground, json!({ "mode": "MPOL_BIND" }))
+    Case::new("a memoryPolicy that needs nodes and has none is refused", POLICY, Level::Must, |fixture| {
+        policy_refused(fixture, json!({ "mode": "MPOL_BIND" }))
     })
     .on(NUMA),
-    Case::new("a memoryPolicy of a node that the host does not have is refused", POLICY, Level::Must, |ground| {
-        policy_refused(ground, json!({ "mode": "MPOL_BIND", "nodes": "63" }))
+    Case::new("a memoryPolicy of a node that the host does not have is refused", POLICY, Level::Must, |fixture| {
+        policy_refused(fixture, json!({ "mode": "MPOL_BIND", "nodes": "63" }))
     })
     .on(NUMA),
-    Case::new("a flag of a memoryPolicy that is not known is refused", POLICY, Level::Must, |ground| {
-        policy_refused(ground, json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_FAST"] }))
+    Case::new("a flag of a memoryPolicy that is not known is refused", POLICY, Level::Must, |fixture| {
+        policy_refused(fixture, json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_FAST"] }))
     })
     .on(NUMA),
     Case::new("a sysctl of the network namespace is set", SYSCTL, Level::Must, network),
@@ -83,21 +83,21 @@ pub const CASES: &[Case] = &[
     Case::new("a value that a sysctl does not take is refused", SYSCTL, Level::Must, bad_value),
 ];
 
-fn rdt_refused(ground: &Ground, rdt: Value) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/intelRdt", rdt)).map(drop)
+fn rdt_refused(fixture: &Fixture, rdt: Value) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/intelRdt", rdt)).map(drop)
 }
 
-fn no_resctrl(ground: &Ground) -> anyhow::Result<()> {
-    rdt_refused(ground, json!({ "closID": "spec", "l3CacheSchema": "L3:0=f" }))?;
-    rdt_refused(ground, json!({ "closID": "spec" }))
+fn no_resctrl(fixture: &Fixture) -> anyhow::Result<()> {
+    rdt_refused(fixture, json!({ "closID": "spec", "l3CacheSchema": "L3:0=f" }))?;
+    rdt_refused(fixture, json!({ "closID": "spec" }))
 }
 
 /// The policy of a mapping that has none of its own is its process's, and the second word of its line (proc(5)).
-fn policy(ground: &Ground, policy: Value, expected: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn policy(fixture: &Fixture, policy: Value, expected: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/memoryPolicy", policy);
-    let text = ground.attempts(&mut bundle, &["read /proc/self/numa_maps"])?.concat();
+    let text = fixture.attempts(&mut bundle, &["read /proc/self/numa_maps"])?.concat();
     let text = text.strip_prefix("ok ").with_context(|| format!("numa_maps: {text}"))?;
     let heap = text.split("\\n").find(|line| line.contains(" heap")).context("numa_maps has no line of the heap")?;
     let (_, rest) = heap.split_once(' ').context("a line of numa_maps has several words")?;
@@ -106,67 +106,67 @@ fn policy(ground: &Ground, policy: Value, expected: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn policy_refused(ground: &Ground, policy: Value) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/memoryPolicy", policy)).map(drop)
+fn policy_refused(fixture: &Fixture, policy: Value) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/memoryPolicy", policy)).map(drop)
 }
 
 /// Sets `name` and reads `path`.
-fn set(ground: &Ground, name: &str, value: &str, path: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn set(fixture: &Fixture, name: &str, value: &str, path: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let mut sysctl = json!({});
     sysctl[name] = json!(value);
     bundle.set("/linux/sysctl", sysctl);
-    let found = ground.attempts(&mut bundle, &[&format!("read {path}")])?;
+    let found = fixture.attempts(&mut bundle, &[&format!("read {path}")])?;
     let expected = format!("ok {value}");
     ensure!(found[0] == expected, "{path}: expected {value}, found {found:?}");
     Ok(())
 }
 
-fn network(ground: &Ground) -> anyhow::Result<()> {
-    set(ground, "net.ipv4.ip_forward", "1", "/proc/sys/net/ipv4/ip_forward")?;
-    set(ground, "net.ipv4.ip_local_port_range", "2000\t3000", "/proc/sys/net/ipv4/ip_local_port_range")
+fn network(fixture: &Fixture) -> anyhow::Result<()> {
+    set(fixture, "net.ipv4.ip_forward", "1", "/proc/sys/net/ipv4/ip_forward")?;
+    set(fixture, "net.ipv4.ip_local_port_range", "2000\t3000", "/proc/sys/net/ipv4/ip_local_port_range")
 }
 
-fn ipc(ground: &Ground) -> anyhow::Result<()> {
-    set(ground, "kernel.msgmax", "4321", "/proc/sys/kernel/msgmax")?;
-    set(ground, "fs.mqueue.msg_max", "17", "/proc/sys/fs/mqueue/msg_max")
+fn ipc(fixture: &Fixture) -> anyhow::Result<()> {
+    set(fixture, "kernel.msgmax", "4321", "/proc/sys/kernel/msgmax")?;
+    set(fixture, "fs.mqueue.msg_max", "17", "/proc/sys/fs/mqueue/msg_max")
 }
 
-fn slashes(ground: &Ground) -> anyhow::Result<()> {
-    set(ground, "net/ipv4/conf/lo/forwarding", "1", "/proc/sys/net/ipv4/conf/lo/forwarding")
+fn slashes(fixture: &Fixture) -> anyhow::Result<()> {
+    set(fixture, "net/ipv4/conf/lo/forwarding", "1", "/proc/sys/net/ipv4/conf/lo/forwarding")
 }
 
-fn readonly(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn readonly(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/sysctl", json!({ "kernel.msgmax": "4321" })).set("/linux/readonlyPaths", json!(["/proc/sys"]));
-    let found = ground.attempts(&mut bundle, &["read /proc/sys/kernel/msgmax", "write /proc/sys/kernel/msgmax 1"])?;
+    let found = fixture.attempts(&mut bundle, &["read /proc/sys/kernel/msgmax", "write /proc/sys/kernel/msgmax 1"])?;
     ensure!(found == ["ok 4321", "EROFS"], "msgmax: expected 4321 and EROFS, found {found:?}");
     Ok(())
 }
 
-fn refused(ground: &Ground, sysctl: Value) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/sysctl", sysctl)).map(drop)
+fn refused(fixture: &Fixture, sysctl: Value) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/sysctl", sysctl)).map(drop)
 }
 
 /// The value is what the host has, so that a runtime that takes it does no harm.
-fn of_the_host(ground: &Ground) -> anyhow::Result<()> {
+fn of_the_host(fixture: &Fixture) -> anyhow::Result<()> {
     let value = std::fs::read_to_string("/proc/sys/vm/overcommit_memory")?;
-    refused(ground, json!({ "vm.overcommit_memory": value.trim() }))
+    refused(fixture, json!({ "vm.overcommit_memory": value.trim() }))
 }
 
-fn shared(ground: &Ground) -> anyhow::Result<()> {
+fn shared(fixture: &Fixture) -> anyhow::Result<()> {
     let value = std::fs::read_to_string("/proc/sys/kernel/msgmax")?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bundle.without_namespace("ipc").set("/linux/sysctl", json!({ "kernel.msgmax": value.trim() }));
-    ground.refused(&bundle).map(drop)
+    fixture.refused(&bundle).map(drop)
 }
 
-fn missing(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, json!({ "net.ipv4.nothing": "1" }))
+fn missing(fixture: &Fixture) -> anyhow::Result<()> {
+    refused(fixture, json!({ "net.ipv4.nothing": "1" }))
 }
 
-fn bad_value(ground: &Ground) -> anyhow::Result<()> {
-    refused(ground, json!({ "kernel.msgmax": "many" }))
+fn bad_value(fixture: &Fixture) -> anyhow::Result<()> {
+    refused(fixture, json!({ "kernel.msgmax": "many" }))
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use crate::facts::Facts;
-use crate::harness::{Case, Ground, Level, Need};
+use crate::harness::{Case, Fixture, Level, Need};
 
 const MAPPINGS: &str = "config-linux.md#user-namespace-mappings";
 const OFFSETS: &str = "config-linux.md#offset-for-time-namespace";
@@ -33,11 +33,11 @@ fn rows(facts: &Facts, path: &str) -> anyhow::Result<Vec<Vec<String>>> {
     Ok(text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect())
 }
 
-fn mappings(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn mappings(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 5000)?;
     bundle.set("/linux/gidMappings", json!([{ "containerID": 0, "hostID": 100_000, "size": 7000 }]));
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     for (path, size) in [("/proc/self/uid_map", "5000"), ("/proc/self/gid_map", "7000")] {
         let found = rows(&facts, path)?;
         ensure!(found == [["0", "100000", size]], "{path}: expected 0 100000 {size}, found {found:?}");
@@ -45,8 +45,8 @@ fn mappings(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn several(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn several(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 10)?;
     let both = json!([
         { "containerID": 0, "hostID": 100_000, "size": 10 },
@@ -54,7 +54,7 @@ fn several(ground: &Ground) -> anyhow::Result<()> {
         { "containerID": 1000, "hostID": 300_000, "size": 65 },
     ]);
     bundle.set("/linux/uidMappings", both.clone()).set("/linux/gidMappings", both);
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let expected = [["0", "100000", "10"], ["500", "200000", "1"], ["1000", "300000", "65"]];
     for path in ["/proc/self/uid_map", "/proc/self/gid_map"] {
         let found = rows(&facts, path)?;
@@ -63,10 +63,10 @@ fn several(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn seen_from_outside(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn seen_from_outside(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?.set("/process/user", json!({ "uid": 12, "gid": 34 }));
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let status = std::fs::read_to_string(container.proc("status"))?;
     for (name, expected) in [("Uid:", "100012"), ("Gid:", "100034")] {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
@@ -76,13 +76,13 @@ fn seen_from_outside(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn owners(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn owners(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?;
     std::fs::write(bundle.rootfs("/of-root"), "")?;
     std::fs::write(bundle.rootfs("/of-other"), "")?;
     std::os::unix::fs::chown(bundle.rootfs("/of-other"), Some(4321), Some(1234))?;
-    ground.facts(&bundle)?;
+    fixture.facts(&bundle)?;
     for (path, expected) in [("/of-root", (0, 0)), ("/of-other", (4321, 1234)), ("/probe", (100_000, 100_000))] {
         let meta = std::fs::metadata(bundle.rootfs(path))?;
         let found = (meta.uid(), meta.gid());
@@ -91,9 +91,9 @@ fn owners(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn without(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.namespace("user", None)).map(drop)
+fn without(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.namespace("user", None)).map(drop)
 }
 
 /// The offsets that the probe found, as `monotonic SECONDS NANOSECONDS, boottime SECONDS NANOSECONDS`.
@@ -102,13 +102,13 @@ fn found_offsets(facts: &Facts) -> anyhow::Result<String> {
     Ok(rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join(", "))
 }
 
-fn offsets(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn offsets(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.namespace("time", None).set(
         "/linux/timeOffsets",
         json!({ "monotonic": { "secs": 4000, "nanosecs": 7 }, "boottime": { "secs": 90_000_000 } }),
     );
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let (expected, found) = ("monotonic 4000 7, boottime 90000000 0", found_offsets(&facts)?);
     ensure!(found == expected, "timens_offsets: expected {expected}, found {found}");
     let uptime = facts.files.get("/proc/uptime").context("/proc/uptime was not read")?;
@@ -117,25 +117,25 @@ fn offsets(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn negative_offset(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn negative_offset(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.namespace("time", None).set("/linux/timeOffsets", json!({ "boottime": { "secs": -1, "nanosecs": 5 } }));
-    let found = found_offsets(&ground.facts(&bundle)?)?;
+    let found = found_offsets(&fixture.facts(&bundle)?)?;
     ensure!(found.ends_with("boottime -1 5"), "timens_offsets: expected boottime -1 5, found {found}");
     Ok(())
 }
 
-fn offsets_in_exec(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn offsets_in_exec(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.namespace("time", None).set("/linux/timeOffsets", json!({ "monotonic": { "secs": 4000 } }));
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let found = found_offsets(&container.exec_facts(&[])?)?;
     ensure!(found.starts_with("monotonic 4000 0"), "timens_offsets in exec: expected monotonic 4000 0, found {found}");
     Ok(())
 }
 
-fn unknown_clock(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn unknown_clock(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.namespace("time", None).set("/linux/timeOffsets", json!({ "sundial": { "secs": 1 } }));
-    ground.refused(&bundle).map(drop)
+    fixture.refused(&bundle).map(drop)
 }

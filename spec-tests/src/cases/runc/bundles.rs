@@ -5,9 +5,9 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::RUNC;
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "runc: bundles", Level::Runc, run).on(RUNC)
 }
 
@@ -23,23 +23,23 @@ pub const CASES: &[Case] = &[
     case("a hook that fails is told as runc tells it", hooks),
 ];
 
-fn absent(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?.each(|twin| Ok(fs::write(twin.directory().join("file"), "")?))?;
+fn absent(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?.each(|side| Ok(fs::write(side.directory().join("file"), "")?))?;
     for verb in ["create", "run", "run -d", "restore"] {
         for place in ["{dir}", "{dir}/none", "{dir}/file", "none"] {
-            twins.line(&format!("{verb} -b {place} {{id}}"))?;
+            both.line(&format!("{verb} -b {place} {{id}}"))?;
         }
-        twins.line(&format!("{verb} {{id}}"))?;
+        both.line(&format!("{verb} {{id}}"))?;
     }
-    twins.each(|twin| Ok(fs::remove_dir_all(twin.bundle.path().join("rootfs"))?))?;
-    twins.done("create without a root directory", |twin| twin.call(&["create", "-b", "{bundle}", "{id}"]))?;
-    twins.line("state {id}")?.equal()
+    both.each(|side| Ok(fs::remove_dir_all(side.bundle.path().join("rootfs"))?))?;
+    both.done("create without a root directory", |side| side.call(&["create", "-b", "{bundle}", "{id}"]))?;
+    both.line("state {id}")?.equal()
 }
 
-fn malformed(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?;
+fn malformed(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?;
     for (name, text) in [
         ("nothing", ""),
         ("a word", "config"),
@@ -49,33 +49,32 @@ fn malformed(ground: &Ground) -> anyhow::Result<()> {
         ("an empty object", "{}"),
         ("a comma too many", "{\"ociVersion\": \"1.0.2\",}"),
     ] {
-        twins.each(|twin| Ok(fs::write(twin.bundle.path().join("config.json"), text)?))?;
-        twins.done(&format!("create of {name}"), |twin| twin.call(&["create", "-b", "{bundle}", "{id}"]))?;
+        both.each(|side| Ok(fs::write(side.bundle.path().join("config.json"), text)?))?;
+        both.done(&format!("create of {name}"), |side| side.call(&["create", "-b", "{bundle}", "{id}"]))?;
     }
-    twins.line("state {id}")?.equal()
+    both.line("state {id}")?.equal()
 }
 
 /// Each change of a good configuration by itself.
-fn refused(ground: &Ground, changes: &[(&str, Value)]) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
+fn refused(fixture: &Fixture, changes: &[(&str, Value)]) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
     for (pointer, value) in changes {
         let mut before = Vec::new();
-        twins.bundle(|bundle| {
+        both.bundle(|bundle| {
             before.push(bundle.config.clone());
             bundle.set(pointer, value.clone());
         })?;
-        twins
-            .done(&format!("create with {pointer} {value}"), |twin| twin.call(&["create", "-b", "{bundle}", "{id}"]))?;
-        twins.line("delete -f {id}")?;
+        both.done(&format!("create with {pointer} {value}"), |side| side.call(&["create", "-b", "{bundle}", "{id}"]))?;
+        both.line("delete -f {id}")?;
         let mut before = before.into_iter();
-        twins.bundle(|bundle| bundle.config = before.next().unwrap_or_default())?;
+        both.bundle(|bundle| bundle.config = before.next().unwrap_or_default())?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn types(ground: &Ground) -> anyhow::Result<()> {
+fn types(fixture: &Fixture) -> anyhow::Result<()> {
     refused(
-        ground,
+        fixture,
         &[
             ("/process", json!("x")),
             ("/process/args", json!("x")),
@@ -99,9 +98,9 @@ fn types(ground: &Ground) -> anyhow::Result<()> {
     )
 }
 
-fn values(ground: &Ground) -> anyhow::Result<()> {
+fn values(fixture: &Fixture) -> anyhow::Result<()> {
     refused(
-        ground,
+        fixture,
         &[
             ("/process", Value::Null),
             ("/process/args", json!([])),
@@ -117,9 +116,9 @@ fn values(ground: &Ground) -> anyhow::Result<()> {
     )
 }
 
-fn host_values(ground: &Ground) -> anyhow::Result<()> {
+fn host_values(fixture: &Fixture) -> anyhow::Result<()> {
     refused(
-        ground,
+        fixture,
         &[
             ("/linux/namespaces/0/path", json!("/none")),
             ("/linux/sysctl", json!({ "kernel.bogus": "1" })),
@@ -139,21 +138,21 @@ fn host_values(ground: &Ground) -> anyhow::Result<()> {
     )
 }
 
-fn programs(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
+fn programs(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
     for program in ["none", "/none", "/tmp", "./none", "/none/below", ""] {
-        twins.bundle(|bundle| {
+        both.bundle(|bundle| {
             bundle.args(&[program]);
         })?;
-        twins.done(&format!("create of {program:?}"), |twin| twin.call(&["create", "-b", "{bundle}", "{id}"]))?;
-        twins.line("delete -f {id}")?;
-        twins.done(&format!("run of {program:?}"), |twin| twin.call(&["run", "-b", "{bundle}", "{id}"]))?;
+        both.done(&format!("create of {program:?}"), |side| side.call(&["create", "-b", "{bundle}", "{id}"]))?;
+        both.line("delete -f {id}")?;
+        both.done(&format!("run of {program:?}"), |side| side.call(&["run", "-b", "{bundle}", "{id}"]))?;
     }
-    twins.line("state {id}")?.equal()
+    both.line("state {id}")?.equal()
 }
 
-fn mounts(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
+fn mounts(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
     for (destination, kind, source, options) in [
         ("/x", "bogus", "none", &[][..]),
         ("/x", "bind", "/no/such/source", &["bind"]),
@@ -165,28 +164,28 @@ fn mounts(ground: &Ground) -> anyhow::Result<()> {
         ("/x", "", "/no/such/source", &["bind"]),
     ] {
         let mut before = Vec::new();
-        twins.bundle(|bundle| {
+        both.bundle(|bundle| {
             before.push(bundle.config.clone());
             bundle.mount(destination, kind, source, options);
         })?;
         let name = format!("create with a mount of {kind:?} {source} at {destination} {options:?}");
-        twins.done(&name, |twin| twin.call(&["create", "-b", "{bundle}", "{id}"]))?.line("delete -f {id}")?;
+        both.done(&name, |side| side.call(&["create", "-b", "{bundle}", "{id}"]))?.line("delete -f {id}")?;
         let mut before = before.into_iter();
-        twins.bundle(|bundle| bundle.config = before.next().unwrap_or_default())?;
+        both.bundle(|bundle| bundle.config = before.next().unwrap_or_default())?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn hooks(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
+fn hooks(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
     for kind in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
         for (path, args) in [("/bin/false", json!(["false"])), ("/no/such/hook", Value::Null)] {
-            twins.bundle(|bundle| {
+            both.bundle(|bundle| {
                 bundle.args(&["/probe", "exit", "0"]).set("/hooks", json!({ kind: [{ "path": path, "args": args }] }));
             })?;
             let name = format!("run with the {kind} hook {path}");
-            twins.done(&name, |twin| twin.call(&["run", "-b", "{bundle}", "{id}"]))?.line("state {id}")?;
+            both.done(&name, |side| side.call(&["run", "-b", "{bundle}", "{id}"]))?.line("state {id}")?;
         }
     }
-    twins.equal()
+    both.equal()
 }

@@ -5,9 +5,9 @@ use std::fs;
 use serde_json::json;
 
 use super::RUNC;
-use crate::harness::{Case, Ground, Level, Twins};
+use crate::harness::{Case, Differential, Fixture, Level};
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "runc: create", Level::Runc, run).on(RUNC)
 }
 
@@ -26,11 +26,11 @@ pub const CASES: &[Case] = &[
     case("a console socket that is none is an error", bad_sockets),
 ];
 
-/// The names in the twins' directories.
-fn listing(twins: &Twins, what: &str) -> anyhow::Result<()> {
-    twins.see(what, |twin| {
+/// The names in the both' directories.
+fn listing(both: &Differential, what: &str) -> anyhow::Result<()> {
+    both.see(what, |side| {
         let mut names = Vec::new();
-        for entry in fs::read_dir(twin.directory())? {
+        for entry in fs::read_dir(side.directory())? {
             names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         names.sort();
@@ -39,46 +39,46 @@ fn listing(twins: &Twins, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn created(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?.create()?.lines(&["state {id}", "start {id}"])?;
-    twins.wait()?.lines(&["state {id}", "delete {id}", "state {id}", "delete {id}"])?;
-    twins.see("the root after delete", |twin| {
-        let left = twin.ground.root().read_dir()?.filter_map(Result::ok).filter(|entry| entry.path().is_dir());
+fn created(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?.create()?.lines(&["state {id}", "start {id}"])?;
+    both.wait()?.lines(&["state {id}", "delete {id}", "state {id}", "delete {id}"])?;
+    both.see("the root after delete", |side| {
+        let left = side.fixture.root().read_dir()?.filter_map(Result::ok).filter(|entry| entry.path().is_dir());
         Ok(left.count().to_string())
     })?;
-    twins.equal()
+    both.equal()
 }
 
-fn pid_file(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?.create()?;
-    listing(&twins, "files after create")?;
-    twins.see("the pid file", |twin| Ok(fs::read_to_string(twin.directory().join("pid"))?))?;
-    twins.see("its mode", |twin| {
+fn pid_file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?.create()?;
+    listing(&both, "files after create")?;
+    both.see("the pid file", |side| Ok(fs::read_to_string(side.directory().join("pid"))?))?;
+    both.see("its mode", |side| {
         use std::os::unix::fs::PermissionsExt;
-        Ok(format!("{:o}", fs::metadata(twin.directory().join("pid"))?.permissions().mode()))
+        Ok(format!("{:o}", fs::metadata(side.directory().join("pid"))?.permissions().mode()))
     })?;
-    twins.see("init's parent and argv", |twin| {
-        let stat = fs::read_to_string(format!("/proc/{}/status", twin.pid()?))?;
+    both.see("init's parent and argv", |side| {
+        let stat = fs::read_to_string(format!("/proc/{}/status", side.pid()?))?;
         Ok(stat.lines().filter(|line| line.starts_with("PPid") || line.starts_with("NSpid")).collect())
     })?;
     // A file that is there is replaced, in the working directory as elsewhere.
-    twins.line("delete -f {id}")?.each(|twin| Ok(fs::write(twin.directory().join("pid"), "old and longer")?))?;
-    twins.line("create -b {bundle} --pid-file pid {id}")?;
-    twins.see("the pid file again", |twin| Ok(fs::read_to_string(twin.directory().join("pid"))?))?;
-    twins.equal()
+    both.line("delete -f {id}")?.each(|side| Ok(fs::write(side.directory().join("pid"), "old and longer")?))?;
+    both.line("create -b {bundle} --pid-file pid {id}")?;
+    both.see("the pid file again", |side| Ok(fs::read_to_string(side.directory().join("pid"))?))?;
+    both.equal()
 }
 
-fn flags_after_id(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?.lines(&["create {id} --bundle {bundle} --pid-file={dir}/pid", "start {id}"])?.wait()?;
-    twins.lines(&["delete {id} --force", "create -b={bundle} {id} -no-pivot=false", "delete -f {id}"])?.equal()
+fn flags_after_id(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?.lines(&["create {id} --bundle {bundle} --pid-file={dir}/pid", "start {id}"])?.wait()?;
+    both.lines(&["delete {id} --force", "create -b={bundle} {id} -no-pivot=false", "delete -f {id}"])?.equal()
 }
 
-fn flags(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?;
+fn flags(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?;
     for flags in [
         "--no-pivot",
         "--no-new-keyring",
@@ -87,108 +87,104 @@ fn flags(ground: &Ground) -> anyhow::Result<()> {
         "--pid-file=",
         "--console-socket=",
     ] {
-        twins.lines(&[&format!("create {flags} -b {{bundle}} {{id}}"), "delete -f {id}"])?;
+        both.lines(&[&format!("create {flags} -b {{bundle}} {{id}}"), "delete -f {id}"])?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn twice(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?.create()?;
-    twins.lines(&["create -b {bundle} {id}", "run -b {bundle} {id}", "run -d -b {bundle} {id}", "state {id}"])?;
-    twins.line("start {id}")?.wait()?.lines(&["create -b {bundle} {id}", "state {id}"])?.equal()
+fn twice(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?.create()?;
+    both.lines(&["create -b {bundle} {id}", "run -b {bundle} {id}", "run -d -b {bundle} {id}", "state {id}"])?;
+    both.line("start {id}")?.wait()?.lines(&["create -b {bundle} {id}", "state {id}"])?.equal()
 }
 
-fn ids(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?;
+fn ids(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?;
     for id in
         ["{id}+a_B.c-9", "_{id}", "-", "+", ".", "..", "a/b", "/", "a b", "ü", "a:b", "", "{id}\n", "~", "a\\b", "%x"]
     {
         if id.contains("{id}") {
-            twins.each(|twin| {
-                twin.ground.claim(&twin.expand(id));
+            both.each(|side| {
+                side.fixture.claim(&side.expand(id));
                 Ok(())
             })?;
         }
-        twins.call(&["create", "-b", "{bundle}", "--", id])?.call(&["delete", "-f", "--", id])?;
+        both.call(&["create", "-b", "{bundle}", "--", id])?.call(&["delete", "-f", "--", id])?;
     }
     // Longer than a file name may be.
     let long = "x".repeat(300);
-    twins.call(&["create", "-b", "{bundle}", &long])?.call(&["state", &long])?.equal()
+    both.call(&["create", "-b", "{bundle}", &long])?.call(&["state", &long])?.equal()
 }
 
-fn start_in_wrong_state(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.lines(&["start {id}", "state {id}", "pause {id}", "start {id}", "resume {id}"])?;
-    twins.stopped()?.lines(&["start {id}", "state {id}"])?.equal()
+fn start_in_wrong_state(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.lines(&["start {id}", "state {id}", "pause {id}", "start {id}", "resume {id}"])?;
+    both.stopped()?.lines(&["start {id}", "state {id}"])?.equal()
 }
 
-fn bad_pid_file(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn bad_pid_file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "wait"]);
     })?;
-    twins.lines(&[
+    both.lines(&[
         "create -b {bundle} --pid-file {dir}/no/pid {id}",
         "state {id}",
         "run -b {bundle} --pid-file {dir}/no/pid {id}",
     ])?;
-    twins.lines(&["state {id}", "create -b {bundle} --pid-file {dir} {id}", "state {id}"])?;
-    listing(&twins, "files after that")?;
-    twins.equal()
+    both.lines(&["state {id}", "create -b {bundle} --pid-file {dir} {id}", "state {id}"])?;
+    listing(&both, "files after that")?;
+    both.equal()
 }
 
-fn terminals(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn terminals(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.set("/process/terminal", json!(true));
     })?;
-    twins.lines(&["create -b {bundle} {id}", "state {id}", "run -d -b {bundle} {id}", "state {id}"])?;
-    twins.line("run --console-socket {dir}/none -b {bundle} {id}")?;
-    twins.bundle(|bundle| {
+    both.lines(&["create -b {bundle} {id}", "state {id}", "run -d -b {bundle} {id}", "state {id}"])?;
+    both.line("run --console-socket {dir}/none -b {bundle} {id}")?;
+    both.bundle(|bundle| {
         bundle.set("/process/terminal", json!(false));
     })?;
-    twins.lines(&["create --console-socket {dir}/none -b {bundle} {id}", "state {id}"])?;
-    twins.lines(&[
+    both.lines(&["create --console-socket {dir}/none -b {bundle} {id}", "state {id}"])?;
+    both.lines(&[
         "run -d --console-socket {dir}/none -b {bundle} {id}",
         "state {id}",
         "run --console-socket {dir}/none -b {bundle} {id}",
     ])?;
-    twins.started()?.lines(&["exec -t -d {id} /probe", "exec --console-socket {dir}/none {id} /probe"])?;
-    twins
-        .lines(&["exec --console-socket {dir}/none -d {id} /probe", "exec --console-socket {dir}/none -t {id} /probe"])?
+    both.started()?.lines(&["exec -t -d {id} /probe", "exec --console-socket {dir}/none {id} /probe"])?;
+    both.lines(&["exec --console-socket {dir}/none -d {id} /probe", "exec --console-socket {dir}/none -t {id} /probe"])?
         .equal()
 }
 
-fn bad_sockets(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn bad_sockets(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.set("/process/terminal", json!(true));
     })?;
-    twins.each(|twin| Ok(fs::write(twin.directory().join("file"), "")?))?;
-    twins.lines(&["create --console-socket {dir}/none -b {bundle} {id}", "state {id}"])?;
-    twins.lines(&["create --console-socket {dir}/file -b {bundle} {id}", "state {id}"])?.equal()
+    both.each(|side| Ok(fs::write(side.directory().join("file"), "")?))?;
+    both.lines(&["create --console-socket {dir}/none -b {bundle} {id}", "state {id}"])?;
+    both.lines(&["create --console-socket {dir}/file -b {bundle} {id}", "state {id}"])?.equal()
 }
 
-fn working_directory(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?;
+fn working_directory(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?;
     let from = |line: &'static str| {
-        move |twin: &crate::harness::Twin| {
-            let mut command = twin.command(&line.split_whitespace().collect::<Vec<_>>());
-            command.current_dir(twin.bundle.path());
-            twin.run(command, None)
+        move |side: &crate::harness::Side| {
+            let mut command = side.command(&line.split_whitespace().collect::<Vec<_>>());
+            command.current_dir(side.bundle.path());
+            side.run(command, None)
         }
     };
-    twins
-        .done("create {id} in the bundle", from("create --pid-file {dir}/pid {id}"))?
+    both.done("create {id} in the bundle", from("create --pid-file {dir}/pid {id}"))?
         .lines(&["state {id}", "delete -f {id}"])?;
-    twins
-        .done("create -b . {id} in the bundle", from("create -b . --pid-file {dir}/pid {id}"))?
+    both.done("create -b . {id} in the bundle", from("create -b . --pid-file {dir}/pid {id}"))?
         .lines(&["state {id}", "delete -f {id}"])?;
-    twins
-        .done("create -b ./rootfs/../ {id} in the bundle", from("create -b ./rootfs/../ --pid-file {dir}/pid {id}"))?
+    both.done("create -b ./rootfs/../ {id} in the bundle", from("create -b ./rootfs/../ --pid-file {dir}/pid {id}"))?
         .line("state {id}")?;
-    twins.equal()
+    both.equal()
 }

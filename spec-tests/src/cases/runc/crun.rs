@@ -5,9 +5,9 @@ use std::process::Stdio;
 
 use anyhow::ensure;
 
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "crun: options", Level::Runc, run)
 }
 
@@ -19,66 +19,66 @@ pub const CASES: &[Case] = &[
     case("without a cgroup manager no cgroup is made", no_cgroup),
 ];
 
-fn config(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn config(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let place = bundle.path().to_string_lossy().into_owned();
     bundle.args(&["/probe", "exit", "5"]).write()?;
     fs::rename(bundle.path().join("config.json"), bundle.path().join("other.json"))?;
     for config in [format!("{place}/other.json"), "other.json".to_owned()] {
         for flag in ["-f", "--config"] {
-            let mut command = ground.command(&["run", flag, &config, "--bundle", &place, &ground.id()]);
+            let mut command = fixture.command(&["run", flag, &config, "--bundle", &place, &fixture.id()]);
             // Ours is the line to the reports.
             command.current_dir(bundle.path()).stdout(Stdio::null()).stderr(Stdio::null());
             let status = command.status()?;
             ensure!(status.code() == Some(5), "run {flag} {config}: expected its program's 5, found {status}");
         }
     }
-    let id = ground.id();
-    ground.call(&["create", "--config", &format!("{place}/other.json"), "-b", &place, &id])?.ok()?;
-    ground.call(&["delete", "-f", &id])?.ok()?;
-    ground.call(&["create", "--config", &format!("{place}/none.json"), "-b", &place, &id])?.refused()?;
+    let id = fixture.id();
+    fixture.call(&["create", "--config", &format!("{place}/other.json"), "-b", &place, &id])?.ok()?;
+    fixture.call(&["delete", "-f", &id])?.ok()?;
+    fixture.call(&["create", "--config", &format!("{place}/none.json"), "-b", &place, &id])?.refused()?;
     Ok(())
 }
 
-fn regex(ground: &Ground) -> anyhow::Result<()> {
+fn regex(fixture: &Fixture) -> anyhow::Result<()> {
     let containers = [
-        ground.start(&mut ground.bundle()?)?,
-        ground.start(&mut ground.bundle()?)?,
-        ground.start(&mut ground.bundle()?)?,
+        fixture.start(&mut fixture.bundle()?)?,
+        fixture.start(&mut fixture.bundle()?)?,
+        fixture.start(&mut fixture.bundle()?)?,
     ];
     let pattern = format!("^({}|{})$", containers[0].id(), containers[2].id());
-    ground.call(&["delete", "--regex", &pattern])?.refused()?;
-    ground.call(&["kill", "--regex", &pattern, "KILL"])?.ok()?;
+    fixture.call(&["delete", "--regex", &pattern])?.refused()?;
+    fixture.call(&["kill", "--regex", &pattern, "KILL"])?.ok()?;
     for container in [&containers[0], &containers[2]] {
         let code = container.wait()?;
         ensure!(code == 137, "{}: expected 137 after KILL, found {code}", container.id());
     }
     let status = containers[1].status()?;
     ensure!(status == "running", "{} is not matched by {pattern}, but it is {status}", containers[1].id());
-    ground.call(&["delete", "--regex", &pattern])?.ok()?;
-    let left = ground.call(&["list", "-q"])?.ok()?.stdout;
+    fixture.call(&["delete", "--regex", &pattern])?.ok()?;
+    let left = fixture.call(&["list", "-q"])?.ok()?.stdout;
     ensure!(left.trim() == containers[1].id(), "expected {} to be left, found {left:?}", containers[1].id());
-    ground.call(&["delete", "-f", "--regex", containers[1].id()])?.ok()?;
-    ground.call(&["delete", "--regex", "a("])?.refused().map(drop)
+    fixture.call(&["delete", "-f", "--regex", containers[1].id()])?.ok()?;
+    fixture.call(&["delete", "--regex", "a("])?.refused().map(drop)
 }
 
-fn manager(ground: &Ground) -> anyhow::Result<()> {
-    let bundle = ground.bundle()?;
+fn manager(fixture: &Fixture) -> anyhow::Result<()> {
+    let bundle = fixture.bundle()?;
     bundle.write()?;
     let place = bundle.path().to_string_lossy().into_owned();
-    if !ground.systemd() {
-        ground.call(&["--cgroup-manager", "cgroupfs", "run", "-b", &place, &ground.id()])?.ok()?;
-        ground.call(&["--cgroup-manager=cgroupfs", "run", "-b", &place, &ground.id()])?.ok()?;
+    if !fixture.systemd() {
+        fixture.call(&["--cgroup-manager", "cgroupfs", "run", "-b", &place, &fixture.id()])?.ok()?;
+        fixture.call(&["--cgroup-manager=cgroupfs", "run", "-b", &place, &fixture.id()])?.ok()?;
     }
-    ground.call(&["--cgroup-manager", "bogus", "run", "-b", &place, &ground.id()])?.refused().map(drop)
+    fixture.call(&["--cgroup-manager", "bogus", "run", "-b", &place, &fixture.id()])?.refused().map(drop)
 }
 
-fn no_cgroup(ground: &Ground) -> anyhow::Result<()> {
-    let bundle = ground.bundle()?;
+fn no_cgroup(fixture: &Fixture) -> anyhow::Result<()> {
+    let bundle = fixture.bundle()?;
     bundle.write()?;
     let own = fs::read_to_string("/proc/self/cgroup")?;
     let place = bundle.path().to_string_lossy().into_owned();
-    let done = ground.call(&["--cgroup-manager", "disabled", "run", "-b", &place, &ground.id()])?.ok()?;
+    let done = fixture.call(&["--cgroup-manager", "disabled", "run", "-b", &place, &fixture.id()])?.ok()?;
     let facts = crate::facts::Facts::parse(&done.stdout)?;
     let own: Vec<&str> = own.lines().collect();
     ensure!(facts.cgroups == own, "expected the caller's cgroups {own:?}, found {:?}", facts.cgroups);

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::{RUNC, facts};
 use crate::facts::Facts;
-use crate::harness::{Case, Ground, Level, wait_until};
+use crate::harness::{Case, Fixture, Level, wait_until};
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "runc: exec", Level::Runc, run).on(RUNC)
 }
 
@@ -32,33 +32,33 @@ pub const CASES: &[Case] = &[
     case("exec takes labels only where the host has them", labels),
 ];
 
-fn statuses(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
+fn statuses(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
     for code in ["0", "1", "3", "126", "127", "128", "254", "255"] {
-        twins.line(&format!("exec {{id}} /probe exit {code}"))?;
+        both.line(&format!("exec {{id}} /probe exit {code}"))?;
     }
     for signal in ["1", "6", "9", "15"] {
-        twins.line(&format!("exec {{id}} /probe raise {signal}"))?;
+        both.line(&format!("exec {{id}} /probe raise {signal}"))?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn sight(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn sight(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.set("/process/rlimits", json!([{ "type": "RLIMIT_NOFILE", "soft": 200, "hard": 200 }]));
         bundle.set("/process/user", json!({ "uid": 5, "gid": 6, "umask": 63, "additionalGids": [7, 8] }));
         bundle.set("/process/cwd", json!("/tmp")).push("/process/env", json!("MORE=1"));
     })?;
-    twins.started()?;
-    facts(&twins, "exec {id} /probe facts")?;
-    twins.equal()
+    both.started()?;
+    facts(&both, "exec {id} /probe facts")?;
+    both.equal()
 }
 
-fn environment(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
+fn environment(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
     for flags in [
         "-e A=1",
         "--env A=1 --env A=2",
@@ -70,40 +70,40 @@ fn environment(ground: &Ground) -> anyhow::Result<()> {
         "-e A",
         "-e HOME=/x",
     ] {
-        facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
+        facts(&both, &format!("exec {flags} {{id}} /probe facts"))?;
     }
-    twins.call(&["exec", "-e", "A=a b\nc", "{id}", "/probe", "env", "A"])?.equal()
+    both.call(&["exec", "-e", "A=a b\nc", "{id}", "/probe", "env", "A"])?.equal()
 }
 
-fn users(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
+fn users(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
     for flags in
         ["-u 1", "--user 1:2", "--user=65534:65534", "-u 0", "-u 0:5", "-g 7 -g 8", "-u 1:2 --additional-gids 9"]
     {
-        facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
+        facts(&both, &format!("exec {flags} {{id}} /probe facts"))?;
     }
     for flags in ["-u x", "-u 1:x", "-u :1", "-u 1:", "-u -1", "-u 1:2:3", "-u 99999999999", "-g x"] {
-        twins.line(&format!("exec {flags} {{id}} /probe exit 3"))?;
+        both.line(&format!("exec {flags} {{id}} /probe exit 3"))?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn directories(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
+fn directories(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
     for flags in ["--cwd /tmp", "--cwd /made/on/the/way", "--cwd="] {
-        facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
+        facts(&both, &format!("exec {flags} {{id}} /probe facts"))?;
     }
-    twins.lines(&["exec --cwd relative {id} /probe exit 3", "exec --cwd /probe {id} /probe exit 3"])?.equal()
+    both.lines(&["exec --cwd relative {id} /probe exit 3", "exec --cwd /probe {id} /probe exit 3"])?.equal()
 }
 
-fn privileges(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn privileges(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.set("/process/noNewPrivileges", json!(false));
     })?;
-    twins.started()?;
+    both.started()?;
     for flags in [
         "--cap CAP_NET_RAW",
         "-c CAP_NET_RAW -c CAP_CHOWN",
@@ -114,9 +114,9 @@ fn privileges(ground: &Ground) -> anyhow::Result<()> {
         "-c CAP_BOGUS",
         "-c net_raw",
     ] {
-        facts(&twins, &format!("exec {flags} {{id}} /probe facts"))?;
+        facts(&both, &format!("exec {flags} {{id}} /probe facts"))?;
     }
-    twins.equal()
+    both.equal()
 }
 
 fn process() -> Value {
@@ -128,9 +128,9 @@ fn process() -> Value {
     })
 }
 
-fn process_file(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.each(|twin| Ok(fs::write(twin.directory().join("process.json"), process().to_string())?))?;
+fn process_file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.each(|side| Ok(fs::write(side.directory().join("process.json"), process().to_string())?))?;
     for line in [
         "exec -p {dir}/process.json {id}",
         "exec --process={dir}/process.json {id}",
@@ -138,24 +138,24 @@ fn process_file(ground: &Ground) -> anyhow::Result<()> {
         "exec -p {dir}/process.json {id} /probe exit 9",
         "exec -p {dir}/process.json -e MORE=1 -u 9 --cwd / {id}",
     ] {
-        facts(&twins, line)?;
+        facts(&both, line)?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn partial_process_file(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn partial_process_file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let capabilities = json!(["CAP_KILL", "CAP_CHOWN"]);
     for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
         bundle.set(&format!("/process/capabilities/{set}"), capabilities.clone());
     }
     bundle.set("/process/oomScoreAdj", json!(321)).set("/process/user/umask", json!(0o77));
-    let container = ground.start(&mut bundle)?;
-    let file = ground.directory().join("process.json");
+    let container = fixture.start(&mut bundle)?;
+    let file = fixture.directory().join("process.json");
     let path = file.to_string_lossy().into_owned();
     let seen = |process: &Value| {
         fs::write(&file, process.to_string())?;
-        let done = ground.call(&["exec", "--process", &path, container.id()])?.ok()?;
+        let done = fixture.call(&["exec", "--process", &path, container.id()])?.ok()?;
         Facts::parse(&done.stdout)
     };
     let mut process = json!({ "args": ["/probe", "facts"], "cwd": "/", "user": { "uid": 0, "gid": 0 } });
@@ -191,9 +191,9 @@ fn partial_process_file(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn bad_process_file(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.line("exec -p {dir}/none {id}")?;
+fn bad_process_file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.line("exec -p {dir}/none {id}")?;
     let with = |pointer: &str, value: Value| {
         let mut process = process();
         process[pointer] = value;
@@ -213,89 +213,87 @@ fn bad_process_file(ground: &Ground) -> anyhow::Result<()> {
         ("no such program", with("args", json!(["/none"]))),
     ];
     for (name, text) in texts {
-        twins.each(|twin| Ok(fs::write(twin.directory().join("process.json"), &text)?))?;
+        both.each(|side| Ok(fs::write(side.directory().join("process.json"), &text)?))?;
         let name = format!("exec -p FILE {{id}} with {name}");
-        twins.done(&name, |twin| twin.call(&["exec", "-p", "{dir}/process.json", "{id}"]))?;
+        both.done(&name, |side| side.call(&["exec", "-p", "{dir}/process.json", "{id}"]))?;
     }
-    twins.line("state {id}")?.equal()
+    both.line("state {id}")?.equal()
 }
 
-fn no_program(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn no_program(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         // Neither program nor script.
         let _ = fs::write(bundle.rootfs("/plain"), "text");
         let _ = fs::write(bundle.rootfs("/noise"), "\x01\x02");
         use std::os::unix::fs::PermissionsExt;
         let _ = fs::set_permissions(bundle.rootfs("/noise"), fs::Permissions::from_mode(0o755));
     })?;
-    twins.started()?;
+    both.started()?;
     for program in
         ["none", "/none", "/none/below", "/tmp", "./none", "plain", "/plain", "/noise", "/probe/below", "tmp/none"]
     {
-        twins.line(&format!("exec {{id}} {program}"))?;
+        both.line(&format!("exec {{id}} {program}"))?;
     }
-    twins.lines(&["exec -d {id} none", "exec -d {id} /none", "exec -d {id} /plain"])?;
-    twins.call(&["exec", "{id}", ""])?.line("exec {id}")?.line("state {id}")?.equal()
+    both.lines(&["exec -d {id} none", "exec -d {id} /none", "exec -d {id} /plain"])?;
+    both.call(&["exec", "{id}", ""])?.line("exec {id}")?.line("state {id}")?.equal()
 }
 
-fn states(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn states(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "wait"]);
     })?;
-    twins.create()?.lines(&["exec {id} /probe exit 3", "state {id}", "start {id}"])?;
-    twins
-        .stopped()?
+    both.create()?.lines(&["exec {id} /probe exit 3", "state {id}", "start {id}"])?;
+    both.stopped()?
         .lines(&["exec {id} /probe exit 3", "exec -d {id} /probe", "exec -p none {id}", "exec {id}"])?
         .equal()
 }
 
-fn order(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
-    facts(&twins, "exec {id} /probe facts --tty -e A=1 --help -- -d")?;
-    facts(&twins, "exec -- {id} /probe facts -d")?;
-    facts(&twins, "exec {id} -- /probe facts")?;
-    twins
-        .lines(&["exec -tty=false {id} /probe exit 4", "exec --bogus {id} /probe", "exec -d=false {id} /probe exit 4"])?
+fn order(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
+    facts(&both, "exec {id} /probe facts --tty -e A=1 --help -- -d")?;
+    facts(&both, "exec -- {id} /probe facts -d")?;
+    facts(&both, "exec {id} -- /probe facts")?;
+    both.lines(&["exec -tty=false {id} /probe exit 4", "exec --bogus {id} /probe", "exec -d=false {id} /probe exit 4"])?
         .equal()
 }
 
-fn detach(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.line("exec --detach --pid-file {dir}/pid2 {id} /probe wait")?;
-    twins.see("the second process", |twin| {
-        let pid: i32 = fs::read_to_string(twin.directory().join("pid2"))?.parse()?;
+fn detach(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.line("exec --detach --pid-file {dir}/pid2 {id} /probe wait")?;
+    both.see("the second process", |side| {
+        let pid: i32 = fs::read_to_string(side.directory().join("pid2"))?.parse()?;
         // runc does not wait until it runs its program.
         wait_until("the second process", || {
             let words = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
             Ok(words.starts_with("/probe").then_some(words))
         })
     })?;
-    twins.see("how many pids ps lists", |twin| {
-        let pids: Value = serde_json::from_str(&twin.call(&["ps", "-f", "json", "{id}"])?.ok()?.stdout)?;
+    both.see("how many pids ps lists", |side| {
+        let pids: Value = serde_json::from_str(&side.call(&["ps", "-f", "json", "{id}"])?.ok()?.stdout)?;
         Ok(pids.as_array().map_or(0, Vec::len).to_string())
     })?;
-    twins.lines(&["exec -d --pid-file {dir}/no/such {id} /probe wait", "exec -d {id} /none", "state {id}"])?;
-    twins.line("kill --all {id} KILL")?;
-    twins.see("the second process's end", |twin| Ok(twin.wait_for("pid2")?.to_string()))?.wait()?.equal()
+    both.lines(&["exec -d --pid-file {dir}/no/such {id} /probe wait", "exec -d {id} /none", "state {id}"])?;
+    both.line("kill --all {id} KILL")?;
+    both.see("the second process's end", |side| Ok(side.wait_for("pid2")?.to_string()))?.wait()?.equal()
 }
 
-fn cgroups(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
+fn cgroups(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
     for flags in ["--cgroup ../x", "--cgroup /", "--cgroup bogus:/", "--cgroup=:", "--cgroup a:b:c"] {
-        twins.line(&format!("exec {flags} {{id}} /probe exit 3"))?;
+        both.line(&format!("exec {flags} {{id}} /probe exit 3"))?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn labels(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
+fn labels(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
     for flags in ["--apparmor bogus-profile", "--process-label bogus:label", "--apparmor=", "--process-label="] {
-        twins.line(&format!("exec {flags} {{id}} /probe exit 3"))?;
+        both.line(&format!("exec {flags} {{id}} /probe exit 3"))?;
     }
-    twins.equal()
+    both.equal()
 }

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use super::RUNC;
-use crate::harness::{Case, ConsoleSocket, Done, Ground, Level, Twin, receive, wait_until};
+use crate::harness::{Case, ConsoleSocket, Done, Fixture, Level, Side, receive, wait_until};
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "runc: what a caller hands over", Level::Runc, run).on(RUNC)
 }
 
@@ -24,17 +24,17 @@ pub const CASES: &[Case] = &[
 ];
 
 /// The runtime below a shell that opens descriptors 3 to 5 as files a to c, with these variables.
-fn shell(twin: &Twin, variables: &str, line: &str) -> anyhow::Result<Done> {
+fn shell(side: &Side, variables: &str, line: &str) -> anyhow::Result<Done> {
     for name in ["a", "b", "c"] {
-        std::fs::write(twin.directory().join(name), format!("file {name}"))?;
+        std::fs::write(side.directory().join(name), format!("file {name}"))?;
     }
-    let runtime = twin.command(&line.split_whitespace().collect::<Vec<_>>());
+    let runtime = side.command(&line.split_whitespace().collect::<Vec<_>>());
     let words: Vec<String> = runtime.get_args().map(|word| format!("'{}'", word.to_string_lossy())).collect();
     let program = runtime.get_program().to_string_lossy().into_owned();
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(format!("{variables} exec {program} {} 3<a 4<b 5<c", words.join(" ")));
-    command.current_dir(twin.directory());
-    twin.run(command, None)
+    command.current_dir(side.directory());
+    side.run(command, None)
 }
 
 const LOOK: &[&str] = &[
@@ -53,33 +53,33 @@ const LOOK: &[&str] = &[
     "/proc/self/environ",
 ];
 
-fn each(ground: &Ground, variants: &[(&str, &str)]) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn each(fixture: &Fixture, variants: &[(&str, &str)]) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(LOOK);
     })?;
     for (variables, flags) in variants {
         let line = format!("run {flags} -b {{bundle}} {{id}}");
-        twins.done(&format!("{variables} {line}"), |twin| shell(twin, variables, &line))?;
+        both.done(&format!("{variables} {line}"), |side| shell(side, variables, &line))?;
     }
-    twins.started()?;
+    both.started()?;
     for (variables, flags) in variants {
         let line = format!("exec {flags} {{id}} {}", LOOK.join(" "));
-        twins.done(&format!("{variables} {line}"), |twin| shell(twin, variables, &line))?;
+        both.done(&format!("{variables} {line}"), |side| shell(side, variables, &line))?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn preserved(ground: &Ground) -> anyhow::Result<()> {
+fn preserved(fixture: &Fixture) -> anyhow::Result<()> {
     each(
-        ground,
+        fixture,
         &[("", "--preserve-fds 1"), ("", "--preserve-fds=2"), ("", "--preserve-fds 3"), ("", "--preserve-fds 0")],
     )
 }
 
-fn listening(ground: &Ground) -> anyhow::Result<()> {
+fn listening(fixture: &Fixture) -> anyhow::Result<()> {
     each(
-        ground,
+        fixture,
         &[
             ("LISTEN_FDS=1", ""),
             ("LISTEN_FDS=1 LISTEN_PID=$$", ""),
@@ -91,12 +91,12 @@ fn listening(ground: &Ground) -> anyhow::Result<()> {
     )
 }
 
-fn closed(ground: &Ground) -> anyhow::Result<()> {
-    each(ground, &[("", "--preserve-fds 9")])
+fn closed(fixture: &Fixture) -> anyhow::Result<()> {
+    each(fixture, &[("", "--preserve-fds 9")])
 }
 
-fn stray(ground: &Ground) -> anyhow::Result<()> {
-    each(ground, &[("", "")])
+fn stray(fixture: &Fixture) -> anyhow::Result<()> {
+    each(fixture, &[("", "")])
 }
 
 /// The message that came with the terminal, and what was printed there until its program had gone.
@@ -106,9 +106,9 @@ fn told(socket: &ConsoleSocket, act: impl FnOnce() -> anyhow::Result<()>) -> any
     Ok(format!("{:?}, then {:?}", terminal.message(), terminal.read_to_end()?))
 }
 
-fn console(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn console(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.set("/process/terminal", json!(true)).set("/process/consoleSize", json!({ "height": 31, "width": 97 }));
         bundle.args(&[
             "/probe",
@@ -123,21 +123,21 @@ fn console(ground: &Ground) -> anyhow::Result<()> {
             "/dev/pts/0",
         ]);
     })?;
-    twins.see("create --console-socket", |twin| {
-        let socket = ConsoleSocket::listen(twin.ground)?;
+    both.see("create --console-socket", |side| {
+        let socket = ConsoleSocket::listen(side.fixture)?;
         let path = socket.path().to_string_lossy();
         let words = ["create", "--console-socket", &*path, "--pid-file", "{dir}/pid", "-b", "{bundle}", "{id}"];
-        twin.call(&words)?.ok()?;
-        told(&socket, || twin.call(&["start", "{id}"])?.ok().map(drop))
+        side.call(&words)?.ok()?;
+        told(&socket, || side.call(&["start", "{id}"])?.ok().map(drop))
     })?;
-    twins.wait()?.line("state {id}")?.equal()
+    both.wait()?.line("state {id}")?.equal()
 }
 
-fn exec_console(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
-    twins.see("exec --console-socket", |twin| {
-        let socket = ConsoleSocket::listen(twin.ground)?;
+fn exec_console(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
+    both.see("exec --console-socket", |side| {
+        let socket = ConsoleSocket::listen(side.fixture)?;
         let path = socket.path().to_string_lossy();
         let words = [
             "exec",
@@ -153,28 +153,28 @@ fn exec_console(ground: &Ground) -> anyhow::Result<()> {
             "link",
             "/proc/self/fd/0",
         ];
-        twin.call(&words)?.ok()?;
+        side.call(&words)?.ok()?;
         told(&socket, || Ok(()))
     })?;
-    twins.equal()
+    both.equal()
 }
 
-fn notify(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn notify(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "notify", "READY=1", "STATUS=up"]);
     })?;
-    twins.see("what the service manager hears", |twin| {
-        let socket = UnixDatagram::bind(twin.directory().join("notify"))?;
+    both.see("what the service manager hears", |side| {
+        let socket = UnixDatagram::bind(side.directory().join("notify"))?;
         let call = |words: &[&str]| {
-            let mut command = twin.command(words);
-            command.env("NOTIFY_SOCKET", twin.directory().join("notify"));
-            twin.run(command, None)?.ok()
+            let mut command = side.command(words);
+            command.env("NOTIFY_SOCKET", side.directory().join("notify"));
+            side.run(command, None)?.ok()
         };
         call(&["create", "--pid-file", "{dir}/pid", "-b", "{bundle}", "{id}"])?;
-        let mut start = twin.command(&["start", "{id}"]);
+        let mut start = side.command(&["start", "{id}"]);
         start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut start = start.env("NOTIFY_SOCKET", twin.directory().join("notify")).spawn()?;
+        let mut start = start.env("NOTIFY_SOCKET", side.directory().join("notify")).spawn()?;
         socket.set_nonblocking(true)?;
         let mut heard = Vec::new();
         wait_until("the end of start", || {
@@ -187,5 +187,5 @@ fn notify(ground: &Ground) -> anyhow::Result<()> {
         })?;
         Ok(heard.join(" | "))
     })?;
-    twins.line("state {id}")?.stopped()?.equal()
+    both.line("state {id}")?.stopped()?.equal()
 }

@@ -3,9 +3,9 @@
 use std::fs;
 
 use super::RUNC;
-use crate::harness::{Case, Ground, Level, Need, Twins};
+use crate::harness::{Case, Differential, Fixture, Level, Need};
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "runc: update", Level::Runc, run).on(RUNC)
 }
 
@@ -23,28 +23,28 @@ pub const CASES: &[Case] = &[
 ];
 
 /// All files of the controllers, by v1's and v2's names; those that are not there say so alike.
-fn files(twins: &Twins, after: &str, files: &[(&str, &str)]) -> anyhow::Result<()> {
+fn files(both: &Differential, after: &str, files: &[(&str, &str)]) -> anyhow::Result<()> {
     for (controller, file) in files {
-        twins.see(&format!("{file} after {after}"), |twin| twin.cgroup_file(controller, file))?;
+        both.see(&format!("{file} after {after}"), |side| side.cgroup_file(controller, file))?;
     }
     Ok(())
 }
 
-fn each(ground: &Ground, flags: &[&str], looks: &[(&str, &str)]) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
-    files(&twins, "the start", looks)?;
+fn each(fixture: &Fixture, flags: &[&str], looks: &[(&str, &str)]) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
+    files(&both, "the start", looks)?;
     for flag in flags {
         let line = format!("update {flag} {{id}}");
-        twins.line(&line)?;
-        files(&twins, &line, looks)?;
+        both.line(&line)?;
+        files(&both, &line, looks)?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn memory(ground: &Ground) -> anyhow::Result<()> {
+fn memory(fixture: &Fixture) -> anyhow::Result<()> {
     each(
-        ground,
+        fixture,
         &[
             "--memory 64m",
             "--memory 134217728",
@@ -70,9 +70,9 @@ fn memory(ground: &Ground) -> anyhow::Result<()> {
     )
 }
 
-fn cpu(ground: &Ground) -> anyhow::Result<()> {
+fn cpu(fixture: &Fixture) -> anyhow::Result<()> {
     each(
-        ground,
+        fixture,
         &[
             "--cpu-share 512",
             "--cpu-share 2",
@@ -93,46 +93,45 @@ fn cpu(ground: &Ground) -> anyhow::Result<()> {
     )
 }
 
-fn cpuset(ground: &Ground) -> anyhow::Result<()> {
+fn cpuset(fixture: &Fixture) -> anyhow::Result<()> {
     each(
-        ground,
+        fixture,
         &["--cpuset-cpus 0", "--cpuset-mems 0", "--cpuset-cpus 0-0 --cpuset-mems=0"],
         &[("cpuset", "cpuset.cpus"), ("cpuset", "cpuset.mems")],
     )
 }
 
-fn pids(ground: &Ground) -> anyhow::Result<()> {
-    each(ground, &["--pids-limit 7", "--pids-limit=9", "--pids-limit -1", "--pids-limit 0"], &[("pids", "pids.max")])
+fn pids(fixture: &Fixture) -> anyhow::Result<()> {
+    each(fixture, &["--pids-limit 7", "--pids-limit=9", "--pids-limit -1", "--pids-limit 0"], &[("pids", "pids.max")])
 }
 
-fn file(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
+fn file(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
     let text = r#"{ "pids": { "limit": 12 }, "memory": {} }"#;
-    twins.each(|twin| Ok(fs::write(twin.directory().join("limits"), text)?))?;
-    twins.lines(&["update -r {dir}/limits {id}"])?;
-    files(&twins, "update -r FILE", &[("pids", "pids.max")])?;
-    twins.call_with(&["update", "--resources", "-", "{id}"], r#"{ "pids": { "limit": 13 } }"#)?;
-    files(&twins, "update --resources -", &[("pids", "pids.max")])?;
+    both.each(|side| Ok(fs::write(side.directory().join("limits"), text)?))?;
+    both.lines(&["update -r {dir}/limits {id}"])?;
+    files(&both, "update -r FILE", &[("pids", "pids.max")])?;
+    both.call_with(&["update", "--resources", "-", "{id}"], r#"{ "pids": { "limit": 13 } }"#)?;
+    files(&both, "update --resources -", &[("pids", "pids.max")])?;
     // The file counts, flags beside it do not.
-    twins.call_with(&["update", "-r", "/proc/self/fd/0", "{id}"], r#"{ "pids": { "limit": 15 } }"#)?;
-    files(&twins, "update -r /proc/self/fd/0", &[("pids", "pids.max")])?;
-    twins.call_with(&["update", "--resources=-", "{id}"], " null\n")?;
-    files(&twins, "update -r of null", &[("pids", "pids.max")])?;
-    twins.line("update -r {dir}/limits --pids-limit 14 {id}")?;
-    files(&twins, "update -r FILE --pids-limit 14", &[("pids", "pids.max")])?;
-    twins.call_with(&["update", "-r", "-", "{id}"], "{")?.call_with(&["update", "-r", "-", "{id}"], "")?;
-    twins
-        .call_with(&["update", "-r", "-", "{id}"], "[]")?
+    both.call_with(&["update", "-r", "/proc/self/fd/0", "{id}"], r#"{ "pids": { "limit": 15 } }"#)?;
+    files(&both, "update -r /proc/self/fd/0", &[("pids", "pids.max")])?;
+    both.call_with(&["update", "--resources=-", "{id}"], " null\n")?;
+    files(&both, "update -r of null", &[("pids", "pids.max")])?;
+    both.line("update -r {dir}/limits --pids-limit 14 {id}")?;
+    files(&both, "update -r FILE --pids-limit 14", &[("pids", "pids.max")])?;
+    both.call_with(&["update", "-r", "-", "{id}"], "{")?.call_with(&["update", "-r", "-", "{id}"], "")?;
+    both.call_with(&["update", "-r", "-", "{id}"], "[]")?
         .lines(&["update -r {dir}/none {id}", "update -r {dir} {id}"])?;
-    twins.call_with(&["update", "-r", "-", "{id}"], r#"{ "pids": { "limit": "many" } }"#)?;
-    files(&twins, "what was refused", &[("pids", "pids.max")])?;
-    twins.equal()
+    both.call_with(&["update", "-r", "-", "{id}"], r#"{ "pids": { "limit": "many" } }"#)?;
+    files(&both, "what was refused", &[("pids", "pids.max")])?;
+    both.equal()
 }
 
-fn refused(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
+fn refused(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
     for flags in [
         "--memory x",
         "--memory 1x",
@@ -151,17 +150,17 @@ fn refused(ground: &Ground) -> anyhow::Result<()> {
         "--blkio-weight 5",
         "--memory-reservation 99999999999999999999",
     ] {
-        twins.line(&format!("update {flags} {{id}}"))?;
+        both.line(&format!("update {flags} {{id}}"))?;
     }
-    twins.line("state {id}")?.equal()
+    both.line("state {id}")?.equal()
 }
 
-fn states(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn states(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "wait"]);
     })?;
-    twins.create()?.lines(&["update {id}", "update --pids-limit 20 {id}", "start {id}", "update {id}"])?;
-    twins.lines(&["pause {id}", "update --pids-limit 21 {id}", "state {id}", "resume {id}"])?;
-    twins.stopped()?.lines(&["update {id}", "update --pids-limit 22 {id}", "update -r - {id}"])?.equal()
+    both.create()?.lines(&["update {id}", "update --pids-limit 20 {id}", "start {id}", "update {id}"])?;
+    both.lines(&["pause {id}", "update --pids-limit 21 {id}", "state {id}", "resume {id}"])?;
+    both.stopped()?.lines(&["update {id}", "update --pids-limit 22 {id}", "update -r - {id}"])?.equal()
 }

@@ -7,9 +7,9 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::RUNC;
-use crate::harness::{Case, Done, Ground, Level, Need, Twin};
+use crate::harness::{Case, Done, Fixture, Level, Need, Side};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Runc, run).on(RUNC)
 }
 
@@ -30,37 +30,37 @@ pub const CASES: &[Case] = &[
         .on(&[Need::Program("runc"), Need::Controller("memory")]),
 ];
 
-fn states(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn states(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "wait"]);
     })?;
-    twins.create()?.lines(&["state {id}", "start {id}", "state {id}", "pause {id}", "state {id}", "resume {id}"])?;
-    twins.stopped()?.lines(&["state {id}", "delete {id}", "state {id}"])?.equal()
+    both.create()?.lines(&["state {id}", "start {id}", "state {id}", "pause {id}", "state {id}", "resume {id}"])?;
+    both.stopped()?.lines(&["state {id}", "delete {id}", "state {id}"])?.equal()
 }
 
-fn annotations(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn annotations(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.set("/annotations", json!({ "org.example.b": "two", "a": "", "c": "é<>&\"\\\n\u{2028}" }));
     })?;
-    twins.create()?;
+    both.create()?;
     for name in ["state {id}", "list -f json"] {
         let words: Vec<&str> = name.split(' ').collect();
         // Parsed, for there is more than one way to write a sign in JSON.
-        twins.done(name, |twin| {
-            let done = twin.call(&words)?;
+        both.done(name, |side| {
+            let done = side.call(&words)?;
             Ok(Done { stdout: format!("{:#}\n", serde_json::from_str::<Value>(&done.stdout)?), ..done })
         })?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn times(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?.create()?;
-    twins.see("the form of created", |twin| {
-        let state: Value = serde_json::from_str(&twin.call(&["state", "{id}"])?.ok()?.stdout)?;
+fn times(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?.create()?;
+    both.see("the form of created", |side| {
+        let state: Value = serde_json::from_str(&side.call(&["state", "{id}"])?.ok()?.stdout)?;
         let time = state["created"].as_str().context("no created")?.to_owned();
         let (before, fraction) = time.split_once('.').context("no fraction")?;
         Ok(format!(
@@ -70,79 +70,78 @@ fn times(ground: &Ground) -> anyhow::Result<()> {
             fraction.trim_start_matches(|sign: char| sign.is_ascii_digit())
         ))
     })?;
-    twins.equal()
+    both.equal()
 }
 
-fn list(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
+fn list(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
     let empty =
         ["list", "list -q", "list -f json", "list --format table", "list -f xml", "list -f JSON", "list -q -f xml"];
-    twins.lines(&empty)?;
-    twins.started()?;
-    twins.bundle(|bundle| {
+    both.lines(&empty)?;
+    both.started()?;
+    both.bundle(|bundle| {
         let path = format!("{}-2", bundle.config["linux"]["cgroupsPath"].as_str().unwrap_or_default());
         bundle.set("/linux/cgroupsPath", json!(path)).args(&["/probe", "exit", "0"]);
     })?;
-    twins
-        .lines(&[
-            "create -b {bundle} --pid-file {dir}/pid2 {id2}",
-            "list -q",
-            "list -f json",
-            "list -q -f json",
-            "list -q -f xml",
-        ])?
-        .table("list")?;
-    twins.line("delete -f {id2}")?.stopped()?.lines(&["list -q", "list -f json"])?.table("list")?.equal()
+    both.lines(&[
+        "create -b {bundle} --pid-file {dir}/pid2 {id2}",
+        "list -q",
+        "list -f json",
+        "list -q -f json",
+        "list -q -f xml",
+    ])?
+    .table("list")?;
+    both.line("delete -f {id2}")?.stopped()?.lines(&["list -q", "list -f json"])?.table("list")?.equal()
 }
 
 /// Up to the column of times, whose length varies.
-fn columns(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.see("list up to CREATED", |twin| {
-        let text = twin.call(&["list"])?.ok()?.stdout;
+fn columns(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.see("list up to CREATED", |side| {
+        let text = side.call(&["list"])?.ok()?.stdout;
         let at = text.find("CREATED").context("list has no CREATED")?;
         Ok(text.lines().map(|line| line.chars().take(at).collect::<String>() + "\n").collect())
     })?;
-    twins.equal()
+    both.equal()
 }
 
-fn strangers(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?.create()?.each(|twin| {
-        std::fs::create_dir_all(twin.ground.root().join(twin.expand("{id2}")))?;
-        Ok(std::fs::write(twin.ground.root().join("file"), "")?)
+fn strangers(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?.create()?.each(|side| {
+        std::fs::create_dir_all(side.fixture.root().join(side.expand("{id2}")))?;
+        Ok(std::fs::write(side.fixture.root().join("file"), "")?)
     })?;
-    twins.lines(&["list -q", "state {id2}", "delete {id2}", "list -f json"])?.table("list")?;
-    twins.each(|twin| Ok(std::fs::remove_file(twin.ground.root().join("file"))?))?.line("delete -f {id2}")?.equal()
+    both.lines(&["list -q", "state {id2}", "delete {id2}", "list -f json"])?.table("list")?;
+    both.each(|side| Ok(std::fs::remove_file(side.fixture.root().join("file"))?))?.line("delete -f {id2}")?.equal()
 }
 
-fn ps(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.lines(&["ps -f json {id}", "ps --format=json {id}", "ps -f xml {id}"])?;
-    twins.done("ps {id}", |twin| titles(twin, &["ps", "{id}"]))?;
-    twins.done("ps --format table {id}", |twin| titles(twin, &["ps", "--format", "table", "{id}"]))?.equal()
+fn ps(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.lines(&["ps -f json {id}", "ps --format=json {id}", "ps -f xml {id}"])?;
+    both.done("ps {id}", |side| titles(side, &["ps", "{id}"]))?;
+    both.done("ps --format table {id}", |side| titles(side, &["ps", "--format", "table", "{id}"]))?.equal()
 }
 
 /// The title line, and how many lines follow.
-fn titles(twin: &Twin, words: &[&str]) -> anyhow::Result<Done> {
-    let done = twin.call(words)?;
+fn titles(side: &Side, words: &[&str]) -> anyhow::Result<Done> {
+    let done = side.call(words)?;
     let title: Vec<&str> = done.stdout.lines().next().unwrap_or_default().split_whitespace().collect();
     Ok(Done { stdout: format!("{} {}", title.join(" "), done.stdout.lines().count()), ..done })
 }
 
-fn ps_options(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.table("ps {id} -eo pid,args")?.table("ps {id} -e -o pid,comm")?;
-    twins.lines(&["ps {id} -eo args", "ps {id} --bogus", "ps {id} -f json", "ps -f json {id} -eo pid"])?.equal()
+fn ps_options(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.table("ps {id} -eo pid,args")?.table("ps {id} -e -o pid,comm")?;
+    both.lines(&["ps {id} -eo args", "ps {id} --bogus", "ps {id} -f json", "ps -f json {id} -eo pid"])?.equal()
 }
 
-fn ps_states(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn ps_states(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "wait"]);
     })?;
-    twins.create()?.lines(&["ps -f json {id}", "start {id}", "pause {id}", "ps -f json {id}", "resume {id}"])?;
-    twins.stopped()?.lines(&["ps -f json {id}", "ps {id}"])?.equal()
+    both.create()?.lines(&["ps -f json {id}", "start {id}", "pause {id}", "ps -f json {id}", "resume {id}"])?;
+    both.stopped()?.lines(&["ps -f json {id}", "ps {id}"])?.equal()
 }
 
 /// An object without fields, or whose fields are all zero.
@@ -166,13 +165,13 @@ fn shape(value: &Value) -> Value {
     }
 }
 
-fn stats(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?;
+fn stats(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?;
     for name in ["events --stats {id}", "events {id} --stats --interval 1s"] {
         let words: Vec<&str> = name.split(' ').collect();
-        twins.done(name, |twin| {
-            let done = twin.call(&words)?;
+        both.done(name, |side| {
+            let done = side.call(&words)?;
             let event: Value =
                 serde_json::from_str(&done.stdout).with_context(|| format!("stats: {:?}", done.stdout))?;
             let top = [&event["type"], &event["id"]].map(Value::to_string).join(" ");
@@ -189,24 +188,24 @@ fn stats(ground: &Ground) -> anyhow::Result<()> {
             Ok(Done { stdout, ..done })
         })?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn events_states(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.lines(&[
+fn events_states(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.lines(&[
         "events --interval 0s {id}",
         "events --interval -1s {id}",
         "events --stats --interval 0 {id}",
     ])?;
-    twins.stopped()?.lines(&["events --stats {id}", "events {id}", "events --interval 0s {id}"])?.equal()
+    both.stopped()?.lines(&["events --stats {id}", "events {id}", "events --interval 0s {id}"])?.equal()
 }
 
 /// Two looks of the stream, and how it ends when the container does.
-fn stream(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.see("events --interval 100ms {id}", |twin| {
-        let mut command = twin.command(&["events", "--interval", "100ms", "{id}"]);
+fn stream(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.see("events --interval 100ms {id}", |side| {
+        let mut command = side.command(&["events", "--interval", "100ms", "{id}"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
         let mut seen = Vec::new();
@@ -215,14 +214,14 @@ fn stream(ground: &Ground) -> anyhow::Result<()> {
             let current = event["data"]["pids"]["current"].as_u64().unwrap_or_default();
             seen.push(format!("{} {} {current}", event["type"], event["id"]));
             if seen.len() == 2 {
-                twin.call(&["kill", "{id}", "KILL"])?.ok()?;
+                side.call(&["kill", "{id}", "KILL"])?.ok()?;
                 // It is our child; unless it is waited for, it is not gone. On v1, runc's stream ends with the cgroup.
-                twin.wait()?;
-                twin.call(&["delete", "{id}"])?.ok()?;
+                side.wait()?;
+                side.call(&["delete", "{id}"])?.ok()?;
             }
         }
         seen.truncate(2);
         Ok(format!("{} then {}", seen.join(", "), child.wait()?))
     })?;
-    twins.line("state {id}")?.equal()
+    both.line("state {id}")?.equal()
 }

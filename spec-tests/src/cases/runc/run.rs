@@ -1,9 +1,9 @@
 //! run: exit statuses, and its own flags.
 
 use super::{RUNC, facts};
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "runc: run", Level::Runc, run).on(RUNC)
 }
 
@@ -19,74 +19,73 @@ pub const CASES: &[Case] = &[
     case("run passes its standard streams on", streams),
 ];
 
-fn statuses(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
+fn statuses(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
     for code in ["0", "1", "2", "126", "127", "128", "137", "255"] {
-        twins.bundle(|bundle| {
+        both.bundle(|bundle| {
             bundle.args(&["/probe", "exit", code]);
         })?;
-        twins.line("run -b {bundle} {id}")?;
+        both.line("run -b {bundle} {id}")?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn signals(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
+fn signals(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
     for number in ["1", "9", "11", "15"] {
-        twins.bundle(|bundle| {
+        both.bundle(|bundle| {
             // The first process of a pid namespace is not ended by its own signals.
             bundle.without_namespace("pid").args(&["/probe", "raise", number]);
         })?;
-        twins.line("run -b {bundle} {id}")?;
+        both.line("run -b {bundle} {id}")?;
     }
-    twins.equal()
+    both.equal()
 }
 
-fn nothing_left(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn nothing_left(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "exit", "3"]);
     })?;
-    twins.lines(&[
+    both.lines(&[
         "run -b {bundle} {id}",
         "state {id}",
         "list",
         "run -b {bundle} --pid-file {dir}/pid {id}",
         "list -q",
     ])?;
-    twins.see("the pid file after run", |twin| Ok(twin.directory().join("pid").exists().to_string()))?.equal()
+    both.see("the pid file after run", |side| Ok(side.directory().join("pid").exists().to_string()))?.equal()
 }
 
-fn keep(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn keep(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "exit", "3"]);
     })?;
-    twins
-        .lines(&["run --keep -b {bundle} {id}", "state {id}", "run -b {bundle} {id}", "delete {id}", "state {id}"])?
+    both.lines(&["run --keep -b {bundle} {id}", "state {id}", "run -b {bundle} {id}", "delete {id}", "state {id}"])?
         .equal()
 }
 
-fn detach(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn detach(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "wait"]);
     })?;
-    twins.lines(&["run -d -b {bundle} --pid-file {dir}/pid {id}", "state {id}", "delete {id}"])?.stopped()?;
-    twins.lines(&["state {id}", "delete {id}", "run --detach=true --keep -b {bundle} --pid-file {dir}/pid {id}"])?;
-    twins.lines(&["kill {id} KILL"])?.wait()?.lines(&["state {id}", "delete {id}"])?.equal()
+    both.lines(&["run -d -b {bundle} --pid-file {dir}/pid {id}", "state {id}", "delete {id}"])?.stopped()?;
+    both.lines(&["state {id}", "delete {id}", "run --detach=true --keep -b {bundle} --pid-file {dir}/pid {id}"])?;
+    both.lines(&["kill {id} KILL"])?.wait()?.lines(&["state {id}", "delete {id}"])?.equal()
 }
 
-fn sight(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?;
-    facts(&twins, "run -b {bundle} {id}")?;
-    twins.equal()
+fn sight(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?;
+    facts(&both, "run -b {bundle} {id}")?;
+    both.equal()
 }
 
-fn flags(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn flags(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "exit", "7"]);
     })?;
     for flags in [
@@ -98,15 +97,15 @@ fn flags(ground: &Ground) -> anyhow::Result<()> {
         "--detach=false",
         "--preserve-fds 0",
     ] {
-        twins.line(&format!("run {flags} -b {{bundle}} {{id}}"))?;
+        both.line(&format!("run {flags} -b {{bundle}} {{id}}"))?;
     }
-    twins.line("run {id} --bundle {bundle}")?.equal()
+    both.line("run {id} --bundle {bundle}")?.equal()
 }
 
-fn streams(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|bundle| {
+fn streams(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|bundle| {
         bundle.args(&["/probe", "try", "read", "/proc/self/fd/0", ",", "bogus"]);
     })?;
-    twins.call_with(&["run", "-b", "{bundle}", "{id}"], "said on stdin")?.line("run -b {bundle} {id}")?.equal()
+    both.call_with(&["run", "-b", "{bundle}", "{id}"], "said on stdin")?.line("run -b {bundle} {id}")?.equal()
 }

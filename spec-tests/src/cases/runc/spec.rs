@@ -6,9 +6,9 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::RUNC;
-use crate::harness::{Case, Done, Ground, Level, Twins};
+use crate::harness::{Case, Differential, Done, Fixture, Level};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Runc, run).on(RUNC)
 }
 
@@ -24,9 +24,9 @@ pub const CASES: &[Case] = &[
     case("wrong values for flags of checkpoint and restore end as runc's", "runc: checkpoint and restore", values),
 ];
 
-fn written(twins: &Twins, name: &str, file: &str) -> anyhow::Result<()> {
-    twins.see(name, |twin| {
-        let text = fs::read_to_string(twin.directory().join(file))?;
+fn written(both: &Differential, name: &str, file: &str) -> anyhow::Result<()> {
+    both.see(name, |side| {
+        let text = fs::read_to_string(side.directory().join(file))?;
         let mut config: Value = serde_json::from_str(&text)?;
         config["ociVersion"].take();
         config["hostname"].take();
@@ -41,47 +41,47 @@ fn written(twins: &Twins, name: &str, file: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn writes(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
-    twins.line("spec")?;
-    written(&twins, "config.json of spec", "config.json")?;
-    twins.see("its mode", |twin| {
+fn writes(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
+    both.line("spec")?;
+    written(&both, "config.json of spec", "config.json")?;
+    both.see("its mode", |side| {
         use std::os::unix::fs::PermissionsExt;
-        Ok(format!("{:o}", fs::metadata(twin.directory().join("config.json"))?.permissions().mode()))
+        Ok(format!("{:o}", fs::metadata(side.directory().join("config.json"))?.permissions().mode()))
     })?;
-    twins.equal()
+    both.equal()
 }
 
-fn rootless(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
-    twins.line("spec --rootless")?;
-    written(&twins, "config.json of spec --rootless", "config.json")?;
-    twins.equal()
+fn rootless(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
+    both.line("spec --rootless")?;
+    written(&both, "config.json of spec --rootless", "config.json")?;
+    both.equal()
 }
 
-fn places(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
-    twins.each(|twin| Ok(fs::create_dir(twin.directory().join("box"))?))?;
-    twins.lines(&["spec --bundle box", "spec -b {dir}/box", "spec -b none", "spec", "spec", "spec --rootless"])?;
-    written(&twins, "config.json of spec --bundle", "box/config.json")?;
-    twins.equal()
+fn places(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
+    both.each(|side| Ok(fs::create_dir(side.directory().join("box"))?))?;
+    both.lines(&["spec --bundle box", "spec -b {dir}/box", "spec -b none", "spec", "spec", "spec --rootless"])?;
+    written(&both, "config.json of spec --bundle", "box/config.json")?;
+    both.equal()
 }
 
-fn runs(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?;
-    twins.each(|twin| Ok(fs::remove_file(twin.bundle.path().join("config.json"))?))?.line("spec -b {bundle}")?;
-    twins.each(|twin| {
-        let path = twin.bundle.path().join("config.json");
+fn runs(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?;
+    both.each(|side| Ok(fs::remove_file(side.bundle.path().join("config.json"))?))?.line("spec -b {bundle}")?;
+    both.each(|side| {
+        let path = side.bundle.path().join("config.json");
         let mut config: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
         config["process"]["terminal"] = json!(false);
         config["process"]["args"] = json!(["/probe", "facts"]);
-        config["linux"]["cgroupsPath"] = twin.bundle.config["linux"]["cgroupsPath"].clone();
+        config["linux"]["cgroupsPath"] = side.bundle.config["linux"]["cgroupsPath"].clone();
         Ok(fs::write(path, config.to_string())?)
     })?;
     // As root, some machines let nobody raise limits: the answer is the same then.
-    super::facts(&twins, "run -b {bundle} {id}")?;
-    twins.equal()
+    super::facts(&both, "run -b {bundle} {id}")?;
+    both.equal()
 }
 
 /// Paths of every property, lists and values left out.
@@ -97,10 +97,10 @@ fn properties(value: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
-fn features(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
-    twins.done("features", |twin| {
-        let done = twin.call(&["features"])?;
+fn features(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
+    both.done("features", |side| {
+        let done = side.call(&["features"])?;
         let value: Value = serde_json::from_str(&done.stdout).context("features")?;
         let mut found = Vec::new();
         properties(&value, "", &mut found);
@@ -120,32 +120,31 @@ fn features(ground: &Ground) -> anyhow::Result<()> {
         found.retain(|path| !newer.iter().any(|name| path.contains(name)));
         Ok(Done { stdout: format!("{} {}\n{}", indent.len(), done.stdout.ends_with("}\n"), found.join("\n")), ..done })
     })?;
-    twins.equal()
+    both.equal()
 }
 
-fn checkpoint(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.lines(&["checkpoint x", "checkpoint --image-path {dir}/image --leave-running x", "checkpoint a/b"])?;
-    twins.bundle(|_| ())?.create()?.line("checkpoint --image-path {dir}/image {id}")?;
-    twins.line("start {id}")?.wait()?.line("checkpoint --image-path {dir}/image {id}")?.line("state {id}")?.equal()
+fn checkpoint(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.lines(&["checkpoint x", "checkpoint --image-path {dir}/image --leave-running x", "checkpoint a/b"])?;
+    both.bundle(|_| ())?.create()?.line("checkpoint --image-path {dir}/image {id}")?;
+    both.line("start {id}")?.wait()?.line("checkpoint --image-path {dir}/image {id}")?.line("state {id}")?.equal()
 }
 
-fn restore(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.bundle(|_| ())?;
-    twins
-        .lines(&[
-            "restore x",
-            "restore -b {dir}/none x",
-            "restore --image-path {dir}/none -b {bundle} {id}",
-            "state {id}",
-        ])?
-        .equal()
+fn restore(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.bundle(|_| ())?;
+    both.lines(&[
+        "restore x",
+        "restore -b {dir}/none x",
+        "restore --image-path {dir}/none -b {bundle} {id}",
+        "state {id}",
+    ])?
+    .equal()
 }
 
-fn values(ground: &Ground) -> anyhow::Result<()> {
-    let mut twins = ground.twins()?;
-    twins.started()?.each(|twin| Ok(fs::write(twin.directory().join("file"), "")?))?;
+fn values(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut both = fixture.differential()?;
+    both.started()?.each(|side| Ok(fs::write(side.directory().join("file"), "")?))?;
     for flags in [
         "--manage-cgroups-mode bogus",
         "--page-server nowhere",
@@ -156,11 +155,11 @@ fn values(ground: &Ground) -> anyhow::Result<()> {
         "--status-fd many",
         "--leave-running=maybe",
     ] {
-        twins.line(&format!("checkpoint {flags} {{id}}"))?;
+        both.line(&format!("checkpoint {flags} {{id}}"))?;
     }
-    twins.line("state {id}")?.stopped()?.line("delete {id}")?;
+    both.line("state {id}")?.stopped()?.line("delete {id}")?;
     for flags in ["--manage-cgroups-mode bogus", "--empty-ns bogus", "--image-path {dir}/file", "--detach=maybe"] {
-        twins.line(&format!("restore {flags} -b {{bundle}} {{id}}"))?;
+        both.line(&format!("restore {flags} -b {{bundle}} {{id}}"))?;
     }
-    twins.line("state {id}")?.equal()
+    both.line("state {id}")?.equal()
 }

@@ -1,9 +1,9 @@
 //! The command line itself: global flags, help, versions, wrong flags and wrong numbers of arguments.
 
 use super::RUNC;
-use crate::harness::{Case, Ground, Level};
+use crate::harness::{Case, Fixture, Level};
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "runc: command line", Level::Runc, run).on(RUNC)
 }
 
@@ -22,17 +22,17 @@ pub const CASES: &[Case] = &[
     case("the disk's root is no place for records", root),
 ];
 
-fn version(ground: &Ground) -> anyhow::Result<()> {
-    ground.twins()?.lines(&["--version", "-v", "-version", "--version state", "--debug -v"])?.equal()
+fn version(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.differential()?.lines(&["--version", "-v", "-version", "--version state", "--debug -v"])?.equal()
 }
 
-fn help(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
-    twins.lines(&["", "--help", "-h", "help", "h", "help state", "-h state"])?;
+fn help(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
+    both.lines(&["", "--help", "-h", "help", "h", "help state", "-h state"])?;
     for verb in VERBS {
-        twins.lines(&[&format!("{verb} --help"), &format!("{verb} -h"), &format!("{verb} x y z --help")])?;
+        both.lines(&[&format!("{verb} --help"), &format!("{verb} -h"), &format!("{verb} x y z --help")])?;
     }
-    twins.equal()
+    both.equal()
 }
 
 const VERBS: &[&str] = &[
@@ -55,27 +55,27 @@ const VERBS: &[&str] = &[
     "restore",
 ];
 
-fn unknown(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
-    twins.lines(&["bogus", "help bogus", "--bogus", "-x state", "--bogus=1 list", "State"])?;
+fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
+    both.lines(&["bogus", "help bogus", "--bogus", "-x state", "--bogus=1 list", "State"])?;
     for verb in VERBS {
-        twins.lines(&[&format!("{verb} --bogus"), &format!("{verb} --bogus=1 x")])?;
+        both.lines(&[&format!("{verb} --bogus"), &format!("{verb} --bogus=1 x")])?;
     }
     // Where the arguments are the program's own, they are left alone.
-    twins.lines(&["exec x ls --bogus", "ps x --bogus"])?.equal()
+    both.lines(&["exec x ls --bogus", "ps x --bogus"])?.equal()
 }
 
-fn counts(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
+fn counts(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
     for verb in
         ["create", "run", "start", "state", "delete", "pause", "resume", "events", "update", "checkpoint", "restore"]
     {
-        twins.lines(&[verb, &format!("{verb} x y")])?;
+        both.lines(&[verb, &format!("{verb} x y")])?;
     }
-    twins.lines(&["kill", "kill x TERM y", "exec", "exec x", "ps", "list x", "spec x", "features x"])?.equal()
+    both.lines(&["kill", "kill x TERM y", "exec", "exec x", "ps", "list x", "spec x", "features x"])?.equal()
 }
 
-fn values(ground: &Ground) -> anyhow::Result<()> {
+fn values(fixture: &Fixture) -> anyhow::Result<()> {
     let lines = [
         "--log",
         "--root",
@@ -102,13 +102,13 @@ fn values(ground: &Ground) -> anyhow::Result<()> {
         "create --preserve-fds -1 x",
         "update --cpu-share x y",
     ];
-    ground.twins()?.lines(&lines)?.equal()
+    fixture.differential()?.lines(&lines)?.equal()
 }
 
-fn nobody(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
+fn nobody(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
     for id in ["..", ".", "%", "ü", "a:b"] {
-        twins.lines(&[&format!("state {id}"), &format!("delete -f {id}")])?;
+        both.lines(&[&format!("state {id}"), &format!("delete -f {id}")])?;
     }
     for id in ["x", "a/b", "a,b"] {
         for verb in [
@@ -124,14 +124,14 @@ fn nobody(ground: &Ground) -> anyhow::Result<()> {
             "update",
             "checkpoint",
         ] {
-            twins.line(&format!("{verb} {id}"))?;
+            both.line(&format!("{verb} {id}"))?;
         }
-        twins.lines(&[&format!("exec {id} ls"), &format!("kill {id} FOO"), &format!("update --memory 1x {id}")])?;
+        both.lines(&[&format!("exec {id} ls"), &format!("kill {id} FOO"), &format!("update --memory 1x {id}")])?;
     }
-    twins.call(&["state", ""])?.call(&["delete", "-f", ""])?.call(&["kill", "", "KILL"])?.equal()
+    both.call(&["state", ""])?.call(&["delete", "-f", ""])?.call(&["kill", "", "KILL"])?.equal()
 }
 
-fn dashes(ground: &Ground) -> anyhow::Result<()> {
+fn dashes(fixture: &Fixture) -> anyhow::Result<()> {
     let lines = [
         "-root={dir}/a list -q",
         "-debug=false list -q",
@@ -154,35 +154,32 @@ fn dashes(ground: &Ground) -> anyhow::Result<()> {
         "kill x -- KILL",
         "-- list",
     ];
-    let twins = ground.twins()?;
+    let both = fixture.differential()?;
     // runc 1.1 makes the root that list is given, and 1.5 says that it is not there.
-    twins.each(|twin| Ok(std::fs::create_dir(twin.directory().join("a"))?))?;
-    twins.lines(&lines)?.equal()
+    both.each(|side| Ok(std::fs::create_dir(side.directory().join("a"))?))?;
+    both.lines(&lines)?.equal()
 }
 
-fn log(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
+fn log(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
     for (name, flags) in
         [("text", ""), ("text", "--log-format text"), ("json", "--log-format json"), ("json", "--log-format=json")]
     {
-        twins.each(|twin| Ok(std::fs::remove_file(twin.directory().join("log")).or_else(absent)?))?;
-        twins.lines(&[
-            &format!("--log {{dir}}/log {flags} state x"),
-            &format!("--log {{dir}}/log {flags} kill x FOO"),
-        ])?;
-        twins.see(&format!("the log as {name} {flags}"), |twin| {
-            Ok(std::fs::read_to_string(twin.directory().join("log"))?)
+        both.each(|side| Ok(std::fs::remove_file(side.directory().join("log")).or_else(absent)?))?;
+        both.lines(&[&format!("--log {{dir}}/log {flags} state x"), &format!("--log {{dir}}/log {flags} kill x FOO")])?;
+        both.see(&format!("the log as {name} {flags}"), |side| {
+            Ok(std::fs::read_to_string(side.directory().join("log"))?)
         })?;
     }
     // Without a file the format holds for stderr.
-    twins.lines(&["--log-format json state x", "--log-format json exec x ls", "--log /dev/stderr state x"])?.equal()
+    both.lines(&["--log-format json state x", "--log-format json exec x ls", "--log /dev/stderr state x"])?.equal()
 }
 
 fn absent(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-fn bad_log(ground: &Ground) -> anyhow::Result<()> {
+fn bad_log(fixture: &Fixture) -> anyhow::Result<()> {
     let lines = [
         "--log {dir}/no/such/log list",
         "--log {dir} list",
@@ -190,15 +187,15 @@ fn bad_log(ground: &Ground) -> anyhow::Result<()> {
         "--log-format= list -q",
         "--log-format xml --log {dir}/log list",
     ];
-    ground.twins()?.lines(&lines)?.equal()
+    fixture.differential()?.lines(&lines)?.equal()
 }
 
-fn debug(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
-    twins.lines(&["--log {dir}/log list -q", "--debug --log {dir}/debug --log-format json state x"])?;
-    twins.see("a quiet log", |twin| Ok(std::fs::read_to_string(twin.directory().join("log"))?))?;
-    twins.see("the last error of a debug log", |twin| {
-        let text = std::fs::read_to_string(twin.directory().join("debug"))?;
+fn debug(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
+    both.lines(&["--log {dir}/log list -q", "--debug --log {dir}/debug --log-format json state x"])?;
+    both.see("a quiet log", |side| Ok(std::fs::read_to_string(side.directory().join("log"))?))?;
+    both.see("the last error of a debug log", |side| {
+        let text = std::fs::read_to_string(side.directory().join("debug"))?;
         let errors = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         Ok(errors
             .filter(|line| line["level"] == "error")
@@ -206,15 +203,15 @@ fn debug(ground: &Ground) -> anyhow::Result<()> {
             .next_back()
             .unwrap_or_default())
     })?;
-    twins.equal()
+    both.equal()
 }
 
-fn root(ground: &Ground) -> anyhow::Result<()> {
-    let twins = ground.twins()?;
-    twins.each(|twin| {
-        std::fs::create_dir_all(twin.directory().join("new/below"))?;
-        Ok(std::fs::create_dir(twin.directory().join("relative"))?)
+fn root(fixture: &Fixture) -> anyhow::Result<()> {
+    let both = fixture.differential()?;
+    both.each(|side| {
+        std::fs::create_dir_all(side.directory().join("new/below"))?;
+        Ok(std::fs::create_dir(side.directory().join("relative"))?)
     })?;
-    twins.lines(&["--root / state x", "--root // state x", "--root /.. state x", "--root {dir}/new/below list -q"])?;
-    twins.lines(&["--root relative list -q", "--root= list -q", "--root {dir}/new list -f json"])?.equal()
+    both.lines(&["--root / state x", "--root // state x", "--root /.. state x", "--root {dir}/new/below list -q"])?;
+    both.lines(&["--root relative list -q", "--root= list -q", "--root {dir}/new list -f json"])?.equal()
 }

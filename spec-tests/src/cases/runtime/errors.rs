@@ -3,55 +3,55 @@
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::harness::{Bundle, Case, Ground, Level};
+use crate::harness::{Bundle, Case, Fixture, Level};
 
 const SECTION: &str = "runtime.md#errors";
 
 /// Failures of create, from its first step to its last.
 pub const CASES: &[Case] = &[
-    Case::new("a create that fails by its configuration leaves nothing", SECTION, Level::Must, |ground| {
-        leaves_nothing(ground, |bundle| {
+    Case::new("a create that fails by its configuration leaves nothing", SECTION, Level::Must, |fixture| {
+        leaves_nothing(fixture, |bundle| {
             bundle.set("/process/rlimits", json!([{ "type": "RLIMIT_X", "soft": 1, "hard": 1 }]))
         })
     }),
-    Case::new("a create that fails by a mount leaves nothing", SECTION, Level::Must, |ground| {
-        leaves_nothing(ground, |bundle| bundle.mount("/tmp", "tmpfs", "tmpfs", &["nosuchoption"]))
+    Case::new("a create that fails by a mount leaves nothing", SECTION, Level::Must, |fixture| {
+        leaves_nothing(fixture, |bundle| bundle.mount("/tmp", "tmpfs", "tmpfs", &["nosuchoption"]))
     }),
-    Case::new("a create that fails by a namespace to join leaves nothing", SECTION, Level::Must, |ground| {
-        leaves_nothing(ground, |bundle| bundle.namespace("network", Some("/nowhere/at/all")))
+    Case::new("a create that fails by a namespace to join leaves nothing", SECTION, Level::Must, |fixture| {
+        leaves_nothing(fixture, |bundle| bundle.namespace("network", Some("/nowhere/at/all")))
     }),
-    Case::new("a create that fails by a hook leaves nothing", SECTION, Level::Must, |ground| {
-        leaves_nothing(ground, |bundle| bundle.hook("createRuntime", "failing", &["exit", "1"]))
+    Case::new("a create that fails by a hook leaves nothing", SECTION, Level::Must, |fixture| {
+        leaves_nothing(fixture, |bundle| bundle.hook("createRuntime", "failing", &["exit", "1"]))
     }),
-    Case::new("a create that fails by a hook in the container leaves nothing", SECTION, Level::Must, |ground| {
-        leaves_nothing(ground, |bundle| bundle.hook("createContainer", "failing", &["exit", "1"]))
+    Case::new("a create that fails by a hook in the container leaves nothing", SECTION, Level::Must, |fixture| {
+        leaves_nothing(fixture, |bundle| bundle.hook("createContainer", "failing", &["exit", "1"]))
     }),
-    Case::new("a create that fails by a sysctl leaves nothing", SECTION, Level::Must, |ground| {
-        leaves_nothing(ground, |bundle| bundle.set("/linux/sysctl", json!({ "net.no.such.thing": "1" })))
+    Case::new("a create that fails by a sysctl leaves nothing", SECTION, Level::Must, |fixture| {
+        leaves_nothing(fixture, |bundle| bundle.set("/linux/sysctl", json!({ "net.no.such.thing": "1" })))
     }),
     Case::new("an id whose create has failed can be used again", SECTION, Level::Must, again),
     Case::new("a create that fails leaves the root file system as it was", SECTION, Level::Must, root_untouched),
 ];
 
-fn leaves_nothing(ground: &Ground, change: fn(&mut Bundle) -> &mut Bundle) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn leaves_nothing(fixture: &Fixture, change: fn(&mut Bundle) -> &mut Bundle) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "wait"]);
     change(&mut bundle);
-    ground.refused(&bundle).map(drop)
+    fixture.refused(&bundle).map(drop)
 }
 
-fn again(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn again(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "exit", "0"]).mount("/tmp", "tmpfs", "tmpfs", &["nosuchoption"]).write()?;
-    let id = ground.id();
+    let id = fixture.id();
     let path = bundle.path().to_string_lossy().into_owned();
-    ground.call(&["create", "--bundle", &path, &id])?.refused()?;
+    fixture.call(&["create", "--bundle", &path, &id])?.refused()?;
     bundle.set("/mounts/5/options", json!([])).write()?;
-    ground.call(&["run", "--bundle", &path, &id])?.ok().context("the second time").map(drop)
+    fixture.call(&["run", "--bundle", &path, &id])?.ok().context("the second time").map(drop)
 }
 
-fn root_untouched(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn root_untouched(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook("createRuntime", "failing", &["exit", "1"]);
     let list = |bundle: &Bundle, inside: &str| -> anyhow::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -63,7 +63,7 @@ fn root_untouched(ground: &Ground) -> anyhow::Result<()> {
         Ok(names)
     };
     let before = (list(&bundle, "/")?, list(&bundle, "/dev")?);
-    ground.refused(&bundle)?;
+    fixture.refused(&bundle)?;
     let after = (list(&bundle, "/")?, list(&bundle, "/dev")?);
     ensure!(before == after, "the root file system: expected {before:?} as before, found {after:?}");
     Ok(())

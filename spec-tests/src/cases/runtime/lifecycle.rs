@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::ensure;
 use serde_json::json;
 
-use crate::harness::{Case, Ground, KINDS, Level};
+use crate::harness::{Case, Fixture, KINDS, Level};
 
 const SECTION: &str = "runtime.md#lifecycle";
 
@@ -30,23 +30,23 @@ pub const CASES: &[Case] = &[
     Case::new("delete undoes what create has made", SECTION, Level::Must, undone),
 ];
 
-fn scope(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn scope(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.state()?;
     container.start()?;
     container.kill("KILL")?;
     container.wait()?;
     container.wait_status("stopped")?;
     container.delete()?;
-    ground.call(&["state", container.id()])?.refused().map(drop)
+    fixture.call(&["state", container.id()])?.refused().map(drop)
 }
 
-fn environment(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn environment(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.mount("/tmp", "tmpfs", "spec", &[]).args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     for name in ["pid", "net", "ipc", "uts", "mnt"] {
         let (own, found) = (format!("/proc/self/ns/{name}"), container.proc(&format!("ns/{name}")));
         ensure!(
@@ -61,10 +61,10 @@ fn environment(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cgroup(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn cgroup(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let directory = container.cgroup("memory")?;
     let members = fs::read_to_string(directory.join("cgroup.procs"))?;
     let pid = container.pid().to_string();
@@ -77,10 +77,10 @@ fn cgroup(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn not_run(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn not_run(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "record", "/log"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let found = container.status()?;
     ensure!(found == "created", "the status: expected created, found {found}");
     let called = bundle.called()?;
@@ -92,10 +92,10 @@ fn not_run(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn changed(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn changed(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/annotations", json!({ "org.example.key": "first" })).set("/process/env", json!(["WHICH=first"]));
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     bundle.set("/annotations", json!({ "org.example.key": "second" })).set("/process/env", json!(["WHICH=second"]));
     bundle.set("/process/cwd", json!("/tmp")).args(&["/probe", "exit", "9"]).write()?;
     container.start()?;
@@ -108,9 +108,9 @@ fn changed(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn gone(ground: &Ground) -> anyhow::Result<()> {
-    let bundle = ground.bundle()?;
-    let container = ground.create(&bundle)?;
+fn gone(fixture: &Fixture) -> anyhow::Result<()> {
+    let bundle = fixture.bundle()?;
+    let container = fixture.create(&bundle)?;
     fs::remove_file(bundle.path().join("config.json"))?;
     container.state()?;
     container.start()?;
@@ -119,11 +119,11 @@ fn gone(ground: &Ground) -> anyhow::Result<()> {
     container.delete()
 }
 
-fn added_hooks(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn added_hooks(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "exit", "0"]);
     bundle.hook("startContainer", "first", &[]).hook("poststart", "first", &[]).hook("poststop", "first", &[]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     bundle.remove("/hooks");
     for kind in ["startContainer", "poststart", "poststop"] {
         bundle.hook(kind, "second", &[]);
@@ -138,11 +138,11 @@ fn added_hooks(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn hooks(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn hooks(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     // The program ends once poststart was called, whenever that is.
     bundle.hook_of_every_kind().args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let found = bundle.called()?;
     ensure!(found == KINDS[..3], "after create: expected {:?}, found {found:?}", &KINDS[..3]);
     container.start()?;
@@ -157,29 +157,29 @@ fn hooks(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn run(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "exit", "42"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     let code = container.wait()?;
     ensure!(code == 42, "the program's exit code: expected 42, found {code}");
     Ok(())
 }
 
-fn others_between(ground: &Ground) -> anyhow::Result<()> {
-    let first = ground.create(&ground.bundle()?)?;
-    ground.facts(&ground.bundle()?)?;
+fn others_between(fixture: &Fixture) -> anyhow::Result<()> {
+    let first = fixture.create(&fixture.bundle()?)?;
+    fixture.facts(&fixture.bundle()?)?;
     let found = first.status()?;
     ensure!(found == "created", "the status after another container's life: expected created, found {found}");
     first.start()?;
     first.facts().map(drop)
 }
 
-fn undone(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn undone(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "exit", "0"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let cgroup = container.cgroup("memory")?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     container.start()?;
@@ -187,7 +187,7 @@ fn undone(ground: &Ground) -> anyhow::Result<()> {
     container.wait_status("stopped")?;
     container.delete()?;
     ensure!(!cgroup.exists(), "the cgroup: expected none, found {}", cgroup.display());
-    ensure!(!ground.root().join(container.id()).exists(), "the runtime's record: expected none, found one");
+    ensure!(!fixture.root().join(container.id()).exists(), "the runtime's record: expected none, found one");
     let path = bundle.path().to_string_lossy();
     let left: Vec<_> = mounts.lines().filter(|line| line.contains(&*path)).collect();
     ensure!(left.is_empty(), "mounts of the caller below the bundle: expected none, found {left:?}");

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 
-use crate::harness::{Bundle, Case, Container, Ground, Level};
+use crate::harness::{Bundle, Case, Container, Fixture, Level};
 
 const CREATE: &str = "runtime.md#create";
 const START: &str = "runtime.md#start";
@@ -18,31 +18,31 @@ pub const CASES: &[Case] = &[
         Level::Must,
         used_id,
     ),
-    Case::new("create with an id that is no name is an error", CREATE, Level::Must, |ground| {
-        bad_id(ground, &["", ".", "..", "a/b"])
+    Case::new("create with an id that is no name is an error", CREATE, Level::Must, |fixture| {
+        bad_id(fixture, &["", ".", "..", "a/b"])
     }),
-    Case::new("an id does not lead out of the runtime's root", CREATE, Level::Security, |ground| {
-        bad_id(ground, &["../escape", "/absolute"])
+    Case::new("an id does not lead out of the runtime's root", CREATE, Level::Security, |fixture| {
+        bad_id(fixture, &["../escape", "/absolute"])
     }),
-    Case::new("an id is made of letters, digits, and _ + - . alone", "runc: create", Level::Runc, |ground| {
-        bad_id(ground, &["a b", "ümlaut", "a\nb"])
+    Case::new("an id is made of letters, digits, and _ + - . alone", "runc: create", Level::Runc, |fixture| {
+        bad_id(fixture, &["a b", "ümlaut", "a\nb"])
     }),
     Case::new("create makes a new container", CREATE, Level::Must, creates),
     Case::new("create that cannot apply a property is an error", CREATE, Level::Must, inapplicable),
-    Case::new("start without an id is an error", START, Level::Must, |ground| {
-        ground.call(&["start"])?.refused().map(drop)
+    Case::new("start without an id is an error", START, Level::Must, |fixture| {
+        fixture.call(&["start"])?.refused().map(drop)
     }),
-    Case::new("start of a container that is not there is an error", START, Level::Must, |ground| {
-        ground.call(&["start", "of-nobody"])?.refused().map(drop)
+    Case::new("start of a container that is not there is an error", START, Level::Must, |fixture| {
+        fixture.call(&["start", "of-nobody"])?.refused().map(drop)
     }),
     Case::new("start of a running container is an error, and it runs on", START, Level::Must, start_running),
     Case::new("start of a stopped container is an error, and it stays stopped", START, Level::Must, start_stopped),
     Case::new("a container without a process is not started", START, Level::Must, without_process),
-    Case::new("delete without an id is an error", DELETE, Level::Must, |ground| {
-        ground.call(&["delete"])?.refused().map(drop)
+    Case::new("delete without an id is an error", DELETE, Level::Must, |fixture| {
+        fixture.call(&["delete"])?.refused().map(drop)
     }),
-    Case::new("delete of a container that is not there is an error", DELETE, Level::Must, |ground| {
-        ground.call(&["delete", "of-nobody"])?.refused().map(drop)
+    Case::new("delete of a container that is not there is an error", DELETE, Level::Must, |fixture| {
+        fixture.call(&["delete", "of-nobody"])?.refused().map(drop)
     }),
     Case::new("delete of a running container is an error, and it runs on", DELETE, Level::Must, delete_running),
     Case::new("delete takes a container off the record", DELETE, Level::Must, deletes),
@@ -50,48 +50,48 @@ pub const CASES: &[Case] = &[
     Case::new("an id can be used again after delete", DELETE, Level::Must, id_again),
 ];
 
-fn create_without_id(ground: &Ground) -> anyhow::Result<()> {
-    let bundle = ground.bundle()?;
+fn create_without_id(fixture: &Fixture) -> anyhow::Result<()> {
+    let bundle = fixture.bundle()?;
     bundle.write()?;
-    ground.call(&["create", "--bundle", &bundle.path().to_string_lossy()])?.refused().map(drop)
+    fixture.call(&["create", "--bundle", &bundle.path().to_string_lossy()])?.refused().map(drop)
 }
 
 /// The current directory, which the command line falls back to, is no bundle.
-fn create_without_bundle(ground: &Ground) -> anyhow::Result<()> {
-    let id = ground.id();
-    ground.call(&["create", &id])?.refused()?;
-    ground.call(&["create", "--bundle", "/nowhere/at/all", &id])?.refused()?;
-    ground.call(&["state", &id])?.refused().context("state").map(drop)
+fn create_without_bundle(fixture: &Fixture) -> anyhow::Result<()> {
+    let id = fixture.id();
+    fixture.call(&["create", &id])?.refused()?;
+    fixture.call(&["create", "--bundle", "/nowhere/at/all", &id])?.refused()?;
+    fixture.call(&["state", &id])?.refused().context("state").map(drop)
 }
 
-fn waiting(ground: &Ground) -> anyhow::Result<(Bundle, Container<'_>)> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.start(&mut bundle)?;
+fn waiting(fixture: &Fixture) -> anyhow::Result<(Bundle, Container<'_>)> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.start(&mut bundle)?;
     Ok((bundle, container))
 }
 
-fn used_id(ground: &Ground) -> anyhow::Result<()> {
-    let (_, container) = waiting(ground)?;
+fn used_id(fixture: &Fixture) -> anyhow::Result<()> {
+    let (_, container) = waiting(fixture)?;
     let before = container.state()?;
-    let other = ground.bundle()?;
+    let other = fixture.bundle()?;
     other.write()?;
-    ground.call(&["create", "--bundle", &other.path().to_string_lossy(), container.id()])?.refused()?;
+    fixture.call(&["create", "--bundle", &other.path().to_string_lossy(), container.id()])?.refused()?;
     let after = container.state()?;
     ensure!(before == after, "the state of the first: expected {before}, found {after}");
     container.exec(&["/probe", "exit", "0"])?.ok().context("a program in the first").map(drop)
 }
 
-fn bad_id(ground: &Ground, ids: &[&str]) -> anyhow::Result<()> {
-    let bundle = ground.bundle()?;
+fn bad_id(fixture: &Fixture, ids: &[&str]) -> anyhow::Result<()> {
+    let bundle = fixture.bundle()?;
     bundle.write()?;
     for id in ids {
-        let done = ground.call(&["create", "--bundle", &bundle.path().to_string_lossy(), id])?;
+        let done = fixture.call(&["create", "--bundle", &bundle.path().to_string_lossy(), id])?;
         if done.code == 0 {
-            ground.call(&["delete", "--force", id])?;
+            fixture.call(&["delete", "--force", id])?;
         }
         done.refused().with_context(|| format!("the id {id:?}"))?;
     }
-    let outside = ground.root().parent().map(|parent| parent.join("escape"));
+    let outside = fixture.root().parent().map(|parent| parent.join("escape"));
     ensure!(
         !outside.is_some_and(|path| path.exists()),
         "the id ../escape: found a directory beside the runtime's root"
@@ -99,21 +99,21 @@ fn bad_id(ground: &Ground, ids: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn creates(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn creates(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "wait"]);
-    let (first, second) = (ground.create(&bundle)?, ground.create(&ground.bundle()?)?);
+    let (first, second) = (fixture.create(&bundle)?, fixture.create(&fixture.bundle()?)?);
     ensure!(first.pid() != second.pid(), "two containers: expected two processes, found {}", first.pid());
     Ok(())
 }
 
-fn inapplicable(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    ground.refused(bundle.set("/linux/sysctl", serde_json::json!({ "net.no.such.thing": "1" }))).map(drop)
+fn inapplicable(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    fixture.refused(bundle.set("/linux/sysctl", serde_json::json!({ "net.no.such.thing": "1" }))).map(drop)
 }
 
-fn start_running(ground: &Ground) -> anyhow::Result<()> {
-    let (_, container) = waiting(ground)?;
+fn start_running(fixture: &Fixture) -> anyhow::Result<()> {
+    let (_, container) = waiting(fixture)?;
     let before = container.state()?;
     container.call("start", &[])?.refused()?;
     let after = container.state()?;
@@ -121,18 +121,18 @@ fn start_running(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn stopped<'a>(ground: &'a Ground, bundle: &mut Bundle) -> anyhow::Result<Container<'a>> {
+fn stopped<'a>(fixture: &'a Fixture, bundle: &mut Bundle) -> anyhow::Result<Container<'a>> {
     bundle.args(&["/probe", "record", "/log"]);
-    let container = ground.create(bundle)?;
+    let container = fixture.create(bundle)?;
     container.start()?;
     container.wait()?;
     container.wait_status("stopped")?;
     Ok(container)
 }
 
-fn start_stopped(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = stopped(ground, &mut bundle)?;
+fn start_stopped(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = stopped(fixture, &mut bundle)?;
     container.call("start", &[])?.refused()?;
     let status = container.status()?;
     ensure!(status == "stopped", "the status: expected stopped still, found {status}");
@@ -141,18 +141,18 @@ fn start_stopped(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn without_process(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn without_process(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.remove("/process").write()?;
-    let id = ground.id();
-    let created = ground.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
+    let id = fixture.id();
+    let created = fixture.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
     // The specification lets create make such a container; nobody can start it.
-    let started = (created.code == 0).then(|| ground.call(&["start", &id])).transpose()?;
+    let started = (created.code == 0).then(|| fixture.call(&["start", &id])).transpose()?;
     started.map_or(Ok(()), |done| done.refused().map(drop))
 }
 
-fn delete_running(ground: &Ground) -> anyhow::Result<()> {
-    let (_, container) = waiting(ground)?;
+fn delete_running(fixture: &Fixture) -> anyhow::Result<()> {
+    let (_, container) = waiting(fixture)?;
     let before = container.state()?;
     container.call("delete", &[])?.refused()?;
     let after = container.state()?;
@@ -160,24 +160,24 @@ fn delete_running(ground: &Ground) -> anyhow::Result<()> {
     container.exec(&["/probe", "exit", "0"])?.ok().context("a program in it").map(drop)
 }
 
-fn deletes(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = stopped(ground, &mut bundle)?;
+fn deletes(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = stopped(fixture, &mut bundle)?;
     container.delete()?;
     container.call("state", &[])?.refused()?;
     container.call("delete", &[])?.refused().context("a second delete").map(drop)
 }
 
-fn leaves(ground: &Ground) -> anyhow::Result<()> {
-    let (_, first) = waiting(ground)?;
-    let mut bundle = ground.bundle()?;
+fn leaves(fixture: &Fixture) -> anyhow::Result<()> {
+    let (_, first) = waiting(fixture)?;
+    let mut bundle = fixture.bundle()?;
     let shared = bundle.path().join("shared");
     std::fs::create_dir(&shared)?;
     for (kind, file) in [("network", "net"), ("ipc", "ipc"), ("uts", "uts")] {
         bundle.namespace(kind, Some(&first.proc(&format!("ns/{file}"))));
     }
     bundle.remove("/hostname").mount("/tmp", "bind", &shared.to_string_lossy(), &["bind"]);
-    let second = stopped(ground, &mut bundle)?;
+    let second = stopped(fixture, &mut bundle)?;
     std::fs::write(shared.join("mark"), "")?;
     second.delete()?;
     let status = first.status()?;
@@ -190,10 +190,10 @@ fn leaves(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn id_again(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = stopped(ground, &mut bundle)?;
+fn id_again(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = stopped(fixture, &mut bundle)?;
     container.delete()?;
     let path = bundle.path().to_string_lossy().into_owned();
-    ground.call(&["run", "--bundle", &path, container.id()])?.ok().map(drop)
+    fixture.call(&["run", "--bundle", &path, container.id()])?.ok().map(drop)
 }

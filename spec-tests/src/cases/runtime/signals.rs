@@ -2,17 +2,17 @@
 
 use anyhow::ensure;
 
-use crate::harness::{Case, Container, Ground, Level, wait_until};
+use crate::harness::{Case, Container, Fixture, Level, wait_until};
 
 const SECTION: &str = "runtime.md#kill";
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("kill without an id is an error", SECTION, Level::Must, |ground| {
-        ground.call(&["kill"])?.refused().map(drop)
+    Case::new("kill without an id is an error", SECTION, Level::Must, |fixture| {
+        fixture.call(&["kill"])?.refused().map(drop)
     }),
-    Case::new("kill of a container that is not there is an error", SECTION, Level::Must, |ground| {
-        ground.call(&["kill", "of-nobody", "KILL"])?.refused().map(drop)
+    Case::new("kill of a container that is not there is an error", SECTION, Level::Must, |fixture| {
+        fixture.call(&["kill", "of-nobody", "KILL"])?.refused().map(drop)
     }),
     Case::new("kill of a stopped container is an error, and it stays stopped", SECTION, Level::Must, stopped),
     Case::new("kill of a created container sends the signal", SECTION, Level::Must, created),
@@ -24,10 +24,10 @@ pub const CASES: &[Case] = &[
     Case::new("kill sends TERM unless told otherwise", "runc: kill", Level::Runc, default),
 ];
 
-fn stopped(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn stopped(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "exit", "0"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     container.wait()?;
     container.wait_status("stopped")?;
@@ -37,10 +37,10 @@ fn stopped(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn created(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn created(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.kill("KILL")?;
     let code = container.wait()?;
     ensure!(code == 128 + 9, "the end of the container's process: expected signal 9, found {code}");
@@ -49,25 +49,25 @@ fn created(ground: &Ground) -> anyhow::Result<()> {
 
 /// A created container, with a pid namespace of its own and without.
 fn with_and_without_pids(
-    ground: &Ground,
+    fixture: &Fixture,
     check: impl Fn(&Container<'_>, bool) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     for own_pids in [true, false] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         if !own_pids {
             bundle.without_namespace("pid");
         }
         bundle.args(&["/probe", "wait"]);
-        let container = ground.create(&bundle)?;
+        let container = fixture.create(&bundle)?;
         check(&container, own_pids)?;
         container.call_with_flags("delete", &["--force"])?.ok()?;
     }
     Ok(())
 }
 
-fn ended(ground: &Ground) -> anyhow::Result<()> {
+fn ended(fixture: &Fixture) -> anyhow::Result<()> {
     for (name, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
-        with_and_without_pids(ground, |container, own_pids| {
+        with_and_without_pids(fixture, |container, own_pids| {
             container.kill(name)?;
             let code = container.wait()?;
             // The kernel drops a signal of default action for the first process of a pid namespace, where Go's
@@ -80,8 +80,8 @@ fn ended(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn left(ground: &Ground) -> anyhow::Result<()> {
-    with_and_without_pids(ground, |container, _| {
+fn left(fixture: &Fixture) -> anyhow::Result<()> {
+    with_and_without_pids(fixture, |container, _| {
         for name in ["USR1", "USR2", "WINCH"] {
             container.kill(name)?;
         }
@@ -93,10 +93,10 @@ fn left(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// Sends these signals by `kill`, one after the other, to a program that says what it receives; the last one ends it.
-fn received(ground: &Ground, signals: &[&[&str]], names: &[&str]) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn received(fixture: &Fixture, signals: &[&[&str]], names: &[&str]) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "signals", names[names.len() - 1]]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     wait_until("the program to be ready", || Ok(container.stdout()?.contains("ready").then_some(())))?;
     for (words, name) in signals.iter().zip(names) {
@@ -112,20 +112,20 @@ fn received(ground: &Ground, signals: &[&[&str]], names: &[&str]) -> anyhow::Res
     Ok(())
 }
 
-fn given(ground: &Ground) -> anyhow::Result<()> {
+fn given(fixture: &Fixture) -> anyhow::Result<()> {
     let words: [&[&str]; 6] = [&["USR1"], &["SIGUSR2"], &["1"], &["INT"], &["WINCH"], &["TERM"]];
-    received(ground, &words, &["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT", "SIGWINCH", "SIGTERM"])
+    received(fixture, &words, &["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT", "SIGWINCH", "SIGTERM"])
 }
 
-fn default(ground: &Ground) -> anyhow::Result<()> {
-    received(ground, &[&[]], &["SIGTERM"])
+fn default(fixture: &Fixture) -> anyhow::Result<()> {
+    received(fixture, &[&[]], &["SIGTERM"])
 }
 
-fn alone(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn alone(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     // The other process ends at any signal; the first one, being 1 of its pid namespace, at KILL alone.
-    let container = ground.start(&mut bundle)?;
-    let pid_file = ground.directory().join("exec.pid");
+    let container = fixture.start(&mut bundle)?;
+    let pid_file = fixture.directory().join("exec.pid");
     container.exec_with(&["--detach", "--pid-file", &pid_file.to_string_lossy()], &["/probe", "wait"])?.ok()?;
     let pid: i32 = std::fs::read_to_string(&pid_file)?.trim().parse()?;
     container.kill("USR1")?;
@@ -140,9 +140,9 @@ fn alone(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn unknown(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.start(&mut bundle)?;
+fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.start(&mut bundle)?;
     for signal in ["NOSUCH", "SIGNOSUCH", "1000", "-9x"] {
         container.call("kill", &[signal])?.refused()?;
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Case, Container, Ground, Level, wait_until};
+use crate::harness::{Bundle, Case, Container, Fixture, Level, wait_until};
 
 const SECTION: &str = "runtime.md#state";
 const QUERY: &str = "runtime.md#query-state";
@@ -15,14 +15,14 @@ pub const CASES: &[Case] = &[
     Case::new("the state has every required property, each of its type", SECTION, Level::Must, schema),
     Case::new("the state's ociVersion is a release of the specification", SECTION, Level::Must, version),
     Case::new("the state's id is the one that create was given", SECTION, Level::Must, id),
-    Case::new("the status is created once create has returned", SECTION, Level::Must, |ground| {
-        status(ground, "created")
+    Case::new("the status is created once create has returned", SECTION, Level::Must, |fixture| {
+        status(fixture, "created")
     }),
-    Case::new("the status is running once start has returned", SECTION, Level::Must, |ground| {
-        status(ground, "running")
+    Case::new("the status is running once start has returned", SECTION, Level::Must, |fixture| {
+        status(fixture, "running")
     }),
-    Case::new("the status is stopped once the program has exited", SECTION, Level::Must, |ground| {
-        status(ground, "stopped")
+    Case::new("the status is stopped once the program has exited", SECTION, Level::Must, |fixture| {
+        status(fixture, "stopped")
     }),
     Case::new("the status is stopped when a created container was killed", SECTION, Level::Must, killed_before_start),
     Case::new("the status is derived from the process, whoever ended it", SECTION, Level::Must, ended_by_others),
@@ -31,18 +31,18 @@ pub const CASES: &[Case] = &[
     Case::new("the state's annotations are the configuration's", SECTION, Level::Must, annotations),
     Case::new("the state's annotations without any are absent or empty", SECTION, Level::Must, no_annotations),
     Case::new("the states of two containers are their own", SECTION, Level::Must, two),
-    Case::new("state without an id is an error", QUERY, Level::Must, |ground| {
-        ground.call(&["state"])?.refused().map(drop)
+    Case::new("state without an id is an error", QUERY, Level::Must, |fixture| {
+        fixture.call(&["state"])?.refused().map(drop)
     }),
-    Case::new("state of a container that is not there is an error", QUERY, Level::Must, |ground| {
-        ground.call(&["state", "of-nobody"])?.refused().map(drop)
+    Case::new("state of a container that is not there is an error", QUERY, Level::Must, |fixture| {
+        fixture.call(&["state", "of-nobody"])?.refused().map(drop)
     }),
 ];
 
 /// Takes a new container as far as this status.
-fn until<'a>(ground: &'a Ground, bundle: &mut Bundle, status: &str) -> anyhow::Result<Container<'a>> {
+fn until<'a>(fixture: &'a Fixture, bundle: &mut Bundle, status: &str) -> anyhow::Result<Container<'a>> {
     bundle.args(&["/probe", "wait"]);
-    let container = ground.create(bundle)?;
+    let container = fixture.create(bundle)?;
     if status != "created" {
         container.start()?;
     }
@@ -55,11 +55,11 @@ fn until<'a>(ground: &'a Ground, bundle: &mut Bundle, status: &str) -> anyhow::R
 }
 
 /// By schema/state-schema.json.
-fn schema(ground: &Ground) -> anyhow::Result<()> {
+fn schema(fixture: &Fixture) -> anyhow::Result<()> {
     for status in ["created", "running", "stopped"] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         bundle.set("/annotations", json!({ "org.example.key": "value" }));
-        let state = until(ground, &mut bundle, status)?.state()?;
+        let state = until(fixture, &mut bundle, status)?.state()?;
         for name in ["ociVersion", "id", "status", "bundle"] {
             ensure!(state[name].is_string(), "{name} when {status}: expected a string, found {state}");
         }
@@ -75,36 +75,36 @@ fn schema(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn version(ground: &Ground) -> anyhow::Result<()> {
-    let state = until(ground, &mut ground.bundle()?, "created")?.state()?;
+fn version(fixture: &Fixture) -> anyhow::Result<()> {
+    let state = until(fixture, &mut fixture.bundle()?, "created")?.state()?;
     let text = state["ociVersion"].as_str().context("no ociVersion")?;
     let numbers: Vec<_> = text.split(['-', '+']).next().unwrap_or("").split('.').map(str::parse::<u32>).collect();
     ensure!(numbers.len() == 3 && numbers.iter().all(Result::is_ok), "ociVersion: expected x.y.z, found {text}");
     Ok(())
 }
 
-fn id(ground: &Ground) -> anyhow::Result<()> {
-    let container = until(ground, &mut ground.bundle()?, "created")?;
+fn id(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = until(fixture, &mut fixture.bundle()?, "created")?;
     let found = container.state()?["id"].clone();
     ensure!(found == container.id(), "the id: expected {}, found {found}", container.id());
     Ok(())
 }
 
-fn status(ground: &Ground, wanted: &str) -> anyhow::Result<()> {
-    let found = until(ground, &mut ground.bundle()?, wanted)?.status()?;
+fn status(fixture: &Fixture, wanted: &str) -> anyhow::Result<()> {
+    let found = until(fixture, &mut fixture.bundle()?, wanted)?.status()?;
     ensure!(found == wanted, "the status: expected {wanted}, found {found}");
     Ok(())
 }
 
-fn killed_before_start(ground: &Ground) -> anyhow::Result<()> {
-    let container = until(ground, &mut ground.bundle()?, "created")?;
+fn killed_before_start(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = until(fixture, &mut fixture.bundle()?, "created")?;
     container.kill("KILL")?;
     container.wait()?;
     container.wait_status("stopped")
 }
 
-fn ended_by_others(ground: &Ground) -> anyhow::Result<()> {
-    let container = until(ground, &mut ground.bundle()?, "running")?;
+fn ended_by_others(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = until(fixture, &mut fixture.bundle()?, "running")?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(container.pid()), nix::sys::signal::Signal::SIGKILL)?;
     container.wait()?;
     let found = container.status()?;
@@ -112,10 +112,10 @@ fn ended_by_others(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pid(ground: &Ground) -> anyhow::Result<()> {
+fn pid(fixture: &Fixture) -> anyhow::Result<()> {
     for status in ["created", "running"] {
-        let mut bundle = ground.bundle()?;
-        let container = until(ground, &mut bundle, status)?;
+        let mut bundle = fixture.bundle()?;
+        let container = until(fixture, &mut bundle, status)?;
         let pid = container.state()?["pid"].as_i64().with_context(|| format!("no pid when {status}"))?;
         let root = std::fs::read_link(format!("/proc/{pid}/ns/mnt"))?;
         let own = std::fs::read_link("/proc/self/ns/mnt")?;
@@ -136,15 +136,15 @@ fn pid(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn bundle_path(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn bundle_path(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "wait"]).write()?;
     let name = bundle.path().file_name().context("a bundle's name")?.to_string_lossy().into_owned();
     for given in [name.clone(), format!("./{name}"), format!("../cases/{name}")] {
-        let id = ground.id();
-        ground.call(&["create", "--bundle", &given, &id])?.ok()?;
-        let state: Value = serde_json::from_str(&ground.call(&["state", &id])?.ok()?.stdout)?;
-        ground.call(&["delete", "--force", &id])?.ok()?;
+        let id = fixture.id();
+        fixture.call(&["create", "--bundle", &given, &id])?.ok()?;
+        let state: Value = serde_json::from_str(&fixture.call(&["state", &id])?.ok()?.stdout)?;
+        fixture.call(&["delete", "--force", &id])?.ok()?;
         let found = state["bundle"].as_str().context("no bundle")?;
         ensure!(
             Path::new(found).is_absolute(),
@@ -156,27 +156,27 @@ fn bundle_path(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn annotations(ground: &Ground) -> anyhow::Result<()> {
+fn annotations(fixture: &Fixture) -> anyhow::Result<()> {
     let wanted = json!({ "org.example.key": "value", "org.example.other": "a \"quoted\" ü\n" });
     for status in ["created", "running", "stopped"] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         bundle.set("/annotations", wanted.clone());
-        let found = until(ground, &mut bundle, status)?.state()?["annotations"].clone();
+        let found = until(fixture, &mut bundle, status)?.state()?["annotations"].clone();
         ensure!(found == wanted, "annotations when {status}: expected {wanted}, found {found}");
     }
     Ok(())
 }
 
-fn no_annotations(ground: &Ground) -> anyhow::Result<()> {
-    let found = until(ground, &mut ground.bundle()?, "created")?.state()?["annotations"].clone();
+fn no_annotations(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = until(fixture, &mut fixture.bundle()?, "created")?.state()?["annotations"].clone();
     let empty = found.as_object().is_some_and(serde_json::Map::is_empty);
     ensure!(found.is_null() || empty, "annotations: expected none, found {found}");
     Ok(())
 }
 
-fn two(ground: &Ground) -> anyhow::Result<()> {
-    let first = until(ground, &mut ground.bundle()?, "running")?;
-    let second = until(ground, &mut ground.bundle()?, "created")?;
+fn two(fixture: &Fixture) -> anyhow::Result<()> {
+    let first = until(fixture, &mut fixture.bundle()?, "running")?;
+    let second = until(fixture, &mut fixture.bundle()?, "created")?;
     let (one, other) = (first.state()?, second.state()?);
     ensure!(
         one["status"] == "running" && other["status"] == "created",

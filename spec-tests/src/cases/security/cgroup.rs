@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::{Outside, unless_refused};
 use crate::facts::Facts;
-use crate::harness::{Bundle, Case, Container, Ground, Level, Need, wait_until};
+use crate::harness::{Bundle, Case, Container, Fixture, Level, Need, wait_until};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
 }
 
@@ -33,9 +33,9 @@ pub const CASES: &[Case] = &[
     case("a cgroupsPath with dots stays among the cgroups", "CVE-2023-25809", dots),
 ];
 
-fn with_mount<'a>(ground: &'a Ground, bundle: &mut Bundle, options: &[&str]) -> anyhow::Result<Container<'a>> {
+fn with_mount<'a>(fixture: &'a Fixture, bundle: &mut Bundle, options: &[&str]) -> anyhow::Result<Container<'a>> {
     bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", options);
-    ground.start(bundle)
+    fixture.start(bundle)
 }
 
 const FLAGS: [&str; 3] = ["nosuid", "noexec", "nodev"];
@@ -48,9 +48,9 @@ fn mounts(facts: &Facts) -> Vec<(String, bool)> {
     of.map(|mount| (mount.point.clone(), mount.options.iter().any(|option| option == "rw"))).collect()
 }
 
-fn readonly(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = with_mount(ground, &mut bundle, &READONLY)?;
+fn readonly(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = with_mount(fixture, &mut bundle, &READONLY)?;
     let found = mounts(&container.exec_facts(&[])?);
     ensure!(!found.is_empty(), "there is no mount of cgroups");
     for (point, writable) in found {
@@ -61,13 +61,13 @@ fn readonly(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn release_agent(ground: &Ground) -> anyhow::Result<()> {
+fn release_agent(fixture: &Fixture) -> anyhow::Result<()> {
     for (namespace, options) in [(false, &READONLY[..]), (true, &READONLY), (true, &FLAGS)] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         if namespace {
             bundle.namespace("cgroup", None);
         }
-        let container = with_mount(ground, &mut bundle, options)?;
+        let container = with_mount(fixture, &mut bundle, options)?;
         for (point, _) in mounts(&container.exec_facts(&[])?) {
             // An empty word: should it be taken, it names no program.
             let found = container.attempts(&[&format!("write {point}/release_agent \n")])?;
@@ -87,8 +87,8 @@ struct Hierarchy {
 }
 
 impl Hierarchy {
-    fn mount(ground: &Ground) -> anyhow::Result<Hierarchy> {
-        let (id, point) = (ground.id(), ground.directory().join("hierarchy"));
+    fn mount(fixture: &Fixture) -> anyhow::Result<Hierarchy> {
+        let (id, point) = (fixture.id(), fixture.directory().join("hierarchy"));
         let (agent, mark) = (PathBuf::from(format!("/run/{id}-agent")), PathBuf::from(format!("/run/{id}-mark")));
         fs::create_dir(&point)?;
         let hierarchy = Hierarchy { option: format!("none,name={id}"), point, agent, mark };
@@ -115,9 +115,9 @@ impl Drop for Hierarchy {
 }
 
 /// The output of the attack, in a container with Docker's default capabilities and these.
-fn attack(ground: &Ground, hierarchy: &Hierarchy, more: &[&str], with_namespace: bool) -> anyhow::Result<String> {
-    let mut bundle = ground.bundle()?;
-    ground.install(&bundle, "escapes")?;
+fn attack(fixture: &Fixture, hierarchy: &Hierarchy, more: &[&str], with_namespace: bool) -> anyhow::Result<String> {
+    let mut bundle = fixture.bundle()?;
+    fixture.install(&bundle, "escapes")?;
     let default =
         ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID", "CAP_SYS_CHROOT"];
     for set in ["bounding", "effective", "permitted"] {
@@ -129,27 +129,27 @@ fn attack(ground: &Ground, hierarchy: &Hierarchy, more: &[&str], with_namespace:
     bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &FLAGS);
     let (agent, option) = (hierarchy.agent.to_string_lossy(), &*hierarchy.option);
     bundle.args(&["/escapes", "agent", &agent, option, "freezer", "devices", "net_cls", "pids", "memory"]);
-    Ok(ground.run(&bundle)?.ok()?.stdout)
+    Ok(fixture.run(&bundle)?.ok()?.stdout)
 }
 
-fn agent(ground: &Ground) -> anyhow::Result<()> {
-    let hierarchy = Hierarchy::mount(ground)?;
+fn agent(fixture: &Fixture) -> anyhow::Result<()> {
+    let hierarchy = Hierarchy::mount(fixture)?;
     let mark = hierarchy.on_host(&hierarchy.mark);
     for with_namespace in [true, false] {
-        let said = attack(ground, &hierarchy, &[], with_namespace)?;
+        let said = attack(fixture, &hierarchy, &[], with_namespace)?;
         let set = fs::read_to_string(hierarchy.point.join("release_agent"))?;
         ensure!(set.trim().is_empty() && !mark.exists(), "a release_agent was set: {set}{said}");
     }
     // That says something where the attack works with the privilege that it takes.
-    let said = attack(ground, &hierarchy, &["CAP_SYS_ADMIN"], false)?;
+    let said = attack(fixture, &hierarchy, &["CAP_SYS_ADMIN"], false)?;
     wait_until(&format!("the host to run the agent of a privileged container, which printed {said}"), || {
         Ok(mark.exists().then_some(()))
     })
 }
 
-fn own_only(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = with_mount(ground, bundle.namespace("cgroup", None), &READONLY)?;
+fn own_only(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = with_mount(fixture, bundle.namespace("cgroup", None), &READONLY)?;
     let facts = container.exec_facts(&[])?;
     for (point, _) in mounts(&facts) {
         let mount = facts.mount(&point)?;
@@ -160,22 +160,22 @@ fn own_only(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn in_user(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn in_user(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?.mount("/sys/fs/cgroup", "cgroup", "cgroup", &FLAGS);
     bundle.args(&["/probe", "try", "mkdir", "/sys/fs/cgroup/spec", ",", "write", "/sys/fs/cgroup/cgroup.procs", "0"]);
-    if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+    if let Some(done) = unless_refused(fixture.run(&bundle)?)? {
         let is_refused = done.stdout.lines().all(|line| !line.starts_with("ok"));
         ensure!(is_refused, "mkdir, write cgroup.procs: expected errors, found {}", done.stdout);
     }
     Ok(())
 }
 
-fn own_limits(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn own_limits(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?.namespace("cgroup", None);
     bundle.set("/linux/resources/pids", json!({ "limit": 50 }));
-    let container = with_mount(ground, &mut bundle, &FLAGS)?;
+    let container = with_mount(fixture, &mut bundle, &FLAGS)?;
     let found = container.attempts(&["write /sys/fs/cgroup/pids.max max"])?;
     ensure!(!found[0].starts_with("ok"), "the container's own pids.max: expected an error, found {found:?}");
     let limit = container.cgroup_file("pids", "pids.max")?;
@@ -183,24 +183,24 @@ fn own_limits(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn dots(ground: &Ground) -> anyhow::Result<()> {
-    if ground.systemd() {
+fn dots(fixture: &Fixture) -> anyhow::Result<()> {
+    if fixture.systemd() {
         return Ok(());
     }
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
-    let path = format!("{}/../../../../../../../..{}/made", ground.cgroups_path("dots"), outside.path().display());
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
+    let path = format!("{}/../../../../../../../..{}/made", fixture.cgroups_path("dots"), outside.path().display());
     bundle.set("/linux/cgroupsPath", json!(path)).write()?;
-    let id = ground.id();
-    let done = ground.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
+    let id = fixture.id();
+    let done = fixture.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
     if unless_refused(done)?.is_some() {
-        ground.call(&["delete", "--force", &id])?.ok()?;
+        fixture.call(&["delete", "--force", &id])?.ok()?;
     }
     outside.is_untouched()?;
     // What stands for the outside among the cgroups, if it was made there.
     let mut inside = outside.path().join("made");
     while inside.pop() && inside != Path::new("/") {
-        for directory in ground.host().cgroup_directories(&inside.to_string_lossy()) {
+        for directory in fixture.host().cgroup_directories(&inside.to_string_lossy()) {
             let _ = fs::remove_dir(directory);
         }
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use super::{null_device, while_exchanged, without_mounts};
-use crate::harness::{Bundle, Case, ConsoleSocket, Ground, Level};
+use crate::harness::{Bundle, Case, ConsoleSocket, Fixture, Level};
 
 const SECTION: &str = "CVE-2025-52565";
 
@@ -28,19 +28,19 @@ const WANTED: &str = "/proc/sys/kernel/domainname";
 
 /// Creates the bundle with a terminal. Where that is not refused, no file of /proc may be mounted anywhere, and nothing
 /// may be mounted on one. Gives what a runtime said that refused it.
-fn judge(ground: &Ground, bundle: &Bundle) -> anyhow::Result<Option<String>> {
-    let socket = ConsoleSocket::listen(ground)?;
-    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+fn judge(fixture: &Fixture, bundle: &Bundle) -> anyhow::Result<Option<String>> {
+    let socket = ConsoleSocket::listen(fixture)?;
+    let (id, pid_file) = (fixture.id(), fixture.directory().join("init.pid"));
     let (path, pid_path) = (bundle.path().to_string_lossy().into_owned(), pid_file.to_string_lossy().into_owned());
     let console = socket.path().to_string_lossy().into_owned();
     let words = ["create", "--bundle", &path, "--pid-file", &pid_path, "--console-socket", &console, &id];
-    let done = ground.call(&words)?;
+    let done = fixture.call(&words)?;
     if done.code != 0 {
         return done.refused().map(Some);
     }
     let pid = fs::read_to_string(&pid_file)?;
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", pid.trim())).context("init's mounts")?;
-    ground.call(&["delete", "--force", &id])?.ok()?;
+    fixture.call(&["delete", "--force", &id])?.ok()?;
     for line in mounts.lines() {
         let (place, kind) = line.split_once(" - ").context("a line of mountinfo")?;
         let mut words = place.split(' ').skip(3);
@@ -51,23 +51,23 @@ fn judge(ground: &Ground, bundle: &Bundle) -> anyhow::Result<Option<String>> {
     Ok(None)
 }
 
-fn with_terminal(ground: &Ground) -> anyhow::Result<Bundle> {
-    let mut bundle = ground.bundle()?;
+fn with_terminal(fixture: &Fixture) -> anyhow::Result<Bundle> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/terminal", json!(true)).args(&["/probe", "wait"]);
     without_mounts(&mut bundle, "/dev");
     Ok(bundle)
 }
 
-fn link(ground: &Ground) -> anyhow::Result<()> {
-    let bundle = with_terminal(ground)?;
+fn link(fixture: &Fixture) -> anyhow::Result<()> {
+    let bundle = with_terminal(fixture)?;
     symlink(WANTED, bundle.rootfs("/dev/console"))?;
     bundle.write()?;
-    judge(ground, &bundle)?;
+    judge(fixture, &bundle)?;
     // And with a devpts of the container's own, as every engine has it.
-    let mut bundle = with_terminal(ground)?;
+    let mut bundle = with_terminal(fixture)?;
     symlink(WANTED, bundle.rootfs("/dev/console"))?;
     devpts(&mut bundle).write()?;
-    judge(ground, &bundle).map(drop)
+    judge(fixture, &bundle).map(drop)
 }
 
 fn devpts(bundle: &mut Bundle) -> &mut Bundle {
@@ -76,9 +76,9 @@ fn devpts(bundle: &mut Bundle) -> &mut Bundle {
 
 /// /dev is a volume that a neighbour writes to: it swaps the directory that devpts is mounted on with one of links, and
 /// the file that the terminal is mounted on with a link.
-fn swapped(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = with_terminal(ground)?;
-    let volume = ground.directory().join("volume");
+fn swapped(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = with_terminal(fixture)?;
+    let volume = fixture.directory().join("volume");
     for directory in ["pts", "links"] {
         fs::create_dir_all(volume.join(directory))?;
     }
@@ -91,12 +91,12 @@ fn swapped(ground: &Ground) -> anyhow::Result<()> {
     null_device(&volume.join("null"))?;
     bundle.mount("/dev", "bind", &volume.to_string_lossy(), &["rbind", "rw"]);
     devpts(&mut bundle).write()?;
-    let refusal = judge(ground, &bundle)?;
+    let refusal = judge(fixture, &bundle)?;
     ensure!(refusal.is_none(), "expected a container while nothing is swapped, found {refusal:?}");
     let [pts, links, console, other] = ["pts", "links", "console", "other"].map(|name| volume.join(name));
     let (names, mount_points) = ((&*pts, &*links), (&*console, &*other));
     for pairs in [&[names][..], &[mount_points], &[names, mount_points]] {
-        while_exchanged(pairs, || (0..SWAPS).try_for_each(|_| judge(ground, &bundle).map(drop)))?;
+        while_exchanged(pairs, || (0..SWAPS).try_for_each(|_| judge(fixture, &bundle).map(drop)))?;
     }
     Ok(())
 }

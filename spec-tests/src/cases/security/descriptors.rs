@@ -12,9 +12,9 @@ use serde_json::json;
 
 use super::{Outside, unless_refused};
 use crate::facts::Facts;
-use crate::harness::{Case, Ground, Level, Need};
+use crate::harness::{Case, Fixture, Level, Need};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
 }
 
@@ -35,14 +35,14 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Opens init's program as its neighbour could, ends init, and writes: a copy of the runtime is what may suffer.
-fn overwritten(ground: &Ground) -> anyhow::Result<()> {
-    let copy = ground.directory().join("runtime");
-    fs::copy(ground.runtime(), &copy)?;
+fn overwritten(fixture: &Fixture) -> anyhow::Result<()> {
+    let copy = fixture.directory().join("runtime");
+    fs::copy(fixture.runtime(), &copy)?;
     let before = fs::read(&copy)?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "wait"]).write()?;
-    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
-    let root = ground.root();
+    let (id, pid_file) = (fixture.id(), fixture.directory().join("init.pid"));
+    let root = fixture.root();
     let words = [
         "--root",
         &*root.to_string_lossy(),
@@ -54,10 +54,10 @@ fn overwritten(ground: &Ground) -> anyhow::Result<()> {
         &id,
     ]
     .map(str::to_owned);
-    ground.tool(&copy.to_string_lossy(), &words.each_ref().map(String::as_str))?.ok()?;
+    fixture.tool(&copy.to_string_lossy(), &words.each_ref().map(String::as_str))?.ok()?;
     let pid: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
     let exe = File::open(format!("/proc/{pid}/exe")).context("init's program")?;
-    ground.call(&["delete", "--force", &id])?.ok()?;
+    fixture.call(&["delete", "--force", &id])?.ok()?;
     let written = OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", exe.as_raw_fd()));
     let written = written.and_then(|mut file| file.write_all(b"overwritten"));
     let after = fs::read(&copy)?;
@@ -66,26 +66,26 @@ fn overwritten(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn own_exe(ground: &Ground) -> anyhow::Result<()> {
-    let before = fs::metadata(ground.runtime())?;
-    let mut bundle = ground.bundle()?;
+fn own_exe(fixture: &Fixture) -> anyhow::Result<()> {
+    let before = fs::metadata(fixture.runtime())?;
+    let mut bundle = fixture.bundle()?;
     fs::write(bundle.rootfs("/script"), "#!/proc/self/exe\n")?;
     fs::set_permissions(bundle.rootfs("/script"), fs::Permissions::from_mode(0o755))?;
     // What the runtime says when it is called like that is its own affair; that it ends is not.
-    ground.run(bundle.args(&["/proc/self/exe", "--version"]))?;
-    ground.run(bundle.args(&["/script"]))?;
-    let container = ground.start(&mut bundle)?;
+    fixture.run(bundle.args(&["/proc/self/exe", "--version"]))?;
+    fixture.run(bundle.args(&["/script"]))?;
+    let container = fixture.start(&mut bundle)?;
     container.exec(&["/proc/self/exe", "--version"])?;
-    let after = fs::metadata(ground.runtime())?;
+    let after = fs::metadata(fixture.runtime())?;
     let is_same = (before.mtime_nsec(), before.len(), before.ino()) == (after.mtime_nsec(), after.len(), after.ino());
     ensure!(is_same, "the runtime's file has changed");
     Ok(())
 }
 
-fn dumpable(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn dumpable(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?.args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let tried = "link /proc/1/exe , link /proc/1/cwd , link /proc/1/fd/3 , link /proc/1/fd/5 , link /proc/1/fd/10 , read /proc/1/environ , read /proc/1/maps";
     let words: Vec<&str> = ["/probe", "try"].into_iter().chain(tried.split(' ')).collect();
     if let Some(done) = unless_refused(container.exec(&words)?)? {
@@ -95,10 +95,10 @@ fn dumpable(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn held(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn held(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let root = fs::metadata(container.proc("root"))?.dev();
     let proc = fs::metadata(container.proc("root/proc"))?.dev();
     for entry in fs::read_dir(container.proc("fd"))? {
@@ -133,31 +133,34 @@ fn is_inside(done: crate::harness::Done, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cwd_by_descriptor(ground: &Ground) -> anyhow::Result<()> {
+fn cwd_by_descriptor(fixture: &Fixture) -> anyhow::Result<()> {
     for number in 3..14 {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         let cwd = format!("/proc/self/fd/{number}");
-        is_inside(ground.run(bundle.set("/process/cwd", json!(cwd)))?, &cwd)?;
+        is_inside(fixture.run(bundle.set("/process/cwd", json!(cwd)))?, &cwd)?;
     }
     Ok(())
 }
 
-fn cwd_by_link(ground: &Ground) -> anyhow::Result<()> {
+fn cwd_by_link(fixture: &Fixture) -> anyhow::Result<()> {
     for number in 5..10 {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         symlink(format!("/proc/self/fd/{number}"), bundle.rootfs("/there"))?;
-        is_inside(ground.run(bundle.set("/process/cwd", json!("/there")))?, &format!("a link to descriptor {number}"))?;
         is_inside(
-            ground.run(bundle.set("/process/cwd", json!("/there/../..")))?,
+            fixture.run(bundle.set("/process/cwd", json!("/there")))?,
+            &format!("a link to descriptor {number}"),
+        )?;
+        is_inside(
+            fixture.run(bundle.set("/process/cwd", json!("/there/../..")))?,
             &format!("above descriptor {number}"),
         )?;
     }
     Ok(())
 }
 
-fn exec_cwd(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.start(&mut bundle)?;
+fn exec_cwd(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.start(&mut bundle)?;
     for number in 3..14 {
         let cwd = format!("/proc/self/fd/{number}");
         is_inside(container.exec_with(&["--cwd", &cwd], &["/probe", "facts"])?, &cwd)?;
@@ -167,11 +170,11 @@ fn exec_cwd(ground: &Ground) -> anyhow::Result<()> {
 
 /// A directory of the image as the host's own mount has it. A parent of it has the device and the inode of the
 /// container's root, so that a check which compares those, as getcwd(3) of the C library does, takes it for one inside.
-fn cwd_below_image(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn cwd_below_image(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let directory = bundle.rootfs("/sub");
     fs::create_dir(&directory)?;
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     // Two levels above it is the bundle, a directory of the host.
     let program = ["/probe", "try", "list", "../.."];
     bundle.args(&program);
@@ -179,11 +182,11 @@ fn cwd_below_image(ground: &Ground) -> anyhow::Result<()> {
     for number in ["0", "3"] {
         let cwd = format!("/proc/self/fd/{number}");
         bundle.set("/process/cwd", json!(cwd)).write()?;
-        let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
+        let (id, path) = (fixture.id(), bundle.path().to_string_lossy().into_owned());
         let run = ["run", "--preserve-fds", "1", "--bundle", &path, &id];
         let exec = [&["exec", "--preserve-fds", "1", "--cwd", &cwd, container.id()], &program[..]].concat();
         for words in [&run[..], &exec] {
-            if let Some(done) = unless_refused(ground.call_after(&prelude, words)?)? {
+            if let Some(done) = unless_refused(fixture.call_after(&prelude, words)?)? {
                 ensure!(
                     !done.stdout.contains("config.json"),
                     "{} in {cwd}: it lists the bundle: {}",
@@ -196,29 +199,29 @@ fn cwd_below_image(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn program_by_descriptor(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
+fn program_by_descriptor(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
     let program = outside.path().join("mark");
-    fs::copy(ground.beside_probe("probe"), &program)?;
+    fs::copy(fixture.beside_probe("probe"), &program)?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     for number in 3..12 {
         let path = format!("/proc/self/fd/{number}/../../../../../../../..{}", program.display());
-        let done = ground.run(bundle.args(&[&path, "facts"]))?;
+        let done = fixture.run(bundle.args(&[&path, "facts"]))?;
         ensure!(done.code != 0, "a program of the host was run by descriptor {number}");
     }
     Ok(())
 }
 
-fn nothing_leaks(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn nothing_leaks(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let links = |text: &str| text.lines().map(str::trim_end).filter(|line| *line != "ENOENT").count();
     let operations: Vec<String> = (3..40).map(|number| format!("link /proc/1/fd/{number}")).collect();
     let operations: Vec<&str> = operations.iter().map(String::as_str).collect();
-    let found = ground.attempts(&mut bundle, &operations)?;
+    let found = fixture.attempts(&mut bundle, &operations)?;
     // One is the probe's own while it looks.
     ensure!(links(&found.join("\n")) == 0, "descriptors of init from 3 on: expected none, found {found:?}");
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let own: Vec<String> = (3..40).map(|number| format!("link /proc/self/fd/{number}")).collect();
     let own: Vec<&str> = own.iter().map(String::as_str).collect();
     let found = container.attempts(&own)?;
@@ -236,8 +239,8 @@ struct Exported {
 impl Exported {
     const PARAMETERS: [(&str, &str); 3] = [("nfs_export", "Y"), ("redirect_always_follow", "N"), ("redirect_dir", "N")];
 
-    fn make(ground: &Ground) -> anyhow::Result<Exported> {
-        let mut exported = Exported { place: ground.directory().join("exported"), defaults: Vec::new() };
+    fn make(fixture: &Fixture) -> anyhow::Result<Exported> {
+        let mut exported = Exported { place: fixture.directory().join("exported"), defaults: Vec::new() };
         fs::create_dir(&exported.place)?;
         mount(Some("spec"), &exported.place, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
         for (name, value) in Exported::PARAMETERS {
@@ -245,7 +248,7 @@ impl Exported {
             fs::write(Exported::parameter(name), value)?;
             exported.defaults.push((name, before));
         }
-        fs::copy(ground.runtime(), exported.place.join("runtime"))?;
+        fs::copy(fixture.runtime(), exported.place.join("runtime"))?;
         fs::write(exported.place.join("secret"), "of the host")?;
         Ok(exported)
     }
@@ -255,15 +258,15 @@ impl Exported {
     }
 
     /// The handle of the secret on every such overlay, as two words.
-    fn handle(&self, ground: &Ground) -> anyhow::Result<String> {
-        let (empty, view) = (ground.directory().join("empty"), ground.directory().join("view"));
+    fn handle(&self, fixture: &Fixture) -> anyhow::Result<String> {
+        let (empty, view) = (fixture.directory().join("empty"), fixture.directory().join("view"));
         fs::create_dir(&empty)?;
         fs::create_dir(&view)?;
         let layers = format!("lowerdir={}:{}", self.place.display(), empty.display());
         mount(Some("spec"), &view, Some("overlay"), MsFlags::MS_RDONLY, Some(layers.as_str()))?;
         let secret = view.join("secret");
         let done =
-            ground.tool(&ground.beside_probe("escapes").to_string_lossy(), &["handle", &secret.to_string_lossy()]);
+            fixture.tool(&fixture.beside_probe("escapes").to_string_lossy(), &["handle", &secret.to_string_lossy()]);
         umount2(&view, MntFlags::empty())?;
         Ok(done?.ok()?.stdout.trim().to_owned())
     }
@@ -281,28 +284,28 @@ impl Drop for Exported {
 /// A neighbour in the pid namespace of an init that waits: its program's mount is a way to the host's file system for
 /// whoever may open files by handles (CAP_DAC_READ_SEARCH, which opened any file of the host in 2014), if that mount
 /// decodes handles.
-fn by_handle(ground: &Ground) -> anyhow::Result<()> {
-    let exported = Exported::make(ground)?;
-    let handle = exported.handle(ground)?;
-    let mut bundle = ground.bundle()?;
-    ground.install(&bundle, "escapes")?;
+fn by_handle(fixture: &Fixture) -> anyhow::Result<()> {
+    let exported = Exported::make(fixture)?;
+    let handle = exported.handle(fixture)?;
+    let mut bundle = fixture.bundle()?;
+    fixture.install(&bundle, "escapes")?;
     for set in ["bounding", "effective", "permitted"] {
         bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]));
     }
-    let neighbour = ground.start(&mut bundle)?;
-    let mut bundle = ground.bundle()?;
+    let neighbour = fixture.start(&mut bundle)?;
+    let mut bundle = fixture.bundle()?;
     bundle.namespace("pid", Some(&neighbour.proc("ns/pid"))).args(&["/probe", "wait"]).write()?;
-    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
-    let (root, path, pid_path) = (ground.root(), bundle.path().to_string_lossy(), pid_file.to_string_lossy());
+    let (id, pid_file) = (fixture.id(), fixture.directory().join("init.pid"));
+    let (root, path, pid_path) = (fixture.root(), bundle.path().to_string_lossy(), pid_file.to_string_lossy());
     let words = ["--root", &*root.to_string_lossy(), "create", "--bundle", &*path, "--pid-file", &*pid_path, &id];
-    ground.tool(&exported.place.join("runtime").to_string_lossy(), &words)?.ok()?;
+    fixture.tool(&exported.place.join("runtime").to_string_lossy(), &words)?.ok()?;
     let status = fs::read_to_string(format!("/proc/{}/status", fs::read_to_string(&pid_file)?.trim()))?;
     let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last());
     let program = format!("/proc/{}/exe", inside.context("init's pid in its namespace")?);
     let tries: Vec<&str> =
         ["/escapes", "by-handle", &program].into_iter().chain(handle.split(' ')).chain(["500"]).collect();
     let done = neighbour.exec(&tries)?;
-    ground.call(&["delete", "--force", &id])?.ok()?;
+    fixture.call(&["delete", "--force", &id])?.ok()?;
     if let Some(done) = unless_refused(done)? {
         ensure!(!done.stdout.starts_with("ok"), "a file of the host beside the runtime: {}", done.stdout);
     }

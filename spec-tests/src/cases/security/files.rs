@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::{run_in_time, unless_refused};
 use crate::facts::Facts;
-use crate::harness::{Case, Done, Ground, Level};
+use crate::harness::{Case, Done, Fixture, Level};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
 }
 
@@ -25,15 +25,15 @@ pub const CASES: &[Case] = &[
 ];
 
 /// By a link of the image, and by a mount: each read would wait for the host's next message, and take it away.
-fn kernel_log(ground: &Ground) -> anyhow::Result<()> {
+fn kernel_log(fixture: &Fixture) -> anyhow::Result<()> {
     for by_link in [true, false] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         if by_link {
             symlink("/proc/kmsg", bundle.rootfs("/etc/passwd"))?;
         } else {
             bundle.mount("/etc/passwd", "bind", "/proc/kmsg", &["bind", "ro"]);
         }
-        if let Some(done) = unless_refused(run_in_time(ground, &bundle)?)? {
+        if let Some(done) = unless_refused(run_in_time(fixture, &bundle)?)? {
             let home = Facts::parse(&done.stdout)?.env.get("HOME").cloned();
             ensure!(home.as_deref() == Some("/"), "HOME: expected the default, found {home:?}");
         }
@@ -44,28 +44,28 @@ fn kernel_log(ground: &Ground) -> anyhow::Result<()> {
 /// The container's host name, which reads as a line of passwd(5).
 const LINE: &str = "root:x:0:0::/from-procfs:/bin/sh";
 
-fn procfs_home(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn procfs_home(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     symlink("/proc/sys/kernel/hostname", bundle.rootfs("/etc/passwd"))?;
     bundle.set("/hostname", json!(LINE));
     let home = |facts: &Facts| facts.env.get("HOME").cloned().unwrap_or_default();
-    let found = home(&ground.facts(&bundle)?);
+    let found = home(&fixture.facts(&bundle)?);
     ensure!(found != "/from-procfs", "create: HOME was read from a file of procfs");
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let found = home(&container.exec_facts(&[])?);
     ensure!(found != "/from-procfs", "exec: HOME was read from a file of procfs");
     Ok(())
 }
 
-fn procfs_user(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let source = ground.directory().join("source");
+fn procfs_user(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let source = fixture.directory().join("source");
     fs::write(&source, "")?;
     // Over a regular file first, so that the mount is what is looked at.
     bundle.mount("/etc/passwd", "bind", &source.to_string_lossy(), &["bind"]);
     bundle.mount("/etc/passwd", "bind", "/proc/sys/kernel/hostname", &["bind", "ro"]);
     bundle.set("/hostname", json!("spec:x:4242:4242::/:/bin/sh"));
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let done = container.exec_with(&["--user", "spec"], &["/probe", "facts"])?;
     ensure!(done.code != 0, "a user of a file of procfs was taken: {}", done.stdout);
     Ok(())
@@ -91,15 +91,15 @@ fn plant(directory: &Path, victim: &Path) -> anyhow::Result<()> {
 }
 
 /// The attacker's directory has no sticky bit, so that the kernel's protected_symlinks does not help either.
-fn planted_links(ground: &Ground) -> anyhow::Result<()> {
-    let directory = ground.directory().join("shared");
-    let victim = ground.directory().join("victim");
+fn planted_links(fixture: &Fixture) -> anyhow::Result<()> {
+    let directory = fixture.directory().join("shared");
+    let victim = fixture.directory().join("victim");
     fs::create_dir(&directory)?;
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o777))?;
     fs::write(&victim, "of the host")?;
     plant(&directory, &victim)?;
     let pid_file = directory.join("pid");
-    let done = create(ground, &pid_file)?;
+    let done = create(fixture, &pid_file)?;
     let text = fs::read_to_string(&victim)?;
     ensure!(text == "of the host", "a file of the host was written through a planted link: {text:?}");
     if unless_refused(done)?.is_some() {
@@ -108,18 +108,18 @@ fn planted_links(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn create(ground: &Ground, pid_file: &Path) -> anyhow::Result<Done> {
-    let bundle = ground.bundle()?;
+fn create(fixture: &Fixture, pid_file: &Path) -> anyhow::Result<Done> {
+    let bundle = fixture.bundle()?;
     bundle.write()?;
     let (pid_file, bundle) = (pid_file.to_string_lossy(), bundle.path().to_string_lossy());
-    ground.call(&["create", "--pid-file", &pid_file, "--bundle", &bundle, &ground.id()])
+    fixture.call(&["create", "--pid-file", &pid_file, "--bundle", &bundle, &fixture.id()])
 }
 
-fn linked_pid_file(ground: &Ground) -> anyhow::Result<()> {
-    let (pid_file, victim) = (ground.directory().join("pid"), ground.directory().join("victim"));
+fn linked_pid_file(fixture: &Fixture) -> anyhow::Result<()> {
+    let (pid_file, victim) = (fixture.directory().join("pid"), fixture.directory().join("victim"));
     fs::write(&victim, "of the host")?;
     symlink(&victim, &pid_file)?;
-    create(ground, &pid_file)?.ok()?;
+    create(fixture, &pid_file)?.ok()?;
     let text = fs::read_to_string(&victim)?;
     ensure!(text == "of the host", "a file of the host was written through a link: {text:?}");
     ensure!(fs::symlink_metadata(&pid_file)?.is_file(), "the pid file is no regular file");

@@ -8,9 +8,9 @@ use anyhow::{Context, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::without_mounts;
-use crate::harness::{Bundle, Case, Container, Ground, Level};
+use crate::harness::{Bundle, Case, Container, Fixture, Level};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
 }
 
@@ -36,13 +36,13 @@ pub const CASES: &[Case] = &[
         "host nodes",
         streams_without_null,
     ),
-    case("memory devices as streams are no nodes of the host whose inodes can be changed", "host nodes", |ground| {
-        memory_streams(ground, privileged(ground)?)
+    case("memory devices as streams are no nodes of the host whose inodes can be changed", "host nodes", |fixture| {
+        memory_streams(fixture, privileged(fixture)?)
     }),
     case(
         "memory devices as streams of a container without devices are no nodes of the host whose inodes can be changed",
         "host nodes",
-        |ground| memory_streams(ground, without_devices(ground)?),
+        |fixture| memory_streams(fixture, without_devices(fixture)?),
     ),
 ];
 
@@ -59,8 +59,8 @@ fn cannot_be_changed(seen: &str, host: &str) -> anyhow::Result<()> {
 }
 
 /// Root in the container, with every right over files, and no user namespace.
-pub(super) fn privileged(ground: &Ground) -> anyhow::Result<Bundle> {
-    let mut bundle = ground.bundle()?;
+pub(super) fn privileged(fixture: &Fixture) -> anyhow::Result<Bundle> {
+    let mut bundle = fixture.bundle()?;
     let capabilities = serde_json::json!(["CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE"]);
     for set in ["bounding", "effective", "permitted"] {
         bundle.set(&format!("/process/capabilities/{set}"), capabilities.clone());
@@ -82,22 +82,22 @@ fn attempt(container: &Container, paths: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn masked(ground: &Ground) -> anyhow::Result<()> {
-    masks(ground, &["/masked"])
+fn masked(fixture: &Fixture) -> anyhow::Result<()> {
+    masks(fixture, &["/masked"])
 }
 
 /// Later masks are copies of the first.
-fn two_masked(ground: &Ground) -> anyhow::Result<()> {
-    masks(ground, &["/masked", "/masked2", "/proc/keys"])
+fn two_masked(fixture: &Fixture) -> anyhow::Result<()> {
+    masks(fixture, &["/masked", "/masked2", "/proc/keys"])
 }
 
-fn masks(ground: &Ground, paths: &[&str]) -> anyhow::Result<()> {
-    let mut bundle = privileged(ground)?;
+fn masks(fixture: &Fixture, paths: &[&str]) -> anyhow::Result<()> {
+    let mut bundle = privileged(fixture)?;
     for path in paths.iter().filter(|path| !path.starts_with("/proc")) {
         fs::write(bundle.rootfs(path), "of the image")?;
     }
     bundle.set("/linux/maskedPaths", serde_json::json!(paths));
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     for path in paths {
         let seen = container.proc(&format!("root{path}"));
         if Path::new(&seen).exists() {
@@ -110,8 +110,8 @@ fn masks(ground: &Ground, paths: &[&str]) -> anyhow::Result<()> {
 pub(super) const DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
-fn devices(ground: &Ground) -> anyhow::Result<()> {
-    let container = ground.start(&mut privileged(ground)?)?;
+fn devices(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = fixture.start(&mut privileged(fixture)?)?;
     for path in DEVICES {
         cannot_be_changed(&container.proc(&format!("root{path}")), path)?;
     }
@@ -119,21 +119,21 @@ fn devices(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// Creates a container by a runtime to which mknod(2) is refused: it has the host's nodes alone. `None` if it refuses.
-pub(super) fn create_without_mknod<'a>(ground: &'a Ground, bundle: &Bundle) -> anyhow::Result<Option<Container<'a>>> {
+pub(super) fn create_without_mknod<'a>(fixture: &'a Fixture, bundle: &Bundle) -> anyhow::Result<Option<Container<'a>>> {
     bundle.write()?;
-    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+    let (id, pid_file) = (fixture.id(), fixture.directory().join("init.pid"));
     let words =
         ["create", "--bundle", &*bundle.path().to_string_lossy(), "--pid-file", &*pid_file.to_string_lossy(), &id];
-    let done = ground.call_after("set -- setpriv --bounding-set -mknod \"$@\"", &words)?;
+    let done = fixture.call_after("set -- setpriv --bounding-set -mknod \"$@\"", &words)?;
     if super::unless_refused(done)?.is_none() {
         return Ok(None);
     }
-    ground.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?).map(Some)
+    fixture.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?).map(Some)
 }
 
-fn bound(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = privileged(ground)?;
-    let Some(container) = create_without_mknod(ground, bundle.args(&["/probe", "wait"]))? else { return Ok(()) };
+fn bound(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = privileged(fixture)?;
+    let Some(container) = create_without_mknod(fixture, bundle.args(&["/probe", "wait"]))? else { return Ok(()) };
     for path in DEVICES {
         cannot_be_changed(&container.proc(&format!("root{path}")), path)?;
     }
@@ -145,42 +145,42 @@ fn streams(pid: i32) -> anyhow::Result<()> {
 }
 
 /// The harness gives every runtime /dev/null as standard input.
-fn init_streams(ground: &Ground) -> anyhow::Result<()> {
-    let container = ground.start(&mut privileged(ground)?)?;
+fn init_streams(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = fixture.start(&mut privileged(fixture)?)?;
     streams(container.pid())?;
     attempt(&container, &["/proc/1/fd/0"])
 }
 
 /// Starts an exec in the background whose streams and fd 3 are all /dev/null, and returns its pid.
-fn exec_in_background(ground: &Ground, container: &Container, flags: &[&str]) -> anyhow::Result<i32> {
-    let pid_file = ground.directory().join("exec.pid");
+fn exec_in_background(fixture: &Fixture, container: &Container, flags: &[&str]) -> anyhow::Result<i32> {
+    let pid_file = fixture.directory().join("exec.pid");
     let pid_path = pid_file.to_string_lossy();
     let words = [&["exec", "--detach", "--pid-file", &*pid_path], flags, &[container.id(), "/probe", "wait"]].concat();
-    ground.call_after("exec >/dev/null 2>&1 3</dev/null", &words)?.ok()?;
+    fixture.call_after("exec >/dev/null 2>&1 3</dev/null", &words)?.ok()?;
     Ok(fs::read_to_string(&pid_file)?.trim().parse()?)
 }
 
-fn exec_streams(ground: &Ground) -> anyhow::Result<()> {
-    let container = ground.start(&mut privileged(ground)?)?;
-    streams(exec_in_background(ground, &container, &[])?)?;
+fn exec_streams(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = fixture.start(&mut privileged(fixture)?)?;
+    streams(exec_in_background(fixture, &container, &[])?)?;
     // In the foreground the probe itself tries.
     attempt(&container, &["/proc/self/fd/0"])
 }
 
-fn exec_variants(ground: &Ground) -> anyhow::Result<()> {
-    let container = ground.start(&mut privileged(ground)?)?;
+fn exec_variants(fixture: &Fixture) -> anyhow::Result<()> {
+    let container = fixture.start(&mut privileged(fixture)?)?;
     for flags in [&["--user", "0:0", "--cwd", "/"][..], &["--user", "1000"], &["--cap", "CAP_FOWNER"]] {
-        streams(exec_in_background(ground, &container, flags)?)?;
+        streams(exec_in_background(fixture, &container, flags)?)?;
     }
-    let preserving = exec_in_background(ground, &container, &["--preserve-fds", "1"])?;
+    let preserving = exec_in_background(fixture, &container, &["--preserve-fds", "1"])?;
     cannot_be_changed(&format!("/proc/{preserving}/fd/3"), "/dev/null")
 }
 
 /// With a directory bound to /dev, nothing is made in it.
-pub(super) fn without_devices(ground: &Ground) -> anyhow::Result<Bundle> {
-    let empty = ground.directory().join("dev");
+pub(super) fn without_devices(fixture: &Fixture) -> anyhow::Result<Bundle> {
+    let empty = fixture.directory().join("dev");
     fs::create_dir(&empty)?;
-    let mut bundle = privileged(ground)?;
+    let mut bundle = privileged(fixture)?;
     without_mounts(&mut bundle, "/dev");
     bundle.mount("/dev", "bind", &empty.to_string_lossy(), &["bind"]);
     bundle.set("/linux/maskedPaths", serde_json::json!([]));
@@ -188,15 +188,15 @@ pub(super) fn without_devices(ground: &Ground) -> anyhow::Result<Bundle> {
 }
 
 /// Init and an exec in the background, whose streams and fd 3 are four memory devices of the host.
-fn memory_streams(ground: &Ground, mut bundle: Bundle) -> anyhow::Result<()> {
+fn memory_streams(fixture: &Fixture, mut bundle: Bundle) -> anyhow::Result<()> {
     const STREAMS: [&str; 4] = ["/dev/zero", "/dev/full", "/dev/urandom", "/dev/random"];
     bundle.args(&["/probe", "wait"]).write()?;
-    let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
+    let (id, path) = (fixture.id(), bundle.path().to_string_lossy().into_owned());
     let handed_over = |words: &[&str]| -> anyhow::Result<()> {
-        let pid_file = ground.directory().join("streams.pid");
+        let pid_file = fixture.directory().join("streams.pid");
         let pid_path = pid_file.to_string_lossy();
         let words = [&words[..1], &["--pid-file", &*pid_path, "--preserve-fds", "1"], &words[1..]].concat();
-        ground.call_after("exec </dev/zero >/dev/full 2>/dev/urandom 3</dev/random", &words)?.ok()?;
+        fixture.call_after("exec </dev/zero >/dev/full 2>/dev/urandom 3</dev/random", &words)?.ok()?;
         let pid: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
         for (number, device) in STREAMS.iter().enumerate() {
             let seen = format!("/proc/{pid}/fd/{number}");
@@ -206,13 +206,13 @@ fn memory_streams(ground: &Ground, mut bundle: Bundle) -> anyhow::Result<()> {
         Ok(())
     };
     handed_over(&["create", "--bundle", &path, &id])?;
-    ground.call(&["start", &id])?.ok()?;
+    fixture.call(&["start", &id])?.ok()?;
     handed_over(&["exec", "--detach", &id, "/probe", "wait"])
 }
 
-fn streams_without_null(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = without_devices(ground)?;
-    let container = match ground.start(&mut bundle) {
+fn streams_without_null(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = without_devices(fixture)?;
+    let container = match fixture.start(&mut bundle) {
         Ok(container) => container,
         // A container without a null device need not be possible.
         Err(error) if error.to_string().contains("/dev/null") => return Ok(()),
@@ -220,6 +220,6 @@ fn streams_without_null(ground: &Ground) -> anyhow::Result<()> {
     };
     ensure!(!Path::new(&container.proc("root/dev/null")).exists(), "the bound /dev has a null device");
     streams(container.pid())?;
-    streams(exec_in_background(ground, &container, &[])?)?;
+    streams(exec_in_background(fixture, &container, &[])?)?;
     attempt(&container, &["/proc/self/fd/0", "/proc/1/fd/0"])
 }

@@ -7,9 +7,9 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::{Outside, link, run_in_time, unless_refused, while_exchanged, without_mounts};
-use crate::harness::{Bundle, Case, Ground, Level};
+use crate::harness::{Bundle, Case, Fixture, Level};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
 }
 
@@ -48,62 +48,62 @@ pub const CASES: &[Case] = &[
 /// So many containers are made while names are swapped.
 const SWAPS: usize = 20;
 
-fn mount_target(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn mount_target(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     link(&bundle, "/there", outside.path())?;
     bundle.mount("/there", "tmpfs", "tmpfs", &["size=1m"]).args(&["/probe", "try", "list", "/there"]);
-    if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+    if let Some(done) = unless_refused(fixture.run(&bundle)?)? {
         ensure!(done.stdout == "ok \n", "expected an empty mount inside, found {:?}", done.stdout);
     }
     outside.is_untouched()
 }
 
-fn file_target(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn file_target(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     link(&bundle, "/there", &outside.path().join("mark"))?;
-    let source = ground.directory().join("source");
+    let source = fixture.directory().join("source");
     fs::write(&source, "bound")?;
     bundle.mount("/there", "bind", &source.to_string_lossy(), &["bind", "rw"]);
     bundle.args(&["/probe", "try", "read", "/there"]);
-    if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+    if let Some(done) = unless_refused(fixture.run(&bundle)?)? {
         ensure!(done.stdout == "ok bound\n", "expected the bound file, found {:?}", done.stdout);
     }
     outside.is_untouched()
 }
 
-fn dots(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn dots(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     let up = format!("../../../../../../../../../../..{}", outside.path().display());
     symlink(&up, bundle.rootfs("/there"))?;
     bundle.mount("/there/new/deep", "tmpfs", "tmpfs", &[]).mount(&up, "tmpfs", "tmpfs", &[]);
-    unless_refused(ground.run(&bundle)?)?;
+    unless_refused(fixture.run(&bundle)?)?;
     outside.is_untouched()
 }
 
 /// A neighbour that shares a volume swaps a directory with a link to the host's, again and again.
-fn swapped(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn swapped(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     fs::create_dir_all(bundle.rootfs("/volume/a"))?;
     link(&bundle, "/volume/b", outside.path())?;
     bundle.mount("/volume/a/new", "tmpfs", "tmpfs", &["size=1m"]).mount("/volume/a/other", "tmpfs", "tmpfs", &[]);
     let (one, other) = (bundle.rootfs("/volume/a"), bundle.rootfs("/volume/b"));
-    while_exchanged(&[(&one, &other)], || (0..10).try_for_each(|_| unless_refused(ground.run(&bundle)?).map(drop)))?;
+    while_exchanged(&[(&one, &other)], || (0..10).try_for_each(|_| unless_refused(fixture.run(&bundle)?).map(drop)))?;
     outside.is_untouched()
 }
 
-fn made_target(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn made_target(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     link(&bundle, "/there", outside.path())?;
-    let source = ground.directory().join("source");
+    let source = fixture.directory().join("source");
     fs::write(&source, "bound")?;
     bundle.mount("/there/directory", "tmpfs", "tmpfs", &[]);
     bundle.mount("/there/file", "bind", &source.to_string_lossy(), &["bind"]);
-    unless_refused(ground.run(&bundle)?)?;
+    unless_refused(fixture.run(&bundle)?)?;
     outside.is_untouched()
 }
 
@@ -112,41 +112,41 @@ fn replace_dev(bundle: &Bundle, outside: &Outside) -> anyhow::Result<()> {
     link(bundle, "/dev", outside.path())
 }
 
-fn dev(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let bundle = ground.bundle()?;
+fn dev(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let bundle = fixture.bundle()?;
     replace_dev(&bundle, &outside)?;
-    unless_refused(ground.run(&bundle)?)?;
+    unless_refused(fixture.run(&bundle)?)?;
     outside.is_untouched()
 }
 
-fn bare_dev(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn bare_dev(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     replace_dev(&bundle, &outside)?;
     without_mounts(&mut bundle, "/dev");
-    unless_refused(ground.run(&bundle)?)?;
+    unless_refused(fixture.run(&bundle)?)?;
     outside.is_untouched()
 }
 
-fn device(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn device(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     link(&bundle, "/there", outside.path())?;
     link(&bundle, "/node", &outside.path().join("node"))?;
     for path in ["/there/zero", "/node"] {
         bundle.push("/linux/devices", json!({ "path": path, "type": "c", "major": 61, "minor": 5 }));
     }
-    unless_refused(ground.run(&bundle)?)?;
+    unless_refused(fixture.run(&bundle)?)?;
     outside.is_untouched()
 }
 
-fn cwd(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn cwd(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     link(&bundle, "/there", outside.path())?;
     bundle.set("/process/cwd", json!("/there/new/deep"));
-    unless_refused(ground.run(&bundle)?)?;
+    unless_refused(fixture.run(&bundle)?)?;
     outside.is_untouched()
 }
 
@@ -164,15 +164,15 @@ fn root_links(bundle: &Bundle) -> anyhow::Result<()> {
 }
 
 /// Refused, or without effect: the top of the container is the image, for init and for an exec alike.
-fn is_no_root(ground: &Ground, bundle: &mut Bundle, what: &str) -> anyhow::Result<()> {
+fn is_no_root(fixture: &Fixture, bundle: &mut Bundle, what: &str) -> anyhow::Result<()> {
     bundle.args(&["/probe", "wait"]).write()?;
-    let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
-    if unless_refused(ground.call(&["create", "--bundle", &path, &id])?)?.is_none() {
+    let (id, path) = (fixture.id(), bundle.path().to_string_lossy().into_owned());
+    if unless_refused(fixture.call(&["create", "--bundle", &path, &id])?)?.is_none() {
         return Ok(());
     }
-    let done = ground.call(&["exec", &id, "/probe", "facts"])?;
+    let done = fixture.call(&["exec", &id, "/probe", "facts"])?;
     ensure!(done.code == 0, "{what}: taken, and an exec does not find the image's files: {}", done.stderr);
-    let state: serde_json::Value = serde_json::from_str(&ground.call(&["state", &id])?.ok()?.stdout)?;
+    let state: serde_json::Value = serde_json::from_str(&fixture.call(&["state", &id])?.ok()?.stdout)?;
     let pid = state["pid"].as_i64().unwrap_or_default();
     let text = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
     let on_top = text.lines().filter(|line| line.split(' ').nth(4) == Some("/")).count();
@@ -180,97 +180,97 @@ fn is_no_root(ground: &Ground, bundle: &mut Bundle, what: &str) -> anyhow::Resul
     Ok(())
 }
 
-fn bind_on_root(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
+fn bind_on_root(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
     for target in ROOTS {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         root_links(&bundle)?;
         bundle.mount(target, "bind", &outside.path().to_string_lossy(), &["bind", "rw"]);
-        is_no_root(ground, &mut bundle, target)?;
+        is_no_root(fixture, &mut bundle, target)?;
     }
     outside.is_untouched()
 }
 
-fn kinds_on_root(ground: &Ground) -> anyhow::Result<()> {
+fn kinds_on_root(fixture: &Fixture) -> anyhow::Result<()> {
     let file_systems: [(&str, &[&str]); 5] =
         [("tmpfs", &[]), ("tmpfs", &["mode=700"]), ("tmpfs", &["tmpcopyup"]), ("mqueue", &[]), ("cgroup", &["ro"])];
     for (kind, options) in file_systems {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         root_links(&bundle)?;
         bundle.mount("/chain", kind, kind, options);
-        is_no_root(ground, &mut bundle, kind)?;
+        is_no_root(fixture, &mut bundle, kind)?;
     }
     Ok(())
 }
 
-fn literal_root(ground: &Ground) -> anyhow::Result<()> {
+fn literal_root(fixture: &Fixture) -> anyhow::Result<()> {
     for target in ["/", "/.", "//", "/..", "/rl/.."] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         root_links(&bundle)?;
         bundle.mount(target, "tmpfs", "tmpfs", &[]);
-        is_no_root(ground, &mut bundle, target)?;
+        is_no_root(fixture, &mut bundle, target)?;
     }
     Ok(())
 }
 
 /// The image must not choose what a remount is for.
-fn remount_on_root(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn remount_on_root(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     root_links(&bundle)?;
     bundle.set("/root/readonly", json!(true));
     bundle.mount("/rl", "none", "", &["remount", "bind", "rw", "nosuid"]);
-    let refused = unless_refused(ground.run(bundle.args(&["/probe", "try", "create", "/x"]))?)?.is_none();
+    let refused = unless_refused(fixture.run(bundle.args(&["/probe", "try", "create", "/x"]))?)?.is_none();
     ensure!(refused, "a remount of /rl, a link to the root, changed the root's mount");
     Ok(())
 }
 
-fn masked_root(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn masked_root(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     root_links(&bundle)?;
     bundle.set("/linux/maskedPaths", json!(["/rl"]));
-    is_no_root(ground, &mut bundle, "maskedPaths")
+    is_no_root(fixture, &mut bundle, "maskedPaths")
 }
 
-fn readonly_root(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn readonly_root(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     root_links(&bundle)?;
     bundle.set("/linux/readonlyPaths", json!(["/rl"]));
-    is_no_root(ground, &mut bundle, "readonlyPaths")
+    is_no_root(fixture, &mut bundle, "readonlyPaths")
 }
 
-fn dev_files(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn dev_files(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     without_mounts(&mut bundle, "/dev");
     for name in ["null", "zero", "tty", "ptmx", "fd", "stdin", "console"] {
         link(&bundle, &format!("/dev/{name}"), &outside.path().join(name))?;
     }
     link(&bundle, "/dev/pts", outside.path())?;
     link(&bundle, "/dev/random", &outside.path().join("mark"))?;
-    unless_refused(ground.run(&bundle)?)?;
+    unless_refused(fixture.run(&bundle)?)?;
     outside.is_untouched()
 }
 
-fn masked(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn masked(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     fs::write(bundle.rootfs("/secret"), "of the image")?;
     symlink("/secret", bundle.rootfs("/there"))?;
     link(&bundle, "/out", &outside.path().join("mark"))?;
     bundle.set("/linux/maskedPaths", json!(["/there", "/out"])).args(&["/probe", "try", "read", "/there"]);
-    if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+    if let Some(done) = unless_refused(fixture.run(&bundle)?)? {
         ensure!(done.stdout != "ok of the image\n", "a masked link: what it leads to can be read");
     }
     outside.is_untouched()
 }
 
 /// Checks /masked from outside, in a container that masks it, whose standard descriptors may be anything.
-fn is_masked(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<()> {
+fn is_masked(fixture: &Fixture, bundle: &mut Bundle) -> anyhow::Result<()> {
     fs::write(bundle.rootfs("/masked"), "of the image")?;
     bundle.set("/linux/maskedPaths", json!(["/masked"])).args(&["/probe", "wait"]).write()?;
-    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+    let (id, pid_file) = (fixture.id(), fixture.directory().join("init.pid"));
     let (path, pid_path) = (bundle.path().to_string_lossy().into_owned(), pid_file.to_string_lossy().into_owned());
-    let done = ground.call(&["create", "--bundle", &path, "--pid-file", &pid_path, &id])?;
+    let done = fixture.call(&["create", "--bundle", &path, "--pid-file", &pid_path, &id])?;
     if unless_refused(done)?.is_none() {
         return Ok(());
     }
@@ -282,49 +282,49 @@ fn is_masked(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<()> {
 }
 
 /// The image's /dev/null is a link to what it wants to write: a mask that binds it gives it away.
-fn null_device(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn null_device(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     without_mounts(&mut bundle, "/dev");
     symlink("/proc/sys/kernel/domainname", bundle.rootfs("/dev/null"))?;
-    is_masked(ground, &mut bundle)
+    is_masked(fixture, &mut bundle)
 }
 
-fn other_null_device(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn other_null_device(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     without_mounts(&mut bundle, "/dev");
     fs::write(bundle.rootfs("/dev/null"), "a file of the image")?;
-    is_masked(ground, &mut bundle)
+    is_masked(fixture, &mut bundle)
 }
 
 /// /dev is a volume of a neighbour's, who swaps its null device with a link to what he wants to write: a runtime that
 /// looks at the path, and then mounts the path, gives him that as a mask.
-fn swapped_null(ground: &Ground) -> anyhow::Result<()> {
-    let volume = ground.directory().join("volume");
+fn swapped_null(fixture: &Fixture) -> anyhow::Result<()> {
+    let volume = fixture.directory().join("volume");
     fs::create_dir(&volume)?;
     let (null, other) = (volume.join("null"), volume.join("other"));
     super::null_device(&null)?;
     symlink("/proc/sys/kernel/domainname", &other)?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     without_mounts(&mut bundle, "/dev");
     bundle.mount("/dev", "bind", &volume.to_string_lossy(), &["rbind", "rw"]);
-    while_exchanged(&[(&null, &other)], || (0..SWAPS).try_for_each(|_| is_masked(ground, &mut bundle)))
+    while_exchanged(&[(&null, &other)], || (0..SWAPS).try_for_each(|_| is_masked(fixture, &mut bundle)))
 }
 
-fn readonly(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn readonly(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     link(&bundle, "/there", outside.path())?;
-    unless_refused(ground.run(bundle.set("/linux/readonlyPaths", json!(["/there"])))?)?;
+    unless_refused(fixture.run(bundle.set("/linux/readonlyPaths", json!(["/there"])))?)?;
     fs::write(outside.path().join("mark"), "of the host")?;
     outside.is_untouched()
 }
 
-fn passwd(ground: &Ground) -> anyhow::Result<()> {
-    let outside = ground.directory().join("passwd");
+fn passwd(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = fixture.directory().join("passwd");
     fs::write(&outside, "spec:x:4242:4242::/:/bin/sh\n")?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     link(&bundle, "/etc/passwd", &outside)?;
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     // A name that only the host's file has.
     let done = container.exec_with(&["--user", "spec"], &["/probe", "facts"])?;
     ensure!(done.code != 0, "a user of a file of the host was taken: {}", done.stdout);
@@ -332,20 +332,20 @@ fn passwd(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// A runtime that reads it waits for a writer who never comes, or until the limit.
-fn passwd_fifo(ground: &Ground) -> anyhow::Result<()> {
-    let bundle = ground.bundle()?;
+fn passwd_fifo(fixture: &Fixture) -> anyhow::Result<()> {
+    let bundle = fixture.bundle()?;
     for name in ["/etc/passwd", "/etc/group"] {
         nix::unistd::mkfifo(&bundle.rootfs(name), nix::sys::stat::Mode::from_bits_truncate(0o666))?;
     }
-    unless_refused(run_in_time(ground, &bundle)?).map(drop)
+    unless_refused(run_in_time(fixture, &bundle)?).map(drop)
 }
 
-fn program(ground: &Ground) -> anyhow::Result<()> {
-    let outside = ground.directory().join("program");
-    fs::copy(ground.beside_probe("probe"), &outside)?;
-    let mut bundle = ground.bundle()?;
+fn program(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = fixture.directory().join("program");
+    fs::copy(fixture.beside_probe("probe"), &outside)?;
+    let mut bundle = fixture.bundle()?;
     link(&bundle, "/there", &outside)?;
-    let done = ground.run(bundle.args(&["/there", "facts"]))?;
+    let done = fixture.run(bundle.args(&["/there", "facts"]))?;
     ensure!(done.code != 0, "a program of the host was run: {}", done.stdout);
     Ok(())
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::harness::{Case, Ground, HostMount, Level};
+use crate::harness::{Case, Fixture, HostMount, Level};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
 }
 
@@ -23,10 +23,10 @@ pub const CASES: &[Case] = &[
 
 /// Paths of the caller's own namespace of a kind, by its name in /proc/PID/ns. The mount is one of them while it is
 /// held.
-fn paths(ground: &Ground, name: &str) -> anyhow::Result<(Vec<PathBuf>, HostMount)> {
+fn paths(fixture: &Fixture, name: &str) -> anyhow::Result<(Vec<PathBuf>, HostMount)> {
     let own = PathBuf::from(format!("/proc/{}/ns/{name}", std::process::id()));
     let (link, bound) =
-        (ground.directory().join(format!("link-{name}")), ground.directory().join(format!("bound-{name}")));
+        (fixture.directory().join(format!("link-{name}")), fixture.directory().join(format!("bound-{name}")));
     symlink(&own, &link)?;
     fs::write(&bound, "")?;
     let mount = HostMount::bind(&own, bound.clone())?;
@@ -36,55 +36,55 @@ fn paths(ground: &Ground, name: &str) -> anyhow::Result<(Vec<PathBuf>, HostMount
 }
 
 /// Each is set to the value that it has, so that a runtime that fails here changes nothing.
-fn sysctl_is_refused(ground: &Ground, kind: &str, name: &str, sysctl: &str) -> anyhow::Result<()> {
+fn sysctl_is_refused(fixture: &Fixture, kind: &str, name: &str, sysctl: &str) -> anyhow::Result<()> {
     let file = Path::new("/proc/sys").join(sysctl.replace('.', "/"));
     let value = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let (paths, _mount) = paths(ground, name)?;
+    let (paths, _mount) = paths(fixture, name)?;
     for path in paths {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         bundle.namespace(kind, Some(&path.to_string_lossy())).remove("/hostname");
         bundle.set("/linux/sysctl", json!({ sysctl: value.trim() }));
-        ground.refused(&bundle).with_context(|| format!("{kind} namespace {}, {sysctl}", path.display()))?;
+        fixture.refused(&bundle).with_context(|| format!("{kind} namespace {}, {sysctl}", path.display()))?;
     }
     Ok(())
 }
 
-fn network(ground: &Ground) -> anyhow::Result<()> {
-    sysctl_is_refused(ground, "network", "net", "net.core.somaxconn")
+fn network(fixture: &Fixture) -> anyhow::Result<()> {
+    sysctl_is_refused(fixture, "network", "net", "net.core.somaxconn")
 }
 
-fn ipc(ground: &Ground) -> anyhow::Result<()> {
+fn ipc(fixture: &Fixture) -> anyhow::Result<()> {
     for sysctl in ["kernel.shmmni", "fs.mqueue.queues_max"] {
-        sysctl_is_refused(ground, "ipc", "ipc", sysctl)?;
-        fs::remove_file(ground.directory().join("link-ipc"))?;
+        sysctl_is_refused(fixture, "ipc", "ipc", sysctl)?;
+        fs::remove_file(fixture.directory().join("link-ipc"))?;
     }
     Ok(())
 }
 
-fn uts(ground: &Ground) -> anyhow::Result<()> {
-    sysctl_is_refused(ground, "uts", "uts", "kernel.domainname")?;
+fn uts(fixture: &Fixture) -> anyhow::Result<()> {
+    sysctl_is_refused(fixture, "uts", "uts", "kernel.domainname")?;
     let host = rustix::system::uname();
     let names = [("/hostname", host.nodename()), ("/domainname", host.domainname())];
     for (pointer, name) in names {
         for path in
-            [format!("/proc/{}/ns/uts", std::process::id()), ground.directory().join("link-uts").display().to_string()]
+            [format!("/proc/{}/ns/uts", std::process::id()), fixture.directory().join("link-uts").display().to_string()]
         {
-            let mut bundle = ground.bundle()?;
+            let mut bundle = fixture.bundle()?;
             bundle.namespace("uts", Some(&path)).remove("/hostname").set(pointer, json!(name.to_string_lossy()));
-            ground.refused(&bundle).with_context(|| format!("UTS namespace {path}, {pointer}"))?;
+            fixture.refused(&bundle).with_context(|| format!("UTS namespace {path}, {pointer}"))?;
         }
     }
     Ok(())
 }
 
-fn own(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn own(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.remove("/hostname");
     let kinds = [("network", "net"), ("ipc", "ipc"), ("uts", "uts")];
     for (kind, name) in kinds {
         bundle.namespace(kind, Some(&format!("/proc/{}/ns/{name}", std::process::id())));
     }
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     for (kind, name) in kinds {
         let expected = fs::read_link(format!("/proc/self/ns/{name}"))?;
         let found = container.exec_facts(&[])?.namespaces.get(name).cloned().unwrap_or_default();

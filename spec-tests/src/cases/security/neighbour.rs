@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::Outside;
 use crate::cases::linux::seccomp_profile::profile;
-use crate::harness::{Bundle, Case, Container, Ground, Level, Need, wait_until};
+use crate::harness::{Bundle, Case, Container, Fixture, Level, Need, wait_until};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
 }
 
@@ -29,8 +29,8 @@ pub const CASES: &[Case] = &[
     case("no exec shows the host or more capabilities to a neighbour", "CVE-2016-9962", execs).on(EXECS),
 ];
 
-fn bundle(ground: &Ground) -> anyhow::Result<Bundle> {
-    let mut bundle = ground.bundle()?;
+fn bundle(fixture: &Fixture) -> anyhow::Result<Bundle> {
+    let mut bundle = fixture.bundle()?;
     for set in ["bounding", "effective", "permitted"] {
         bundle.set(&format!("/process/capabilities/{set}"), json!([CAPABILITIES.0]));
     }
@@ -46,12 +46,12 @@ struct Hunter<'a> {
 }
 
 impl<'a> Hunter<'a> {
-    fn start(ground: &'a Ground) -> anyhow::Result<Hunter<'a>> {
-        let outside = Outside::make(ground)?;
-        let mut bundle = bundle(ground)?;
+    fn start(fixture: &'a Fixture) -> anyhow::Result<Hunter<'a>> {
+        let outside = Outside::make(fixture)?;
+        let mut bundle = bundle(fixture)?;
         let marker = outside.path().join("mark");
         bundle.args(&["/probe", "hunt", &marker.to_string_lossy(), &format!("{:x}", CAPABILITIES.1)]);
-        let container = ground.create(&bundle)?;
+        let container = fixture.create(&bundle)?;
         container.start()?;
         let hunter = Hunter { container, outside };
         wait_until("the search", || Ok(hunter.container.output()?.starts_with("looks\n").then_some(())))?;
@@ -80,21 +80,21 @@ impl<'a> Hunter<'a> {
         })
     }
 
-    fn bundle(&self, ground: &Ground) -> anyhow::Result<Bundle> {
-        let mut bundle = bundle(ground)?;
+    fn bundle(&self, fixture: &Fixture) -> anyhow::Result<Bundle> {
+        let mut bundle = bundle(fixture)?;
         bundle.namespace("pid", Some(&self.container.proc("ns/pid")));
         Ok(bundle)
     }
 
     /// The search finds what is there to be found: in a container that has the host's directory, by each way.
-    fn finds_what_is_there(&self, ground: &Ground) -> anyhow::Result<()> {
+    fn finds_what_is_there(&self, fixture: &Fixture) -> anyhow::Result<()> {
         let outside = self.outside.path().to_string_lossy();
-        let mut bundle = self.bundle(ground)?;
+        let mut bundle = self.bundle(fixture)?;
         bundle
             .mount(&outside, "bind", &outside, &["bind"])
             .set("/process/cwd", json!(outside))
             .args(&["/probe", "hold", "/proc"]);
-        let container = ground.create(&bundle)?;
+        let container = fixture.create(&bundle)?;
         container.start()?;
         for link in [" root", " cwd", " fd/"] {
             self.wait_for(link)?;
@@ -105,25 +105,25 @@ impl<'a> Hunter<'a> {
     }
 }
 
-fn creates(ground: &Ground) -> anyhow::Result<()> {
-    let hunter = Hunter::start(ground)?;
-    let bundle = hunter.bundle(ground)?;
+fn creates(fixture: &Fixture) -> anyhow::Result<()> {
+    let hunter = Hunter::start(fixture)?;
+    let bundle = hunter.bundle(fixture)?;
     for round in 0..ROUNDS {
-        let container = ground.create(&bundle)?;
+        let container = fixture.create(&bundle)?;
         container.call_with_flags("delete", &["--force"])?.ok()?;
         container.wait()?;
         hunter.expect_nothing("create", round)?;
     }
-    hunter.finds_what_is_there(ground)
+    hunter.finds_what_is_there(fixture)
 }
 
-fn execs(ground: &Ground) -> anyhow::Result<()> {
-    let hunter = Hunter::start(ground)?;
+fn execs(fixture: &Fixture) -> anyhow::Result<()> {
+    let hunter = Hunter::start(fixture)?;
     for round in 0..ROUNDS {
         // Of root and of another user, whose ids are set before its program runs.
         let user = if round % 2 == 0 { "0" } else { "1000" };
         hunter.container.exec_with(&["--user", user], &["/probe", "exit", "0"])?.ok()?;
         hunter.expect_nothing("exec", round)?;
     }
-    hunter.finds_what_is_there(ground)
+    hunter.finds_what_is_there(fixture)
 }

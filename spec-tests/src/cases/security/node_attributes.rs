@@ -13,9 +13,9 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use super::host_nodes::{DEVICES, create_without_mknod, privileged, without_devices};
 use super::{add_capability, unless_refused};
-use crate::harness::{Bundle, Case, Container, Ground, HostMount, Level};
+use crate::harness::{Bundle, Case, Container, Fixture, HostMount, Level};
 
-const fn case(name: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, "host nodes", Level::Security, run)
 }
 
@@ -27,9 +27,9 @@ pub const CASES: &[Case] = &[
         "attributes and ACLs of the host's nodes cannot be set through the devices of a runtime without CAP_MKNOD",
         bound,
     ),
-    case("attributes and ACLs of memory devices as streams cannot be set", |ground| streams(ground, privileged)),
-    case("attributes and ACLs of memory devices as streams of a container without devices cannot be set", |ground| {
-        streams(ground, without_devices)
+    case("attributes and ACLs of memory devices as streams cannot be set", |fixture| streams(fixture, privileged)),
+    case("attributes and ACLs of memory devices as streams of a container without devices cannot be set", |fixture| {
+        streams(fixture, without_devices)
     }),
 ];
 
@@ -50,8 +50,8 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn make(ground: &Ground) -> anyhow::Result<Nodes> {
-        let directory = HostMount::tmpfs(ground.directory().join("nodes"), MsFlags::empty())?;
+    fn make(fixture: &Fixture) -> anyhow::Result<Nodes> {
+        let directory = HostMount::tmpfs(fixture.directory().join("nodes"), MsFlags::empty())?;
         for (path, (major, minor)) in DEVICES.iter().zip([(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)]) {
             let node = directory.path().join(path.trim_start_matches("/dev/"));
             mknod(&node, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))
@@ -92,8 +92,8 @@ impl Nodes {
 }
 
 /// Has `work` reach nodes that cover the host's, and compares their inodes afterwards.
-fn on_own_nodes(ground: &Ground, work: impl FnOnce(&Nodes) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let nodes = Nodes::make(ground)?;
+fn on_own_nodes(fixture: &Fixture, work: impl FnOnce(&Nodes) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let nodes = Nodes::make(fixture)?;
     let before = nodes.states()?;
     work(&nodes)?;
     for (path, after) in nodes.states()? {
@@ -115,30 +115,30 @@ fn attempt(nodes: &Nodes, container: &Container, paths: &[&str]) -> anyhow::Resu
     nodes.judge(&container.attempts(&operations)?, paths)
 }
 
-fn masked(ground: &Ground) -> anyhow::Result<()> {
+fn masked(fixture: &Fixture) -> anyhow::Result<()> {
     const PATHS: [&str; 3] = ["/masked", "/masked2", "/proc/timer_list"];
-    on_own_nodes(ground, |nodes| {
-        let mut bundle = with_every_right(privileged(ground)?);
+    on_own_nodes(fixture, |nodes| {
+        let mut bundle = with_every_right(privileged(fixture)?);
         for path in &PATHS[..2] {
             fs::write(bundle.rootfs(path), "of the image")?;
         }
         bundle.set("/linux/maskedPaths", serde_json::json!(PATHS));
         let present = if Path::new(PATHS[2]).exists() { &PATHS[..] } else { &PATHS[..2] };
-        attempt(nodes, &ground.start(&mut bundle)?, present)
+        attempt(nodes, &fixture.start(&mut bundle)?, present)
     })
 }
 
-fn devices(ground: &Ground) -> anyhow::Result<()> {
-    on_own_nodes(ground, |nodes| {
-        let container = ground.start(&mut with_every_right(privileged(ground)?))?;
+fn devices(fixture: &Fixture) -> anyhow::Result<()> {
+    on_own_nodes(fixture, |nodes| {
+        let container = fixture.start(&mut with_every_right(privileged(fixture)?))?;
         attempt(nodes, &container, &DEVICES)
     })
 }
 
-fn bound(ground: &Ground) -> anyhow::Result<()> {
-    on_own_nodes(ground, |nodes| {
-        let mut bundle = with_every_right(privileged(ground)?);
-        match create_without_mknod(ground, bundle.args(&["/probe", "wait"]))? {
+fn bound(fixture: &Fixture) -> anyhow::Result<()> {
+    on_own_nodes(fixture, |nodes| {
+        let mut bundle = with_every_right(privileged(fixture)?);
+        match create_without_mknod(fixture, bundle.args(&["/probe", "wait"]))? {
             Some(container) => {
                 container.start()?;
                 attempt(nodes, &container, &DEVICES)
@@ -150,23 +150,23 @@ fn bound(ground: &Ground) -> anyhow::Result<()> {
 
 /// Two of init's streams, as an exec reaches them, and those of an exec in the foreground. The runtime's stderr stays, for
 /// the reason of a refusal.
-fn streams(ground: &Ground, bundle: fn(&Ground) -> anyhow::Result<Bundle>) -> anyhow::Result<()> {
-    on_own_nodes(ground, |nodes| {
-        let mut bundle = with_every_right(bundle(ground)?);
+fn streams(fixture: &Fixture, bundle: fn(&Fixture) -> anyhow::Result<Bundle>) -> anyhow::Result<()> {
+    on_own_nodes(fixture, |nodes| {
+        let mut bundle = with_every_right(bundle(fixture)?);
         bundle.args(&["/probe", "wait"]).write()?;
-        let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
+        let (id, pid_file) = (fixture.id(), fixture.directory().join("init.pid"));
         let (path, pid_path) = (bundle.path().to_string_lossy(), pid_file.to_string_lossy());
         let words = ["create", "--bundle", &*path, "--pid-file", &*pid_path, &id];
-        if unless_refused(ground.call_after("exec </dev/zero >/dev/full", &words)?)?.is_none() {
+        if unless_refused(fixture.call_after("exec </dev/zero >/dev/full", &words)?)?.is_none() {
             return Ok(());
         }
-        let container = ground.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?)?;
+        let container = fixture.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?)?;
         container.start()?;
         attempt(nodes, &container, &["/proc/1/fd/0", "/proc/1/fd/1"])?;
         const OWN: [&str; 2] = ["/proc/self/fd/0", "/proc/self/fd/2"];
         let operations = ["set-attributes", OWN[0], ",", "set-attributes", OWN[1]];
         let words = [&["exec", &*id, "/probe", "try"][..], &operations].concat();
-        let done = ground.call_after("exec </dev/zero 2</dev/random", &words)?.ok()?;
+        let done = fixture.call_after("exec </dev/zero 2</dev/random", &words)?.ok()?;
         let lines: Vec<String> = done.stdout.lines().map(|line| line.trim_end().to_owned()).collect();
         nodes.judge(&lines, &OWN)
     })

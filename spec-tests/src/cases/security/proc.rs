@@ -8,9 +8,9 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use super::{Outside, add_capability, unless_refused, while_exchanged, without_mounts};
-use crate::harness::{Bundle, Case, Ground, Level, Need};
+use crate::harness::{Bundle, Case, Fixture, Level, Need};
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
 }
 
@@ -18,8 +18,8 @@ const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> any
 pub const CASES: &[Case] = &[
     case("a directory in the place of /proc does not swallow sysctls", "CVE-2019-16884", false_proc),
     case("a mount onto a file of /proc is refused", "CVE-2019-19921", below_proc),
-    case("a mount of proc onto a link is refused", "CVE-2023-27561", |ground| onto_link(ground, "/proc")),
-    case("a mount of sysfs onto a link is refused", "CVE-2023-27561", |ground| onto_link(ground, "/sys")),
+    case("a mount of proc onto a link is refused", "CVE-2023-27561", |fixture| onto_link(fixture, "/proc")),
+    case("a mount of sysfs onto a link is refused", "CVE-2023-27561", |fixture| onto_link(fixture, "/sys")),
     case("a sysctl is written to the kernel, whatever lies at /proc/sys", "CVE-2025-52881", over_sys),
     case("a sysctl's name that leads elsewhere is refused", "CVE-2025-52881", sysctl_name),
     case("exec trusts no /proc that the container has covered", "CVE-2019-16884", covered_proc),
@@ -73,62 +73,62 @@ fn false_files_are_empty(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// A bundle whose /proc is a plain directory of the image's choice.
-fn with_false_proc(ground: &Ground) -> anyhow::Result<(Bundle, PathBuf)> {
-    let place = ground.directory().join("false-proc");
+fn with_false_proc(fixture: &Fixture) -> anyhow::Result<(Bundle, PathBuf)> {
+    let place = fixture.directory().join("false-proc");
     fs::create_dir_all(place.join("self/fd"))?;
     make_false_files(&place)?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     without_mounts(&mut bundle, "/proc");
     bundle.mount("/proc", "bind", &place.to_string_lossy(), &["rbind", "rw"]);
     Ok((bundle, place))
 }
 
 /// Taken or refused: no write may land in the false file.
-fn false_proc(ground: &Ground) -> anyhow::Result<()> {
-    let (mut bundle, place) = with_false_proc(ground)?;
+fn false_proc(fixture: &Fixture) -> anyhow::Result<()> {
+    let (mut bundle, place) = with_false_proc(fixture)?;
     bundle.set("/linux/sysctl", json!({ "kernel.msgmax": "4321" })).args(&["/probe", "exit", "0"]);
-    unless_refused(ground.run(&bundle)?)?;
+    unless_refused(fixture.run(&bundle)?)?;
     false_files_are_empty(&place)
 }
 
-fn below_proc(ground: &Ground) -> anyhow::Result<()> {
+fn below_proc(fixture: &Fixture) -> anyhow::Result<()> {
     for (point, kind) in [("/proc/self/attr", "tmpfs"), ("/proc/sys", "tmpfs"), ("/proc/sysrq-trigger", "bind")] {
-        let mut bundle = ground.bundle()?;
-        let source = ground.directory().join("source");
+        let mut bundle = fixture.bundle()?;
+        let source = fixture.directory().join("source");
         fs::write(&source, "")?;
         match kind {
             "bind" => bundle.mount(point, "bind", &source.to_string_lossy(), &["bind"]),
             _ => bundle.mount(point, "tmpfs", "tmpfs", &[]),
         };
-        ground.refused(&bundle).map_err(|error| error.context(format!("a mount at {point}")))?;
+        fixture.refused(&bundle).map_err(|error| error.context(format!("a mount at {point}")))?;
     }
     Ok(())
 }
 
-fn onto_link(ground: &Ground, path: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn onto_link(fixture: &Fixture, path: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     fs::remove_dir(bundle.rootfs(path))?;
     fs::create_dir(bundle.rootfs("/other"))?;
     symlink("other", bundle.rootfs(path))?;
-    ground.refused(bundle.set("/linux/maskedPaths", json!([]))).map(drop)
+    fixture.refused(bundle.set("/linux/maskedPaths", json!([]))).map(drop)
 }
 
-fn over_sys(ground: &Ground) -> anyhow::Result<()> {
-    let place = ground.directory().join("false-sys");
+fn over_sys(fixture: &Fixture) -> anyhow::Result<()> {
+    let place = fixture.directory().join("false-sys");
     fs::create_dir_all(place.join("kernel"))?;
     fs::write(place.join("kernel/msgmax"), "")?;
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bundle.mount("/proc/sys", "bind", &place.to_string_lossy(), &["bind", "rw"]);
     bundle.set("/linux/sysctl", json!({ "kernel.msgmax": "4321" }));
-    unless_refused(ground.run(&bundle)?)?;
+    unless_refused(fixture.run(&bundle)?)?;
     let found = fs::read_to_string(place.join("kernel/msgmax"))?;
     ensure!(found.is_empty(), "the sysctl went to a file that is none: {found:?}");
     Ok(())
 }
 
-fn sysctl_name(ground: &Ground) -> anyhow::Result<()> {
-    let outside = Outside::make(ground)?;
-    let mut bundle = ground.bundle()?;
+fn sysctl_name(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
     for name in [
         format!("net/../../..{}", outside.path().join("mark").display()),
         "net/../kernel/domainname".to_owned(),
@@ -136,26 +136,26 @@ fn sysctl_name(ground: &Ground) -> anyhow::Result<()> {
     ] {
         let mut sysctl = json!({});
         sysctl[name.as_str()] = json!("changed");
-        ground.refused(bundle.set("/linux/sysctl", sysctl)).map_err(|error| error.context(name))?;
+        fixture.refused(bundle.set("/linux/sysctl", sysctl)).map_err(|error| error.context(name))?;
     }
     outside.is_untouched()
 }
 
 /// A container that may mount covers its own /proc; who enters it then still gets no more than it has.
-fn covered_proc(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn covered_proc(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     add_capability(&mut bundle, "CAP_SYS_ADMIN");
     bundle.set(
         "/linux/seccomp",
         json!({ "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO" }] }),
     );
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let before = container.exec_facts(&[])?;
     let made = container.attempts(&["mount tmpfs /proc", "mkdir /proc/self", "create /proc/self/status"])?;
     ensure!(made[0] == "ok", "covering /proc: expected success, found {made:?}");
     // It may be refused. Where it is not, what it runs has the container's limits: shown by a look from outside.
-    let mut child = ground.command(&["exec", container.id(), "/probe", "wait"]);
+    let mut child = fixture.command(&["exec", container.id(), "/probe", "wait"]);
     let mut child = child.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
     let found = (|| -> anyhow::Result<()> {
         let place = container.cgroup("pids")?.join("cgroup.procs");
@@ -186,24 +186,24 @@ fn covered_proc(ground: &Ground) -> anyhow::Result<()> {
 
 /// A profile that denies one file, loaded while the case runs. Profiles are the whole machine's: another worker must
 /// not remove this one, so that its name is the case's own.
-fn with_profile(ground: &Ground, judge: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let file = ground.directory().join("profile");
-    let profile = format!("deny-{}", ground.id());
+fn with_profile(fixture: &Fixture, judge: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let file = fixture.directory().join("profile");
+    let profile = format!("deny-{}", fixture.id());
     let rules = "  file,\n  capability,\n  network,\n  mount,\n  signal,\n  deny /denied rw,\n";
     fs::write(&file, format!("profile {profile} flags=(attach_disconnected,mediate_deleted) {{\n{rules}}}\n"))?;
     let file = file.to_string_lossy().into_owned();
-    ground.tool("apparmor_parser", &["--replace", &file])?.ok()?;
+    fixture.tool("apparmor_parser", &["--replace", &file])?.ok()?;
     let outcome = judge(&profile);
-    ground.tool("apparmor_parser", &["--remove", &file])?.ok()?;
+    fixture.tool("apparmor_parser", &["--remove", &file])?.ok()?;
     outcome
 }
 
-fn apparmor(ground: &Ground) -> anyhow::Result<()> {
-    with_profile(ground, |profile| {
-        let (mut bundle, place) = with_false_proc(ground)?;
+fn apparmor(fixture: &Fixture) -> anyhow::Result<()> {
+    with_profile(fixture, |profile| {
+        let (mut bundle, place) = with_false_proc(fixture)?;
         fs::write(bundle.rootfs("/denied"), "of the image")?;
         bundle.set("/process/apparmorProfile", json!(profile)).args(&["/probe", "try", "read", "/denied"]);
-        if let Some(done) = unless_refused(ground.run(&bundle)?)? {
+        if let Some(done) = unless_refused(fixture.run(&bundle)?)? {
             ensure!(done.stdout.trim() == "EACCES", "under the profile: expected EACCES, found {}", done.stdout);
         }
         false_files_are_empty(&place)?;
@@ -212,12 +212,12 @@ fn apparmor(ground: &Ground) -> anyhow::Result<()> {
     })
 }
 
-fn apparmor_exec(ground: &Ground) -> anyhow::Result<()> {
-    with_profile(ground, |profile| {
-        let mut bundle = ground.bundle()?;
+fn apparmor_exec(fixture: &Fixture) -> anyhow::Result<()> {
+    with_profile(fixture, |profile| {
+        let mut bundle = fixture.bundle()?;
         fs::write(bundle.rootfs("/denied"), "of the image")?;
         add_capability(&mut bundle, "CAP_SYS_ADMIN");
-        let container = ground.start(bundle.set("/process/apparmorProfile", json!(profile)))?;
+        let container = fixture.start(bundle.set("/process/apparmorProfile", json!(profile)))?;
         // False files, since a runtime that finds none may refuse for that reason alone.
         let attrs = ["self", "thread-self"].map(|task| format!("/proc/{task}/attr"));
         let mut operations = vec!["mount tmpfs /proc".to_owned()];
@@ -247,7 +247,7 @@ fn apparmor_exec(ground: &Ground) -> anyhow::Result<()> {
 /// again before and after it. None of the false files may be written to. `judge` looks at a container that was not
 /// refused, started by the probe's `wait`.
 fn with_swapped_proc(
-    ground: &Ground,
+    fixture: &Fixture,
     bundle: &mut Bundle,
     judge: impl Fn(&crate::harness::Container) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -257,13 +257,13 @@ fn with_swapped_proc(
     bundle.args(&["/probe", "wait"]);
     let create = |bundle: &Bundle| -> anyhow::Result<()> {
         bundle.write()?;
-        let (path, pid_file) = (bundle.path().to_string_lossy(), ground.directory().join("init.pid"));
-        let id = ground.id();
+        let (path, pid_file) = (bundle.path().to_string_lossy(), fixture.directory().join("init.pid"));
+        let id = fixture.id();
         let words = ["create", "--bundle", &path, "--pid-file", &*pid_file.to_string_lossy(), &id];
-        if unless_refused(ground.call(&words)?)?.is_none() {
+        if unless_refused(fixture.call(&words)?)?.is_none() {
             return Ok(());
         }
-        let container = ground.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?)?;
+        let container = fixture.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?)?;
         judge(&container)?;
         container.call_with_flags("delete", &["--force"])?.ok().map(drop)
     };
@@ -309,30 +309,30 @@ fn has_label(container: &crate::harness::Container, expected: &str) -> anyhow::R
     Ok(())
 }
 
-fn apparmor_swapped(ground: &Ground) -> anyhow::Result<()> {
-    with_profile(ground, |profile| {
-        let mut bundle = ground.bundle()?;
+fn apparmor_swapped(fixture: &Fixture) -> anyhow::Result<()> {
+    with_profile(fixture, |profile| {
+        let mut bundle = fixture.bundle()?;
         bundle.set("/process/apparmorProfile", json!(profile));
-        with_swapped_proc(ground, &mut bundle, |container| has_label(container, &format!("{profile} (enforce)")))
+        with_swapped_proc(fixture, &mut bundle, |container| has_label(container, &format!("{profile} (enforce)")))
     })
 }
 
-fn selinux_swapped(ground: &Ground) -> anyhow::Result<()> {
+fn selinux_swapped(fixture: &Fixture) -> anyhow::Result<()> {
     let label = "system_u:system_r:container_t:s0:c1,c2";
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/selinuxLabel", json!(label));
-    with_swapped_proc(ground, &mut bundle, |container| has_label(container, label))
+    with_swapped_proc(fixture, &mut bundle, |container| has_label(container, label))
 }
 
-fn sysctl_swapped(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn sysctl_swapped(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/linux/sysctl", json!({ "kernel.msgmax": "4321" }));
-    with_swapped_proc(ground, &mut bundle, |_| Ok(()))
+    with_swapped_proc(fixture, &mut bundle, |_| Ok(()))
 }
 
 /// The read-only paths of `runc spec`.
-fn default_is_readonly(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn default_is_readonly(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle
         .set("/linux/readonlyPaths", json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]));
     add_capability(&mut bundle, "CAP_DAC_OVERRIDE");
@@ -344,7 +344,7 @@ fn default_is_readonly(ground: &Ground) -> anyhow::Result<()> {
         "remount /proc/sys",
         "umount /proc/sys",
     ];
-    let found = ground.attempts(&mut bundle, &tried)?;
+    let found = fixture.attempts(&mut bundle, &tried)?;
     ensure!(found.iter().all(|line| !line.starts_with("ok")), "{tried:?}: expected errors only, found {found:?}");
     Ok(())
 }

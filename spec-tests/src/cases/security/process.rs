@@ -7,12 +7,12 @@ use serde_json::json;
 
 use super::unless_refused;
 use crate::facts::Facts;
-use crate::harness::{Bundle, Case, Ground, Level, wait_until};
+use crate::harness::{Bundle, Case, Fixture, Level, wait_until};
 
 /// So many processes come in while one looks; each is there for a fraction of a millisecond before its program runs.
 const EXECS: usize = 50;
 
-const fn case(name: &'static str, section: &'static str, run: fn(&Ground) -> anyhow::Result<()>) -> Case {
+const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Case {
     Case::new(name, section, Level::Security, run)
 }
 
@@ -38,18 +38,18 @@ pub const CASES: &[Case] = &[
     case("the caller's environment stays outside", "CVE-2016-9962", environment),
 ];
 
-fn inheritable(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let facts = ground.facts(&bundle)?;
+fn inheritable(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let facts = fixture.facts(&bundle)?;
     ensure!(facts.capabilities("CapInh")? == 0, "CapInh: expected none, found {}", facts.status("CapInh")?);
-    let facts = ground.facts(bundle.set("/process/capabilities/inheritable", json!(["CAP_KILL"])))?;
+    let facts = fixture.facts(bundle.set("/process/capabilities/inheritable", json!(["CAP_KILL"])))?;
     ensure!(facts.capabilities("CapInh")? == 1 << 5, "CapInh: expected CAP_KILL, found {}", facts.status("CapInh")?);
     Ok(())
 }
 
-fn exec_inheritable(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.start(&mut bundle)?;
+fn exec_inheritable(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.start(&mut bundle)?;
     let plain = container.exec_facts(&[])?;
     ensure!(plain.capabilities("CapInh")? == 0, "CapInh of exec: expected none, found {}", plain.status("CapInh")?);
     let facts = container.exec_facts(&["--cap", "CAP_CHOWN"])?;
@@ -63,17 +63,17 @@ fn exec_inheritable(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ambient(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn ambient(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let found = (facts.capabilities("CapAmb")?, facts.capabilities("CapEff")?, facts.capabilities("CapPrm")?);
     ensure!(found.0 == 0, "ambient of user 1000: expected none, found {found:x?}");
     Ok(())
 }
 
-fn exec_confinement(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn exec_confinement(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let limits = json!([{ "type": "RLIMIT_NOFILE", "soft": 123, "hard": 321 }]);
     bundle.set("/process/rlimits", limits).set("/process/user", json!({ "uid": 12, "gid": 34, "umask": 0o27 }));
     bundle.set(
@@ -81,8 +81,8 @@ fn exec_confinement(ground: &Ground) -> anyhow::Result<()> {
         json!({ "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO" }] }),
     );
-    let expected = ground.facts(&bundle)?;
-    let found = ground.start(&mut bundle)?.exec_facts(&[])?;
+    let expected = fixture.facts(&bundle)?;
+    let found = fixture.start(&mut bundle)?.exec_facts(&[])?;
     for name in ["Seccomp", "NoNewPrivs", "CapBnd", "CapEff", "CapPrm", "CapInh", "CapAmb", "Uid", "Gid"] {
         let (expected, found) = (expected.status(name)?, found.status(name)?);
         ensure!(found == expected, "{name} of exec: expected {expected} as init has it, found {found}");
@@ -93,9 +93,9 @@ fn exec_confinement(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// The hook is a program of the image, which the image's author wrote.
-fn hook_confinement(ground: &Ground) -> anyhow::Result<()> {
+fn hook_confinement(fixture: &Fixture) -> anyhow::Result<()> {
     for (no_new_privileges, user) in [(true, 12), (false, 12), (true, 0), (false, 0)] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         bundle.set("/process/user", json!({ "uid": user, "gid": 34, "additionalGids": [56] }));
         bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
         bundle.set(
@@ -106,7 +106,7 @@ fn hook_confinement(ground: &Ground) -> anyhow::Result<()> {
         std::fs::set_permissions(bundle.rootfs("/"), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
         bundle.hook("startContainer", "hook", &[]);
         bundle.args(&["/probe", "record", "/log"]);
-        let container = ground.create(&bundle)?;
+        let container = fixture.create(&bundle)?;
         container.start()?;
         ensure!(container.wait()? == 0, "the program: {}", container.output()?);
         let (hook, program) = (bundle.record("hook")?.status, bundle.record("/probe")?.status);
@@ -125,10 +125,10 @@ fn hook_confinement(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn exec_namespaces(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn exec_namespaces(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?.namespace("cgroup", None);
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let facts = container.exec_facts(&[])?;
     for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
         let expected = std::fs::read_link(container.proc(&format!("ns/{kind}")))?.display().to_string();
@@ -139,14 +139,14 @@ fn exec_namespaces(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// A container that may look into all that it sees, and does, while processes come into it.
-fn elsewhere(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn elsewhere(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let capabilities = json!(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"]);
     for set in ["bounding", "effective", "permitted"] {
         bundle.set(&format!("/process/capabilities/{set}"), capabilities.clone());
     }
     bundle.args(&["/probe", "watch"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     wait_until("the look", || Ok(container.output()?.starts_with("looks\n").then_some(())))?;
     for number in 0..EXECS {
@@ -178,24 +178,24 @@ fn secret(bundle: &Bundle, gid: u32, mode: u32) -> anyhow::Result<()> {
 }
 
 /// The caller of the runtime is in a group that may read the file, the container is not.
-fn callers_groups(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn callers_groups(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     secret(&bundle, 4242, 0o040)?;
     bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     let program = ["/probe", "try", "read", "/secret"];
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     secret(&bundle, 4242, 0o040)?;
     bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })).args(&program).write()?;
-    let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
+    let (id, path) = (fixture.id(), bundle.path().to_string_lossy().into_owned());
     let exec = [&["exec", container.id()], &program[..]].concat();
     let exec_as = [&["exec", "--user", "1000:1000", container.id()], &program[..]].concat();
     for words in [&["run", "--bundle", &path, &id][..], &exec, &exec_as] {
-        let command = ground.command(words);
+        let command = fixture.command(words);
         let words: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
-        let runtime = ground.runtime().to_string_lossy();
+        let runtime = fixture.runtime().to_string_lossy();
         let words = ["--groups", "4242", "--", &*runtime].into_iter().chain(words.iter().map(String::as_str));
-        let found = ground.tool("setpriv", &words.collect::<Vec<_>>())?.ok()?;
+        let found = fixture.tool("setpriv", &words.collect::<Vec<_>>())?.ok()?;
         ensure!(found.stdout.trim() == "EACCES", "{}: expected EACCES, found {}", found.what, found.stdout);
     }
     Ok(())
@@ -203,8 +203,8 @@ fn callers_groups(ground: &Ground) -> anyhow::Result<()> {
 
 /// The file is closed to the container's group, and open to all others: a program that takes on another group has the
 /// first one still, where config.json has it among the additional ones too, as every manager writes it by now.
-fn kept_group(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn kept_group(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     secret(&bundle, 1000, 0o604)?;
     let path = bundle.rootfs("/setgid");
     std::fs::copy(bundle.rootfs("/probe"), &path)?;
@@ -214,19 +214,19 @@ fn kept_group(ground: &Ground) -> anyhow::Result<()> {
     let program = ["/setgid", "try", "read", "/secret"];
     // Without it the attack works, which is what the managers were blamed for.
     bundle.set("/process/user", json!({ "uid": 2000, "gid": 1000 })).args(&program);
-    let found = ground.run(&bundle)?.ok()?.stdout;
+    let found = fixture.run(&bundle)?.ok()?.stdout;
     ensure!(found == "ok of the group\n", "without additionalGids: expected the attack to work, found {found}");
     bundle.set("/process/user", json!({ "uid": 2000, "gid": 1000, "additionalGids": [1000] }));
-    let found = ground.run(&bundle)?.ok()?.stdout;
+    let found = fixture.run(&bundle)?.ok()?.stdout;
     ensure!(found.trim() == "EACCES", "in run: expected EACCES, found {found}");
-    let found = ground.start(&mut bundle)?.exec(&program)?.ok()?.stdout;
+    let found = fixture.start(&mut bundle)?.exec(&program)?.ok()?.stdout;
     ensure!(found.trim() == "EACCES", "in exec: expected EACCES, found {found}");
     Ok(())
 }
 
-fn numeric_user(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.start(&mut bundle)?;
+fn numeric_user(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.start(&mut bundle)?;
     for user in ["0x0", "+0", "-1", "4294967296", "18446744073709551616", "1 000", "0:0x0", "1:+0"] {
         let done = container.exec_with(&["--user", user], &["/probe", "facts"])?;
         ensure!(done.code != 0, "exec --user {user:?}: expected a refusal, found it taken");
@@ -237,14 +237,14 @@ fn numeric_user(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// Each of these names is root, says the image.
-fn numeric_names(ground: &Ground) -> anyhow::Result<()> {
+fn numeric_names(fixture: &Fixture) -> anyhow::Result<()> {
     const NAMES: [&str; 10] =
         ["4294967296", "8589934592", "01000", "-1", "+5", "0x10", " 5", "1e3", "4294967295", "18446744073709551616"];
-    let mut bundle = ground.bundle()?;
+    let mut bundle = fixture.bundle()?;
     let lines = |ids: &str| NAMES.map(|name| format!("{name}:x:{ids}\n")).concat();
     fs::write(bundle.rootfs("/etc/passwd"), lines("0:0::/:/bin/sh"))?;
     fs::write(bundle.rootfs("/etc/group"), lines("0:"))?;
-    let container = ground.start(&mut bundle)?;
+    let container = fixture.start(&mut bundle)?;
     for name in NAMES {
         for (user, field) in [(name.to_owned(), "Uid"), (format!("7:{name}"), "Gid")] {
             let done = container.exec_with(&[&format!("--user={user}")], &["/probe", "facts"])?;
@@ -258,7 +258,7 @@ fn numeric_names(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// (uid_t)-1 tells setresuid(2) and chown(2) to leave what is there, and that is root.
-fn minus_one(ground: &Ground) -> anyhow::Result<()> {
+fn minus_one(fixture: &Fixture) -> anyhow::Result<()> {
     let id = json!(u32::MAX);
     let map = json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
     let device = |field: &str| {
@@ -278,20 +278,20 @@ fn minus_one(ground: &Ground) -> anyhow::Result<()> {
         ("/mounts/100", tmpfs("uid=4294967295")),
         ("/mounts/100", tmpfs("gid=-1")),
     ] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         if pointer.ends_with("Mappings") {
             bundle.user_namespace(100_000, 65536)?;
         }
         bundle.set(pointer, value.clone());
-        let done = ground.run(&bundle)?;
+        let done = fixture.run(&bundle)?;
         ensure!(done.code != 0, "{pointer} = {value}: expected a refusal, found it taken");
     }
     Ok(())
 }
 
-fn exec_minus_one(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.start(&mut bundle)?;
+fn exec_minus_one(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.start(&mut bundle)?;
     for flag in ["--user=4294967295", "--user=0:4294967295", "--additional-gids=4294967295"] {
         let done = container.exec_with(&[flag], &["/probe", "facts"])?;
         ensure!(done.code != 0, "exec {flag}: expected a refusal, found it taken");
@@ -301,7 +301,7 @@ fn exec_minus_one(ground: &Ground) -> anyhow::Result<()> {
         process["user"] = json!({ "uid": 0, "gid": 0 });
         process["user"][field] = value;
         process["args"] = json!(["/probe", "facts"]);
-        let file = ground.directory().join("process.json");
+        let file = fixture.directory().join("process.json");
         fs::write(&file, process.to_string())?;
         let done = container.exec_with(&["--process", &file.to_string_lossy()], &[])?;
         ensure!(done.code != 0, "process.json with user.{field} of 4294967295: expected a refusal, found it taken");
@@ -309,28 +309,28 @@ fn exec_minus_one(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ids(ground: &Ground) -> anyhow::Result<()> {
-    let bundle = ground.bundle()?;
+fn ids(fixture: &Fixture) -> anyhow::Result<()> {
+    let bundle = fixture.bundle()?;
     bundle.write()?;
     let path = bundle.path().to_string_lossy().into_owned();
     for id in ["..", ".", "../spec", "a/b", "/spec", "", "a b", "a\nb", "ü", "a%00", "a;b"] {
-        let done = ground.call(&["create", "--bundle", &path, id])?;
+        let done = fixture.call(&["create", "--bundle", &path, id])?;
         if done.code == 0 {
-            ground.call(&["delete", "--force", id])?;
+            fixture.call(&["delete", "--force", id])?;
         }
         ensure!(done.code != 0, "create with the id {id:?}: expected a refusal, found it taken");
     }
-    let escaped = ground.root().join("../spec");
+    let escaped = fixture.root().join("../spec");
     ensure!(!escaped.exists(), "{} was made", escaped.display());
     Ok(())
 }
 
-fn foreign_ids(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let container = ground.start(&mut bundle)?;
-    let by_path = format!("../{}/{}", ground.root().file_name().context("root")?.to_string_lossy(), container.id());
+fn foreign_ids(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let container = fixture.start(&mut bundle)?;
+    let by_path = format!("../{}/{}", fixture.root().file_name().context("root")?.to_string_lossy(), container.id());
     for (verb, words) in [("state", &[][..]), ("kill", &["KILL"]), ("delete", &["--force"])] {
-        let done = ground.call(&[&[verb, &by_path], words].concat())?;
+        let done = fixture.call(&[&[verb, &by_path], words].concat())?;
         let is_harmless = done.code != 0 || (verb == "delete" && container.status()? == "running");
         ensure!(is_harmless, "{verb} {by_path}: expected a refusal, found {}", done.stdout);
     }
@@ -339,8 +339,8 @@ fn foreign_ids(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn user_namespace(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn user_namespace(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let capabilities = json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_MKNOD", "CAP_SYS_CHROOT"]);
     bundle.set(
         "/process/capabilities",
@@ -360,29 +360,29 @@ fn user_namespace(ground: &Ground) -> anyhow::Result<()> {
         "write /proc/sysrq-trigger h",
         "mount cgroup /tmp",
     ];
-    let found = ground.attempts(&mut bundle, &tried)?;
+    let found = fixture.attempts(&mut bundle, &tried)?;
     ensure!(found.iter().all(|line| !line.starts_with("ok")), "{tried:?}: expected errors only, found {found:?}");
     Ok(())
 }
 
-fn no_new_privileges(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn no_new_privileges(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let path = bundle.rootfs("/suid");
     std::fs::copy(bundle.rootfs("/probe"), &path)?;
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o4755))?;
     bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })).args(&["/suid", "facts"]);
-    let facts = ground.facts(&bundle)?;
+    let facts = fixture.facts(&bundle)?;
     let found = facts.status("Uid")?;
     ensure!(found == "1000\t1000\t1000\t1000", "under noNewPrivileges: expected the ids 1000, found {found}");
     ensure!(facts.capabilities("CapEff")? == 0, "CapEff: expected none, found {}", facts.status("CapEff")?);
     Ok(())
 }
 
-fn environment(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn environment(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "wait"]).write()?;
-    let (id, pid_file) = (ground.id(), ground.directory().join("init.pid"));
-    let mut command = ground.command(&[
+    let (id, pid_file) = (fixture.id(), fixture.directory().join("init.pid"));
+    let mut command = fixture.command(&[
         "create",
         "--bundle",
         &bundle.path().to_string_lossy(),
@@ -393,7 +393,7 @@ fn environment(ground: &Ground) -> anyhow::Result<()> {
     command.env("SPEC_SECRET", "of-the-caller").stdin(std::process::Stdio::null());
     let status = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status()?;
     ensure!(status.success(), "create: {status}");
-    ground.call(&["start", &id])?.ok()?;
+    fixture.call(&["start", &id])?.ok()?;
     let pid: i32 = std::fs::read_to_string(&pid_file)?.trim().parse()?;
     crate::harness::wait_until("the program to run", || {
         let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline"))?;

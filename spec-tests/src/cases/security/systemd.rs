@@ -10,7 +10,7 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::unless_refused;
-use crate::harness::{Case, Ground, Level, Need, wait_until};
+use crate::harness::{Case, Fixture, Level, Need, wait_until};
 
 const SECTION: &str = "CVE-2024-3154";
 
@@ -30,13 +30,13 @@ pub const CASES: &[Case] = &[
 ];
 
 /// A unit of the host's, for as long as this lives.
-struct Unit<'a>(&'a Ground, String);
+struct Unit<'a>(&'a Fixture, String);
 
 impl<'a> Unit<'a> {
-    fn make(ground: &'a Ground, program: &str) -> anyhow::Result<Unit<'a>> {
-        let unit = Unit(ground, format!("{}.service", ground.id()));
+    fn make(fixture: &'a Fixture, program: &str) -> anyhow::Result<Unit<'a>> {
+        let unit = Unit(fixture, format!("{}.service", fixture.id()));
         fs::write(unit.file(), format!("[Service]\nExecStart={program}\nRemainAfterExit=yes\n"))?;
-        ground.tool("systemctl", &["daemon-reload"])?.ok()?;
+        fixture.tool("systemctl", &["daemon-reload"])?.ok()?;
         Ok(unit)
     }
 
@@ -58,27 +58,27 @@ impl Drop for Unit<'_> {
 }
 
 /// Runs a container with the property as an annotation; whether it was taken.
-fn with_property(ground: &Ground, name: &str, value: &str) -> anyhow::Result<bool> {
-    let mut bundle = ground.bundle()?;
+fn with_property(fixture: &Fixture, name: &str, value: &str) -> anyhow::Result<bool> {
+    let mut bundle = fixture.bundle()?;
     let mut annotations = json!({});
     annotations[format!("org.systemd.property.{name}")] = json!(value);
     bundle.set("/annotations", annotations).args(&["/probe", "exit", "0"]);
-    Ok(unless_refused(ground.run(&bundle)?)?.is_some())
+    Ok(unless_refused(fixture.run(&bundle)?)?.is_some())
 }
 
-fn units(ground: &Ground) -> anyhow::Result<()> {
-    let unit = Unit::make(ground, "/bin/sleep 1000")?;
+fn units(fixture: &Fixture) -> anyhow::Result<()> {
+    let unit = Unit::make(fixture, "/bin/sleep 1000")?;
     let value = format!("['{}']", unit.1);
     for name in ["Wants", "Requires", "OnSuccess"] {
-        with_property(ground, name, &value)?;
+        with_property(fixture, name, &value)?;
         wait_until("systemd to have no job for the unit", || {
-            let jobs = ground.tool("systemctl", &["list-jobs", "--no-legend"])?.ok()?.stdout;
+            let jobs = fixture.tool("systemctl", &["list-jobs", "--no-legend"])?.ok()?.stdout;
             Ok((!jobs.contains(&unit.1)).then_some(()))
         })?;
         ensure!(!unit.is_active()?, "{name}: expected {} not to be started", unit.1);
     }
-    ground.tool("systemctl", &["start", &unit.1])?.ok()?;
-    with_property(ground, "Conflicts", &value)?;
+    fixture.tool("systemctl", &["start", &unit.1])?.ok()?;
+    with_property(fixture, "Conflicts", &value)?;
     ensure!(unit.is_active()?, "Conflicts: expected {} to run on", unit.1);
     Ok(())
 }
@@ -93,11 +93,11 @@ impl Drop for Bystander {
     }
 }
 
-fn processes(ground: &Ground) -> anyhow::Result<()> {
+fn processes(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bystander = Bystander(Command::new("sleep").arg("1000").spawn()?);
     let place = format!("/proc/{}/cgroup", bystander.0.id());
     let before = fs::read_to_string(&place)?;
-    with_property(ground, "PIDs", &format!("[uint32 {}]", bystander.0.id()))?;
+    with_property(fixture, "PIDs", &format!("[uint32 {}]", bystander.0.id()))?;
     let after = fs::read_to_string(&place)?;
     ensure!(bystander.0.try_wait()?.is_none(), "a process of the host was killed with the container");
     ensure!(after == before, "a process of the host was moved from {before} to {after}");
@@ -105,9 +105,9 @@ fn processes(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// Some of them power the machine off, which no test could look at: what is not refused counts as done.
-fn actions(ground: &Ground) -> anyhow::Result<()> {
+fn actions(fixture: &Fixture) -> anyhow::Result<()> {
     for (name, value) in [("SuccessAction", "'none'"), ("FailureAction", "'none'"), ("JobTimeoutAction", "'none'")] {
-        ensure!(!with_property(ground, name, value)?, "{name}: expected a refusal, found it taken");
+        ensure!(!with_property(fixture, name, value)?, "{name}: expected a refusal, found it taken");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Case, Ground, KINDS, Level, wait_until};
+use crate::harness::{Bundle, Case, Fixture, KINDS, Level, wait_until};
 
 const SECTION: &str = "config.md#posix-platform-hooks";
 const VALID: &str = "config.md#valid-values";
@@ -53,42 +53,42 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Creates, starts, waits for the end and deletes; the hooks have written their log then.
-pub(super) fn life(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<()> {
+pub(super) fn life(fixture: &Fixture, bundle: &mut Bundle) -> anyhow::Result<()> {
     bundle.args(&["/probe", "exit", "0"]);
-    let container = ground.create(bundle)?;
+    let container = fixture.create(bundle)?;
     container.start()?;
     container.wait()?;
     container.wait_status("stopped")?;
     container.delete()
 }
 
-fn relative_path(ground: &Ground) -> anyhow::Result<()> {
+fn relative_path(fixture: &Fixture) -> anyhow::Result<()> {
     for kind in KINDS {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         let mut entry = bundle.hook_entry(kind, kind, &[]);
         entry["path"] = json!("probe");
         bundle.push(&format!("/hooks/{kind}"), entry).args(&["/probe", "wait"]);
         let path = bundle.path().to_string_lossy().into_owned();
         bundle.write()?;
-        let id = ground.id();
-        let created = ground.call(&["create", "--bundle", &path, &id])?;
-        let refused = created.code != 0 || ground.call(&["start", &id])?.code != 0;
+        let id = fixture.id();
+        let created = fixture.call(&["create", "--bundle", &path, &id])?;
+        let refused = created.code != 0 || fixture.call(&["start", &id])?.code != 0;
         ensure!(refused, "{kind} with the path \"probe\": expected an error from create or start, found none");
     }
     Ok(())
 }
 
-fn missing_path(ground: &Ground) -> anyhow::Result<()> {
+fn missing_path(fixture: &Fixture) -> anyhow::Result<()> {
     for kind in ["prestart", "createRuntime", "createContainer"] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         bundle.push(&format!("/hooks/{kind}"), json!({ "path": "/nowhere/at/all" }));
-        ground.refused(&bundle).context(kind)?;
+        fixture.refused(&bundle).context(kind)?;
     }
     Ok(())
 }
 
-fn args(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn args(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let mut wanted = BTreeMap::new();
     for kind in KINDS {
         // What is looked for is of no matter: any words will do.
@@ -97,7 +97,7 @@ fn args(ground: &Ground) -> anyhow::Result<()> {
         let log = if kind == "startContainer" { "/log".to_owned() } else { bundle.log().display().to_string() };
         wanted.insert(kind, words.map(|word| word.replace("LOG", &log)));
     }
-    life(ground, &mut bundle)?;
+    life(fixture, &mut bundle)?;
     for (kind, wanted) in wanted {
         let found = bundle.record(kind)?.args;
         ensure!(found == wanted, "argv of {kind}: expected {wanted:?}, found {found:?}");
@@ -105,14 +105,14 @@ fn args(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn env(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn env(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     for kind in KINDS {
         let mut entry = bundle.hook_entry(kind, kind, &[]);
         entry["env"] = json!(["KIND=hook", "EMPTY=", "SIGN=a=b"]);
         bundle.push(&format!("/hooks/{kind}"), entry);
     }
-    life(ground, &mut bundle)?;
+    life(fixture, &mut bundle)?;
     let wanted = [("KIND", "hook"), ("EMPTY", ""), ("SIGN", "a=b")];
     let wanted: BTreeMap<_, _> = wanted.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     for kind in KINDS {
@@ -122,64 +122,64 @@ fn env(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn in_time(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn in_time(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     for kind in KINDS {
         let mut entry = bundle.hook_entry(kind, kind, &[]);
         entry["timeout"] = json!(50);
         bundle.push(&format!("/hooks/{kind}"), entry);
     }
-    life(ground, &mut bundle)?;
+    life(fixture, &mut bundle)?;
     let found = bundle.called()?;
     ensure!(found.len() == KINDS.len(), "expected a call of every hook, found {found:?}");
     Ok(())
 }
 
-fn timeout(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn timeout(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let program = bundle.rootfs("/probe");
     bundle.push("/hooks/createRuntime", json!({ "path": program, "args": ["hook", "wait"], "timeout": 1 }));
     bundle.hook("createContainer", "later", &[]);
-    ground.refused(&bundle)?;
+    fixture.refused(&bundle)?;
     let found = bundle.called()?;
     ensure!(found.is_empty(), "expected no hook after the one that failed, found {found:?}");
     Ok(())
 }
 
-fn no_timeout(ground: &Ground) -> anyhow::Result<()> {
+fn no_timeout(fixture: &Fixture) -> anyhow::Result<()> {
     for timeout in [0, -1] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         let mut entry = bundle.hook_entry("createRuntime", "hook", &[]);
         entry["timeout"] = json!(timeout);
-        ground.refused(bundle.push("/hooks/createRuntime", entry)).with_context(|| format!("timeout {timeout}"))?;
+        fixture.refused(bundle.push("/hooks/createRuntime", entry)).with_context(|| format!("timeout {timeout}"))?;
     }
     Ok(())
 }
 
-fn no_object(ground: &Ground) -> anyhow::Result<()> {
+fn no_object(fixture: &Fixture) -> anyhow::Result<()> {
     for value in [json!(["/bin/true"]), json!({ "path": "/bin/true" }), json!([{ "path": 5 }])] {
-        let mut bundle = ground.bundle()?;
-        ground.refused(bundle.set("/hooks/createRuntime", value.clone())).with_context(|| value.to_string())?;
+        let mut bundle = fixture.bundle()?;
+        fixture.refused(bundle.set("/hooks/createRuntime", value.clone())).with_context(|| value.to_string())?;
     }
     Ok(())
 }
 
-fn none(ground: &Ground) -> anyhow::Result<()> {
+fn none(fixture: &Fixture) -> anyhow::Result<()> {
     for value in [json!({}), json!({ "prestart": [], "createRuntime": [], "poststop": [] })] {
-        let mut bundle = ground.bundle()?;
-        life(ground, bundle.set("/hooks", value))?;
+        let mut bundle = fixture.bundle()?;
+        life(fixture, bundle.set("/hooks", value))?;
     }
     Ok(())
 }
 
-fn order(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn order(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     for kind in KINDS {
         for number in 1..=3 {
             bundle.hook(kind, &format!("{kind}{number}"), &[]);
         }
     }
-    life(ground, &mut bundle)?;
+    life(fixture, &mut bundle)?;
     let called = bundle.called()?;
     for kind in KINDS {
         let found: Vec<_> = called.iter().filter(|name| name.trim_end_matches(['1', '2', '3']) == kind).collect();
@@ -189,10 +189,10 @@ fn order(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn state(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn state(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook_of_every_kind().args(&["/probe", "exit", "0"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     container.wait()?;
     container.wait_status("stopped")?;
@@ -209,11 +209,11 @@ fn state(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn annotations(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn annotations(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let wanted = json!({ "org.example.key": "value", "org.example.empty": "" });
     bundle.hook_of_every_kind().set("/annotations", wanted.clone());
-    life(ground, &mut bundle)?;
+    life(fixture, &mut bundle)?;
     for kind in KINDS {
         let found = bundle.record(kind)?.state()?["annotations"].clone();
         ensure!(found == wanted, "annotations for {kind}: expected {wanted}, found {found}");
@@ -221,10 +221,10 @@ fn annotations(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn status(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn status(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook_of_every_kind().args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     container.kill("KILL")?;
     container.wait()?;
@@ -238,10 +238,10 @@ fn status(ground: &Ground) -> anyhow::Result<()> {
 }
 
 /// The pid that each kind of hook is given, and init's own.
-fn given_pids(ground: &Ground) -> anyhow::Result<(BTreeMap<&'static str, Value>, i32)> {
-    let mut bundle = ground.bundle()?;
+fn given_pids(fixture: &Fixture) -> anyhow::Result<(BTreeMap<&'static str, Value>, i32)> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook_of_every_kind().args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     let pid = container.pid();
     let mut found = BTreeMap::new();
@@ -251,50 +251,50 @@ fn given_pids(ground: &Ground) -> anyhow::Result<(BTreeMap<&'static str, Value>,
     Ok((found, pid))
 }
 
-fn pids(ground: &Ground) -> anyhow::Result<()> {
-    let (found, pid) = given_pids(ground)?;
+fn pids(fixture: &Fixture) -> anyhow::Result<()> {
+    let (found, pid) = given_pids(fixture)?;
     for kind in ["prestart", "createRuntime", "poststart"] {
         ensure!(found[kind] == pid, "pid for {kind}: expected {pid}, found {}", found[kind]);
     }
     Ok(())
 }
 
-fn inner_pids(ground: &Ground) -> anyhow::Result<()> {
-    let (found, _) = given_pids(ground)?;
+fn inner_pids(fixture: &Fixture) -> anyhow::Result<()> {
+    let (found, _) = given_pids(fixture)?;
     for kind in ["createContainer", "startContainer"] {
         ensure!(found[kind] == 1, "pid for {kind}, in a new pid namespace: expected 1, found {}", found[kind]);
     }
     Ok(())
 }
 
-fn deaf(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn deaf(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let program = bundle.rootfs("/probe");
     // More than a pipe holds.
     bundle.set("/annotations", json!({ "org.example.long": "x".repeat(100_000) }));
     bundle.push("/hooks/createRuntime", json!({ "path": program, "args": ["deaf", "exit", "0"] }));
-    life(ground, &mut bundle)
+    life(fixture, &mut bundle)
 }
 
 /// Creates, starts, waits and deletes as [`life`] does, with NAME=value in the environment of each call.
-fn life_of_caller(ground: &Ground, bundle: &mut Bundle) -> anyhow::Result<()> {
+fn life_of_caller(fixture: &Fixture, bundle: &mut Bundle) -> anyhow::Result<()> {
     bundle.args(&["/probe", "exit", "0"]).write()?;
-    let (id, path) = (ground.id(), bundle.path().to_string_lossy().into_owned());
+    let (id, path) = (fixture.id(), bundle.path().to_string_lossy().into_owned());
     for words in [&["create", "--bundle", &path, &id][..], &["start", &id]] {
-        ground.call_after("export NAME=of-the-caller; exec </dev/null >/dev/null 2>&1", words)?.ok()?;
+        fixture.call_after("export NAME=of-the-caller; exec </dev/null >/dev/null 2>&1", words)?.ok()?;
     }
     wait_until("the status stopped", || {
-        let stopped = ground.call(&["state", &id])?.ok()?.stdout.contains("\"stopped\"");
+        let stopped = fixture.call(&["state", &id])?.ok()?.stdout.contains("\"stopped\"");
         Ok(stopped.then_some(()))
     })?;
-    ground.call_after("export NAME=of-the-caller", &["delete", &id])?.ok().map(drop)
+    fixture.call_after("export NAME=of-the-caller", &["delete", &id])?.ok().map(drop)
 }
 
-fn no_env(ground: &Ground) -> anyhow::Result<()> {
+fn no_env(fixture: &Fixture) -> anyhow::Result<()> {
     for (env, wanted) in
         [(None, Some("of-the-caller")), (Some(Value::Null), Some("of-the-caller")), (Some(json!([])), None)]
     {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         for kind in KINDS {
             let mut entry = bundle.hook_entry(kind, kind, &[]);
             if let Some(env) = &env {
@@ -302,7 +302,7 @@ fn no_env(ground: &Ground) -> anyhow::Result<()> {
             }
             bundle.push(&format!("/hooks/{kind}"), entry);
         }
-        life_of_caller(ground, &mut bundle)?;
+        life_of_caller(fixture, &mut bundle)?;
         for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
             let found = bundle.record(kind)?.env;
             let name = found.get("NAME").map(String::as_str);
@@ -316,16 +316,16 @@ fn no_env(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn inner_env(ground: &Ground) -> anyhow::Result<()> {
+fn inner_env(fixture: &Fixture) -> anyhow::Result<()> {
     for env in [None, Some(Value::Null), Some(json!([]))] {
-        let mut bundle = ground.bundle()?;
+        let mut bundle = fixture.bundle()?;
         bundle.set("/process/env", json!(["PATH=/bin", "NAME=of-the-container"]));
         let mut entry = bundle.hook_entry("startContainer", "hook", &[]);
         if let Some(env) = &env {
             entry["env"] = env.clone();
         }
         bundle.push("/hooks/startContainer", entry);
-        life_of_caller(ground, &mut bundle)?;
+        life_of_caller(fixture, &mut bundle)?;
         let mut found = bundle.record("hook")?.env;
         // What /etc/passwd says, or a default.
         found.remove("HOME");
@@ -336,10 +336,10 @@ fn inner_env(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn places(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn places(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook_of_every_kind().set("/process/cwd", json!("/tmp"));
-    life_of_caller(ground, &mut bundle)?;
+    life_of_caller(fixture, &mut bundle)?;
     let (bundle_path, root) = (bundle.path().to_owned(), bundle.rootfs("/"));
     for (kind, wanted) in [
         ("prestart", bundle_path.as_path()),
@@ -354,8 +354,8 @@ fn places(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn words_in_env(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn words_in_env(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let file = bundle.path().join("environ");
     // The shell would pass on assignments alone: the kernel's copy shows what the hook was executed with.
     let script = format!("cat </proc/$$/environ >>{}", file.display());
@@ -364,7 +364,7 @@ fn words_in_env(ground: &Ground) -> anyhow::Result<()> {
         let entry = json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": env });
         bundle.push(&format!("/hooks/{kind}"), entry);
     }
-    life(ground, &mut bundle)?;
+    life(fixture, &mut bundle)?;
     let found = std::fs::read_to_string(file)?;
     let mut entries: Vec<&str> = found.split_terminator('\0').collect();
     ensure!(entries.len() == 12, "expected three entries for each of four hooks, found {found:?}");
@@ -380,16 +380,16 @@ fn poststop_in_bundle(bundle: &Bundle) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn place_after_run(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn place_after_run(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook("poststop", "poststop", &[]).args(&["/probe", "exit", "0"]).write()?;
-    ground.call(&["run", "--bundle", &bundle.path().to_string_lossy(), &ground.id()])?.ok()?;
+    fixture.call(&["run", "--bundle", &bundle.path().to_string_lossy(), &fixture.id()])?.ok()?;
     poststop_in_bundle(&bundle)
 }
 
-fn place_after_failure(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn place_after_failure(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook("createRuntime", "failing", &["exit", "3"]).hook("poststop", "poststop", &[]);
-    ground.refused(&bundle)?;
+    fixture.refused(&bundle)?;
     poststop_in_bundle(&bundle)
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 
-use crate::harness::{Case, Ground, Level, wait_until};
+use crate::harness::{Case, Fixture, Level, wait_until};
 
 const PRESTART: &str = "config.md#prestart";
 const CREATE_RUNTIME: &str = "config.md#createruntime-hooks";
@@ -13,33 +13,33 @@ const POSTSTOP: &str = "config.md#poststop";
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("prestart hooks are called by create", PRESTART, Level::Must, |ground| by_create(ground, "prestart")),
-    Case::new("prestart hooks are called once the namespaces and mounts are made", PRESTART, Level::Must, |ground| {
-        after_environment(ground, "prestart")
+    Case::new("prestart hooks are called by create", PRESTART, Level::Must, |fixture| by_create(fixture, "prestart")),
+    Case::new("prestart hooks are called once the namespaces and mounts are made", PRESTART, Level::Must, |fixture| {
+        after_environment(fixture, "prestart")
     }),
-    Case::new("prestart hooks are called before the root is changed", PRESTART, Level::Must, |ground| {
-        before_pivot(ground, "prestart")
+    Case::new("prestart hooks are called before the root is changed", PRESTART, Level::Must, |fixture| {
+        before_pivot(fixture, "prestart")
     }),
-    Case::new("prestart hooks are called before createRuntime hooks", PRESTART, Level::Must, |ground| {
-        before(ground, "prestart", "createRuntime")
+    Case::new("prestart hooks are called before createRuntime hooks", PRESTART, Level::Must, |fixture| {
+        before(fixture, "prestart", "createRuntime")
     }),
-    Case::new("createRuntime hooks are called by create", CREATE_RUNTIME, Level::Must, |ground| {
-        by_create(ground, "createRuntime")
+    Case::new("createRuntime hooks are called by create", CREATE_RUNTIME, Level::Must, |fixture| {
+        by_create(fixture, "createRuntime")
     }),
     Case::new(
         "createRuntime hooks are called once the namespaces and mounts are made",
         CREATE_RUNTIME,
         Level::Must,
-        |ground| after_environment(ground, "createRuntime"),
+        |fixture| after_environment(fixture, "createRuntime"),
     ),
-    Case::new("createRuntime hooks are called before the root is changed", CREATE_RUNTIME, Level::Must, |ground| {
-        before_pivot(ground, "createRuntime")
+    Case::new("createRuntime hooks are called before the root is changed", CREATE_RUNTIME, Level::Must, |fixture| {
+        before_pivot(fixture, "createRuntime")
     }),
-    Case::new("createContainer hooks are called by create", CREATE_CONTAINER, Level::Must, |ground| {
-        by_create(ground, "createContainer")
+    Case::new("createContainer hooks are called by create", CREATE_CONTAINER, Level::Must, |fixture| {
+        by_create(fixture, "createContainer")
     }),
-    Case::new("createContainer hooks are called after createRuntime hooks", CREATE_CONTAINER, Level::Must, |ground| {
-        before(ground, "createRuntime", "createContainer")
+    Case::new("createContainer hooks are called after createRuntime hooks", CREATE_CONTAINER, Level::Must, |fixture| {
+        before(fixture, "createRuntime", "createContainer")
     }),
     Case::new("createContainer hooks are called once the mounts are made", CREATE_CONTAINER, Level::Must, mounts_made),
     Case::new(
@@ -48,8 +48,8 @@ pub const CASES: &[Case] = &[
         Level::Must,
         before_own_pivot,
     ),
-    Case::new("startContainer hooks are called by start", START_CONTAINER, Level::Must, |ground| {
-        by_start(ground, "startContainer")
+    Case::new("startContainer hooks are called by start", START_CONTAINER, Level::Must, |fixture| {
+        by_start(fixture, "startContainer")
     }),
     Case::new(
         "startContainer hooks are called before the program is run",
@@ -57,16 +57,16 @@ pub const CASES: &[Case] = &[
         Level::Must,
         before_program,
     ),
-    Case::new("poststart hooks are called by start", POSTSTART, Level::Must, |ground| by_start(ground, "poststart")),
+    Case::new("poststart hooks are called by start", POSTSTART, Level::Must, |fixture| by_start(fixture, "poststart")),
     Case::new("poststart hooks are called once the program runs", POSTSTART, Level::Must, after_program),
     Case::new("poststop hooks are called by delete", POSTSTOP, Level::Must, by_delete),
     Case::new("poststop hooks are called once the container is gone", POSTSTOP, Level::Must, after_deletion),
 ];
 
-fn by_create(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn by_create(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook(kind, kind, &[]).args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let found = bundle.called()?;
     ensure!(found == [kind], "after create: expected {kind} to have been called, found {found:?}");
     container.start()?;
@@ -75,10 +75,10 @@ fn by_create(ground: &Ground, kind: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn after_environment(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn after_environment(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.mount("/tmp", "tmpfs", "tmpfs", &[]).hook(kind, kind, &[]).args(&["/probe", "wait"]);
-    let _container = ground.create(&bundle)?;
+    let _container = fixture.create(&bundle)?;
     let record = bundle.record(kind)?;
     let process = record.process.with_context(|| format!("{kind} sees no process of the state's pid"))?;
     for name in ["pid", "net", "ipc", "uts", "mnt"] {
@@ -100,10 +100,10 @@ fn after_environment(ground: &Ground, kind: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn before_pivot(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn before_pivot(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook(kind, kind, &[]).args(&["/probe", "wait"]);
-    let _container = ground.create(&bundle)?;
+    let _container = fixture.create(&bundle)?;
     let record = bundle.record(kind)?;
     let process = record.process.with_context(|| format!("{kind} sees no process of the state's pid"))?;
     ensure!(
@@ -114,26 +114,26 @@ fn before_pivot(ground: &Ground, kind: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn before(ground: &Ground, first: &str, second: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn before(fixture: &Fixture, first: &str, second: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     // Listed the other way round, since the order of the kinds is not the configuration's.
     bundle.hook(second, second, &[]).hook(second, second, &[]).hook(first, first, &[]).hook(first, first, &[]);
     bundle.args(&["/probe", "wait"]);
-    let _container = ground.create(&bundle)?;
+    let _container = fixture.create(&bundle)?;
     let found = bundle.called()?;
     ensure!(found == [first, first, second, second], "expected {first} hooks before {second} hooks, found {found:?}");
     Ok(())
 }
 
-fn mounts_made(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn mounts_made(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let mounted = bundle.rootfs("/tmp/mark").display().to_string();
     let source = bundle.path().join("data");
     std::fs::create_dir(&source)?;
     std::fs::write(source.join("mark"), "")?;
     bundle.mount("/tmp", "bind", &source.to_string_lossy(), &["bind"]);
     bundle.hook("createContainer", "hook", &["look", &mounted]).args(&["/probe", "wait"]);
-    let _container = ground.create(&bundle)?;
+    let _container = fixture.create(&bundle)?;
     let found = bundle.record("hook")?.present;
     ensure!(
         found[&mounted],
@@ -142,19 +142,19 @@ fn mounts_made(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn before_own_pivot(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn before_own_pivot(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook("createContainer", "hook", &[]).args(&["/probe", "wait"]);
-    let _container = ground.create(&bundle)?;
+    let _container = fixture.create(&bundle)?;
     let found = bundle.record("hook")?.root;
     ensure!(!found.contains(&"probe".to_owned()), "the hook's root: expected the runtime's still, found {found:?}");
     Ok(())
 }
 
-fn by_start(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn by_start(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook(kind, kind, &[]).args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let found = bundle.called()?;
     ensure!(found.is_empty(), "after create: expected no call yet, found {found:?}");
     container.start()?;
@@ -167,10 +167,10 @@ fn by_start(ground: &Ground, kind: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn before_program(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn before_program(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook("startContainer", "hook", &[]).args(&["/probe", "record", "/log"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     container.wait()?;
     let found = bundle.called()?;
@@ -178,10 +178,10 @@ fn before_program(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn after_program(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn after_program(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook("poststart", "hook", &[]).args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     let process = bundle.record("hook")?.process.context("the hook sees no process of the state's pid")?;
     ensure!(
@@ -192,10 +192,10 @@ fn after_program(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn by_delete(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn by_delete(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook("poststop", "hook", &[]).args(&["/probe", "exit", "0"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     container.start()?;
     container.wait()?;
     container.wait_status("stopped")?;
@@ -207,20 +207,20 @@ fn by_delete(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn after_deletion(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    let plain = ground.bundle()?;
+fn after_deletion(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    let plain = fixture.bundle()?;
     // The cgroup that this container will have: its name is in the configuration.
-    let container = ground.create(&plain)?;
+    let container = fixture.create(&plain)?;
     let other = container.cgroup("memory")?;
-    ground.call(&["delete", "--force", container.id()])?.ok()?;
+    fixture.call(&["delete", "--force", container.id()])?.ok()?;
     let name =
         |bundle: &crate::harness::Bundle| bundle.path().file_name().map(|name| name.to_string_lossy().into_owned());
     let (from, to) = (name(&plain).context("a bundle's name")?, name(&bundle).context("a bundle's name")?);
     let cgroup = other.display().to_string().replace(&from, &to);
     bundle.hook("createRuntime", "before", &["look", &cgroup]).hook("poststop", "after", &["look", &cgroup]);
     bundle.args(&["/probe", "exit", "0"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     ensure!(std::path::Path::new(&cgroup).exists(), "the container's cgroup: expected it at {cgroup}");
     container.start()?;
     container.wait()?;

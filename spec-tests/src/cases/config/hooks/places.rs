@@ -6,24 +6,24 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::entries::life;
-use crate::harness::{Case, Ground, Level, wait_until};
+use crate::harness::{Case, Fixture, Level, wait_until};
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("prestart hooks run in the runtime's namespaces", "config.md#prestart", Level::Must, |ground| {
-        in_runtime(ground, "prestart")
+    Case::new("prestart hooks run in the runtime's namespaces", "config.md#prestart", Level::Must, |fixture| {
+        in_runtime(fixture, "prestart")
     }),
     Case::new(
         "createRuntime hooks run in the runtime's namespaces",
         "config.md#createruntime-hooks",
         Level::Must,
-        |ground| in_runtime(ground, "createRuntime"),
+        |fixture| in_runtime(fixture, "createRuntime"),
     ),
     Case::new(
         "createContainer hooks run in the container's namespaces",
         "config.md#createcontainer-hooks",
         Level::Must,
-        |ground| in_container(ground, "createContainer"),
+        |fixture| in_container(fixture, "createContainer"),
     ),
     Case::new(
         "createContainer hooks are found by the runtime's files",
@@ -35,7 +35,7 @@ pub const CASES: &[Case] = &[
         "startContainer hooks run in the container's namespaces",
         "config.md#startcontainer-hooks",
         Level::Must,
-        |ground| in_container(ground, "startContainer"),
+        |fixture| in_container(fixture, "startContainer"),
     ),
     Case::new(
         "startContainer hooks run in the container's root",
@@ -49,11 +49,11 @@ pub const CASES: &[Case] = &[
         Level::Must,
         not_host_program,
     ),
-    Case::new("poststart hooks run in the runtime's namespaces", "config.md#poststart", Level::Must, |ground| {
-        in_runtime(ground, "poststart")
+    Case::new("poststart hooks run in the runtime's namespaces", "config.md#poststart", Level::Must, |fixture| {
+        in_runtime(fixture, "poststart")
     }),
-    Case::new("poststop hooks run in the runtime's namespaces", "config.md#poststop", Level::Must, |ground| {
-        in_runtime(ground, "poststop")
+    Case::new("poststop hooks run in the runtime's namespaces", "config.md#poststop", Level::Must, |fixture| {
+        in_runtime(fixture, "poststop")
     }),
 ];
 
@@ -67,9 +67,9 @@ fn namespaces(directory: &str) -> anyhow::Result<BTreeMap<String, String>> {
     NAMES.into_iter().map(link).collect()
 }
 
-fn in_runtime(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
-    life(ground, bundle.hook(kind, kind, &[]))?;
+fn in_runtime(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
+    life(fixture, bundle.hook(kind, kind, &[]))?;
     let record = bundle.record(kind)?;
     let own = namespaces("/proc/self/ns")?;
     for name in NAMES {
@@ -84,10 +84,10 @@ fn in_runtime(ground: &Ground, kind: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn in_container(ground: &Ground, kind: &str) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn in_container(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook(kind, kind, &[]).args(&["/probe", "wait"]);
-    let container = ground.create(&bundle)?;
+    let container = fixture.create(&bundle)?;
     let inside = namespaces(&container.proc("ns"))?;
     container.start()?;
     wait_until("the hook's record", || Ok((!bundle.called()?.is_empty()).then_some(())))?;
@@ -99,38 +99,38 @@ fn in_container(ground: &Ground, kind: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn host_program(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn host_program(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let program = bundle.path().join("hook-program");
     std::fs::rename(bundle.rootfs("/probe"), &program)?;
     std::fs::copy(&program, bundle.rootfs("/probe"))?;
     let mut entry = bundle.hook_entry("createContainer", "hook", &[]);
     entry["path"] = json!(program);
-    life(ground, bundle.push("/hooks/createContainer", entry))?;
+    life(fixture, bundle.push("/hooks/createContainer", entry))?;
     bundle.record("hook").map(drop)
 }
 
-fn inside_root(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn inside_root(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     bundle.hook("startContainer", "hook", &[]);
-    life(ground, &mut bundle)?;
+    life(fixture, &mut bundle)?;
     let found = bundle.record("hook")?.root;
     ensure!(found.contains(&"probe".to_owned()), "the hook's root: expected the container's, found {found:?}");
     Ok(())
 }
 
-fn not_host_program(ground: &Ground) -> anyhow::Result<()> {
-    let mut bundle = ground.bundle()?;
+fn not_host_program(fixture: &Fixture) -> anyhow::Result<()> {
+    let mut bundle = fixture.bundle()?;
     let mut entry = bundle.hook_entry("startContainer", "hook", &[]);
     entry["path"] = json!(bundle.rootfs("/probe"));
     bundle.push("/hooks/startContainer", entry).args(&["/probe", "record", "/log"]);
     bundle.write()?;
-    let id = ground.id();
-    let created = ground.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
+    let id = fixture.id();
+    let created = fixture.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
     if created.code == 0 {
-        ground.call(&["start", &id])?;
+        fixture.call(&["start", &id])?;
         wait_until("the container's end", || {
-            let state = ground.call(&["state", &id])?;
+            let state = fixture.call(&["state", &id])?;
             Ok((state.code != 0 || state.stdout.contains("\"stopped\"")).then_some(()))
         })?;
     }

@@ -1,8 +1,9 @@
-//! A run that is ended in the middle leaves nothing either, not even when it is killed.
+//! The clean-up of a run that is interrupted or killed.
 //!
-//! The program that was called only waits for its keeper, a copy of it in a session of its own that does all the work.
-//! When the caller is gone, the keeper reads the end of its stdin; it ends every process of the run, removes the run's
-//! cgroups and ends too. Files and mounts are the workers' own (`shelter`) and go with them.
+//! The program that the user calls only waits for its supervisor, a copy of the program in a session of its own, which
+//! does all the work. When the program exits, the supervisor reads an end of file on its stdin, kills every process of
+//! the run, removes the run's cgroups and exits. Files and mounts are in the workers' mount namespaces (`sandbox`),
+//! which the kernel removes with the workers.
 
 use std::fs;
 use std::io::Read;
@@ -19,54 +20,55 @@ use nix::unistd::{Pid, setsid};
 
 use super::{Host, command, leaks};
 
-/// Set in the keeper's environment.
-const MARK: &str = "BRIG_SPEC_KEEPER";
-/// How long what was killed may take to go.
-const GRACE: Duration = Duration::from_secs(20);
+/// The environment variable that marks the supervisor.
+const MARK: &str = "BRIG_SPEC_SUPERVISOR";
+/// How long killed processes may take to exit, and their cgroups to become empty.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Held by who decides how this process ends.
+/// Held by the thread that decides how this process exits.
 static END: Mutex<()> = Mutex::new(());
 
-/// In the program that was called: runs the keeper with the same arguments, and gives its status. In the keeper: None.
+/// Runs the supervisor with the same arguments and returns its status; `None` in the supervisor itself.
 ///
 /// # Errors
-/// When it cannot be started.
-pub fn keep() -> anyhow::Result<Option<ExitCode>> {
+/// When the supervisor cannot be started.
+pub fn supervise() -> anyhow::Result<Option<ExitCode>> {
     if std::env::var_os(MARK).is_some() {
         nix::sys::prctl::set_child_subreaper(true)?;
         setsid()?;
-        std::thread::spawn(when_the_caller_is_gone);
+        std::thread::spawn(clean_up_after_caller);
         return Ok(None);
     }
-    let mut keeper = Command::new(std::env::current_exe()?);
-    keeper.args(std::env::args_os().skip(1)).env(MARK, "1").stdin(Stdio::piped());
-    let mut keeper = keeper.spawn().context("the keeper")?;
+    let mut supervisor = Command::new(std::env::current_exe()?);
+    supervisor.args(std::env::args_os().skip(1)).env(MARK, "1").stdin(Stdio::piped());
+    let mut supervisor = supervisor.spawn().context("the supervisor")?;
     // Not Child::wait, which would close its stdin first.
-    let caller = keeper.stdin.take();
-    let status = keeper.wait()?;
+    let caller = supervisor.stdin.take();
+    let status = supervisor.wait()?;
     drop(caller);
     Ok(Some(ExitCode::from(u8::try_from(command::code_of(status)).unwrap_or(1))))
 }
 
-/// To be held when the work is done, before the status is told: it waits for good when the run is being ended.
-pub fn done() -> MutexGuard<'static, ()> {
+/// Delays the exit while the guard is held: `clean_up_after_caller` does not start then, and if it has started, this
+/// call does not return.
+pub fn delay_exit() -> MutexGuard<'static, ()> {
     END.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn when_the_caller_is_gone() {
+fn clean_up_after_caller() {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    let _end = done();
-    // Nobody is left to be told but by the log.
-    if let Err(error) = end_all() {
-        eprintln!("spec-tests: after its caller was gone: {error:#}");
+    let _end = delay_exit();
+    // The caller has exited, so the log is the only place for the error.
+    if let Err(error) = kill_all() {
+        eprintln!("spec-tests: cleaning up after the caller exited: {error:#}");
     }
     std::process::exit(1);
 }
 
-/// Ends every descendant, and removes the cgroups of this run.
-fn end_all() -> anyhow::Result<()> {
+/// Kills every descendant, and removes the cgroups of this run.
+fn kill_all() -> anyhow::Result<()> {
     let host = Host::find()?;
-    let deadline = Instant::now() + GRACE;
+    let deadline = Instant::now() + KILL_TIMEOUT;
     loop {
         let alive = children()?;
         for pid in &alive {
@@ -76,7 +78,7 @@ fn end_all() -> anyhow::Result<()> {
             }
         }
         while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
-        // What a frozen cgroup of v1 holds does not die before it is thawed.
+        // The processes of a frozen cgroup of v1 do not exit before it is thawed.
         let cgroups = cgroups(&host)?;
         for freezer in cgroups.iter().map(|cgroup| cgroup.join("freezer.state")).filter(|file| file.exists()) {
             let _ = fs::write(freezer, "THAWED");
@@ -91,11 +93,11 @@ fn end_all() -> anyhow::Result<()> {
     }
 }
 
-/// Children of all threads of this process: each worker has one that attends it.
+/// The children of all threads of this process: a thread drives each worker.
 pub(super) fn children() -> anyhow::Result<Vec<Pid>> {
     let mut found = Vec::new();
     for task in fs::read_dir("/proc/self/task")? {
-        // A thread that has ended meanwhile has left its children to the others.
+        // A thread that has exited meanwhile has left its children to the others.
         let text = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
         found.extend(text.split_whitespace().filter_map(|word| word.parse().ok()).map(Pid::from_raw));
     }
@@ -117,8 +119,8 @@ fn cgroups(host: &Host) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a cgroup's name is one that `run` gives to the workers of this keeper.
-fn is_of(path: &Path, keeper: u32) -> bool {
+/// Whether `run` gave this name to a cgroup of this supervisor's workers.
+fn is_of(path: &Path, supervisor: u32) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    ["spec", "peer"].iter().any(|kind| name.starts_with(&format!("{kind}-{keeper}-")))
+    ["spec", "base"].iter().any(|kind| name.starts_with(&format!("{kind}-{supervisor}-")))
 }

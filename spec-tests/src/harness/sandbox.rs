@@ -1,5 +1,5 @@
-//! A worker's own temporary directories, in memory: what a runtime puts there is seen, and is gone with the worker,
-//! however that ends. Other programs of this machine write elsewhere, so that no case is blamed for theirs.
+//! A worker's own temporary directories, in memory. Files that a runtime leaves there are found, and are removed with
+//! the worker. Other programs of this machine write to other directories, so that no case is blamed for their files.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -9,30 +9,30 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use nix::mount::{MsFlags, mount};
 
-/// The directories that every program may write into, and their modes.
+/// The directories that every program may write to, and their modes.
 const COVERED: &[(&str, &str)] =
     &[("/tmp", "mode=1777"), ("/var/tmp", "mode=1777"), ("/dev/shm", "mode=1777"), ("/run", "mode=755")];
 
-/// Which directories are the worker's own.
+/// The covered directories of a worker.
 #[derive(Debug)]
-pub(super) struct Shelter {
+pub(super) struct Sandbox {
     covered: Vec<PathBuf>,
 }
 
-impl Shelter {
-    /// Covers them in this process's own mount namespace; what lies at the `needed` paths stays visible there.
-    pub(super) fn take(needed: &[&Path]) -> anyhow::Result<Shelter> {
+impl Sandbox {
+    /// Covers the directories in this process's own mount namespace. The `needed` paths stay visible.
+    pub(super) fn enter(needed: &[&Path]) -> anyhow::Result<Sandbox> {
         let mut covered: Vec<PathBuf> = Vec::new();
         for (directory, mode) in COVERED {
             let directory = Path::new(directory);
-            // systemd is asked by its sockets there.
+            // systemd's sockets are there.
             if !directory.is_dir() || (directory.ends_with("run") && directory.join("systemd/system").is_dir()) {
                 continue;
             }
             let hidden = needed.iter().filter(|path| path.starts_with(directory));
             let hidden: Vec<(&&Path, File)> =
                 hidden.map(|path| Ok((path, File::open(path)?))).collect::<std::io::Result<_>>()?;
-            // As plain as a disk: its flags show in what is bound from it.
+            // Without flags, because bind mounts of its files show them.
             mount(Some("spec"), directory, Some("tmpfs"), MsFlags::empty(), Some(*mode))
                 .with_context(|| format!("a tmpfs on {}", directory.display()))?;
             for (path, file) in hidden {
@@ -40,10 +40,10 @@ impl Shelter {
             }
             covered.push(directory.to_owned());
         }
-        Ok(Shelter { covered })
+        Ok(Sandbox { covered })
     }
 
-    /// Every path below the directories, but for what is in `places`.
+    /// Every path below the directories, except below `places`.
     pub(super) fn paths(&self, places: &[&Path]) -> anyhow::Result<BTreeSet<PathBuf>> {
         let mut found = BTreeSet::new();
         for directory in &self.covered {
@@ -53,7 +53,7 @@ impl Shelter {
     }
 }
 
-/// Binds what the file is open on, which a new mount hides, to its path.
+/// Binds an open file that a new mount hides to its path.
 fn show_again(path: &Path, file: &File) -> anyhow::Result<()> {
     match file.metadata()?.is_dir() {
         true => fs::create_dir_all(path)?,

@@ -7,73 +7,73 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
-use super::{Bundle, Container, Done, Host, Options, Twins, command};
+use super::{Bundle, Container, Differential, Done, Host, Options, command};
 use crate::facts::Facts;
 
-/// The runtime under test, and where it does its work for one worker.
+/// The runtime under test, and the directory, the ids and the cgroups of one worker.
 #[derive(Debug)]
-pub struct Ground {
+pub struct Fixture {
     options: Options,
     host: Host,
-    place: PathBuf,
+    directory: PathBuf,
     cgroup_parent: String,
     next: Cell<u32>,
     made: RefCell<Vec<String>>,
-    peer: OnceCell<Box<Peer>>,
+    reference: OnceCell<Box<Reference>>,
 }
 
-/// The same for a runtime to compare with.
+/// The fixture of a reference runtime.
 #[derive(Debug)]
-struct Peer {
-    ground: Ground,
-    // Removed with the ground.
-    _place: tempfile::TempDir,
+struct Reference {
+    fixture: Fixture,
+    // Removed together with the fixture.
+    _directory: tempfile::TempDir,
 }
 
-impl Ground {
-    /// `place` is the worker's directory; `name` makes ids and cgroups unique on the host.
-    pub(super) fn new(options: Options, place: PathBuf, name: &str) -> anyhow::Result<Ground> {
-        fs::create_dir_all(place.join("cases"))?;
+impl Fixture {
+    /// `directory` is the worker's directory; `name` makes ids and cgroups unique on the host.
+    pub(super) fn new(options: Options, directory: PathBuf, name: &str) -> anyhow::Result<Fixture> {
+        fs::create_dir_all(directory.join("cases"))?;
         let host = Host::find()?;
-        Ok(Ground {
+        Ok(Fixture {
             options,
             host,
-            place,
+            directory,
             cgroup_parent: format!("spec-{name}"),
             next: Cell::new(0),
             made: RefCell::default(),
-            peer: OnceCell::new(),
+            reference: OnceCell::new(),
         })
     }
 
-    /// The same with another runtime, for a comparison; what it makes is cleaned up and looked after too. Its paths and
-    /// ids are as long as ours, so that tables are too.
-    pub fn peer(&self, runtime: &Path) -> anyhow::Result<&Ground> {
-        let peer = match self.peer.get() {
-            Some(peer) => peer,
+    /// A fixture of another runtime for a comparison, with the same clean-up and search for leaks. Its paths and ids have
+    /// the length of this fixture's, so that tables have equal columns.
+    pub fn reference(&self, runtime: &Path) -> anyhow::Result<&Fixture> {
+        let reference = match self.reference.get() {
+            Some(reference) => reference,
             None => {
-                let place = super::run::place("peer-spec-")?;
+                let directory = super::run::temporary_directory("base-spec-")?;
                 let options = Options { runtime: runtime.to_owned(), ..self.options.clone() };
-                let name = self.cgroup_parent.replacen("spec", "peer", 1);
-                let mut ground = Ground::new(options, place.path().to_owned(), "")?;
-                ground.cgroup_parent = name;
-                self.peer.get_or_init(|| Box::new(Peer { ground, _place: place }))
+                let name = self.cgroup_parent.replacen("spec", "base", 1);
+                let mut fixture = Fixture::new(options, directory.path().to_owned(), "")?;
+                fixture.cgroup_parent = name;
+                self.reference.get_or_init(|| Box::new(Reference { fixture, _directory: directory }))
             }
         };
-        peer.ground.next.set(self.next.get());
-        Ok(&peer.ground)
+        reference.fixture.next.set(self.next.get());
+        Ok(&reference.fixture)
     }
 
     /// The runtime under test beside runc.
-    pub fn twins(&self) -> anyhow::Result<Twins<'_>> {
+    pub fn differential(&self) -> anyhow::Result<Differential<'_>> {
         let runc = command::program("runc").context("runc is not in PATH")?;
         let runc = fs::canonicalize(runc)?;
-        Twins::new(self, self.peer(&runc)?)
+        Differential::new(self, self.reference(&runc)?)
     }
 
-    /// Itself, and the peer's where a case asked for one.
-    pub(super) fn all(&self) -> Vec<&Ground> {
-        std::iter::once(self).chain(self.peer.get().map(|peer| &peer.ground)).collect()
+    /// This fixture, and the reference runtime's where a case asked for one.
+    pub(super) fn all(&self) -> Vec<&Fixture> {
+        std::iter::once(self).chain(self.reference.get().map(|reference| &reference.fixture)).collect()
     }
 
     /// The host's properties.
@@ -91,22 +91,22 @@ impl Ground {
         self.options.systemd
     }
 
-    /// A directory of the case's own, which is removed after it.
+    /// The directory of the case, which is emptied after it.
     pub fn directory(&self) -> PathBuf {
-        self.place.join("cases")
+        self.directory.join("cases")
     }
 
-    /// The worker's directory, which holds all that is the ground's.
-    pub(super) fn place(&self) -> &Path {
-        &self.place
+    /// The worker's directory, which holds every file of the fixture.
+    pub(super) fn worker_directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The runtime's `--root`.
     pub fn root(&self) -> PathBuf {
-        self.place.join("root")
+        self.directory.join("root")
     }
 
-    /// An id that no other case has; what has it is deleted after the case.
+    /// A new id. A container of this id is deleted after the case.
     pub fn id(&self) -> String {
         self.next.set(self.next.get() + 1);
         let id = format!("{}-{}", self.cgroup_parent, self.next.get());
@@ -114,7 +114,7 @@ impl Ground {
         id
     }
 
-    /// Takes note of an id of the case's own choice, so that what has it is deleted after the case.
+    /// Registers an id of the case's own choice, so that a container of this id is deleted after the case.
     pub fn claim(&self, id: &str) {
         self.made.borrow_mut().push(id.to_owned());
     }
@@ -127,7 +127,7 @@ impl Ground {
         }
     }
 
-    /// Where that cgroup is below the top of a hierarchy.
+    /// The path of that cgroup, relative to the root of a hierarchy.
     pub(super) fn cgroup_place(&self, name: &str) -> String {
         match self.options.systemd {
             true => format!("system.slice/{}-{name}.scope", self.cgroup_parent),
@@ -135,12 +135,12 @@ impl Ground {
         }
     }
 
-    /// The name of the cgroup that is the parent of all of this worker's.
+    /// The name of the parent of this worker's cgroups.
     pub(super) fn cgroup_parent(&self) -> &str {
         &self.cgroup_parent
     }
 
-    /// A new bundle; see [`Bundle`] for how it begins.
+    /// A new bundle with the default configuration of [`Bundle`].
     pub fn bundle(&self) -> anyhow::Result<Bundle> {
         self.next.set(self.next.get() + 1);
         let name = format!("bundle-{}", self.next.get());
@@ -148,30 +148,30 @@ impl Ground {
         Bundle::make(path, &self.options.probe, &self.cgroups_path(&name))
     }
 
-    /// The runtime with its global flags and these words, to be run by the caller of this.
-    pub fn command(&self, words: &[&str]) -> Command {
+    /// A command of the runtime with its global flags and `args`, which the caller runs.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.options.runtime);
         command.arg("--root").arg(self.root());
         if self.options.systemd {
             command.arg("--systemd-cgroup");
         }
-        command.args(words).current_dir(self.directory());
+        command.args(args).current_dir(self.directory());
         command
     }
 
-    /// Runs the runtime with these words.
-    pub fn call(&self, words: &[&str]) -> anyhow::Result<Done> {
-        command::run(self.command(words), None)
+    /// Runs the runtime with `args`.
+    pub fn call(&self, args: &[&str]) -> anyhow::Result<Done> {
+        command::run(self.command(args), None)
     }
 
-    /// The same with this on its stdin.
-    pub fn call_with(&self, words: &[&str], stdin: Stdio) -> anyhow::Result<Done> {
-        command::run(self.command(words), Some(stdin))
+    /// Runs the runtime with `args` and `stdin`.
+    pub fn call_with(&self, args: &[&str], stdin: Stdio) -> anyhow::Result<Done> {
+        command::run(self.command(args), Some(stdin))
     }
 
-    /// The same from a shell that has done `prelude` before it becomes the runtime: for what a process inherits.
-    pub fn call_after(&self, prelude: &str, words: &[&str]) -> anyhow::Result<Done> {
-        let runtime = self.command(words);
+    /// Runs the runtime from a shell that executes `prelude` first, for attributes that a process inherits.
+    pub fn call_after(&self, prelude: &str, args: &[&str]) -> anyhow::Result<Done> {
+        let runtime = self.command(args);
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("{prelude}\nexec \"$@\"")).arg("sh").arg(runtime.get_program());
         command.args(runtime.get_args()).current_dir(self.directory());
@@ -179,26 +179,26 @@ impl Ground {
     }
 
     /// Runs any other program.
-    pub fn tool(&self, program: &str, words: &[&str]) -> anyhow::Result<Done> {
+    pub fn tool(&self, program: &str, args: &[&str]) -> anyhow::Result<Done> {
         let mut command = Command::new(program);
-        command.args(words).current_dir(self.directory());
+        command.args(args).current_dir(self.directory());
         command::run(command, None)
     }
 
-    /// Writes the bundle's config.json, runs it in the foreground and deletes what may be left.
+    /// Writes the bundle's config.json and runs it in the foreground.
     pub fn run(&self, bundle: &Bundle) -> anyhow::Result<Done> {
         bundle.write()?;
         let id = self.id();
         self.call(&["run", "--bundle", &bundle.path().to_string_lossy(), &id])
     }
 
-    /// Runs the bundle with the probe's `try` and these words; a line for each operation, as the probe printed it.
-    pub fn tries(&self, bundle: &mut Bundle, words: &[&str]) -> anyhow::Result<Vec<String>> {
-        bundle.args(&[&["/probe", "try"], words].concat());
+    /// Runs the bundle with the probe's `try` and `args`. Returns the line that the probe printed for each operation.
+    pub fn tries(&self, bundle: &mut Bundle, args: &[&str]) -> anyhow::Result<Vec<String>> {
+        bundle.args(&[&["/probe", "try"], args].concat());
         Ok(self.run(bundle)?.ok()?.stdout.lines().map(|line| line.trim_end().to_owned()).collect())
     }
 
-    /// Runs the bundle, whose program has to be the probe's `facts`, and reads what it prints.
+    /// Runs the bundle, whose program must be the probe's `facts`, and parses its output.
     pub fn facts(&self, bundle: &Bundle) -> anyhow::Result<Facts> {
         Facts::parse(&self.run(bundle)?.ok()?.stdout)
     }
@@ -208,12 +208,12 @@ impl Ground {
         Container::create(self, bundle, &[])
     }
 
-    /// The same with more flags for `create`.
+    /// Writes config.json and creates a container with more `flags` for `create`.
     pub fn create_with(&self, bundle: &Bundle, flags: &[&str]) -> anyhow::Result<Container<'_>> {
         Container::create(self, bundle, flags)
     }
 
-    /// The same from a shell that has done `prelude` before it becomes the runtime.
+    /// As [`Fixture::facts`], from a shell that executes `prelude` before the runtime.
     pub fn facts_after(&self, prelude: &str, bundle: &Bundle) -> anyhow::Result<Facts> {
         bundle.write()?;
         let id = self.id();
@@ -221,12 +221,13 @@ impl Ground {
         Facts::parse(&done.ok()?.stdout)
     }
 
-    /// A container that a case has created by [`Ground::call`]; what it writes went to that call.
+    /// A container that a case has created by [`Fixture::call`], which has the container's output.
     pub fn container(&self, id: &str, pid: i32) -> anyhow::Result<Container<'_>> {
         Container::adopt(self, id, pid)
     }
 
-    /// Creates and starts a container whose program is the probe's `wait`; for execs, signals and looks from outside.
+    /// Creates and starts a container whose program is the probe's `wait`; for execs, signals and
+    /// observations from outside.
     pub fn start(&self, bundle: &mut Bundle) -> anyhow::Result<Container<'_>> {
         bundle.args(&["/probe", "wait"]);
         let container = self.create(bundle)?;
@@ -234,29 +235,29 @@ impl Ground {
         Ok(container)
     }
 
-    /// The result of each operation (`write /etc/x text`; see the probe) when the bundle's program tries them in
-    /// turn: `ok TEXT` or the name of an error.
+    /// Runs the bundle's program to try the operations (`write /etc/x text`; see the probe) in turn. Each result is
+    /// `ok TEXT` or the name of an error.
     pub fn attempts(&self, bundle: &mut Bundle, operations: &[&str]) -> anyhow::Result<Vec<String>> {
-        let done = self.run(bundle.args(&attempt_words(operations)))?.ok()?;
+        let done = self.run(bundle.args(&attempt_args(operations)))?.ok()?;
         attempt_lines(&done, operations)
     }
 
-    /// Copies a program that stands beside the probe (`syscalls`) to the top of the bundle's root file system.
+    /// Copies a program that is built beside the probe (`syscalls`) to the top of the bundle's root file system.
     pub fn install(&self, bundle: &Bundle, program: &str) -> anyhow::Result<()> {
         let source = self.beside_probe(program);
         fs::copy(&source, bundle.rootfs(program)).with_context(|| format!("{}", source.display()))?;
         Ok(())
     }
 
-    /// Where a program stands that is built together with the probe.
+    /// The path of a program that is built beside the probe.
     pub fn beside_probe(&self, program: &str) -> PathBuf {
         self.options.probe.with_file_name(program)
     }
 
-    /// The message of a runtime that refuses this bundle, and leaves nothing behind.
+    /// The error message of a runtime that refuses this bundle and leaves nothing behind.
     ///
     /// # Errors
-    /// When it takes it, or leaves a container on record.
+    /// When the runtime accepts the bundle, or keeps a record of the container.
     pub fn refused(&self, bundle: &Bundle) -> anyhow::Result<String> {
         bundle.write()?;
         let id = self.id();
@@ -268,7 +269,7 @@ impl Ground {
         Ok(text)
     }
 
-    /// Deletes what the case made; what the runtime cannot delete is returned as text.
+    /// Deletes the case's containers. Returns the errors of those that the runtime cannot delete.
     pub(super) fn clean_up(&self) -> anyhow::Result<Vec<String>> {
         let mut faults = Vec::new();
         for id in self.made.take() {
@@ -280,33 +281,33 @@ impl Ground {
                 faults.push(format!("delete --force {id}: {}", done.stderr.trim()));
             }
         }
-        if let Some(peer) = self.peer.get() {
-            faults.extend(peer.ground.clean_up()?);
+        if let Some(reference) = self.reference.get() {
+            faults.extend(reference.fixture.clean_up()?);
         }
         Ok(faults)
     }
 
     /// Empties the case's directory.
     pub(super) fn sweep(&self) -> anyhow::Result<()> {
-        for ground in self.all() {
-            fs::remove_dir_all(ground.directory()).context("the case's directory")?;
-            fs::create_dir_all(ground.directory())?;
+        for fixture in self.all() {
+            fs::remove_dir_all(fixture.directory()).context("the case's directory")?;
+            fs::create_dir_all(fixture.directory())?;
         }
         Ok(())
     }
 }
 
-/// The probe's command line that tries these operations.
-pub(super) fn attempt_words<'a>(operations: &[&'a str]) -> Vec<&'a str> {
-    let mut words = vec!["/probe", "try"];
-    for (place, operation) in operations.iter().enumerate() {
-        words.extend((place > 0).then_some(","));
-        words.extend(operation.split(' '));
+/// The probe's command line for these operations.
+pub(super) fn attempt_args<'a>(operations: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec!["/probe", "try"];
+    for (index, operation) in operations.iter().enumerate() {
+        args.extend((index > 0).then_some(","));
+        args.extend(operation.split(' '));
     }
-    words
+    args
 }
 
-/// The probe's answer to each of these operations.
+/// The probe's result of each of these operations.
 pub(super) fn attempt_lines(done: &Done, operations: &[&str]) -> anyhow::Result<Vec<String>> {
     let lines: Vec<String> = done.stdout.lines().map(|line| line.trim_end().to_owned()).collect();
     let (expected, found) = (operations.len(), lines.len());

@@ -1,8 +1,8 @@
 //! The same commands to the runtime under test and to runc, each with bundles, ids and files of its own.
 //!
-//! In the words of a command `{id}`, `{id2}`, `{bundle}`, `{dir}` and `{pid}` stand for the twin's own. What each twin
-//! answers is normalised (those values, times and the runtime's name) and must be equal, but for
-//! data/differences.json. A case goes on after a difference: its verdict names them all.
+//! In the arguments of a command `{id}`, `{id2}`, `{bundle}`, `{dir}` and `{pid}` stand for the values of each side.
+//! The outcomes are normalised (those values, times and the runtime's name), and must be equal, except for
+//! data/differences.json. A case continues after a difference, and its verdict names all of them.
 
 use std::cell::RefCell;
 use std::fs;
@@ -15,33 +15,33 @@ use nix::sys::wait::waitpid;
 use super::command;
 use super::differences::{self, Cgroups, Difference};
 use super::normal::{Known, loose};
-use super::{Bundle, Done, Ground, wait_until};
+use super::{Bundle, Done, Fixture, wait_until};
 
-/// One of the two.
+/// One of the two runtimes, with its own bundle, ids and files.
 #[derive(Debug)]
-pub struct Twin<'a> {
-    /// Where it works.
-    pub ground: &'a Ground,
+pub struct Side<'a> {
+    /// The fixture of this runtime.
+    pub fixture: &'a Fixture,
     pub bundle: Bundle,
     ids: [String; 2],
     directory: PathBuf,
 }
 
-/// Both, and what was found to differ so far.
+/// A differential run: both sides, and the differences found so far.
 #[derive(Debug)]
-pub struct Twins<'a> {
-    twins: [Twin<'a>; 2],
+pub struct Differential<'a> {
+    sides: [Side<'a>; 2],
     same_program: bool,
     differences: Vec<Difference>,
     faults: RefCell<Vec<String>>,
 }
 
-impl<'a> Twin<'a> {
-    fn new(ground: &'a Ground) -> anyhow::Result<Twin<'a>> {
-        let bundle = ground.bundle()?;
-        let directory = ground.directory().join("twin");
+impl<'a> Side<'a> {
+    fn new(fixture: &'a Fixture) -> anyhow::Result<Side<'a>> {
+        let bundle = fixture.bundle()?;
+        let directory = fixture.directory().join("side");
         fs::create_dir_all(&directory)?;
-        Ok(Twin { ground, bundle, ids: [ground.id(), ground.id()], directory })
+        Ok(Side { fixture, bundle, ids: [fixture.id(), fixture.id()], directory })
     }
 
     /// The id that `{id}` stands for.
@@ -64,52 +64,52 @@ impl<'a> Twin<'a> {
         text.parse().with_context(|| format!("the pid file holds {text:?}"))
     }
 
-    /// A word with its own values in it.
-    pub fn expand(&self, word: &str) -> String {
+    /// The argument with this side's values.
+    pub fn expand(&self, arg: &str) -> String {
         let pid = self.pid().map(|pid| pid.to_string()).unwrap_or_default();
         let bundle = self.bundle.path().to_string_lossy();
-        word.replace("{id}", &self.ids[0])
+        arg.replace("{id}", &self.ids[0])
             .replace("{id2}", &self.ids[1])
             .replace("{bundle}", &bundle)
             .replace("{dir}", &self.directory.to_string_lossy())
             .replace("{pid}", &pid)
     }
 
-    /// The runtime with these words, in its directory.
-    pub fn command(&self, words: &[&str]) -> Command {
-        let words: Vec<String> = words.iter().map(|word| self.expand(word)).collect();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let mut command = self.ground.command(&words);
+    /// A command of the runtime with `args`, in this side's directory.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let args: Vec<String> = args.iter().map(|arg| self.expand(arg)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut command = self.fixture.command(&args);
         command.current_dir(&self.directory);
         command
     }
 
-    /// Runs that.
-    pub fn call(&self, words: &[&str]) -> anyhow::Result<Done> {
-        command::run(self.command(words), None)
+    /// Runs the runtime with `args`, in this side's directory.
+    pub fn call(&self, args: &[&str]) -> anyhow::Result<Done> {
+        command::run(self.command(args), None)
     }
 
-    /// Runs a prepared command, whatever its program, with this stdin.
+    /// Runs a prepared command of any program, with `stdin`.
     pub fn run(&self, command: Command, stdin: Option<Stdio>) -> anyhow::Result<Done> {
         command::run(command, stdin)
     }
 
-    /// A file of init's cgroup in the hierarchy of this controller, trimmed; what it says if it cannot be read.
+    /// A file of init's cgroup in the hierarchy of this controller, trimmed; or the error of reading it.
     pub fn cgroup_file(&self, controller: &str, file: &str) -> anyhow::Result<String> {
-        let path = self.ground.host().cgroup_of(self.pid()?, controller)?.join(file);
+        let path = self.fixture.host().cgroup_of(self.pid()?, controller)?.join(file);
         Ok(fs::read_to_string(&path).map_or_else(|error| error.to_string(), |text| text.trim_end().to_owned()))
     }
 
-    /// Waits until init has ended, and returns its exit code (128 + N after signal N).
+    /// Waits until init has exited, and returns its exit code (128 + N after signal N).
     pub fn wait(&self) -> anyhow::Result<i32> {
         self.wait_for("pid")
     }
 
-    /// The same for the process of another pid file in `{dir}`. What was started by exec in a container's pid namespace
-    /// has to be waited for first: init's end waits for theirs, and we are their subreaper.
+    /// Waits for the process of another pid file in `{dir}`. Processes that exec started in a container's pid namespace
+    /// must be waited for first: init's exit waits for theirs, and this process is their subreaper.
     pub fn wait_for(&self, file: &str) -> anyhow::Result<i32> {
         let pid = self.pid_in(file)?;
-        if !command::has_ended(pid, command::deadline())? {
+        if !command::has_exited(pid, command::deadline())? {
             bail!("the process of {file} still runs after {} s", command::deadline().as_secs());
         }
         match waitpid(nix::unistd::Pid::from_raw(pid), None)? {
@@ -119,24 +119,24 @@ impl<'a> Twin<'a> {
         }
     }
 
-    /// The text with names in place of what is this twin's own.
+    /// The text with names in the place of this side's own values.
     pub fn normal(&self, text: &str) -> String {
         let pair = |known: &Path, name: &str| (known.to_string_lossy().into_owned(), name.to_owned());
         let bundle = self.bundle.path().file_name().unwrap_or_default().to_string_lossy();
         let mut texts = vec![
             pair(&self.directory, "DIR"),
             pair(self.bundle.path(), "BUNDLE"),
-            pair(&self.ground.directory(), "CASE"),
-            pair(&self.ground.root(), "ROOT"),
-            pair(self.ground.runtime(), "RUNTIME"),
-            (self.ground.cgroup_place(&bundle), "CGROUP".to_owned()),
-            (format!("{}/", self.ground.cgroup_parent()), "CGROUPS/".to_owned()),
+            pair(&self.fixture.directory(), "CASE"),
+            pair(&self.fixture.root(), "ROOT"),
+            pair(self.fixture.runtime(), "RUNTIME"),
+            (self.fixture.cgroup_place(&bundle), "CGROUP".to_owned()),
+            (format!("{}/", self.fixture.cgroup_parent()), "CGROUPS/".to_owned()),
         ];
         let before_ids = texts.len();
-        // One id may begin another.
+        // An id may be a prefix of the other.
         texts.extend([(self.ids[1].clone(), "ID2".to_owned()), (self.ids[0].clone(), "ID".to_owned())]);
         texts[before_ids..].sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
-        let name = self.ground.runtime().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = self.fixture.runtime().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut words = vec![(name, "RUNTIME".to_owned()), ("runc".to_owned(), "RUNTIME".to_owned())];
         for (file, name) in [("pid", "PID"), ("pid2", "PID2")] {
             words.extend(self.pid_in(file).ok().map(|pid| (pid.to_string(), name.to_owned())));
@@ -145,13 +145,13 @@ impl<'a> Twin<'a> {
     }
 }
 
-impl<'a> Twins<'a> {
-    pub(super) fn new(ground: &'a Ground, peer: &'a Ground) -> anyhow::Result<Twins<'a>> {
-        let mut cgroups = vec![if ground.host().is_v2() { Cgroups::V2 } else { Cgroups::V1 }];
-        cgroups.extend(ground.systemd().then_some(Cgroups::Systemd));
-        Ok(Twins {
-            twins: [Twin::new(ground)?, Twin::new(peer)?],
-            same_program: ground.runtime() == peer.runtime(),
+impl<'a> Differential<'a> {
+    pub(super) fn new(fixture: &'a Fixture, reference: &'a Fixture) -> anyhow::Result<Differential<'a>> {
+        let mut cgroups = vec![if fixture.host().is_v2() { Cgroups::V2 } else { Cgroups::V1 }];
+        cgroups.extend(fixture.systemd().then_some(Cgroups::Systemd));
+        Ok(Differential {
+            sides: [Side::new(fixture)?, Side::new(reference)?],
+            same_program: fixture.runtime() == reference.runtime(),
             differences: differences::all(&cgroups)?,
             faults: RefCell::default(),
         })
@@ -159,64 +159,64 @@ impl<'a> Twins<'a> {
 
     /// Changes both bundles, and writes their config.json.
     pub fn bundle(&mut self, mut change: impl FnMut(&mut Bundle)) -> anyhow::Result<&mut Self> {
-        for twin in &mut self.twins {
-            change(&mut twin.bundle);
-            twin.bundle.write()?;
+        for side in &mut self.sides {
+            change(&mut side.bundle);
+            side.bundle.write()?;
         }
         Ok(self)
     }
 
-    /// Does something on both sides that is no observation.
-    pub fn each(&self, mut act: impl FnMut(&Twin) -> anyhow::Result<()>) -> anyhow::Result<&Self> {
-        self.twins.iter().try_for_each(&mut act).map_err(|error| self.with_faults(error))?;
+    /// Performs an action on both sides, without a comparison.
+    pub fn each(&self, mut act: impl FnMut(&Side) -> anyhow::Result<()>) -> anyhow::Result<&Self> {
+        self.sides.iter().try_for_each(&mut act).map_err(|error| self.with_faults(error))?;
         Ok(self)
     }
 
-    /// One command line, its words parted by blanks, to both; code, stdout and stderr have to be equal.
+    /// Runs a command line, split at white space, on both sides; code, stdout and stderr must be equal.
     pub fn line(&self, line: &str) -> anyhow::Result<&Self> {
         self.call(&line.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// Several command lines.
+    /// Runs several command lines.
     pub fn lines(&self, lines: &[&str]) -> anyhow::Result<&Self> {
         lines.iter().try_for_each(|line| self.line(line).map(drop))?;
         Ok(self)
     }
 
-    /// The same from words.
-    pub fn call(&self, words: &[&str]) -> anyhow::Result<&Self> {
-        self.done(&words.join(" "), |twin| twin.call(words))
+    /// Runs a command on both sides; code, stdout and stderr must be equal.
+    pub fn call(&self, args: &[&str]) -> anyhow::Result<&Self> {
+        self.done(&args.join(" "), |side| side.call(args))
     }
 
-    /// The same with this text on stdin.
-    pub fn call_with(&self, words: &[&str], stdin: &str) -> anyhow::Result<&Self> {
-        self.done(&words.join(" "), |twin| {
-            let path = twin.directory.join("stdin");
+    /// Runs a command on both sides with a text on stdin.
+    pub fn call_with(&self, args: &[&str], stdin: &str) -> anyhow::Result<&Self> {
+        self.done(&args.join(" "), |side| {
+            let path = side.directory.join("stdin");
             fs::write(&path, stdin)?;
-            command::run(twin.command(words), Some(fs::File::open(path)?.into()))
+            command::run(side.command(args), Some(fs::File::open(path)?.into()))
         })
     }
 
-    /// A command whose stdout is a table: blanks between its columns do not count.
+    /// Runs a command whose stdout is a table. The number of blanks between columns may differ.
     pub fn table(&self, line: &str) -> anyhow::Result<&Self> {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        self.done(line, |twin| {
-            let done = twin.call(&words)?;
+        let args: Vec<&str> = line.split_whitespace().collect();
+        self.done(line, |side| {
+            let done = side.call(&args)?;
             Ok(Done { stdout: loose(&done.stdout), ..done })
         })
     }
 
-    /// A command in a form of its own; `name` is what differences.json calls it.
-    pub fn done(&self, name: &str, mut run: impl FnMut(&Twin) -> anyhow::Result<Done>) -> anyhow::Result<&Self> {
+    /// Runs a command of any form; `name` is its name in differences.json.
+    pub fn done(&self, name: &str, mut run: impl FnMut(&Side) -> anyhow::Result<Done>) -> anyhow::Result<&Self> {
         let mut outcomes = Vec::new();
-        for twin in &self.twins {
-            let done = run(twin).with_context(|| name.to_owned()).map_err(|error| self.with_faults(error))?;
-            outcomes.push([done.code.to_string(), twin.normal(&done.stdout), twin.normal(&done.stderr)]);
+        for side in &self.sides {
+            let done = run(side).with_context(|| name.to_owned()).map_err(|error| self.with_faults(error))?;
+            outcomes.push([done.code.to_string(), side.normal(&done.stdout), side.normal(&done.stderr)]);
         }
         if makes_or_removes_a_cgroup(name) {
-            outcomes[1][2] = without_chance(&outcomes[1][2]);
+            outcomes[1][2] = without_timing_warnings(&outcomes[1][2]);
             if self.same_program {
-                outcomes[0][2] = without_chance(&outcomes[0][2]);
+                outcomes[0][2] = without_timing_warnings(&outcomes[0][2]);
             }
         }
         for (index, field) in ["code", "stdout", "stderr"].into_iter().enumerate() {
@@ -225,14 +225,14 @@ impl<'a> Twins<'a> {
         Ok(self)
     }
 
-    /// Something that a command did, as a text.
-    pub fn see(&self, what: &str, mut look: impl FnMut(&Twin) -> anyhow::Result<String>) -> anyhow::Result<&Self> {
+    /// Compares an effect of a command, as a text.
+    pub fn see(&self, what: &str, mut observe: impl FnMut(&Side) -> anyhow::Result<String>) -> anyhow::Result<&Self> {
         let mut seen = Vec::new();
-        for twin in &self.twins {
-            let text = look(twin)
-                .with_context(|| format!("{what}, by {}", twin.ground.runtime().display()))
+        for side in &self.sides {
+            let text = observe(side)
+                .with_context(|| format!("{what}, by {}", side.fixture.runtime().display()))
                 .map_err(|error| self.with_faults(error))?;
-            seen.push(twin.normal(&text));
+            seen.push(side.normal(&text));
         }
         self.compare(what, "seen", &seen[0], &seen[1]);
         Ok(self)
@@ -243,29 +243,29 @@ impl<'a> Twins<'a> {
         self.line("create --bundle {bundle} --pid-file {dir}/pid {id}")
     }
 
-    /// Creates and starts one whose program waits for ever.
+    /// Creates and starts a container whose program waits for ever.
     pub fn started(&mut self) -> anyhow::Result<&Self> {
         self.bundle(|bundle| {
             bundle.args(&["/probe", "wait"]);
         })?;
         self.create()?.line("start {id}")?;
-        // runc's start does not wait for the program: a signal would meet runc's own process.
-        self.each(|twin| {
-            let pid = twin.pid()?;
+        // runc's start does not wait for the program: a signal could reach runc's own process instead.
+        self.each(|side| {
+            let pid = side.pid()?;
             wait_until("the program of the container", || {
-                let words = fs::read(format!("/proc/{pid}/cmdline"));
-                let words = words.with_context(|| format!("{}: pid {pid}", twin.ground.runtime().display()))?;
-                Ok(words.starts_with(b"/probe\0").then_some(()))
+                let cmdline = fs::read(format!("/proc/{pid}/cmdline"));
+                let cmdline = cmdline.with_context(|| format!("{}: pid {pid}", side.fixture.runtime().display()))?;
+                Ok(cmdline.starts_with(b"/probe\0").then_some(()))
             })
         })
     }
 
-    /// Waits for init's end; its exit code has to be the same.
+    /// Waits until init exits; its exit code must be equal on both sides.
     pub fn wait(&self) -> anyhow::Result<&Self> {
-        self.see("init's exit code", |twin| Ok(twin.wait()?.to_string()))
+        self.see("init's exit code", |side| Ok(side.wait()?.to_string()))
     }
 
-    /// Kills init and waits for its end.
+    /// Kills init and waits until it has exited.
     pub fn stopped(&self) -> anyhow::Result<&Self> {
         self.line("kill {id} KILL")?.wait()
     }
@@ -273,7 +273,7 @@ impl<'a> Twins<'a> {
     /// The verdict.
     ///
     /// # Errors
-    /// When the two differed; names each place.
+    /// When the sides differed; names each difference.
     pub fn equal(&self) -> anyhow::Result<()> {
         let faults = self.faults.take();
         if faults.is_empty() {
@@ -282,7 +282,7 @@ impl<'a> Twins<'a> {
         bail!("{} differences from runc\n{}", faults.len(), faults.join("\n"))
     }
 
-    /// The error that ended a case, after the differences until then, which are mostly its cause.
+    /// The error that stopped a case, with the differences until then, which are usually its cause.
     fn with_faults(&self, error: anyhow::Error) -> anyhow::Error {
         let faults = self.faults.take();
         match faults.is_empty() {
@@ -297,7 +297,7 @@ impl<'a> Twins<'a> {
             true if self.same_program => None,
             true => concerned()
                 .find(|one| one.promises(command, field))
-                .map(|_| format!("`{command}`: {field} is as runc's: take it out of data/differences.json")),
+                .map(|_| format!("`{command}`: {field} is equal to runc's: remove it from data/differences.json")),
             false => {
                 let wanted = concerned().fold(runc.to_owned(), |text, one| one.rewrite(command, field, text));
                 let explained = wanted == here
@@ -313,12 +313,11 @@ impl<'a> Twins<'a> {
     }
 }
 
-/// Whether each line says what runc's does, and more after its words: callers match those, and a container, a root or a
-/// reason may follow them.
+/// Whether each line begins with runc's text. Callers match that text, and a container, a root or a reason may follow.
 fn continues(here: &str, runc: &str) -> bool {
     let one = |(here, runc): (&str, &str)| {
         let same = here.bytes().zip(runc.bytes()).take_while(|(a, b)| a == b).count();
-        // The message ends there: at the end of the line, or at the quote around it.
+        // runc's message ends there: at the end of the line, or at the quote around it.
         let rest = runc.get(same..).filter(|rest| rest.is_empty() || rest.starts_with(['"', '\\']));
         let more = rest.and_then(|rest| here.get(same..)?.strip_suffix(rest));
         here == runc || more.is_some_and(|more| more.starts_with(": "))
@@ -326,18 +325,18 @@ fn continues(here: &str, runc: &str) -> bool {
     here.lines().count() == runc.lines().count() && here.lines().zip(runc.lines()).all(one)
 }
 
-/// Whether one of a command's words is a verb of which runc warns by chance.
+/// Whether the command has a verb with which runc prints timing-dependent warnings.
 fn makes_or_removes_a_cgroup(command: &str) -> bool {
     command.split_whitespace().any(|word| matches!(word, "create" | "run" | "delete"))
 }
 
-/// The output of runc without the lines that depend on chance.
+/// The output of runc without the lines that depend on timing.
 ///
-/// On a busy machine it gives up on removing a cgroup whose last process the kernel is still ending, and meets that
-/// cgroup again at the next create. Below systemd it looks for processes in a cgroup that is mostly gone with its last
-/// one, and misses devices whose modules nobody has loaded yet.
-fn without_chance(text: &str) -> String {
-    const CHANCES: [&str; 6] = [
+/// On a busy machine runc fails to remove a cgroup whose last process is still exiting, and finds that cgroup again at
+/// the next create. With systemd it reads a cgroup that systemd has usually removed with its last process, and skips
+/// devices whose modules are not loaded yet.
+fn without_timing_warnings(text: &str) -> String {
+    const WARNINGS: [&str; 6] = [
         "device or resource busy",
         "level=error msg=\"Failed to remove paths: map[",
         "container's cgroup is not empty",
@@ -347,20 +346,20 @@ fn without_chance(text: &str) -> String {
     ];
     let skips_a_device =
         |line: &str| line.contains("msg=\"skipping device /dev/") && line.contains(" for systemd: stat ");
-    let by_chance = |line: &&str| CHANCES.iter().any(|chance| line.contains(chance)) || skips_a_device(line);
-    text.split_inclusive('\n').filter(|line| !by_chance(line)).collect()
+    let is_warning = |line: &&str| WARNINGS.iter().any(|warning| line.contains(warning)) || skips_a_device(line);
+    text.split_inclusive('\n').filter(|line| !is_warning(line)).collect()
 }
 
-/// Both texts from a little before where they part, and no more than a few lines of each.
+/// An excerpt of both texts, from shortly before the first difference.
 fn excerpts(one: &str, other: &str) -> (String, String) {
-    const BEFORE: usize = 60;
-    const LONGEST: usize = 300;
+    const CONTEXT_LEN: usize = 60;
+    const MAX_EXCERPT_LEN: usize = 300;
     let common = one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count();
     let cut = |text: &str| -> String {
-        let skipped = if text.chars().count() <= LONGEST { 0 } else { common.saturating_sub(BEFORE) };
-        let part: String = text.chars().skip(skipped).take(LONGEST).collect();
+        let skipped = if text.chars().count() <= MAX_EXCERPT_LEN { 0 } else { common.saturating_sub(CONTEXT_LEN) };
+        let part: String = text.chars().skip(skipped).take(MAX_EXCERPT_LEN).collect();
         let mark = |is: bool| if is { "..." } else { "" };
-        format!("{}{part}{}", mark(skipped > 0), mark(text.chars().count() > skipped + LONGEST))
+        format!("{}{part}{}", mark(skipped > 0), mark(text.chars().count() > skipped + MAX_EXCERPT_LEN))
     };
     (cut(one), cut(other))
 }
@@ -370,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_may_follow_runcs_words_in_each_line() {
+    fn text_may_follow_runcs_message_in_each_line() {
         assert!(continues("msg=\"none: web (--root /run)\"\n", "msg=\"none\"\n"));
         assert!(continues("{\"msg\":\"none: web\",\"time\":\"T\"}\n", "{\"msg\":\"none\",\"time\":\"T\"}\n"));
         assert!(!continues("{\"msg\":\"none: web\",\"time\":\"U\"}\n", "{\"msg\":\"none\",\"time\":\"T\"}\n"));
@@ -381,21 +380,21 @@ mod tests {
     }
 
     #[test]
-    fn what_runc_says_by_chance_is_left_out_by_the_line() {
+    fn timing_dependent_warnings_of_runc_are_left_out() {
         let busy = "msg=\"rmdir /sys/fs/cgroup/x: device or resource busy\"\n";
-        assert_eq!(without_chance(&format!("one\n{busy}two")), "one\ntwo");
+        assert_eq!(without_timing_warnings(&format!("one\n{busy}two")), "one\ntwo");
         let device =
             "level=warning msg=\"skipping device /dev/char/10:200 for systemd: stat /sys/dev/char/10:200: none\"\n";
-        assert_eq!(without_chance(&format!("{device}one\n")), "one\n");
+        assert_eq!(without_timing_warnings(&format!("{device}one\n")), "one\n");
         let paths = "time=\"TIME\" level=error msg=\"Failed to remove paths: map[cpu:/sys/fs/cgroup/cpu/CGROUP]\"\n";
-        assert_eq!(without_chance(&format!("{paths}one\n")), "one\n");
-        assert_eq!(without_chance("one\ntwo\n"), "one\ntwo\n");
+        assert_eq!(without_timing_warnings(&format!("{paths}one\n")), "one\n");
+        assert_eq!(without_timing_warnings("one\ntwo\n"), "one\ntwo\n");
         assert!(makes_or_removes_a_cgroup("--debug delete --force {id}"));
         assert!(!makes_or_removes_a_cgroup("kill {id} KILL"));
     }
 
     #[test]
-    fn long_texts_are_shown_where_they_part() {
+    fn long_texts_are_shown_where_they_differ() {
         assert_eq!(excerpts("a", "b"), ("a".into(), "b".into()));
         let (one, other) = excerpts(&("x".repeat(1000) + "one"), &("x".repeat(1000) + "two"));
         assert!(one.ends_with("xone") && other.ends_with("xtwo") && one.len() < 100, "{one}");
