@@ -8,8 +8,8 @@ use crate::harness::{Bundle, Case, Fixture, Level, Need};
 /// In the order of the text.
 pub const CASES: &[Case] = &[
     Case::new("the Features structure is one JSON object", "features.md#features-structure", Level::Must, object),
-    Case::new("features tells its oldest and newest version", VERSION, Level::Must, versions),
-    Case::new("the versions that features tells are accepted", VERSION, Level::Must, accepted),
+    Case::new("features reports its oldest and newest version", VERSION, Level::Must, versions),
+    Case::new("the versions that features reports are accepted", VERSION, Level::Must, accepted),
     Case::new("features has only properties that the specification defines", VERSION, Level::Must, properties),
     Case::new("each hook that features lists is run", "features.md#hooks", Level::Must, hooks),
     Case::new("each mount option that features lists is recognised", "features.md#mount-options", Level::Must, options),
@@ -39,7 +39,7 @@ pub const CASES: &[Case] = &[
         policies,
     ),
     Case::new(
-        "a runtime that reads the mappings of mounts says so",
+        "a runtime that reads the mappings of mounts reports that",
         "features-linux.md#mountextensions",
         Level::Must,
         idmap,

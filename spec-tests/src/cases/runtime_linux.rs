@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
         Level::Must,
         standard_exec,
     ),
-    Case::new("what the caller left open stays outside", DESCRIPTORS, Level::Must, of_the_caller),
+    Case::new("descriptors that the caller left open are not passed on", DESCRIPTORS, Level::Must, of_the_caller),
     Case::new("--preserve-fds passes descriptors on for socket activation", DESCRIPTORS, Level::Runc, preserved),
     Case::new("links in /dev lead to the process's own descriptors", LINKS, Level::Must, links),
     Case::new("links in /dev are made without a mount at /dev", LINKS, Level::Must, links_without_mount),

@@ -14,9 +14,9 @@ const NET_RAW: u64 = 1 << 13;
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("each of the five capability sets is what the configuration says", SECTION, Level::Must, sets),
+    Case::new("each of the five capability sets is that of the configuration", SECTION, Level::Must, sets),
     Case::new("an empty capabilities object leaves none", SECTION, Level::Must, empty),
-    Case::new("a capability that nobody knows does not stop the container", SECTION, Level::Should, unknown),
+    Case::new("an unknown capability does not stop the container", SECTION, Level::Should, unknown),
     Case::new("a capability beyond the bounding set does not stop the container", SECTION, Level::Should, |fixture| {
         ungrantable(fixture).map(drop)
     }),
@@ -25,9 +25,9 @@ pub const CASES: &[Case] = &[
         ensure!(effective & NET_RAW == 0, "CapEff: expected no CAP_NET_RAW, found {effective:#x}");
         Ok(())
     }),
-    Case::new("ambient capabilities are kept by a user who is not root", SECTION, Level::Must, ambient),
+    Case::new("a user other than root keeps the ambient capabilities", SECTION, Level::Must, ambient),
     Case::new(
-        "a user who is not root has no effective capabilities",
+        "a user other than root has no effective capabilities",
         "runc: process.capabilities",
         Level::Security,
         user,

@@ -18,10 +18,10 @@ const NEEDS: &[Need] = &[Need::Kernel(6, 3)];
 pub const CASES: &[Case] = &[
     Case::new("an idmapped mount shows files by its own mappings", OPTIONS, Level::Should, shown).on(NEEDS),
     Case::new("a file made in an idmapped mount is stored by its mappings", POSIX, Level::Should, stored).on(NEEDS),
-    Case::new("the option idmap goes for the topmost mount alone", OPTIONS, Level::Should, topmost).on(NEEDS),
-    Case::new("the option ridmap goes for the whole tree", OPTIONS, Level::Should, whole_tree).on(NEEDS),
+    Case::new("the option idmap applies to the topmost mount alone", OPTIONS, Level::Should, topmost).on(NEEDS),
+    Case::new("the option ridmap applies to the whole tree", OPTIONS, Level::Should, whole_tree).on(NEEDS),
     Case::new("a mount's mappings come before the user namespace's", OPTIONS, Level::Should, beside_userns).on(NEEDS),
-    Case::new("idmap without mappings takes the user namespace's, or is refused", OPTIONS, Level::Must, inherited)
+    Case::new("idmap without mappings uses the user namespace's, or is refused", OPTIONS, Level::Must, inherited)
         .on(NEEDS),
     Case::new("idmap without mappings and without a user namespace is refused", OPTIONS, Level::Must, without_mappings),
     Case::new("uidMappings without gidMappings are refused", POSIX, Level::Must, |fixture| {

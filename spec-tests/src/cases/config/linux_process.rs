@@ -28,7 +28,7 @@ pub const CASES: &[Case] = &[
     must("noNewPrivileges false leaves no_new_privs alone", |fixture| no_new_privileges(fixture, json!(false), "0")),
     must("noNewPrivileges left out leaves no_new_privs alone", |fixture| no_new_privileges(fixture, Value::Null, "0")),
     must("oomScoreAdj is the program's oom_score_adj", |fixture| oom_score(fixture, "", Some(345), "345")),
-    must("oomScoreAdj may be lowered to where the runtime began", |fixture| {
+    must("oomScoreAdj may be lowered to the runtime's initial value", |fixture| {
         oom_score(fixture, "echo 0 >/proc/self/oom_score_adj", Some(0), "0")
     }),
     must("oomScoreAdj may be negative", |fixture| oom_score(fixture, "", Some(-500), "-500")).on(&[Need::SysResource]),
@@ -47,17 +47,17 @@ pub const CASES: &[Case] = &[
         io_priority(fixture, "IOPRIO_CLASS_BE", 6, "best-effort: prio 6")
     }),
     must("ioPriority of the class IDLE is set", |fixture| io_priority(fixture, "IOPRIO_CLASS_IDLE", 0, "idle")),
-    must("ioPriority goes for programs that are started later too", io_priority_of_exec),
+    must("ioPriority applies to programs that are started later too", io_priority_of_exec),
     Case::new(
         "an ioPriority that the kernel does not have is refused",
         "config.md#valid-values",
         Level::Must,
         bad_io_priority,
     ),
-    must("execCPUAffinity.final is where an exec runs", final_affinity).on(&[Need::Cpus(2)]),
-    must("execCPUAffinity is not for the container's first process", affinity_of_init).on(&[Need::Cpus(2)]),
+    must("execCPUAffinity.final is the set of CPUs of an exec", final_affinity).on(&[Need::Cpus(2)]),
+    must("execCPUAffinity does not apply to the container's first process", affinity_of_init).on(&[Need::Cpus(2)]),
     Case::new(
-        "without execCPUAffinity.final an exec stays where initial put it",
+        "without execCPUAffinity.final an exec keeps the CPUs of initial",
         SECTION,
         Level::Should,
         initial_affinity,

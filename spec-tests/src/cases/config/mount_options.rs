@@ -21,7 +21,7 @@ const fn should(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> 
 pub const CASES: &[Case] = &[
     must("the option async undoes sync", |fixture| tmpfs(fixture, &["sync", "async"], &[], &["sync"])),
     must("the option atime undoes noatime", |fixture| tmpfs(fixture, &["noatime", "atime"], &[], &["noatime"])),
-    must("the option bind leaves out what is mounted below the source", bind),
+    must("the option bind leaves out the mounts below the source", bind),
     must("the option defaults is the runtime's, not the file system's", |fixture| {
         tmpfs(fixture, &["defaults"], &["rw"], &[])
     }),
@@ -55,7 +55,7 @@ pub const CASES: &[Case] = &[
     must("the option nosuid is applied", |fixture| tmpfs(fixture, &["nosuid"], &["nosuid"], &[])),
     should("the option nosymfollow is applied", |fixture| tmpfs(fixture, &["nosymfollow"], &["nosymfollow"], &[]))
         .on(&[Need::Kernel(5, 10)]),
-    must("the option rbind brings what is mounted below the source", rbind),
+    must("the option rbind includes the mounts below the source", rbind),
     must("the option relatime is applied to a bind mount", |fixture| {
         bound(fixture, MsFlags::MS_STRICTATIME, &["bind", "relatime"], &["relatime"], &[])
     }),
@@ -77,7 +77,7 @@ pub const CASES: &[Case] = &[
         let wanted = ["nosuid", "nodev", "noexec", "noatime"];
         bound(fixture, MsFlags::empty(), &["bind", "nosuid", "nodev", "noexec", "noatime"], &wanted, &[])
     }),
-    Case::new("the option tmpcopyup brings what the image has there", "runc: mount options", Level::Runc, copy_up),
+    Case::new("the option tmpcopyup copies the image's files", "runc: mount options", Level::Runc, copy_up),
     should("options that are not the runtime's are the file system's", |fixture| {
         tmpfs(fixture, &["size=8k", "nr_inodes=7", "mode=0700"], &["size=8k", "nr_inodes=7", "mode=700"], &[])
     }),

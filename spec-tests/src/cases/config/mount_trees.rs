@@ -16,7 +16,7 @@ const fn should(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> 
 
 /// In the order of the table.
 pub const CASES: &[Case] = &[
-    must("the option private takes a mount out of its peer group", |fixture| {
+    must("the option private removes a mount from its peer group", |fixture| {
         propagation(fixture, &["bind", "private"], Wanted([None, None]))
     }),
     must("the option shared makes a mount shared", |fixture| {
@@ -28,79 +28,77 @@ pub const CASES: &[Case] = &[
     must("the option unbindable makes a mount unbindable", |fixture| {
         propagation(fixture, &["bind", "unbindable"], Wanted([Some("unbindable"), None]))
     }),
-    must("the option rprivate goes for the whole tree", |fixture| {
+    must("the option rprivate applies to the whole tree", |fixture| {
         propagation(fixture, &["rbind", "rprivate"], Wanted([None, None]))
     }),
-    must("the option rshared goes for the whole tree", |fixture| {
+    must("the option rshared applies to the whole tree", |fixture| {
         propagation(fixture, &["rbind", "rshared"], Wanted([Some("shared:"), Some("shared:")]))
     }),
-    must("the option rslave goes for the whole tree", |fixture| {
+    must("the option rslave applies to the whole tree", |fixture| {
         propagation(fixture, &["rbind", "rslave"], Wanted([Some("master:"), Some("master:")]))
     }),
-    must("the option runbindable goes for the whole tree", |fixture| {
+    must("the option runbindable applies to the whole tree", |fixture| {
         propagation(fixture, &["rbind", "runbindable"], Wanted([Some("unbindable"), Some("unbindable")]))
     }),
-    must("a slave mount receives what is mounted on the host later", |fixture| later(fixture, "rslave", true)),
-    must("a private mount receives nothing that is mounted on the host later", |fixture| {
-        later(fixture, "rprivate", false)
-    }),
-    should("the option ratime goes for the whole tree", |fixture| {
+    must("a slave mount receives later mounts of the host", |fixture| later(fixture, "rslave", true)),
+    must("a private mount receives no later mounts of the host", |fixture| later(fixture, "rprivate", false)),
+    should("the option ratime applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::MS_NOATIME, "ratime", &[], &["noatime"])
     }),
-    should("the option rdev goes for the whole tree", |fixture| {
+    should("the option rdev applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::MS_NODEV, "rdev", &[], &["nodev"])
     }),
-    should("the option rdiratime goes for the whole tree", |fixture| {
+    should("the option rdiratime applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::MS_NODIRATIME, "rdiratime", &[], &["nodiratime"])
     }),
-    should("the option rexec goes for the whole tree", |fixture| {
+    should("the option rexec applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::MS_NOEXEC, "rexec", &[], &["noexec"])
     }),
-    should("the option rnoatime goes for the whole tree", |fixture| {
+    should("the option rnoatime applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::empty(), "rnoatime", &["noatime"], &[])
     }),
-    should("the option rnodiratime goes for the whole tree", |fixture| {
+    should("the option rnodiratime applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::empty(), "rnodiratime", &["nodiratime"], &[])
     }),
-    should("the option rnoexec goes for the whole tree", |fixture| {
+    should("the option rnoexec applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::empty(), "rnoexec", &["noexec"], &[])
     }),
-    should("the option rnorelatime is taken", |fixture| whole(fixture, MsFlags::empty(), "rnorelatime", &[], &[])),
-    should("the option rnostrictatime goes for the whole tree", |fixture| {
+    should("the option rnorelatime is accepted", |fixture| whole(fixture, MsFlags::empty(), "rnorelatime", &[], &[])),
+    should("the option rnostrictatime applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::MS_STRICTATIME, "rnostrictatime", &["relatime"], &[])
     }),
-    should("the option rnosuid goes for the whole tree", |fixture| {
+    should("the option rnosuid applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::empty(), "rnosuid", &["nosuid"], &[])
     }),
-    should("the option rnosymfollow goes for the whole tree", |fixture| {
+    should("the option rnosymfollow applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::empty(), "rnosymfollow", &["nosymfollow"], &[])
     })
     .on(&[Need::Kernel(5, 14)]),
-    should("the option rrelatime goes for the whole tree", |fixture| {
+    should("the option rrelatime applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::MS_STRICTATIME, "rrelatime", &["relatime"], &[])
     }),
-    should("the option rro goes for the whole tree", |fixture| {
+    should("the option rro applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::empty(), "rro", &["ro"], &["rw"])
     }),
-    should("the option rrw goes for the whole tree", |fixture| {
+    should("the option rrw applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::MS_RDONLY, "rrw", &["rw"], &["ro"])
     }),
-    should("the option rstrictatime goes for the whole tree", |fixture| {
+    should("the option rstrictatime applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::empty(), "rstrictatime", &[], &["relatime", "noatime"])
     }),
-    should("the option rsuid goes for the whole tree", |fixture| {
+    should("the option rsuid applies to the whole tree", |fixture| {
         whole(fixture, MsFlags::MS_NOSUID, "rsuid", &[], &["nosuid"])
     }),
-    should("the option rsymfollow goes for the whole tree", |fixture| {
+    should("the option rsymfollow applies to the whole tree", |fixture| {
         let nosymfollow = MsFlags::from_bits_retain(256);
         whole(fixture, nosymfollow, "rsymfollow", &[], &["nosymfollow"])
     })
     .on(&[Need::Kernel(5, 14)]),
-    Case::new("the option rnodev goes for the whole tree", "runc: mount options", Level::Runc, |fixture| {
+    Case::new("the option rnodev applies to the whole tree", "runc: mount options", Level::Runc, |fixture| {
         whole(fixture, MsFlags::empty(), "rnodev", &["nodev"], &[])
     })
     .on(&[Need::Kernel(5, 12)]),
-    must("the option ro goes for the topmost mount of a tree alone", |fixture| {
+    must("the option ro applies to the topmost mount of a tree alone", |fixture| {
         let facts = tree(fixture, MsFlags::empty(), &["rbind", "ro"])?;
         compare(facts.mount("/tmp")?, &["ro"], &[])?;
         compare(facts.mount("/tmp/sub")?, &["rw"], &["ro"])

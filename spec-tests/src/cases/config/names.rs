@@ -8,7 +8,7 @@ use crate::harness::{Case, Fixture, Level};
 /// In the order of the text.
 pub const CASES: &[Case] = &[
     Case::new("hostname is the name that the container sees", "config.md#hostname", Level::Must, hostname),
-    Case::new("hostname leaves the host's name alone", "config.md#hostname", Level::Security, hosts_name),
+    Case::new("hostname does not change the host's name", "config.md#hostname", Level::Security, hosts_name),
     Case::new("domainname is the domain that the container sees", "config.md#domainname", Level::Must, domainname),
     Case::new(
         "a hostname that is too long for the kernel is refused",

@@ -15,9 +15,9 @@ pub const CASES: &[Case] = &[
     Case::new("a process.cwd that is not absolute is refused", SECTION, Level::Must, relative_cwd),
     Case::new("a process.cwd that is not there is made", "runc: process.cwd", Level::Runc, missing_cwd),
     Case::new("process.env is the program's whole environment", SECTION, Level::Must, env),
-    Case::new("process.args are the program's words", SECTION, Level::Must, args),
-    Case::new("a program without a slash is looked for in PATH of process.env", SECTION, Level::Must, path),
-    Case::new("a program with a slash is not looked for", SECTION, Level::Must, relative_program),
+    Case::new("process.args are the program's arguments", SECTION, Level::Must, args),
+    Case::new("a program without a slash is searched for in PATH of process.env", SECTION, Level::Must, path),
+    Case::new("a program with a slash is not searched for in PATH", SECTION, Level::Must, relative_program),
     Case::new("a program that is not there is an error", SECTION, Level::Must, |fixture| {
         no_program(fixture, "/nowhere")
     }),

@@ -14,14 +14,14 @@ pub const CASES: &[Case] = &[
     Case::new("annotations may be left out, or be empty", ANNOTATIONS, Level::Must, none),
     Case::new("an annotation's value may be empty", ANNOTATIONS, Level::Must, empty_value),
     Case::new("an annotation's value that is no string is refused", ANNOTATIONS, Level::Must, no_string),
-    Case::new("annotations of the image specification are taken", ANNOTATIONS, Level::Must, images),
+    Case::new("annotations of the image specification are accepted", ANNOTATIONS, Level::Must, images),
     Case::new("an unknown annotation of a reserved name is ignored", ANNOTATIONS, Level::Must, reserved),
     Case::new("unknown properties are ignored", UNKNOWN, Level::Must, unknown),
     Case::new("unknown properties do not change the container", UNKNOWN, Level::Must, unchanged),
     Case::new("configurations of other platforms are ignored", "runc: platforms", Level::Runc, platforms),
     Case::new("a value of another type than the property's is refused", VALID, Level::Must, types),
     Case::new("a number that the property cannot have is refused", VALID, Level::Must, numbers),
-    Case::new("a word that the property cannot have is refused", VALID, Level::Must, words),
+    Case::new("a string that the property cannot have is refused", VALID, Level::Must, words),
     Case::new("a config.json that is no JSON is refused", VALID, Level::Must, no_json),
 ];
 

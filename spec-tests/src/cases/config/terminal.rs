@@ -13,7 +13,7 @@ pub const CASES: &[Case] = &[
     Case::new("a terminal is stdin, stdout and stderr of the program", SECTION, Level::Must, on_streams),
     Case::new("a terminal is the program's controlling terminal", SECTION, Level::Runc, controlling),
     Case::new("without process.terminal there is none", SECTION, Level::Must, none),
-    Case::new("what is typed on a terminal reaches the program", SECTION, Level::Must, typed),
+    Case::new("input on a terminal reaches the program", SECTION, Level::Must, typed),
     Case::new("consoleSize is the terminal's size", SECTION, Level::Must, size),
     Case::new("consoleSize is ignored without a terminal", SECTION, Level::Must, size_without),
     Case::new("a terminal's size can be changed by the caller", SECTION, Level::Runc, resized),

@@ -11,7 +11,7 @@ const SECTION: &str = "config.md#posix-platform-user";
 pub const CASES: &[Case] = &[
     Case::new("user.uid and user.gid are the program's", SECTION, Level::Must, ids),
     Case::new("user.uid and user.gid are ids of the container's user namespace", SECTION, Level::Must, mapped),
-    Case::new("a user without an entry in passwd will do", SECTION, Level::Must, nobody),
+    Case::new("a user without an entry in passwd is accepted", SECTION, Level::Must, nobody),
     Case::new("user.umask is the program's umask", SECTION, Level::Must, umask),
     Case::new("without user.umask the program's umask is 0022", "runc: process.user.umask", Level::Runc, default_umask),
     Case::new("user.additionalGids are the program's groups", SECTION, Level::Must, groups),

@@ -9,7 +9,7 @@ const SECTION: &str = "config.md#specification-version";
 /// In the order of the text.
 pub const CASES: &[Case] = &[
     Case::new("an ociVersion that is no semantic version is refused", SECTION, Level::Must, malformed),
-    Case::new("an ociVersion of a release before the runtime's own is taken", SECTION, Level::Must, earlier),
+    Case::new("an ociVersion of a release before the runtime's own is accepted", SECTION, Level::Must, earlier),
     Case::new("an ociVersion may name a pre-release and a build", SECTION, Level::Must, prerelease),
     Case::new("an ociVersion of another major release is refused", "config.md#valid-values", Level::Must, major),
 ];

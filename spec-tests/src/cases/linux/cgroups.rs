@@ -15,13 +15,13 @@ const OWNERSHIP: &str = "config-linux.md#cgroup-ownership";
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("a cgroup that is frozen is refused or thawed, and nobody waits for ever", GROUPS, Level::Must, frozen),
+    Case::new("a frozen cgroup is refused or thawed, and create returns", GROUPS, Level::Must, frozen),
     Case::new("an absolute cgroupsPath is relative to the mount of the cgroups", PATH, Level::Must, absolute),
     Case::new("a relative cgroupsPath leads to the same place each time", PATH, Level::Must, relative),
     Case::new("an absolute cgroupsPath leads to the same place each time", PATH, Level::Must, consistent),
     Case::new("a container without a cgroupsPath has a cgroup of its own", PATH, Level::Runc, without),
-    Case::new("a cgroup that is not there is made with what is above it", PATH, Level::Must, deep),
-    Case::new("a cgroup that is there already is taken", PATH, Level::Must, existing),
+    Case::new("a missing cgroup is made with its parents", PATH, Level::Must, deep),
+    Case::new("an existing cgroup is accepted", PATH, Level::Must, existing),
     Case::new("init is in its cgroup before its program runs", PATH, Level::Must, before_start),
     Case::new("exec is in the container's cgroup", PATH, Level::Must, exec),
     Case::new("the cgroup is gone after delete", PATH, Level::Runc, removed),

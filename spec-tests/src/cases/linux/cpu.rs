@@ -19,7 +19,7 @@ pub const CASES: &[Case] = &[
     case("more cpu.shares are more of the CPU", shares),
     case("cpu.quota and cpu.period are written to the cgroup", quota),
     case("a negative cpu.quota is none", no_quota),
-    case("what uses more than its cpu.quota is throttled", throttled),
+    case("a process that uses more than its cpu.quota is throttled", throttled),
     case("cpu.burst is written to the cgroup", burst).on(&[Need::Controller("cpu"), Need::Kernel(5, 14)]),
     case("cpu.period alone is written to the cgroup", period),
     case("cpu.idle is written to the cgroup", idle).on(&[Need::Controller("cpu"), Need::Kernel(5, 15)]),

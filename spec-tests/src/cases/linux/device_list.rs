@@ -16,10 +16,10 @@ const NO: &str = "EPERM";
 pub const CASES: &[Case] = &[
     Case::new("rules for devices apply in their order: denied, then allowed", SECTION, Level::Must, allow_last),
     Case::new("rules for devices apply in their order: allowed, then denied", SECTION, Level::Must, deny_last),
-    Case::new("a device is taken out of what a wider rule allowed", SECTION, Level::Must, taken_out)
+    Case::new("a rule removes one device from a wider rule that allows it", SECTION, Level::Must, taken_out)
         .on(&[Need::CgroupV2]),
     Case::new(
-        "a device is taken out of what a wider rule allowed, or the rule is refused",
+        "a rule removes one device from a wider rule that allows it, or is refused",
         SECTION,
         Level::Must,
         expressed,
@@ -48,7 +48,7 @@ pub const CASES: &[Case] = &[
         access(fixture, "ra", [YES, NO])
     }),
     Case::new("a type of device that is not known in a rule is refused", SECTION, Level::Must, unknown_type),
-    Case::new("the allowed device list holds for exec too", SECTION, Level::Must, in_exec),
+    Case::new("the allowed device list applies to exec too", SECTION, Level::Must, in_exec),
 ];
 
 /// Reads c 61:1, c 61:2, c 60:1 and b 61:1 in turn under these rules.

@@ -21,7 +21,7 @@ pub const CASES: &[Case] = &[
     Case::new("directories on the way to a device are made", SECTION, Level::Must, deep),
     Case::new("a file at a device's path that is no such device is refused", SECTION, Level::Must, other_file),
     Case::new("another device at a device's path is refused", SECTION, Level::Must, other_device),
-    Case::new("the very device at a device's path is no error", SECTION, Level::Must, same_device),
+    Case::new("the same device at a device's path is no error", SECTION, Level::Must, same_device),
     Case::new("a device of a type that is not known is refused", SECTION, Level::Must, unknown_type),
     Case::new("fileMode, uid and gid are the device's", SECTION, Level::Must, mode_and_owner),
     Case::new("fileMode is kept whatever the umask is", SECTION, Level::Must, umask),

@@ -6,7 +6,7 @@ use crate::harness::{Case, Fixture, Level};
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[Case::new(
-    "proc, sysfs, devpts and tmpfs are available where Linux programs look for them",
+    "proc, sysfs, devpts and tmpfs are available at their usual paths",
     "config-linux.md#default-filesystems",
     Level::Should,
     available,

@@ -27,11 +27,11 @@ pub const CASES: &[Case] = &[
     Case::new("a network classID on a host without its controller starts or is refused", NETWORK, Level::Runc, network),
     Case::new("pids.limit is written to the cgroup", PIDS, Level::Must, pids).on(PID),
     Case::new("a pids.limit of -1 is none", PIDS, Level::Must, unlimited_pids).on(PID),
-    Case::new("a pids.limit of 0 lets nothing be started", PIDS, Level::Should, zero_pids).on(PID),
+    Case::new("a pids.limit of 0 allows no new process", PIDS, Level::Should, zero_pids).on(PID),
     Case::new("a pids.limit of 0 is none before version 1.3", PIDS, Level::Should, old_zero_pids).on(PID),
     Case::new("a pids without a limit limits nothing", PIDS, Level::Must, no_pids).on(PID),
     Case::new("an update with a pids without a limit changes nothing", "runc: update", Level::Runc, pids_kept).on(PID),
-    Case::new("no more processes than pids.limit", PIDS, Level::Must, fork_bomb).on(PID),
+    Case::new("no more processes than pids.limit can be started", PIDS, Level::Must, fork_bomb).on(PID),
     Case::new("limits of an RDMA device are written to the cgroup", RDMA, Level::Must, rdma).on(&[
         Need::CgroupV2,
         Need::Controller("rdma"),
@@ -46,7 +46,7 @@ pub const CASES: &[Case] = &[
     Case::new("a key of unified without a file is refused", UNIFIED, Level::Must, no_file).on(V2),
     Case::new("a value of unified that the kernel refuses is refused", UNIFIED, Level::Must, bad_value).on(V2),
     Case::new("a key of unified that is a path is refused", UNIFIED, Level::Security, path).on(V2),
-    Case::new("what v1 had and v2 cannot express is refused", UNIFIED, Level::Must, not_expressed).on(V2_MEMORY),
+    Case::new("a setting of v1 that v2 cannot express is refused", UNIFIED, Level::Must, not_expressed).on(V2_MEMORY),
 ];
 
 fn huge_pages(fixture: &Fixture) -> anyhow::Result<()> {

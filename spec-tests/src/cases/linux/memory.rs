@@ -19,14 +19,14 @@ const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Ca
 pub const CASES: &[Case] = &[
     case("memory.limit is written to the cgroup", limit),
     case("a memory.limit of -1 is none", unlimited),
-    case("what takes more memory than its limit is killed", killed),
-    case("what takes less memory than its limit is not", not_killed),
+    case("a process that uses more memory than its limit is killed", killed),
+    case("a process that uses less memory than its limit is not killed", not_killed),
     case("memory.reservation is the soft limit", reservation),
     case("memory.swap counts memory and swap", swap),
     case("memory.swap of -1 with a limit leaves swap without one", unlimited_swap),
     case("memory.swappiness is written to the cgroup", swappiness).on(V1),
     case("disableOOMKiller is written to the cgroup", oom_killer).on(V1),
-    case("checkBeforeUpdate refuses a limit below what is used", check_before_update).on(V2),
+    case("checkBeforeUpdate refuses a limit below the current usage", check_before_update).on(V2),
     case("a memory limit below -1 is refused", below),
 ];
 

@@ -33,7 +33,7 @@ pub const CASES: &[Case] = &[
     case("a cgroup namespace is joined by path", |fixture| joined(fixture, "cgroup")).on(&[Need::Namespace("cgroup")]),
     case("a time namespace is joined by path", |fixture| joined(fixture, "time")).on(&[Need::Namespace("time")]),
     case("a path to a namespace of another type is refused", other_type),
-    case("a path to what is no namespace is refused", no_namespace),
+    case("a path to a file that is no namespace is refused", no_namespace),
     case("a path to no file is refused", missing),
     case("the pid namespace that is not listed is the caller's", |fixture| inherited(fixture, "pid")),
     case("the network namespace that is not listed is the caller's", |fixture| inherited(fixture, "network")),

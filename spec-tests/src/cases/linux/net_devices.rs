@@ -26,8 +26,13 @@ pub const CASES: &[Case] = &[
     case("a network device is up in the container", up),
     case("a network device without a network namespace is refused", without_namespace),
     case("a name that no network device may have is refused", bad_name),
-    Case::new("a virtual network device goes with the container's network namespace", LIFECYCLE, Level::Must, gone)
-        .on(LINKS),
+    Case::new(
+        "a virtual network device is removed with the container's network namespace",
+        LIFECYCLE,
+        Level::Must,
+        gone,
+    )
+    .on(LINKS),
 ];
 
 /// A pair of network devices of the host; both go with it.

@@ -41,7 +41,7 @@ pub const CASES: &[Case] = &[
     Case::new("a read-only path that is not there is no error", READONLY, Level::Runc, readonly_missing),
     Case::new("a read-only path keeps the other flags of its mount", READONLY, Level::Must, readonly_flags),
     Case::new("a read-only path in /proc cannot be written", READONLY, Level::Must, readonly_proc),
-    Case::new("masked and read-only paths hold in a user namespace", MASKED, Level::Must, in_user_namespace),
+    Case::new("masked and read-only paths are effective in a user namespace", MASKED, Level::Must, in_user_namespace),
     Case::new("mountLabel is the context of mounts that can have one", LABEL, Level::Must, label).on(&[Need::Selinux]),
 ];
 

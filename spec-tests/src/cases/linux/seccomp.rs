@@ -18,16 +18,16 @@ const I386: &[Need] = &[Need::File("/proc/sys/abi/vsyscall32")];
 /// In the order of the text.
 pub const CASES: &[Case] = &[
     case("a seccomp profile is a filter of the process", is_filtered),
-    case("a defaultAction that denies holds for all that no rule allows", default_action),
+    case("a defaultAction that denies applies to every call that no rule allows", default_action),
     case("defaultErrnoRet is the default's error", default_errno),
     case("a defaultErrnoRet with a defaultAction that has no error is refused", default_errno_of_allow),
-    case("a call of an architecture that is not listed is not let through", foreign_architecture).on(I386),
-    case("a rule holds for each architecture that is listed", listed_architecture).on(I386),
+    case("a call of an architecture that is not listed is not allowed", foreign_architecture).on(I386),
+    case("a rule applies to each architecture that is listed", listed_architecture).on(I386),
     case("an architecture that is not known is refused", |fixture| {
         refused(fixture, json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_VAX"] }))
     }),
-    case("each flag of seccomp is taken alone", each_flag),
-    case("all flags of seccomp are taken together", all_flags),
+    case("each flag of seccomp is accepted alone", each_flag),
+    case("all flags of seccomp are accepted together", all_flags),
     case("a flag of seccomp that is not known is refused", |fixture| {
         refused(fixture, json!({ "defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_FAST"] }))
     }),
@@ -41,21 +41,23 @@ pub const CASES: &[Case] = &[
         calls(fixture, json!({ "action": ERRNO, "errnoRet": 0 }), "0")
     }),
     case("an errnoRet with an action that has no error is refused", errno_of_others),
-    case("SCMP_ACT_ALLOW lets a call through", allow),
-    case("SCMP_ACT_LOG lets a call through", |fixture| calls(fixture, json!({ "action": "SCMP_ACT_LOG" }), "22")),
+    case("SCMP_ACT_ALLOW allows a call", allow),
+    case("SCMP_ACT_LOG allows a call", |fixture| calls(fixture, json!({ "action": "SCMP_ACT_LOG" }), "22")),
     case("SCMP_ACT_TRACE without a tracer fails with ENOSYS", |fixture| {
         calls(fixture, json!({ "action": "SCMP_ACT_TRACE" }), "38")
     }),
     case("SCMP_ACT_TRAP sends SIGSYS, which can be handled", trap),
-    case("SCMP_ACT_KILL ends the thread alone", |fixture| kills(fixture, "SCMP_ACT_KILL", true)),
-    case("SCMP_ACT_KILL_THREAD ends the thread alone", |fixture| kills(fixture, "SCMP_ACT_KILL_THREAD", true)),
-    case("SCMP_ACT_KILL_PROCESS ends the whole process", |fixture| kills(fixture, "SCMP_ACT_KILL_PROCESS", false)),
+    case("SCMP_ACT_KILL kills the thread alone", |fixture| kills(fixture, "SCMP_ACT_KILL", true)),
+    case("SCMP_ACT_KILL_THREAD kills the thread alone", |fixture| kills(fixture, "SCMP_ACT_KILL_THREAD", true)),
+    case("SCMP_ACT_KILL_PROCESS kills the whole process", |fixture| kills(fixture, "SCMP_ACT_KILL_PROCESS", false)),
     case("SCMP_CMP_EQ matches the value alone", |fixture| operator(fixture, "SCMP_CMP_EQ", [false, true, false])),
     case("SCMP_CMP_NE matches every other value", |fixture| operator(fixture, "SCMP_CMP_NE", [true, false, true])),
-    case("SCMP_CMP_LT matches what is less", |fixture| operator(fixture, "SCMP_CMP_LT", [true, false, false])),
-    case("SCMP_CMP_LE matches what is not greater", |fixture| operator(fixture, "SCMP_CMP_LE", [true, true, false])),
-    case("SCMP_CMP_GE matches what is not less", |fixture| operator(fixture, "SCMP_CMP_GE", [false, true, true])),
-    case("SCMP_CMP_GT matches what is greater", |fixture| operator(fixture, "SCMP_CMP_GT", [false, false, true])),
+    case("SCMP_CMP_LT matches lower values", |fixture| operator(fixture, "SCMP_CMP_LT", [true, false, false])),
+    case("SCMP_CMP_LE matches equal and lower values", |fixture| operator(fixture, "SCMP_CMP_LE", [true, true, false])),
+    case("SCMP_CMP_GE matches equal and higher values", |fixture| {
+        operator(fixture, "SCMP_CMP_GE", [false, true, true])
+    }),
+    case("SCMP_CMP_GT matches higher values", |fixture| operator(fixture, "SCMP_CMP_GT", [false, false, true])),
     case("operators compare all 64 bits, without a sign", wide),
     case("SCMP_CMP_MASKED_EQ masks by value and compares with valueTwo", masked),
     case("an operator that is not known is refused", |fixture| {

@@ -15,17 +15,22 @@ const STATE: &str = "config-linux.md#the-container-process-state";
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("SCMP_ACT_NOTIFY asks whoever listens at listenerPath", SECTION, Level::Must, answered),
+    Case::new("SCMP_ACT_NOTIFY asks the agent at listenerPath", SECTION, Level::Must, answered),
     Case::new("a connection to listenerPath carries one state and is closed", SECTION, Level::Must, one_state),
-    Case::new("a listenerPath where nobody listens is refused", SECTION, Level::Must, nobody_listens),
+    Case::new("a listenerPath without a listener is refused", SECTION, Level::Must, nobody_listens),
     Case::new("a listenerPath without SCMP_ACT_NOTIFY is ignored", SECTION, Level::Must, ignored),
     Case::new("SCMP_ACT_NOTIFY without a listenerPath is refused", SECTION, Level::Runc, without_path),
-    Case::new("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is taken with a listener", SECTION, Level::Must, wait_killable)
-        .on(&[crate::harness::Need::Kernel(5, 19)]),
+    Case::new(
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is accepted with a listener",
+        SECTION,
+        Level::Must,
+        wait_killable,
+    )
+    .on(&[crate::harness::Need::Kernel(5, 19)]),
     Case::new("the descriptors come with the first message alone", STATE, Level::Must, descriptors),
-    Case::new("the container process state has what it must", STATE, Level::Must, state),
+    Case::new("the container process state has the required properties", STATE, Level::Must, state),
     Case::new("listenerMetadata is the state's metadata", STATE, Level::Must, metadata),
-    Case::new("exec tells the listener of its own filter", STATE, Level::Must, exec),
+    Case::new("exec sends the listener of its own filter", STATE, Level::Must, exec),
 ];
 
 /// Someone who listens, and answers every call with error 66. What it prints is described in syscalls.c.

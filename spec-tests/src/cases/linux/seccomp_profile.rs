@@ -17,11 +17,11 @@ const I386: Need = Need::File("/proc/sys/abi/vsyscall32");
 
 /// In the order of the text.
 pub const CASES: &[Case] = &[
-    Case::new("every native call under a real profile ends as the profile says", SECTION, Level::Must, |fixture| {
+    Case::new("every native call has the result that a real profile specifies", SECTION, Level::Must, |fixture| {
         sweep(fixture, "native", HEADER)
     })
     .on(&[Need::File(HEADER)]),
-    Case::new("every call of i386 under a real profile ends as the profile says", SECTION, Level::Must, |fixture| {
+    Case::new("every call of i386 has the result that a real profile specifies", SECTION, Level::Must, |fixture| {
         sweep(fixture, "compat", COMPAT_HEADER)
     })
     .on(&[Need::File(COMPAT_HEADER), I386]),

@@ -80,7 +80,7 @@ pub const CASES: &[Case] = &[
         shared,
     ),
     Case::new("a sysctl that is not there is refused", SYSCTL, Level::Must, missing),
-    Case::new("a value that a sysctl does not take is refused", SYSCTL, Level::Must, bad_value),
+    Case::new("a value that a sysctl does not accept is refused", SYSCTL, Level::Must, bad_value),
 ];
 
 fn rdt_refused(fixture: &Fixture, rdt: Value) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ pub const CASES: &[Case] = &[
     case("a config.json with values that the host cannot keep is refused as by runc", host_values),
     case("a program that cannot be run fails the start as runc's", programs),
     case("a mount that cannot be made fails the create as runc's", mounts),
-    case("a hook that fails is told as runc tells it", hooks),
+    case("a hook that fails is reported as by runc", hooks),
 ];
 
 fn absent(fixture: &Fixture) -> anyhow::Result<()> {

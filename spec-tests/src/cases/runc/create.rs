@@ -13,13 +13,13 @@ const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Ca
 
 /// A container's beginning.
 pub const CASES: &[Case] = &[
-    case("create leaves a created container and says nothing", created),
+    case("create leaves a created container and prints nothing", created),
     case("the pid file holds the pid and nothing else", pid_file),
     case("flags may follow the id of create", flags_after_id),
     case("create accepts each of runc's flags", flags),
-    case("a second create of an id is refused, the first lives on", twice),
-    case("ids are taken and refused as by runc", ids),
-    case("start of a container in the wrong state ends as runc's", start_in_wrong_state),
+    case("a second create of an id is refused, and the first container continues", twice),
+    case("ids are accepted and refused as by runc", ids),
+    case("start of a container in the wrong state has the same outcome as runc's", start_in_wrong_state),
     case("a pid file that cannot be written fails the create", bad_pid_file),
     case("a terminal without a console socket is refused, and the reverse", terminals),
     case("a created container of another bundle directory runs there", working_directory),

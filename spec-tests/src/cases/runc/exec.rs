@@ -15,17 +15,17 @@ const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Ca
 
 /// Another process in a container.
 pub const CASES: &[Case] = &[
-    case("exec ends with its program's status", statuses),
+    case("exec exits with its program's status", statuses),
     case("exec shows its program what runc shows it", sight),
     case("exec takes the environment from its flags", environment),
     case("exec takes a user and groups", users),
     case("exec takes a working directory", directories),
     case("exec takes capabilities and no_new_privs", privileges),
     case("exec takes a whole process from a file", process_file),
-    case("exec takes what a process file leaves out from the container", partial_process_file),
+    case("exec takes the fields that a process file omits from the container", partial_process_file),
     case("a process file that is wrong is refused", bad_process_file),
-    case("a program that cannot be run ends exec as runc's", no_program),
-    case("exec in each state ends as runc's", states),
+    case("exec of a program that cannot be run has the same outcome as runc's", no_program),
+    case("exec in each state has the same outcome as runc's", states),
     case("exec leaves its program's own flags alone", order),
     case("exec --detach returns at once and writes the pid file", detach),
     case("exec's cgroup flag is checked", cgroups),

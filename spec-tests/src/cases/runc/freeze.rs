@@ -10,8 +10,8 @@ const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Ca
 /// The freezer, as callers see it.
 pub const CASES: &[Case] = &[
     case("pause freezes and resume thaws", pause_and_resume),
-    case("pause and resume in the wrong state end as runc's", wrong),
-    case("exec into a paused container is refused unless told", exec),
+    case("pause and resume in the wrong state have the same outcome as runc's", wrong),
+    case("exec into a paused container is refused without --ignore-paused", exec),
 ];
 
 fn pause_and_resume(fixture: &Fixture) -> anyhow::Result<()> {

@@ -17,10 +17,10 @@ pub const CASES: &[Case] = &[
     case("preserved descriptors reach the program", preserved),
     case("sockets of a service manager come before preserved descriptors", listening),
     case("descriptors that are not open are refused as by runc", closed),
-    case("a descriptor that nobody asked for stays outside", stray),
+    case("a descriptor that was not requested is not passed on", stray),
     case("a terminal goes over the console socket of create", console),
     case("a terminal goes over the console socket of exec", exec_console),
-    case("a service manager hears that the program is ready", notify),
+    case("a service manager is notified that the program is ready", notify),
 ];
 
 /// The runtime below a shell that opens descriptors 3 to 5 as files a to c, with these variables.

@@ -10,15 +10,15 @@ const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> an
 /// How containers end.
 pub const CASES: &[Case] = &[
     case("signals have runc's names and numbers", "runc: kill", names),
-    case("words that are no signal are refused as by runc", "runc: kill", no_signals),
+    case("invalid names of signals are refused as by runc", "runc: kill", no_signals),
     case("kill sends the signal that it names", "runc: kill", sends),
     case("kill without a signal is SIGTERM", "runc: kill", default),
-    case("kill in each state ends as runc's", "runc: kill", states),
-    case("kill --all is swallowed when nobody is left", "runc: kill", all),
-    case("kill of a container without a pid namespace reaches all of it", "runc: kill", whole_cgroup),
-    case("delete in each state ends as runc's", "runc: delete", delete),
-    case("delete --force ends what runs", "runc: delete", force),
-    case("delete --force of nobody is silent success", "runc: delete", nobody),
+    case("kill in each state has the same outcome as runc's", "runc: kill", states),
+    case("kill --all of a container without processes succeeds", "runc: kill", all),
+    case("kill of a container without a pid namespace reaches all its processes", "runc: kill", whole_cgroup),
+    case("delete in each state has the same outcome as runc's", "runc: delete", delete),
+    case("delete --force kills a running container", "runc: delete", force),
+    case("delete --force of a missing container succeeds silently", "runc: delete", nobody),
 ];
 
 fn names(fixture: &Fixture) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ pub const CASES: &[Case] = &[
         .on(&[Need::Program("runc"), Need::Controller("pids")]),
     case("update takes a file or stdin", file).on(&[Need::Program("runc"), Need::Controller("pids")]),
     case("an update that is wrong is refused as by runc", refused),
-    case("update in each state ends as runc's", states),
+    case("update in each state has the same outcome as runc's", states),
 ];
 
 /// All files of the controllers, by v1's and v2's names; those that are not there say so alike.

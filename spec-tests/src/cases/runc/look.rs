@@ -20,13 +20,13 @@ pub const CASES: &[Case] = &[
     case("state's created is a time in UTC", "runc: state", times),
     case("list is a table, JSON, or names", "runc: list", list),
     case("list's columns are as wide as runc's", "runc: list", columns),
-    case("list passes over what is no container", "runc: list", strangers),
+    case("list ignores directories that are no containers", "runc: list", strangers),
     case("ps is ps's table or JSON", "runc: ps", ps),
     case("ps hands its options to ps", "runc: ps", ps_options),
-    case("ps in each state ends as runc's", "runc: ps", ps_states),
+    case("ps in each state has the same outcome as runc's", "runc: ps", ps_states),
     case("events --stats has runc's shape", "runc: events", stats),
-    case("events of a container in the wrong state end as runc's", "runc: events", events_states),
-    case("events tells the use of resources at each interval, until the container ends", "runc: events", stream)
+    case("events of a container in the wrong state have the same outcome as runc's", "runc: events", events_states),
+    case("events reports the use of resources at each interval, until the container exits", "runc: events", stream)
         .on(&[Need::Program("runc"), Need::Controller("memory")]),
 ];
 

@@ -9,9 +9,9 @@ const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Ca
 
 /// A container's whole life in one command.
 pub const CASES: &[Case] = &[
-    case("run ends with its program's status", statuses),
-    case("a program that a signal ends gives 128 and the signal's number", signals),
-    case("run leaves nothing on record", nothing_left),
+    case("run exits with its program's status", statuses),
+    case("a program that a signal kills gives 128 and the signal's number", signals),
+    case("run leaves no state", nothing_left),
     case("run --keep leaves the stopped container", keep),
     case("run --detach leaves a running container", detach),
     case("run shows its program what runc shows it", sight),

@@ -16,12 +16,16 @@ const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> an
 pub const CASES: &[Case] = &[
     case("spec writes runc's configuration", "runc: spec", writes),
     case("spec --rootless writes runc's configuration", "runc: spec", rootless),
-    case("spec writes into a bundle, and over nothing", "runc: spec", places),
-    case("what spec writes runs", "runc: spec", runs),
+    case("spec writes into a bundle, and overwrites no file", "runc: spec", places),
+    case("the configuration that spec writes can be run", "runc: spec", runs),
     case("features has runc's properties", "runc: features", features),
-    case("checkpoint refuses what it must as runc does", "runc: checkpoint and restore", checkpoint),
-    case("restore refuses what it must as runc does", "runc: checkpoint and restore", restore),
-    case("wrong values for flags of checkpoint and restore end as runc's", "runc: checkpoint and restore", values),
+    case("checkpoint refuses invalid requests as runc does", "runc: checkpoint and restore", checkpoint),
+    case("restore refuses invalid requests as runc does", "runc: checkpoint and restore", restore),
+    case(
+        "wrong values for flags of checkpoint and restore have the same outcome as runc's",
+        "runc: checkpoint and restore",
+        values,
+    ),
 ];
 
 fn written(both: &Differential, name: &str, file: &str) -> anyhow::Result<()> {

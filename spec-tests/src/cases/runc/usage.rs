@@ -9,17 +9,17 @@ const fn case(name: &'static str, run: fn(&Fixture) -> anyhow::Result<()>) -> Ca
 
 /// From the global flags to the verbs' own.
 pub const CASES: &[Case] = &[
-    case("the version is told as runc tells it", version),
-    case("help ends well on stdout", help),
-    case("unknown flags and verbs end as runc's", unknown),
-    case("a wrong number of arguments ends as runc's", counts),
-    case("flags without their value end as runc's", values),
-    case("verbs without their container end as runc's", nobody),
-    case("one dash and two are the same", dashes),
+    case("the version is printed as by runc", version),
+    case("help succeeds, on stdout", help),
+    case("unknown flags and verbs have the same outcome as runc's", unknown),
+    case("a wrong number of arguments has the same outcome as runc's", counts),
+    case("flags without their value have the same outcome as runc's", values),
+    case("verbs without their container have the same outcome as runc's", nobody),
+    case("flags may have one dash or two", dashes),
     case("the log goes to a file in both formats", log),
-    case("a log that cannot be is an error", bad_log),
+    case("a log that cannot be created is an error", bad_log),
     case("debug lines go to the log only when asked for", debug),
-    case("the disk's root is no place for records", root),
+    case("the root directory is refused as the state directory", root),
 ];
 
 fn version(fixture: &Fixture) -> anyhow::Result<()> {

@@ -30,7 +30,7 @@ pub const CASES: &[Case] = &[
         leaves_nothing(fixture, |bundle| bundle.set("/linux/sysctl", json!({ "net.no.such.thing": "1" })))
     }),
     Case::new("an id whose create has failed can be used again", SECTION, Level::Must, again),
-    Case::new("a create that fails leaves the root file system as it was", SECTION, Level::Must, root_untouched),
+    Case::new("a create that fails leaves the root file system unchanged", SECTION, Level::Must, root_untouched),
 ];
 
 fn leaves_nothing(fixture: &Fixture, change: fn(&mut Bundle) -> &mut Bundle) -> anyhow::Result<()> {

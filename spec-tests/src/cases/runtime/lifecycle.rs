@@ -13,7 +13,7 @@ const SECTION: &str = "runtime.md#lifecycle";
 /// In the order of the text.
 pub const CASES: &[Case] = &[
     Case::new(
-        "whoever created a container can use every operation on it",
+        "the user who created a container can use every operation on it",
         "runtime.md#scope-of-a-container",
         Level::Must,
         scope,
@@ -27,7 +27,7 @@ pub const CASES: &[Case] = &[
     Case::new("hooks of all kinds are called in the order of the lifecycle", SECTION, Level::Must, hooks),
     Case::new("start runs the program", SECTION, Level::Must, run),
     Case::new("a container that was created can be started any time later", SECTION, Level::Must, others_between),
-    Case::new("delete undoes what create has made", SECTION, Level::Must, undone),
+    Case::new("delete removes the resources that create has made", SECTION, Level::Must, undone),
 ];
 
 fn scope(fixture: &Fixture) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
         Level::Must,
         used_id,
     ),
-    Case::new("create with an id that is no name is an error", CREATE, Level::Must, |fixture| {
+    Case::new("create with an invalid id is an error", CREATE, Level::Must, |fixture| {
         bad_id(fixture, &["", ".", "..", "a/b"])
     }),
     Case::new("an id does not lead out of the runtime's root", CREATE, Level::Security, |fixture| {
@@ -35,7 +35,12 @@ pub const CASES: &[Case] = &[
     Case::new("start of a container that is not there is an error", START, Level::Must, |fixture| {
         fixture.call(&["start", "of-nobody"])?.refused().map(drop)
     }),
-    Case::new("start of a running container is an error, and it runs on", START, Level::Must, start_running),
+    Case::new(
+        "start of a running container is an error, and the container continues",
+        START,
+        Level::Must,
+        start_running,
+    ),
     Case::new("start of a stopped container is an error, and it stays stopped", START, Level::Must, start_stopped),
     Case::new("a container without a process is not started", START, Level::Must, without_process),
     Case::new("delete without an id is an error", DELETE, Level::Must, |fixture| {
@@ -44,9 +49,14 @@ pub const CASES: &[Case] = &[
     Case::new("delete of a container that is not there is an error", DELETE, Level::Must, |fixture| {
         fixture.call(&["delete", "of-nobody"])?.refused().map(drop)
     }),
-    Case::new("delete of a running container is an error, and it runs on", DELETE, Level::Must, delete_running),
-    Case::new("delete takes a container off the record", DELETE, Level::Must, deletes),
-    Case::new("delete leaves what the container did not make", DELETE, Level::Must, leaves),
+    Case::new(
+        "delete of a running container is an error, and the container continues",
+        DELETE,
+        Level::Must,
+        delete_running,
+    ),
+    Case::new("delete removes the container's state", DELETE, Level::Must, deletes),
+    Case::new("delete leaves resources that the container did not make", DELETE, Level::Must, leaves),
     Case::new("an id can be used again after delete", DELETE, Level::Must, id_again),
 ];
 

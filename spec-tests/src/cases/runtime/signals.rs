@@ -18,10 +18,10 @@ pub const CASES: &[Case] = &[
     Case::new("kill of a created container sends the signal", SECTION, Level::Must, created),
     Case::new("kill sends the signal that it is given", SECTION, Level::Must, given),
     Case::new("kill sends the signal to the container's process alone", SECTION, Level::Must, alone),
-    Case::new("kill with a signal that there is not is an error, and sends none", SECTION, Level::Must, unknown),
-    Case::new("TERM, INT and HUP end a created container", "runc: kill", Level::Runc, ended),
-    Case::new("a signal that runc's init does not mind leaves a created container", "runc: kill", Level::Runc, left),
-    Case::new("kill sends TERM unless told otherwise", "runc: kill", Level::Runc, default),
+    Case::new("kill with an unknown signal is an error, and sends none", SECTION, Level::Must, unknown),
+    Case::new("TERM, INT and HUP terminate a created container", "runc: kill", Level::Runc, ended),
+    Case::new("a signal that runc's init ignores leaves a created container", "runc: kill", Level::Runc, left),
+    Case::new("kill sends TERM by default", "runc: kill", Level::Runc, default),
 ];
 
 fn stopped(fixture: &Fixture) -> anyhow::Result<()> {

@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
         status(fixture, "stopped")
     }),
     Case::new("the status is stopped when a created container was killed", SECTION, Level::Must, killed_before_start),
-    Case::new("the status is derived from the process, whoever ended it", SECTION, Level::Must, ended_by_others),
+    Case::new("the status is derived from the process, whatever killed it", SECTION, Level::Must, ended_by_others),
     Case::new("the state's pid is the container's process", SECTION, Level::Must, pid),
     Case::new("the state's bundle is absolute, however create was given it", SECTION, Level::Must, bundle_path),
     Case::new("the state's annotations are the configuration's", SECTION, Level::Must, annotations),

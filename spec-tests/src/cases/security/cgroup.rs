@@ -30,7 +30,7 @@ pub const CASES: &[Case] = &[
     .on(&[Need::CgroupV2]),
     case("a limit cannot be raised from inside a delegated cgroup", "CVE-2023-25809", own_limits)
         .on(&[Need::CgroupV2, Need::Controller("pids")]),
-    case("a cgroupsPath with dots stays among the cgroups", "CVE-2023-25809", dots),
+    case("a cgroupsPath with dots stays below the cgroup root", "CVE-2023-25809", dots),
 ];
 
 fn with_mount<'a>(fixture: &'a Fixture, bundle: &mut Bundle, options: &[&str]) -> anyhow::Result<Container<'a>> {

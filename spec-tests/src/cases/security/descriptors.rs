@@ -22,7 +22,7 @@ const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> an
 pub const CASES: &[Case] = &[
     case("the program that waits in a container is not the runtime's own file", "CVE-2019-5736", overwritten),
     case("an image whose program is /proc/self/exe changes nothing of the runtime", "CVE-2019-5736", own_exe),
-    case("an init that waits in a user namespace cannot be looked into", "CVE-2016-9962", dumpable),
+    case("an init that waits in a user namespace cannot be inspected", "CVE-2016-9962", dumpable),
     case("an init that waits holds no directory of the host that the container could use", "CVE-2016-9962", held),
     case("a working directory by a leaked descriptor leads nowhere", "CVE-2024-21626", cwd_by_descriptor),
     case("a working directory by a link to a leaked descriptor leads nowhere", "CVE-2024-21626", cwd_by_link),

@@ -17,7 +17,7 @@ const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> an
 
 /// In the order of their sections in data/requirements.
 pub const CASES: &[Case] = &[
-    case("a /etc/passwd that reads the kernel's log does not hold the container up", "files of the image", kernel_log),
+    case("a /etc/passwd that reads the kernel's log does not block the runtime", "files of the image", kernel_log),
     case("a /etc/passwd that is a file of procfs names no home", "files of the image", procfs_home),
     case("a file of procfs that is mounted at /etc/passwd names no user", "files of the image", procfs_user),
     case("a link planted beside a pid file is not written through", "pid files", planted_links),

@@ -25,8 +25,10 @@ const CREATES: &[Need] = &[Need::Cpus(2), Need::Kernel(6, 18)];
 
 /// Without a user namespace CAP_SYS_PTRACE is good for every process that can be seen, dumpable or not.
 pub const CASES: &[Case] = &[
-    case("no create into a shared pid namespace shows the host to a neighbour", "CVE-2016-9962", creates).on(CREATES),
-    case("no exec shows the host or more capabilities to a neighbour", "CVE-2016-9962", execs).on(EXECS),
+    case("no create into a shared pid namespace shows the host to another process there", "CVE-2016-9962", creates)
+        .on(CREATES),
+    case("no exec shows the host or more capabilities to another process of the container", "CVE-2016-9962", execs)
+        .on(EXECS),
 ];
 
 fn bundle(fixture: &Fixture) -> anyhow::Result<Bundle> {

@@ -16,12 +16,12 @@ const fn case(name: &'static str, section: &'static str, run: fn(&Fixture) -> an
 
 /// By the year of the attack.
 pub const CASES: &[Case] = &[
-    case("a directory in the place of /proc does not swallow sysctls", "CVE-2019-16884", false_proc),
+    case("a directory in the place of /proc does not receive the sysctls", "CVE-2019-16884", false_proc),
     case("a mount onto a file of /proc is refused", "CVE-2019-19921", below_proc),
     case("a mount of proc onto a link is refused", "CVE-2023-27561", |fixture| onto_link(fixture, "/proc")),
     case("a mount of sysfs onto a link is refused", "CVE-2023-27561", |fixture| onto_link(fixture, "/sys")),
     case("a sysctl is written to the kernel, whatever lies at /proc/sys", "CVE-2025-52881", over_sys),
-    case("a sysctl's name that leads elsewhere is refused", "CVE-2025-52881", sysctl_name),
+    case("a sysctl's name that leads to another file is refused", "CVE-2025-52881", sysctl_name),
     case("exec trusts no /proc that the container has covered", "CVE-2019-16884", covered_proc),
     case("an AppArmor profile is applied, whatever lies at /proc", "CVE-2023-28642", apparmor).on(&[Need::AppArmor]),
     case(

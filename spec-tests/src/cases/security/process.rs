@@ -24,18 +24,22 @@ pub const CASES: &[Case] = &[
     case("exec has the container's filter, bounding set and noNewPrivileges", "CVE-2016-3697", exec_confinement),
     case("a startContainer hook has the rights of its container, and no more", "CVE-2016-3697", hook_confinement),
     case("exec is in every namespace of its container", "CVE-2016-9962", exec_namespaces),
-    case("no process that a container sees is elsewhere or holds a directory of elsewhere", "CVE-2016-9962", elsewhere),
+    case(
+        "no process that a container sees is outside its namespaces or holds a directory of outside",
+        "CVE-2016-9962",
+        elsewhere,
+    ),
     case("a file that the caller's groups may read cannot be read", "CVE-2023-25173", callers_groups),
-    case("a group that a file is closed to stays, whatever group a program takes on", "CVE-2023-25173", kept_group),
+    case("a group that a file denies access stays, whatever group a program adopts", "CVE-2023-25173", kept_group),
     case("a user by a number that is none is refused", "CVE-2016-3697", numeric_user),
     case("a name in the image's passwd that looks like a number is no user", "CVE-2016-3697", numeric_names),
     case("a user or a group of 4294967295 is refused", "CVE-2016-3697", minus_one),
     case("an exec as the user or with the group 4294967295 is refused", "CVE-2016-3697", exec_minus_one),
     case("an id that is a path is refused", "CVE-2026-30892", ids),
     case("a container of another runtime's root is not found by a path", "CVE-2026-30892", foreign_ids),
-    case("root of a user namespace is nobody outside", "CVE-2022-0492", user_namespace),
+    case("root of a user namespace has no privileges outside", "CVE-2022-0492", user_namespace),
     case("a program gets no more privileges by a set-user-id bit", "CVE-2019-5736", no_new_privileges),
-    case("the caller's environment stays outside", "CVE-2016-9962", environment),
+    case("the caller's environment is not passed on", "CVE-2016-9962", environment),
 ];
 
 fn inheritable(fixture: &Fixture) -> anyhow::Result<()> {

@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
         processes,
     )
     .on(&[Need::Systemd]),
-    Case::new("an annotation gives systemd no action for the end of a container", SECTION, Level::Security, actions)
+    Case::new("an annotation gives systemd no action for the exit of a container", SECTION, Level::Security, actions)
         .on(&[Need::Systemd]),
 ];
 

@@ -17,7 +17,7 @@ pub const CASES: &[Case] = &[
     Case::new("a hook's path that is not there is an error", SECTION, Level::Must, missing_path),
     Case::new("a hook's args are its whole argv", SECTION, Level::Must, args),
     Case::new("a hook's env is its whole environment", SECTION, Level::Must, env),
-    Case::new("a hook that ends before its timeout succeeds", SECTION, Level::Must, in_time),
+    Case::new("a hook that exits before its timeout succeeds", SECTION, Level::Must, in_time),
     Case::new("a hook is aborted at its timeout, and has failed", SECTION, Level::Must, timeout),
     Case::new("a hook's timeout that is not above zero is refused", SECTION, Level::Must, no_timeout),
     Case::new("a hook that is no object is refused", VALID, Level::Must, no_object),
@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
     Case::new("hooks of a list are called in the listed order", SECTION, Level::Must, order),
     Case::new("every hook is given the state on stdin", SECTION, Level::Must, state),
     Case::new("the state that a hook is given has the annotations", SECTION, Level::Must, annotations),
-    Case::new("the state that a hook is given has the status of its moment", "runtime.md#state", Level::Must, status),
+    Case::new("the state that a hook is given has the current status", "runtime.md#state", Level::Must, status),
     Case::new(
         "a hook of the runtime namespace is given the pid as the caller sees it",
         "runtime.md#state",
