@@ -1,4 +1,4 @@
-"""What `ctr` does with checkpoints: a container goes into an image and comes back out of it, by CRIU, below each
+"""Checkpoints by `ctr`: a container is saved to an image and restored from it, by CRIU, with each
 generation of the daemon. For a bed whose kernel CRIU knows."""
 
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from kit.suite import scenario
 
 # Go's shim by a name of its own, in a daemon that finds brig's under Go's.
 PEER = "io.containerd.peer.v2"
-# What the process was told once is nowhere but in its memory.
+# The process has its input in memory alone.
 COUNTER = ["sh", "-c", "read token </proc/sys/kernel/random/uuid; echo mark >/mark; n=0; "
                        "while :; do n=$((n + 1)); echo $token $n >/count; sleep 0.1; done"]
 
@@ -19,13 +19,13 @@ COUNTER = ["sh", "-c", "read token </proc/sys/kernel/random/uuid; echo mark >/ma
 class Daemon2(Containerd2):
     """A current containerd where each command takes seconds."""
 
-    patience = 8
+    timeout_factor = 8
 
 
 class Daemon16(Containerd):
     """The same with Debian's."""
 
-    patience = 8
+    timeout_factor = 8
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def daemon(shim, kind):
 
 
 def count(containerd, name):
-    """What a counter keeps in its memory: a word that is its own, and a number. None while it writes."""
+    """The memory of a counter: its own word and a number. None while it writes."""
     words = (containerd.bundle(name) / "rootfs" / "count").read_text().split()
     return (words[0], int(words[1])) if len(words) == 2 else None
 

@@ -1,4 +1,4 @@
-"""What `ctr` does with a container: run, stop, pause, look; exit statuses and outputs."""
+"""Containers by `ctr`: run, stop, pause, inspect; exit statuses and outputs."""
 
 import json
 import os

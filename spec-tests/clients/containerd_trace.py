@@ -1,4 +1,4 @@
-"""What a daemon's shims tell of themselves: traces, where there is a collector, and the debug log."""
+"""Observability of shims: traces, where there is a collector, and the debug log."""
 
 import http.server
 import re
@@ -15,7 +15,7 @@ Span = namedtuple("Span", "service name trace id parent attributes")
 
 
 class Collector:
-    """What takes spans over OTLP/HTTP; a context manager. `spans` is what came so far."""
+    """A collector of spans over OTLP/HTTP; a context manager. `spans` has the spans received so far."""
 
     def __init__(self):
         self.spans, self.strange = [], []
@@ -33,7 +33,7 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *_):
-                """Nobody reads that."""
+                """Discards the request log."""
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"

@@ -1,4 +1,4 @@
-"""What SystemdCgroup = true in a handler's options brings about: scopes of systemd's, below the pod's slice."""
+"""SystemdCgroup = true in a handler's options: systemd scopes in the pod's slice."""
 
 import os
 import shlex

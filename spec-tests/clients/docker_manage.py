@@ -1,4 +1,4 @@
-"""What is asked about containers, and done with them, from outside."""
+"""Inspection and management of containers from outside."""
 
 import json
 import subprocess

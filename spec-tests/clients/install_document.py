@@ -111,7 +111,7 @@ def daemonset(suite):
     equal((cri.base / "node-bin" / _SHIM).read_bytes(), Path(f"/usr/local/bin/{_SHIM}").read_bytes(), "the shim")
     handler = cri.base / "conf.d" / "brig.toml"
     equal(tomllib.loads(handler.read_text()), tomllib.loads(installed.piece("containerd-2-systemd")), "the handler")
-    # What the node's administrator leaves out without systemd.
+    # The parts that an administrator leaves out on a node without systemd.
     handler.write_text(handler.read_text().replace("SystemdCgroup = true", "SystemdCgroup = false"))
     cri.found = cri.programs
     (cri.programs / _SHIM).symlink_to(cri.base / "node-bin" / _SHIM)

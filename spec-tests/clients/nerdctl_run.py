@@ -1,4 +1,4 @@
-"""What people do with nerdctl: Docker's words, with brig's shim as --runtime, and networks by hooks of the runtime."""
+"""Usual nerdctl commands: Docker's syntax, brig's shim as --runtime, and networks by hooks of the runtime."""
 
 import json
 

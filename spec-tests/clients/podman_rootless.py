@@ -64,7 +64,7 @@ def pod_is_removed(podman):
     equal(podman("wait", "first").text, "137", "the exit status of the killed container")
     check(gone([first]) and not gone([second]), "kill reaches the one container only")
     podman("pod", "rm", "-f", "-t", "0", "p")
-    wait_until(lambda: gone([first, second]), "the containers' processes to exit", 10 * podman.patience)
+    wait_until(lambda: gone([first, second]), "the containers' processes to exit", 10 * podman.timeout_factor)
 
 
 @scenario("a pod that shares the pid namespace: kill reaches one container, and pod rm -f removes all of them")
@@ -84,4 +84,4 @@ def host_pid(podman):
         podman.start("--name", "h", "--pid", "host", ["probe", "wait"])
         pid = podman.inspect("h", "State.Pid")
         podman("rm", "-f", "-t", "0", "h")
-        wait_until(lambda: gone([pid]), "the container's process to exit", 10 * podman.patience)
+        wait_until(lambda: gone([pid]), "the container's process to exit", 10 * podman.timeout_factor)

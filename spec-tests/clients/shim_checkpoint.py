@@ -23,7 +23,7 @@ def options(**fields):
 
 
 def numbers(reader):
-    """What a counter wrote so far; a line that is not whole is left out."""
+    """The output of a counter so far, without an incomplete line."""
     return [int(line) for line in reader.text.decode().split("\n")[:-1]]
 
 

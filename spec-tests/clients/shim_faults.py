@@ -1,4 +1,4 @@
-"""What goes wrong around a shim: it is killed, its daemon is gone, two daemons meet, pids come back, thousands fork."""
+"""Faults around a shim: the shim is killed, the daemon exits, two daemons meet, pids are reused, thousands of forks."""
 
 import os
 import signal
@@ -142,7 +142,7 @@ def daemon_away(shim):
     one.events_until("delete")
     told = []
     for event in one.daemon.events("one"):
-        # What the daemon had heard, and not answered as it went, is told again.
+        # Events that the daemon received but did not acknowledge before it exited are published again.
         if told[-1:] != [event]:
             told.append(event)
     wanted = ["create", "start", "exec-added", "exec-started", "exit", "exit", "delete"]
@@ -389,7 +389,7 @@ def no_stall(shim):
     first.run()
     slow.launch()
     logger = daemon.base / "logger"
-    # It never says that it is ready, so Create waits for it.
+    # The logger never reports that it is ready, so Create waits for it.
     logger.write_text("#!/bin/sh\nexec sleep 1000\n")
     logger.chmod(0o755)
     waiting = slow.send("Create", 60, bundle=str(slow.bundle), stdout=f"binary://{logger}", stderr=f"binary://{logger}")

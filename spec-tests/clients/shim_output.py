@@ -117,7 +117,7 @@ def read_before_the_end(shim):
         os.close(reader)
         equal(one.wait(f"e{number}"), 0, "status")
         one.delete(f"e{number}")
-        # It is waited for, but not for ever.
+        # The wait for the reader has a deadline.
         if seen < 1:
             equal(status, RUNNING, "its status before its output was read")
             return one.finish()

@@ -27,7 +27,7 @@ class Buildah:
         self("rm", base)
 
     def _policy(self):
-        """It wants to be told whom to trust; Debian's package does not bring that along by itself."""
+        """Writes a trust policy, which buildah requires and Debian's package lacks."""
         home = self.place / ".config" / "containers"
         home.mkdir(parents=True, exist_ok=True)
         (home / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')

@@ -23,7 +23,7 @@ class Runtime:
         return run(self.runtime, "--root", self.root, *self.flags, *args, **options)
 
     def cgroups_path(self, name):
-        """What goes into linux.cgroupsPath for a container of that name."""
+        """The linux.cgroupsPath for a container of that name."""
         return f"/{self.parent}/{name}"
 
     def bundle(self, name, root, args, **more):
@@ -52,7 +52,7 @@ class Runtime:
                                     stdin=subprocess.DEVNULL, stdout=out)
 
     def state(self, name):
-        """What the state verb says."""
+        """The output of `state`."""
         return json.loads(self("state", name).out)
 
     def tidy(self):

@@ -11,7 +11,7 @@ class Failure(Exception):
 
 
 class Result:
-    """What a command left: its exit status and its two outputs as text."""
+    """The result of a command: its exit status and its two outputs as text."""
 
     def __init__(self, argv, code, out, err):
         self.argv, self.code, self.out, self.err = argv, code, out, err

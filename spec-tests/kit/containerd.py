@@ -17,9 +17,9 @@ BUSYBOX = "docker.io/library/busybox:latest"
 RUNTIME = "io.containerd.brig.v2"
 # The name under which a shim takes the place of Go's.
 DROP_IN = "io.containerd.runc.v2"
-# What is not Debian's is built from this program of beds.
+# Versions that are not in Debian are built by this program of beds.
 _MODULE_OF = {"1.7": "containerd17", "2": "containerd2"}
-# What every daemon of a suite has, whatever its version of the file.
+# The part of config.toml that each version of the file has.
 SOCKETS = """[debug]
   level = "debug"
 [grpc]
@@ -40,8 +40,8 @@ class Containerd:
     """`containerd(...)` runs ctr; tidy() removes what a scenario made and looks for leaks."""
 
     name = "containerd"
-    # How much longer than on a host all may take.
-    patience = 1
+    # Factor of all timeouts, compared with a host.
+    timeout_factor = 1
     # Where the programs are; the first is the generation that a suite starts with.
     generations = ("1.6",)
     namespace = None
@@ -69,7 +69,7 @@ class Containerd:
         self.load_images()
 
     def load_images(self):
-        """Makes what containers are made of."""
+        """Loads the images of the containers."""
         self.load(BUSYBOX, images.busybox_tar(self.base / "busybox.tar"))
 
     def configuration(self):
@@ -77,12 +77,12 @@ class Containerd:
         return _CONFIG.format(base=self.base)
 
     def run_daemon(self, generation=None):
-        """Starts the daemon; on what an earlier one left, whatever generation that was."""
+        """Starts the daemon, on the data of an earlier one of any generation."""
         self.generation = generation or self.generation
         self.daemon = subprocess.Popen(self.daemon_words(), env=self.environment(), cwd="/", stdin=subprocess.DEVNULL,
                                        stdout=self.log, stderr=self.log)
         try:
-            wait_until(self._answers, "containerd to answer", 30 * self.patience)
+            wait_until(self._answers, "containerd to answer", 30 * self.timeout_factor)
         except Failure:
             self.daemon.kill()
             self.daemon.wait()
@@ -104,14 +104,14 @@ class Containerd:
     def _answers(self):
         if self.daemon.poll() is not None:
             raise Failure("containerd ended: " + self.log_text())
-        return self("version", code=None, timeout=10 * self.patience).code == 0
+        return self("version", code=None, timeout=10 * self.timeout_factor).code == 0
 
     def stop_daemon(self, signal="TERM"):
         """Ends the daemon alone; what it started goes on."""
         number = {"TERM": 15, "KILL": 9}[signal]
         self.daemon.send_signal(number)
         try:
-            self.daemon.wait(20 * self.patience)
+            self.daemon.wait(20 * self.timeout_factor)
         except subprocess.TimeoutExpired:
             self.daemon.kill()
             raise Failure("containerd did not stop: " + self.log_text())
@@ -126,7 +126,7 @@ class Containerd:
         return [self._program("ctr"), "-a", self.socket, "-n", self.namespace, *args]
 
     def __call__(self, *args, timeout=90, **options):
-        return run(*self.command(*args), timeout=timeout * self.patience, **options)
+        return run(*self.command(*args), timeout=timeout * self.timeout_factor, **options)
 
     def load(self, name, tar, others=None, **config):
         """Makes an image of one layer; `config` is what the image says of its containers. `others` are more images of
@@ -154,7 +154,7 @@ class Containerd:
         return name
 
     def output(self, name):
-        """What a container of `start` wrote so far."""
+        """The output of a container of `start` so far."""
         path = self.base / f"{name}.out"
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -165,7 +165,7 @@ class Containerd:
         return self("tasks", "exec", "--exec-id", f"e{number[0]}", *flags, container, *command, **options)
 
     def tasks(self):
-        """What `ctr tasks ls` says: {name: (pid, status)}."""
+        """The rows of `ctr tasks ls`: {name: (pid, status)}."""
         rows = [line.split() for line in self("tasks", "ls").out.splitlines()[1:]]
         return {row[0]: (int(row[1]), row[2]) for row in rows}
 
@@ -222,7 +222,7 @@ class Containerd:
         try:
             nothing_left(self.leftovers)
         except Failure:
-            # What is left is not the next scenario's fault.
+            # A later scenario must not be blamed for these leaks.
             host.kill(self.shims())
             run("sh", "-c", f"rm -rf /run/containerd/s/* /run/*/{self.namespace} /run/*/*/{self.namespace}")
             raise
@@ -287,7 +287,7 @@ class Containerd2(Containerd):
 class ContainerdInBed(Containerd):
     """The same in a machine of its own, where the suite is in no cgroup yet, and all takes longer."""
 
-    patience = 4
+    timeout_factor = 4
 
     def __init__(self, place, shim):
         isolate.enter_cgroup("suite")

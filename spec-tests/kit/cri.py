@@ -23,7 +23,7 @@ _TRAP = "trap 'exit 0' TERM\n"
 # critest looks for a program that is called nginx, says that it is the master process, and keeps its pid in a file.
 _NGINX = f"#!/bin/sh\n{_TRAP}echo $$ >/var/run/nginx.pid\nhttpd -f -p $PORT -h /srv &\nwait $!\n"
 _HTTPD = f"#!/bin/sh\n{_TRAP}echo httpd serves\nhttpd -f -p 80 -h /srv &\nwait $!\n"
-# What critest asks for and Debian's busybox lacks.
+# Programs that critest needs and Debian's busybox lacks.
 _IPCS = "#!/bin/sh\ncat /proc/sysvipc/shm\n"
 _PGREP = "#!/bin/sh\npidof $1\n"
 _PRIVILEGES = "#!/bin/sh\necho Effective uid: $(setuid-probe status | awk '/^Uid:/ { print $3 }')\n"
@@ -88,7 +88,7 @@ def daemon_config(base, default):
 
 
 class CriTools:
-    """What a server of the interface has, whichever it is: `crictl(...)` runs Kubernetes' client, `critest(...)` its
+    """The common part of servers of the interface: `crictl(...)` runs Kubernetes' client, `critest(...)` its
     tests."""
 
     # The handlers by which brig runs, and those of them that scenarios go through which are no affair of cgroups.
@@ -125,7 +125,7 @@ class CriTools:
         return [self.tools / "crictl", "--config", self.base / "crictl.yaml", *args]
 
     def usual(self, linux):
-        """What a pod or a container asks for where a scenario does not say otherwise."""
+        """The default configuration of a pod or a container."""
         return linux
 
     def end_containers(self, *which):
@@ -219,7 +219,7 @@ class Cri(CriTools, Containerd):
         super().tidy()
 
     def leftovers(self):
-        """What is left of containers that are gone, in the cgroups and network namespaces of pods too."""
+        """Leaks of removed containers, also in the cgroups and network namespaces of pods."""
         cgroups = [str(path) for path in self._cgroups() if str(path) not in self.before]
         namespaces = list(Path("/run/netns").glob("*")) if Path("/run/netns").exists() else []
         return [*super().leftovers(), *cgroups, *map(str, namespaces)]
@@ -267,7 +267,7 @@ class Pod:
         return one
 
     def inspect(self):
-        """What `crictl inspectp` says."""
+        """The output of `crictl inspectp`."""
         return json.loads(self.cri.crictl("inspectp", self.id).out)
 
     def address(self):

@@ -9,7 +9,7 @@ from kit.installed import manifest
 
 
 class InMachine:
-    """What both kinds of CRI's clients do otherwise in a machine of their own. It comes before them among a class's bases."""
+    """Differences of both kinds of CRI clients in a machine of their own; precedes them among the bases of a class."""
 
     def __init__(self, place, shim):
         # The machine's root is an overlay already, on which no overlay can write.
@@ -26,11 +26,11 @@ class InMachine:
         return {**NETWORK, "plugins": [{**NETWORK["plugins"][0], "ipMasq": False}]}
 
 
-class CriBelowSystemd(InMachine, Cri):
+class CriUnderSystemd(InMachine, Cri):
     """The same with SystemdCgroup = true. The handler brig is the file that the document's DaemonSet writes."""
 
     name = "cri-systemd"
-    patience = 6
+    timeout_factor = 6
     slice = "test.slice"
     handlers = OURS[:1]
     # Where there is no file there is no handler of that name.
@@ -38,7 +38,7 @@ class CriBelowSystemd(InMachine, Cri):
 
     @property
     def drop_ins(self):
-        """What stands for the document's /etc/containerd/conf.d."""
+        """The directory in the place of the document's /etc/containerd/conf.d."""
         return self.base / "conf.d"
 
     def write_handler(self):

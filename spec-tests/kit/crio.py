@@ -47,7 +47,7 @@ class Crio(CriTools):
     ours = handlers = ("brig",)
     slice = None
     # In a machine of its own all takes longer.
-    patience = 4
+    timeout_factor = 4
 
     def __init__(self, place, runtime):
         self.place, self.parent = place, isolate.cgroup_parent(place)

@@ -1,4 +1,4 @@
-"""Kubernetes' own tests of the Container Runtime Interface, judged beside those of a peer."""
+"""Kubernetes' own tests of the Container Runtime Interface, compared with those of a reference runtime."""
 
 import json
 import re
@@ -7,21 +7,21 @@ from kit import host
 from kit.commands import check
 from kit.suite import scenario
 
-# What cannot pass here whatever the runtime is, by the case's name, with the reason.
+# Cases that cannot pass here with any runtime, by name, with the reason.
 _TABLE = host.TOP / "spec-tests" / "data" / "critest.json"
 
 
-def group(module, title, focus, skip="", handlers=("brig",), peer="runc"):
-    """A scenario of `module` with those cases; each must pass over brig. What the table excuses must fail over the peer
+def group(module, title, focus, skip="", handlers=("brig",), reference="runc"):
+    """A scenario of `module` with those cases; each must pass over brig. Cases that the table excuses must fail with the reference runtime
     too."""
 
     def run_group(cri):
         excused = json.loads(_TABLE.read_text())[cri.name]
         for handler in handlers:
             seen = cri.critest(handler, focus, skip)
-            # What passes over brig needs no peer.
+            # A case that passes with brig needs no reference runtime.
             missed = [case.leaf for case in seen.values() if case.state != "passed"]
-            other = cri.critest(peer, "|".join(map(_literal, missed))) if missed else {}
+            other = cri.critest(reference, "|".join(map(_literal, missed))) if missed else {}
             judge(seen, other, excused, handler)
 
     run_group.__module__ = module
@@ -33,13 +33,13 @@ def _literal(text):
     return re.escape(text).replace("\\ ", " ")
 
 
-def judge(seen, peer, excused, handler):
+def judge(seen, reference, excused, handler):
     """Fails where a case ends otherwise than it should."""
     problems = []
     for name, case in sorted(seen.items()):
-        other = peer[name].state if name in peer else "not run"
+        other = reference[name].state if name in reference else "not run"
         if case.state != "passed" and (name not in excused or other in ("passed", "not run")):
-            problems.append(f"{name}: {case.state} over {handler}, {other} over its peer: {case.said}")
+            problems.append(f"{name}: {case.state} over {handler}, {other} with the reference runtime: {case.said}")
         if case.state == "passed" and name in excused:
             problems.append(f"{name}: passes, so the table should not excuse it")
     passed = sum(case.state == "passed" for case in seen.values())

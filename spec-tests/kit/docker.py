@@ -18,7 +18,7 @@ class Docker:
 
     name = "docker"
     # How much longer than on this machine things take.
-    patience = 1
+    timeout_factor = 1
 
     def __init__(self, place, runtime, *daemon_options, label="d", programs=None):
         self.place, self.runtime = place, runtime
@@ -29,13 +29,13 @@ class Docker:
         self.parent = isolate.cgroup_parent(place)
         config = self.base / "daemon.json"
         config.write_text(self.configuration())
-        # What lies in `programs` is found before the system's programs of that name.
+        # Programs in `programs` precede the system's programs of the same name.
         path = ":".join(str(part) for part in (programs, os.environ["PATH"]) if part)
         self.daemon = subprocess.Popen(
             ["dockerd", "--config-file", config, "--data-root", self.base / "data", "--exec-root", self.base / "exec",
              "-H", self.socket, "--pidfile", self.base / "docker.pid", "--cgroup-parent", f"/{self.parent}",
              *daemon_options], stdout=self.log, stderr=self.log, env={**os.environ, "PATH": path})
-        wait_until(self._answers, "dockerd to answer", 60 * self.patience)
+        wait_until(self._answers, "dockerd to answer", 60 * self.timeout_factor)
         self.load(BUSYBOX, images.busybox_tar(self.base / "busybox.tar"), 'CMD ["sh"]')
 
     def configuration(self):
@@ -48,7 +48,7 @@ class Docker:
         return self("version", code=None).code == 0
 
     def __call__(self, *args, **options):
-        options["timeout"] = options.get("timeout", 180) * self.patience
+        options["timeout"] = options.get("timeout", 180) * self.timeout_factor
         return run("docker", "-H", self.socket, *args, **options)
 
     def command(self, *args):
@@ -121,13 +121,13 @@ class Docker:
         """Stops the daemon, which must end by itself."""
         self.daemon.terminate()
         try:
-            self.daemon.wait(30 * self.patience)
+            self.daemon.wait(30 * self.timeout_factor)
         except subprocess.TimeoutExpired:
             self.daemon.kill()
             raise Failure("dockerd did not stop: " + self.log_text())
         finally:
             self.log.close()
-        # What dockerd itself leaves mounted, whatever the runtime: its own network namespace and its data root.
+        # Mounts that dockerd leaves with every runtime: its own network namespace and its data root.
         isolate.unmount_below(self.base)
         check(not os.path.exists(self.base / "docker.pid"), "dockerd left its pid file")
 
@@ -145,7 +145,7 @@ class DockerWithShim(Docker):
 class DockerWithoutNetwork(Docker):
     """The same in a machine of its own, whose kernel has no bridges: containers have lo alone."""
 
-    patience = 4
+    timeout_factor = 4
 
     def __init__(self, place, runtime):
         isolate.enter_cgroup("suite")

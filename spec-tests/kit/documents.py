@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from kit import host
 
-# What a path of the repository begins with. What is built or generated is not listed.
+# First components of paths in the repository. Directories of built and generated files are not listed.
 PLACES = ("runtime/", "shim/", "spec-tests/", "benches/", "docs/", "packaging/", "third-party/", ".ci/", ".github/")
 # Its entries name paths as they were at the time.
 HISTORY = "CHANGELOG.md"
@@ -38,7 +38,7 @@ def anchors(path):
 
 
 def faults(path):
-    """What the document `path` refers to and is not there."""
+    """References of the document `path` whose target is missing."""
     text = prose(path)
     for link in _LINK.findall(re.sub(r"`[^`\n]*`", "", text)):
         if re.match(r"\w+:", link):

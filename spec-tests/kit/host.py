@@ -1,4 +1,4 @@
-"""What the tests know about the machine that they run on."""
+"""Facts about the machine that runs the tests."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def below(directory):
 
 
 def processes():
-    """The processes of the machine: {pid: the words that it was executed with}."""
+    """The processes of the machine: {pid: its command line}."""
     found = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -57,7 +57,7 @@ def status_of(pid):
 
 
 def has_exited(pid):
-    """Whether a process has ended; somebody may still have to take leave of it."""
+    """Whether a process has exited; it may be a zombie."""
     status = status_of(pid)
     return status is None or status["State"].startswith("Z")
 
@@ -69,12 +69,12 @@ def children(pid):
         try:
             found.extend(int(child) for child in path.read_text().split())
         except (FileNotFoundError, ProcessLookupError):
-            pass  # a thread that has ended
+            pass  # a thread that has exited
     return found
 
 
 def readlink(path):
-    """Where a link points, or None when it has gone."""
+    """The target of a link, or None when it does not exist any more."""
     try:
         return os.readlink(path)
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def readlink(path):
 
 
 def kill(pids):
-    """Kills processes, which may have ended."""
+    """Kills processes, which may have exited."""
     for pid in pids:
         try:
             os.kill(pid, 9)

@@ -23,7 +23,7 @@ GROUP = "root:x:0:\napp:x:1000:\nextra:x:2000:app\n"
 
 # This machine as images name it.
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-# What spec-tests/beds builds from Go modules.
+# Programs that spec-tests/beds builds from Go modules.
 MODULES = ("buildkit", "containerd17", "containerd2", "cri-tools", "crio", "kubernetes", "nerdctl")
 
 

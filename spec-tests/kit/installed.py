@@ -1,4 +1,4 @@
-"""What docs/install.md says, tried: its pieces of configuration start what they are for."""
+"""Tests of docs/install.md: each piece of configuration starts the program that it is for."""
 
 import json
 import os

@@ -1,7 +1,7 @@
-"""A place of its own for a suite: whatever it leaves behind is found, named, and gone with the place.
+"""A sandbox for a suite: everything that the suite leaves behind is reported, and removed with the sandbox.
 
-The suite runs in new mount, network, pid and IPC namespaces with a fresh /run, below a small init that reaps.
-Cgroups have no such border on a host, so each suite keeps to one named parent, which is looked through at the end.
+The suite runs in new mount, network, pid and IPC namespaces with a fresh /run, under a small init that reaps.
+A host's cgroups have no such border, so each suite has one named parent cgroup, which is searched at the end.
 """
 
 import os
@@ -17,20 +17,20 @@ from kit import host
 from kit.commands import run
 
 _MARK = "BRIG_TEST_PLACE"
-# What brig keeps as long as the host is up, where there are many mounts.
+# The cached mount namespace, which brig keeps until the host shuts down.
 _KEPT = "/run/brig-seed/"
 
 
 def inside():
-    """The suite's own directory when this process is already in a place of its own, else None."""
+    """The suite's directory when this process is already in a sandbox, else None."""
     place = os.environ.get(_MARK)
     return Path(place) if place else None
 
 
 def enter_and_run(name, argv):
-    """Runs this program again in a place of its own; returns its exit status, or 1 for leaks."""
-    place = _new_place(name)
-    # Debian's own tools and clients, not what a developer has elsewhere in PATH.
+    """Runs this program again in a sandbox; returns its exit status, or 1 for leaks."""
+    place = _new_directory(name)
+    # Debian's own tools and clients, not those in a developer's PATH.
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(place),
@@ -53,12 +53,12 @@ def enter_and_run(name, argv):
 
 
 def run_in_bed(name, argv):
-    """The same for a bed that has a real init: the machine goes away as a whole, and pids must be the init's own."""
-    place = _new_place(name)
+    """Runs this program again in a bed with a real init: the machine is removed as a whole, and pids must be that init's."""
+    place = _new_directory(name)
     return subprocess.run([sys.executable, *argv], env={**os.environ, _MARK: str(place)}, check=False).returncode
 
 
-def _new_place(name):
+def _new_directory(name):
     """A new directory. Its name is also that of cgroups and namespaces, so it is of letters, digits, dots and dashes."""
     place = Path(tempfile.gettempdir()) / f"brig-{name}-{secrets.token_hex(4)}"
     place.mkdir()
@@ -105,14 +105,14 @@ def remove_cgroup(cgroup):
 
 
 class Baseline:
-    """What a place holds before its suite, to tell what is more afterwards."""
+    """Processes and mounts of a sandbox before its suite, for the comparison afterwards."""
 
     def __init__(self):
         self.processes = _processes()
         self.mounts = _mounts()
 
     def leaks(self):
-        """Processes and mounts that were not there at first; processes get a moment to end."""
+        """Processes and mounts that the baseline lacks; processes get 30 s to exit."""
         deadline = time.monotonic() + 30
         while _processes() - self.processes and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -21,19 +21,19 @@ from kit.installed import DROP, manifest, piece, shim_image
 
 NODE, ADDRESS = "node", "10.89.0.1"
 _TOKEN = "administrator"
-# What a kubelet sets for the whole machine, and wants to see. It sees it in files that lie over the kernel's, in a mount
+# Settings of the whole machine that a kubelet checks. It reads them from files that cover the kernel's, in a mount
 # namespace of its own: where anything lies over a part of /proc, no other /proc can be mounted by a pod's user.
 _TUNED = {"vm/overcommit_memory": 1, "vm/panic_on_oom": 0, "kernel/panic": 10, "kernel/panic_on_oops": 1,
           "kernel/keys/root_maxkeys": 1000000, "kernel/keys/root_maxbytes": 25000000}
 # A node's own directories, which the document and Kubernetes name.
 _PLACES = ("/usr/local/bin", "/etc/containerd", "/var/lib/cni", "/var/log", "/var/lib/kubelet")
-# There is no systemd here: this takes its word, and the daemon's keeper starts another.
+# Without systemd this stands for systemctl, and the daemon's supervisor starts another daemon.
 _SYSTEMCTL = """#!/bin/sh
 [ "$*" = "restart containerd" ] || exit 1
 echo "$*" >>{base}/asked
 kill "$(cat {base}/containerd.pid)"
 """
-_KEEPER = """while [ ! -e {base}/over ]; do
+_SUPERVISOR = """while [ ! -e {base}/over ]; do
   {program} --config /etc/containerd/config.toml &
   echo $! >{base}/containerd.pid
   wait $!
@@ -48,7 +48,7 @@ class Kubernetes:
     # Which of the document's pieces the DaemonSet installs.
     handler = "containerd-2"
     # How much longer than on a host all may take.
-    patience = 1
+    timeout_factor = 1
 
     def __init__(self, place, shim):
         self.place, self.shim, self.parent = place, shim, isolate.cgroup_parent(place)
@@ -63,9 +63,9 @@ class Kubernetes:
         self._make_control_plane()
         self.start_kubelet()
         wait_until(lambda: "True" in self.condition("node", NODE, "Ready"), "the node to be ready",
-                   120 * self.patience)
+                   120 * self.timeout_factor)
         wait_until(lambda: self("get", "serviceaccount", "default", code=None).code == 0, "the account of pods",
-                   60 * self.patience)
+                   60 * self.timeout_factor)
 
     # The node.
 
@@ -90,7 +90,7 @@ class Kubernetes:
         (self.base / "programs" / DROP).symlink_to(self.containerd / DROP)
         self.make_cgroup()
         self.start_containerd()
-        wait_until(lambda: self.ctr("version", code=None).code == 0, "containerd to answer", 30 * self.patience)
+        wait_until(lambda: self.ctr("version", code=None).code == 0, "containerd to answer", 30 * self.timeout_factor)
         self.load(BUSYBOX, images.busybox_tar(self.base / "busybox.tar"))
         self.load(PAUSE, images.scratch_tar(self.base / "pause.tar"), Cmd=["/probe", "wait"])
 
@@ -111,7 +111,7 @@ class Kubernetes:
         (self.base / "systemctl").write_text(_SYSTEMCTL.format(base=self.base))
         (self.base / "systemctl").chmod(0o755)
         run("mount", "--bind", self.base / "systemctl", "/usr/bin/systemctl")
-        self._start("containerd", "sh", "-c", _KEEPER.format(base=self.base, program=self.containerd / "containerd"))
+        self._start("containerd", "sh", "-c", _SUPERVISOR.format(base=self.base, program=self.containerd / "containerd"))
 
     def containerd_pid(self):
         """The pid of containerd; 0 while there is none."""
@@ -166,11 +166,11 @@ class Kubernetes:
                     self.base / "kubeconfig", "--hostname-override", NODE, "--node-ip", ADDRESS)
 
     def cgroups(self):
-        """What the kubelet's configuration says of them."""
+        """Their part of the kubelet's configuration."""
         return {"cgroupDriver": "cgroupfs", "cgroupRoot": f"/{self.parent}"}
 
     def tuned(self):
-        """What the kubelet finds below /proc instead of the kernel's: {name: text}."""
+        """Files below /proc that cover the kernel's for the kubelet: {name: text}."""
         return {f"sys/{name}": f"{value}\n" for name, value in _TUNED.items()}
 
     # The control plane.
@@ -180,7 +180,7 @@ class Kubernetes:
         run("openssl", "genrsa", "-out", base / "accounts.key", "2048")
         (base / "tokens.csv").write_text(f"{_TOKEN},administrator,0,system:masters\n")
         self._start("etcd", "etcd", "--data-dir", base / "etcd", "--unsafe-no-fsync")
-        # It makes a certificate for itself.
+        # The kubelet creates a certificate for itself.
         self._start("kube-apiserver", programs / "kube-apiserver", "--etcd-servers", "http://127.0.0.1:2379",
                     "--cert-dir", base / "certificates", "--token-auth-file", base / "tokens.csv",
                     "--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16",
@@ -194,7 +194,7 @@ class Kubernetes:
             "clusters": [{"name": "c", "cluster": {"server": server, "insecure-skip-tls-verify": True}}],
             "users": [{"name": "c", "user": {"token": _TOKEN}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}]}))
-        wait_until(lambda: self._answers(f"{server}/readyz"), "the API server to be ready", 180 * self.patience)
+        wait_until(lambda: self._answers(f"{server}/readyz"), "the API server to be ready", 180 * self.timeout_factor)
         self._start("kube-controller-manager", programs / "kube-controller-manager", "--kubeconfig", base / "kubeconfig",
                     "--leader-elect=false", "--service-account-private-key-file", base / "accounts.key",
                     "--root-ca-file", base / "certificates" / "apiserver.crt")
@@ -207,7 +207,7 @@ class Kubernetes:
         trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
         request = urllib.request.Request(address, headers={"Authorization": f"Bearer {_TOKEN}"})
         try:
-            with urllib.request.urlopen(request, context=trusting, timeout=5 * self.patience) as answer:
+            with urllib.request.urlopen(request, context=trusting, timeout=5 * self.timeout_factor) as answer:
                 return answer.status == 200
         except (urllib.error.URLError, OSError):
             return False
@@ -238,7 +238,7 @@ class Kubernetes:
             if process.poll() is not None:
                 raise Failure(f"{name} ended: {self.log(name)}")
 
-    # What scenarios do.
+    # Steps of scenarios.
 
     def words(self, *args):
         """The words of a kubectl command."""
@@ -287,7 +287,7 @@ class Kubernetes:
     def until(self, pod, condition, what, timeout=60):
         """Waits for something of a pod; a failure tells what the cluster says of it. Returns the condition's value."""
         try:
-            return wait_until(condition, f"{pod} {what}", timeout * self.patience)
+            return wait_until(condition, f"{pod} {what}", timeout * self.timeout_factor)
         except Failure as failure:
             raise Failure(f"{failure}: {self('describe', 'pod', pod, code=None).out[-1500:]}")
 
@@ -321,11 +321,11 @@ class Kubernetes:
         shim_image(self, manifest("daemonset")["spec"]["template"]["spec"]["containers"][0]["image"], self.base / "image")
         self("apply", "-f", "-", input=self.daemonset())
         self("apply", "-f", "-", input=piece("runtimeclass"))
-        self("rollout", "status", "daemonset", "brig", "-n", "kube-system", "--timeout", f"{120 * self.patience}s",
-             timeout=150 * self.patience)
+        self("rollout", "status", "daemonset", "brig", "-n", "kube-system", "--timeout", f"{120 * self.timeout_factor}s",
+             timeout=150 * self.timeout_factor)
         handlers = ("get", "node", NODE, "-o", "jsonpath={.status.runtimeHandlers[*].name}")
         wait_until(lambda: "brig" in self(*handlers).out.split(), "the handler among those that the node tells of",
-                   60 * self.patience)
+                   60 * self.timeout_factor)
         self.installed = True
 
     def shims(self):
@@ -336,12 +336,12 @@ class Kubernetes:
     def tidy(self):
         """Removes what a scenario left in the default namespace, then looks for what the shim should have removed."""
         self._check_alive()
-        self("delete", "deployments,pods,secrets", "--all", "--wait", "--timeout", f"{60 * self.patience}s",
-             timeout=90 * self.patience)
-        nothing_left(self.leftovers, 30 * self.patience)
+        self("delete", "deployments,pods,secrets", "--all", "--wait", "--timeout", f"{60 * self.timeout_factor}s",
+             timeout=90 * self.timeout_factor)
+        nothing_left(self.leftovers, 30 * self.timeout_factor)
 
     def leftovers(self):
-        """What is left of pods that are gone: cgroups, volumes, shims and network namespaces."""
+        """Leaks of removed pods: cgroups, volumes, shims and network namespaces."""
         keeps = {entry["metadata"]["uid"] for entry in json.loads(self("get", "pods", "-A", "-o", "json").out)["items"]}
         cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)
                    if path.name.startswith("pod") and path.name[3:] not in keeps]
@@ -363,7 +363,7 @@ class Kubernetes:
             if self.installed:
                 self.uninstall()
                 wait_until(lambda: not self.ctr("containers", "ls", "-q").text, "the last containers to go",
-                           60 * self.patience)
+                           60 * self.timeout_factor)
         finally:
             self._stop_all()
 

@@ -25,18 +25,18 @@ _RUNC = """[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 """
 
 
-class KubernetesBelowSystemd(InMachine, Kubernetes):
+class KubernetesUnderSystemd(InMachine, Kubernetes):
     """The same with the kubelet's cgroup driver that the document's DaemonSet is for."""
 
     name = "kubernetes-systemd"
     handler = "containerd-2-systemd"
-    patience = 6
+    timeout_factor = 6
 
     def make_cgroup(self):
         """The kubelet has systemd make it."""
 
     def cgroups(self):
-        """What the kubelet's configuration says of them."""
+        """Their part of the kubelet's configuration."""
         return {"cgroupDriver": "systemd"}
 
     def tuned(self):

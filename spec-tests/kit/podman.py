@@ -94,7 +94,7 @@ class RootlessPodman(Podman):
 
     name = "podman-rootless"
     # The factor of all timeouts: the VM has one CPU, and it is slow.
-    patience = 4
+    timeout_factor = 4
 
     def __init__(self, place, runtime):
         self.home, self.runtime_dir = place / "home", Path("/run/user") / str(ROOTLESS_ID)

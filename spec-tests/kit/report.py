@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from kit import host, judge, proving
+from kit import conformance, host, verdicts
 
 PLACE = host.TOP / "target" / "report"
 TEMPLATE = host.TOP / "spec-tests" / "kit" / "page.html"
@@ -16,8 +16,8 @@ ORDER = ("brig", "runc", "crun", "youki")
 
 def results(beds=()):
     """The kept result of each bed that has one (or of the named ones), in the order of the beds."""
-    wanted = [name for name in proving.BEDS if not beds or name in beds]
-    paths = [proving.RESULTS / f"{name}.json" for name in wanted]
+    wanted = [name for name in conformance.BEDS if not beds or name in beds]
+    paths = [conformance.RESULTS / f"{name}.json" for name in wanted]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
@@ -34,7 +34,7 @@ def matrix(found, known):
     for result in found:
         for entry in result["runtimes"]:
             runtimes.setdefault(entry["name"], {"name": entry["name"], "label": entry["label"],
-                                                "version": entry["version"], "peer": judge.is_peer(entry)})
+                                                "version": entry["version"], "reference": verdicts.is_reference(entry)})
             for report in entry["reports"]:
                 row = cases.setdefault(report["case"], {
                     "case": report["case"], "section": report["section"], "level": report["level"],
@@ -50,18 +50,18 @@ def matrix(found, known):
 
 
 def _cell(entry, bed, report, known):
-    kind, text = judge.verdict(report)
+    kind, text = verdicts.verdict(report)
     cell = {"verdict": kind, "ms": report["milliseconds"]}
     if text:
         cell["text"] = text.strip()
-    why = judge.explained(entry, bed, report, known) if judge.is_peer(entry) else None
+    why = verdicts.explained(entry, bed, report, known) if verdicts.is_reference(entry) else None
     if why and kind == "failed":
         cell["why"] = why["why"]
     return cell
 
 
 def requirements():
-    """The tables of requirements, by file: what the text asks for, and which cases judge it, or why none can."""
+    """The tables of requirements, by file: what the text asks for, and the cases that check it, or the reason why none can."""
     found = {}
     for path in sorted(REQUIREMENTS.glob("*.json")):
         found[path.stem] = json.loads(path.read_text())
@@ -71,7 +71,7 @@ def requirements():
 def never_run(data):
     """Cases that ours could run on none of the beds; only meaningful when all beds are there."""
     ours = data["runtimes"][0]["name"]
-    if len(data["beds"]) < len(proving.BEDS):
+    if len(data["beds"]) < len(conformance.BEDS):
         return []
     return [row["case"] for row in data["cases"]
             if all(cell["verdict"] == "absent" for key, cell in row["cells"].items() if key.split()[0] == ours)]

@@ -41,7 +41,7 @@ def process_of(args, terminal=False):
 
 
 class Daemon:
-    """What a shim sees of a containerd: an address, a service of events, the way in which it is started."""
+    """A containerd as a shim sees it: an address, a service of events, the way in which it starts the shim."""
 
     def __init__(self, suite, label, generation="2.3"):
         self.suite, self.generation = suite, generation
@@ -64,7 +64,7 @@ class Daemon:
                               timeout=options.pop("timeout", 60), check=False, **options)
 
     def bootstrap(self, name, options=None, debug=False):
-        """What a daemon writes to the standard input of `start`."""
+        """The standard input of `start`."""
         if self.generation != "2.3":
             return encode(options) if options else b""
         params = {1: name, 2: self.suite.namespace, 4: "v2.4.2", 5: f"{self.address}.ttrpc", 6: str(self.address),
@@ -110,7 +110,7 @@ class Container:
         equal(done.stderr, b"", "standard error of start, which is a part of the answer")
         self.answer = done.stdout
         address, self.version = parse_answer(done.stdout)
-        # What the daemon does, for `start` of a newer one and for reload.
+        # Steps of the daemon, for `start` of a newer one and for reload.
         self.socket = Path(address.removeprefix("unix://"))
         self.client = Client(self.socket)
         return self
@@ -270,11 +270,11 @@ class Shim:
             nothing_left(self.leftovers)
         except Failure as failure:
             problem = failure
-            # What is left is not the next scenario's fault.
+            # A later scenario must not be blamed for these leaks.
             host.kill(self.shims())
             isolate.unmount_below(self.place, "-l", code=None)
             run("sh", "-c", f"rm -rf /run/containerd/s/* /run/*/{self.namespace} /run/*/*/{self.namespace}")
-        # Not before: a shim that ends has five seconds' patience with a daemon that has not taken its last events.
+        # Not before: a shim that ends has five seconds' timeout_factor with a daemon that has not taken its last events.
         for daemon in self.daemons:
             if Path(daemon.sink.path).exists():
                 daemon.sink.hang_up()
@@ -313,17 +313,17 @@ class Shim:
 class ShimInBed(Shim):
     """The same in a machine of its own, where the suite is in no cgroup yet, and all takes longer."""
 
-    patience = 4
+    timeout_factor = 4
 
     def __init__(self, place, program):
         isolate.enter_cgroup("suite")
         super().__init__(place, program)
 
 
-class ShimBelowSystemd(Shim):
+class ShimUnderSystemd(Shim):
     """The same in a machine whose systemd has put the suite into the cgroup of a service."""
 
-    patience = 4
+    timeout_factor = 4
 
 
 class Reader:

@@ -28,7 +28,7 @@ def run_all(name, client, modules, only, times=1):
     passed = failed = 0
     for title, function in chosen:
         begin = time.monotonic()
-        problem = _attempt(function, client, function.deadline * _SHARED * getattr(client, "patience", 1))
+        problem = _attempt(function, client, function.deadline * _SHARED * getattr(client, "timeout_factor", 1))
         tidy_problem = _attempt(lambda one: one.tidy(), client, 300)
         problem = problem or tidy_problem
         took = time.monotonic() - begin
@@ -42,7 +42,7 @@ def run_all(name, client, modules, only, times=1):
 
 
 def _heard(client):
-    """The end of what the client's daemon wrote, where it has one: what fails once in a hundred times says why once."""
+    """The end of the client daemon's log, where there is a daemon: a rare failure must give its reason the first time."""
     text = getattr(client, "log_text", str)()
     return "".join(f"\n  | {line}" for line in ("the daemon's log ends with:", *text.splitlines()) if text)
 

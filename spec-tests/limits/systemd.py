@@ -35,7 +35,7 @@ def gone(name):
 
 
 def value(name, controller, file):
-    """What a file of the unit's cgroup says, in the hierarchy of the controller where there are several."""
+    """The content of a file of the unit's cgroup, in the hierarchy of the controller where there are several."""
     group = shown(name, "ControlGroup")["ControlGroup"].lstrip("/")
     return ((host.CGROUPS if V2 else host.CGROUPS / controller) / group / file).read_text().strip()
 
@@ -153,7 +153,7 @@ def spellings(runtime):
     root = busybox_root(runtime)
 
     def each(number, path):
-        """What the runtime and runc make of it: whether they ran it, and what was printed."""
+        """The outcome for the runtime and for runc: whether they ran it, and the output."""
         for name, words in ((f"spell{number}", [runtime.runtime]), (f"runc{number}", ["runc"])):
             namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]
             bundle = runtime.bundle(name, root, ["cat", "/proc/self/cgroup"],

@@ -23,7 +23,7 @@ struct Requirement {
     none: Option<String>,
 }
 
-/// A row of data/peers.json: why a peer fails a case.
+/// A row of data/reference-failures.json: why a reference runtime fails a case.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Explanation {
@@ -138,8 +138,8 @@ fn specified(case: &Case) -> bool {
 }
 
 #[test]
-fn explanations_are_for_cases_and_peers() {
-    let path = data().join("peers.json");
+fn explanations_are_for_cases_and_reference_runtimes() {
+    let path = data().join("reference-failures.json");
     if !path.exists() {
         return;
     }
@@ -155,13 +155,13 @@ fn explanations_are_for_cases_and_peers() {
         let start = section.strip_suffix('*').filter(|start| !start.is_empty() && !start.contains('*'));
         match start {
             Some(start) if row.case == "*" => {
-                // `features` is optional (features.md): a peer without the command fails its whole chapter.
+                // `features` is optional (features.md): a reference runtime without the command fails its whole chapter.
                 let optional = |section: &str, level| level == Level::Runc || section.starts_with("features");
                 if !row.sometimes
                     || !cases().any(|case| case.section.starts_with(start) && optional(case.section, case.level))
                 {
                     faults.push(format!(
-                        "{place}: only commands that a peer need not have are excused by the section, sometimes"
+                        "{place}: only commands that a reference runtime need not have are excused by the section, sometimes"
                     ));
                 }
             }
@@ -171,7 +171,7 @@ fn explanations_are_for_cases_and_peers() {
             _ => faults.push(format!("{place}: there is no such case")),
         }
         if !["runc 1.1.5", "crun 1.8.1", "youki 0.7"].contains(&row.runtime.as_str()) {
-            faults.push(format!("{place}: not a peer, or not its version"));
+            faults.push(format!("{place}: not a reference runtime, or not its version"));
         }
         if !row.bed.split(',').all(|bed| beds.contains(&bed.trim())) {
             faults.push(format!("{place}: the beds are {beds:?}"));

@@ -1,4 +1,4 @@
-"""Calls that block, and calls that have to be answered meanwhile: hooks, execs, log files and clients that hold a shim up."""
+"""Calls that block, and calls that have to be answered meanwhile: hooks, execs, log files and slow clients."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from kit.shim import CREATED, GROUP, RUNNING, gate, process_of
 from kit.suite import scenario
 from kit.ttrpc import any_of
 
-# What a short call may take, in seconds.
+# Maximum duration of a short call, in seconds.
 _SHORT = 0.1
 # Starts of execs of one container at the same time (SHIM, calls.rs).
 _EXECS = 16

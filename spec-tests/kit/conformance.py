@@ -1,7 +1,7 @@
-"""Judging runtimes by the cases of spec-tests/src, several of them in one boot of a bed.
+"""Runs the conformance cases of spec-tests/src, for several runtimes in one boot of a bed.
 
-What a bed found is one JSON file in target/report/results: the bed's facts, and for each runtime its version and the
-report of each case. kit/judge.py says what to make of it, kit/report.py shows it.
+The result of a bed is one JSON file in target/report/results: facts about the bed, and for each runtime its version and
+the report of each case. kit/verdicts.py decides which results are faults, kit/report.py shows them.
 """
 
 import json
@@ -25,15 +25,15 @@ YOUKI = SHARE / "youki" / "bin" / "youki"
 
 @dataclass(frozen=True)
 class Bed:
-    """`command` is what starts it, below spec-tests/beds; `about` is what the report says of it."""
+    """An environment for cases: its command below spec-tests/beds, and its description in the report."""
 
     command: tuple
     about: str
     systemd: bool = False
-    # A machine of its own, with a share and a tenth of the speed, and those in which even ours takes long.
+    # A virtual machine, with a shared directory and a tenth of the speed; and the slowest of them.
     machine: bool = False
     slowest: bool = False
-    # Sections of which the bed can show nothing that another does not, and so does not unless all is asked for.
+    # Sections that have the same results in a quicker bed, and run here with --full alone.
     beyond: tuple = ("runc: *",)
 
 
@@ -57,14 +57,14 @@ BEDS = {
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A runtime under test: what to call it, and where it is."""
+class Runtime:
+    """A runtime under test: its name and path."""
 
     name: str
     path: Path
 
     def refuses_this_host(self):
-        """Why it cannot run any container here, or None."""
+        """The reason why the runtime cannot run any container here, or None."""
         hybrid = not (host.CGROUPS / "cgroup.procs").exists() and (host.CGROUPS / "unified").is_dir()
         if self.name == "crun" and hybrid:
             return "crun 1.8 runs on pure cgroup v1 or v2, and this host has both"
@@ -76,15 +76,15 @@ class Contender:
         return (done.stdout or done.stderr).splitlines()[0].strip() if done.stdout or done.stderr else "unknown"
 
     def label(self):
-        """`runc 1.1.5`: the name and the version's numbers, as explanations have it."""
+        """The name and the version number, as in data/reference-failures.json: `runc 1.1.5`."""
         numbers = re.search(r"\d+\.\d+(\.\d+)?", self.version())
         numbers = numbers[0] if numbers else "?"
-        # Explanations for youki go for the whole series.
+        # Explanations for youki apply to the whole series.
         return f"{self.name} {'.'.join(numbers.split('.')[:2]) if self.name == 'youki' else numbers}"
 
 
-def contenders(words, with_youki=False):
-    """The runtimes of NAME=PATH or PATH words, or brig and its peers when there are none."""
+def find_runtimes(words, with_youki=False):
+    """The runtimes of NAME=PATH or PATH words, or brig and the reference runtimes when there are none."""
     found = []
     for word in words:
         name, _, path = word.rpartition("=")
@@ -94,8 +94,9 @@ def contenders(words, with_youki=False):
         found += [("youki", YOUKI)] if with_youki else []
     missing = [f"{name}: {path}" for name, path in found if not shutil.which(path)]
     if missing:
-        raise SystemExit(f"spec: not there: {', '.join(missing)}; `make build` makes ./brig, beds/install the peers")
-    return [Contender(name, Path(shutil.which(path)).resolve()) for name, path in found]
+        raise SystemExit(f"spec: missing: {', '.join(missing)}; `make build` builds ./brig, and beds/install installs the "
+                         "reference runtimes")
+    return [Runtime(name, Path(shutil.which(path)).resolve()) for name, path in found]
 
 
 def built():
@@ -107,32 +108,32 @@ def built():
 
 
 def entrance(name):
-    """The words before a command that run it in the bed; none for this host."""
+    """The arguments before a command that run it in the bed; none for this host."""
     bed = BEDS[name]
     share = [SHARE] if bed.machine else []
     return [host.TOP / "spec-tests" / "beds" / bed.command[0], *bed.command[1:], *share] if bed.command else []
 
 
 def listed(programs, name):
-    """Every case by its name, as --list has it in the bed: `lacks` is what the bed has not, None where it can run."""
+    """The cases that --list prints in the bed, by name: `lacks` is the first missing need, or None."""
     with attended([*entrance(name), programs / "spec-tests", "--list"]) as process:
         found = process.stdout.read()
     if process.returncode:
-        raise SystemExit(f"spec: --list in {name} ended with {process.returncode}")
+        raise SystemExit(f"spec: --list in {name} exited with {process.returncode}")
     return {case["case"]: case for case in json.loads(found)}
 
 
 @contextmanager
 def attended(words, **options):
-    """A process whose stdout, text, is a pipe. Where we are ended before it, it is told to end too, and given the time
-    to remove what is its own: a bed its machine and its files, the harness its containers."""
+    """A process with a pipe for its stdout. When this program is interrupted, the process is terminated and given time
+    to clean up: a bed removes its machine and its files, the harness its containers."""
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace",
                                **options)
     try:
         yield process
     except BaseException:
         process.terminate()
-        # Who clears away outlives it, and holds this open.
+        # The process that cleans up outlives it, and holds the pipe open.
         for _ in process.stdout:
             pass
         raise
@@ -141,13 +142,13 @@ def attended(words, **options):
 
 
 def choose(programs, name, full):
-    """Names of the cases that ours runs in the bed, and of those that its peers run.
+    """Names of the cases that brig runs in the bed, and of those that the reference runtimes run.
 
-    Comparisons with runc are ours: on this host for cgroup v1, in its view of v2, and those that meet limits where
-    cgroup v2 has some. What its peers make of them is no promise of theirs, and interests nobody in a machine of its own.
-    Unless all is asked for, the peers do only what no quicker bed can run in the beds that are machines of their own,
-    and so does ours in the slowest: UML's cgroup v2 lacks what that has. What differs on cgroup v1 and v2 has to be
-    seen on both, so that for its sake this host counts only as far as its view of cgroup v2 goes."""
+    Comparisons with runc run for brig: on this host for cgroup v1, in its view of v2, and with limits where cgroup v2 has
+    some. Reference runtimes make no promise about them, and skip them in virtual machines. Without `full` a reference
+    runtime runs in a virtual machine only the cases that no quicker bed can run, and so does brig in the slowest one:
+    UML's cgroup v2 lacks controllers that it has. Cases whose results differ between cgroup v1 and v2 must run on both,
+    so a case counts as run on this host only if it also runs in its view of cgroup v2."""
     bed = BEDS[name]
     quicker = ("v2view", "uml") if bed.slowest else ("host", "v2view") if bed.machine else (name,)
     quicker = [listed(programs, one) for one in quicker]
@@ -167,7 +168,7 @@ def _of_sections(cases, patterns):
 
 
 def facts():
-    """What the report says of the machine that this runs on."""
+    """Facts about this machine, for the report."""
     def text(path):
         try:
             return Path(path).read_text().strip()
@@ -184,14 +185,14 @@ def facts():
         "kernel": " ".join((os.uname().sysname, os.uname().release)), "machine": os.uname().machine,
         "distribution": release[1] if release else "", "cgroups": layout, "controllers": controllers,
         "cpus": len(os.sched_getaffinity(0)), "init": text("/proc/1/comm"),
-        "security": text("/sys/kernel/security/lsm") or "not told",
+        "security": text("/sys/kernel/security/lsm") or "unknown",
         "capabilities": text("/proc/self/status").split("CapEff:")[1].split()[0],
     }
 
 
 def run_bed(name, runtimes, options, report):
-    """Runs the cases of every runtime in a bed; `report(line)` gets what comes. Returns the result, or None when the
-    bed did not come to its end."""
+    """Runs the cases of every runtime in a bed, and passes each line of output to `report`. Returns the result, or None when
+    the bed failed."""
     programs = built()
     SHARE.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f"spec-{name}-", dir=SHARE))
@@ -199,16 +200,16 @@ def run_bed(name, runtimes, options, report):
         order = {"bed": name, "programs": str(programs), "only": options.only, "full": options.full,
                  "runtimes": [[one.name, str(one.path)] for one in runtimes]}
         if not options.only:
-            ours, peers = choose(programs, name, options.full)
+            ours, references = choose(programs, name, options.full)
             (place / "ours").write_text("\n".join(ours))
-            (place / "peers").write_text("\n".join(peers))
+            (place / "references").write_text("\n".join(references))
         (place / "order.json").write_text(json.dumps(order))
         words = [*entrance(name), host.TOP / "spec-tests" / "spec", name, "--in-bed", place]
         with attended(words, stderr=subprocess.STDOUT) as process:
             for line in process.stdout:
                 report(line.rstrip("\n"))
         if process.returncode or not (place / "result.json").exists():
-            report(f"the bed ended with {process.returncode}")
+            report(f"the bed exited with {process.returncode}")
             return None
         return json.loads((place / "result.json").read_text())
     finally:
@@ -222,13 +223,13 @@ def run_here(place):
     result = {"bed": order["bed"], "about": bed.about, "host": facts(), "full": order["full"],
               "only": order["only"], "began": time.time(), "runtimes": []}
     for name, path in order["runtimes"]:
-        one = Contender(name, Path(path))
+        one = Runtime(name, Path(path))
         entry = {"name": name, "label": one.label(), "version": one.version(), "refuses": one.refuses_this_host(),
                  "partial": False, "seconds": 0, "reports": []}
         result["runtimes"].append(entry)
         # A runtime that nobody knows is judged as ours is.
-        chosen = place / ("peers" if name in ("runc", "crun", "youki") else "ours")
-        entry["partial"] = bed.machine and not order["full"] and (bed.slowest or chosen.name == "peers")
+        chosen = place / ("references" if name in ("runc", "crun", "youki") else "ours")
+        entry["partial"] = bed.machine and not order["full"] and (bed.slowest or chosen.name == "references")
         if entry["refuses"]:
             print(f"{name}: {entry['refuses']}", flush=True)
         elif not chosen.exists() or chosen.read_text():
