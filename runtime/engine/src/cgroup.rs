@@ -120,7 +120,7 @@ impl Cgroup {
                 record.kind = unit.layout.into();
                 if unit.layout.has_v1() {
                     for hierarchy in place::hierarchies()? {
-                        record.planned.extend(missing(hierarchy.mount.join(unit.place()), &hierarchy.mount));
+                        record.planned.extend(missing(hierarchy.mount.join(unit.cgroup_path()), &hierarchy.mount));
                     }
                 }
             }
@@ -286,9 +286,8 @@ impl Cgroup {
     /// A file of the cgroup cannot be read, for a reason other than its removal.
     pub fn pids(&self) -> Result<Vec<i32>> {
         match self.main_dir()? {
-            Some(dir) => {
-                tasks::all(&dir, Instant::now() + wait::CHANGE_TIMEOUT).context("cannot list the container's processes")
-            }
+            Some(dir) => tasks::pids(&dir, Instant::now() + wait::CHANGE_TIMEOUT)
+                .context("cannot list the container's processes"),
             None => Ok(Vec::new()),
         }
     }

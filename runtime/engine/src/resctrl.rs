@@ -50,7 +50,7 @@ impl Group {
     ///
     /// # Errors
     /// A named group that does not exist and has no schema, or has another one. Created directories are removed again.
-    pub fn make(&self, plan: &IntelRdtPlan) -> Result<()> {
+    pub fn create(&self, plan: &IntelRdtPlan) -> Result<()> {
         let made = self.make_directory(plan)?;
         let filled = self.fill(plan, made);
         if filled.is_err() && made {
@@ -164,16 +164,16 @@ mod tests {
         plan_of(json!({ "closID": class, "l3CacheSchema": fixed.first(), "schemata": schemata }))
     }
 
-    fn make(root: &Path, plan: &IntelRdtPlan) -> (Group, Result<()>) {
+    fn create(root: &Path, plan: &IntelRdtPlan) -> (Group, Result<()>) {
         let group = Group::below(root, plan);
-        let made = group.make(plan);
+        let made = group.create(plan);
         (group, made)
     }
 
     #[test]
     fn an_own_group_is_created_entered_and_removed() {
         let root = tempfile::tempdir().unwrap();
-        let (group, made) = make(root.path(), &plan(None, &["L3:0=f"], &["MB:0=20"]));
+        let (group, made) = create(root.path(), &plan(None, &["L3:0=f"], &["MB:0=20"]));
         made.unwrap();
         assert_eq!((group.path.clone(), group.own), (root.path().join("box"), true));
         // A plain file keeps the last line of several writes; the kernel takes one line at a time.
@@ -194,16 +194,16 @@ mod tests {
     #[test]
     fn a_named_group_is_compared_and_stays() {
         let root = tempfile::tempdir().unwrap();
-        let error = |plan: &IntelRdtPlan| make(root.path(), plan).1.unwrap_err().to_string();
+        let error = |plan: &IntelRdtPlan| create(root.path(), plan).1.unwrap_err().to_string();
         assert!(error(&plan(Some("gold"), &[], &[])).contains("linux.intelRdt.closID: there is no group"));
-        let (group, made) = make(root.path(), &plan(Some("gold"), &["L3:0=f"], &[]));
+        let (group, made) = create(root.path(), &plan(Some("gold"), &["L3:0=f"], &[]));
         made.unwrap();
-        make(root.path(), &plan(Some("gold"), &["L3:0=0f"], &[])).1.unwrap();
-        make(root.path(), &plan(Some("gold"), &[], &[])).1.unwrap();
+        create(root.path(), &plan(Some("gold"), &["L3:0=0f"], &[])).1.unwrap();
+        create(root.path(), &plan(Some("gold"), &[], &[])).1.unwrap();
         assert!(error(&plan(Some("gold"), &["L3:0=1"], &[])).contains("is not what"));
         group.remove().unwrap();
         assert!(group.path.exists());
-        let (group, made) = make(root.path(), &plan(Some("/"), &[], &[]));
+        let (group, made) = create(root.path(), &plan(Some("/"), &[], &[]));
         made.unwrap();
         assert_eq!((group.path.as_path(), group.own), (root.path(), false));
     }
@@ -213,7 +213,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let monitored = plan_of(json!({ "enableMonitoring": true }));
         // Without a directory mon_groups the group cannot be monitored.
-        let (group, made) = make(root.path(), &monitored);
+        let (group, made) = create(root.path(), &monitored);
         assert!(made.unwrap_err().to_string().contains("linux.intelRdt.enableMonitoring"));
         assert!(!group.path.exists());
     }

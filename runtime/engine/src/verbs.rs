@@ -114,7 +114,7 @@ impl Engine {
         // Callers observe the container from the return of this call on: nothing slow may stand between the opening
         // of the gate and the return.
         let poststart = match container.record.poststart {
-            true => create::Poststart::of(&container.spec()?, &container.record),
+            true => create::Poststart::from_spec(&container.spec()?, &container.record),
             false => None,
         };
         let opened = gate::open(&container.entry.gate_path())?;

@@ -65,7 +65,7 @@ impl Annotation {
     }
 
     /// The annotation's value in the configuration.
-    pub fn of(self, spec: &Spec) -> Option<&str> {
+    pub fn get(self, spec: &Spec) -> Option<&str> {
         spec.annotations().as_ref()?.get(self.0).map(String::as_str)
     }
 
@@ -97,18 +97,18 @@ pub(crate) fn warn_of_others(spec: &Spec, findings: &mut Findings) {
 }
 
 pub(crate) fn keeps_groups(spec: &Spec) -> bool {
-    KEEP_GROUPS.of(spec).is_some()
+    KEEP_GROUPS.get(spec).is_some()
 }
 
 /// Whether an unknown system call in the seccomp profile is an error, and not a warning.
 pub fn refuses_unknown_syscalls(spec: &Spec) -> bool {
-    FAIL_UNKNOWN.of(spec).is_some()
+    FAIL_UNKNOWN.get(spec).is_some()
 }
 
 /// The files for the hooks' standard output and standard error; absolute paths.
 pub(crate) fn hook_outputs(spec: &Spec, findings: &mut Findings) -> [Option<PathBuf>; 2] {
     [HOOKS_STDOUT, HOOKS_STDERR].map(|annotation| {
-        let path = PathBuf::from(annotation.of(spec)?);
+        let path = PathBuf::from(annotation.get(spec)?);
         if !path.is_absolute() {
             findings.deny(format!("annotations[{:?}]", annotation.name()), format!("{path:?} is not absolute"), "");
         }
@@ -118,7 +118,7 @@ pub(crate) fn hook_outputs(spec: &Spec, findings: &mut Findings) -> [Option<Path
 
 /// Overrides the fields that annotations stand in for.
 pub fn apply_overrides(spec: &mut Spec) {
-    let Some(receiver) = RECEIVER.of(spec).map(PathBuf::from) else { return };
+    let Some(receiver) = RECEIVER.get(spec).map(PathBuf::from) else { return };
     let profile = spec.linux_mut().as_mut().and_then(|linux| linux.seccomp_mut().as_mut());
     if let Some(profile) = profile {
         profile.set_listener_path(Some(receiver));

@@ -193,7 +193,7 @@ pub(crate) fn build(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, 
     let asked = asked_path(spec);
     let unprivileged = host.euid != 0 || host.in_user_namespace;
 
-    let placement = place(spec, id, manager, host, findings);
+    let placement = placement(spec, id, manager, host, findings);
     checks::resources(&resources, placement.layout(), findings);
     let settings = settings(&resources, placement.layout());
     let devices = devices::rules(linux, &resources, findings);
@@ -266,7 +266,7 @@ fn asked_path(spec: &Spec) -> Option<&Path> {
     linux.cgroups_path().as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
-fn place(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, findings: &mut Findings) -> Placement {
+fn placement(spec: &Spec, id: &str, manager: CgroupManager, host: &Host, findings: &mut Findings) -> Placement {
     let asked = asked_path(spec);
     match (manager, host.cgroup) {
         (CgroupManager::Disabled, _) | (_, CgroupLayout::None) => Placement::None,

@@ -330,7 +330,7 @@ fn mount_label(spec: &Spec, host: &Host, findings: &mut Findings) -> Option<Moun
         return None;
     }
     let annotation = annotations::MOUNT_CONTEXT.name();
-    let kind = annotations::MOUNT_CONTEXT.of(spec).unwrap_or("context");
+    let kind = annotations::MOUNT_CONTEXT.get(spec).unwrap_or("context");
     if !matches!(kind, "context" | "fscontext" | "defcontext" | "rootcontext") {
         let remedy = "use context, fscontext, defcontext or rootcontext";
         findings.deny(format!("annotations.{annotation}"), format!("{kind:?} is no type of context"), remedy);

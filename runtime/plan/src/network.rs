@@ -26,7 +26,7 @@ impl NetDevice {
     }
 
     /// The JSON path, for messages.
-    pub fn place(&self) -> String {
+    pub fn json_path(&self) -> String {
         format!("linux.netDevices[{:?}]", self.host)
     }
 }
@@ -58,7 +58,7 @@ pub(crate) fn build(
         findings.deny("linux.netDevices", reason, "the kernel wants privilege over the host's network: run as root");
     }
     for (index, device) in devices.iter().enumerate() {
-        let place = device.place();
+        let place = device.json_path();
         if !is_name(&device.host) {
             findings.deny(&place, format!("invalid network device name {:?}", device.host), "");
         }
@@ -68,7 +68,7 @@ pub(crate) fn build(
             findings.deny(format!("{place}.name"), reason, "use at most 15 bytes, without / : % and blanks");
         }
         if let Some(other) = devices[..index].iter().find(|other| other.name == device.name && !device.is_template()) {
-            let reason = format!("{:?} is the name of {} too", device.name, other.place());
+            let reason = format!("{:?} is the name of {} too", device.name, other.json_path());
             findings.deny(format!("{place}.name"), reason, "give each device a name of its own");
         }
     }

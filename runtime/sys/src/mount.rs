@@ -302,26 +302,26 @@ impl<'a> Filesystem<'a> {
     fn context(&self) -> SysResult<OwnedFd> {
         let context = rustix::mount::fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|e| SysError::from_rustix("fsopen", format!("{:?}", self.kind), e))?;
-        let say = |key: &str, value: &str, e| {
+        let failed = |key: &str, value: &str, e| {
             let shown = if value.is_empty() { key.to_owned() } else { format!("{key}={value}") };
             SysError::from_rustix("fsconfig", format!("{}, {shown:?}{}", self.kind, messages(&context)), e)
         };
         if let Some(source) = self.source {
             rustix::mount::fsconfig_set_string(&context, "source", source)
-                .map_err(|e| say("source", &source.to_string_lossy(), e))?;
+                .map_err(|e| failed("source", &source.to_string_lossy(), e))?;
         }
         for (_, name) in SUPER_FLAGS.iter().filter(|(flag, _)| self.flags & flag != 0) {
-            rustix::mount::fsconfig_set_flag(&context, *name).map_err(|e| say(name, "", e))?;
+            rustix::mount::fsconfig_set_flag(&context, *name).map_err(|e| failed(name, "", e))?;
         }
         for (name, value) in &self.parameters {
             match value {
                 Some(value) => rustix::mount::fsconfig_set_string(&context, name.as_ref(), value.as_ref()),
                 None => rustix::mount::fsconfig_set_flag(&context, name.as_ref()),
             }
-            .map_err(|e| say(name, value.as_deref().unwrap_or(""), e))?;
+            .map_err(|e| failed(name, value.as_deref().unwrap_or(""), e))?;
         }
         if let Some((name, file)) = self.descriptor {
-            rustix::mount::fsconfig_set_fd(&context, name, file).map_err(|e| say(name, "", e))?;
+            rustix::mount::fsconfig_set_fd(&context, name, file).map_err(|e| failed(name, "", e))?;
         }
         Ok(context)
     }

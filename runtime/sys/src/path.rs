@@ -269,7 +269,7 @@ impl Walk<'_> {
                 if self.races > MAX_LINKS + MAX_RACES {
                     return Err(self.error("mkdirat", name, Errno::EAGAIN));
                 }
-                self.make(name, last, missing)?;
+                self.create(name, last, missing)?;
                 self.todo.push(Step::Into(name.to_owned()));
                 return Ok(None);
             }
@@ -300,7 +300,7 @@ impl Walk<'_> {
         }
     }
 
-    fn make(&self, name: &OsStr, last: bool, missing: Missing) -> SysResult<()> {
+    fn create(&self, name: &OsStr, last: bool, missing: Missing) -> SysResult<()> {
         let (call, made) = match missing {
             // A node by mknodat needs no open, under which another process could place a FIFO.
             Missing::MakeFile(mode) if last => {

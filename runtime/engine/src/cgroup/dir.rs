@@ -169,12 +169,12 @@ pub(super) struct Unwind {
 
 impl Unwind {
     /// Keeps the directories after success.
-    pub(super) fn keep(mut self) {
+    pub(super) fn disarm(mut self) {
         self.made.clear();
     }
 
     /// Creates `path` and its missing ancestors, down from `root`. Returns false if it exists already.
-    pub(super) fn make(&mut self, root: &Path, path: &Path) -> SysResult<bool> {
+    pub(super) fn create(&mut self, root: &Path, path: &Path) -> SysResult<bool> {
         let mkdir = |path: &Path| {
             tracing::debug!("cgroup: make {}", path.display());
             rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))
@@ -188,7 +188,7 @@ impl Unwind {
             Err(error) if error.errno() == Errno::EEXIST => Ok(false),
             Err(error) if error.errno() == Errno::ENOENT && path != root => {
                 let Some(parent) = path.parent() else { return Err(error) };
-                self.make(root, parent)?;
+                self.create(root, parent)?;
                 match mkdir(path) {
                     Ok(()) => {
                         self.made.push(path.to_owned());

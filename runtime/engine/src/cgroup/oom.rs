@@ -117,7 +117,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn look(&mut self, mut read: impl FnMut(File) -> Result<Option<String>, SysError>) -> Result<OomEvent, SysError> {
+    fn read_events(
+        &mut self,
+        mut read: impl FnMut(File) -> Result<Option<String>, SysError>,
+    ) -> Result<OomEvent, SysError> {
         let number = |text: Option<&String>, key| text.and_then(|text| keyed(text, key)).unwrap_or(0);
         let around = number(read(File::Parent)?.as_ref(), "oom_kill");
         let populated = number(read(File::Events)?.as_ref(), "populated") == 1;
@@ -208,7 +211,7 @@ impl OomWatch {
     pub fn check(&mut self) -> Result<OomEvent> {
         match &mut self.source {
             Source::V2 { files, seen } => {
-                let event = seen.look(|file| files.read(file))?;
+                let event = seen.read_events(|file| files.read(file))?;
                 self.kills = seen.kills;
                 Ok(event)
             }
@@ -297,12 +300,12 @@ mod tests {
         let mut world = World { steps, reads: 0, taken: Vec::new() };
         let mut seen = Seen::default();
         for _ in 0..=looks {
-            if seen.look(|file| Ok(world.read(file))).unwrap() == OomEvent::Ended {
+            if seen.read_events(|file| Ok(world.read(file))).unwrap() == OomEvent::Ended {
                 return seen;
             }
         }
         world.take_until(|world, _| world.taken.contains(&Step::Exit));
-        while seen.look(|file| Ok(world.read(file))).unwrap() != OomEvent::Ended {}
+        while seen.read_events(|file| Ok(world.read(file))).unwrap() != OomEvent::Ended {}
         seen
     }
 

@@ -82,7 +82,7 @@ pub(super) fn write(settings: &Settings, dirs: &Dirs, journal: Option<&mut Journ
     let v2 = settings.v2.iter().filter(|setting| dirs.v1.is_empty() || !on_v1(v1_name(&setting.controller)));
     let all = v1.map(|it| (it, Side::V1)).chain(v2.map(|it| (it, Side::V2)));
     for (setting, side) in all {
-        match writer.one(setting, side) {
+        match writer.write(setting, side) {
             Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::EBUSY | Errno::ERANGE) => {
                 later.push((setting, side));
             }
@@ -91,7 +91,7 @@ pub(super) fn write(settings: &Settings, dirs: &Dirs, journal: Option<&mut Journ
         }
     }
     for (setting, side) in later {
-        writer.one(setting, side).map_err(|error| writer.explain(setting, side, error))?;
+        writer.write(setting, side).map_err(|error| writer.explain(setting, side, error))?;
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ impl Writer<'_> {
         }
     }
 
-    fn one(&mut self, setting: &Setting, side: Side) -> SysResult<()> {
+    fn write(&mut self, setting: &Setting, side: Side) -> SysResult<()> {
         let missing = || SysError::new("openat", format!("{:?}", setting.file), Errno::ENOENT);
         let result = match self.dir(setting, side) {
             None => Err(missing()),
@@ -144,7 +144,7 @@ impl Writer<'_> {
                 Ok(())
             }
             (Err(error), Absent::Skip) if error.errno() == Errno::ENOENT => Ok(()),
-            (Err(error), Absent::Instead(other)) if error.errno() == Errno::ENOENT => self.one(other, side),
+            (Err(error), Absent::Instead(other)) if error.errno() == Errno::ENOENT => self.write(other, side),
             (Err(error), _) => Err(error),
         }
     }

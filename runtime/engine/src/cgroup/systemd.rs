@@ -50,7 +50,7 @@ impl Pending {
         if self.plan.layout.has_v1() {
             let mut paths = BTreeMap::new();
             for hierarchy in place::hierarchies()? {
-                let path = hierarchy.mount.join(self.plan.place());
+                let path = hierarchy.mount.join(self.plan.cgroup_path());
                 paths.extend(hierarchy.controllers.into_iter().map(|name| (name, path.clone())));
             }
             return Ok(paths);
@@ -62,7 +62,7 @@ impl Pending {
             let group = Bus::connect(true)?.property("", "", "ControlGroup")?;
             path.push(group.trim_start_matches('/'));
         }
-        path.push(self.plan.place());
+        path.push(self.plan.cgroup_path());
         Ok(BTreeMap::from([(String::new(), path)]))
     }
 

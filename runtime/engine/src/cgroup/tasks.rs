@@ -24,7 +24,7 @@ const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
 const MAX_NAMED: usize = 32;
 
 /// All pids of `dir` and of its descendants, in ascending order. A removed cgroup has none.
-pub(super) fn all(dir: &Dir, deadline: Instant) -> SysResult<Vec<i32>> {
+pub(super) fn pids(dir: &Dir, deadline: Instant) -> SysResult<Vec<i32>> {
     let mut pids = Vec::new();
     tree::walk(dir, deadline, &mut |dir: &Dir| list(dir, &mut pids))?;
     pids.sort_unstable();
@@ -84,7 +84,7 @@ pub(super) fn find(dir: &Dir, pid: i32, deadline: Instant) -> SysResult<Option<D
 /// cgroup, and not of a later process with the same number.
 fn each_batch(dir: &Dir, deadline: Instant, mut each: impl FnMut(&[OwnedFd]) -> SysResult<()>) -> SysResult<usize> {
     let mut count = 0;
-    for batch in all(dir, deadline)?.chunks(MAX_HANDLES) {
+    for batch in pids(dir, deadline)?.chunks(MAX_HANDLES) {
         let mut open = Vec::new();
         for &pid in batch {
             match pidfd_open(pid) {
@@ -94,7 +94,7 @@ fn each_batch(dir: &Dir, deadline: Instant, mut each: impl FnMut(&[OwnedFd]) -> 
                 Err(error) => return Err(error),
             }
         }
-        let still = all(dir, deadline)?;
+        let still = pids(dir, deadline)?;
         let open = open.into_iter().filter(|(pid, _)| still.binary_search(pid).is_ok());
         let handles: Vec<OwnedFd> = open.map(|(_, fd)| fd).collect();
         each(&handles)?;
@@ -158,7 +158,7 @@ pub(super) fn wait_empty(dir: &Dir, deadline: Instant) -> SysResult<bool> {
             Ok(())
         };
         match each_batch(dir, deadline, wait) {
-            Ok(0) if all(dir, deadline)?.is_empty() => return Ok(true),
+            Ok(0) if pids(dir, deadline)?.is_empty() => return Ok(true),
             Ok(_) => {}
             Err(error) if error.errno() == Errno::ETIMEDOUT => return Ok(false),
             Err(error) => return Err(error),
@@ -171,7 +171,7 @@ pub(super) fn wait_empty(dir: &Dir, deadline: Instant) -> SysResult<bool> {
 
 /// The remaining processes in the tree at `dir`, for an error.
 pub(super) fn remaining(dir: &Dir) -> String {
-    match all(dir, Instant::now() + ROUND_TIMEOUT) {
+    match pids(dir, Instant::now() + ROUND_TIMEOUT) {
         Ok(pids) if pids.len() > MAX_NAMED => {
             format!("{} processes are still running, the first are {:?}", pids.len(), &pids[..MAX_NAMED])
         }

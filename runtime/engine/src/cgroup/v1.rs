@@ -44,7 +44,7 @@ pub(super) fn create(
     let mut dirs = Dirs::default();
     let (mut paths, mut inodes) = (BTreeMap::new(), BTreeMap::new());
     for hierarchy in &hierarchies {
-        let dir = make(hierarchy, path, settings, first, &mut unwind)?;
+        let dir = create_dir(hierarchy, path, settings, first, &mut unwind)?;
         inodes.insert(dir.path().to_owned(), dir.inode()?);
         for controller in &hierarchy.controllers {
             paths.insert(controller.clone(), dir.path().to_owned());
@@ -63,11 +63,11 @@ pub(super) fn create(
             (None, None) => {}
         }
     }
-    unwind.keep();
+    unwind.disarm();
     Ok(Made { paths, inodes, v2: dirs.v2 })
 }
 
-fn make(
+fn create_dir(
     hierarchy: &Hierarchy,
     path: &CgroupPath,
     settings: &Settings,
@@ -77,7 +77,7 @@ fn make(
     let full = hierarchy.resolve(path);
     let root = &hierarchy.mount;
     if hierarchy.controllers.iter().all(String::is_empty) {
-        let dir = v2::make(root, &full, first, unwind)?;
+        let dir = v2::create_dir(root, &full, first, unwind)?;
         let here = place_controllers(&dir)?;
         let mut wanted: Vec<String> = settings.v2.iter().map(|it| it.controller.to_string()).collect();
         wanted.dedup();
@@ -89,7 +89,7 @@ fn make(
     }
     let what = || format!("cannot make the cgroup {}", full.display());
     v2::refuse_root(root, &full)?;
-    let new = unwind.make(root, &full).with_context(what)?;
+    let new = unwind.create(root, &full).with_context(what)?;
     let dir = Dir::open(&full).with_context(what)?;
     if !new {
         let count = v2::others(&dir, first)?;

@@ -18,9 +18,9 @@ use brig_sys::SysResult;
 pub(super) fn create(path: &CgroupPath, plan: &CgroupPlan) -> Result<Dir> {
     let (root, full) = (Path::new(ROOT), place::v2_path(path)?);
     let mut unwind = Unwind::default();
-    let dir = make(root, &full, None, &mut unwind)?;
+    let dir = create_dir(root, &full, None, &mut unwind)?;
     enable(root, &dir)?;
-    fill(dir, plan).inspect(|_| unwind.keep())
+    fill(dir, plan).inspect(|_| unwind.disarm())
 }
 
 /// Applies limits, device program and owner to an existing directory.
@@ -54,10 +54,10 @@ fn delegate(dir: &Dir, uid: u32) -> SysResult<()> {
 }
 
 /// Creates the directory, or takes an existing one that has no process except `first`.
-pub(super) fn make(root: &Path, full: &Path, first: Option<i32>, unwind: &mut Unwind) -> Result<Dir> {
+pub(super) fn create_dir(root: &Path, full: &Path, first: Option<i32>, unwind: &mut Unwind) -> Result<Dir> {
     let what = || format!("cannot make the cgroup {}", full.display());
     refuse_root(root, full)?;
-    let new = unwind.make(root, full).with_context(what)?;
+    let new = unwind.create(root, full).with_context(what)?;
     let dir = Dir::open(full).with_context(what)?;
     let events = dir.read("cgroup.events").with_context(what)?;
     if !new && keyed(&events, "populated") == Some(1) {
@@ -87,7 +87,7 @@ pub(super) fn refuse_root(root: &Path, full: &Path) -> Result<()> {
 
 /// The number of processes in the tree at `dir`, without `first`.
 pub(super) fn others(dir: &Dir, first: Option<i32>) -> Result<usize> {
-    let pids = super::tasks::all(dir, Instant::now() + CHANGE_TIMEOUT);
+    let pids = super::tasks::pids(dir, Instant::now() + CHANGE_TIMEOUT);
     let pids = pids.with_context(|| format!("cannot make the cgroup {}", dir.path().display()))?;
     Ok(pids.into_iter().filter(|&pid| Some(pid) != first).count())
 }

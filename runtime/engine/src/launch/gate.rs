@@ -18,7 +18,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use brig_sys::SysError;
 
 /// Creates the fifo and opens init's end, close-on-exec.
-pub fn make(path: &Path) -> Result<OwnedFd> {
+pub fn create(path: &Path) -> Result<OwnedFd> {
     let error = |call: &'static str| move |error| SysError::from_rustix(call, path.display().to_string(), error);
     rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
         .map_err(error("mknodat"))?;
@@ -133,7 +133,7 @@ mod tests {
     fn the_gate_blocks_until_it_is_opened_and_refuses_to_open_without_init() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("exec.fifo");
-        let end = make(&path).unwrap();
+        let end = create(&path).unwrap();
         let waiter = std::thread::spawn(move || wait(end));
         let opened = open(&path).unwrap();
         let end = waiter.join().unwrap().unwrap();
@@ -144,7 +144,7 @@ mod tests {
         assert!(!path.exists());
         // A child that another thread has just forked may hold the closed end for a moment.
         let error = (0..1000).find_map(|_| {
-            drop(make(&path).unwrap());
+            drop(create(&path).unwrap());
             open(&path).err()
         });
         assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::InvalidState));
@@ -154,7 +154,7 @@ mod tests {
     fn an_error_of_init_reaches_start() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("exec.fifo");
-        let end = make(&path).unwrap();
+        let end = create(&path).unwrap();
         let opened = open(&path).unwrap();
         report(wait(end).unwrap(), &Error::other("no luck")).unwrap();
         assert_eq!(opened.wait_executed(Before::Hooks).unwrap_err().to_string(), "no luck");
@@ -164,7 +164,7 @@ mod tests {
     fn an_init_killed_at_the_gate_reports_no_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("exec.fifo");
-        let end = make(&path).unwrap();
+        let end = create(&path).unwrap();
         let opened = open(&path).unwrap();
         drop(end);
         opened.wait_executed(Before::Exec).unwrap();
@@ -175,7 +175,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("exec.fifo");
         for (is_done, said) in [(false, ""), (true, ""), (true, "no luck")] {
-            let end = make(&path).unwrap();
+            let end = create(&path).unwrap();
             let opened = open(&path).unwrap();
             if is_done {
                 report_hooks(&end).unwrap();

@@ -69,7 +69,7 @@ fn run(
     let (proc, preserved) = match prepare(&plan, &mut inherited) {
         Ok(prepared) => prepared,
         Err(error) => {
-            say(&channel, &error);
+            report(&channel, &error);
             return Err(());
         }
     };
@@ -98,7 +98,7 @@ fn run(
         Err(error) => error,
     };
     match &init.channel {
-        Some(channel) => say(channel, &error),
+        Some(channel) => report(channel, &error),
         // The gate is open and the parent has exited. A start that waits reads the error there; else standard error is
         // all that is left, as for runc.
         None => {
@@ -123,7 +123,7 @@ fn prepare(plan: &InitPlan, inherited: &mut Inherited) -> Result<(OnceCell<Proc>
     Ok((proc, preserved))
 }
 
-fn say(channel: &InitEnd, error: &Error) {
+fn report(channel: &InitEnd, error: &Error) {
     // A parent that has exited has either reported its own failure, which caused this one; or it was killed, and there
     // is no reader.
     let _ = channel.failed(error);

@@ -36,7 +36,7 @@ pub(super) fn network_devices(init: &mut Init) -> Result<()> {
         if here.iter().any(|link| link.name == device.name) {
             let text = format!(
                 "{}: there is a device {:?} in the container's network namespace already (give another name)",
-                device.place(),
+                device.json_path(),
                 device.name
             );
             return Err(Error::other(text));
@@ -44,7 +44,8 @@ pub(super) fn network_devices(init: &mut Init) -> Result<()> {
     }
     let handed = init.channel()?.ask(&Devices { taken: here.iter().map(|link| link.index).collect() })?;
     for (device, handed) in devices.iter().zip(&handed) {
-        set(&route, handed.index, &handed.addresses).with_context(|| format!("unable to set up {}", device.place()))?;
+        set(&route, handed.index, &handed.addresses)
+            .with_context(|| format!("unable to set up {}", device.json_path()))?;
     }
     Ok(())
 }
@@ -92,8 +93,9 @@ impl HandedOver {
         let links = route.links()?;
         let find = |device: &NetDevice| {
             let found = links.iter().find(|link| link.name == device.host).cloned();
-            found
-                .ok_or_else(|| Error::other(format!("{}: there is no such network device on the host", device.place())))
+            found.ok_or_else(|| {
+                Error::other(format!("{}: there is no such network device on the host", device.json_path()))
+            })
         };
         let found = devices.iter().map(find).collect::<Result<Vec<Link>>>()?;
         let mut used = taken.to_vec();
@@ -109,7 +111,7 @@ impl HandedOver {
                     Errno::EINVAL => "a device of this kind is bound to its network namespace",
                     _ => "unable to move it into the container's network namespace",
                 };
-                Error::from(error).context(format!("{}: {advice}", device.place()))
+                Error::from(error).context(format!("{}: {advice}", device.json_path()))
             })?;
             used.push(index);
             handed.moved.push(Moved { link, index, addresses });

@@ -46,7 +46,7 @@ fn find(name: &str, path: &str) -> Result<CString> {
 }
 
 fn check(path: &Path) -> Result<(), String> {
-    let stat = rustix::fs::stat(path).map_err(|error| format!("stat {}: {}", path.display(), words(error)))?;
+    let stat = rustix::fs::stat(path).map_err(|error| format!("stat {}: {}", path.display(), describe(error)))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
         return Err("is a directory".to_owned());
     }
@@ -56,13 +56,13 @@ fn check(path: &Path) -> Result<(), String> {
         other => other,
     }
     .map_err(|error| match error {
-        rustix::io::Errno::ACCESS => format!("{}{}", words(error), executable::why_denied(path, &stat)),
-        _ => words(error),
+        rustix::io::Errno::ACCESS => format!("{}{}", describe(error), executable::why_denied(path, &stat)),
+        _ => describe(error),
     })
 }
 
 /// The text of an errno in Go's syscall package, on which runc's callers match.
-fn words(error: rustix::io::Errno) -> String {
+fn describe(error: rustix::io::Errno) -> String {
     let text = nix::errno::Errno::from_raw(error.raw_os_error()).desc();
     let mut characters = text.chars();
     characters.next().map(|first| first.to_ascii_lowercase().to_string() + characters.as_str()).unwrap_or_default()
@@ -80,7 +80,7 @@ pub(super) fn execute(init: &Init) -> Result<Infallible> {
     let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
     let path = init.program.as_deref().ok_or_else(|| Error::other("the program was not looked up"))?;
     let error = process::exec(path, &args, &env);
-    let reason = words(rustix::io::Errno::from_raw_os_error(error.errno() as i32));
+    let reason = describe(rustix::io::Errno::from_raw_os_error(error.errno() as i32));
     let flaw = init.program_flaw.as_ref().map(|flaw| format!(": {flaw}")).unwrap_or_default();
     Err(Error::new(ErrorKind::Executable, format!("exec {}: {reason}{flaw}", path.to_string_lossy())))
 }

@@ -138,11 +138,11 @@ pub(super) fn console(init: &mut Init) -> Result<()> {
     let settings = init.settings.terminal;
     let slave = match &init.root {
         Some(root) => {
-            let slave = terminal::make(settings, console, init.proc()?, root.dir())?;
+            let slave = terminal::create(settings, console, init.proc()?, root.dir())?;
             root.bind_console(slave.as_fd()).context("unable to bind /dev/console")?;
             slave
         }
-        None => terminal::make(settings, console, init.proc()?, &Dir::open_host(Path::new("/"))?)?,
+        None => terminal::create(settings, console, init.proc()?, &Dir::open_host(Path::new("/"))?)?,
     };
     init.terminal = Some(slave);
     Ok(())

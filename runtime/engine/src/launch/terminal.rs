@@ -19,7 +19,7 @@ use super::streams;
 
 /// Creates a pty in the devpts of `root`, sets its size, and sends the master to `console`. Returns the slave, opened
 /// from the master itself and never by a path (an image could have another file there).
-pub(super) fn make(settings: TerminalSettings, console: OwnedFd, proc: &Proc, root: &Dir) -> Result<OwnedFd> {
+pub(super) fn create(settings: TerminalSettings, console: OwnedFd, proc: &Proc, root: &Dir) -> Result<OwnedFd> {
     let unable = "unable to make a terminal";
     let master = rootfs::open_ptmx(root, proc)?;
     let slave = tty::open_peer(master.as_fd()).context(unable)?;
@@ -39,7 +39,7 @@ pub(super) fn make(settings: TerminalSettings, console: OwnedFd, proc: &Proc, ro
 /// CAP_FOWNER or CAP_CHOWN could change through the descriptor. The container's own device replaces it; without one,
 /// the host's on a read-only mount.
 pub(super) fn reopen_devices(init: &mut Init) -> Result<()> {
-    let device_of = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).ok().as_ref().and_then(MemoryDevice::of);
+    let device_of = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).ok().as_ref().and_then(MemoryDevice::from_stat);
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut opened = Vec::new();
     for (stream, fd) in StandardStream::ALL.into_iter().zip([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]) {
@@ -98,7 +98,8 @@ fn open_device(init: &Init, device: MemoryDevice) -> Result<Option<OwnedFd>> {
 fn open_own(init: &Init, device: MemoryDevice) -> SysResult<Option<OwnedFd>> {
     let found = Dir::open_host(Path::new("/"))?.try_find(device.path(), Links::Follow)?;
     // The check must precede the open, because opening another device can have effects.
-    let is_device = |fd: &OwnedFd| rustix::fs::fstat(fd).is_ok_and(|stat| MemoryDevice::of(&stat) == Some(device));
+    let is_device =
+        |fd: &OwnedFd| rustix::fs::fstat(fd).is_ok_and(|stat| MemoryDevice::from_stat(&stat) == Some(device));
     let Some(found) = found.filter(is_device) else { return Ok(None) };
     init.proc()?.reopen(&found, rustix::fs::OFlags::RDWR).map(Some)
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
-use super::mounts::{directory, filesystem, labelled, make_readonly, place};
+use super::mounts::{directory, filesystem, labelled, make_readonly, mount_at};
 use super::{Root, by_path, refuse};
 use crate::error::Result;
 use brig_plan::mounts::{CgroupHierarchy, CgroupMounts, MountOp, RootfsPlan};
@@ -32,7 +32,7 @@ pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<Owne
     match &root.cgroup {
         CgroupMounts::None => {
             let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
-            place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
+            mount_at(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
         }
         CgroupMounts::V2 { mountpoint, own } => {
             let source = if plan.cgroup_namespace { own } else { mountpoint };
@@ -63,7 +63,7 @@ impl Mounting<'_> {
                     return Ok(mounted);
                 }
                 Err(error) if mount::is_missing(&error) => {
-                    return place(root, &filesystem(op, "cgroup2", flags), op, flags, target);
+                    return mount_at(root, &filesystem(op, "cgroup2", flags), op, flags, target);
                 }
                 // The user namespace does not own the cgroup namespace.
                 Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) => {}
@@ -77,7 +77,7 @@ impl Mounting<'_> {
             Err(error) if error.errno() == Errno::ENOENT => {
                 // A rootless container without its own cgroup sees no cgroups.
                 let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
-                place(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
+                mount_at(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
             }
             tree => bind(root, source, tree, flags, &target),
         }
@@ -87,7 +87,7 @@ impl Mounting<'_> {
     fn hierarchies(&self, target: OwnedFd, list: &[CgroupHierarchy]) -> Result<OwnedFd> {
         let Mounting { root, plan, op, flags } = *self;
         let fs = Filesystem::new("tmpfs").source("tmpfs".as_ref()).parameter("mode", Some("755".into()));
-        let top = place(root, &labelled(fs, plan), op, FLAGS, target)?;
+        let top = mount_at(root, &labelled(fs, plan), op, FLAGS, target)?;
         for hierarchy in list {
             let name = hierarchy.name.as_str();
             if name.is_empty() || name.contains('/') || name.starts_with('.') {
@@ -98,7 +98,7 @@ impl Mounting<'_> {
             let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let place = rustix::fs::openat(&top, name, directory, Mode::empty())
                 .map_err(|e| SysError::from_rustix("openat", format!("{:?}/{name}", op.target), e))?;
-            one(root, plan, hierarchy, flags, &place)?;
+            mount_hierarchy(root, plan, hierarchy, flags, &place)?;
             for alias in name.split(',').filter(|alias| *alias != name && !alias.is_empty()) {
                 match rustix::fs::symlinkat(name, &top, alias) {
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -147,7 +147,13 @@ fn bind_legacy(root: &Root, source: &Path, flags: u64, target: &OwnedFd) -> Resu
     Ok(mounted)
 }
 
-fn one(root: &Root, plan: &RootfsPlan, hierarchy: &CgroupHierarchy, flags: u64, target: &OwnedFd) -> Result<()> {
+fn mount_hierarchy(
+    root: &Root,
+    plan: &RootfsPlan,
+    hierarchy: &CgroupHierarchy,
+    flags: u64,
+    target: &OwnedFd,
+) -> Result<()> {
     if plan.cgroup_namespace {
         let mut fs = Filesystem::new("cgroup").source("cgroup".as_ref());
         for option in hierarchy.options.split(',').filter(|option| !option.is_empty()) {

@@ -79,7 +79,7 @@ impl MemoryDevice {
     }
 
     /// Recognises the device of a node by its number.
-    pub fn of(stat: &Stat) -> Option<MemoryDevice> {
+    pub fn from_stat(stat: &Stat) -> Option<MemoryDevice> {
         let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
         let number = |device: &MemoryDevice| stat.st_rdev == rustix::fs::makedev(1, device.known().0);
         MemoryDevice::ALL.into_iter().find(number).filter(|_| is_device)
@@ -88,7 +88,7 @@ impl MemoryDevice {
     fn check(self, fd: &OwnedFd) -> Result<()> {
         let (minor, path) = self.known();
         let stat = rustix::fs::fstat(fd).map_err(|error| SysError::from_rustix("fstat", path, error))?;
-        match MemoryDevice::of(&stat) == Some(self) {
+        match MemoryDevice::from_stat(&stat) == Some(self) {
             true => Ok(()),
             false => Err(refuse(Path::new(path), &format!("is not the character device 1:{minor}"))),
         }
@@ -99,7 +99,7 @@ impl MemoryDevice {
 /// of its own, so that no other file can replace it.
 pub fn is_other_device(stat: &Stat) -> bool {
     let kind = FileType::from_raw_mode(stat.st_mode);
-    matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && MemoryDevice::of(stat).is_none()
+    matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && MemoryDevice::from_stat(stat).is_none()
 }
 
 /// Checks that `fd` is the null device.
@@ -130,7 +130,7 @@ pub fn open_protected(device: MemoryDevice) -> Result<Option<OwnedFd>> {
 /// # Errors
 /// As for [`open_protected`].
 pub fn replacement(fd: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
-    let device = rustix::fs::fstat(fd).ok().as_ref().and_then(MemoryDevice::of);
+    let device = rustix::fs::fstat(fd).ok().as_ref().and_then(MemoryDevice::from_stat);
     device.map_or(Ok(None), open_protected)
 }
 

@@ -72,7 +72,7 @@ pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp, source: 
                 Some(namespace) if op.kind == MountKind::Proc => fs.descriptor("pidns", namespace.as_fd()),
                 _ => fs,
             };
-            place(root, &fs, op, op.flags, target)?
+            mount_at(root, &fs, op, op.flags, target)?
         }
         MountKind::Tmpfs => tmpfs(root, plan, op)?,
         MountKind::Mqueue => mqueue(root, plan, op)?,
@@ -81,7 +81,7 @@ pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp, source: 
         MountKind::Other(kind) => {
             let target = directory(root, op)?;
             let fs = labelled(filesystem(op, kind, op.flags), plan);
-            place(root, &fs, op, op.flags, target)?
+            mount_at(root, &fs, op, op.flags, target)?
         }
     };
     let is_tmpfs = op.kind == MountKind::Tmpfs;
@@ -148,7 +148,7 @@ pub(super) fn labelled<'a>(fs: Filesystem<'a>, plan: &'a RootfsPlan) -> Filesyst
 }
 
 /// Mounts `fs` on `target` and returns the new mount's root.
-pub(super) fn place(root: &Root, fs: &Filesystem<'_>, op: &MountOp, flags: u64, target: OwnedFd) -> Result<OwnedFd> {
+pub(super) fn mount_at(root: &Root, fs: &Filesystem<'_>, op: &MountOp, flags: u64, target: OwnedFd) -> Result<OwnedFd> {
     let flags = writable_dev(op, flags);
     if fs.fits_fsconfig() {
         match fs.mount(mount::attributes(flags)) {
@@ -220,7 +220,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
         None => directory(root, op)?,
     };
     if !op.copy_up {
-        return place(root, &fs, op, flags, target);
+        return mount_at(root, &fs, op, flags, target);
     }
     let from = rustix::fs::openat(
         &target,
@@ -239,7 +239,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
         }
         Err(error) if !mount::is_missing(&error) => Err(explain(op, error)),
         _ => {
-            let mounted = place(root, &fs, op, flags, target)?;
+            let mounted = mount_at(root, &fs, op, flags, target)?;
             copy_up(op, &from, &mounted)?;
             Ok(mounted)
         }
@@ -270,12 +270,12 @@ fn mqueue(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
     let target = directory(root, op)?;
     let plain = filesystem(op, "mqueue", op.flags);
     if plan.mount_label.is_none() {
-        return place(root, &plain, op, op.flags, target);
+        return mount_at(root, &plain, op, op.flags, target);
     }
     // Older kernels accept no label for mqueue.
     let again = target.try_clone().context("error duplicating a descriptor")?;
-    place(root, &labelled(plain.clone(), plan), op, op.flags, target)
-        .or_else(|_| place(root, &plain, op, op.flags, again))
+    mount_at(root, &labelled(plain.clone(), plan), op, op.flags, target)
+        .or_else(|_| mount_at(root, &plain, op, op.flags, again))
 }
 
 /// Changes the options of the mount at the target.

@@ -36,7 +36,7 @@ impl Engine {
         let container = self.load_locked(id)?;
         allow(Verb::Checkpoint, container.status()?, id)?;
         let spec = container.spec()?;
-        let images = Directory::make(&options.images)?;
+        let images = Directory::create(&options.images)?;
         let work = work_directory(&options.work)?;
         let parent = options.parent.as_deref().map(|parent| check_parent(&images.path, parent)).transpose()?;
         let (plan, cgroup) = container.plan(&spec, self)?;
@@ -53,7 +53,7 @@ impl Engine {
         asked.page_server = options.page_server.as_ref().map(|(address, port)| (address.as_str(), *port));
         asked.status = options.status_fd;
         asked.freeze = container.freezer();
-        asked.configuration = annotations::CRIU_CONFIG.of(&spec);
+        asked.configuration = annotations::CRIU_CONFIG.get(&spec);
         apply(&mut asked, &options.common);
         let namespaces = NamespacePlan::new(&spec);
         for (kind, name) in external::NAMESPACES {
@@ -111,7 +111,7 @@ impl Directory {
         Ok(Directory { file, path })
     }
 
-    fn make(path: &Path) -> Result<Directory> {
+    fn create(path: &Path) -> Result<Directory> {
         let path = if path.as_os_str().is_empty() { Path::new("checkpoint") } else { path };
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.with_context(|| format!("unable to make {}", path.display()))?;
@@ -121,7 +121,7 @@ impl Directory {
 
 /// Creates the directory of CRIU's log; `None` for that of the images.
 pub(super) fn work_directory(path: &Path) -> Result<Option<Directory>> {
-    if path.as_os_str().is_empty() { Ok(None) } else { Directory::make(path).map(Some) }
+    if path.as_os_str().is_empty() { Ok(None) } else { Directory::create(path).map(Some) }
 }
 
 /// The parent's path must be relative, so that both images can be moved together.

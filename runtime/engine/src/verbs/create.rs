@@ -162,7 +162,7 @@ impl<'a> Creation<'a> {
         // systemd moves the process; else the process is cloned into its cgroup, or enters it before anything else.
         let attaches = made.has_pending_unit();
         let mut observer = CreateObserver {
-            listener: Listener::of(spec, &record.id, &record.bundle),
+            listener: Listener::from_spec(spec, &record.id, &record.bundle),
             limits: Limits { group: record.intel_rdt.clone(), oom_score_adj: plan.init.process.oom_score_adj },
             entry,
             record,
@@ -181,7 +181,7 @@ impl<'a> Creation<'a> {
             }
         };
         if start == ProgramStart::Now
-            && let Some(poststart) = Poststart::of(spec, &observer.record)
+            && let Some(poststart) = Poststart::from_spec(spec, &observer.record)
             && let Err(error) = entry.unlock().and_then(|()| poststart.run())
         {
             kill(&child, observer.cgroup.cgroup()?)?;
@@ -220,7 +220,7 @@ impl<'a> Creation<'a> {
             empty_namespace: if plan.fits_empty_namespace() { rootfs::cached_namespace() } else { None },
             sources,
             gate: match self.start {
-                ProgramStart::AtGate => Some(gate::make(&self.entry.gate_path())?),
+                ProgramStart::AtGate => Some(gate::create(&self.entry.gate_path())?),
                 ProgramStart::Now => None,
             },
             console,
@@ -274,7 +274,7 @@ pub(super) struct Poststart {
 }
 
 impl Poststart {
-    pub(super) fn of(spec: &Spec, record: &Record) -> Option<Poststart> {
+    pub(super) fn from_spec(spec: &Spec, record: &Record) -> Option<Poststart> {
         let hooks = brig_plan::hooks::of_runtime(spec);
         let state = || container::hook_state(spec, &record.id, &record.bundle);
         (!hooks.poststart.is_empty()).then(|| Poststart { hooks, state: state(), pid: record.init_process_pid })

@@ -68,7 +68,7 @@ impl Engine {
             target,
             limits,
             options: &options,
-            listener: Listener::of(&spec, id, &container.record.bundle),
+            listener: Listener::from_spec(&spec, id, &container.record.bundle),
             init: container.record.init_process_pid,
             cgroup: container.cgroup(),
         };

@@ -36,7 +36,7 @@ struct ProcessState<'a> {
 
 impl Listener {
     /// The listener of a container whose profile uses SCMP_ACT_NOTIFY.
-    pub(super) fn of(spec: &Spec, id: &str, bundle: &Path) -> Option<Listener> {
+    pub(super) fn from_spec(spec: &Spec, id: &str, bundle: &Path) -> Option<Listener> {
         let profile = spec.linux().as_ref()?.seccomp().as_ref().filter(|profile| notifies(profile))?;
         Some(Listener {
             path: profile.listener_path().clone()?,

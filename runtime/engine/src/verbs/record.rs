@@ -97,7 +97,7 @@ impl GroupGuard {
         let group = Group::planned(plan)?;
         record.intel_rdt = Some(group.clone());
         entry.write_record(record)?;
-        group.make(plan)?;
+        group.create(plan)?;
         Ok(GroupGuard(Some(group)))
     }
 

@@ -94,7 +94,7 @@ pub struct UnitPlan {
 impl UnitPlan {
     /// The container's cgroup below that of the systemd that serves it: a slice `a-b.slice` is one in `a.slice`, and
     /// `-.slice` is the top (systemd.slice(5)).
-    pub fn place(&self) -> PathBuf {
+    pub fn cgroup_path(&self) -> PathBuf {
         let stem = self.slice.strip_suffix(".slice").unwrap_or(&self.slice);
         let mut place = PathBuf::new();
         if stem != "-" {
@@ -180,7 +180,7 @@ pub(super) fn unit(
 }
 
 fn subgroup(spec: &Spec, findings: &mut Findings) -> String {
-    let value = SUBGROUP.of(spec).unwrap_or_default().to_owned();
+    let value = SUBGROUP.get(spec).unwrap_or_default().to_owned();
     if value == "." || value == ".." || value.contains('/') {
         findings.deny(format!("annotations[{:?}]", SUBGROUP.name()), format!("{value:?} is no name of a cgroup"), "");
     }

@@ -32,7 +32,7 @@ fn pids(dir: &Dir, only: bool, stats: &mut Stats) -> Result<()> {
         }
         // Processes can be counted without the controller.
         None if only => {
-            let pids = tasks::all(dir, Instant::now() + wait::CHANGE_TIMEOUT).context("cannot read statistics")?;
+            let pids = tasks::pids(dir, Instant::now() + wait::CHANGE_TIMEOUT).context("cannot read statistics")?;
             stats.pids.current = pids.len() as u64;
         }
         None => {}

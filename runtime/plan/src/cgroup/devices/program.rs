@@ -55,13 +55,13 @@ pub fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
             answer(&mut list, rule.allow);
             return list;
         }
-        one(&mut list, rule);
+        push_rule(&mut list, rule);
     }
     answer(&mut list, false);
     list
 }
 
-fn one(list: &mut Vec<Instruction>, rule: &DeviceRule) {
+fn push_rule(list: &mut Vec<Instruction>, rule: &DeviceRule) {
     let mut body = Vec::with_capacity(5);
     if rule.allow {
         // ACCESS &= !granted; granted when nothing is left.

@@ -83,7 +83,7 @@ fn a_unit_has_its_place_below_its_slice() {
     let place = |path: &str, annotations: Json| {
         let (unit, violations) = unit_of(path, annotations);
         assert_eq!(violations, Vec::<String>::new());
-        unit.expect("a unit").place()
+        unit.expect("a unit").cgroup_path()
     };
     assert_eq!(place("system.slice:p:n", json!({})).as_os_str(), "system.slice/p-n.scope");
     assert_eq!(place("a-b-c.slice:p:n", json!({})).as_os_str(), "a.slice/a-b.slice/a-b-c.slice/p-n.scope");
@@ -153,7 +153,7 @@ fn on_v1_a_scope_accounts_block_devices_by_their_v1_name_and_is_root_s_alone() {
     for layout in [CgroupLayout::V1, CgroupLayout::Hybrid] {
         let root = Host::of_root(layout);
         let unit = unit_on(&root, "a.slice:p:n", json!({})).0.expect("a unit");
-        assert_eq!((unit.layout, unit.place().as_os_str()), (layout, "a.slice/p-n.scope".as_ref()));
+        assert_eq!((unit.layout, unit.cgroup_path().as_os_str()), (layout, "a.slice/p-n.scope".as_ref()));
         let names: Vec<&str> = unit.properties.iter().map(|property| property.name.as_str()).collect();
         assert!(names.contains(&"BlockIOAccounting") && !names.contains(&"IOAccounting"), "{names:?}");
         for other in [Host { euid: 1000, ..root.clone() }, Host { in_user_namespace: true, ..root }] {
