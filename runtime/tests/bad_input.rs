@@ -345,7 +345,7 @@ fn every_violation_is_in_the_one_error() {
 }
 
 #[test]
-fn what_this_build_does_not_honour_is_refused_by_name() {
+fn fields_that_this_build_does_not_honour_are_refused_by_name() {
     let fields: [(&str, Value, &str); 8] = [
         ("/linux/intelRdt", json!({"closID": ".."}), "linux.intelRdt.closID: invalid"),
         // No host of these tests has the hardware.

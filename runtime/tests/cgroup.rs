@@ -80,7 +80,7 @@ fn a_record_finds_the_cgroup_again() {
 }
 
 #[test]
-fn a_frozen_cgroup_stands_still_and_is_killed_all_the_same() {
+fn a_frozen_cgroup_does_not_run_and_can_be_killed() {
     let mut scratch = Scratch::new("freeze", &json!({}));
     let process = Gated::idle();
     scratch.enter(&process);
@@ -318,7 +318,7 @@ fn an_update_replaces_the_device_rules() {
 }
 
 #[test]
-fn an_update_keeps_what_it_does_not_name() {
+fn an_update_keeps_the_settings_that_it_does_not_name() {
     if !bed::has_controller("cpu") || !bed::has_controller("memory") {
         return;
     }

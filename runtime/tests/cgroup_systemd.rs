@@ -28,7 +28,7 @@ fn features_names_systemd_where_its_manager_works() {
 }
 
 #[test]
-fn the_scope_that_has_taken_a_containers_name_is_left_alone() {
+fn another_scope_with_the_containers_name_is_left() {
     if !here() {
         return;
     }

@@ -84,7 +84,7 @@ fn rules(more: Value) -> Value {
 }
 
 #[test]
-fn a_scope_is_in_every_hierarchy_with_its_limits_and_gone_from_all_of_them_afterwards() {
+fn a_scope_has_its_limits_in_every_hierarchy_and_is_removed_from_all() {
     if !here() {
         return;
     }
@@ -150,7 +150,7 @@ fn a_scope_is_in_every_hierarchy_with_its_limits_and_gone_from_all_of_them_after
 }
 
 #[test]
-fn an_update_keeps_what_systemd_would_round_or_write_anew() {
+fn an_update_keeps_settings_that_systemd_would_round_or_rewrite() {
     if !here() {
         return;
     }
@@ -255,7 +255,7 @@ fn a_container_can_have_a_cgroup_below_the_scope() {
 }
 
 #[test]
-fn the_scope_that_has_taken_a_containers_name_is_left_alone() {
+fn another_scope_with_the_containers_name_is_left() {
     if !here() {
         return;
     }

@@ -138,7 +138,7 @@ fn cgroups_that_are_made_while_their_container_is_removed_do_not_keep_it() {
 }
 
 #[test]
-fn a_cgroup_that_a_process_outside_keeps_in_use_is_an_error_within_the_deadline() {
+fn removing_a_cgroup_that_an_outside_process_uses_fails_within_the_deadline() {
     let scratch = Scratch::new("kept", &json!({}));
     let process = Gated::idle();
     enter_below(&scratch.0, b"kept", &process);

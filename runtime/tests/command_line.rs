@@ -40,7 +40,7 @@ fn message(line: &str) -> String {
 }
 
 #[test]
-fn wrong_flags_and_arguments_end_as_runcs_do() {
+fn wrong_flags_and_arguments_have_the_outcome_of_runc() {
     for args in [
         &["--bogus", "spec"][..],
         &["spec", "--bogus"],
@@ -61,7 +61,7 @@ fn wrong_flags_and_arguments_end_as_runcs_do() {
 }
 
 #[test]
-fn verbs_without_their_container_end_as_runcs_do() {
+fn verbs_without_their_container_have_the_outcome_of_runc() {
     for args in [
         &["state", "nope"][..],
         &["state", "a/b"],

@@ -154,7 +154,7 @@ fn an_interrupted_create_leaves_a_cgroup_alone_that_is_not_its_own() {
 }
 
 #[test]
-fn delete_leaves_a_cgroup_alone_that_has_taken_the_place_of_the_containers_own() {
+fn delete_leaves_a_cgroup_that_replaced_the_containers_own() {
     for force in [false, true] {
         let bundle = bundle();
         bundle.create();

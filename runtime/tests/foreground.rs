@@ -285,7 +285,7 @@ fn a_process_without_a_terminal_gets_pipes_for_that_of_the_caller() {
 }
 
 #[test]
-fn what_was_written_before_the_end_is_not_lost() {
+fn output_before_the_exit_is_not_lost() {
     let bundle = Bundle::new(true, "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo the end");
     let (_master, slave) = terminal(24, 80);
     for round in 0..3 {
@@ -318,7 +318,7 @@ fn a_terminal_without_one_to_type_on_is_refused_at_once() {
 }
 
 #[test]
-fn the_end_of_the_callers_terminal_reaches_the_containers() {
+fn a_hangup_of_the_callers_terminal_reaches_the_container() {
     for typed in ["", "a line\r", "half a line"] {
         let bundle = Bundle::new(true, "echo ready; cat >/dev/null; exit 5");
         let (mut master, slave) = terminal(24, 80);

@@ -79,7 +79,7 @@ fn start_waits_until_the_container_is_ready() {
 }
 
 #[test]
-fn a_detached_run_waits_too_and_ends_with_its_container() {
+fn a_detached_run_waits_for_the_notification_and_exits_with_its_container() {
     let (bundle, manager) = service();
     let path = bundle.path().join("manager");
     let line = ["run", "-d", "-b", bundle.path().to_str().unwrap(), &bundle.id];

@@ -413,7 +413,7 @@ fn a_cgroup_with_processes_of_others_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_signal_in_the_middle_of_a_create_leaves_what_delete_removes() {
+fn delete_removes_a_container_whose_create_was_interrupted_by_a_signal() {
     let bundle = bundle(&["sleep", "1000"]);
     let path = bundle.path().to_str().unwrap();
     for (number, signal) in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().cycle().take(30).enumerate() {

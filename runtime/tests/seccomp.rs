@@ -172,11 +172,11 @@ fn compare(profile: &str) {
 }
 
 #[test]
-fn dockers_profile_means_what_it_means_to_runc() {
+fn dockers_profile_gives_the_results_of_runc() {
     compare(DOCKER);
 }
 
 #[test]
-fn operators_and_actions_mean_what_they_mean_to_runc() {
+fn operators_and_actions_give_the_results_of_runc() {
     compare(MIXED);
 }

@@ -197,7 +197,7 @@ mod tests {
     use crate::handshake::{Limits, Mounted, Ready, Recorded, SecondStage};
 
     #[test]
-    fn a_small_request_is_not_taken_for_an_errno() {
+    fn a_small_request_is_not_mistaken_for_an_errno() {
         let (parent, init) = pair().unwrap();
         for pid in [1, 63, 64, 8191, 8192] {
             init.send(&SecondStage { pid }, &[]).unwrap();

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_taken_once() {
+    fn a_descriptor_number_can_be_taken_once() {
         let mut table = Inherited::default();
         let number = table.insert(std::fs::File::open("/dev/null").unwrap().into());
         assert!(table.take(number + 1).is_err());

@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_of_our_own_can_show_processes_alone() {
+    fn a_private_procfs_can_be_limited_to_processes() {
         // Mounting takes a privilege.
         let Ok(root) = mount_private(Shows::Processes) else { return };
         let proc = Proc { root, private: OnceLock::new(), shows: Shows::Processes };

@@ -70,7 +70,7 @@ fn run_both(change: impl Fn(&mut Value)) -> [Seen; 2] {
 }
 
 #[test]
-fn programs_end_as_under_runc() {
+fn programs_have_the_outcome_of_runc() {
     let runs: &[(&str, Value)] = &[
         ("exit code", json!(["sh", "-c", "echo out; exit 3"])),
         ("killed", json!(["sh", "-c", "kill -KILL $$; exit 4"])),
@@ -152,7 +152,7 @@ fn facts_are_those_of_runc() {
 }
 
 #[test]
-fn execs_end_as_under_runc() {
+fn execs_have_the_outcome_of_runc() {
     let make = || {
         let bundle = script("exec sleep 1000");
         std::fs::create_dir(bundle.rootfs("etc")).unwrap();
@@ -211,7 +211,7 @@ fn execs_end_as_under_runc() {
 }
 
 #[test]
-fn verbs_in_every_state_end_as_under_runc() {
+fn verbs_in_every_state_have_the_outcome_of_runc() {
     let verbs: &[&[&str]] = &[
         &["start", "ID"],
         &["exec", "ID", "true"],

@@ -182,7 +182,7 @@ fn a_failure_after_the_program_only_warns() {
 }
 
 #[test]
-fn a_failure_beside_the_program_ends_the_container() {
+fn a_failing_poststart_hook_kills_the_container() {
     let mut bundle = script("exec sleep 1000");
     let (bad, good) = (hook(&bundle, "poststart", "exit 7"), hook(&bundle, "poststart", ""));
     bundle.config["hooks"] = json!({ "poststart": [bad, good], "poststop": [hook(&bundle, "poststop", "")] });

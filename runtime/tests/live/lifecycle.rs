@@ -166,7 +166,7 @@ fn kill_all_reaches_every_process() {
 }
 
 #[test]
-fn a_shared_pid_namespace_is_killed_whole() {
+fn kill_and_delete_kill_every_process_of_a_shared_pid_namespace() {
     for verb in [&["kill"][..], &["delete", "-f"]] {
         let mut bundle = script("sleep 1001 & sleep 1002 & exec sleep 1003");
         bundle.namespace("pid", None);

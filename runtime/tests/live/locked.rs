@@ -31,7 +31,7 @@ fn delete_at_once(bundle: &Bundle) {
 }
 
 #[test]
-fn delete_ends_a_create_whose_hook_hangs() {
+fn delete_aborts_a_create_whose_hook_hangs() {
     for name in ["prestart", "createRuntime", "createContainer"] {
         let mut bundle = script("sleep 1000");
         let hook = if name == "createContainer" {
@@ -51,7 +51,7 @@ fn delete_ends_a_create_whose_hook_hangs() {
 }
 
 #[test]
-fn delete_ends_a_start_and_a_run_whose_hook_hangs() {
+fn delete_aborts_a_start_and_a_run_whose_hook_hangs() {
     for (name, verb) in [("poststart", "start"), ("poststart", "run"), ("startContainer", "start")] {
         let mut bundle = script("sleep 1000");
         let hook = if name == "startContainer" {

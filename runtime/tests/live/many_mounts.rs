@@ -128,7 +128,7 @@ fn a_container_gets_the_same_mounts_in_the_same_order() {
 }
 
 #[test]
-fn what_the_host_mounts_later_comes_into_the_container_as_its_options_say() {
+fn later_mounts_of_the_host_propagate_as_the_options_say() {
     let host = Host::with_mounts(300);
     let mut bundle = script("sleep 1000");
     mount(&mut bundle, "/slave", "/mnt/shared", &["rbind", "rslave"]);
@@ -176,7 +176,7 @@ fn hooks_that_run_before_the_root_is_entered_see_the_hosts_paths() {
 }
 
 #[test]
-fn what_needs_the_hosts_mounts_has_them() {
+fn containers_that_need_the_hosts_mounts_have_them() {
     let host = Host::with_mounts(300);
     let mut mapped = script("cat /deep/below/file");
     mapped.map_ids();

@@ -47,7 +47,7 @@ fn every_kind_is_new_when_it_is_listed() {
 }
 
 #[test]
-fn what_is_not_listed_is_the_callers() {
+fn namespaces_that_are_not_listed_are_the_callers() {
     let mut bundle = script(PRINT_NAMESPACES);
     only(&mut bundle, json!([{"type": "mount"}]));
     let (mut own, mut inside) = (own_namespaces(), namespaces(&bundle.run_ok()));
@@ -243,7 +243,7 @@ fn an_exec_is_in_every_namespace_of_the_container() {
 }
 
 #[test]
-fn an_exec_joins_what_init_joined() {
+fn an_exec_joins_the_namespaces_that_init_joined() {
     let holder = Holder::new(&["--net", "--uts", "--ipc"]);
     let mut bundle = script("exec sleep 1000");
     bundle.config.as_object_mut().unwrap().remove("hostname");

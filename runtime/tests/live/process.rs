@@ -91,7 +91,7 @@ fn five_sets_of_capabilities() {
 }
 
 #[test]
-fn an_exec_gets_the_capabilities_of_the_configuration_and_what_is_added() {
+fn an_exec_has_the_configured_and_the_added_capabilities() {
     let mut bundle = script("exec sleep 1000");
     bundle.config["process"]["capabilities"] = json!({
         "bounding": ["CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"], "inheritable": [], "ambient": [],
@@ -235,7 +235,7 @@ fn with_fds(bundle: &Bundle, environment: &str, line: &str) -> String {
 }
 
 #[test]
-fn no_descriptor_but_what_is_preserved() {
+fn only_preserved_descriptors_are_inherited() {
     let look = "exec ls -l /proc/self/fd";
     let mut bundle = script(look);
     bundle.write();
@@ -414,7 +414,7 @@ fn an_exec_has_the_containers_cpu_affinity_unless_its_process_has_one() {
 }
 
 #[test]
-fn what_keeps_a_file_from_being_executed_is_named() {
+fn the_reason_why_a_file_cannot_be_executed_is_named() {
     use std::os::unix::fs::PermissionsExt;
     let mut bundle = script("exec sleep 1000");
     let write = |name: &str, bytes: &[u8], mode: u32| {

@@ -70,7 +70,7 @@ fn difference(a: &BTreeMap<u32, String>, b: &BTreeMap<u32, String>) -> Vec<Strin
 const LAST_OF_LIBSECCOMP: &str = "450";
 
 #[test]
-fn dockers_profile_does_what_runcs_does_call_by_call() {
+fn dockers_profile_gives_the_result_of_runcs_for_each_call() {
     for (entry, last) in [("native", LAST_OF_LIBSECCOMP), ("compat", LAST_OF_LIBSECCOMP)] {
         let [run, exec, theirs] = both(DOCKER, entry, last);
         assert!(run.len() > 400, "{entry}: {}", run.len());
@@ -80,7 +80,7 @@ fn dockers_profile_does_what_runcs_does_call_by_call() {
 }
 
 #[test]
-fn what_is_newer_than_a_profile_does_not_exist() {
+fn calls_newer_than_a_profile_return_enosys() {
     let profile: Value = serde_json::from_str(DOCKER).unwrap();
     let run = results(&bundle(BRIG, profile, &["syscalls", "native", "451", "600"]).run_ok());
     // mseal (462) is allowed by name; a call that no kernel has yet is ENOSYS (38), not EPERM.
@@ -120,7 +120,7 @@ fn partial(default: &str, more: Value) -> Value {
 const GETPPID: &str = "110";
 
 #[test]
-fn a_profile_for_the_program_alone_does_not_kill_what_starts_it() {
+fn a_profile_that_allows_only_the_programs_calls_does_not_kill_init() {
     for default in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP"] {
         for privileged in [true, false] {
             let mut bundle = bundle(BRIG, partial(default, json!([])), &["syscalls", "one", "39"]);
@@ -133,7 +133,7 @@ fn a_profile_for_the_program_alone_does_not_kill_what_starts_it() {
 }
 
 #[test]
-fn every_action_does_what_it_says() {
+fn every_action_has_its_effect() {
     for (rule, code, printed) in [
         (json!({"action": "SCMP_ACT_ERRNO"}), 0, "1\n"),
         (json!({"action": "SCMP_ACT_ERRNO", "errnoRet": 95}), 0, "95\n"),

@@ -169,7 +169,7 @@ fn the_agent_of_an_exec_must_be_there_too() {
 }
 
 #[test]
-fn an_annotation_names_the_agent_and_another_refuses_what_nobody_knows() {
+fn annotations_name_the_agent_and_refuse_unknown_system_calls() {
     let (mut bundle, mut agent) = notified("mkdir /made && test ! -e /made && echo pretended", MKDIR);
     let profile = bundle.config["linux"]["seccomp"].as_object_mut().unwrap();
     let path = profile.remove("listenerPath").unwrap();

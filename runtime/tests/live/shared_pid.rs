@@ -64,7 +64,7 @@ fn hooks_of_create_run_outside_of_a_shared_pid_namespace() {
 }
 
 #[test]
-fn what_a_clone_does_not_inherit_is_set_for_the_second_stage() {
+fn attributes_that_clone_does_not_inherit_are_set_for_the_second_stage() {
     let (_neighbour, path) = neighbour();
     let mut bundle = sharing(&path, "ulimit -u; ulimit -n; cut -d' ' -f19 /proc/$$/stat; sleep 0");
     // The container lacks CAP_SYS_NICE.

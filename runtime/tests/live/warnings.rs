@@ -112,7 +112,7 @@ fn an_unknown_key_of_update_is_warned_of() {
 
 /// The journal's socket is created in a mount namespace of the test's own.
 #[test]
-fn the_log_goes_to_the_journal_and_no_file_is_made() {
+fn the_log_goes_to_the_journal_and_creates_no_file() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(directory.path().join("systemd/journal")).unwrap();
     let journal = UnixDatagram::bind(directory.path().join("systemd/journal/socket")).unwrap();

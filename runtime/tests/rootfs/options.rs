@@ -100,7 +100,7 @@ fn the_mode_of_a_tmpfs_is_that_of_the_directory_below() {
 }
 
 #[test]
-fn tmpcopyup_brings_all_of_the_image() {
+fn tmpcopyup_copies_everything_of_the_image() {
     in_bed(|bed| {
         let root = |path: &str| bed.root("data").join(path);
         std::fs::create_dir_all(root("sub/deep")).expect("mkdir");

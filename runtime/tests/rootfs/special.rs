@@ -95,7 +95,7 @@ fn by_default_the_host_spreads_to_the_container_and_not_back() {
 }
 
 #[test]
-fn root_propagation_is_what_was_asked() {
+fn root_propagation_is_as_configured() {
     for (name, expected) in [("rshared", "shared:"), ("rslave", ""), ("rprivate", ""), ("runbindable", "unbindable")] {
         in_bed(move |bed| {
             // A host whose root is shared, as under systemd.

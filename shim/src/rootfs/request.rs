@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_honoured_is_named() {
+    fn fields_that_cannot_be_honoured_are_named() {
         let says = |kind: &str, options: &[&str]| {
             let error = Request::new(3, &mount(kind, options)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig);

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_step_comes_after_what_it_needs_and_has_the_rights_that_it_needs() {
+    fn every_step_follows_its_prerequisites_and_has_its_privilege() {
         for (place, step) in STEPS.iter().enumerate() {
             assert!(is_in_order(place), "{}", step.name);
             assert!(STEPS[..place].iter().all(|other| other.name != step.name), "{} stands there twice", step.name);

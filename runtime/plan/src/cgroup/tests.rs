@@ -135,7 +135,7 @@ fn shares_and_weights_agree_at_both_ends_and_at_the_default() {
 }
 
 #[test]
-fn what_cannot_be_honoured_is_named() {
+fn fields_that_cannot_be_honoured_are_named() {
     for (wishes, layout, paths) in [
         (json!({"memory": {"swap": 5}}), CgroupLayout::V2, vec!["linux.resources.memory.swap"]),
         (json!({"memory": {"limit": 9, "swap": 5}}), CgroupLayout::V1, vec!["linux.resources.memory.swap"]),
@@ -189,7 +189,7 @@ fn what_cannot_be_honoured_is_named() {
 }
 
 #[test]
-fn what_runtimes_ignore_is_a_warning() {
+fn settings_that_runtimes_ignore_cause_a_warning() {
     let wishes = json!({"memory": {"kernel": 1}, "network": {"classID": 5}});
     let (_, findings) = plan(None, wishes, CgroupLayout::V2);
     assert_eq!((findings.violations.len(), findings.warnings.len()), (0, 2));
@@ -205,7 +205,7 @@ fn no_path_is_the_id_below_the_callers_cgroup() {
 }
 
 #[test]
-fn an_update_names_what_shares_a_file() {
+fn an_update_includes_settings_that_share_a_file() {
     let old = resources(everything());
     let new = resources(json!({"cpu": {"period": 50_000}, "memory": {"limit": 2000}}));
     let mut findings = Findings::default();
@@ -279,7 +279,7 @@ fn an_update_that_changes_nothing_is_known_as_such() {
 }
 
 #[test]
-fn without_a_cgroup_only_what_limits_is_refused() {
+fn without_a_cgroup_only_limits_are_refused() {
     let (_, findings) =
         plan(None, json!({"pids": {"limit": -1}, "memory": {}, "cpu": {"quota": -1}}), CgroupLayout::None);
     assert_eq!(findings.violations, vec![]);

@@ -99,12 +99,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn the_program_says_what_the_rules_say(rules in rules(), request in requests()) {
+    fn the_device_program_permits_the_same_as_the_rules(rules in rules(), request in requests()) {
         prop_assert_eq!(run(&program(&rules), &request), read(&rules, &request));
     }
 
     #[test]
-    fn the_lists_say_what_the_rules_say(rules in rules(), request in requests()) {
+    fn device_lists_permit_the_same_as_the_rules(rules in rules(), request in requests()) {
         if let Ok(policy) = simplify(&rules) {
             for access in [MKNOD, READ, WRITE] {
                 let one = Request { access, ..request };
@@ -143,7 +143,7 @@ fn the_usual_configuration_denies_all_but_the_default_devices() {
 }
 
 #[test]
-fn what_is_no_rule_is_named() {
+fn invalid_rules_are_named() {
     let (rules, findings) = parsed(serde_json::json!([
         {"allow": true, "type": "p", "access": "r"},
         {"allow": true, "type": "c", "major": 5_000_000_000_i64, "access": "r"},
