@@ -179,7 +179,7 @@ fn make_sticky(root: &Path) -> Result<()> {
 
 /// Whether the caller is not root, or is root only in its own user namespace (USER keeps the outer name).
 fn is_rootless() -> bool {
-    if !nix::unistd::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
         return true;
     }
     // The initial user namespace maps every id to itself. A map that cannot be read means a kernel without user

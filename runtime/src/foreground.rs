@@ -1,7 +1,7 @@
 //! A container in the foreground: forwards signals to the container's process, and waits for its exit status.
 
-use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 
 use crate::proxy::Proxy;
@@ -76,7 +76,7 @@ fn wait_for_events(
         match poll(&mut fds, None) {
             Ok(_) => break,
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(SysError::from_rustix("poll", "", error).into()),
+            Err(error) => return Err(SysError::new("poll", "", error).into()),
         }
     }
     // Errors and hang-ups count as ready: the read or write that follows reports them.
@@ -107,7 +107,7 @@ fn forward(number: i32, pidfd: &impl std::os::fd::AsFd, proxy: Option<&Proxy>) -
         }
         _ => match process::pidfd_send_signal(pidfd.as_fd(), number) {
             // The process has just exited; its status is about to be read.
-            Err(error) if error.errno() == Errno::ESRCH => Ok(()),
+            Err(error) if error.errno() == Errno::SRCH => Ok(()),
             result => Ok(result?),
         },
     }
@@ -125,7 +125,7 @@ fn reap(pid: i32) -> Result<Option<i32>> {
             Err(rustix::io::Errno::CHILD) => {
                 return Err(Error::other(format!("process {pid} is not a child of this command any more")));
             }
-            Err(error) => return Err(SysError::from_rustix("wait4", "-1, WNOHANG", error).into()),
+            Err(error) => return Err(SysError::new("wait4", "-1, WNOHANG", error).into()),
         }
     }
 }

@@ -119,8 +119,7 @@ impl Proxy {
     /// Connects the caller's standard streams to the terminal with this master.
     pub fn new(master: OwnedFd) -> Result<Proxy> {
         // Nonblocking: after poll, another reader of the same terminal may be first.
-        rustix::io::ioctl_fionbio(&master, true)
-            .map_err(|error| brig_sys::SysError::from_rustix("ioctl", "FIONBIO", error))?;
+        rustix::io::ioctl_fionbio(&master, true).map_err(|error| brig_sys::SysError::new("ioctl", "FIONBIO", error))?;
         let streams = [copy(io::stdin().as_fd())?, copy(io::stdout().as_fd())?, copy(io::stderr().as_fd())?];
         let raw = tty::RawMode::new(copy(streams[0].as_fd())?)?;
         let outer = streams.iter().find(|stream| tty::size(stream.as_fd()).is_ok());
@@ -212,7 +211,7 @@ impl Proxy {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(brig_sys::SysError::from_rustix("poll", "", error).into()),
+                Err(error) => return Err(brig_sys::SysError::new("poll", "", error).into()),
             }
             let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
             let streams = polled.map(|polled| polled && ready.next().unwrap_or(false));

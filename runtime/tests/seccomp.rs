@@ -10,9 +10,9 @@ use brig_engine::seccomp::compile;
 #[rustfmt::skip]
 use brig_sys::seccomp::{Instruction, action_available, flags_available, install};
 use machine::Call;
-use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxSeccomp;
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 /// The interpreter, at the path by which the tests' part of it names it.
@@ -69,13 +69,13 @@ fn the_kernel_takes_dockers_profile_and_acts_on_it() {
         assert_eq!(u32::try_from(nix::unistd::getpid().as_raw()), Ok(std::process::id()));
         denied
     });
-    assert_eq!(denied.join().unwrap(), Err(Errno::EPERM));
+    assert_eq!(denied.join().unwrap(), Err(nix::errno::Errno::EPERM));
 }
 
 #[test]
 fn a_broken_program_is_refused_with_its_call() {
     let error = install(&[Instruction { code: 5, jt: 0, jf: 0, k: 9 }], 0).unwrap_err();
-    assert_eq!(error.errno(), Errno::EINVAL);
+    assert_eq!(error.errno(), Errno::INVAL);
     assert!(error.to_string().starts_with("seccomp(SECCOMP_SET_MODE_FILTER, 0x0, {len=1}): "), "{error}");
 }
 

@@ -77,7 +77,7 @@ impl Watcher {
     pub fn start(report: UnboundedSender<String>) -> Result<Watcher> {
         let unable = "cannot watch for out of memory";
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(|error| SysError::from_rustix("epoll_create1", "EPOLL_CLOEXEC", error))
+            .map_err(|error| SysError::new("epoll_create1", "EPOLL_CLOEXEC", error))
             .context(unable)?;
         let polled = epoll.try_clone().context(unable)?;
         #[allow(deprecated, reason = "its replacement is unsafe code; an OwnedFd keeps to all that it asks for")]
@@ -102,7 +102,7 @@ impl Watcher {
                 _ => EventFlags::IN,
             };
             epoll::add(&self.shared.epoll, fd, EventData::new_u64(number), wanted)
-                .map_err(|error| SysError::from_rustix("epoll_ctl", format!("EPOLL_CTL_ADD, {wanted:?}"), error))
+                .map_err(|error| SysError::new("epoll_ctl", format!("EPOLL_CTL_ADD, {wanted:?}"), error))
                 .with_context(|| format!("cannot watch {id} for out of memory"))?;
         }
         let reported = watch.kills();
@@ -224,7 +224,7 @@ impl Shared {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&at_once)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(events.iter().map(|event| event.data.u64()).collect()),
-            Err(error) => Err(SysError::from_rustix("epoll_wait", "", error)),
+            Err(error) => Err(SysError::new("epoll_wait", "", error)),
         }
     }
 }

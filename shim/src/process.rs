@@ -179,7 +179,7 @@ impl Process {
             };
         };
         match process::pidfd_send_signal(pidfd.as_fd(), signal) {
-            Err(error) if error.errno() == nix::errno::Errno::ESRCH => Err(gone()),
+            Err(error) if error.errno() == rustix::io::Errno::SRCH => Err(gone()),
             other => Ok(other?),
         }
     }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use brig_sys::process::{self, Exit};
-use nix::errno::Errno;
+use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 
@@ -151,7 +151,7 @@ impl Reaper {
 fn reap(pid: i32) {
     match process::reap(pid) {
         // The call that started it has waited for it in the meantime.
-        Err(error) if error.errno() != Errno::ECHILD => tracing::error!("unable to reap the process {pid}: {error}"),
+        Err(error) if error.errno() != Errno::CHILD => tracing::error!("unable to reap the process {pid}: {error}"),
         _ => {}
     }
 }

@@ -28,7 +28,7 @@ use brig_sys::mount::{self, Filesystem};
 use brig_sys::path::Dir;
 use brig_sys::{SysError, SysResult, ns};
 use containerd_shim_protos::types::mount::Mount;
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::bundle::refuse_linked_rootfs;
 use request::{IdMaps, Kind, Layers, Request};
@@ -225,7 +225,7 @@ impl Request {
                     }
                     // The errors of an overlay that does not know the option, from the call itself or from the last
                     // one.
-                    Err(error) if error.errno() == Errno::EINVAL || mount::is_missing(&error) => first = Some(error),
+                    Err(error) if error.errno() == Errno::INVAL || mount::is_missing(&error) => first = Some(error),
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -275,8 +275,8 @@ fn says_why(error: &SysError) -> bool {
 fn map_owners(tree: &OwnedFd, userns: &OwnedFd, recursive: bool) -> Result<()> {
     let advice = "uidmap and gidmap: this file system has no idmapped mounts on this kernel, or is idmapped already";
     match mount::set_idmap(tree, userns, recursive) {
-        Err(error) if error.errno() == Errno::ENOSYS => Err(no_idmap()),
-        Err(error) if error.errno() == Errno::EINVAL => Err(error).context(advice).map_err(unsupported),
+        Err(error) if error.errno() == Errno::NOSYS => Err(no_idmap()),
+        Err(error) if error.errno() == Errno::INVAL => Err(error).context(advice).map_err(unsupported),
         other => Ok(other?),
     }
 }
@@ -304,7 +304,7 @@ impl Place<'_> {
         match (mount_id(&mounted), mount_id(&self.target)) {
             (Some(new), Some(old)) if new == old => {
                 let what = format!("{:?} was changed while it was mounted on", self.below);
-                Err(SysError::new("mount", what, Errno::ESTALE))
+                Err(SysError::new("mount", what, Errno::STALE))
             }
             _ => Ok(mounted),
         }

@@ -98,7 +98,7 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context(unable)?;
     let mut dump = signal(SignalKind::user_defined1()).context(unable)?;
     // `start` has blocked them until here; children must not inherit the mask.
-    held_signals().thread_unblock().context(unable)?;
+    held_signals().thread_unblock().map_err(std::io::Error::from).context(unable)?;
     let reaper = Arc::new(Reaper::default());
     let reaping = tokio::spawn(Arc::clone(&reaper).run());
     let publisher = Publisher::start(std::env::var("TTRPC_ADDRESS").ok().as_deref(), &args.namespace);

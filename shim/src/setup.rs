@@ -8,7 +8,7 @@ use std::path::Path;
 use brig_engine::error::{Context, Result};
 use brig_sys::SysError;
 use brig_sys::procfs::Proc;
-use nix::errno::Errno;
+use rustix::io::Errno;
 use rustix::thread::CoreSchedulingScope;
 
 /// The highest OOM score (proc_pid_oom_score_adj(5)).
@@ -22,7 +22,8 @@ const SCHED_CORE: &str = "SCHED_CORE";
 /// # Errors
 /// The kernel is older than 3.4.
 pub fn become_subreaper() -> Result<()> {
-    nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper (PR_SET_CHILD_SUBREAPER)")
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .context("cannot become a subreaper (PR_SET_CHILD_SUBREAPER)")
 }
 
 /// Makes the kernel kill process `pid`, the shim's server, rather than process `parent`, containerd: its score is that
@@ -36,7 +37,7 @@ pub fn adjust_oom_score(pid: i32, parent: i32) {
 fn set_oom_score(pid: i32, parent: i32) -> Result<()> {
     let proc = Proc::open()?;
     let text = proc.read_to_string(format!("{parent}/oom_score_adj"))?;
-    let unreadable = || SysError::new("read", format!("/proc/{parent}/oom_score_adj: {text:?}"), Errno::EBADMSG);
+    let unreadable = || SysError::new("read", format!("/proc/{parent}/oom_score_adj: {text:?}"), Errno::BADMSG);
     let score: i32 = text.trim().parse().map_err(|_| unreadable())?;
     let score = (score + 1).min(HIGHEST_SCORE);
     proc.write(format!("{pid}/oom_score_adj"), score.to_string().as_bytes())?;
@@ -74,7 +75,7 @@ pub fn systemd_is_running() -> bool {
 
 fn new_core_cookie() -> Result<()> {
     rustix::thread::create_core_scheduling_cookie(rustix::process::getpid(), CoreSchedulingScope::ProcessGroup)
-        .map_err(|error| SysError::from_rustix("prctl", "PR_SCHED_CORE, PR_SCHED_CORE_CREATE", error))
+        .map_err(|error| SysError::new("prctl", "PR_SCHED_CORE, PR_SCHED_CORE_CREATE", error))
         .context("SCHED_CORE is set, and core scheduling is not to be had on this host")
 }
 
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn this_process_becomes_a_subreaper() {
         become_subreaper().unwrap();
-        assert!(nix::sys::prctl::get_child_subreaper().unwrap());
+        assert!(rustix::process::child_subreaper().unwrap().is_some());
     }
 
     #[test]

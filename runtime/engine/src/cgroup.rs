@@ -35,8 +35,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
+use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use brig_plan::Finished;
@@ -249,7 +249,7 @@ impl Cgroup {
                 let inode = dir.inode()?;
                 Ok(self.is_own(path, inode).then_some(dir))
             }
-            Err(error) if error.errno() == Errno::ENOENT => Ok(None),
+            Err(error) if error.errno() == Errno::NOENT => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -272,7 +272,7 @@ impl Cgroup {
         match rustix::fs::stat(path) {
             Ok(stat) => Ok(self.is_own(path, stat.st_ino)),
             Err(rustix::io::Errno::NOENT) => Ok(false),
-            Err(errno) => Err(brig_sys::SysError::from_rustix("stat", format!("{path:?}"), errno).into()),
+            Err(errno) => Err(brig_sys::SysError::new("stat", format!("{path:?}"), errno).into()),
         }
     }
 

@@ -90,15 +90,18 @@ impl ParentEnd {
             ready()?;
             let (packet, fds) = match socket::receive(self.0.as_fd(), LIMIT) {
                 // A child that exited with unread messages resets the connection.
-                Err(error) if error.errno() == nix::errno::Errno::ECONNRESET => return Ok(Event::End),
+                Err(error) if error.errno() == rustix::io::Errno::CONNRESET => return Ok(Event::End),
                 other => other.context("unable to receive from the new process")?,
             };
             if packet.is_empty() {
                 return Ok(Event::End);
             }
             if let Ok(errno) = <[u8; 4]>::try_from(packet.as_slice()) {
-                let errno = nix::errno::Errno::from_raw(i32::from_ne_bytes(errno));
-                return Ok(Event::Failed(Error::other(format!("unable to execute the init stage: {}", errno.desc()))));
+                let errno = rustix::io::Errno::from_raw_os_error(i32::from_ne_bytes(errno));
+                return Ok(Event::Failed(Error::other(format!(
+                    "unable to execute the init stage: {}",
+                    brig_sys::errno_text(errno)
+                ))));
             }
             let message = packet.strip_prefix(TYPED).ok_or_else(|| Error::other("a message of no known kind"))?;
             match decode(message)? {

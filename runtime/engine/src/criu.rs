@@ -80,7 +80,7 @@ impl Criu {
         let image = File::open(&program).with_context(|| format!("unable to open {}", program.display()))?;
         let (ours, theirs) = socket::packet_pair()?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|error| SysError::from_rustix("pipe2", "", error))?;
+            .map_err(|error| SysError::new("pipe2", "", error))?;
         let mut inherit = context.inherit.to_vec();
         inherit.push(theirs.as_fd());
         let text =
@@ -115,8 +115,8 @@ impl Criu {
         File::from(reader).read_to_end(&mut errno).context("unable to read the result of starting CRIU")?;
         match <[u8; 4]>::try_from(errno.as_slice()) {
             Ok(errno) => {
-                let errno = nix::errno::Errno::from_raw(i32::from_ne_bytes(errno));
-                Err(Error::other(format!("unable to start {}: {}", program.display(), errno.desc())))
+                let errno = rustix::io::Errno::from_raw_os_error(i32::from_ne_bytes(errno));
+                Err(Error::other(format!("unable to start {}: {}", program.display(), brig_sys::errno_text(errno))))
             }
             Err(_) => Ok(criu),
         }
@@ -176,7 +176,7 @@ impl Criu {
         }
         if let Some(child) = &self.child {
             rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write)
-                .map_err(|error| SysError::from_rustix("shutdown", "", error))?;
+                .map_err(|error| SysError::new("shutdown", "", error))?;
             process::wait(child.pidfd.as_fd())?;
             self.child = None;
         }
@@ -189,7 +189,7 @@ impl Drop for Criu {
         if let Some(child) = self.child.take() {
             let killed = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
             match killed.and_then(|()| process::wait(child.pidfd.as_fd()).map(drop)) {
-                Err(error) if error.errno() != nix::errno::Errno::ECHILD => {
+                Err(error) if error.errno() != rustix::io::Errno::CHILD => {
                     tracing::warn!("criu: unable to wait for its exit: {error}")
                 }
                 _ => {}

@@ -180,7 +180,7 @@ macro_rules! foreign {
         }
     )*};
 }
-foreign!(SysError, ReadError, std::io::Error, serde_json::Error, nix::errno::Errno);
+foreign!(SysError, ReadError, std::io::Error, serde_json::Error, rustix::io::Errno);
 
 #[cfg(test)]
 mod tests {
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_system_call_error_without_context_prints_alone() {
-        let error = Error::from(SysError::new("mkdirat", "3, \"a\"", nix::errno::Errno::ENOSPC));
+        let error = Error::from(SysError::new("mkdirat", "3, \"a\"", rustix::io::Errno::NOSPC));
         assert_eq!(error.to_string(), "mkdirat(3, \"a\"): No space left on device");
     }
 }

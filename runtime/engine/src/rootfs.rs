@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use rustix::fs::Mode;
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use brig_plan::mounts::{CgroupMounts, MountKind, MountOp, Pivot, RootfsPlan};
@@ -90,7 +90,7 @@ impl Root {
     /// Compares `found` with the root directory itself, on the root's own mount: symlinks of the image can lead there
     /// from any path.
     fn is_root(&self, found: &OwnedFd) -> SysResult<bool> {
-        let stat = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map_err(|e| SysError::from_rustix("fstat", "", e));
+        let stat = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map_err(|e| SysError::new("fstat", "", e));
         let (top, other) = (stat(self.fd())?, stat(found.as_fd())?);
         if (top.st_dev, top.st_ino) != (other.st_dev, other.st_ino) {
             return Ok(false);
@@ -138,7 +138,7 @@ pub fn open_sources(plan: &RootfsPlan) -> Result<BTreeMap<usize, OwnedFd>> {
         }
         let tree = match mount::clone_host_tree(&op.source, recursive, !op.source_nofollow) {
             Ok(tree) => tree,
-            Err(error) if op.map.is_none() && matches!(error.errno(), Errno::EPERM | Errno::ENOSYS) => continue,
+            Err(error) if op.map.is_none() && matches!(error.errno(), Errno::PERM | Errno::NOSYS) => continue,
             Err(error) => return Err(mounts::source_error(op, error)),
         };
         // Must precede every attachment, because the kernel maps detached mounts alone.
@@ -246,9 +246,9 @@ impl Root {
 /// path of each descriptor leads to the very file, inside the new root and outside. Afterwards the working directory is
 /// the root of this process.
 fn by_path<T>(root: &Root, call: impl FnOnce(&dyn Fn(BorrowedFd<'_>) -> PathBuf) -> SysResult<T>) -> Result<T> {
-    rustix::process::fchdir(root.proc.fd()).map_err(|e| SysError::from_rustix("fchdir", "/proc", e))?;
+    rustix::process::fchdir(root.proc.fd()).map_err(|e| SysError::new("fchdir", "/proc", e))?;
     let done = call(&|fd| PathBuf::from(format!("self/fd/{}", fd.as_raw_fd())));
-    rustix::process::chdir("/").map_err(|e| SysError::from_rustix("chdir", "\"/\"", e))?;
+    rustix::process::chdir("/").map_err(|e| SysError::new("chdir", "\"/\"", e))?;
     Ok(done?)
 }
 

@@ -118,7 +118,7 @@ fn flock(directory: &File, path: &Path, operation: FlockOperation) -> Result<boo
             Ok(()) => return Ok(true),
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
-            Err(error) => return Err(SysError::from_rustix("flock", path.display().to_string(), error).into()),
+            Err(error) => return Err(SysError::new("flock", path.display().to_string(), error).into()),
         }
     }
 }
@@ -139,7 +139,7 @@ fn open_directory(path: &Path) -> Result<File> {
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => Ok(File::from(fd)),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Err(missing(path)),
-        Err(error) => Err(SysError::from_rustix("open", path.display().to_string(), error).into()),
+        Err(error) => Err(SysError::new("open", path.display().to_string(), error).into()),
     }
 }
 
@@ -228,7 +228,7 @@ impl Entry {
             (Ok(named), Ok(open)) => Ok((named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)),
             (Err(rustix::io::Errno::NOENT), Ok(_)) => Ok(false),
             (Err(error), _) | (_, Err(error)) => {
-                Err(SysError::from_rustix("stat", self.path.display().to_string(), error).into())
+                Err(SysError::new("stat", self.path.display().to_string(), error).into())
             }
         }
     }
@@ -301,7 +301,7 @@ impl Entry {
         while root.exists() {
             match mount::detach(&root) {
                 // EINVAL: nothing is mounted there, or no longer.
-                Err(error) if error.errno() == nix::errno::Errno::EINVAL => break,
+                Err(error) if error.errno() == rustix::io::Errno::INVAL => break,
                 other => other.context("unable to unmount the root of an interrupted restore")?,
             }
         }

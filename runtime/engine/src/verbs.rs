@@ -19,8 +19,8 @@ mod terminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use oci_spec::runtime::{LinuxResources, Spec};
+use rustix::io::Errno;
 
 use crate::cgroup::{Cgroup, Frozen};
 use crate::error::{Error, ErrorKind, Result};
@@ -233,7 +233,7 @@ impl Container {
         }
         let pidfd = match process::pidfd_open(pid) {
             // EINVAL: the pid is still that of a process group or session whose leader has exited.
-            Err(error) if matches!(error.errno(), Errno::ESRCH | Errno::EINVAL) => return Ok(None),
+            Err(error) if matches!(error.errno(), Errno::SRCH | Errno::INVAL) => return Ok(None),
             other => other?,
         };
         let stat = Proc::open()?.pid_stat(pid)?;

@@ -121,7 +121,7 @@ fn restore(global: &Global, args: &Args) -> Result<i32> {
         return Ok(0);
     }
     if !args.is_on("no-subreaper") {
-        nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become a subreaper")?;
     }
     let hold = Hold::new()?;
     let launched = engine.restore(id, options)?;

@@ -73,7 +73,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     }
     // Before the launch: orphans are adopted from the start, and a signal must not kill this command in between.
     if !args.is_on("no-subreaper") {
-        nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become a subreaper")?;
     }
     let hold = Hold::new()?;
     let launched = engine.run(id, options)?;

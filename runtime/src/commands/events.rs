@@ -95,7 +95,7 @@ fn wait(mut fds: Vec<rustix::event::PollFd<'_>>, deadline: Instant) -> Result<()
     let limit = Timespec::try_from(left).map_err(|_| Error::other("the interval is too long"))?;
     match poll(&mut fds, Some(&limit)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(SysError::from_rustix("poll", "", error).into()),
+        Err(error) => Err(SysError::new("poll", "", error).into()),
     }
 }
 

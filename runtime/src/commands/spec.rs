@@ -35,7 +35,8 @@ fn run(_: &Global, args: &Args) -> Result<i32> {
             format!("chdir {}: no such file or directory", bundle.display()),
         ));
     }
-    let owner = args.is_on("rootless").then(|| (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
+    let owner =
+        args.is_on("rootless").then(|| (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
     let text = output::json_indented(&document(owner, is_cgroup_v2()), "\t")?;
     let path: PathBuf = bundle.join("config.json");
     let mut file = match OpenOptions::new().write(true).create_new(true).open(&path) {
@@ -51,8 +52,7 @@ fn run(_: &Global, args: &Args) -> Result<i32> {
 
 /// Whether /sys/fs/cgroup is cgroup2, in which case the container gets its own cgroup namespace.
 fn is_cgroup_v2() -> bool {
-    use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-    statfs("/sys/fs/cgroup").is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type == libc::CGROUP2_SUPER_MAGIC)
 }
 
 /// The default configuration; `owner` is the caller's uid and gid for an unprivileged container.

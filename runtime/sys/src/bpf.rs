@@ -5,9 +5,9 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
-use super::{SysError, SysResult};
+use super::{SysError, SysResult, error};
 
 /// One instruction, as the kernel reads it (linux/bpf.h, struct bpf_insn).
 #[repr(C)]
@@ -86,11 +86,11 @@ fn bpf<A>(command: libc::c_long, attr: &mut A) -> Result<libc::c_long, Errno> {
     // own size, beyond which the kernel reads and writes nothing. The callers, all in this file, keep every buffer that
     // it points to alive across the call, and give its true length.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
-    Errno::result(result)
+    if result == -1 { Err(error::last()) } else { Ok(result) }
 }
 
 fn own(fd: libc::c_long) -> SysResult<OwnedFd> {
-    let raw = RawFd::try_from(fd).map_err(|_| SysError::new("bpf", "", Errno::EBADF))?;
+    let raw = RawFd::try_from(fd).map_err(|_| SysError::new("bpf", "", Errno::BADF))?;
     // SAFETY: the callers pass the result of a bpf command that returns a new descriptor (close-on-exec), of which
     // nothing else knows the number.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
@@ -119,7 +119,7 @@ pub fn load_device_program(program: &[Instruction]) -> SysResult<OwnedFd> {
     };
     match bpf(PROG_LOAD, &mut attr) {
         Ok(fd) => own(fd),
-        Err(Errno::EPERM) => Err(SysError::new("bpf", "BPF_PROG_LOAD, cgroup_device", Errno::EPERM)),
+        Err(Errno::PERM) => Err(SysError::new("bpf", "BPF_PROG_LOAD, cgroup_device", Errno::PERM)),
         // The log is requested only after a failure: it makes the verifier slow, and most programs pass.
         Err(_) => {
             let mut log = vec![0u8; LOG_SIZE as usize];
@@ -206,7 +206,7 @@ pub fn attached_device_programs(cgroup: BorrowedFd<'_>) -> SysResult<Vec<OwnedFd
         match bpf(PROG_GET_FD_BY_ID, &mut by_id) {
             Ok(fd) => programs.push(own(fd)?),
             // Detached and freed since the query.
-            Err(Errno::ENOENT) => {}
+            Err(Errno::NOENT) => {}
             Err(errno) => return Err(SysError::new("bpf", format!("BPF_PROG_GET_FD_BY_ID, {id}"), errno)),
         }
     }

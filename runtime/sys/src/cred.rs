@@ -32,7 +32,7 @@ pub struct CapabilitySets {
 /// # Errors
 /// As capget(2): EPERM where a seccomp filter refuses the call.
 pub fn effective_capabilities() -> SysResult<u64> {
-    let sets = rustix::thread::capabilities(None).map_err(|error| SysError::from_rustix("capget", "0", error))?;
+    let sets = rustix::thread::capabilities(None).map_err(|error| SysError::new("capget", "0", error))?;
     Ok(sets.effective.bits())
 }
 
@@ -49,7 +49,7 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Sys
     };
     rustix::thread::set_capabilities(None, sets).map_err(|error| {
         let args = format!("effective {effective:#x}, permitted {permitted:#x}, inheritable {inheritable:#x}");
-        SysError::from_rustix("capset", args, error)
+        SysError::new("capset", args, error)
     })
 }
 
@@ -73,7 +73,7 @@ pub fn limit_bounding(keep: u64) -> SysResult<()> {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
             Err(Errno::INVAL) => break,
-            Err(error) => return Err(SysError::from_rustix("prctl", format!("PR_CAPBSET_DROP, {number}"), error)),
+            Err(error) => return Err(SysError::new("prctl", format!("PR_CAPBSET_DROP, {number}"), error)),
         }
     }
     Ok(())
@@ -85,10 +85,10 @@ pub fn limit_bounding(keep: u64) -> SysResult<()> {
 /// EPERM for a capability that is not both permitted and inheritable, or under SECBIT_NO_CAP_AMBIENT_RAISE.
 pub fn set_ambient(set: u64) -> SysResult<()> {
     rustix::thread::clear_ambient_capability_set()
-        .map_err(|error| SysError::from_rustix("prctl", "PR_CAP_AMBIENT_CLEAR_ALL", error))?;
+        .map_err(|error| SysError::new("prctl", "PR_CAP_AMBIENT_CLEAR_ALL", error))?;
     for (number, capability) in each(set) {
         rustix::thread::configure_capability_in_ambient_set(capability, true)
-            .map_err(|error| SysError::from_rustix("prctl", format!("PR_CAP_AMBIENT_RAISE, {number}"), error))?;
+            .map_err(|error| SysError::new("prctl", format!("PR_CAP_AMBIENT_RAISE, {number}"), error))?;
     }
     Ok(())
 }
@@ -98,8 +98,7 @@ pub fn set_ambient(set: u64) -> SysResult<()> {
 /// # Errors
 /// EPERM under SECBIT_KEEP_CAPS_LOCKED.
 pub fn keep_capabilities() -> SysResult<()> {
-    rustix::thread::set_keep_capabilities(true)
-        .map_err(|error| SysError::from_rustix("prctl", "PR_SET_KEEPCAPS, 1", error))
+    rustix::thread::set_keep_capabilities(true).map_err(|error| SysError::new("prctl", "PR_SET_KEEPCAPS, 1", error))
 }
 
 /// Sets the supplementary groups of this thread (setgroups(2)).
@@ -107,7 +106,7 @@ pub fn keep_capabilities() -> SysResult<()> {
 /// # Errors
 /// EINVAL for -1, which is no id; else as setgroups(2).
 pub fn set_groups(groups: &[u32]) -> SysResult<()> {
-    let error = |error| SysError::from_rustix("setgroups", format!("{groups:?}"), error);
+    let error = |error| SysError::new("setgroups", format!("{groups:?}"), error);
     if groups.contains(&u32::MAX) {
         return Err(error(Errno::INVAL));
     }
@@ -123,13 +122,13 @@ pub fn set_groups(groups: &[u32]) -> SysResult<()> {
 pub fn set_ids(uid: u32, gid: u32) -> SysResult<()> {
     if uid == u32::MAX || gid == u32::MAX {
         let args = format!("{uid}, group {gid}: (uid_t)-1 is no id");
-        return Err(SysError::from_rustix("setresuid", args, Errno::INVAL));
+        return Err(SysError::new("setresuid", args, Errno::INVAL));
     }
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
     rustix::thread::set_thread_res_gid(group, group, group)
-        .map_err(|error| SysError::from_rustix("setresgid", gid.to_string(), error))?;
+        .map_err(|error| SysError::new("setresgid", gid.to_string(), error))?;
     rustix::thread::set_thread_res_uid(user, user, user)
-        .map_err(|error| SysError::from_rustix("setresuid", uid.to_string(), error))
+        .map_err(|error| SysError::new("setresuid", uid.to_string(), error))
 }
 
 /// Keeps every later exec from gaining privileges (prctl(PR_SET_NO_NEW_PRIVS)).
@@ -137,7 +136,7 @@ pub fn set_ids(uid: u32, gid: u32) -> SysResult<()> {
 /// # Errors
 /// As prctl(2): EPERM where a seccomp filter refuses the call.
 pub fn set_no_new_privs() -> SysResult<()> {
-    rustix::thread::set_no_new_privs(true).map_err(|error| SysError::from_rustix("prctl", "PR_SET_NO_NEW_PRIVS", error))
+    rustix::thread::set_no_new_privs(true).map_err(|error| SysError::new("prctl", "PR_SET_NO_NEW_PRIVS", error))
 }
 
 /// Sets the execution domain of this process (personality(2)).

@@ -32,6 +32,6 @@ pub fn magic(found: &StatFs) -> u64 {
 /// # Errors
 /// As fstat(2).
 pub fn file_type(fd: impl AsFd) -> SysResult<FileType> {
-    let stat = rustix::fs::fstat(fd).map_err(|e| SysError::from_rustix("fstat", "", e))?;
+    let stat = rustix::fs::fstat(fd).map_err(|e| SysError::new("fstat", "", e))?;
     Ok(FileType::from_raw_mode(stat.st_mode))
 }

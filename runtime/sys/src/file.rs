@@ -7,8 +7,8 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
 
 use super::procfs::Proc;
@@ -29,16 +29,16 @@ const MAX_NAMES: u32 = 16;
 /// The failed call, or ENOTSUP for a device at `path`. No temporary file stays.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> SysResult<()> {
     let name =
-        path.file_name().ok_or_else(|| SysError::new("rename", format!("{path:?}: no file name"), Errno::EINVAL))?;
+        path.file_name().ok_or_else(|| SysError::new("rename", format!("{path:?}: no file name"), Errno::INVAL))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(parent, flags, Mode::empty())
-        .map_err(|error| SysError::from_rustix("open", format!("{parent:?}, O_PATH|O_DIRECTORY"), error))?;
+        .map_err(|error| SysError::new("open", format!("{parent:?}, O_PATH|O_DIRECTORY"), error))?;
     refuse_device(&directory, name, path)?;
     let (file, temporary) = make_temporary(&directory, parent)?;
     let written = write(file, &temporary, bytes, mode).and_then(|()| {
         rustix::fs::renameat(&directory, &temporary, &directory, name)
-            .map_err(|error| SysError::from_rustix("renameat", format!("{temporary:?}, {path:?}"), error))
+            .map_err(|error| SysError::new("renameat", format!("{temporary:?}, {path:?}"), error))
     });
     if written.is_err() {
         // The first error is reported; a temporary file that cannot be removed was moved by the directory's owner.
@@ -50,13 +50,13 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> SysResult<()> {
 fn refuse_device(directory: &OwnedFd, name: &OsStr, path: &Path) -> SysResult<()> {
     let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(rustix::io::Errno::NOENT) => return Ok(()),
-        other => other.map_err(|error| SysError::from_rustix("fstatat", format!("{path:?}"), error))?,
+        other => other.map_err(|error| SysError::new("fstatat", format!("{path:?}"), error))?,
     };
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::CharacterDevice | FileType::BlockDevice => Err(SysError::new(
             "renameat",
             format!("{path:?} is a device, and a file is to be written there"),
-            Errno::ENOTSUP,
+            Errno::NOTSUP,
         )),
         _ => Ok(()),
     }
@@ -71,22 +71,22 @@ fn make_temporary(directory: &OwnedFd, parent: &Path) -> SysResult<(File, OsStri
             Ok(fd) => return Ok((File::from(fd), name)),
             Err(rustix::io::Errno::EXIST) => {}
             Err(error) => {
-                return Err(SysError::from_rustix("openat", format!("{parent:?}, {name:?}, O_CREAT|O_EXCL"), error));
+                return Err(SysError::new("openat", format!("{parent:?}, {name:?}, O_CREAT|O_EXCL"), error));
             }
         }
     }
-    Err(SysError::new("openat", format!("{parent:?}: {MAX_NAMES} random names, O_CREAT|O_EXCL"), Errno::EEXIST))
+    Err(SysError::new("openat", format!("{parent:?}: {MAX_NAMES} random names, O_CREAT|O_EXCL"), Errno::EXIST))
 }
 
 fn write(mut file: File, name: &OsString, bytes: &[u8], mode: u32) -> SysResult<()> {
     rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(mode))
-        .map_err(|error| SysError::from_rustix("fchmod", format!("{name:?}, {mode:#o}"), error))?;
+        .map_err(|error| SysError::new("fchmod", format!("{name:?}, {mode:#o}"), error))?;
     file.write_all(bytes).map_err(|error| SysError::from_io("write", format!("{name:?}"), &error))
 }
 
 fn random() -> SysResult<u64> {
     let mut bytes = [0; 8];
-    let error = |error| SysError::from_rustix("getrandom", "", error);
+    let error = |error| SysError::new("getrandom", "", error);
     // Up to 256 bytes arrive at once (getrandom(2)). Predictable names early in boot do no harm, because of O_EXCL.
     let filled = match rustix::rand::getrandom(&mut bytes, GetRandomFlags::INSECURE) {
         // Kernels before 5.6 do not have the flag.
@@ -95,7 +95,7 @@ fn random() -> SysResult<u64> {
     };
     match filled.map_err(error)? {
         8 => Ok(u64::from_ne_bytes(bytes)),
-        _ => Err(SysError::new("getrandom", "8 bytes", Errno::EIO)),
+        _ => Err(SysError::new("getrandom", "8 bytes", Errno::IO)),
     }
 }
 
@@ -185,12 +185,12 @@ impl From<SysError> for ReadError {
 /// # Errors
 /// [`ReadError`]: nothing but a regular file of an ordinary file system, of at most `max` bytes, is read.
 pub fn read_found(proc: &Proc, found: impl AsFd, max: u64) -> Result<Vec<u8>, ReadError> {
-    let stat = rustix::fs::fstat(&found).map_err(|error| SysError::from_rustix("fstat", "", error))?;
+    let stat = rustix::fs::fstat(&found).map_err(|error| SysError::new("fstat", "", error))?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::RegularFile {
         return Err(ReadError::NotRegular(kind));
     }
-    let filesystem = rustix::fs::fstatfs(&found).map_err(|error| SysError::from_rustix("fstatfs", "", error))?;
+    let filesystem = rustix::fs::fstatfs(&found).map_err(|error| SysError::new("fstatfs", "", error))?;
     let magic = fd::magic(&filesystem);
     if let Some((_, name)) = KERNEL_FILESYSTEMS.iter().find(|(known, _)| *known == magic) {
         return Err(ReadError::OfTheKernel(name));
@@ -283,7 +283,7 @@ pub fn read_nofollow(path: &Path, max: u64) -> Result<Option<Vec<u8>>, ReadError
     let found = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(found) => found,
         Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(SysError::from_rustix("open", format!("{path:?}, O_PATH|O_NOFOLLOW"), error).into()),
+        Err(error) => return Err(SysError::new("open", format!("{path:?}, O_PATH|O_NOFOLLOW"), error).into()),
     };
     read_found(&Proc::open()?, found, max).map(Some)
 }
@@ -311,7 +311,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("pid");
         std::fs::create_dir(&path).unwrap();
-        assert_eq!(replace(&path, b"1", 0o644).unwrap_err().errno(), Errno::EISDIR);
+        assert_eq!(replace(&path, b"1", 0o644).unwrap_err().errno(), Errno::ISDIR);
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
@@ -330,7 +330,7 @@ mod tests {
             Err(rustix::io::Errno::PERM) => return,
             made => made.unwrap(),
         }
-        assert_eq!(replace(&path, b"1", 0o644).unwrap_err().errno(), Errno::ENOTSUP);
+        assert_eq!(replace(&path, b"1", 0o644).unwrap_err().errno(), Errno::NOTSUP);
         assert!(!std::fs::symlink_metadata(&path).unwrap().is_file());
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
     }

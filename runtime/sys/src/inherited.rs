@@ -67,7 +67,7 @@ impl Inherited {
     /// EBADF for a number that the parent did not name, that was not open at the exec, or that was taken before.
     pub fn take(&mut self, number: RawFd) -> SysResult<OwnedFd> {
         let taken = self.0.remove(&number);
-        taken.ok_or_else(|| SysError::from_rustix("take", format!("inherited descriptor {number}"), Errno::BADF))
+        taken.ok_or_else(|| SysError::new("take", format!("inherited descriptor {number}"), Errno::BADF))
     }
 
     /// Adds a descriptor, and gives the number to take it by. For callers that prepare a table without an exec.

@@ -13,7 +13,7 @@
 //! others.
 
 mod error;
-pub use error::{SysError, SysResult};
+pub use error::{SysError, SysResult, errno_text};
 
 pub mod bpf;
 pub mod command;

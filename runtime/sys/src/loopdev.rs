@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::{SysError, SysResult};
 
@@ -85,7 +85,7 @@ impl LoopDevice {
             let device = OwnedFd::from(open(&path, !read_only)?);
             match configure(&device, &path, backing.as_fd(), &info) {
                 Ok(()) => return Ok(LoopDevice { path, _device: device }),
-                Err(error) if error.errno() == Errno::EBUSY && races < MAX_RACES => races += 1,
+                Err(error) if error.errno() == Errno::BUSY && races < MAX_RACES => races += 1,
                 Err(error) => return Err(error),
             }
         }
@@ -131,7 +131,7 @@ fn configure(device: &OwnedFd, path: &Path, backing: BorrowedFd, info: &Info) ->
         return Ok(());
     }
     let error = failed("LOOP_CONFIGURE");
-    if !matches!(error.errno(), Errno::EINVAL | Errno::ENOTTY) {
+    if !matches!(error.errno(), Errno::INVAL | Errno::NOTTY) {
         return Err(error);
     }
     // SAFETY: LOOP_SET_FD takes a descriptor by value, and the kernel takes its own reference to the file.

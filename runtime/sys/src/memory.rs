@@ -1,8 +1,8 @@
 //! Memory of this process itself.
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
-use super::{SysError, SysResult};
+use super::{SysError, SysResult, error};
 
 /// Releases the resident pages of this program's read-only segments (madvise(2), MADV_DONTNEED) before a long wait.
 /// They are pages of a file, which the kernel maps again at the next access.
@@ -16,9 +16,11 @@ pub fn release_program() -> SysResult<()> {
     unsafe { libc::dl_iterate_phdr(Some(release_segments), (&raw mut errno).cast()) };
     match errno {
         0 => Ok(()),
-        errno => {
-            Err(SysError::new("madvise", "the program's read-only segments, MADV_DONTNEED", Errno::from_raw(errno)))
-        }
+        errno => Err(SysError::new(
+            "madvise",
+            "the program's read-only segments, MADV_DONTNEED",
+            Errno::from_raw_os_error(errno),
+        )),
     }
 }
 
@@ -52,7 +54,7 @@ unsafe extern "C" fn release_segments(
         // SAFETY: the linker gave the segment no PF_W, so that its pages are unmodified pages of the program's file:
         // the next access, also by this function's own code, finds the same content.
         if unsafe { libc::madvise(begin as *mut libc::c_void, length, libc::MADV_DONTNEED) } != 0 {
-            *errno = Errno::last_raw();
+            *errno = error::last().raw_os_error();
             return 1;
         }
     }

@@ -16,8 +16,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use libc::mount_attr;
-use nix::errno::Errno;
 use rustix::fs::CWD;
+use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::{SysError, SysResult};
@@ -133,7 +133,7 @@ pub fn set_propagation(mount: impl AsFd, flags: u64) -> SysResult<()> {
     let recursive = flags & libc::MS_REC != 0;
     let kind = flags & (libc::MS_SHARED | libc::MS_SLAVE | libc::MS_PRIVATE | libc::MS_UNBINDABLE);
     match set_attributes(mount.as_fd(), 0, 0, kind, recursive) {
-        Err(error) if error.errno() == Errno::ENOSYS => mount_raw(None, &super::fd::fd_path(mount), None, flags, None),
+        Err(error) if error.errno() == Errno::NOSYS => mount_raw(None, &super::fd::fd_path(mount), None, flags, None),
         other => other,
     }
 }
@@ -159,14 +159,14 @@ pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()>
         let clear = (clear & !set) | time_mask;
         match set_attributes(mount.as_fd(), set | time_set, clear, 0, false) {
             // Linux 5.12 and 5.13 have mount_setattr and no such attribute: no mount there has it.
-            Err(error) if error.errno() == Errno::EINVAL && clear & ATTR_NOSYMFOLLOW != 0 => {
+            Err(error) if error.errno() == Errno::INVAL && clear & ATTR_NOSYMFOLLOW != 0 => {
                 set_attributes(mount.as_fd(), set | time_set, clear & !ATTR_NOSYMFOLLOW, 0, false)
             }
             other => other,
         }
     };
     match change(all) {
-        Err(error) if error.errno() == Errno::EPERM => change(wanted),
+        Err(error) if error.errno() == Errno::PERM => change(wanted),
         other => other,
     }
 }
@@ -178,9 +178,9 @@ pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()>
 pub fn remount_bind_legacy(mount: impl AsFd, path: &Path, flags: u64, cleared: u64) -> SysResult<()> {
     let plain = flags & (ATTRIBUTES.iter().fold(0, |all, (f, _)| all | f) | ATIME_FLAGS);
     match mount_raw(None, path, None, plain | libc::MS_REMOUNT | libc::MS_BIND, None) {
-        Err(error) if error.errno() == Errno::EPERM => {
+        Err(error) if error.errno() == Errno::PERM => {
             // The low bits of ST_ and MS_ flags are equal except for relatime (statfs(2)).
-            let fs = rustix::fs::fstatvfs(mount.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
+            let fs = rustix::fs::fstatvfs(mount.as_fd()).map_err(|e| SysError::new("fstatfs", "", e))?;
             let present = fs.f_flag.bits();
             let same = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
             let time = libc::MS_NOATIME | libc::MS_NODIRATIME;
@@ -203,7 +203,7 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool, follow: boo
     flags.set(OpenTreeFlags::AT_SYMLINK_NOFOLLOW, !follow);
     flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.as_os_str().is_empty());
     rustix::mount::open_tree(dir, path, flags)
-        .map_err(|e| SysError::from_rustix("open_tree", format!("{path:?}, {flags:?}"), e))
+        .map_err(|e| SysError::new("open_tree", format!("{path:?}, {flags:?}"), e))
 }
 
 /// [`clone_tree`] of a path of the host.
@@ -229,7 +229,7 @@ pub fn clone_fd_tree(fd: impl AsFd, recursive: bool) -> SysResult<OwnedFd> {
 /// the reverse, ELOOP for a mount onto itself, ENOSYS before Linux 5.2.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> SysResult<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(mount, "", target, "", flags).map_err(|e| SysError::from_rustix("move_mount", "", e))
+    rustix::mount::move_mount(mount, "", target, "", flags).map_err(|e| SysError::new("move_mount", "", e))
 }
 
 /// Moves the mount `mount` onto a path of the host, whose symlinks are followed.
@@ -239,7 +239,7 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> SysResult<()> {
 pub fn attach_host(mount: impl AsFd, path: &Path) -> SysResult<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
     rustix::mount::move_mount(mount, "", CWD, path, flags)
-        .map_err(|e| SysError::from_rustix("move_mount", format!("{path:?}"), e))
+        .map_err(|e| SysError::new("move_mount", format!("{path:?}"), e))
 }
 
 /// A new instance of a file system, before it is mounted.
@@ -301,10 +301,10 @@ impl<'a> Filesystem<'a> {
     /// A context that has the parameters (fsopen(2)).
     fn context(&self) -> SysResult<OwnedFd> {
         let context = rustix::mount::fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC)
-            .map_err(|e| SysError::from_rustix("fsopen", format!("{:?}", self.kind), e))?;
+            .map_err(|e| SysError::new("fsopen", format!("{:?}", self.kind), e))?;
         let failed = |key: &str, value: &str, e| {
             let shown = if value.is_empty() { key.to_owned() } else { format!("{key}={value}") };
-            SysError::from_rustix("fsconfig", format!("{}, {shown:?}{}", self.kind, messages(&context)), e)
+            SysError::new("fsconfig", format!("{}, {shown:?}{}", self.kind, messages(&context)), e)
         };
         if let Some(source) = self.source {
             rustix::mount::fsconfig_set_string(&context, "source", source)
@@ -337,9 +337,9 @@ impl<'a> Filesystem<'a> {
             // File systems of the old interface give no message, so that the error lists all options.
             let said = Some(messages(&context)).filter(|said| !said.is_empty());
             let given = || format!("; given: {:?}", self.data());
-            SysError::from_rustix("fsconfig", format!("{}, \"create\"{}", self.kind, said.unwrap_or_else(given)), e)
+            SysError::new("fsconfig", format!("{}, \"create\"{}", self.kind, said.unwrap_or_else(given)), e)
         })?;
-        let failed = |e| SysError::from_rustix("fsmount", format!("{}{}", self.kind, messages(&context)), e);
+        let failed = |e| SysError::new("fsmount", format!("{}{}", self.kind, messages(&context)), e);
         // fsmount(2) takes 32 bits of attributes, and refuses those that it does not know.
         let bits = u32::try_from(attributes).map_err(|_| failed(rustix::io::Errno::INVAL))?;
         let attributes = MountAttrFlags::from_bits_retain(bits);
@@ -371,7 +371,7 @@ impl<'a> Filesystem<'a> {
     /// mount(2).
     pub fn mount_legacy(&self, target: &Path, flags: u64) -> SysResult<()> {
         if let Some((name, _)) = self.descriptor {
-            return Err(SysError::new("mount", format!("{}, {name:?}: takes fsconfig(2)", self.kind), Errno::ENOSYS));
+            return Err(SysError::new("mount", format!("{}, {name:?}: takes fsconfig(2)", self.kind), Errno::NOSYS));
         }
         let data = self.data();
         let data = (!data.is_empty()).then_some(data);
@@ -405,7 +405,7 @@ pub fn mount_raw(
     data: Option<&str>,
 ) -> SysResult<()> {
     let shown = || format!("{source:?}, {target:?}, {kind:?}, {flags:#x}, {data:?}");
-    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| SysError::new("mount", shown(), Errno::EINVAL));
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| SysError::new("mount", shown(), Errno::INVAL));
     let source_text = source.map(|s| text(s.as_bytes())).transpose()?;
     let target_text = text(target.as_os_str().as_bytes())?;
     let kind_text = kind.map(|k| text(k.as_bytes())).transpose()?;
@@ -425,7 +425,7 @@ pub fn mount_raw(
 /// EINVAL when `path` is no mount point, ENOENT when it does not exist, EPERM without CAP_SYS_ADMIN.
 pub fn detach(path: &Path) -> SysResult<()> {
     rustix::mount::unmount(path, UnmountFlags::DETACH)
-        .map_err(|e| SysError::from_rustix("umount2", format!("{path:?}, MNT_DETACH"), e))
+        .map_err(|e| SysError::new("umount2", format!("{path:?}, MNT_DETACH"), e))
 }
 
 /// Makes the working directory, which is the root of a mount, the root of this mount namespace. The old root is then
@@ -434,12 +434,12 @@ pub fn detach(path: &Path) -> SysResult<()> {
 /// # Errors
 /// EINVAL when the working directory is no mount point, or a mount above it is shared; EPERM without CAP_SYS_ADMIN.
 pub fn pivot_here() -> SysResult<()> {
-    rustix::process::pivot_root(".", ".").map_err(|e| SysError::from_rustix("pivot_root", "\".\", \".\"", e))
+    rustix::process::pivot_root(".", ".").map_err(|e| SysError::new("pivot_root", "\".\", \".\"", e))
 }
 
 /// Whether an error of the new mount calls means that this kernel lacks them.
 pub fn is_missing(error: &SysError) -> bool {
-    error.errno() == Errno::ENOSYS
+    error.errno() == Errno::NOSYS
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
@@ -81,7 +81,7 @@ impl Route {
     /// # Errors
     /// EPROTONOSUPPORT on a kernel without rtnetlink, EMFILE past the limit on descriptors.
     pub fn open() -> SysResult<Route> {
-        let error = |error| SysError::from_rustix("socket", "AF_NETLINK, NETLINK_ROUTE", error);
+        let error = |error| SysError::new("socket", "AF_NETLINK, NETLINK_ROUTE", error);
         // Protocol 0 is NETLINK_ROUTE.
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None);
         Ok(Route { socket: socket.map_err(error)? })
@@ -166,13 +166,13 @@ impl Route {
                 return Ok(answers);
             }
         }
-        Err(SysError::new("recv", format!("{shown}: interrupted {TRIES} times"), Errno::EAGAIN))
+        Err(SysError::new("recv", format!("{shown}: interrupted {TRIES} times"), Errno::AGAIN))
     }
 
     /// Sends one request once. `None` for a dump that a change interrupted, which may lack entries that did not change.
     fn ask_once(&self, kind: u16, flags: u16, body: &[u8], shown: &str) -> SysResult<Option<Vec<Vec<u8>>>> {
         let length = HEADER + body.len();
-        let length_field = u32::try_from(length).map_err(|_| SysError::new("sendto", shown, Errno::EMSGSIZE))?;
+        let length_field = u32::try_from(length).map_err(|_| SysError::new("sendto", shown, Errno::MSGSIZE))?;
         let mut request = Vec::with_capacity(length);
         request.extend(length_field.to_ne_bytes());
         request.extend(kind.to_ne_bytes());
@@ -182,17 +182,17 @@ impl Route {
         request.extend(body);
         let kernel = SocketAddrNetlink::new(0, 0);
         rustix::net::sendto(&self.socket, &request, SendFlags::empty(), &kernel)
-            .map_err(|error| SysError::from_rustix("sendto", shown, error))?;
+            .map_err(|error| SysError::new("sendto", shown, error))?;
         let (mut answers, mut interrupted) = (Vec::new(), false);
         // The kernel fills at most this much for a dump (net/netlink/af_netlink.c).
         let mut buffer = vec![0; 32 * 1024];
         loop {
             let (_, length) = match rustix::net::recv(&self.socket, buffer.as_mut_slice(), RecvFlags::TRUNC) {
                 Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(SysError::from_rustix("recv", shown, error)),
+                Err(error) => return Err(SysError::new("recv", shown, error)),
                 Ok(received) => received,
             };
-            let datagram = buffer.get(..length).ok_or_else(|| SysError::new("recv", shown, Errno::EMSGSIZE))?;
+            let datagram = buffer.get(..length).ok_or_else(|| SysError::new("recv", shown, Errno::MSGSIZE))?;
             for (kind, flags, body) in messages(datagram) {
                 interrupted |= flags & INTERRUPTED != 0;
                 match kind {
@@ -200,9 +200,11 @@ impl Route {
                     NLMSG_ERROR => {
                         return match number(body, 0) {
                             Some(0) => Ok(Some(answers)),
-                            code => {
-                                Err(SysError::new("rtnetlink", shown, Errno::from_raw(-code.unwrap_or(-libc::EIO))))
-                            }
+                            code => Err(SysError::new(
+                                "rtnetlink",
+                                shown,
+                                Errno::from_raw_os_error(-code.unwrap_or(-libc::EIO)),
+                            )),
                         };
                     }
                     _ => answers.push(body.to_vec()),
@@ -226,7 +228,7 @@ fn link_header(index: i32, flags: u32, change: u32) -> Vec<u8> {
 /// EMSGSIZE for a value whose length its header cannot hold.
 fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) -> SysResult<()> {
     let length = u16::try_from(value.len() + 4)
-        .map_err(|_| SysError::new("sendto", format!("attribute {kind}: {} bytes", value.len()), Errno::EMSGSIZE))?;
+        .map_err(|_| SysError::new("sendto", format!("attribute {kind}: {} bytes", value.len()), Errno::MSGSIZE))?;
     body.extend(length.to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
@@ -300,7 +302,7 @@ mod tests {
         let lo = links.iter().find(|link| link.name == "lo").unwrap();
         assert_eq!(lo.index, 1);
         let error = route.set_up(0x7fff_fff0).unwrap_err();
-        assert_eq!(error.errno(), Errno::ENODEV, "{error}");
+        assert_eq!(error.errno(), Errno::NODEV, "{error}");
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::procfs::Proc;
-use super::{SysError, SysResult, process};
+use super::{SysError, SysResult, error, process};
 
 /// Moves this thread into the namespace of a descriptor, or into several namespaces of a pidfd's process at once, which
 /// CLONE_NEW* flags choose (setns(2); by pidfd since Linux 5.8).
@@ -17,9 +17,9 @@ use super::{SysError, SysResult, process};
 /// EINVAL for a namespace of another type, or the caller's own user namespace; EPERM without the privilege.
 pub fn join(fd: BorrowedFd, flags: u64) -> SysResult<()> {
     let shown = || format!("{}, {flags:#x}", fd.as_raw_fd());
-    let kinds = u32::try_from(flags).map_err(|_| SysError::new("setns", shown(), Errno::EINVAL))?;
+    let kinds = u32::try_from(flags).map_err(|_| SysError::new("setns", shown(), Errno::INVAL))?;
     rustix::thread::move_into_thread_name_spaces(fd, ThreadNameSpaceType::from_bits_retain(kinds))
-        .map_err(|error| SysError::from_rustix("setns", shown(), error))
+        .map_err(|error| SysError::new("setns", shown(), error))
 }
 
 /// Moves this thread into new namespaces (unshare(2)).
@@ -59,7 +59,7 @@ pub fn mapped_user_namespace(uid_map: &str, gid_map: &str) -> SysResult<OwnedFd>
 /// # Errors
 /// EINVAL for a name of more than 64 bytes; EPERM without CAP_SYS_ADMIN over the namespace.
 pub fn set_hostname(name: &str) -> SysResult<()> {
-    rustix::system::sethostname(name.as_bytes()).map_err(|error| SysError::from_rustix("sethostname", name, error))
+    rustix::system::sethostname(name.as_bytes()).map_err(|error| SysError::new("sethostname", name, error))
 }
 
 /// Sets the NIS domain name of this thread's UTS namespace.
@@ -67,7 +67,7 @@ pub fn set_hostname(name: &str) -> SysResult<()> {
 /// # Errors
 /// EINVAL for a name of more than 64 bytes; EPERM without CAP_SYS_ADMIN over the namespace.
 pub fn set_domainname(name: &str) -> SysResult<()> {
-    rustix::system::setdomainname(name.as_bytes()).map_err(|error| SysError::from_rustix("setdomainname", name, error))
+    rustix::system::setdomainname(name.as_bytes()).map_err(|error| SysError::new("setdomainname", name, error))
 }
 
 /// Brings the loopback interface of this network namespace up (netdevice(7), SIOCSIFFLAGS).
@@ -76,7 +76,7 @@ pub fn set_domainname(name: &str) -> SysResult<()> {
 /// EPERM without CAP_NET_ADMIN over the namespace; EAFNOSUPPORT on a kernel without IPv4.
 pub fn loopback_up() -> SysResult<()> {
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .map_err(|error| SysError::from_rustix("socket", "AF_INET, SOCK_DGRAM", error))?;
+        .map_err(|error| SysError::new("socket", "AF_INET, SOCK_DGRAM", error))?;
     const UP_AND_RUNNING: libc::c_short = 0x41;
     const _: () = assert!(UP_AND_RUNNING as libc::c_int == libc::IFF_UP | libc::IFF_RUNNING);
     // SAFETY: ifreq is a C struct of integers, arrays and unions of them, for which all zeroes is a valid value.
@@ -101,13 +101,13 @@ pub fn open(path: &std::path::Path, kind: u64) -> SysResult<OwnedFd> {
     // Without O_NONBLOCK a FIFO in its place would wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|error| SysError::from_rustix("openat", path.display().to_string(), error))?;
+        .map_err(|error| SysError::new("openat", path.display().to_string(), error))?;
     // SAFETY: NS_GET_NSTYPE takes no argument and returns flags; a file that is no namespace refuses it, since the type
     // of ioctl, 0xb7, is nsfs's.
     let found = unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) };
     if u64::try_from(found) != Ok(kind) {
         let what = format!("{}, NS_GET_NSTYPE: found {found:#x}, expected {kind:#x}", path.display());
-        return Err(SysError::new("ioctl", what, Errno::EINVAL));
+        return Err(SysError::new("ioctl", what, Errno::INVAL));
     }
     Ok(file)
 }
@@ -122,14 +122,14 @@ pub fn is_owned_by(namespace: BorrowedFd, user: BorrowedFd) -> SysResult<bool> {
         match unsafe { libc::ioctl(of.as_raw_fd(), request) } {
             // SAFETY: both return a new descriptor, of which only this function knows the number.
             number @ 0.. => Ok(Some(unsafe { OwnedFd::from_raw_fd(number) })),
-            _ => match Errno::last() {
-                Errno::EPERM => Ok(None),
+            _ => match error::last() {
+                Errno::PERM => Ok(None),
                 errno => Err(SysError::new("ioctl", format!("{}, {request:#x}", of.as_raw_fd()), errno)),
             },
         }
     };
     let identity = |fd: BorrowedFd| {
-        let stat = rustix::fs::fstat(fd).map_err(|error| SysError::from_rustix("fstat", "a namespace", error))?;
+        let stat = rustix::fs::fstat(fd).map_err(|error| SysError::new("fstat", "a namespace", error))?;
         Ok((stat.st_dev, stat.st_ino))
     };
     let wanted = identity(user)?;
@@ -162,8 +162,8 @@ pub fn count_mounts(namespace: BorrowedFd) -> SysResult<Option<u32>> {
     // SAFETY: the kernel writes at most the 16 bytes that the request's number encodes, which is the size of `info`.
     match unsafe { libc::ioctl(namespace.as_raw_fd(), NS_MNT_GET_INFO as _, &raw mut info) } {
         0 => Ok(Some(info.mounts)),
-        _ => match Errno::last() {
-            Errno::ENOTTY => Ok(None),
+        _ => match error::last() {
+            Errno::NOTTY => Ok(None),
             errno => Err(SysError::new("ioctl", "NS_MNT_GET_INFO", errno)),
         },
     }
@@ -193,6 +193,6 @@ mod tests {
         let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
         assert_ne!(inode(&first), inode(&second));
         let error = mapped_user_namespace("0 100000 10\n5 7 10\n", "0 0 1\n").unwrap_err();
-        assert_eq!(error.errno(), Errno::EINVAL);
+        assert_eq!(error.errno(), Errno::INVAL);
     }
 }

@@ -16,8 +16,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::fd::file_type;
 use super::{SysError, SysResult};
@@ -65,7 +65,7 @@ impl Dir {
     pub fn open_host(path: &Path) -> SysResult<Dir> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|e| SysError::from_rustix("open", format!("{path:?}, O_PATH|O_DIRECTORY"), e))?;
+            .map_err(|e| SysError::new("open", format!("{path:?}, O_PATH|O_DIRECTORY"), e))?;
         Ok(Dir { fd })
     }
 
@@ -99,7 +99,7 @@ impl Dir {
     pub fn try_find(&self, path: &Path, links: Links) -> SysResult<Option<OwnedFd>> {
         match self.open(path, OFlags::PATH, links) {
             Ok(fd) => Ok(Some(fd)),
-            Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -115,7 +115,7 @@ impl Dir {
     pub fn open(&self, path: &Path, flags: OFlags, links: Links) -> SysResult<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | nofollow(links);
         match self.openat2(path, flags, links) {
-            Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EAGAIN) => {
+            Err(error) if matches!(error.errno(), Errno::NOSYS | Errno::AGAIN) => {
                 let fd = self.walk(path, links, Missing::Fail)?;
                 if flags.contains(OFlags::PATH) {
                     return if flags.contains(OFlags::DIRECTORY) { require_directory(fd, path) } else { Ok(fd) };
@@ -127,7 +127,7 @@ impl Dir {
     }
 
     fn openat2(&self, path: &Path, flags: OFlags, links: Links) -> SysResult<OwnedFd> {
-        let error = |e| SysError::from_rustix("openat2", format!("root, {path:?}, {flags:?}, RESOLVE_IN_ROOT"), e);
+        let error = |e| SysError::new("openat2", format!("root, {path:?}, {flags:?}, RESOLVE_IN_ROOT"), e);
         if NO_OPENAT2.load(Ordering::Relaxed) {
             return Err(error(rustix::io::Errno::NOSYS));
         }
@@ -161,7 +161,7 @@ impl Dir {
     /// [`Dir::open`].
     pub fn mkdir_all(&self, path: &Path, mode: u32, links: Links) -> SysResult<OwnedFd> {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY, links) {
-            Err(error) if error.errno() == Errno::ENOENT => self.walk(path, links, Missing::MakeDirs(mode)),
+            Err(error) if error.errno() == Errno::NOENT => self.walk(path, links, Missing::MakeDirs(mode)),
             other => other,
         }
     }
@@ -173,7 +173,7 @@ impl Dir {
     /// As for [`Dir::mkdir_all`].
     pub fn make_file(&self, path: &Path, mode: u32, links: Links) -> SysResult<OwnedFd> {
         match self.open(path, OFlags::PATH, links) {
-            Err(error) if error.errno() == Errno::ENOENT => self.walk(path, links, Missing::MakeFile(mode)),
+            Err(error) if error.errno() == Errno::NOENT => self.walk(path, links, Missing::MakeFile(mode)),
             other => other,
         }
     }
@@ -186,7 +186,7 @@ impl Dir {
     /// EINVAL when `path` ends in no name; else as for [`Dir::mkdir_all`].
     pub fn parent(&self, path: &Path) -> SysResult<(OwnedFd, OsString)> {
         let Some(name) = path.file_name() else {
-            return Err(SysError::new("open", format!("{path:?}: no file name"), Errno::EINVAL));
+            return Err(SysError::new("open", format!("{path:?}: no file name"), Errno::INVAL));
         };
         let parent = path.parent().unwrap_or(Path::new("/"));
         Ok((self.mkdir_all(parent, 0o755, Links::Follow)?, name.to_owned()))
@@ -267,27 +267,27 @@ impl Walk<'_> {
             Err(rustix::io::Errno::NOENT) if missing != Missing::Fail => {
                 self.races += 1;
                 if self.races > MAX_LINKS + MAX_RACES {
-                    return Err(self.error("mkdirat", name, Errno::EAGAIN));
+                    return Err(self.error("mkdirat", name, Errno::AGAIN));
                 }
                 self.create(name, last, missing)?;
                 self.todo.push(Step::Into(name.to_owned()));
                 return Ok(None);
             }
-            Err(e) => return Err(self.error("openat", name, Errno::from_raw(e.raw_os_error()))),
+            Err(e) => return Err(self.error("openat", name, Errno::from_raw_os_error(e.raw_os_error()))),
         };
         match file_type(&fd)? {
-            FileType::Symlink if links == Links::Refuse => Err(self.error("openat", name, Errno::ELOOP)),
+            FileType::Symlink if links == Links::Refuse => Err(self.error("openat", name, Errno::LOOP)),
             FileType::Symlink if last && links == Links::NotLast => match missing {
-                Missing::MakeDirs(_) => Err(self.error("openat", name, Errno::ENOTDIR)),
+                Missing::MakeDirs(_) => Err(self.error("openat", name, Errno::NOTDIR)),
                 _ => Ok(Some(fd)),
             },
             FileType::Symlink => {
                 self.followed += 1;
                 if self.followed > MAX_LINKS {
-                    return Err(self.error("openat", name, Errno::ELOOP));
+                    return Err(self.error("openat", name, Errno::LOOP));
                 }
                 let target = rustix::fs::readlinkat(&fd, "", Vec::new())
-                    .map_err(|e| self.error("readlinkat", name, Errno::from_raw(e.raw_os_error())))?;
+                    .map_err(|e| self.error("readlinkat", name, Errno::from_raw_os_error(e.raw_os_error())))?;
                 self.push(&PathBuf::from(OsStr::from_bytes(target.as_bytes())));
                 Ok(None)
             }
@@ -296,7 +296,7 @@ impl Walk<'_> {
                 Ok(None)
             }
             _ if last && !matches!(missing, Missing::MakeDirs(_)) => Ok(Some(fd)),
-            _ => Err(self.error("openat", name, Errno::ENOTDIR)),
+            _ => Err(self.error("openat", name, Errno::NOTDIR)),
         }
     }
 
@@ -312,7 +312,7 @@ impl Walk<'_> {
         match made {
             // Another process was faster: the next lookup opens its file with the same checks.
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
-            Err(e) => Err(self.error(call, name, Errno::from_raw(e.raw_os_error()))),
+            Err(e) => Err(self.error(call, name, Errno::from_raw_os_error(e.raw_os_error()))),
         }
     }
 }
@@ -333,7 +333,7 @@ pub fn working_directory() -> SysResult<PathBuf> {
     // With the NUL byte at the end.
     path.truncate(length.saturating_sub(1));
     let path = PathBuf::from(OsString::from_vec(path));
-    if path.is_absolute() { Ok(path) } else { Err(SysError::new("getcwd", path.display().to_string(), Errno::EXDEV)) }
+    if path.is_absolute() { Ok(path) } else { Err(SysError::new("getcwd", path.display().to_string(), Errno::XDEV)) }
 }
 
 /// O_NOFOLLOW where the last component is not followed.
@@ -344,7 +344,7 @@ fn nofollow(links: Links) -> OFlags {
 fn require_directory(fd: OwnedFd, path: &Path) -> SysResult<OwnedFd> {
     match file_type(&fd)? {
         FileType::Directory => Ok(fd),
-        _ => Err(SysError::new("openat", format!("{path:?}, O_DIRECTORY"), Errno::ENOTDIR)),
+        _ => Err(SysError::new("openat", format!("{path:?}, O_DIRECTORY"), Errno::NOTDIR)),
     }
 }
 
@@ -352,7 +352,7 @@ fn require_directory(fd: OwnedFd, path: &Path) -> SysResult<OwnedFd> {
 /// /proc/self/fd of the host, which this process has until it enters a root.
 fn reopen_found(fd: OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
     let flags = flags - OFlags::NOFOLLOW;
-    let error = |e| SysError::from_rustix("openat", format!("{path:?}, {flags:?}"), e);
+    let error = |e| SysError::new("openat", format!("{path:?}, {flags:?}"), e);
     match file_type(&fd)? {
         FileType::Directory => rustix::fs::openat(&fd, ".", flags, Mode::empty()).map_err(error),
         FileType::Symlink => Err(error(rustix::io::Errno::LOOP)),

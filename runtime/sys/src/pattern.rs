@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::{SysError, SysResult};
 
@@ -16,7 +16,7 @@ impl Pattern {
     /// # Errors
     /// EINVAL for a malformed expression.
     pub fn new(expression: &str) -> SysResult<Pattern> {
-        let error = || SysError::new("regcomp", format!("{expression:?}"), Errno::EINVAL);
+        let error = || SysError::new("regcomp", format!("{expression:?}"), Errno::INVAL);
         let text = CString::new(expression).map_err(|_| error())?;
         let mut compiled = MaybeUninit::uninit();
         // SAFETY: `text` is NUL-terminated and outlives the call, and regcomp accepts an uninitialised regex_t.

@@ -7,9 +7,9 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
-use super::{SysError, SysResult};
+use super::{SysError, SysResult, error};
 use wait::wait_id;
 
 mod wait;
@@ -116,7 +116,7 @@ unsafe fn clone3(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd>) -> Sy
 fn child(pid: libc::c_long, pidfd: OwnedFd) -> SysResult<Option<Child>> {
     match i32::try_from(pid) {
         Ok(pid) => Ok(Some(Child { pid, pidfd })),
-        Err(_) => Err(SysError::new("clone", format!("returned {pid}"), Errno::EOVERFLOW)),
+        Err(_) => Err(SysError::new("clone", format!("returned {pid}"), Errno::OVERFLOW)),
     }
 }
 
@@ -272,7 +272,7 @@ pub(super) fn check_namespaces(call: &'static str, flags: u64) -> SysResult<libc
         | libc::CLONE_NEWUTS;
     libc::c_int::try_from(flags).ok().filter(|known| known & !NAMESPACES == 0).ok_or_else(|| {
         let other = flags & !(NAMESPACES as u64);
-        SysError::new(call, format!("flags {flags:#x}: {other:#x} are no namespaces"), Errno::EINVAL)
+        SysError::new(call, format!("flags {flags:#x}: {other:#x} are no namespaces"), Errno::INVAL)
     })
 }
 
@@ -310,7 +310,7 @@ pub fn kill_anchor(anchor: Child) -> SysResult<()> {
     pidfd_send_signal(anchor.pidfd.as_fd(), libc::SIGKILL)?;
     loop {
         match wait_id(anchor.pidfd.as_fd(), libc::WEXITED | libc::__WALL) {
-            Err(error) if error.errno() == Errno::EINTR => {}
+            Err(error) if error.errno() == Errno::INTR => {}
             other => return other.map(drop),
         }
     }
@@ -321,7 +321,7 @@ pub fn kill_anchor(anchor: Child) -> SysResult<()> {
 /// # Errors
 /// ESRCH when no process has this pid; EINVAL for the id of a thread, or of a process group or session alone.
 pub fn pidfd_open(pid: i32) -> SysResult<OwnedFd> {
-    let error = |error| SysError::from_rustix("pidfd_open", pid.to_string(), error);
+    let error = |error| SysError::new("pidfd_open", pid.to_string(), error);
     let valid = rustix::process::Pid::from_raw(pid).filter(|_| pid > 0).ok_or(error(rustix::io::Errno::INVAL))?;
     rustix::process::pidfd_open(valid, rustix::process::PidfdFlags::empty()).map_err(error)
 }
@@ -365,7 +365,7 @@ pub fn replace_stdio(stream: StandardStream, fd: BorrowedFd) -> SysResult<()> {
         StandardStream::Output => rustix::stdio::dup2_stdout(fd),
         StandardStream::Error => rustix::stdio::dup2_stderr(fd),
     };
-    replaced.map_err(|error| SysError::from_rustix("dup2", format!("{}, {stream:?}", fd.as_raw_fd()), error))
+    replaced.map_err(|error| SysError::new("dup2", format!("{}, {stream:?}", fd.as_raw_fd()), error))
 }
 
 /// A standard stream, by its number.
@@ -400,7 +400,7 @@ pub fn reset_signals() -> SysResult<()> {
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u8>(), 8usize) };
     }
     let empty = nix::sys::signal::SigSet::empty();
-    empty.thread_set_mask().map_err(|errno| SysError::new("sigprocmask", "SIG_SETMASK, []", errno))
+    empty.thread_set_mask().map_err(|errno| SysError::new("sigprocmask", "SIG_SETMASK, []", error::from_nix(errno)))
 }
 
 /// Keeps other processes from tracing this one and from following its /proc/PID/exe and fd (prctl(PR_SET_DUMPABLE, 0)).
@@ -409,7 +409,7 @@ pub fn reset_signals() -> SysResult<()> {
 /// As prctl(2): EPERM where a seccomp filter refuses the call.
 pub fn set_undumpable() -> SysResult<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(|error| SysError::from_rustix("prctl", "PR_SET_DUMPABLE, 0", error))
+        .map_err(|error| SysError::new("prctl", "PR_SET_DUMPABLE, 0", error))
 }
 
 /// Executes the program `path` (execve(2)). Returns only on failure.

@@ -16,8 +16,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::mount::{self, Filesystem};
 use super::{SysError, SysResult, fd};
@@ -105,7 +105,7 @@ impl Proc {
     fn open_showing(shows: Shows) -> SysResult<Proc> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open("/proc", flags, Mode::empty())
-            .map_err(|e| SysError::from_rustix("open", "\"/proc\", O_PATH|O_DIRECTORY", e));
+            .map_err(|e| SysError::new("open", "\"/proc\", O_PATH|O_DIRECTORY", e));
         let root = opened.and_then(verify_root).or_else(|first| mount_private(shows).map_err(|_| first))?;
         Ok(Proc { root, private: OnceLock::new(), shows })
     }
@@ -123,7 +123,7 @@ impl Proc {
     pub fn open_file(&self, path: impl AsRef<Path>, flags: OFlags) -> SysResult<OwnedFd> {
         let path = path.as_ref();
         match open_below(&self.root, path, flags) {
-            Err(error) if error.errno() == Errno::EXDEV => match self.private() {
+            Err(error) if error.errno() == Errno::XDEV => match self.private() {
                 Some(private) => open_below(private, path, flags),
                 None => Err(error),
             },
@@ -149,7 +149,7 @@ impl Proc {
         let shown = || format!("/proc/{}, {:?}", path.display(), String::from_utf8_lossy(bytes));
         let written = file.write(bytes).map_err(|e| SysError::from_io("write", shown(), &e))?;
         if written != bytes.len() {
-            return Err(SysError::new("write", format!("{}: {written} bytes taken", shown()), Errno::EIO));
+            return Err(SysError::new("write", format!("{}: {written} bytes taken", shown()), Errno::IO));
         }
         Ok(())
     }
@@ -184,7 +184,7 @@ impl Proc {
         let path = path.as_ref();
         let link = self.open_file(path, OFlags::PATH | OFlags::NOFOLLOW)?;
         let target = rustix::fs::readlinkat(&link, "", Vec::new())
-            .map_err(|e| SysError::from_rustix("readlinkat", format!("/proc/{}", path.display()), e))?;
+            .map_err(|e| SysError::new("readlinkat", format!("/proc/{}", path.display()), e))?;
         Ok(PathBuf::from(std::ffi::OsString::from(String::from_utf8_lossy(target.as_bytes()).into_owned())))
     }
 
@@ -196,7 +196,7 @@ impl Proc {
         let number = fd.as_fd().as_raw_fd().to_string();
         let directory = self.open_file("self/fd", OFlags::PATH | OFlags::DIRECTORY)?;
         rustix::fs::openat(&directory, number.as_str(), (flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| SysError::from_rustix("openat", format!("/proc/self/fd/{number}, {flags:?}"), e))
+            .map_err(|e| SysError::new("openat", format!("/proc/self/fd/{number}, {flags:?}"), e))
     }
 
     /// Opens one of this thread's namespaces, `thread-self/ns/NAME`, which is a magic link.
@@ -222,13 +222,13 @@ impl Proc {
     pub fn open_root_of(&self, pid: i32) -> SysResult<OwnedFd> {
         let process = self.open_file(pid.to_string(), OFlags::PATH | OFlags::DIRECTORY)?;
         rustix::fs::openat(&process, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| SysError::from_rustix("openat", format!("/proc/{pid}/root"), e))
+            .map_err(|e| SysError::new("openat", format!("/proc/{pid}/root"), e))
     }
 
     fn namespace(&self, directory: &str, name: &str) -> SysResult<OwnedFd> {
         let opened = self.open_file(directory, OFlags::PATH | OFlags::DIRECTORY)?;
         rustix::fs::openat(&opened, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| SysError::from_rustix("openat", format!("/proc/{directory}/{name}"), e))
+            .map_err(|e| SysError::new("openat", format!("/proc/{directory}/{name}"), e))
     }
 
     /// Reads /proc/PID/stat; `None` when there is no such process.
@@ -240,19 +240,19 @@ impl Proc {
         match self.read_to_string(&path) {
             Ok(text) => match PidStat::parse(&text) {
                 Some(stat) => Ok(Some(stat)),
-                None => Err(SysError::new("read", format!("/proc/{path}: unknown form {text:?}"), Errno::EBADMSG)),
+                None => Err(SysError::new("read", format!("/proc/{path}: unknown form {text:?}"), Errno::BADMSG)),
             },
-            Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ESRCH) => Ok(None),
+            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::SRCH) => Ok(None),
             Err(error) => Err(error),
         }
     }
 }
 
 fn verify_root(fd: OwnedFd) -> SysResult<OwnedFd> {
-    let fs = rustix::fs::fstatfs(&fd).map_err(|e| SysError::from_rustix("fstatfs", "/proc", e))?;
-    let stat = rustix::fs::fstat(&fd).map_err(|e| SysError::from_rustix("fstat", "/proc", e))?;
+    let fs = rustix::fs::fstatfs(&fd).map_err(|e| SysError::new("fstatfs", "/proc", e))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|e| SysError::new("fstat", "/proc", e))?;
     if fd::magic(&fs) != PROC_SUPER_MAGIC || stat.st_ino != PROC_ROOT_INO {
-        return Err(SysError::new("open", "\"/proc\": not the root of a procfs", Errno::EXDEV));
+        return Err(SysError::new("open", "\"/proc\": not the root of a procfs", Errno::XDEV));
     }
     Ok(fd)
 }
@@ -263,7 +263,7 @@ fn mount_private(shows: Shows) -> SysResult<OwnedFd> {
         Shows::Everything => Filesystem::new("proc").mount(attributes),
         // Kernels before 5.8 do not know the parameter.
         Shows::Processes => match Filesystem::new("proc").parameter("subset", Some("pid".into())).mount(attributes) {
-            Err(error) if error.errno() == Errno::EINVAL => Filesystem::new("proc").mount(attributes),
+            Err(error) if error.errno() == Errno::INVAL => Filesystem::new("proc").mount(attributes),
             other => other,
         },
     };
@@ -271,7 +271,7 @@ fn mount_private(shows: Shows) -> SysResult<OwnedFd> {
 }
 
 fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
-    let error = |e| SysError::from_rustix("openat2", format!("/proc/{}, {flags:?}", path.display()), e);
+    let error = |e| SysError::new("openat2", format!("/proc/{}, {flags:?}", path.display()), e);
     let flags = flags | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
@@ -283,7 +283,7 @@ fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> 
 /// Looks `path` up without openat2, for kernels before 5.6: one component at a time, each on the same procfs. No link
 /// is followed but a first one of procfs (`self` and `thread-self`, which are relative links to a number).
 fn walk_below(root: &OwnedFd, path: &Path, flags: OFlags) -> SysResult<OwnedFd> {
-    let error = |e| SysError::from_rustix("openat", format!("/proc/{}, {flags:?}", path.display()), e);
+    let error = |e| SysError::new("openat", format!("/proc/{}, {flags:?}", path.display()), e);
     let device = rustix::fs::fstat(root).map_err(error)?.st_dev;
     let walk = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut todo: Vec<std::ffi::OsString> = path.iter().rev().map(|name| name.to_owned()).collect();
@@ -354,8 +354,8 @@ mod tests {
     #[test]
     fn magic_links_are_not_followed_and_nothing_leads_up() {
         let proc = Proc::open().expect("procfs");
-        assert_eq!(proc.open_file("self/root", OFlags::PATH).expect_err("magic").errno(), Errno::ELOOP);
-        assert_eq!(proc.open_file("../etc", OFlags::PATH).expect_err("up").errno(), Errno::EXDEV);
+        assert_eq!(proc.open_file("self/root", OFlags::PATH).expect_err("magic").errno(), Errno::LOOP);
+        assert_eq!(proc.open_file("../etc", OFlags::PATH).expect_err("up").errno(), Errno::XDEV);
         assert_eq!(proc.read_link("self/root").expect("text"), Path::new("/"));
     }
 
@@ -366,7 +366,7 @@ mod tests {
         let proc = Proc { root, private: OnceLock::new(), shows: Shows::Processes };
         assert_eq!(proc.read_to_string("thread-self/comm").expect("comm"), proc_comm());
         assert!(proc.open_file("self/fd", OFlags::PATH | OFlags::DIRECTORY).is_ok());
-        assert_eq!(proc.open_file("sys", OFlags::PATH).expect_err("no sysctls").errno(), Errno::ENOENT);
+        assert_eq!(proc.open_file("sys", OFlags::PATH).expect_err("no sysctls").errno(), Errno::NOENT);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::{SysError, SysResult, fd};
@@ -43,7 +43,7 @@ const RUNNING_PROGRAM: &str = "/proc/self/exe";
 pub fn overlay(other: &Path) -> SysResult<Image> {
     let path = std::env::current_exe().map_err(|error| SysError::from_io("readlink", RUNNING_PROGRAM, &error))?;
     let program = rustix::fs::open(RUNNING_PROGRAM, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| SysError::from_rustix("open", RUNNING_PROGRAM, error))?;
+        .map_err(|error| SysError::new("open", RUNNING_PROGRAM, error))?;
     overlay_of(program.as_fd(), &path, other)
 }
 
@@ -54,15 +54,15 @@ pub fn overlay(other: &Path) -> SysResult<Image> {
 /// own mount, and the file must be the program by inode, size and time of change. Device numbers are not compared,
 /// since the overlay reports its own.
 fn overlay_of(program: BorrowedFd, path: &Path, other: &Path) -> SysResult<Image> {
-    let error = |call: &'static str| move |error| SysError::from_rustix(call, "overlay", error);
+    let error = |call: &'static str| move |error| SysError::new(call, "overlay", error);
     let differs = |errno| SysError::new("overlay", format!("{}: not the running program", path.display()), errno);
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(SysError::new("fsopen", path.display().to_string(), Errno::EINVAL));
+        return Err(SysError::new("fsopen", path.display().to_string(), Errno::INVAL));
     };
     let (directory, other) = (open_directory(directory)?, open_directory(other)?);
     let mount_of_program = fd::mount_id(program);
     if mount_of_program.is_none() || fd::mount_id(&directory) != mount_of_program {
-        return Err(differs(Errno::EXDEV));
+        return Err(differs(Errno::XDEV));
     }
     // Layers by descriptor are the compared directories, and need no escapes, which kernels before 6.5 refuse.
     let layers = format!("/proc/self/fd/{}:/proc/self/fd/{}", directory.as_raw_fd(), other.as_raw_fd());
@@ -78,19 +78,19 @@ fn overlay_of(program: BorrowedFd, path: &Path, other: &Path) -> SysResult<Image
     let file = rustix::fs::openat(&mount, name, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
         .map_err(error("openat"))?;
     if version(file.as_fd())? != version(program)? {
-        return Err(differs(Errno::ESTALE));
+        return Err(differs(Errno::STALE));
     }
     Ok(Image { file, mount: Some(mount) })
 }
 
 fn open_directory(path: &Path) -> SysResult<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| SysError::from_rustix("open", path.display().to_string(), error))
+        .map_err(|error| SysError::new("open", path.display().to_string(), error))
 }
 
 /// Inode, size and time of change, which together identify a state of a file on one file system.
 fn version(file: BorrowedFd) -> SysResult<(u64, i64, i64, i128)> {
-    let stat = rustix::fs::fstat(file).map_err(|error| SysError::from_rustix("fstat", "overlay", error))?;
+    let stat = rustix::fs::fstat(file).map_err(|error| SysError::new("fstat", "overlay", error))?;
     Ok((stat.st_ino, stat.st_size, stat.st_ctime, stat.st_ctime_nsec.into()))
 }
 
@@ -100,7 +100,7 @@ fn version(file: BorrowedFd) -> SysResult<(u64, i64, i64, i128)> {
 /// ENOMEM, EMFILE, or an error of reading the program.
 pub fn memory_copy(name: &CStr) -> SysResult<Image> {
     // MFD_EXEC (since 6.3) makes the file executable whatever the value of vm.memfd_noexec.
-    let error = |call: &'static str| move |error| SysError::from_rustix(call, RUNNING_PROGRAM, error);
+    let error = |call: &'static str| move |error| SysError::new(call, RUNNING_PROGRAM, error);
     let source =
         rustix::fs::open(RUNNING_PROGRAM, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error("open"))?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -133,7 +133,7 @@ fn seal(file: &OwnedFd) -> rustix::io::Result<()> {
 /// # Errors
 /// ENOMEM, EMFILE, or ENOSPC past the limit of the memory cgroup's or the system's shared memory.
 pub fn memory_file(name: &CStr, bytes: &[u8]) -> SysResult<OwnedFd> {
-    let error = |call: &'static str| move |error| SysError::from_rustix(call, name.to_string_lossy(), error);
+    let error = |call: &'static str| move |error| SysError::new(call, name.to_string_lossy(), error);
     let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map_err(error("memfd_create"))?;
     let mut written = 0;
     while written < bytes.len() {
@@ -169,7 +169,7 @@ mod tests {
         // SAFETY: the address is the kernel's choice, so that no mapping is replaced, and the new one is never
         // accessed.
         let mapped = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_WRITE, libc::MAP_SHARED, fd, 0) };
-        assert_eq!((mapped, nix::errno::Errno::last()), (libc::MAP_FAILED, nix::errno::Errno::EPERM));
+        assert_eq!((mapped, crate::error::last()), (libc::MAP_FAILED, rustix::io::Errno::PERM));
     }
 
     #[test]
@@ -199,16 +199,16 @@ mod tests {
         let again = || overlay_of(program.as_fd(), &path, other.path());
         let image = match again() {
             // Not every environment has the privilege and the file system.
-            Err(error) if !matches!(error.errno(), Errno::EXDEV | Errno::ESTALE) => return,
+            Err(error) if !matches!(error.errno(), Errno::XDEV | Errno::STALE) => return,
             image => image.unwrap(),
         };
         assert_eq!(version(image.file.as_fd()), version(program.as_fd()));
         let refused = |errno| assert_eq!(again().map(drop).map_err(|error| error.errno()), Err(errno));
         std::fs::write(directory.path().join("new"), "other one").unwrap();
         std::fs::rename(directory.path().join("new"), &path).unwrap();
-        refused(Errno::ESTALE);
+        refused(Errno::STALE);
         std::fs::remove_file(&path).unwrap();
-        refused(Errno::ENOENT);
+        refused(Errno::NOENT);
         let shown =
             |image: Image| std::fs::read_to_string(format!("/proc/self/fd/{}", image.file.as_raw_fd())).unwrap();
         assert_eq!(shown(image), "one build", "an image that is kept");

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use libc::{c_uint, c_void};
-use nix::errno::Errno;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{SysError, SysResult};
+use super::{SysError, SysResult, error};
 
 /// One instruction of classic BPF: `struct sock_filter` of linux/filter.h, in a form that can be serialized.
 #[repr(C)]
@@ -46,7 +46,7 @@ pub fn install(program: &[Instruction], flags: u32) -> SysResult<()> {
 /// Makes the child of `command` install `program` as its last step between fork and exec. The filter applies to the
 /// program of `command`, and not to this process. Otherwise as [`install`].
 pub fn install_before_exec(command: &mut Command, program: Vec<Instruction>, flags: u32) {
-    let install = move || set_filter(&program, flags).map_err(|errno| io::Error::from_raw_os_error(errno as i32));
+    let install = move || set_filter(&program, flags).map_err(io::Error::from);
     // SAFETY: the closure only makes system calls, which are async-signal-safe, on memory that it owns: set_filter
     // neither allocates nor locks.
     unsafe { command.pre_exec(install) };
@@ -54,7 +54,7 @@ pub fn install_before_exec(command: &mut Command, program: Vec<Instruction>, fla
 
 /// Installs a filter as [`install`] does, by system calls alone, so that a child may call it between fork and exec.
 fn set_filter(program: &[Instruction], flags: u32) -> Result<(), Errno> {
-    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let len = u16::try_from(program.len()).map_err(|_| Errno::INVAL)?;
     let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>() };
     let pointer: *const libc::sock_fprog = &fprog;
     // SAFETY: the kernel reads `fprog` and the `len` instructions at `filter`, which are the borrowed slice `program`;
@@ -63,14 +63,14 @@ fn set_filter(program: &[Instruction], flags: u32) -> Result<(), Errno> {
     if result == 0 {
         return Ok(());
     }
-    let errno = Errno::last();
-    if flags != 0 || errno != Errno::ENOSYS {
+    let errno = error::last();
+    if flags != 0 || errno != Errno::NOSYS {
         return Err(errno);
     }
     // SAFETY: as above; prctl(PR_SET_SECCOMP) reads the same structure.
     match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, pointer, 0, 0) } {
         0 => Ok(()),
-        _ => Err(Errno::last()),
+        _ => Err(error::last()),
     }
 }
 
@@ -97,7 +97,7 @@ pub fn install_with_listener(
     const DONE: i32 = -3;
     const FAILED: i32 = -4;
     let args = || format!("SECCOMP_SET_MODE_FILTER, {:#x}, {{len={}}}", flags | NEW_LISTENER, program.len());
-    let len = u16::try_from(program.len()).map_err(|_| SysError::new("seccomp", args(), Errno::EINVAL))?;
+    let len = u16::try_from(program.len()).map_err(|_| SysError::new("seccomp", args(), Errno::INVAL))?;
     let word = Arc::new(AtomicI32::new(WAITING));
     let theirs = word.clone();
     let thread = std::thread::Builder::new().stack_size(128 * 1024).spawn(move || {
@@ -112,9 +112,8 @@ pub fn install_with_listener(
         let listener = unsafe { OwnedFd::from_raw_fd(number) };
         theirs.store(if deliver(listener) { DONE } else { FAILED }, Ordering::Release);
     });
-    let thread = thread.map_err(|error| {
-        SysError::new("clone3", "a thread", error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
-    })?;
+    let thread = thread
+        .map_err(|error| SysError::new("clone3", "a thread", Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)))?;
     let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>() };
     // SAFETY: as in `set_filter`.
     let number = unsafe {
@@ -131,7 +130,7 @@ pub fn install_with_listener(
     loop {
         match word.load(Ordering::Acquire) {
             DONE => return Ok(()),
-            FAILED => return Err(SysError::new("sendmsg", "the listener", Errno::EPIPE)),
+            FAILED => return Err(SysError::new("sendmsg", "the listener", Errno::PIPE)),
             _ => std::hint::spin_loop(),
         }
     }
@@ -150,7 +149,7 @@ pub fn flags_available(flags: u32) -> bool {
     let none: *const c_void = std::ptr::null();
     // SAFETY: the kernel refuses a null program with EFAULT, and changes nothing.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, none) };
-    result == -1 && Errno::last() == Errno::EFAULT
+    result == -1 && error::last() == Errno::FAULT
 }
 
 const _: () = {

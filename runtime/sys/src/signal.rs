@@ -6,9 +6,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
-use super::{SysError, SysResult};
+use super::{SysError, SysResult, error};
 
 /// Signals that arrived and were not read yet, as [`bit`]s.
 static HELD: AtomicU64 = AtomicU64::new(0);
@@ -178,7 +178,7 @@ impl Signals {
         // SAFETY: `set` outlives the call, and null asks for no old mask.
         let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
         if result != 0 {
-            return Err(SysError::new("rt_sigprocmask", "SIG_BLOCK", Errno::from_raw(result)));
+            return Err(SysError::new("rt_sigprocmask", "SIG_BLOCK", Errno::from_raw_os_error(result)));
         }
         // SAFETY: `set` outlives the call, and -1 asks for a new descriptor.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -209,8 +209,8 @@ impl Signals {
             // SAFETY: the kernel wrote `size` bytes, a whole record, so that `info` is initialised.
             Ok(read) if read == size => Ok(Some(unsafe { info.assume_init() }.ssi_signo.cast_signed())),
             Ok(_) => Ok(None),
-            Err(_) => match Errno::last() {
-                Errno::EAGAIN | Errno::EINTR => Ok(None),
+            Err(_) => match error::last() {
+                Errno::AGAIN | Errno::INTR => Ok(None),
                 errno => Err(SysError::new("read", "signalfd", errno)),
             },
         }

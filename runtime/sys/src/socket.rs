@@ -21,7 +21,7 @@ const MAX_FDS: usize = 4;
 /// EMFILE or ENFILE past a limit on descriptors.
 pub fn packet_pair() -> SysResult<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|error| SysError::from_rustix("socketpair", "AF_UNIX, SOCK_SEQPACKET", error))
+        .map_err(|error| SysError::new("socketpair", "AF_UNIX, SOCK_SEQPACKET", error))
 }
 
 /// Sends one packet with up to `MAX_FDS` descriptors.
@@ -36,14 +36,14 @@ fn send_once(socket: BorrowedFd, packet: &[u8], fds: &[BorrowedFd]) -> SysResult
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(SysError::new("sendmsg", format!("{} fds", fds.len()), nix::errno::Errno::EINVAL));
+        return Err(SysError::new("sendmsg", format!("{} fds", fds.len()), rustix::io::Errno::INVAL));
     }
     loop {
         match sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL) {
             Ok(sent) => return Ok(sent),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
-                return Err(SysError::from_rustix("sendmsg", format!("{} bytes", packet.len()), error));
+                return Err(SysError::new("sendmsg", format!("{} bytes", packet.len()), error));
             }
         }
     }
@@ -74,12 +74,12 @@ pub fn receive(socket: BorrowedFd, limit: usize) -> SysResult<(Vec<u8>, Vec<Owne
             Ok(message) => break message,
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
-                return Err(SysError::from_rustix("recvmsg", socket.as_raw_fd().to_string(), error));
+                return Err(SysError::new("recvmsg", socket.as_raw_fd().to_string(), error));
             }
         }
     };
     if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(SysError::new("recvmsg", format!("a packet over {limit} bytes"), nix::errno::Errno::EMSGSIZE));
+        return Err(SysError::new("recvmsg", format!("a packet over {limit} bytes"), rustix::io::Errno::MSGSIZE));
     }
     buffer.truncate(message.bytes);
     let mut fds = Vec::new();
@@ -97,7 +97,7 @@ pub fn receive(socket: BorrowedFd, limit: usize) -> SysResult<(Vec<u8>, Vec<Owne
 /// ENOENT when no socket has the path, ECONNREFUSED when none listens there, EINVAL for a path that is too long for a
 /// socket's address.
 pub fn connect(path: &Path) -> SysResult<OwnedFd> {
-    let error = |error| SysError::from_rustix("connect", path.display().to_string(), error);
+    let error = |error| SysError::new("connect", path.display().to_string(), error);
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(error)?;
     let address = SocketAddrUnix::new(path).map_err(error)?;
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!((packet.as_slice(), fds.len()), (b"one".as_slice(), 1));
         assert_eq!(receive(right.as_fd(), 16).unwrap().0, b"two");
         send(left.as_fd(), &[0; 17], &[]).unwrap();
-        assert_eq!(receive(right.as_fd(), 16).unwrap_err().errno(), nix::errno::Errno::EMSGSIZE);
+        assert_eq!(receive(right.as_fd(), 16).unwrap_err().errno(), rustix::io::Errno::MSGSIZE);
         drop(left);
         assert!(receive(right.as_fd(), 16).unwrap().0.is_empty());
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, Winsize};
 
@@ -14,9 +14,9 @@ use super::{SysError, SysResult};
 /// # Errors
 /// ENOTTY when `master` is no pty's master, EIO when its other side is gone, EMFILE past the limit on descriptors.
 pub fn open_peer(master: BorrowedFd) -> SysResult<OwnedFd> {
-    rustix::pty::unlockpt(master).map_err(|error| SysError::from_rustix("ioctl", "TIOCSPTLCK, 0", error))?;
+    rustix::pty::unlockpt(master).map_err(|error| SysError::new("ioctl", "TIOCSPTLCK, 0", error))?;
     rustix::pty::ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
-        .map_err(|error| SysError::from_rustix("ioctl", "TIOCGPTPEER", error))
+        .map_err(|error| SysError::new("ioctl", "TIOCGPTPEER", error))
 }
 
 /// The pty's number: its slave is /dev/pts/NUMBER (TIOCGPTN).
@@ -39,7 +39,7 @@ pub fn number(master: BorrowedFd) -> SysResult<u32> {
 pub fn set_size(terminal: BorrowedFd, rows: u16, columns: u16) -> SysResult<()> {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(terminal, size)
-        .map_err(|error| SysError::from_rustix("ioctl", format!("TIOCSWINSZ, {rows} rows, {columns} columns"), error))
+        .map_err(|error| SysError::new("ioctl", format!("TIOCSWINSZ, {rows} rows, {columns} columns"), error))
 }
 
 /// The rows and columns of a terminal (TIOCGWINSZ).
@@ -47,8 +47,7 @@ pub fn set_size(terminal: BorrowedFd, rows: u16, columns: u16) -> SysResult<()> 
 /// # Errors
 /// ENOTTY when the file is no terminal.
 pub fn size(terminal: BorrowedFd<'_>) -> SysResult<(u16, u16)> {
-    let size =
-        rustix::termios::tcgetwinsize(terminal).map_err(|error| SysError::from_rustix("ioctl", "TIOCGWINSZ", error))?;
+    let size = rustix::termios::tcgetwinsize(terminal).map_err(|error| SysError::new("ioctl", "TIOCGWINSZ", error))?;
     Ok((size.ws_row, size.ws_col))
 }
 
@@ -57,7 +56,7 @@ pub fn size(terminal: BorrowedFd<'_>) -> SysResult<(u16, u16)> {
 /// # Errors
 /// EPERM when this process leads no session, or the session or the terminal has another of its kind already.
 pub fn make_controlling(terminal: BorrowedFd) -> SysResult<()> {
-    rustix::process::ioctl_tiocsctty(terminal).map_err(|error| SysError::from_rustix("ioctl", "TIOCSCTTY, 0", error))
+    rustix::process::ioctl_tiocsctty(terminal).map_err(|error| SysError::new("ioctl", "TIOCSCTTY, 0", error))
 }
 
 /// Turns off the translation of a newline to carriage return and newline. Works on either side of a pair.
@@ -94,7 +93,7 @@ impl<T: AsFd> RawMode<T> {
     /// As tcgetattr(3) and tcsetattr(3), except ENOTTY: EIO for a terminal that has hung up.
     pub fn new(terminal: T) -> SysResult<Option<RawMode<T>>> {
         let before = match get(terminal.as_fd()) {
-            Err(error) if error.errno() == Errno::ENOTTY => return Ok(None),
+            Err(error) if error.errno() == Errno::NOTTY => return Ok(None),
             settings => settings?,
         };
         let mut raw = before.clone();
@@ -115,7 +114,7 @@ impl<T: AsFd> Drop for RawMode<T> {
 
 fn get(terminal: BorrowedFd<'_>) -> SysResult<Termios> {
     rustix::termios::tcgetattr(terminal)
-        .map_err(|error| SysError::from_rustix("tcgetattr", terminal.as_raw_fd().to_string(), error))
+        .map_err(|error| SysError::new("tcgetattr", terminal.as_raw_fd().to_string(), error))
 }
 
 fn set(terminal: BorrowedFd<'_>, settings: &Termios) -> SysResult<()> {
@@ -123,7 +122,7 @@ fn set(terminal: BorrowedFd<'_>, settings: &Termios) -> SysResult<()> {
         match rustix::termios::tcsetattr(terminal, OptionalActions::Now, settings) {
             Err(rustix::io::Errno::INTR) => {}
             result => {
-                let error = |error| SysError::from_rustix("tcsetattr", terminal.as_raw_fd().to_string(), error);
+                let error = |error| SysError::new("tcsetattr", terminal.as_raw_fd().to_string(), error);
                 return result.map_err(error);
             }
         }

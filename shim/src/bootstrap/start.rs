@@ -172,7 +172,7 @@ fn start_server(server: &Server<'_>, listener: OwnedFd) -> Result<()> {
         command.env("TTRPC_ADDRESS", address);
     }
     // Signals that arrive before the server's handlers stay pending until then (execve(2) keeps the mask).
-    server::held_signals().thread_block().context("unable to hold signals")?;
+    server::held_signals().thread_block().map_err(std::io::Error::from).context("unable to hold signals")?;
     // The server outlives this process, so no wait follows.
     command.spawn().map(drop).context("unable to start the server")
 }

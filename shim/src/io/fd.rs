@@ -39,7 +39,7 @@ pub(super) fn null() -> Result<OwnedFd> {
 
 /// Creates a pipe whose end for the process belongs to `ids`: (read end, write end).
 pub(super) fn pipe(ids: (u32, u32)) -> Result<(OwnedFd, OwnedFd)> {
-    let error = |call: &'static str| move |error| SysError::from_rustix(call, "", error);
+    let error = |call: &'static str| move |error| SysError::new(call, "", error);
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(error("pipe2"))?;
     if ids != (0, 0) {
         let (uid, gid) = (rustix::fs::Uid::from_raw(ids.0), rustix::fs::Gid::from_raw(ids.1));
@@ -50,7 +50,7 @@ pub(super) fn pipe(ids: (u32, u32)) -> Result<(OwnedFd, OwnedFd)> {
 }
 
 pub(super) fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
-    let error = |error| SysError::from_rustix("fcntl", "O_NONBLOCK", error);
+    let error = |error| SysError::new("fcntl", "O_NONBLOCK", error);
     let flags = rustix::fs::fcntl_getfl(fd).map_err(error)?;
     Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(error)?)
 }

@@ -111,7 +111,7 @@ impl Drop for Spawned {
 
 fn signal(pidfd: &OwnedFd, signal: i32) {
     match process::pidfd_send_signal(pidfd.as_fd(), signal) {
-        Err(error) if error.errno() != nix::errno::Errno::ESRCH => tracing::warn!("unable to kill a logger: {error}"),
+        Err(error) if error.errno() != rustix::io::Errno::SRCH => tracing::warn!("unable to kill a logger: {error}"),
         _ => {}
     }
 }

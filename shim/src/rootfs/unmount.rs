@@ -51,7 +51,7 @@ fn unmount_one(path: &Path) -> SysResult<bool> {
         Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => Ok(false),
         Err(error) => {
             let shown = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
-            Err(SysError::from_rustix("umount2", format!("{shown:?}, UMOUNT_NOFOLLOW"), error))
+            Err(SysError::new("umount2", format!("{shown:?}, UMOUNT_NOFOLLOW"), error))
         }
     }
 }

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use brig_engine::error::{Context, Result};
 use brig_sys::signal::{Hold, Signals};
-use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use rustix::io::Errno;
+use rustix::process::WaitOptions;
 
 /// Whether a process of this name runs as the pause process.
 pub fn is_pause(name: Option<&OsStr>) -> bool {
@@ -60,9 +60,9 @@ fn report_ready() -> Result<()> {
 /// Reaps every exited child: with a pid namespace of the pod, orphans become this process's children.
 fn reap() {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-            Ok(_) | Err(_) => {}
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(None) | Err(Errno::CHILD) => return,
+            Ok(Some(_)) | Err(_) => {}
         }
     }
 }

@@ -8,8 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use brig_engine::error::{Context, Error, Result};
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use rustix::fs::{CWD, FileType, Mode};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use crate::bundle::remove_if_there;
@@ -33,7 +32,9 @@ impl Word {
         let path = bundle.join(NAME);
         let unable = || format!("unable to make {}", path.display());
         remove_if_there(&path)?;
-        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(io::Error::from).with_context(unable)?;
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .map_err(io::Error::from)
+            .with_context(unable)?;
         let receiver = OpenOptions::new().open_receiver(&path).with_context(unable)?;
         Ok(Word { receiver, path: Some(path) })
     }

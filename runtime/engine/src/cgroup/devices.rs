@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::dir::Dir;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -19,7 +19,7 @@ pub(super) fn attach(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
 
 fn load(rules: &[DeviceRule]) -> Result<std::os::fd::OwnedFd> {
     bpf::load_device_program(&program(rules)).map_err(|error| {
-        let kind = if error.errno() == Errno::EPERM { ErrorKind::Other } else { ErrorKind::Unsupported };
+        let kind = if error.errno() == Errno::PERM { ErrorKind::Other } else { ErrorKind::Unsupported };
         Error::from(error)
             .context("linux.resources.devices: cannot load the device program (it needs CAP_BPF or CAP_SYS_ADMIN, and CONFIG_CGROUP_BPF)")
             .with_kind(kind)
@@ -38,7 +38,7 @@ pub(super) fn replace(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
         match bpf::replace_device_program(dir.as_fd(), new.as_fd(), only.as_fd()) {
             Ok(()) => return Ok(()),
             // Linux before 5.6, or a program that was not attached with BPF_F_ALLOW_MULTI.
-            Err(error) if error.errno() == Errno::EINVAL => {}
+            Err(error) if error.errno() == Errno::INVAL => {}
             Err(error) => return Err(error).with_context(what),
         }
     }
@@ -47,7 +47,7 @@ pub(super) fn replace(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
         match bpf::detach_device_program(dir.as_fd(), program.as_fd()) {
             Ok(()) => {}
             // Its owner detached it first.
-            Err(error) if error.errno() == Errno::ENOENT => {}
+            Err(error) if error.errno() == Errno::NOENT => {}
             Err(error) => return Err(error).with_context(what),
         }
     }

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use rustix::fs::{AtFlags, Dir as Entries, FileType, Mode, OFlags, Uid, chownat, fstat, openat, statfs, unlinkat};
+use rustix::io::Errno;
 
 use brig_sys::{SysError, SysResult};
 
@@ -31,7 +31,7 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(fd) => Ok(Dir { fd, path: path.to_owned() }),
-            Err(errno) => Err(SysError::from_rustix("open", format!("\"{}\"", path.display()), errno)),
+            Err(errno) => Err(SysError::new("open", format!("\"{}\"", path.display()), errno)),
         }
     }
 
@@ -41,7 +41,7 @@ impl Dir {
 
     pub(super) fn file(&self, name: &str, flags: OFlags) -> SysResult<OwnedFd> {
         openat(&self.fd, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-            .map_err(|errno| SysError::from_rustix("openat", format!("\"{}/{name}\"", self.path.display()), errno))
+            .map_err(|errno| SysError::new("openat", format!("\"{}/{name}\"", self.path.display()), errno))
     }
 
     /// Writes `value` in one write(2), as every cgroup file requires.
@@ -53,7 +53,7 @@ impl Dir {
                 Ok(_) => Ok(()),
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(errno) => {
-                    Err(SysError::from_rustix("write", format!("\"{}/{name}\", {value:?}", self.path.display()), errno))
+                    Err(SysError::new("write", format!("\"{}/{name}\", {value:?}", self.path.display()), errno))
                 }
             };
         }
@@ -62,9 +62,8 @@ impl Dir {
     /// Gives a file to `uid`, or the directory itself for an empty name.
     pub(super) fn set_owner(&self, name: &str, uid: u32) -> SysResult<()> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-        chownat(&self.fd, name, Some(Uid::from_raw(uid)), None, flags).map_err(|errno| {
-            SysError::from_rustix("fchownat", format!("\"{}/{name}\", {uid}", self.path.display()), errno)
-        })
+        chownat(&self.fd, name, Some(Uid::from_raw(uid)), None, flags)
+            .map_err(|errno| SysError::new("fchownat", format!("\"{}/{name}\", {uid}", self.path.display()), errno))
     }
 
     /// Reads the whole file. Cgroup files are text.
@@ -84,13 +83,13 @@ impl Dir {
     pub(super) fn inode(&self) -> SysResult<u64> {
         fstat(&self.fd)
             .map(|stat| stat.st_ino)
-            .map_err(|errno| SysError::from_rustix("fstat", format!("\"{}\"", self.path.display()), errno))
+            .map_err(|errno| SysError::new("fstat", format!("\"{}\"", self.path.display()), errno))
     }
 
     /// The names of the direct children. A container that may write to its cgroup chooses them: they are bytes, and
     /// need not be UTF-8.
     pub(super) fn children(&self) -> SysResult<Vec<CString>> {
-        let failed = |errno| SysError::from_rustix("getdents64", format!("\"{}\"", self.path.display()), errno);
+        let failed = |errno| SysError::new("getdents64", format!("\"{}\"", self.path.display()), errno);
         let mut names = Vec::new();
         for entry in Entries::read_from(&self.fd).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -107,7 +106,7 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => Ok(Dir { fd, path }),
-            Err(errno) => Err(SysError::from_rustix("openat", format!("\"{}\"", path.display()), errno)),
+            Err(errno) => Err(SysError::new("openat", format!("\"{}\"", path.display()), errno)),
         }
     }
 
@@ -118,7 +117,7 @@ impl Dir {
             Err(rustix::io::Errno::BUSY | rustix::io::Errno::NOTEMPTY) => Ok(false),
             Err(errno) => {
                 let path = self.path.join(OsStr::from_bytes(name.to_bytes()));
-                Err(SysError::from_rustix("unlinkat", format!("\"{}\"", path.display()), errno))
+                Err(SysError::new("unlinkat", format!("\"{}\"", path.display()), errno))
             }
         }
     }
@@ -139,16 +138,16 @@ pub(super) fn read_from_start(file: BorrowedFd<'_>) -> Result<String, Errno> {
             Ok(0) => break,
             Ok(count) => bytes.extend_from_slice(&buffer[..count]),
             Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+            Err(errno) => return Err(Errno::from_raw_os_error(errno.raw_os_error())),
         }
     }
-    String::from_utf8(bytes).map_err(|_| Errno::EILSEQ)
+    String::from_utf8(bytes).map_err(|_| Errno::ILSEQ)
 }
 
 /// Recognises an error due to the cgroup's removal: a name that is missing, or a file that was open (or about to be)
 /// when its directory was removed.
 pub(super) fn is_gone(error: &SysError) -> bool {
-    matches!(error.errno(), Errno::ENOENT | Errno::ENODEV)
+    matches!(error.errno(), Errno::NOENT | Errno::NODEV)
 }
 
 /// The value of `key` in a file of `key value` lines.
@@ -178,15 +177,15 @@ impl Unwind {
         let mkdir = |path: &Path| {
             tracing::debug!("cgroup: make {}", path.display());
             rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))
-                .map_err(|errno| SysError::from_rustix("mkdir", format!("\"{}\"", path.display()), errno))
+                .map_err(|errno| SysError::new("mkdir", format!("\"{}\"", path.display()), errno))
         };
         match mkdir(path) {
             Ok(()) => {
                 self.made.push(path.to_owned());
                 Ok(true)
             }
-            Err(error) if error.errno() == Errno::EEXIST => Ok(false),
-            Err(error) if error.errno() == Errno::ENOENT && path != root => {
+            Err(error) if error.errno() == Errno::EXIST => Ok(false),
+            Err(error) if error.errno() == Errno::NOENT && path != root => {
                 let Some(parent) = path.parent() else { return Err(error) };
                 self.create(root, parent)?;
                 match mkdir(path) {
@@ -194,7 +193,7 @@ impl Unwind {
                         self.made.push(path.to_owned());
                         Ok(true)
                     }
-                    Err(error) if error.errno() == Errno::EEXIST => Ok(false),
+                    Err(error) if error.errno() == Errno::EXIST => Ok(false),
                     Err(error) => Err(error),
                 }
             }
@@ -208,7 +207,7 @@ pub(super) fn create_persistent(path: &Path) -> SysResult<()> {
     tracing::debug!("cgroup: make {}", path.display());
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
-        Err(errno) => Err(SysError::from_rustix("mkdir", format!("\"{}\"", path.display()), errno)),
+        Err(errno) => Err(SysError::new("mkdir", format!("\"{}\"", path.display()), errno)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::place::{self, ROOT};
@@ -115,7 +115,7 @@ pub(super) fn target(record: &CgroupRecord, arguments: &[String], init: i32) -> 
 fn cgroup_of_init(dir: &Dir, init: i32, root: &Path) -> SysResult<Dir> {
     match place::v2_path_of(init, root).and_then(|own| Dir::open(&own)) {
         // A container can be in a cgroup whose path is longer than PATH_MAX.
-        Err(error) if error.errno() == Errno::ENAMETOOLONG => {
+        Err(error) if error.errno() == Errno::NAMETOOLONG => {
             tasks::find(dir, init, Instant::now() + CHANGE_TIMEOUT)?.ok_or(error)
         }
         result => result,

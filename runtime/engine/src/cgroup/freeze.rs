@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::dir::{Dir, is_gone, keyed};
 use super::wait::{self, CHANGE_TIMEOUT};
@@ -83,7 +83,7 @@ pub(super) fn v2(dir: &Dir, freeze: bool) -> Result<()> {
     match dir.write("cgroup.freeze", value) {
         // The cgroup was removed, and has no processes: systemd removes a scope as soon as its last process has exited.
         Err(error) if !freeze && is_gone(&error) && dir.is_removed() => return Ok(()),
-        Err(error) if error.errno() == Errno::ENOENT => {
+        Err(error) if error.errno() == Errno::NOENT => {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("{}: this cgroup has no freezer (the kernel is older than 5.2, or it is the root)", what()),
@@ -181,7 +181,7 @@ pub(super) fn v1_frozen_ancestor(path: &Path) -> Result<Option<PathBuf>> {
             Ok(text) if text.trim() == "1" => return Ok(Some(above.to_owned())),
             Ok(_) => {}
             // The root of the hierarchy, which has no freezer.
-            Err(error) if error.errno() == Errno::ENOENT => break,
+            Err(error) if error.errno() == Errno::NOENT => break,
             Err(error) => return Err(error.into()),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::dir::{Dir, is_gone};
 use super::wait::CHANGE_TIMEOUT;
@@ -48,7 +48,7 @@ impl Cgroup {
             // kernel is older, and the directory exists.
             Err(error) if is_gone(&error) => Ok(dir.is_removed()),
             // A threaded cgroup cannot be killed at once (kernel/cgroup/cgroup.c, cgroup_kill_write).
-            Err(error) if error.errno() == Errno::EOPNOTSUPP => Ok(false),
+            Err(error) if error.errno() == Errno::OPNOTSUPP => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -4,9 +4,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::dir::{Dir, is_gone, keyed, read_from_start};
 use crate::error::{Context, Result};
@@ -87,7 +87,7 @@ impl Files {
         };
         match read_from_start(fd.as_fd()) {
             Ok(text) => Ok(Some(text)),
-            Err(Errno::ENODEV) => Ok(None),
+            Err(Errno::NODEV) => Ok(None),
             Err(errno) => Err(SysError::new("read", name, errno)),
         }
     }
@@ -165,7 +165,7 @@ impl OomWatch {
         let dir = Dir::open(path).with_context(what)?;
         let control = dir.file("memory.oom_control", OFlags::RDONLY).with_context(what)?;
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| SysError::from_rustix("eventfd2", "", errno))
+            .map_err(|errno| SysError::new("eventfd2", "", errno))
             .with_context(what)?;
         // The kernel holds its own references to both descriptors; `control` may be closed afterwards.
         let line = format!("{} {}", eventfd.as_raw_fd(), control.as_fd().as_raw_fd());
@@ -222,7 +222,7 @@ impl OomWatch {
                 let signals = match rustix::io::read(&*eventfd, &mut count) {
                     Ok(_) => u64::from_ne_bytes(count),
                     Err(rustix::io::Errno::AGAIN) => 0,
-                    Err(errno) => return Err(SysError::from_rustix("read", "eventfd", errno).into()),
+                    Err(errno) => return Err(SysError::new("read", "eventfd", errno).into()),
                 };
                 // The kernel also signals when the cgroup is removed, once.
                 let times = if was_gone || !control.exists() { signals.saturating_sub(1) } else { signals };

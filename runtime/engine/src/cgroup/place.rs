@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::dir::{CGROUP_MAGIC, CGROUP2_MAGIC, magic};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -144,5 +144,5 @@ pub(super) fn v2_path_of(pid: i32, root: &Path) -> SysResult<PathBuf> {
     let text = cgroups_of(&pid.to_string())?;
     let own = lines(&text).find(|(controllers, _)| controllers.is_empty());
     own.map(|(_, path)| root.join(path))
-        .ok_or_else(|| SysError::new("read", format!("\"/proc/{pid}/cgroup\", no cgroup2 entry"), Errno::ENOENT))
+        .ok_or_else(|| SysError::new("read", format!("\"/proc/{pid}/cgroup\", no cgroup2 entry"), Errno::NOENT))
 }

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::dir::{CGROUP2_MAGIC, Dir, is_gone, magic};
 use super::{tasks, tree, wait};
@@ -31,7 +31,7 @@ pub(super) fn tree(path: &Path, deadline: Instant) -> Result<()> {
             return Err(Error::other(format!("{}: {}", what(), tasks::remaining(&dir))));
         }
         match tree::walk(&dir, deadline, &mut Children) {
-            Err(error) if error.errno() == Errno::ETIMEDOUT => break,
+            Err(error) if error.errno() == Errno::TIMEDOUT => break,
             removed => removed.with_context(what)?,
         }
         if rmdir(path).with_context(what)? {
@@ -70,7 +70,7 @@ pub(super) fn rmdir(path: &Path) -> SysResult<bool> {
     match rustix::fs::rmdir(path) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(true),
         Err(rustix::io::Errno::BUSY | rustix::io::Errno::NOTEMPTY) => Ok(false),
-        Err(errno) => Err(SysError::from_rustix("rmdir", format!("\"{}\"", path.display()), errno)),
+        Err(errno) => Err(SysError::new("rmdir", format!("\"{}\"", path.display()), errno)),
     }
 }
 

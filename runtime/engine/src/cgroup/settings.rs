@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::dir::Dir;
 use crate::error::{Error, ErrorKind, Result};
@@ -83,7 +83,7 @@ pub(super) fn write(settings: &Settings, dirs: &Dirs, journal: Option<&mut Journ
     let all = v1.map(|it| (it, Side::V1)).chain(v2.map(|it| (it, Side::V2)));
     for (setting, side) in all {
         match writer.write(setting, side) {
-            Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::EBUSY | Errno::ERANGE) => {
+            Err(error) if matches!(error.errno(), Errno::INVAL | Errno::BUSY | Errno::RANGE) => {
                 later.push((setting, side));
             }
             Err(error) => return Err(writer.explain(setting, side, error)),
@@ -125,7 +125,7 @@ impl Writer<'_> {
     }
 
     fn write(&mut self, setting: &Setting, side: Side) -> SysResult<()> {
-        let missing = || SysError::new("openat", format!("{:?}", setting.file), Errno::ENOENT);
+        let missing = || SysError::new("openat", format!("{:?}", setting.file), Errno::NOENT);
         let result = match self.dir(setting, side) {
             None => Err(missing()),
             Some(dir) => {
@@ -143,8 +143,8 @@ impl Writer<'_> {
                 }
                 Ok(())
             }
-            (Err(error), Absent::Skip) if error.errno() == Errno::ENOENT => Ok(()),
-            (Err(error), Absent::Instead(other)) if error.errno() == Errno::ENOENT => self.write(other, side),
+            (Err(error), Absent::Skip) if error.errno() == Errno::NOENT => Ok(()),
+            (Err(error), Absent::Instead(other)) if error.errno() == Errno::NOENT => self.write(other, side),
             (Err(error), _) => Err(error),
         }
     }
@@ -174,7 +174,7 @@ impl Writer<'_> {
         let controller = &setting.controller;
         let field = setting.field.to_string();
         match error.errno() {
-            Errno::ENOENT => {
+            Errno::NOENT => {
                 let known = self.dir(setting, side).is_some_and(|dir| {
                     side == Side::V1
                         || *controller == "cgroup"
@@ -193,7 +193,7 @@ impl Writer<'_> {
                 };
                 Error::new(ErrorKind::Unsupported, reason).context(field)
             }
-            Errno::EBUSY if setting.file == "memory.limit_in_bytes" => {
+            Errno::BUSY if setting.file == "memory.limit_in_bytes" => {
                 let number = |file: &str| {
                     let text = self.dir(setting, side).and_then(|dir| dir.read(file).ok());
                     text.map_or("unknown".to_owned(), |text| text.trim().to_owned())
@@ -205,14 +205,14 @@ impl Writer<'_> {
                     number("memory.max_usage_in_bytes")
                 ))
             }
-            Errno::ENODEV => Error::from(error).context("no such block device").context(field),
+            Errno::NODEV => Error::from(error).context("no such block device").context(field),
             // The kernel's errors are about numbers that do not fit (ERANGE), about arguments and about permission.
-            Errno::ERANGE | Errno::EINVAL | Errno::EACCES if controller == "cpuset" => {
+            Errno::RANGE | Errno::INVAL | Errno::ACCESS if controller == "cpuset" => {
                 let reason =
                     format!("{:?} is not among what there is ({})", setting.value, self.available(setting, side));
                 Error::new(ErrorKind::InvalidConfig, reason).context(field)
             }
-            Errno::EOPNOTSUPP => Error::from(error)
+            Errno::OPNOTSUPP => Error::from(error)
                 .context("the cgroup is threaded, which this controller does not support")
                 .context(field),
             _ => Error::from(error).context(field),

@@ -9,7 +9,7 @@ mod v2;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::dir::Dir;
@@ -345,7 +345,7 @@ pub fn read(paths: &BTreeMap<String, PathBuf>) -> Result<Stats> {
 fn open(path: &std::path::Path) -> Result<Option<Dir>> {
     match Dir::open(path) {
         Ok(dir) => Ok(Some(dir)),
-        Err(error) if error.errno() == Errno::ENOENT => Ok(None),
+        Err(error) if error.errno() == Errno::NOENT => Ok(None),
         Err(error) => Err(error).context("cannot read statistics"),
     }
 }

@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::{tree, wait};
@@ -38,7 +38,7 @@ pub(super) fn list(dir: &Dir, pids: &mut Vec<i32>) -> SysResult<()> {
         // A pid of 0 is a process outside this pid namespace, which has no number here.
         Ok(text) => pids.extend(numbers(&text)),
         // A threaded cgroup lists threads only, and one of the type `domain invalid` can have none (cgroups(7)).
-        Err(error) if error.errno() == Errno::EOPNOTSUPP => {
+        Err(error) if error.errno() == Errno::OPNOTSUPP => {
             for thread in numbers(&dir.read("cgroup.threads")?) {
                 pids.extend(process_of(thread)?);
             }
@@ -56,7 +56,7 @@ fn numbers(text: &str) -> impl Iterator<Item = i32> {
 fn process_of(thread: i32) -> SysResult<Option<i32>> {
     match Proc::open()?.read_to_string(format!("{thread}/status")) {
         Ok(text) => Ok(text.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())),
-        Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        Err(error) if matches!(error.errno(), Errno::NOENT | Errno::SRCH) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -90,7 +90,7 @@ fn each_batch(dir: &Dir, deadline: Instant, mut each: impl FnMut(&[OwnedFd]) -> 
             match pidfd_open(pid) {
                 Ok(fd) => open.push((pid, fd)),
                 // The process has exited.
-                Err(error) if matches!(error.errno(), Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => {}
+                Err(error) if matches!(error.errno(), Errno::SRCH | Errno::INVAL | Errno::NOENT) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -106,7 +106,7 @@ fn each_batch(dir: &Dir, deadline: Instant, mut each: impl FnMut(&[OwnedFd]) -> 
 fn send(handles: &[OwnedFd], signal: i32) -> SysResult<()> {
     for process in handles {
         match pidfd_send_signal(process.as_fd(), signal) {
-            Err(error) if error.errno() != Errno::ESRCH => return Err(error),
+            Err(error) if error.errno() != Errno::SRCH => return Err(error),
             _ => {}
         }
     }
@@ -160,7 +160,7 @@ pub(super) fn wait_empty(dir: &Dir, deadline: Instant) -> SysResult<bool> {
         match each_batch(dir, deadline, wait) {
             Ok(0) if pids(dir, deadline)?.is_empty() => return Ok(true),
             Ok(_) => {}
-            Err(error) if error.errno() == Errno::ETIMEDOUT => return Ok(false),
+            Err(error) if error.errno() == Errno::TIMEDOUT => return Ok(false),
             Err(error) => return Err(error),
         }
         if !in_time || Instant::now() >= deadline {

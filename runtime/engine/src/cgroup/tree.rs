@@ -14,7 +14,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::dir::{Dir, is_gone};
 use brig_sys::{SysError, SysResult};
@@ -59,7 +59,7 @@ pub(super) fn walk(root: &Dir, deadline: Instant, visit: &mut impl Visit) -> Sys
     let mut levels = vec![Level { name: c".".to_owned(), pending }];
     while let Some(level) = levels.last_mut() {
         if Instant::now() >= deadline {
-            return Err(SysError::new("getdents64", format!("\"{}\"", top.display()), Errno::ETIMEDOUT));
+            return Err(SysError::new("getdents64", format!("\"{}\"", top.display()), Errno::TIMEDOUT));
         }
         if let Some(name) = level.pending.pop() {
             let parent = if levels.len() == 1 { top } else { &below };

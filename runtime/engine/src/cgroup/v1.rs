@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::dir::{Dir, Unwind};
 use super::place::{self, Hierarchy};
@@ -168,7 +168,7 @@ pub(super) fn enter(path: &Path, pid: i32) -> Result<()> {
         match dir.write("cgroup.procs", &pid.to_string()) {
             // A task that is being moved or exiting at this moment sometimes causes EINVAL (seen with realtime tasks;
             // runc, too, tries again).
-            Err(error) if error.errno() == Errno::EINVAL && attempt < 5 => std::thread::yield_now(),
+            Err(error) if error.errno() == Errno::INVAL && attempt < 5 => std::thread::yield_now(),
             result => return result.with_context(what),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::devices;
 use super::dir::{Dir, Unwind, keyed};
@@ -46,7 +46,7 @@ fn delegate(dir: &Dir, uid: u32) -> SysResult<()> {
     for name in list.as_deref().unwrap_or(USUAL).split_whitespace() {
         match dir.set_owner(name, uid) {
             // The file belongs to a controller that is not enabled here.
-            Err(error) if error.errno() == Errno::ENOENT => {}
+            Err(error) if error.errno() == Errno::NOENT => {}
             result => result?,
         }
     }

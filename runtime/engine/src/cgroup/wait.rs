@@ -3,9 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::dir::{Dir, is_gone, keyed, read_from_start};
 use brig_sys::{SysError, SysResult};
@@ -26,7 +26,7 @@ pub(super) fn event(dir: &Dir, key: &str, value: u64, deadline: Instant) -> SysR
         match read_from_start(file.as_fd()) {
             Ok(text) if keyed(&text, key) == Some(value) => return Ok(true),
             Ok(_) => {}
-            Err(Errno::ENODEV) => return Ok(true),
+            Err(Errno::NODEV) => return Ok(true),
             Err(errno) => {
                 return Err(SysError::new("read", format!("\"{}/cgroup.events\"", dir.path().display()), errno));
             }
@@ -46,7 +46,7 @@ pub(super) fn ready(fds: &mut [PollFd<'_>], deadline: Instant) -> SysResult<bool
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),
             Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(SysError::from_rustix("poll", "", errno)),
+            Err(errno) => return Err(SysError::new("poll", "", errno)),
         }
     }
 }

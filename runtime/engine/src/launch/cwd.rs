@@ -16,7 +16,7 @@ pub(super) fn make_working_directory(init: &mut Init) -> Result<()> {
     }
     match Dir::open_host(Path::new("/"))?.mkdir_all(cwd, 0o755, Links::Follow) {
         // A network file system may refuse root what it permits the container's user; see `working_directory`.
-        Err(error) if error.errno() == nix::errno::Errno::EACCES => {
+        Err(error) if error.errno() == rustix::io::Errno::ACCESS => {
             init.channel()?.log(false, format!("process.cwd: trying again as the container's user: {error}"))
         }
         made => made.map(drop).context("unable to make process.cwd"),
@@ -30,7 +30,7 @@ pub(super) fn working_directory(init: &mut Init) -> Result<()> {
     }
     match chdir(&cwd) {
         // A network file system may refuse root what it permits the container's user: try again as that user.
-        Err(error) if init.identity.uid != 0 && error.errno() == nix::errno::Errno::EACCES => {
+        Err(error) if init.identity.uid != 0 && error.errno() == rustix::io::Errno::ACCESS => {
             init.chdir_later = true;
             init.channel()?.log(false, format!("process.cwd: trying again as the container's user: {error}"))
         }
@@ -39,5 +39,5 @@ pub(super) fn working_directory(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn chdir(path: &Path) -> SysResult<()> {
-    rustix::process::chdir(path).map_err(|error| SysError::from_rustix("chdir", format!("{path:?}"), error))
+    rustix::process::chdir(path).map_err(|error| SysError::new("chdir", format!("{path:?}"), error))
 }

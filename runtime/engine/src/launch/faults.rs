@@ -14,7 +14,7 @@ pub(crate) fn reached(wanted: Option<&str>, step: &str) {
         eprintln!("stopped at {step}");
         loop {
             // A stop signal has no effect: the first process of a pid namespace ignores its own signals.
-            nix::unistd::pause();
+            rustix::event::pause();
         }
     }
 }

@@ -19,7 +19,7 @@ use brig_sys::SysError;
 
 /// Creates the fifo and opens init's end, close-on-exec.
 pub fn create(path: &Path) -> Result<OwnedFd> {
-    let error = |call: &'static str| move |error| SysError::from_rustix(call, path.display().to_string(), error);
+    let error = |call: &'static str| move |error| SysError::new(call, path.display().to_string(), error);
     rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
         .map_err(error("mknodat"))?;
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NOFOLLOW;
@@ -39,8 +39,7 @@ pub fn wait(gate: OwnedFd) -> Result<OwnedFd> {
 /// # Errors
 /// The kernel's.
 pub fn report_hooks(gate: &OwnedFd) -> Result<()> {
-    let written =
-        rustix::io::write(gate, &[HOOKS_DONE]).map_err(|error| SysError::from_rustix("write", "the gate", error));
+    let written = rustix::io::write(gate, &[HOOKS_DONE]).map_err(|error| SysError::new("write", "the gate", error));
     written.map(drop).context("unable to report to start that the startContainer hooks have succeeded")
 }
 
@@ -85,7 +84,7 @@ impl Opened {
         let mut gate = [PollFd::new(&self.0, PollFlags::empty())];
         while let Err(error) = poll(&mut gate, None) {
             if error != rustix::io::Errno::INTR {
-                return Err(SysError::from_rustix("poll", "the gate", error).into());
+                return Err(SysError::new("poll", "the gate", error).into());
             }
         }
         let mut message = Vec::new();
@@ -111,7 +110,7 @@ impl Opened {
 /// # Errors
 /// [`ErrorKind::InvalidState`] if init has exited.
 pub fn open(path: &Path) -> Result<Opened> {
-    let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+    let nonblocking = libc::O_NONBLOCK;
     let unable = || format!("unable to open the gate {}", path.display());
     let mut gate = match std::fs::OpenOptions::new().write(true).custom_flags(nonblocking).open(path) {
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {

@@ -37,7 +37,7 @@ impl Drop for Guard {
         let Some(child) = self.0.take() else { return };
         // ESRCH: the process has exited by itself.
         match process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL) {
-            Err(error) if error.errno() != nix::errno::Errno::ESRCH => {
+            Err(error) if error.errno() != rustix::io::Errno::SRCH => {
                 tracing::warn!("init (pid {}): unable to kill it: {error}", child.pid);
             }
             _ => {}
@@ -56,7 +56,7 @@ impl Drop for Guard {
         };
         match reaped {
             // ECHILD: the exit was reaped and reported already.
-            Err(error) if error.errno() != nix::errno::Errno::ECHILD => {
+            Err(error) if error.errno() != rustix::io::Errno::CHILD => {
                 tracing::warn!("init (pid {}): unable to reap it: {error}", child.pid);
             }
             _ => {}

@@ -26,14 +26,14 @@ pub(super) fn join(init: &mut Init) -> Result<()> {
 pub(super) fn container_root(init: &mut Init) -> Result<()> {
     let Some(root) = init.handles.root.take() else { return Ok(()) };
     let context = "unable to enter the container's root";
-    rustix::process::fchdir(&root).map_err(|error| SysError::from_rustix("fchdir", "", error)).context(context)?;
-    rustix::process::chroot(".").map_err(|error| SysError::from_rustix("chroot", "\".\"", error)).context(context)
+    rustix::process::fchdir(&root).map_err(|error| SysError::new("fchdir", "", error)).context(context)?;
+    rustix::process::chroot(".").map_err(|error| SysError::new("chroot", "\".\"", error)).context(context)
 }
 
 fn become_root() -> Result<()> {
     match cred::set_groups(&[]) {
         // setgroups is denied where an unprivileged user wrote the maps (user_namespaces(7)).
-        Err(error) if error.errno() != nix::errno::Errno::EPERM => return Err(error.into()),
+        Err(error) if error.errno() != rustix::io::Errno::PERM => return Err(error.into()),
         _ => {}
     }
     cred::set_ids(0, 0).context("unable to become root in the user namespace; it must map id 0")?;

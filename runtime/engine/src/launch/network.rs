@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::handshake::{Device, Devices};
@@ -107,8 +107,8 @@ impl HandedOver {
             let index = new.unwrap_or(link.index);
             route.move_link(link.index, handed.container.as_fd(), &device.name, new).map_err(|error| {
                 let advice = match error.errno() {
-                    Errno::EEXIST => "its name is in use in the container's network namespace",
-                    Errno::EINVAL => "a device of this kind is bound to its network namespace",
+                    Errno::EXIST => "its name is in use in the container's network namespace",
+                    Errno::INVAL => "a device of this kind is bound to its network namespace",
                     _ => "unable to move it into the container's network namespace",
                 };
                 Error::from(error).context(format!("{}: {advice}", device.json_path()))
@@ -155,7 +155,7 @@ impl HandedOver {
             for address in by_hand {
                 let address = Address { flags: address.flags & CALLER_FLAGS, ..address.clone() };
                 match route.add_address(index, &address) {
-                    Err(error) if error.errno() != Errno::EEXIST => return Err(error.into()),
+                    Err(error) if error.errno() != Errno::EXIST => return Err(error.into()),
                     _ => {}
                 }
             }

@@ -148,7 +148,7 @@ fn clone(
 
 fn no_process(error: SysError) -> Error {
     let advice = match error.errno() {
-        nix::errno::Errno::EAGAIN => {
+        rustix::io::Errno::AGAIN => {
             " (a limit on processes is reached: pids.max of a cgroup around the caller, or its RLIMIT_NPROC)"
         }
         _ => "",

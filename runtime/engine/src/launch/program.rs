@@ -63,7 +63,7 @@ fn check(path: &Path) -> Result<(), String> {
 
 /// The text of an errno in Go's syscall package, on which runc's callers match.
 fn describe(error: rustix::io::Errno) -> String {
-    let text = nix::errno::Errno::from_raw(error.raw_os_error()).desc();
+    let text = brig_sys::errno_text(error);
     let mut characters = text.chars();
     characters.next().map(|first| first.to_ascii_lowercase().to_string() + characters.as_str()).unwrap_or_default()
 }
@@ -80,7 +80,7 @@ pub(super) fn execute(init: &Init) -> Result<Infallible> {
     let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
     let path = init.program.as_deref().ok_or_else(|| Error::other("the program was not looked up"))?;
     let error = process::exec(path, &args, &env);
-    let reason = describe(rustix::io::Errno::from_raw_os_error(error.errno() as i32));
+    let reason = describe(error.errno());
     let flaw = init.program_flaw.as_ref().map(|flaw| format!(": {flaw}")).unwrap_or_default();
     Err(Error::new(ErrorKind::Executable, format!("exec {}: {reason}{flaw}", path.to_string_lossy())))
 }

@@ -54,7 +54,7 @@ pub(super) fn late_second_stage(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn new_session() -> SysResult<()> {
-    rustix::process::setsid().map(drop).map_err(|error| SysError::from_rustix("setsid", "", error))
+    rustix::process::setsid().map(drop).map_err(|error| SysError::new("setsid", "", error))
 }
 
 /// Sets the resource limits. With `scheduler` the parent is to set the scheduler as well.

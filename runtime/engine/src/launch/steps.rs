@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::Mode;
 use rustix::io::FdFlags;
 
 use crate::error::{Context, Error, Result};
@@ -38,11 +39,11 @@ pub(super) fn session(init: &mut Init) -> Result<()> {
     let Some(name) = &init.plan.keyring else { return Ok(()) };
     let name = CString::new(name.as_str()).map_err(|_| Error::other("the keyring's name holds a NUL byte"))?;
     match keyring::join_session(&name) {
-        Err(error) if error.errno() == nix::errno::Errno::ENOSYS => {
+        Err(error) if error.errno() == rustix::io::Errno::NOSYS => {
             init.channel()?.log(true, "this kernel has no keyrings; the caller's session keyring stays")
         }
         // The new keyring counts against the user's quota, and is a default, not a request.
-        Err(error) if error.errno() == nix::errno::Errno::EDQUOT => {
+        Err(error) if error.errno() == rustix::io::Errno::DQUOT => {
             init.channel()?.log(true, format!("the caller's session keyring stays: {error}"))
         }
         other => other.context("unable to make a session keyring (--no-new-keyring leaves the caller's)"),
@@ -112,12 +113,12 @@ pub(super) fn container_hooks(init: &mut Init) -> Result<()> {
         return Ok(());
     }
     if let Some(root) = &init.root {
-        rustix::process::fchdir(root.dir().fd()).map_err(|error| SysError::from_rustix("fchdir", "root", error))?;
+        rustix::process::fchdir(root.dir().fd()).map_err(|error| SysError::new("fchdir", "root", error))?;
     }
     // The umask is 0 while the root is built.
-    let building = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let building = rustix::process::umask(Mode::from_bits_truncate(0o022));
     run_hooks(init, hooks, "creating", None)?;
-    nix::sys::stat::umask(building);
+    rustix::process::umask(building);
     Ok(())
 }
 
@@ -225,7 +226,7 @@ pub(super) fn labels(init: &mut Init) -> Result<()> {
         // Linux 5.8 added a file for AppArmor; before, AppArmor shared attr/exec with the other modules.
         let text = format!("exec {profile}");
         let written = match init.proc()?.write("thread-self/attr/apparmor/exec", text.as_bytes()) {
-            Err(error) if error.errno() == nix::errno::Errno::ENOENT => {
+            Err(error) if error.errno() == rustix::io::Errno::NOENT => {
                 init.proc()?.write("thread-self/attr/exec", text.as_bytes())
             }
             other => other,
@@ -295,7 +296,7 @@ pub(super) fn credentials(init: &mut Init) -> Result<()> {
     cred::limit_bounding(wanted.bounding).context("unable to limit the bounding set")?;
     cred::keep_capabilities()?;
     match if process.keep_groups { Ok(()) } else { cred::set_groups(&identity.groups) } {
-        Err(error) if identity.groups.is_empty() && error.errno() == nix::errno::Errno::EPERM => {}
+        Err(error) if identity.groups.is_empty() && error.errno() == rustix::io::Errno::PERM => {}
         other => other.context("unable to set process.user.additionalGids")?,
     }
     cred::set_ids(identity.uid, identity.gid)
@@ -311,7 +312,7 @@ pub(super) fn credentials(init: &mut Init) -> Result<()> {
         .context("unable to set process.capabilities")?;
     cred::set_ambient(wanted.ambient).context("unable to set process.capabilities.ambient")?;
     process::set_undumpable()?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
+    rustix::process::umask(Mode::from_bits_truncate(process.umask));
     if init.chdir_later {
         chdir(&process.cwd).context("unable to enter process.cwd")?;
     }
@@ -362,7 +363,7 @@ pub(super) fn start_hooks(init: &mut Init) -> Result<()> {
 pub(super) fn preserve(init: &mut Init) -> Result<()> {
     for fd in &init.preserved {
         rustix::io::fcntl_setfd(fd, FdFlags::empty())
-            .map_err(|error| SysError::from_rustix("fcntl", format!("{}, F_SETFD, 0", fd.as_raw_fd()), error))?;
+            .map_err(|error| SysError::new("fcntl", format!("{}, F_SETFD, 0", fd.as_raw_fd()), error))?;
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub(super) fn reopen_devices(init: &mut Init) -> Result<()> {
         if let Some(fd) = open_once(init, &mut opened, device)? {
             let number = init.preserved[index].as_raw_fd();
             rustix::io::dup2(fd, &mut init.preserved[index])
-                .map_err(|error| SysError::from_rustix("dup2", number.to_string(), error))?;
+                .map_err(|error| SysError::new("dup2", number.to_string(), error))?;
         }
     }
     Ok(())
@@ -135,7 +135,7 @@ pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
                 let line = format!("standard stream {number}: keeping its owner, which cannot be changed");
                 init.channel()?.log(false, line)?;
             }
-            Err(error) => return Err(SysError::from_rustix("fchown", number.to_string(), error).into()),
+            Err(error) => return Err(SysError::new("fchown", number.to_string(), error).into()),
         }
     }
     if unmapped.is_empty() { Ok(()) } else { init.channel()?.ask(&Streams { uid, numbers: unmapped }) }

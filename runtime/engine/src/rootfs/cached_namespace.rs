@@ -22,8 +22,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use brig_sys::mount::{self, Filesystem};
@@ -85,7 +85,7 @@ fn has_many_mounts() -> Result<bool> {
 /// failed attempt: its reason is in a file ([`FAILED`]).
 fn create() -> Result<Option<OwnedFd>> {
     let here = Proc::open()?.open_namespace("mnt")?;
-    let inode = rustix::fs::fstat(&here).map_err(|e| SysError::from_rustix("fstat", "the mount namespace", e))?.st_ino;
+    let inode = rustix::fs::fstat(&here).map_err(|e| SysError::new("fstat", "the mount namespace", e))?.st_ino;
     let failed = format!("{FAILED}{inode}");
     if Path::new(&failed).exists() {
         return Ok(None);
@@ -93,14 +93,14 @@ fn create() -> Result<Option<OwnedFd>> {
     for path in [DIRECTORY, MOUNT_POINT] {
         match rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => return Err(SysError::from_rustix("mkdir", path, e).into()),
+            Err(e) => return Err(SysError::new("mkdir", path, e).into()),
         }
     }
     let directory = open_directory(DIRECTORY)?;
     match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        Err(e) => return Err(SysError::from_rustix("flock", DIRECTORY, e).into()),
+        Err(e) => return Err(SysError::new("flock", DIRECTORY, e).into()),
     }
     // The previous holder of the lock may have created it.
     if let Ok(found) = find() {
@@ -126,7 +126,7 @@ fn create_on_some_cpu() -> SysResult<OwnedFd> {
     let mut outcome = create_on(None);
     for cpu in 0..CPUS {
         match &outcome {
-            Err(error) if matches!(error.errno(), Errno::ELOOP | Errno::EINVAL) => outcome = create_on(Some(cpu)),
+            Err(error) if matches!(error.errno(), Errno::LOOP | Errno::INVAL) => outcome = create_on(Some(cpu)),
             _ => break,
         }
     }
@@ -149,7 +149,7 @@ fn create_on(cpu: Option<u32>) -> SysResult<OwnedFd> {
 
 fn open_directory(path: &str) -> SysResult<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| SysError::from_rustix("open", path, e))
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| SysError::new("open", path, e))
 }
 
 /// Creates a detached tmpfs with room for its root and one more inode.
@@ -172,17 +172,16 @@ fn empty_namespace() -> SysResult<OwnedFd> {
     mount::mount_raw(None, Path::new("/"), None, libc::MS_PRIVATE | libc::MS_REC, None)?;
     let root = small_tmpfs("755")?;
     let name = ROOTFS.trim_start_matches('/');
-    rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755))
-        .map_err(|e| SysError::from_rustix("mkdirat", name, e))?;
+    rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755)).map_err(|e| SysError::new("mkdirat", name, e))?;
     mount::set_attributes(&root, mount::ATTR_RDONLY, 0, 0, false)?;
     mount::attach_host(&root, Path::new("/"))?;
-    rustix::process::fchdir(&root).map_err(|e| SysError::from_rustix("fchdir", "the cached namespace's root", e))?;
+    rustix::process::fchdir(&root).map_err(|e| SysError::new("fchdir", "the cached namespace's root", e))?;
     mount::pivot_here()?;
     mount::detach(Path::new("."))?;
     // The root, and below it the root mount of every namespace, which cannot be unmounted (fs/namespace.c,
     // init_mount_tree).
     match ns::count_mounts(own.as_fd())? {
-        Some(3..) => Err(SysError::new("umount2", "the host's mounts in the cached namespace", Errno::EBUSY)),
+        Some(3..) => Err(SysError::new("umount2", "the host's mounts in the cached namespace", Errno::BUSY)),
         _ => Ok(own),
     }
 }
@@ -192,7 +191,7 @@ fn persist(namespace: &OwnedFd) -> SysResult<()> {
     let tmpfs = small_tmpfs("700")?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&tmpfs, FILE_NAME, flags, Mode::from_raw_mode(0o600))
-        .map_err(|e| SysError::from_rustix("openat", format!("{MOUNT_POINT}/{FILE_NAME}"), e))?;
+        .map_err(|e| SysError::new("openat", format!("{MOUNT_POINT}/{FILE_NAME}"), e))?;
     mount::attach_host(&tmpfs, Path::new(MOUNT_POINT))?;
     let bound = mount::set_attributes(&tmpfs, 0, 0, libc::MS_PRIVATE, false)
         .and_then(|()| mount::clone_fd_tree(namespace, false))

@@ -8,8 +8,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::mounts::{directory, filesystem, labelled, make_readonly, mount_at};
 use super::{Root, by_path, refuse};
@@ -66,7 +66,7 @@ impl Mounting<'_> {
                     return mount_at(root, &filesystem(op, "cgroup2", flags), op, flags, target);
                 }
                 // The user namespace does not own the cgroup namespace.
-                Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) => {}
+                Err(error) if matches!(error.errno(), Errno::PERM | Errno::BUSY) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -74,7 +74,7 @@ impl Mounting<'_> {
         // memory_recursiveprot, every cgroup of the host would lose them (kernel/cgroup/cgroup.c, apply_cgroup_root_flags).
         // A bind mount leaves them alone.
         match root.host_mounts.copy(source, false, true) {
-            Err(error) if error.errno() == Errno::ENOENT => {
+            Err(error) if error.errno() == Errno::NOENT => {
                 // A rootless container without its own cgroup sees no cgroups.
                 let fs = labelled(Filesystem::new("tmpfs").parameter("mode", Some("755".into())), plan);
                 mount_at(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
@@ -94,15 +94,15 @@ impl Mounting<'_> {
                 return Err(refuse(Path::new(name), "is not the name of a cgroup hierarchy"));
             }
             rustix::fs::mkdirat(&top, name, Mode::from_raw_mode(0o755))
-                .map_err(|e| SysError::from_rustix("mkdirat", format!("{:?}/{name}", op.target), e))?;
+                .map_err(|e| SysError::new("mkdirat", format!("{:?}/{name}", op.target), e))?;
             let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let place = rustix::fs::openat(&top, name, directory, Mode::empty())
-                .map_err(|e| SysError::from_rustix("openat", format!("{:?}/{name}", op.target), e))?;
+                .map_err(|e| SysError::new("openat", format!("{:?}/{name}", op.target), e))?;
             mount_hierarchy(root, plan, hierarchy, flags, &place)?;
             for alias in name.split(',').filter(|alias| *alias != name && !alias.is_empty()) {
                 match rustix::fs::symlinkat(name, &top, alias) {
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                    Err(e) => return Err(SysError::from_rustix("symlinkat", format!("{name:?}, {alias:?}"), e).into()),
+                    Err(e) => return Err(SysError::new("symlinkat", format!("{name:?}, {alias:?}"), e).into()),
                 }
             }
         }
@@ -138,8 +138,8 @@ fn bind_legacy(root: &Root, source: &Path, flags: u64, target: &OwnedFd) -> Resu
     let place = root.proc.read_link(format!("self/fd/{}", target.as_raw_fd()))?;
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mounted = rustix::fs::open(&place, directory, Mode::empty())
-        .map_err(|e| SysError::from_rustix("open", format!("{place:?}"), e))?;
-    let fs = rustix::fs::fstatfs(&mounted).map_err(|e| SysError::from_rustix("fstatfs", format!("{place:?}"), e))?;
+        .map_err(|e| SysError::new("open", format!("{place:?}"), e))?;
+    let fs = rustix::fs::fstatfs(&mounted).map_err(|e| SysError::new("fstatfs", format!("{place:?}"), e))?;
     if !CGROUP_MAGICS.contains(&brig_sys::fd::magic(&fs)) {
         return Err(refuse(&place, "was changed while it was mounted on"));
     }
@@ -166,7 +166,7 @@ fn mount_hierarchy(
             Ok(mounted) => return Ok(mount::attach(&mounted, target)?),
             // The kernel has no fsopen(2), or the user namespace may not mount the hierarchy: a bind mount of the
             // container's part shows the same.
-            Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EPERM | Errno::EBUSY) => {}
+            Err(error) if matches!(error.errno(), Errno::NOSYS | Errno::PERM | Errno::BUSY) => {}
             Err(error) => return Err(error.into()),
         }
     }

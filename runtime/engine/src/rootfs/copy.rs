@@ -67,7 +67,7 @@ pub(super) fn tree(from: &OwnedFd, to: &OwnedFd, top: TopOptions) -> Result<()> 
         });
         let outer = outer.transpose()?;
         // Must come last: new entries change the times, and another owner may deny access.
-        let stat = rustix::fs::fstat(&from).map_err(|e| SysError::from_rustix("fstat", "", e))?;
+        let stat = rustix::fs::fstat(&from).map_err(|e| SysError::new("fstat", "", e))?;
         match outer {
             Some(outer) => {
                 attributes(&from, &to, &stat)?;
@@ -87,11 +87,11 @@ fn too_deep() -> Error {
 
 fn open(directory: &OwnedFd, name: &CStr) -> SysResult<OwnedFd> {
     rustix::fs::openat(directory, name, DIRECTORY, Mode::empty())
-        .map_err(|e| SysError::from_rustix("openat", format!("{name:?}"), e))
+        .map_err(|e| SysError::new("openat", format!("{name:?}"), e))
 }
 
 fn identity(directory: &OwnedFd) -> SysResult<(u64, u64)> {
-    let stat = rustix::fs::fstat(directory).map_err(|e| SysError::from_rustix("fstat", "", e))?;
+    let stat = rustix::fs::fstat(directory).map_err(|e| SysError::new("fstat", "", e))?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
@@ -101,27 +101,23 @@ fn parent(directory: &OwnedFd, expected: (u64, u64)) -> SysResult<OwnedFd> {
     if identity(&found)? == expected {
         return Ok(found);
     }
-    Err(SysError::from_rustix(
-        "openat",
-        "\"..\" of a directory that was moved while it was copied",
-        rustix::io::Errno::STALE,
-    ))
+    Err(SysError::new("openat", "\"..\" of a directory that was moved while it was copied", rustix::io::Errno::STALE))
 }
 
 /// Opens the directory `name` and creates its copy.
 fn enter(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> SysResult<(OwnedFd, OwnedFd)> {
     let source = open(from, name)?;
     rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o700))
-        .map_err(|e| SysError::from_rustix("mkdirat", format!("{name:?}"), e))?;
+        .map_err(|e| SysError::new("mkdirat", format!("{name:?}"), e))?;
     Ok((source, open(to, name)?))
 }
 
 /// Copies the entries of `from` that are not directories; returns the names of the directories.
 fn entries(from: &OwnedFd, to: &OwnedFd) -> Result<Vec<CString>> {
     let mut directories = Vec::new();
-    let entries = Dir::read_from(from).map_err(|e| SysError::from_rustix("getdents64", "", e))?;
+    let entries = Dir::read_from(from).map_err(|e| SysError::new("getdents64", "", e))?;
     for entry in entries {
-        let entry = entry.map_err(|e| SysError::from_rustix("getdents64", "", e))?;
+        let entry = entry.map_err(|e| SysError::new("getdents64", "", e))?;
         let name = entry.file_name();
         if name == c"." || name == c".." {
             continue;
@@ -135,7 +131,7 @@ fn entries(from: &OwnedFd, to: &OwnedFd) -> Result<Vec<CString>> {
 
 /// Copies one entry; returns false for a directory.
 fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<bool> {
-    let failed = |call, e| SysError::from_rustix(call, format!("{name:?}"), e);
+    let failed = |call, e| SysError::new(call, format!("{name:?}"), e);
     let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("fstatat", e))?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => return Ok(false),
@@ -158,7 +154,7 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<bool> {
 }
 
 fn file(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
-    let failed = |call, e| SysError::from_rustix(call, format!("{name:?}"), e);
+    let failed = |call, e| SysError::new(call, format!("{name:?}"), e);
     // With O_NONBLOCK the open does not wait if a FIFO was swapped in; the type is checked again afterwards.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let source = rustix::fs::openat(from, name, flags, Mode::empty()).map_err(|e| failed("openat", e))?;
@@ -192,29 +188,28 @@ fn times(stat: &Stat) -> Timestamps {
 fn own_entry(to: &OwnedFd, name: &CStr, stat: &Stat) -> SysResult<()> {
     let (uid, gid) = owner(stat);
     rustix::fs::chownat(to, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|e| SysError::from_rustix("fchownat", format!("{name:?}"), e))?;
+        .map_err(|e| SysError::new("fchownat", format!("{name:?}"), e))?;
     rustix::fs::utimensat(to, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|e| SysError::from_rustix("utimensat", format!("{name:?}"), e))
+        .map_err(|e| SysError::new("utimensat", format!("{name:?}"), e))
 }
 
 /// Sets owner, mode, extended attributes and times, in this order: a change of owner clears set-id bits and
 /// capabilities.
 fn attributes(from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<()> {
     let (uid, gid) = owner(stat);
-    rustix::fs::fchown(to, uid, gid).map_err(|e| SysError::from_rustix("fchown", "", e))?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))
-        .map_err(|e| SysError::from_rustix("fchmod", "", e))?;
+    rustix::fs::fchown(to, uid, gid).map_err(|e| SysError::new("fchown", "", e))?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(|e| SysError::new("fchmod", "", e))?;
     extended(from, to)?;
-    rustix::fs::futimens(to, &times(stat)).map_err(|e| SysError::from_rustix("futimens", "", e))?;
+    rustix::fs::futimens(to, &times(stat)).map_err(|e| SysError::new("futimens", "", e))?;
     Ok(())
 }
 
 fn top_attributes(from: &OwnedFd, to: &OwnedFd, stat: &Stat, top: TopOptions) -> Result<()> {
     let (uid, gid) = owner(stat);
     rustix::fs::fchown(to, uid.filter(|_| !top.uid), gid.filter(|_| !top.gid))
-        .map_err(|e| SysError::from_rustix("fchown", "", e))?;
+        .map_err(|e| SysError::new("fchown", "", e))?;
     extended(from, to)?;
-    Ok(rustix::fs::futimens(to, &times(stat)).map_err(|e| SysError::from_rustix("futimens", "", e))?)
+    Ok(rustix::fs::futimens(to, &times(stat)).map_err(|e| SysError::new("futimens", "", e))?)
 }
 
 fn extended(from: &OwnedFd, to: &OwnedFd) -> SysResult<()> {
@@ -225,7 +220,7 @@ fn extended(from: &OwnedFd, to: &OwnedFd) -> SysResult<()> {
             Ok(length) => break length,
             Err(Errno::RANGE) => list.resize(list.len() * 4, 0),
             Err(Errno::OPNOTSUPP) => return Ok(()),
-            Err(e) => return Err(SysError::from_rustix("flistxattr", "", e)),
+            Err(e) => return Err(SysError::new("flistxattr", "", e)),
         }
     };
     for name in list[..length].split_inclusive(|byte| *byte == 0) {
@@ -235,14 +230,14 @@ fn extended(from: &OwnedFd, to: &OwnedFd) -> SysResult<()> {
             match rustix::fs::fgetxattr(from, name, value.as_mut_slice()) {
                 Ok(size) => break size,
                 Err(Errno::RANGE) if value.len() < 1 << 20 => value.resize(value.len() * 4, 0),
-                Err(e) => return Err(SysError::from_rustix("fgetxattr", format!("{name:?}"), e)),
+                Err(e) => return Err(SysError::new("fgetxattr", format!("{name:?}"), e)),
             }
         };
         match rustix::fs::fsetxattr(to, name, &value[..size], rustix::fs::XattrFlags::empty()) {
             // tmpfs accepts user.* from Linux 6.6 on alone, and labels belong to the mount if it has a context.
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(Errno::PERM) if name.to_bytes().starts_with(b"security.selinux") => {}
-            Err(e) => return Err(SysError::from_rustix("fsetxattr", format!("{name:?}"), e)),
+            Err(e) => return Err(SysError::new("fsetxattr", format!("{name:?}"), e)),
         }
     }
     Ok(())

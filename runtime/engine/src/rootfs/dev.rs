@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 
 use super::{Root, by_path, host_node, refuse};
 use crate::error::{Context, Result};
@@ -62,12 +62,12 @@ fn node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp, bound: bool)
         Ok(()) => {}
         Err(rustix::io::Errno::EXIST) => return verify(parent, name, op),
         Err(rustix::io::Errno::PERM) => return bind_node(root, parent, name, op),
-        Err(e) => return Err(SysError::from_rustix("mknodat", format!("{:?}", op.path), e).into()),
+        Err(e) => return Err(SysError::new("mknodat", format!("{:?}", op.path), e).into()),
     }
     if op.uid != 0 || op.gid != 0 {
         let (uid, gid) = (Uid::from_raw(op.uid), Gid::from_raw(op.gid));
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| SysError::from_rustix("fchownat", format!("{:?}, {}, {}", op.path, op.uid, op.gid), e))?;
+            .map_err(|e| SysError::new("fchownat", format!("{:?}, {}, {}", op.path, op.uid, op.gid), e))?;
     }
     Ok(())
 }
@@ -83,7 +83,7 @@ fn file_type(kind: DeviceKind) -> FileType {
 /// Checks that an existing node is the very device; a file in its place would store the data that is written to it.
 fn verify(parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Result<()> {
     let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|e| SysError::from_rustix("fstatat", format!("{:?}", op.path), e))?;
+        .map_err(|e| SysError::new("fstatat", format!("{:?}", op.path), e))?;
     if is_device(&stat, op) {
         return Ok(());
     }
@@ -104,7 +104,7 @@ fn bind_node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Resu
         Err(error) if mount::is_missing(error) => rustix::fs::stat(&op.path),
         Err(error) => return Err(error.clone().into()),
     }
-    .map_err(|e| SysError::from_rustix("fstat", format!("{:?}", op.path), e))?;
+    .map_err(|e| SysError::new("fstat", format!("{:?}", op.path), e))?;
     if !is_device(&source, op) {
         return Err(refuse(&op.path, "of the host is another device, and this process may make none"));
     }
@@ -124,7 +124,7 @@ fn bind_node(root: &Root, parent: &OwnedFd, name: &OsStr, op: &DeviceOp) -> Resu
 fn file(parent: &OwnedFd, name: &OsStr, mode: u32, shown: &Path) -> Result<OwnedFd> {
     match rustix::fs::mknodat(parent, name, FileType::RegularFile, Mode::from_raw_mode(mode & 0o777), 0) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(e) => return Err(SysError::from_rustix("mknodat", format!("{shown:?}, S_IFREG"), e).into()),
+        Err(e) => return Err(SysError::new("mknodat", format!("{shown:?}, S_IFREG"), e).into()),
     }
     let fd = open_node(parent, name, shown)?;
     match brig_sys::fd::file_type(&fd)? {
@@ -135,20 +135,20 @@ fn file(parent: &OwnedFd, name: &OsStr, mode: u32, shown: &Path) -> Result<Owned
 
 fn open_node(parent: &OwnedFd, name: &OsStr, shown: &Path) -> SysResult<OwnedFd> {
     rustix::fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| SysError::from_rustix("openat", format!("{shown:?}, O_PATH|O_NOFOLLOW"), e))
+        .map_err(|e| SysError::new("openat", format!("{shown:?}, O_PATH|O_NOFOLLOW"), e))
 }
 
 fn link(dev: &OwnedFd, name: &str, target: &str) -> SysResult<()> {
     match rustix::fs::symlinkat(target, dev, name) {
         // The image's own file or link stays.
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
-        Err(e) => Err(SysError::from_rustix("symlinkat", format!("{target:?}, \"/dev/{name}\""), e)),
+        Err(e) => Err(SysError::new("symlinkat", format!("{target:?}, \"/dev/{name}\""), e)),
     }
 }
 
 /// Links /dev/ptmx to the container's own devpts, and replaces what the image has there.
 fn ptmx(dev: &OwnedFd) -> Result<()> {
-    let error = |call, e| SysError::from_rustix(call, "\"/dev/ptmx\"", e);
+    let error = |call, e| SysError::new(call, "\"/dev/ptmx\"", e);
     match rustix::fs::symlinkat("pts/ptmx", dev, "ptmx") {
         Ok(()) => return Ok(()),
         Err(rustix::io::Errno::EXIST) => {}
@@ -162,8 +162,8 @@ fn ptmx(dev: &OwnedFd) -> Result<()> {
 /// Mounts the terminal: see [`Root::bind_console`].
 pub(super) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<()> {
     let shown = Path::new("/dev/console");
-    let stat = rustix::fs::fstat(slave).map_err(|e| SysError::from_rustix("fstat", "terminal", e))?;
-    let fs = rustix::fs::fstatfs(slave).map_err(|e| SysError::from_rustix("fstatfs", "terminal", e))?;
+    let stat = rustix::fs::fstat(slave).map_err(|e| SysError::new("fstat", "terminal", e))?;
+    let fs = rustix::fs::fstatfs(slave).map_err(|e| SysError::new("fstatfs", "terminal", e))?;
     let is_char = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
     if !is_char || brig_sys::fd::magic(&fs) != DEVPTS_SUPER_MAGIC {
         return Err(refuse(shown, "requires a pseudo-terminal of a devpts"));
@@ -187,13 +187,13 @@ pub(super) fn open_ptmx(dir: &Dir, proc: &Proc) -> Result<OwnedFd> {
     let path = Path::new("/dev/pts/ptmx");
     // The image could have a FIFO or a device there: the check must precede the open.
     let found = dir.open(path, OFlags::PATH, Links::NotLast)?;
-    let stat = rustix::fs::fstat(&found).map_err(|e| SysError::from_rustix("fstat", "/dev/pts/ptmx", e))?;
-    let fs = rustix::fs::fstatfs(found.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "/dev/pts/ptmx", e))?;
+    let stat = rustix::fs::fstat(&found).map_err(|e| SysError::new("fstat", "/dev/pts/ptmx", e))?;
+    let fs = rustix::fs::fstatfs(found.as_fd()).map_err(|e| SysError::new("fstatfs", "/dev/pts/ptmx", e))?;
     let is_ptmx = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(5, 2)
         && brig_sys::fd::magic(&fs) == DEVPTS_SUPER_MAGIC;
     if !is_ptmx {
-        return Err(SysError::new("open", "/dev/pts/ptmx: expected a node of a devpts", Errno::ENOTTY).into());
+        return Err(SysError::new("open", "/dev/pts/ptmx: expected a node of a devpts", Errno::NOTTY).into());
     }
     Ok(proc.reopen(&found, OFlags::RDWR | OFlags::NOCTTY)?)
 }

@@ -43,7 +43,7 @@ impl HostMounts {
         let host = proc.open_namespace("mnt")?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, "/", flags, Mode::empty())
-            .map_err(|e| SysError::from_rustix("open", "\"/\", O_PATH", e))?;
+            .map_err(|e| SysError::new("open", "\"/\", O_PATH", e))?;
         let propagation = plan.spread();
         mount::set_propagation(tree, propagation)?;
         if ns::join(cached.as_fd(), MOUNT).is_err() {
@@ -61,8 +61,8 @@ impl HostMounts {
     pub(super) fn run_on_host<T>(&self, work: impl FnOnce() -> SysResult<T>) -> SysResult<T> {
         let HostMounts::Left { host, root, own, .. } = self else { return work() };
         ns::join(host.as_fd(), MOUNT)?;
-        rustix::process::fchdir(root).map_err(|e| SysError::from_rustix("fchdir", "the host's root", e))?;
-        rustix::process::chroot(".").map_err(|e| SysError::from_rustix("chroot", "\".\"", e))?;
+        rustix::process::fchdir(root).map_err(|e| SysError::new("fchdir", "the host's root", e))?;
+        rustix::process::chroot(".").map_err(|e| SysError::new("chroot", "\".\"", e))?;
         let done = work();
         ns::join(own.as_fd(), MOUNT)?;
         done

@@ -87,7 +87,7 @@ impl MemoryDevice {
 
     fn check(self, fd: &OwnedFd) -> Result<()> {
         let (minor, path) = self.known();
-        let stat = rustix::fs::fstat(fd).map_err(|error| SysError::from_rustix("fstat", path, error))?;
+        let stat = rustix::fs::fstat(fd).map_err(|error| SysError::new("fstat", path, error))?;
         match MemoryDevice::from_stat(&stat) == Some(self) {
             true => Ok(()),
             false => Err(refuse(Path::new(path), &format!("is not the character device 1:{minor}"))),
@@ -139,7 +139,7 @@ fn detached(device: MemoryDevice) -> Result<Option<OwnedFd>> {
         .and_then(|tree| mount::set_attributes(&tree, ATTRIBUTES, 0, 0, false).map(|()| tree));
     match made {
         Ok(tree) => Ok(Some(tree)),
-        Err(error) if mount::is_missing(&error) || error.errno() == nix::errno::Errno::EPERM => Ok(None),
+        Err(error) if mount::is_missing(&error) || error.errno() == rustix::io::Errno::PERM => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

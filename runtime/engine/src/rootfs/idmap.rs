@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::mounts::describe;
 use crate::error::{Context, Error, Result};
@@ -28,12 +28,12 @@ impl Maps {
         };
         mount::set_idmap(tree, &self.0[place].1, map.recursive).map_err(|error| {
             let advice = match error.errno() {
-                Errno::EINVAL => {
+                Errno::INVAL => {
                     "the file system of the source, or of a mount below it, does not support idmapped mounts on this \
                      kernel: leave idmap out, or use a source on ext4, xfs, btrfs, or on a tmpfs with a kernel since 6.3"
                 }
-                Errno::EPERM => "the source is mapped already, or the caller has no privilege over its file system",
-                Errno::ENOSYS => "idmapped mounts take a kernel since 5.12",
+                Errno::PERM => "the source is mapped already, or the caller has no privilege over its file system",
+                Errno::NOSYS => "idmapped mounts take a kernel since 5.12",
                 _ => "unable to map it",
             };
             Error::from(error).context(format!("{}: {advice}", describe(op)))

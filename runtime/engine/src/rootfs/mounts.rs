@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
 
 use super::{Root, by_path, cgroup, copy, has_option, refuse};
 use crate::error::{Context, Error, Result};
@@ -31,7 +31,7 @@ pub(super) fn describe(op: &MountOp) -> String {
 
 /// The error for a bind mount's source that could not be opened.
 pub(super) fn source_error(op: &MountOp, error: SysError) -> Error {
-    if error.errno() == Errno::ENOENT {
+    if error.errno() == Errno::NOENT {
         let what = format!("mounts[{}].source: stat {}: no such file or directory", op.index, op.source.display());
         return Error::other(what).context(format!("error mounting {:?} to rootfs at {:?}", op.source, op.target));
     }
@@ -62,7 +62,7 @@ pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp, source: 
             let kind = kind_name(&op.kind);
             // CVE-2023-27561: through a symlink, procfs would be mounted where masks and labels are not applied.
             let target = root.dir.mkdir_all(&op.target, 0o755, Links::Refuse).map_err(|error| match error.errno() {
-                Errno::ELOOP | Errno::ENOTDIR => {
+                Errno::LOOP | Errno::NOTDIR => {
                     Error::other(format!("filesystem {kind:?} must be mounted on ordinary directory: {error}"))
                 }
                 _ => error.into(),
@@ -114,7 +114,7 @@ fn links(op: &MountOp) -> Links {
 /// emulates.
 fn check_target(root: &Root, op: &MountOp, target: &OwnedFd) -> Result<()> {
     root.refuse_root(&op.target, target)?;
-    let fs = rustix::fs::fstatfs(target).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
+    let fs = rustix::fs::fstatfs(target).map_err(|e| SysError::new("fstatfs", "", e))?;
     if brig_sys::fd::magic(&fs) != PROC_SUPER_MAGIC || op.target == Path::new("/proc") {
         return Ok(());
     }
@@ -167,13 +167,13 @@ pub(super) fn mount_at(root: &Root, fs: &Filesystem<'_>, op: &MountOp, flags: u6
 /// Adds the field and a hint to a file system's error, where the cause is known.
 fn explain(op: &MountOp, error: SysError) -> Error {
     let kind = kind_name(&op.kind);
-    if error.call() == "fsopen" && error.errno() == Errno::ENODEV {
+    if error.call() == "fsopen" && error.errno() == Errno::NODEV {
         let hint =
             "correct the name, or load the kernel's module for it (/proc/filesystems lists those that are there)";
         let what = format!("mounts[{}].type: this kernel knows no file system {kind:?}; {hint}", op.index);
         return Error::from(error).context(what);
     }
-    if error.call() == "fsconfig" && error.errno() == Errno::EINVAL {
+    if error.call() == "fsconfig" && error.errno() == Errno::INVAL {
         let text = error.to_string();
         let is_meant = |name: &str| text.contains(&format!("\"{name}")) || text.contains("; given: ");
         let similar = |(name, _): &(String, Option<String>)| {
@@ -206,7 +206,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
     if !has_option(op, "mode") {
         // Must precede the creation of a directory, because only a directory of the image has a mode to preserve.
         if let Some(existing) = root.dir.try_find(&op.target, links(op))? {
-            let stat = rustix::fs::fstat(&existing).map_err(|e| SysError::from_rustix("fstat", "", e))?;
+            let stat = rustix::fs::fstat(&existing).map_err(|e| SysError::new("fstat", "", e))?;
             fs = fs.parameter("mode", Some(format!("{:04o}", stat.st_mode & 0o7777).into()));
             found = (FileType::from_raw_mode(stat.st_mode) == FileType::Directory).then_some(existing);
         }
@@ -228,7 +228,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
     )
-    .map_err(|e| SysError::from_rustix("openat", format!("{:?}", op.target), e))?;
+    .map_err(|e| SysError::new("openat", format!("{:?}", op.target), e))?;
     // On new kernels the copy is complete before any process can reach the mount.
     let mounted = if fs.fits_fsconfig() { fs.mount(mount::attributes(flags)).map(Some) } else { Ok(None) };
     match mounted {
@@ -255,7 +255,7 @@ fn copy_up(op: &MountOp, from: &OwnedFd, mounted: &OwnedFd) -> Result<()> {
 pub(super) fn make_readonly(root: &Root, mounted: impl AsFd) -> Result<()> {
     match mount::set_attributes(mounted.as_fd(), mount::ATTR_RDONLY, 0, 0, false) {
         Err(error) if mount::is_missing(&error) => {
-            let fs = rustix::fs::fstatvfs(mounted.as_fd()).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
+            let fs = rustix::fs::fstatvfs(mounted.as_fd()).map_err(|e| SysError::new("fstatfs", "", e))?;
             // ST_NOSUID, ST_NODEV, ST_NOEXEC, ST_NOATIME and ST_NODIRATIME have the values of their MS_ flags.
             let kept = fs.f_flag.bits()
                 & (libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_NOATIME | libc::MS_NODIRATIME);
@@ -303,7 +303,7 @@ fn bind(root: &Root, op: &MountOp, recursive: bool, source: Option<OwnedFd>) -> 
         Err(error) if mount::is_missing(&error) && !op.source_nofollow => {
             return bind_legacy(root, op, recursive).map(Some);
         }
-        Err(error) if error.errno() == Errno::ENOENT => return Err(source_missing(op)),
+        Err(error) if error.errno() == Errno::NOENT => return Err(source_missing(op)),
         Err(error) => return Err(error.into()),
     };
     check_proc_source(op, &tree)?;
@@ -334,7 +334,7 @@ fn check_proc_source(op: &MountOp, tree: &OwnedFd) -> Result<()> {
     if op.target != Path::new("/proc") {
         return Ok(());
     }
-    let fs = rustix::fs::fstatfs(tree).map_err(|e| SysError::from_rustix("fstatfs", "", e))?;
+    let fs = rustix::fs::fstatfs(tree).map_err(|e| SysError::new("fstatfs", "", e))?;
     if brig_sys::fd::magic(&fs) == PROC_SUPER_MAGIC {
         return Ok(());
     }
@@ -359,7 +359,7 @@ fn bind_target(root: &Root, op: &MountOp, is_directory: bool) -> Result<OwnedFd>
 fn bind_legacy(root: &Root, op: &MountOp, recursive: bool) -> Result<OwnedFd> {
     let source = rustix::fs::stat(&op.source).map_err(|e| match e {
         rustix::io::Errno::NOENT => source_missing(op),
-        e => SysError::from_rustix("stat", format!("{:?}", op.source), e).into(),
+        e => SysError::new("stat", format!("{:?}", op.source), e).into(),
     })?;
     let target = bind_target(root, op, FileType::from_raw_mode(source.st_mode) == FileType::Directory)?;
     let flags = libc::MS_BIND | if recursive { libc::MS_REC } else { 0 };
@@ -377,7 +377,7 @@ fn bind_legacy(root: &Root, op: &MountOp, recursive: bool) -> Result<OwnedFd> {
 
 /// Creates a copy of the source symlink, for copy-symlink. Returns false if the source is no symlink.
 fn copy_symlink(root: &Root, op: &MountOp) -> Result<bool> {
-    let unable = |call| move |e| SysError::from_rustix(call, format!("{:?}", op.source), e);
+    let unable = |call| move |e| SysError::new(call, format!("{:?}", op.source), e);
     let read = || {
         let stat = rustix::fs::lstat(&op.source).map_err(unable("lstat"))?;
         let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
@@ -386,7 +386,7 @@ fn copy_symlink(root: &Root, op: &MountOp) -> Result<bool> {
     let link = match root.host_mounts.run_on_host(read) {
         Ok(Some(link)) => link,
         Ok(None) => return Ok(false),
-        Err(error) if error.errno() == Errno::ENOENT => return Err(source_missing(op)),
+        Err(error) if error.errno() == Errno::NOENT => return Err(source_missing(op)),
         Err(error) => return Err(error.into()),
     };
     let (parent, name) = root.dir.parent(&op.target)?;
@@ -399,7 +399,7 @@ fn symlink(parent: &OwnedFd, name: &std::ffi::OsStr, link: &std::ffi::CStr, show
     match rustix::fs::symlinkat(link, parent, name) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::EXIST) if is_same_link(parent, name, link) => Ok(()),
-        Err(e) => Err(SysError::from_rustix("symlinkat", format!("{link:?}, {shown:?}"), e)),
+        Err(e) => Err(SysError::new("symlinkat", format!("{link:?}, {shown:?}"), e)),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::errno::Errno;
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::Root;
 use super::host_mounts::HostMounts;
@@ -85,7 +85,7 @@ fn missing_root(plan: &RootfsPlan) -> Error {
 
 /// The error for a root that could not be copied.
 fn root_error(plan: &RootfsPlan, error: SysError) -> Error {
-    if error.errno() == Errno::ENOENT {
+    if error.errno() == Errno::NOENT {
         return missing_root(plan);
     }
     Error::from(error).context(format!("error preparing rootfs {:?}", plan.root))
@@ -107,7 +107,7 @@ fn make_parent_private(root: &Path) -> SysResult<()> {
     let mut last = None;
     for path in real.ancestors() {
         match mount::mount_raw(None, path, None, libc::MS_PRIVATE, None) {
-            Err(error) if error.errno() == Errno::EINVAL => last = Some(error),
+            Err(error) if error.errno() == Errno::INVAL => last = Some(error),
             other => return other,
         }
     }
@@ -115,11 +115,11 @@ fn make_parent_private(root: &Path) -> SysResult<()> {
 }
 
 fn change_directory(root: &Root) -> SysResult<()> {
-    rustix::process::fchdir(root.fd()).map_err(|e| SysError::from_rustix("fchdir", "root", e))
+    rustix::process::fchdir(root.fd()).map_err(|e| SysError::new("fchdir", "root", e))
 }
 
 fn to_top() -> SysResult<()> {
-    rustix::process::chdir("/").map_err(|e| SysError::from_rustix("chdir", "\"/\"", e))
+    rustix::process::chdir("/").map_err(|e| SysError::new("chdir", "\"/\"", e))
 }
 
 /// Enters the root by pivot_root(2) in place.
@@ -132,7 +132,7 @@ pub(super) fn pivot(root: &Root, plan: &RootfsPlan) -> Result<()> {
     mount::pivot_here()?;
     if let Some(old) = old {
         // Must precede the detach, because a shared mount would propagate the detach to the host, and unmount its tree.
-        rustix::process::fchdir(&old).map_err(|e| SysError::from_rustix("fchdir", "old root", e))?;
+        rustix::process::fchdir(&old).map_err(|e| SysError::new("fchdir", "old root", e))?;
         mount::mount_raw(None, Path::new("."), None, libc::MS_SLAVE | libc::MS_REC, None)?;
     }
     mount::detach(Path::new("."))?;
@@ -141,7 +141,7 @@ pub(super) fn pivot(root: &Root, plan: &RootfsPlan) -> Result<()> {
 
 fn open_old_root() -> SysResult<OwnedFd> {
     rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| SysError::from_rustix("open", "\"/\", O_PATH", e))
+        .map_err(|e| SysError::new("open", "\"/\", O_PATH", e))
 }
 
 /// Enters a root that pivot_root(2) refuses (a ramdisk): moves the new root over the old one, and enters it by
@@ -164,20 +164,20 @@ pub(super) fn move_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
         match mount::mount_raw(None, path, None, libc::MS_SLAVE | libc::MS_REC, None).and_then(|()| mount::detach(path))
         {
             Ok(()) => {}
-            Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => cover(path)?,
+            Err(error) if matches!(error.errno(), Errno::INVAL | Errno::NOENT | Errno::PERM) => cover(path)?,
             Err(error) => return Err(error.into()),
         }
     }
     change_directory(root)?;
     mount::mount_raw(Some(".".as_ref()), Path::new("/"), None, libc::MS_MOVE, None)?;
-    rustix::process::chroot(".").map_err(|e| SysError::from_rustix("chroot", "\".\"", e))?;
+    rustix::process::chroot(".").map_err(|e| SysError::new("chroot", "\".\"", e))?;
     Ok(to_top()?)
 }
 
 /// Covers a mount that is locked in place, and cannot be unmounted here, with an empty tmpfs.
 fn cover(path: &Path) -> SysResult<()> {
     match Filesystem::new("tmpfs").source("tmpfs".as_ref()).mount_legacy(path, 0) {
-        Err(error) if error.errno() == Errno::ENOENT => Ok(()),
+        Err(error) if error.errno() == Errno::NOENT => Ok(()),
         other => other,
     }
 }
@@ -185,7 +185,7 @@ fn cover(path: &Path) -> SysResult<()> {
 /// Enters the root by chroot(2) alone: the container shares the host's mounts.
 pub(super) fn change_root(root: &Root) -> Result<()> {
     change_directory(root)?;
-    rustix::process::chroot(".").map_err(|e| SysError::from_rustix("chroot", "\".\"", e))?;
+    rustix::process::chroot(".").map_err(|e| SysError::new("chroot", "\".\"", e))?;
     Ok(to_top()?)
 }
 

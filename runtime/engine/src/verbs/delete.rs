@@ -80,7 +80,7 @@ impl Container {
     pub(super) fn kill_all(&self, status: Status, init: Option<OwnedFd>) -> Result<()> {
         if let Some(init) = init {
             match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
-                Err(error) if error.errno() != nix::errno::Errno::ESRCH => return Err(error.into()),
+                Err(error) if error.errno() != rustix::io::Errno::SRCH => return Err(error.into()),
                 _ => {}
             }
             if status == Status::Paused {

@@ -120,7 +120,7 @@ pub(super) fn compare_with_init(spec: &Spec, init: i32, host: &mut Host) -> Resu
 
 /// The device and the inode of a namespace, which identify it (ioctl_ns(2)).
 fn identity(namespace: impl AsFd) -> SysResult<(u64, u64)> {
-    let stat = rustix::fs::fstat(namespace).map_err(|error| SysError::from_rustix("fstat", "a namespace", error))?;
+    let stat = rustix::fs::fstat(namespace).map_err(|error| SysError::new("fstat", "a namespace", error))?;
     Ok((stat.st_dev, stat.st_ino))
 }
 

@@ -85,7 +85,7 @@ impl Notify {
             let mut fds = [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(init, PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(SysError::from_rustix("poll", "", error).into()),
+                Err(error) => return Err(SysError::new("poll", "", error).into()),
             }
             let [notified, exited] = fds.map(|fd| !fd.revents().is_empty());
             if notified {
@@ -114,7 +114,7 @@ impl Notify {
     fn read(&self) -> Result<Option<String>> {
         // Descriptors that accompany it (FDSTORE=1, BARRIER=1) are closed.
         let packet = match socket::receive(self.socket.as_fd(), MAX_NOTIFICATION_LEN) {
-            Err(error) if error.errno() == nix::errno::Errno::EMSGSIZE => return Ok(None),
+            Err(error) if error.errno() == rustix::io::Errno::MSGSIZE => return Ok(None),
             other => other?.0,
         };
         let text = String::from_utf8_lossy(&packet);
@@ -133,7 +133,7 @@ impl Notify {
         out.send(format!("{ready}\n").as_bytes()).with_context(unable)?;
         out.send(format!("MAINPID={main_pid}\n").as_bytes()).with_context(unable)?;
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|error| SysError::from_rustix("pipe2", "", error))?;
+            .map_err(|error| SysError::new("pipe2", "", error))?;
         socket::send(out.as_fd(), b"BARRIER=1", &[writer.as_fd()]).with_context(unable)?;
         Ok(reader)
     }
@@ -158,7 +158,7 @@ fn await_reader(reader: &OwnedFd) -> Result<()> {
             }
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(SysError::from_rustix("poll", "", error).into()),
+            Err(error) => return Err(SysError::new("poll", "", error).into()),
         }
     }
 }

@@ -176,7 +176,7 @@ impl Drop for Restoring<'_> {
         let Some(init) = self.init.take() else { return };
         let killed = process::pidfd_send_signal(init.pidfd.as_fd(), libc::SIGKILL);
         match killed.and_then(|()| process::wait(init.pidfd.as_fd()).map(drop)) {
-            Err(error) if !matches!(error.errno(), nix::errno::Errno::ESRCH | nix::errno::Errno::ECHILD) => {
+            Err(error) if !matches!(error.errno(), rustix::io::Errno::SRCH | rustix::io::Errno::CHILD) => {
                 tracing::warn!("unable to clean up: {error}");
             }
             _ => {}
@@ -220,7 +220,7 @@ impl Drop for BoundRoot {
     fn drop(&mut self) {
         match mount::detach(&self.0) {
             // EINVAL: not mounted yet.
-            Err(error) if error.errno() != nix::errno::Errno::EINVAL => tracing::warn!("unable to clean up: {error}"),
+            Err(error) if error.errno() != rustix::io::Errno::INVAL => tracing::warn!("unable to clean up: {error}"),
             _ => {}
         }
         if let Err(error) = std::fs::remove_dir(&self.0) {

@@ -58,7 +58,7 @@ impl Container {
         let gone = || Error::new(ErrorKind::NotRunning, "container not running");
         let pidfd = self.init()?.ok_or_else(gone)?;
         match process::pidfd_send_signal(pidfd.as_fd(), signal) {
-            Err(error) if error.errno() == nix::errno::Errno::ESRCH => Err(gone()),
+            Err(error) if error.errno() == rustix::io::Errno::SRCH => Err(gone()),
             other => Ok(other?),
         }
     }

@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::{SysError, SysResult};
 
@@ -36,7 +36,7 @@ pub fn wait(pidfd: BorrowedFd) -> SysResult<Exit> {
         match wait_id(pidfd, libc::WEXITED) {
             Ok(Some(exit)) => return Ok(exit),
             Ok(None) => {}
-            Err(error) if error.errno() == Errno::EINTR => {}
+            Err(error) if error.errno() == Errno::INTR => {}
             Err(error) => return Err(error),
         }
     }
@@ -63,7 +63,7 @@ pub(super) fn wait_id(pidfd: BorrowedFd, options: libc::c_int) -> SysResult<Opti
 /// As waitid(2), except ECHILD.
 pub fn peek_exited() -> SysResult<Option<(i32, Exit)>> {
     match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
-        Err(error) if error.errno() == Errno::ECHILD => Ok(None),
+        Err(error) if error.errno() == Errno::CHILD => Ok(None),
         other => other,
     }
 }
@@ -73,7 +73,7 @@ pub fn peek_exited() -> SysResult<Option<(i32, Exit)>> {
 /// # Errors
 /// ECHILD when this process has no such child.
 pub fn reap(pid: i32) -> SysResult<Option<Exit>> {
-    let id = libc::id_t::try_from(pid).map_err(|_| SysError::new("waitid", pid.to_string(), Errno::EINVAL))?;
+    let id = libc::id_t::try_from(pid).map_err(|_| SysError::new("waitid", pid.to_string(), Errno::INVAL))?;
     Ok(waitid(libc::P_PID, id, libc::WEXITED | libc::WNOHANG)?.map(|(_, exit)| exit))
 }
 
@@ -115,7 +115,7 @@ pub fn poll_readable(fd: BorrowedFd, timeout: Option<Duration>) -> SysResult<boo
         match poll(&mut fds, left.as_ref()) {
             Ok(count) => return Ok(count > 0),
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(SysError::from_rustix("poll", fd.as_raw_fd().to_string(), error)),
+            Err(error) => return Err(SysError::new("poll", fd.as_raw_fd().to_string(), error)),
         }
     }
 }
@@ -136,7 +136,7 @@ pub fn readable_before_exit(fd: BorrowedFd, pidfd: BorrowedFd, timeout: Option<D
             Ok(0) => return Ok(None),
             Ok(_) => return Ok(Some(!fds[1].revents().is_empty())),
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(SysError::from_rustix("poll", fd.as_raw_fd().to_string(), error)),
+            Err(error) => return Err(SysError::new("poll", fd.as_raw_fd().to_string(), error)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::{Pressure, PressureLine, Rdma, RdmaEntry};
 use crate::cgroup::dir::Dir;
@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 pub(super) fn text(dir: &Dir, file: &str) -> Result<Option<String>> {
     match dir.read(file) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENODEV | Errno::EOPNOTSUPP) => Ok(None),
+        Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => Ok(None),
         Err(error) => Err(error).context("cannot read statistics"),
     }
 }
