@@ -21,12 +21,13 @@ mod stdin;
 mod timeouts;
 mod watches;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
+use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -412,7 +413,10 @@ impl Copying {
     /// Sets the terminal's size in character cells. A no-op without a terminal.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         match &self.terminal {
-            Some(master) => Ok(brig_sys::tty::set_size(master.as_fd(), rows, columns)?),
+            Some(master) => {
+                let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                tcsetwinsize(master, size).map_err(std::io::Error::from).context("unable to resize the terminal")
+            }
             None => Ok(()),
         }
     }

@@ -1,16 +1,15 @@
 //! One process of a container, init or an exec: its identity, its phase, and its exit.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use brig_engine::Launched;
 use brig_engine::error::{Error, ErrorKind, Result};
-use brig_sys::process;
+use brig_engine::process::Pidfd;
 use tokio::sync::watch;
 
 use crate::io::{Addresses, Copying, StdinEnds};
 use crate::reaper::Ended;
+use crate::runtime::Watched;
 
 /// The phase of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +41,7 @@ pub struct Process {
 struct State {
     phase: Phase,
     pid: i32,
-    pidfd: Option<Arc<OwnedFd>>,
+    pidfd: Option<Arc<Pidfd>>,
     copying: Option<Copying>,
     /// Whether standard input has ended, which may precede the process.
     stdin_closed: bool,
@@ -96,14 +95,14 @@ impl Process {
     }
 
     /// Records the launched process and its streams.
-    pub fn launched(&self, phase: Phase, launched: Launched, mut copying: Copying) {
+    pub fn launched(&self, phase: Phase, process: &Watched, mut copying: Copying) {
         let mut state = self.state();
         if state.stdin_closed {
             copying.close_stdin();
         }
         state.phase = phase;
-        state.pid = launched.pid;
-        state.pidfd = Some(Arc::new(launched.pidfd));
+        state.pid = process.pid;
+        state.pidfd = Some(Arc::clone(&process.pidfd));
         state.copying = Some(copying);
     }
 
@@ -178,9 +177,9 @@ impl Process {
                 _ => Err(Error::new(ErrorKind::InvalidState, "process not started")),
             };
         };
-        match process::pidfd_send_signal(pidfd.as_fd(), signal) {
-            Err(error) if error.errno() == rustix::io::Errno::SRCH => Err(gone()),
-            other => Ok(other?),
+        match pidfd.send_signal(signal) {
+            Err(error) if error.kind() == ErrorKind::NoSuchProcess => Err(gone()),
+            other => other,
         }
     }
 

@@ -10,13 +10,17 @@
 //!   the process that it started before it releases the hold, so no exit is missed however early it comes.
 
 use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use brig_sys::process::{self, Exit};
-use rustix::io::Errno;
+use brig_engine::process::{self, Pidfd};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
+
+/// The status of a process whose own status cannot be read.
+pub const UNKNOWN_STATUS: u32 = 255;
 
 /// The exit of a child: its status and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +37,9 @@ impl Ended {
         Ended { status, at: SystemTime::now() }
     }
 
-    fn of(exit: Exit) -> Ended {
-        Ended::now(u32::try_from(exit.status()).unwrap_or(255))
+    fn of(status: ExitStatus) -> Ended {
+        let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        Ended::now(number.and_then(|number| u32::try_from(number).ok()).unwrap_or(UNKNOWN_STATUS))
     }
 }
 
@@ -48,8 +53,15 @@ pub struct Reaper {
 
 #[derive(Debug, Default)]
 struct Children {
-    watched: HashMap<i32, oneshot::Sender<Ended>>,
+    watched: HashMap<i32, Watched>,
     holds: usize,
+}
+
+/// A watched child. Its pid is a key to find it by; its exit is read by the pidfd.
+#[derive(Debug)]
+struct Watched {
+    pidfd: Arc<Pidfd>,
+    watcher: oneshot::Sender<Ended>,
 }
 
 /// A hold of the reaper: unwatched children are left to the call that has it.
@@ -75,9 +87,9 @@ impl Reaper {
     }
 
     /// Watches the child `pid`, which was started under `hold`. The receiver gets its exit.
-    pub fn watch(&self, _hold: &Hold, pid: i32) -> oneshot::Receiver<Ended> {
-        let (sender, receiver) = oneshot::channel();
-        self.children().watched.insert(pid, sender);
+    pub fn watch(&self, _hold: &Hold, pid: i32, pidfd: Arc<Pidfd>) -> oneshot::Receiver<Ended> {
+        let (watcher, receiver) = oneshot::channel();
+        self.children().watched.insert(pid, Watched { pidfd, watcher });
         receiver
     }
 
@@ -104,60 +116,57 @@ impl Reaper {
     /// Reaps every exited child that is not a call's own.
     fn scan(&self) {
         loop {
-            let (pid, exit) = match process::peek_exited() {
-                Ok(Some(ended)) => ended,
+            let exited = match process::exited_child() {
+                Ok(Some(exited)) => exited,
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::error!("unable to find exited children: {error}");
+                    tracing::error!("{error}");
                     return;
                 }
             };
             let mut children = self.children();
-            if let Some(watcher) = children.watched.remove(&pid) {
+            if children.check_watched(exited.pid()) {
+                continue;
+            }
+            if children.holds == 0 {
                 drop(children);
-                reap(pid);
-                tell(watcher, exit);
-            } else if children.holds == 0 {
-                drop(children);
-                reap(pid);
-                tracing::debug!(pid, "reaped an orphan: {exit:?}");
+                let (pid, status) = (exited.pid(), exited.status());
+                match exited.reap() {
+                    Ok(()) => tracing::debug!(pid, "reaped an orphan: {status}"),
+                    Err(error) => tracing::error!("process {pid}: {error}"),
+                }
             } else {
                 // It hides the exited children behind it, so the watched ones are queried one by one. The release of
                 // the hold starts another scan.
-                self.scan_watched(children);
+                let pids: Vec<i32> = children.watched.keys().copied().collect();
+                for pid in pids {
+                    children.check_watched(pid);
+                }
                 return;
             }
         }
     }
+}
 
-    fn scan_watched(&self, mut children: MutexGuard<Children>) {
-        let pids: Vec<i32> = children.watched.keys().copied().collect();
-        for pid in pids {
-            let exit = match process::reap(pid) {
-                Ok(None) => continue,
-                Ok(Some(exit)) => exit,
-                Err(error) => {
-                    tracing::error!("unable to read the exit of process {pid}: {error}");
-                    Exit::Code(255)
-                }
-            };
-            if let Some(watcher) = children.watched.remove(&pid) {
-                tell(watcher, exit);
+impl Children {
+    /// Reaps the child that is watched as `pid`, if it has exited, and reports its exit. False when it is running, or
+    /// none is watched.
+    fn check_watched(&mut self, pid: i32) -> bool {
+        let Some(watched) = self.watched.get(&pid) else { return false };
+        let ended = match watched.pidfd.try_wait() {
+            Ok(None) => return false,
+            Ok(Some(status)) => Ended::of(status),
+            // The pid may belong to another process by now, which is not touched.
+            Err(error) => {
+                tracing::error!("process {pid}: {error}");
+                Ended::now(UNKNOWN_STATUS)
             }
+        };
+        if let Some(watched) = self.watched.remove(&pid)
+            && watched.watcher.send(ended).is_err()
+        {
+            tracing::debug!(pid, "reaped a process whose watcher is gone: status {}", ended.status);
         }
-    }
-}
-
-fn reap(pid: i32) {
-    match process::reap(pid) {
-        // The call that started it has waited for it in the meantime.
-        Err(error) if error.errno() != Errno::CHILD => tracing::error!("unable to reap the process {pid}: {error}"),
-        _ => {}
-    }
-}
-
-fn tell(watcher: oneshot::Sender<Ended>, exit: Exit) {
-    if watcher.send(Ended::of(exit)).is_err() {
-        tracing::debug!("reaped a process whose watcher is gone: {exit:?}");
+        true
     }
 }

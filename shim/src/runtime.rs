@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use brig_engine::cgroup::{OomWatch, Stats};
 use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_engine::process::Pidfd;
 use brig_engine::{
     CgroupManager, CheckpointOptions, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource,
     RestoreOptions, Status, Stdio,
@@ -31,6 +32,19 @@ pub enum Streams {
     Terminal,
     /// Descriptors of stdin, stdout and stderr.
     Fds([OwnedFd; 3]),
+}
+
+/// A launched process whose exit is watched.
+#[derive(Debug)]
+pub struct Watched {
+    /// The pid.
+    pub pid: i32,
+    /// The pidfd.
+    pub pidfd: Arc<Pidfd>,
+    /// The terminal's master, with [`Streams::Terminal`].
+    pub terminal: Option<OwnedFd>,
+    /// Receives the exit.
+    pub exit: oneshot::Receiver<Ended>,
 }
 
 /// The arguments of a create.
@@ -325,11 +339,12 @@ pub async fn blocking<T: Send + 'static>(
 pub async fn launching<T: Send + 'static>(
     reaper: &Arc<Reaper>,
     call: impl FnOnce() -> Result<(Launched, T)> + Send + 'static,
-) -> Result<(Launched, T, oneshot::Receiver<Ended>)> {
+) -> Result<(Watched, T)> {
     let hold = reaper.hold();
     let (launched, more) = on_thread(call).await?;
-    let ended = reaper.watch(&hold, launched.pid);
-    Ok((launched, more, ended))
+    let (pid, pidfd) = (launched.pid, Arc::new(launched.pidfd));
+    let exit = reaper.watch(&hold, pid, Arc::clone(&pidfd));
+    Ok((Watched { pid, pidfd, terminal: launched.terminal, exit }, more))
 }
 
 async fn on_thread<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
-use brig_sys::process;
+use brig_engine::process;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Releases the pages of this program, of which the next call needs few.
 fn release_program() {
-    if let Err(error) = brig_sys::memory::release_program() {
+    if let Err(error) = process::release_program_pages() {
         tracing::debug!("{error}");
     }
 }
@@ -86,7 +86,7 @@ fn inherited_listener() -> Result<StdListener> {
     }
     let socket: OwnedFd = stdin.as_fd().try_clone_to_owned().context("unable to take the socket")?;
     let null = std::fs::File::open("/dev/null").context("unable to open /dev/null")?;
-    process::replace_stdio(process::StandardStream::Input, null.as_fd())?;
+    rustix::stdio::dup2_stdin(&null).map_err(std::io::Error::from).context("unable to close standard input")?;
     let listener = StdListener::from(socket);
     listener.set_nonblocking(true).context("unable to take the socket")?;
     Ok(listener)

@@ -144,11 +144,11 @@ impl Task {
             let owner = context.owner(&id, streams, ready_timeout);
             let creator = Arc::clone(&runtime);
             let create = move |streams| creator.create(Creation { streams, ..creation });
-            let (launched, copying, ended) = launch(&context.reaper, &init.addresses, owner, false, create)
+            let (process, copying) = launch(&context.reaper, &init.addresses, owner, false, create)
                 .await
                 .context("OCI runtime create failed")?;
-            init.launched(Phase::Created, launched, copying);
-            Some(ended)
+            init.launched(Phase::Created, &process, copying);
+            Some(process.exit)
         };
         let task = Task {
             id,

@@ -4,12 +4,17 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
+use brig_engine::process::Pidfd;
 use brig_shim::reaper::Reaper;
 
 fn spawn(script: &str) -> (Child, i32) {
     let child = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
     let pid = i32::try_from(child.id()).unwrap();
     (child, pid)
+}
+
+fn pidfd(pid: i32) -> Arc<Pidfd> {
+    Arc::new(Pidfd::open(pid).unwrap())
 }
 
 fn exists(pid: i32) -> bool {
@@ -40,15 +45,26 @@ fn watchers_get_exits_calls_keep_their_children_and_orphans_are_reaped() {
         let (mut own, own_pid) = spawn("exit 4");
         let (_, first) = spawn("exit 7");
         let (_, second) = spawn("kill -KILL $$");
-        let second = reaper.watch(&hold, second);
+        let second = reaper.watch(&hold, second, pidfd(second));
         // The call's own child is the first that a scan finds, and hides no other.
         assert_eq!(tokio::time::timeout(Duration::from_secs(10), second).await.unwrap().unwrap().status, 137);
         assert!(exists(own_pid) && exists(first));
-        let first = reaper.watch(&hold, first);
+        let first = reaper.watch(&hold, first, pidfd(first));
         assert_eq!(own.wait().unwrap().code(), Some(4));
         drop(hold);
         assert_eq!(tokio::time::timeout(Duration::from_secs(10), first).await.unwrap().unwrap().status, 7);
         assert_eq!(reaper.watched(), 0);
+
+        // A process that got the pid of a watched one, which was reaped elsewhere: its status is not reported.
+        let hold = reaper.hold();
+        let (mut reaped, reaped_pid) = spawn("exit 5");
+        let stale = pidfd(reaped_pid);
+        reaped.wait().unwrap();
+        let (_, stranger) = spawn("exit 6");
+        let watched = reaper.watch(&hold, stranger, stale);
+        drop(hold);
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), watched).await.unwrap().unwrap().status, 255);
+        until(|| !exists(stranger)).await;
 
         // A child that is not watched.
         let (_, orphan) = spawn("exit 0");

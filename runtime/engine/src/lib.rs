@@ -35,6 +35,7 @@
 // know each other (probe, store, channel, hooks, criu, cgroup, resctrl, rootfs, seccomp); launch; verbs.
 pub mod cgroup;
 pub mod error;
+pub mod process;
 pub mod trace;
 
 mod channel;

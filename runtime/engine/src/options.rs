@@ -1,18 +1,17 @@
 //! Arguments and results of the verbs. The engine makes relative paths absolute, against the working directory.
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use brig_sys::process::{self, Exit};
 use oci_spec::runtime::Spec;
 use serde::Serialize;
 
 use super::Notify;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::process::Pidfd;
 use crate::state::Status;
 
 /// Standard input, output and error of a new process.
@@ -267,7 +266,7 @@ pub struct Launched {
     /// Pid in the caller's pid namespace.
     pub pid: i32,
     /// Pidfd of the process.
-    pub pidfd: OwnedFd,
+    pub pidfd: Pidfd,
     /// The terminal's master, with [`Console::Caller`] and [`Console::Proxied`].
     pub terminal: Option<OwnedFd>,
     /// The caller's ends of the process's standard input, output and error, with [`Stdio::Proxied`].
@@ -283,12 +282,7 @@ impl Launched {
     /// # Errors
     /// When the process is not a child of this process, or was reaped already.
     pub fn wait(&self) -> Result<ExitStatus> {
-        // wait(2): the low byte is the signal, the next one the exit code.
-        let status = match process::wait(self.pidfd.as_fd()).context("unable to wait for the process")? {
-            Exit::Code(code) => code << 8,
-            Exit::Signal(signal) => signal,
-        };
-        Ok(ExitStatus::from_raw(status))
+        self.pidfd.wait()
     }
 }
 

@@ -4,11 +4,13 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use brig_engine::error::{Context, Result};
 use brig_sys::SysError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -62,6 +64,20 @@ pub(super) fn open_fifo(path: &Path, read: bool, write: bool) -> std::io::Result
 
 pub(super) fn is_readable(fd: &OwnedFd) -> bool {
     !polled_now(fd, PollFlags::IN).is_empty()
+}
+
+/// Waits until a descriptor is readable or hung up; false when `timeout` passes first.
+pub(super) fn is_readable_within(fd: &OwnedFd, timeout: Duration) -> Result<bool> {
+    let begin = Instant::now();
+    loop {
+        let left = Timespec::try_from(timeout.saturating_sub(begin.elapsed())).map_err(|_| Errno::INVAL);
+        let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
+        match left.and_then(|left| poll(&mut fds, Some(&left))) {
+            Ok(count) => return Ok(count > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(std::io::Error::from(error)).context("unable to wait for a pipe (poll)"),
+        }
+    }
 }
 
 /// The current result of poll(2); empty when it fails.

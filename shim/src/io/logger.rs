@@ -2,16 +2,17 @@
 //! package: descriptor 3 is standard output, 4 is standard error, and closing 5 (or writing to it) reports that it is
 //! ready. The environment has CONTAINER_ID and CONTAINER_NAMESPACE, the arguments are the address's query.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
-use brig_sys::process;
+use brig_engine::process::Pidfd;
 use command_fds::{CommandFdExt, FdMapping};
 
+use super::fd::is_readable_within;
 use super::{Owner, pipe};
 use crate::reaper::Reaper;
 
@@ -64,7 +65,7 @@ pub(super) fn unescape(text: &str) -> Result<String> {
 
 /// A logger that is ready. Dropping it before it is [watched](Logger::watch) kills it.
 #[derive(Debug)]
-pub(super) struct Spawned(Option<(i32, OwnedFd)>);
+pub(super) struct Spawned(Option<(i32, Arc<Pidfd>)>);
 
 impl Spawned {
     /// Starts the logger, waits until it is ready, and returns it with the write ends of its two pipes.
@@ -92,8 +93,8 @@ impl Spawned {
         drop(spawned);
         let pid = i32::try_from(child.id()).map_err(|_| Error::other("a pid out of range"))?;
         // The caller holds the reaper, so the pid still belongs to the child.
-        let logger = Spawned(Some((pid, process::pidfd_open(pid)?)));
-        if !process::poll_readable(ready.as_fd(), Some(owner.ready_timeout))? {
+        let logger = Spawned(Some((pid, Arc::new(Pidfd::open(pid)?))));
+        if !is_readable_within(&ready, owner.ready_timeout)? {
             let message = format!("it was not ready within {:?}", owner.ready_timeout);
             return Err(Error::new(ErrorKind::TimedOut, message).context(unable()));
         }
@@ -109,9 +110,9 @@ impl Drop for Spawned {
     }
 }
 
-fn signal(pidfd: &OwnedFd, signal: i32) {
-    match process::pidfd_send_signal(pidfd.as_fd(), signal) {
-        Err(error) if error.errno() != rustix::io::Errno::SRCH => tracing::warn!("unable to kill a logger: {error}"),
+fn signal(pidfd: &Pidfd, signal: i32) {
+    match pidfd.send_signal(signal) {
+        Err(error) if error.kind() != ErrorKind::NoSuchProcess => tracing::warn!("unable to kill a logger: {error}"),
         _ => {}
     }
 }
@@ -119,7 +120,7 @@ fn signal(pidfd: &OwnedFd, signal: i32) {
 /// A watched logger, which exits with the streams.
 #[derive(Debug)]
 pub(super) struct Logger {
-    pidfd: Option<OwnedFd>,
+    pidfd: Option<Arc<Pidfd>>,
     ended: Option<tokio::sync::oneshot::Receiver<crate::reaper::Ended>>,
 }
 
@@ -127,7 +128,7 @@ impl Logger {
     pub(super) fn watch(mut spawned: Spawned, reaper: &Arc<Reaper>) -> Logger {
         let Some((pid, pidfd)) = spawned.0.take() else { return Logger { pidfd: None, ended: None } };
         let hold = reaper.hold();
-        let ended = reaper.watch(&hold, pid);
+        let ended = reaper.watch(&hold, pid, Arc::clone(&pidfd));
         Logger { pidfd: Some(pidfd), ended: Some(ended) }
     }
 

@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Instant;
@@ -439,7 +440,8 @@ fn a_terminal_s_master_is_copied_both_ways() {
         // Opened before the copying ends, which removes the FIFO's content.
         let mut fifo = std::fs::File::open(output).unwrap();
         copying.resize(7, 33).unwrap();
-        assert_eq!(brig_sys::tty::size(pty.slave.as_fd()).unwrap(), (7, 33));
+        let size = rustix::termios::tcgetwinsize(&pty.slave).unwrap();
+        assert_eq!((size.ws_row, size.ws_col), (7, 33));
         std::fs::OpenOptions::new().write(true).open(&input).unwrap().write_all(b"typed\n").unwrap();
         let mut slave = std::fs::File::from(pty.slave);
         assert!(slave.as_raw_fd() > 2);

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{ErrorKind as IoErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{ErrorKind as IoErrorKind, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use brig_engine::cgroup::{Cgroup, CgroupRecord, OomWatch, Stats};
 use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_engine::process::Pidfd;
 use brig_engine::{CheckpointOptions, Launched, Status};
-use brig_sys::{process, socket};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde::Deserialize;
 
 use super::{Creation, Execution, Restoration, Streams};
@@ -248,7 +250,7 @@ impl Foreign {
         let pid =
             std::fs::read_to_string(pid_file).with_context(|| format!("unable to read {}", pid_file.display()))?;
         let pid: i32 = pid.trim().parse().map_err(|_| Error::other(format!("{} holds no pid", pid_file.display())))?;
-        let pidfd = process::pidfd_open(pid)?;
+        let pidfd = Pidfd::open(pid)?;
         let terminal = console.map(ConsoleSocket::receive).transpose()?;
         Ok(Launched { pid, pidfd, terminal, pipes: None, notify: None })
     }
@@ -305,10 +307,21 @@ impl ConsoleSocket {
 
     /// Receives the master. The runtime has sent it before its command exited.
     fn receive(self) -> Result<OwnedFd> {
-        let (connection, _) = self.listener.accept().context("the runtime sent no terminal")?;
-        connection.set_nonblocking(false).context("the runtime sent no terminal")?;
-        let (_, fds) = socket::receive(connection.as_fd(), 4096).context("the runtime sent no terminal")?;
-        fds.into_iter().next().ok_or_else(|| Error::other("the runtime sent no terminal"))
+        const NONE: &str = "the runtime sent no terminal";
+        let (connection, _) = self.listener.accept().context(NONE)?;
+        connection.set_nonblocking(false).context(NONE)?;
+        // The data is the terminal's name, which is not used.
+        let mut name = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut receive =
+            || recvmsg(&connection, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC);
+        rustix::io::retry_on_intr(&mut receive).map_err(std::io::Error::from).context(NONE)?;
+        let master = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        master.ok_or_else(|| Error::other(NONE))
     }
 }
 

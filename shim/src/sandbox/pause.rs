@@ -5,11 +5,10 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use brig_engine::error::{Context, Result};
-use brig_sys::signal::{Hold, Signals};
+use nix::sys::signal::{SigSet, Signal};
 use rustix::io::Errno;
 use rustix::process::WaitOptions;
 
@@ -30,16 +29,14 @@ pub fn main() -> i32 {
 }
 
 fn wait() -> Result<()> {
-    let hold = Hold::new()?;
-    let mut signals = Signals::open(&hold)?;
+    // Blocked, no signal but SIGKILL and faults ends this process, and one that arrives before the wait stays pending.
+    SigSet::all().thread_block().map_err(std::io::Error::from).context("unable to block signals")?;
     report_ready()?;
+    let awaited: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().collect();
     loop {
-        match signals.read()? {
-            Some(libc::SIGTERM | libc::SIGINT) => return Ok(()),
-            Some(_) => reap(),
-            None => {
-                brig_sys::process::poll_readable(signals.as_fd(), None)?;
-            }
+        match awaited.wait().map_err(std::io::Error::from).context("unable to wait for a signal")? {
+            Signal::SIGCHLD => reap(),
+            _ => return Ok(()),
         }
     }
 }

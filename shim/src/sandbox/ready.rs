@@ -1,8 +1,8 @@
 //! The pause process's report that it handles signals.
 //!
-//! The kernel drops a signal for the first process of a pid namespace until there is a handler for it
+//! The kernel drops a signal for the first process of a pid namespace that neither handles nor blocks it
 //! (pid_namespaces(7)): a stop that comes right after the start would be lost. So the process writes one message to its
-//! standard output, a FIFO in the bundle, as soon as its handlers are installed, and the sandbox's start waits for it.
+//! standard output, a FIFO in the bundle, as soon as it blocks signals, and the sandbox's start waits for it.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -104,9 +104,9 @@ impl Task {
             .await
             .context("OCI runtime exec failed")
         {
-            Ok((launched, copying, ended)) => {
-                let pid = launched.pid;
-                exec.process.launched(Phase::Running, launched, copying);
+            Ok((started, copying)) => {
+                let pid = started.pid;
+                exec.process.launched(Phase::Running, &started, copying);
                 self.context.publisher.publish(events::TaskExecStarted {
                     container_id: self.id.clone(),
                     exec_id: exec_id.to_owned(),
@@ -115,7 +115,7 @@ impl Task {
                 });
                 let task = Arc::clone(self);
                 let watching = async move {
-                    let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
+                    let ended = started.exit.await.unwrap_or_else(|_| Ended::now(255));
                     ExitRecord::keep(&task.bundle, &exec.process.exec_id, pid, ended);
                     exec.process.output_is_read().await;
                     task.publish_exit(&exec.process.exec_id, &exec.process, ended);

@@ -1,18 +1,14 @@
 //! The launch of a process: from stream addresses to a process whose streams are copied.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use brig_engine::Launched;
 use brig_engine::error::{Error, Result};
-use tokio::sync::oneshot;
+use brig_engine::process::Pidfd;
 
 use crate::io::{Addresses, Copying, Opened, Owner};
-use crate::reaper::{Ended, Reaper};
-use crate::runtime::{self, Streams};
-
-/// A launched process, whose streams are copied and whose exit is watched.
-pub(super) type Started = (Launched, Copying, oneshot::Receiver<Ended>);
+use crate::reaper::Reaper;
+use crate::runtime::{self, Streams, Watched};
 
 /// Opens the streams, starts the process by `make`, and starts copying, standard input too where the process `runs`.
 /// The reaper is held throughout.
@@ -22,25 +18,25 @@ pub(super) async fn launch(
     owner: Owner,
     runs: bool,
     make: impl FnOnce(Streams) -> Result<Launched> + Send + 'static,
-) -> Result<Started> {
+) -> Result<(Watched, Copying)> {
     let addresses = addresses.clone();
-    let (mut launched, prepared, ended) = runtime::launching(reaper, move || {
+    let (mut watched, prepared) = runtime::launching(reaper, move || {
         let (streams, mut prepared) = Opened::open(&addresses, &owner)?.split()?;
         let launched = make(streams)?;
         if runs {
-            prepared.open_stdin().or_else(|error| kill(&launched, error))?;
+            prepared.open_stdin().or_else(|error| kill(&launched.pidfd, error))?;
         }
         Ok((launched, prepared))
     })
     .await?;
-    match prepared.start(launched.terminal.take(), reaper) {
-        Ok(copying) => Ok((launched, copying, ended)),
-        Err(error) => kill(&launched, error),
+    match prepared.start(watched.terminal.take(), reaper) {
+        Ok(copying) => Ok((watched, copying)),
+        Err(error) => kill(&watched.pidfd, error),
     }
 }
 
 /// Kills a process whose streams cannot be copied, and returns `error`.
-fn kill<T>(launched: &Launched, error: Error) -> Result<T> {
-    brig_sys::process::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL)?;
+fn kill<T>(pidfd: &Pidfd, error: Error) -> Result<T> {
+    pidfd.send_signal(libc::SIGKILL)?;
     Err(error)
 }

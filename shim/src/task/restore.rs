@@ -19,13 +19,12 @@ impl Task {
         let owner = self.context.owner(&self.id, self.streams, ready_timeout);
         let (runtime, id, bundle) = (Arc::clone(&self.runtime), self.id.clone(), self.bundle.clone());
         let restore = move |streams| runtime.restore(Restoration { id, bundle, saved, streams });
-        let (launched, copying, ended) =
-            launch(&self.context.reaper, &self.init.addresses, owner, true, restore).await?;
+        let (process, copying) = launch(&self.context.reaper, &self.init.addresses, owner, true, restore).await?;
         // The phase is not Running yet: the caller publishes the start first.
-        self.init.launched(Phase::Starting, launched, copying);
+        self.init.launched(Phase::Starting, &process, copying);
         *lock(&self.saved) = None;
         self.context.oom.watch(&self.context.reaper, &self.runtime, &self.id).await;
-        self.watch(ended);
+        self.watch(process.exit);
         Ok(())
     }
 }

@@ -116,7 +116,7 @@ impl Engine {
         let child = creation.launch(joined, settings, console, stdio)?;
         reservation.persist();
         let terminal = terminal::receive(receiver)?;
-        let mut launched = Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes, notify };
+        let mut launched = Launched { pid: child.pid, pidfd: child.pidfd.into(), terminal, pipes, notify };
         if let Some(notify) = launched.notify.take_if(|_| options.detach)
             && let Err(error) = notify.wait_and_notify(launched.pidfd.as_fd(), launched.pid)
         {

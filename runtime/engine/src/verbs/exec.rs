@@ -90,7 +90,7 @@ impl Engine {
         };
         let child = launch(request, &mut observer)?;
         let terminal = terminal::receive(receiver)?;
-        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes, notify: None })
+        Ok(Launched { pid: child.pid, pidfd: child.pidfd.into(), terminal, pipes, notify: None })
     }
 }
 

@@ -59,7 +59,7 @@ impl Engine {
         cgroup.disarm();
         group.disarm();
         reservation.persist();
-        Ok(Launched { pid: child.pid, pidfd: child.pidfd, terminal, pipes: None, notify: None })
+        Ok(Launched { pid: child.pid, pidfd: child.pidfd.into(), terminal, pipes: None, notify: None })
     }
 }
 
