@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_engine::error::{Context, Result};
 use brig_plan::annotations::{Annotation, SHIM_GROUP, SHIM_SANDBOX};
 use brig_plan::config;
 use brig_sys::file;
@@ -139,22 +139,6 @@ impl Kept {
     pub fn write(&self, bundle: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).context("unable to write shim.json")?;
         brig_engine::replace(&bundle.join("shim.json"), &bytes, 0o600)
-    }
-}
-
-/// Fails where the bundle's rootfs is a symbolic link: mounts and files would be made, and later removed, elsewhere on
-/// the host.
-///
-/// # Errors
-/// [`ErrorKind::InvalidConfig`] for a symbolic link.
-pub fn refuse_linked_rootfs(rootfs: &Path) -> Result<()> {
-    match is_link(rootfs) {
-        false => Ok(()),
-        true => {
-            let message =
-                format!("rootfs: {} is a symbolic link; expected a directory of the bundle", rootfs.display());
-            Err(Error::new(ErrorKind::InvalidConfig, message))
-        }
     }
 }
 

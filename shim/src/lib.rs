@@ -19,7 +19,6 @@
 //! | `bundle`, `exit_record` | the files in the bundle that concern the shim |
 //! | `options` | containerd's runtime options, from either message |
 //! | `events` | the queue of events, and their publication to containerd |
-//! | `rootfs` | the mounts of a container's root, and their removal |
 //! | `stats` | statistics in containerd's messages |
 //! | `oom` | the containers in which the OOM killer has killed a process |
 //! | `setup` | the server's own attributes: subreaper, OOM score, cgroup, core |
@@ -37,7 +36,6 @@ mod log;
 mod oom;
 mod options;
 mod process;
-mod rootfs;
 mod rpc_error;
 mod runtime;
 mod server;

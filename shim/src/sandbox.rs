@@ -29,7 +29,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use ttrpc::r#async::{Service as Methods, TtrpcContext};
 
-use crate::bundle::{OPTIONS, is_link, read_kept, refuse_linked_rootfs};
+use crate::bundle::{OPTIONS, is_link, read_kept};
 use crate::calls;
 use crate::events::timestamp;
 use crate::process::Phase;
@@ -222,7 +222,7 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
         }
         _ => {}
     }
-    refuse_linked_rootfs(&rootfs)?;
+    brig_engine::root_mounts::refuse_link(&rootfs)?;
     // Mount points, which cannot be added to a read-only root later.
     for name in ROOT_DIRECTORIES {
         std::fs::create_dir_all(rootfs.join(name)).with_context(|| format!("unable to make /{name} of a sandbox"))?;

@@ -340,7 +340,7 @@ impl Task {
         let ended = tokio::time::timeout(INIT_EXIT_TIMEOUT, self.init.wait()).await.map_err(late)?;
         self.init.drain().await;
         let rootfs = self.bundle.join("rootfs");
-        blocking(&self.context.reaper, move || crate::rootfs::unmount(&rootfs)).await?;
+        blocking(&self.context.reaper, move || brig_engine::root_mounts::unmount(&rootfs)).await?;
         let pid = self.init.pid();
         self.context.oom.forget(&self.id);
         *existence = Existence::Deleted;

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
+use brig_engine::root_mounts;
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as events;
+use containerd_shim_protos::types::mount::Mount;
 use protobuf::MessageField;
 use tokio::sync::{Notify, Semaphore};
 
@@ -185,7 +187,8 @@ impl Shim {
         let plan = blocking(&self.context.reaper, move || {
             let bundle = Path::new(&of.bundle);
             let plan = shim.plan(&of, bundle, ready_timeout)?;
-            crate::rootfs::mount(&of.rootfs, &bundle.join("rootfs"))?;
+            let rootfs: Vec<_> = of.rootfs.iter().map(root_mount).collect();
+            root_mounts::mount(&rootfs, &bundle.join("rootfs"))?;
             Ok(plan)
         });
         let plan = plan.await?;
@@ -259,7 +262,7 @@ impl Shim {
             }
         }
         let target = bundle.join("rootfs");
-        if let Err(error) = blocking(&self.context.reaper, move || crate::rootfs::unmount(&target)).await {
+        if let Err(error) = blocking(&self.context.reaper, move || root_mounts::unmount(&target)).await {
             tracing::warn!(id = request.id, "cleaning up after a failed create: {error}");
         }
     }
@@ -292,6 +295,15 @@ fn saved(request: &CreateTaskRequest, options: &Options) -> Result<Option<Saved>
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
     Ok(Some(Saved { images: images.into(), work: options.criu_work_path.clone().into() }))
+}
+
+fn root_mount(mount: &Mount) -> root_mounts::Mount {
+    root_mounts::Mount {
+        kind: mount.type_.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone().into(),
+        options: mount.options.clone(),
+    }
 }
 
 fn created(request: &CreateTaskRequest, pid: i32) -> events::TaskCreate {

@@ -36,6 +36,7 @@
 pub mod cgroup;
 pub mod error;
 pub mod process;
+pub mod root_mounts;
 pub mod trace;
 
 mod channel;

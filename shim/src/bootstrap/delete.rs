@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use brig_engine::error::{Context, Error, Result};
+use brig_engine::root_mounts;
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::Message;
 
@@ -14,7 +15,6 @@ use super::socket;
 use crate::bundle::{Kept, read_kept};
 use crate::events::timestamp;
 use crate::exit_record::ExitRecord;
-use crate::rootfs;
 use crate::runtime::Runtime;
 use crate::sandbox;
 
@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(kept) = Kept::read(&bundle)? {
         Runtime::new(&kept, &bundle).delete_own(&args.id, &bundle)?;
     }
-    rootfs::unmount(&bundle.join("rootfs"))?;
+    root_mounts::unmount(&bundle.join("rootfs"))?;
     sandbox::sweep(&bundle)?;
     // A server that was killed has left its socket.
     if let Some(address) = kept_text(&bundle.join("address"))

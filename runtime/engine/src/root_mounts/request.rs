@@ -1,20 +1,21 @@
-//! A mount request of containerd, with its options sorted by their receiver.
+//! A validated mount request, with its options sorted by their receiver.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use brig_engine::error::{Error, ErrorKind, Result};
 use brig_plan::Findings;
 use brig_plan::idmap::{IdMap, IdRange};
 use brig_plan::mounts::options;
 use brig_sys::mount::Filesystem;
-use containerd_shim_protos::types::mount::Mount;
+
+use super::Mount;
+use crate::error::{Error, ErrorKind, Result};
 
 /// A validated mount request.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
-    /// The request's index in containerd's list.
+    /// The request's index in the caller's list.
     pub index: usize,
     pub kind: Kind,
     pub source: OsString,
@@ -65,9 +66,9 @@ impl Request {
         let parsed = options::parse(&ours);
         let mut request = Request {
             index,
-            kind: Kind::Other(mount.type_.clone()),
+            kind: Kind::Other(mount.kind.clone()),
             source: OsString::from(&mount.source),
-            target: PathBuf::from(mount.target.trim_start_matches('/')),
+            target: mount.target.strip_prefix("/").unwrap_or(&mount.target).to_owned(),
             flags: parsed.flags,
             cleared: parsed.cleared,
             propagation: parsed.propagation,
@@ -104,16 +105,16 @@ impl Request {
             (None, None) => None,
             _ => return Err(invalid("uidmap and gidmap are wanted together".to_owned())),
         };
-        request.kind = match mount.type_.as_str() {
+        request.kind = match mount.kind.as_str() {
             // A mount is a bind mount by its type or by its options.
-            "bind" | "rbind" => Kind::Bind { recursive: mount.type_ == "rbind" || parsed.flags & libc::MS_REC != 0 },
+            "bind" | "rbind" => Kind::Bind { recursive: mount.kind == "rbind" || parsed.flags & libc::MS_REC != 0 },
             _ if parsed.flags & libc::MS_BIND != 0 => Kind::Bind { recursive: parsed.flags & libc::MS_REC != 0 },
             "overlay" => Kind::Overlay(Layers::take(&mut request.data)),
             "" => return Err(invalid("type is empty: expected bind, overlay or a file system".to_owned())),
             kind => Kind::Other(kind.to_owned()),
         };
         if request.loop_device && !matches!(request.kind, Kind::Other(_)) {
-            return Err(invalid(format!("\"loop\": a {} mount has no block device", mount.type_)));
+            return Err(invalid(format!("\"loop\": a {} mount has no block device", mount.kind)));
         }
         if matches!(request.kind, Kind::Bind { .. }) && !request.data.is_empty() {
             let names: Vec<&str> = request.data.iter().map(|(name, _)| name.as_str()).collect();
@@ -225,7 +226,7 @@ mod tests {
 
     fn mount(kind: &str, options: &[&str]) -> Mount {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        Mount { type_: kind.into(), source: "src".into(), options, ..Mount::default() }
+        Mount { kind: kind.into(), source: "src".into(), options, ..Mount::default() }
     }
 
     #[test]

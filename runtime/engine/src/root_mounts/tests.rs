@@ -22,7 +22,7 @@ fn isolated(test: impl FnOnce(&Path) + Send + 'static) {
 }
 
 fn request(kind: &str, source: &Path, options: &[String]) -> Mount {
-    Mount { type_: kind.into(), source: source.to_string_lossy().into(), options: options.into(), ..Mount::default() }
+    Mount { kind: kind.into(), source: source.to_string_lossy().into(), options: options.into(), ..Mount::default() }
 }
 
 fn directory(base: &Path, name: &str) -> PathBuf {
@@ -89,8 +89,8 @@ fn many_layers_need_no_page_of_options() {
         // A kernel that accepts one option only.
         let request = Request::new(0, &request).unwrap();
         let Kind::Overlay(layers) = &request.kind else { panic!("{request:?}") };
-        let place = Place { rootfs: &rootfs, below: Path::new(""), target: Dir::open_host(&rootfs).unwrap().into_fd() };
-        request.overlay_in_one(layers, &place).unwrap();
+        let target = Target { rootfs: &rootfs, below: Path::new(""), fd: Dir::open_host(&rootfs).unwrap().into_fd() };
+        request.overlay_in_one(layers, &target).unwrap();
         assert_eq!(fs::read_to_string(rootfs.join("top")).unwrap(), "0");
         assert_eq!(fs::read_to_string(rootfs.join("file119")).unwrap(), "119");
         unmount(&rootfs).unwrap();

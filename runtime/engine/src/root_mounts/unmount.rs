@@ -3,14 +3,14 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use brig_engine::error::{Context, Result};
 use brig_sys::mount::{detach, parse_mountinfo};
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use crate::bundle::is_link;
+use super::is_link;
+use crate::error::{Context, Result};
 
 /// Unmounts everything that is mounted on `path` and below it. Nothing mounted, or no such path, is a success, so the
 /// call may be repeated, and may follow a clean exit. A link at `path` leads to mounts that are not the container's:
