@@ -37,9 +37,9 @@ pub enum Streams {
 /// A launched process whose exit is watched.
 #[derive(Debug)]
 pub struct Watched {
-    /// The pid.
+    /// Pid in the pid namespace of the shim.
     pub pid: i32,
-    /// The pidfd.
+    /// Pidfd, which the reaper shares.
     pub pidfd: Arc<Pidfd>,
     /// The terminal's master, with [`Streams::Terminal`].
     pub terminal: Option<OwnedFd>,
