@@ -39,7 +39,7 @@ pub struct Facts {
     pub hostname: String,
     /// uname's domain name.
     pub domainname: String,
-    /// uname's machine: tells the personality.
+    /// The machine of uname(2), which shows the personality.
     pub machine: String,
     /// Rows and columns, when stdin is a terminal.
     pub terminal: Option<(u16, u16)>,

@@ -28,7 +28,7 @@ pub struct Record {
     pub root: Vec<String>,
     /// The process that the state names, as far as the hook sees one.
     pub process: Option<Process>,
-    /// The paths that it was to look for, and whether they are there.
+    /// The requested paths, and whether they exist.
     pub present: BTreeMap<String, bool>,
 }
 

@@ -1,5 +1,5 @@
-//! A bed that is told to end, or whose caller is gone, ends its machine and removes its files. The machine here is
-//! `sleep`.
+//! A bed that is terminated, or whose caller exits, stops its machine and removes its files. The machine in these tests
+//! is `sleep`.
 
 mod support;
 
@@ -69,18 +69,18 @@ fn ends(words: &[&str], signal: Signal, seconds: &str) {
 }
 
 #[test]
-fn a_bed_that_is_told_to_end_does() {
+fn a_terminated_bed_stops_its_machine() {
     // As exec leaves it: the bed itself gets the signal.
     ends(&["sh", "-c", "exec \"$@\"", "sh"], Signal::SIGTERM, "7651");
 }
 
 #[test]
-fn a_bed_ends_with_its_caller() {
+fn a_bed_exits_with_its_caller() {
     ends(&["sh", "-c", "\"$@\"; exit 3", "sh"], Signal::SIGKILL, "7652");
 }
 
 #[test]
-fn a_machine_ends_with_its_bed() {
+fn a_machine_stops_with_its_bed() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let mut bed = Command::new(bed(directory.path(), "7653")).arg(directory.path()).spawn().expect("the bed");
     wait_until("the machine", || running(&["sleep", "7653"]));

@@ -31,7 +31,7 @@ fn makes_cgroup(name: &str) -> String {
     )
 }
 
-/// The processes whose command line holds these words.
+/// The processes whose command line contains `words`.
 fn running(words: &[&str]) -> Vec<String> {
     let wanted = words.join("\0");
     let found = fs::read_dir("/proc").expect("/proc").filter_map(|entry| {
@@ -56,7 +56,7 @@ fn misbehaving(directory: &Path, name: &str, text: &str) -> PathBuf {
 
 /// The verdicts of the cases about root, in their order, as (name, text of the failure). Each command of a runtime's
 /// may take so many seconds.
-fn judge(runtime: &Path, directory: &Path, deadline: u32) -> Vec<(String, Option<String>)> {
+fn run_cases(runtime: &Path, directory: &Path, deadline: u32) -> Vec<(String, Option<String>)> {
     let report = directory.join("report.json");
     let done = Command::new(env!("CARGO_BIN_EXE_spec-tests"))
         .arg("--runtime")
@@ -75,18 +75,18 @@ fn judge(runtime: &Path, directory: &Path, deadline: u32) -> Vec<(String, Option
     reports.iter().map(one).collect()
 }
 
-/// Runs a misbehaving runtime; the first case must be told apart from the second, and its text hold these words.
+/// Runs a misbehaving runtime: the first case must fail and the second pass, and the first's text must contain `words`.
 fn check(name: &str, text: &str, words: &[&str]) {
     check_within(60, name, text, words);
 }
 
 fn check_within(deadline: u32, name: &str, text: &str, words: &[&str]) {
-    assert!(nix::unistd::geteuid().is_root(), "this test judges runtimes, which takes root");
+    assert!(nix::unistd::geteuid().is_root(), "this test runs a runtime, which requires root");
     let directory = directory();
-    let verdicts = judge(&misbehaving(directory.path(), name, text), directory.path(), deadline);
-    let [(first, failure), (_, next)] = &verdicts[..] else { panic!("two cases were to run: {verdicts:?}") };
+    let verdicts = run_cases(&misbehaving(directory.path(), name, text), directory.path(), deadline);
+    let [(first, failure), (_, next)] = &verdicts[..] else { panic!("expected two cases: {verdicts:?}") };
     assert_eq!(first, FIRST);
-    let failure = failure.as_deref().unwrap_or_else(|| panic!("{name} went unseen: {verdicts:?}"));
+    let failure = failure.as_deref().unwrap_or_else(|| panic!("{name} was not detected: {verdicts:?}"));
     for word in words {
         assert!(failure.contains(word), "{name}: expected {word:?} in {failure:?}");
     }
@@ -96,7 +96,7 @@ fn check_within(deadline: u32, name: &str, text: &str, words: &[&str]) {
 #[test]
 fn a_runtime_that_only_refuses_leaves_nothing() {
     let directory = directory();
-    let verdicts = judge(&misbehaving(directory.path(), "quiet", ":"), directory.path(), 60);
+    let verdicts = run_cases(&misbehaving(directory.path(), "quiet", ":"), directory.path(), 60);
     assert!(verdicts.len() == 2 && verdicts.iter().all(|(_, failure)| failure.is_none()), "{verdicts:?}");
 }
 
@@ -107,10 +107,10 @@ fn a_process_is_found() {
 }
 
 #[test]
-fn a_process_of_a_runtime_that_is_gone_is_found() {
+fn a_process_of_a_runtime_that_has_exited_is_found() {
     let directory = directory();
     let text = "mkdir -p \"$root/$id\"; rm \"$0\"; sleep 4322 </dev/null >/dev/null 2>&1 &";
-    let verdicts = judge(&misbehaving(directory.path(), "gone", text), directory.path(), 60);
+    let verdicts = run_cases(&misbehaving(directory.path(), "gone", text), directory.path(), 60);
     let failure = verdicts[0].1.as_deref().unwrap_or_default();
     assert!(failure.contains("left behind: the process") && failure.contains("left behind: a record"), "{verdicts:?}");
     assert_eq!(running(&["sleep", "4322"]), [""; 0], "it still runs");
@@ -133,7 +133,7 @@ fn a_cgroup_is_found() {
 }
 
 #[test]
-fn a_runtime_that_hangs_is_ended() {
+fn a_runtime_that_hangs_is_killed() {
     check_within(10, "hang", "sleep 5432", &["still ran after 10 s"]);
 }
 
@@ -153,9 +153,9 @@ fn harness() -> Command {
     command
 }
 
-/// A run that this command starts is ended by this signal while its runtime has a process in a cgroup, a mount, a file
-/// and a record. Gives back the directories that it shared with a bed, which are gone.
-fn end_in_the_middle(mut command: Command, signal: Signal, number: &str) -> Vec<PathBuf> {
+/// Starts a run by `command`, and signals it while its runtime has a process in a cgroup, a mount, a file and a record.
+/// Returns the directories that it shared with a bed, which are removed.
+fn interrupt(mut command: Command, signal: Signal, number: &str) -> Vec<PathBuf> {
     let directory = directory();
     let mark = directory.path().join("mark");
     let text = format!(
@@ -197,23 +197,23 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 
 #[test]
 fn a_run_that_is_killed_leaves_nothing() {
-    end_in_the_middle(harness(), Signal::SIGKILL, "6543");
+    interrupt(harness(), Signal::SIGKILL, "6543");
 }
 
 #[test]
-fn a_run_that_is_told_to_end_leaves_nothing() {
-    end_in_the_middle(harness(), Signal::SIGTERM, "6544");
+fn a_terminated_run_leaves_nothing() {
+    interrupt(harness(), Signal::SIGTERM, "6544");
 }
 
 #[test]
-fn a_run_in_a_bed_that_is_told_to_end_leaves_nothing() {
+fn a_terminated_run_in_a_bed_leaves_nothing() {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("spec"));
     command.arg("host");
-    let shared = end_in_the_middle(command, Signal::SIGTERM, "6545");
+    let shared = interrupt(command, Signal::SIGTERM, "6545");
     assert_eq!(shared.len(), 1, "where host and bed meet: {shared:?}");
 }
 
-/// The directories that hosts share with beds in which this runtime is judged.
+/// The directories that the host shares with the beds in which this runtime is tested.
 fn shared_for(runtime: &Path) -> Vec<PathBuf> {
     let beds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/beds");
     let entries = fs::read_dir(beds).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());

@@ -1,4 +1,4 @@
-//! features.md and features-linux.md: what a runtime tells of itself, and whether that is so.
+//! features.md and features-linux.md: the features that a runtime reports, and whether it has them.
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -215,7 +215,7 @@ fn options(fixture: &Fixture) -> anyhow::Result<()> {
                 match option.as_str() {
                     // Of tmpfs only, here.
                     "tmpcopyup" | "copy-symlink" => bundle.mount(&place, "tmpfs", "tmpfs", &[option]),
-                    // It needs its mapping or another mount at that place: the cases of config.md have them.
+                    // These need a mapping, or another mount at the same path: the cases of config.md have them.
                     "idmap" | "ridmap" | "remount" => bundle,
                     _ => bundle.mount(&place, "bind", &source, &["rbind", option]),
                 };
@@ -273,7 +273,7 @@ fn capabilities(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bundle = fixture.bundle()?;
     bundle.args(&["/probe", "exit", "0"]).set("/process/capabilities", json!({ "bounding": names }));
     let done = fixture.run(&bundle)?.ok()?;
-    // Those that the kernel lacks are told in a warning of their own.
+    // A separate warning names those that the kernel lacks.
     for name in names {
         ensure!(
             !done.stderr.contains(&format!("unknown capability {name}")),
@@ -351,7 +351,7 @@ fn known_flags(fixture: &Fixture) -> anyhow::Result<()> {
 fn supported_flags(fixture: &Fixture) -> anyhow::Result<()> {
     profile(fixture, "/linux/seccomp/supportedFlags", |bundle, flag| {
         let listens = flag.ends_with("_WAIT_KILLABLE_RECV");
-        // That one means something with an agent alone.
+        // This flag has an effect only with an agent.
         if !listens {
             bundle.set("/linux/seccomp/flags", json!([flag]));
             bundle.set("/linux/seccomp/syscalls", json!([{ "names": ["acct"], "action": "SCMP_ACT_ERRNO" }]));

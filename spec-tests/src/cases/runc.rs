@@ -65,7 +65,7 @@ fn digest(printed: &str) -> String {
     let mounts: Vec<Value> = facts
         .mounts
         .iter()
-        // Cases of config-linux.md look at these.
+        // Cases of config-linux.md cover these mounts.
         .filter(|mount| !mount.point.starts_with("/sys/fs/cgroup") && !mount.point.starts_with("/proc/"))
         .map(|mount| {
             let mut options = mount.options.clone();

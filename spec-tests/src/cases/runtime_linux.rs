@@ -40,7 +40,7 @@ fn standard_exec(fixture: &Fixture) -> anyhow::Result<()> {
     expect_standard(&fixture.start(&mut bundle)?.exec_facts(&[])?)
 }
 
-/// Calls the runtime with these words, with descriptors 3, 4 and 9 open.
+/// Calls the runtime with `words`, with descriptors 3, 4 and 9 open.
 fn with_open(fixture: &Fixture, words: &[&str]) -> anyhow::Result<Facts> {
     let command = fixture.command(words);
     let mut line = vec!["-c".to_owned(), "exec \"$@\" 3</etc 4</etc/passwd 9<.".to_owned(), "sh".to_owned()];

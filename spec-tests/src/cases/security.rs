@@ -1,6 +1,7 @@
-//! Attacks that worked on real runtimes, each as any runtime can be judged by: from outside, by what became of it.
+//! Attacks that worked on real runtimes. Each case observes the result of the attack from outside, so that it works
+//! with any runtime.
 //!
-//! An attack that a runtime refuses has failed as much as one that it contains; both are right.
+//! A runtime may refuse an attack or contain it; both are right.
 
 pub mod cgroup;
 pub mod console;

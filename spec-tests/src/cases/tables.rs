@@ -86,7 +86,7 @@ fn requirements_name_cases_or_a_reason() {
 }
 
 #[test]
-fn each_case_of_the_specification_judges_a_requirement() {
+fn each_case_of_the_specification_tests_a_requirement() {
     let named: BTreeSet<String> = requirements().into_iter().flat_map(|(_, row)| row.cases).collect();
     let tables: BTreeSet<String> = requirements().iter().map(|(_, row)| chapter(&row.section)).collect();
     let specified = cases().filter(|case| matches!(case.level, Level::Must | Level::Should));
@@ -166,7 +166,7 @@ fn explanations_are_for_cases_and_reference_runtimes() {
                 }
             }
             None if names.contains(row.case.as_str()) && section.is_empty() && says.is_empty() => {}
-            // What may befall every case has to be told apart by its own words.
+            // A failure of any case must be recognisable by its text.
             None if row.case == "*" && row.sometimes && says.split_whitespace().count() > 3 => {}
             _ => faults.push(format!("{place}: there is no such case")),
         }

@@ -113,7 +113,7 @@ pub enum Verdict {
 pub struct Report {
     /// The case's name.
     pub case: String,
-    /// The part of the specification that the case judges by.
+    /// The section of the specification that has the rule.
     pub section: String,
     /// The kind of rule that the case checks.
     pub level: Level,

@@ -13,7 +13,7 @@ use super::command;
 use super::{Bundle, Done, Fixture, wait_until};
 use crate::facts::Facts;
 
-/// A container under the runtime under test. It is deleted after the case, whatever state it is in.
+/// A container of the runtime under test. It is deleted after the case, in any state.
 #[derive(Debug)]
 pub struct Container<'a> {
     fixture: &'a Fixture,
@@ -64,7 +64,7 @@ impl<'a> Container<'a> {
         format!("/proc/{}/{inside}", self.pid)
     }
 
-    /// Calls a verb with the id after it, and these words after that.
+    /// Calls a verb with the id and `words`.
     pub fn call(&self, verb: &str, words: &[&str]) -> anyhow::Result<Done> {
         self.fixture.call(&[&[verb, &self.id], words].concat())
     }
@@ -120,8 +120,8 @@ impl<'a> Container<'a> {
         Facts::parse(&self.exec_with(flags, &["/probe", "facts"])?.ok()?.stdout)
     }
 
-    /// Waits until init has ended, and returns its exit code. We are its subreaper: it is our child once the runtime's
-    /// process has gone.
+    /// Waits until init has exited, and returns its exit code. This process is its subreaper, and so its parent once the
+    /// runtime's process has exited.
     pub fn wait(&self) -> anyhow::Result<i32> {
         if !command::has_exited(self.pid, command::deadline())? {
             bail!("init still runs after {} s; it wrote: {}", command::deadline().as_secs(), self.output()?);
@@ -151,7 +151,7 @@ impl<'a> Container<'a> {
         command::read_all(&self.stdout)
     }
 
-    /// Init's stdout, read once the probe has printed its facts and ended.
+    /// The facts that the probe printed on init's stdout, once it has exited.
     pub fn facts(&self) -> anyhow::Result<Facts> {
         self.wait()?;
         Facts::parse(&self.stdout()?)

@@ -46,15 +46,15 @@ impl Bundle {
     /// The output of the hooks so far, in order.
     ///
     /// # Errors
-    /// When the log holds something else.
+    /// When the log has other content.
     pub fn records(&self) -> anyhow::Result<Vec<Record>> {
         Record::read(&self.log())
     }
 
-    /// The names of those who wrote, in order.
+    /// The names of the hooks that wrote, in order.
     ///
     /// # Errors
-    /// When the log holds something else.
+    /// When the log has other content.
     pub fn called(&self) -> anyhow::Result<Vec<String>> {
         Ok(self.records()?.iter().map(|record| record.name().to_owned()).collect())
     }

@@ -34,7 +34,7 @@ impl<'a> Baseline<'a> {
     pub(super) fn leaks(&self, fixture: &Fixture) -> anyhow::Result<Vec<String>> {
         let mut found = processes()?;
         let now = mounts()?;
-        // By their ids: a directory above one may be renamed meanwhile. What is mounted below another comes first.
+        // By their ids, because a parent directory may be renamed meanwhile. Inner mounts come first.
         for (_, point) in now.iter().rev().filter(|(id, _)| !self.mounts.contains(id)) {
             found.push(format!("a mount at {point}"));
             nix::mount::umount2(point.as_str(), nix::mount::MntFlags::MNT_DETACH)?;
@@ -114,7 +114,7 @@ fn processes() -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Takes the exit status of every child that has ended.
+/// Reaps every child that has exited.
 fn reap() -> anyhow::Result<()> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

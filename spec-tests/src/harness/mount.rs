@@ -71,7 +71,7 @@ impl HostMount {
 
 impl Drop for HostMount {
     fn drop(&mut self) {
-        // What stays mounted is named by the search for leaks after the case.
+        // The search for leaks after the case reports a mount that stays.
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
     }
 }

@@ -1,6 +1,6 @@
-//! Two runtimes' words made comparable: what differs between two runs of one command is given a name.
+//! Normalisation of outputs: values that differ between two runs of a command are replaced by names.
 
-/// The texts that one run's names stand for.
+/// The values of one run, and their names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
     /// Texts and their names; the first match at a place wins, so longer ones come first.
@@ -30,7 +30,7 @@ fn replace_word(text: &str, word: &str, name: &str) -> String {
     while let Some(at) = rest.find(word) {
         let (before, after) = (&rest[..at], &rest[at + word.len()..]);
         let previous = before.chars().next_back().or_else(|| done.chars().next_back());
-        // A full stop may end a sentence: only what follows it tells.
+        // A full stop may end a sentence: only the character after it decides.
         let mut following = after.chars();
         let next = following.next();
         let next = if next == Some('.') { following.next() } else { next };
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_gets_its_name() {
+    fn known_values_are_replaced_by_their_names() {
         let pair = |known: &str, name: &str| (known.to_owned(), name.to_owned());
         let known = Known {
             texts: vec![pair("/tmp/x/cases", "DIR"), pair("spec-1-10", "ID2"), pair("spec-1-1", "ID")],

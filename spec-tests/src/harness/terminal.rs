@@ -104,10 +104,10 @@ impl Terminal {
         Ok(())
     }
 
-    /// Everything that is printed until nobody has the terminal open any more.
+    /// The output until the last process closes the terminal.
     ///
     /// # Errors
-    /// When that does not come in time.
+    /// When the terminal is still open at the deadline.
     pub fn read_to_end(&self) -> anyhow::Result<String> {
         self.read_until(|_| false)
     }
@@ -122,7 +122,7 @@ impl Terminal {
         while !enough(&text) {
             readable(&self.ptmx, "the terminal").with_context(|| format!("it printed {text:?}"))?;
             match rustix::io::read(&self.ptmx, &mut bytes) {
-                // The last one who had the other end open has closed it.
+                // The last process has closed the other end.
                 Ok(0) | Err(Errno::IO) => break,
                 Ok(count) => text += &String::from_utf8_lossy(&bytes[..count]),
                 Err(error) => return Err(error.into()),

@@ -103,7 +103,7 @@ static void report(const char *what, const char *where, int result) {
     fflush(stdout);
 }
 
-// What is mounted already.
+// An existing mount.
 static void release_mounted(const char *program) {
     static const char top[] = "/sys/fs/cgroup";
     report("mounted", top, release(top, program));

@@ -1,5 +1,5 @@
-//! A look, again and again, for what is not the container's own in the processes that it sees, and a process that has
-//! such things, so that whoever looks can be shown to see them.
+//! A watcher that searches the visible processes for files that are not the container's own, and a process with such
+//! files, which shows that the watcher sees them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,9 +11,9 @@ use anyhow::{Context, ensure};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 
-/// Looks for ever at every process but itself: `foreign PID WHAT TARGET` for each of its mount namespace, root, working
-/// directory and open directories that are of another mount namespace than ours, once; `met NAME` for each process that
-/// did not run our own program (yet), once for each; `looks` when it begins. What may not be looked at is passed over.
+/// Examines every other process, for ever. Prints `looks` at the start; once `foreign PID WHAT TARGET` for each mount
+/// namespace, root, working directory and open directory of another mount namespace than this process's; and once
+/// `met NAME` for each process that does not (yet) run this program. Skips processes that it may not examine.
 pub fn watch() -> anyhow::Result<()> {
     let own = fs::read_link("/proc/self/ns/mnt")?;
     let program = fs::read_to_string("/proc/self/comm")?;
@@ -96,7 +96,7 @@ fn mount_id(of: &OwnedFd) -> Option<u64> {
     (is_directory && found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
 }
 
-/// Every mount of our own namespace.
+/// Every mount of this process's namespace.
 fn mounts() -> anyhow::Result<BTreeSet<u64>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
     text.lines().map(|line| line.split(' ').next().unwrap_or_default().parse().context("mountinfo")).collect()

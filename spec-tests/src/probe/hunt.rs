@@ -55,7 +55,7 @@ fn leads_to(directory: &Path, marker: &str) -> bool {
     directory.join(marker).exists() || directory.join(UP).join(marker).exists()
 }
 
-/// CapPrm of its status; `None` when it has ended, as its memory and its capabilities are then out of reach.
+/// CapPrm of its status; `None` when it has exited, because its memory and its capabilities are then out of reach.
 fn permitted(process: &Path) -> Option<u64> {
     let status = fs::read_to_string(process.join("status")).ok()?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));

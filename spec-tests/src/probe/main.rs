@@ -155,7 +155,7 @@ fn fetch(address: &str) {
     }
 }
 
-/// Gives every byte back to whoever connects to the port, each connection by a thread of its own.
+/// Echoes every byte of each connection to the port, with a thread for each connection.
 fn echo(port: u16) {
     let listener = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap_or_else(|error| {
         eprintln!("probe: bind port {port}: {error}");

@@ -1,6 +1,6 @@
-//! The probe as a hook: it writes down what it was given and what it sees.
+//! The probe as a hook: it records its input and its environment.
 //!
-//! `NAME record FILE [exit N] [look PATH]...`; the words after `record` and FILE say how it ends, and what to look for.
+//! `NAME record FILE [exit N] [look PATH]...`; the arguments after FILE are its exit code, and the paths whose existence it records.
 
 use std::process::exit;
 

@@ -1,9 +1,9 @@
-// A static program that runs inside containers and prints what becomes of system calls.
+// A static program that runs inside containers and prints the results of system calls.
 //
 //   syscalls native|compat FIRST LAST   a line "NUMBER RESULT" for each number, called with arguments that are all -1
 //   syscalls one NUMBER ARGUMENTS...    the error's number of one call, 0 when there is none
 //   syscalls one-compat NUMBER          the same by the i386 entry, with arguments that are all -1
-//   syscalls thread NUMBER              a second thread makes the call; "the first thread lives", if it does
+//   syscalls thread NUMBER              a second thread makes the call; "the first thread lives" if it is not killed
 //   syscalls trap NUMBER                "trapped CALL DATA" from a handler of SIGSYS, else the error's number
 //   syscalls agent SOCKET ERROR         outside a container: what a runtime sends to a seccomp listener, see agent()
 //
@@ -45,9 +45,9 @@ static long compat(long number) {
 }
 
 static int is_skipped(int is_compat, long number) {
-    // fork, vfork, sync, kill: the first two return twice, the third waits for every disk, and the last depends on who
-    // else is there. The fifth, sigsuspend, keeps the alarm out; only i386 has it.
-    static const long native_numbers[] = {57, 58, 162, 62, -1};
+    // fork, vfork, sync, kill: the first two return twice, the third waits for every disk, and the last depends on the other
+// processes. The fifth, sigsuspend, blocks the alarm; only i386 has it.
+static const long native_numbers[] = {57, 58, 162, 62, -1};
     static const long compat_numbers[] = {2, 190, 36, 37, 72};
     const long *list = is_compat ? compat_numbers : native_numbers;
     for (int place = 0; place < 5; place++) {
@@ -68,13 +68,13 @@ static void print(long number, int status) {
     }
 }
 
-// Makes the call in a child, and gives how that ended; -1 when there was none.
-static int attempt(int is_compat, long number, struct timeval patience) {
+// Makes the call in a child, and returns the child's status; -1 without a child.
+static int attempt(int is_compat, long number, struct timeval timeout) {
     *result = 0;
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        struct itimerval limit = {{0, 0}, patience};
+        struct itimerval limit = {{0, 0}, timeout};
         struct rlimit no_core = {0, 0};
         setitimer(ITIMER_REAL, &limit, NULL);
         setrlimit(RLIMIT_CORE, &no_core);
@@ -95,12 +95,12 @@ static int attempt(int is_compat, long number, struct timeval patience) {
 }
 
 static void probe(int is_compat, long number) {
-    // What waits for ever is ended by an alarm. It comes soon at first; a second time, late enough for a child that a busy
-    // machine has not let run.
-    static const struct timeval patience[] = {{0, 250000}, {5, 0}};
-    int status = attempt(is_compat, number, patience[0]);
+    // An alarm ends a call that blocks. The first attempt has a short timeout; the second has a longer one, for a child
+    // that a busy machine has not scheduled.
+    static const struct timeval timeouts[] = {{0, 250000}, {5, 0}};
+    int status = attempt(is_compat, number, timeouts[0]);
     if (status != -1 && WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) {
-        status = attempt(is_compat, number, patience[1]);
+        status = attempt(is_compat, number, timeouts[1]);
     }
     if (status != -1) {
         print(number, status);
@@ -136,7 +136,7 @@ static int trap(long number) {
     return 0;
 }
 
-// Answers one call that the kernel tells of with the error.
+// Answers one notification of the kernel with the error.
 static void answer(int listener, int error) {
     struct seccomp_notif call;
     memset(&call, 0, sizeof call);
@@ -148,7 +148,7 @@ static void answer(int listener, int error) {
     }
 }
 
-// What a connection has brought so far.
+// The data of a connection so far.
 struct received {
     char text[65536];
     size_t length;
@@ -184,7 +184,7 @@ static void serve(int peer, int error) {
         if (poll(both, 2, 30000) <= 0) {
             return;
         }
-        // An end that the runtime makes at once counts as made before the call, whoever was let run first.
+        // If both are ready, the connection counts as closed before the call, because their order depends on the scheduler.
         int calls = (both[1].revents & POLLIN) != 0;
         if (calls && peer != -1 && poll(both, 1, 10000) < 0) {
             return;
@@ -211,12 +211,12 @@ static void serve(int peer, int error) {
 
 // Serves each connection in a process of its own. Prints, at the end of its stream, a line "state FIRST LATER JSON": how
 // many descriptors came with the first message, how many with later ones, and the payload; and "call NUMBER" for each
-// call that the kernel tells of.
+// notification of the kernel.
 static int agent(const char *path, int error) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int length = snprintf(address.sun_path, sizeof address.sun_path, "%s.new", path);
     int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    // It has its name once it listens: whoever sees it may connect.
+    // The socket gets its name once it listens, so that a client that sees the name can connect.
     if (length >= (int)sizeof address.sun_path || bind(server, (struct sockaddr *)&address, sizeof address) != 0 ||
         listen(server, 8) != 0 || rename(address.sun_path, path) != 0) {
         perror("agent");

@@ -89,7 +89,7 @@ fn confined(fixture: &Fixture, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Without AppArmor any profile; with it, one that nobody loaded.
+/// Without AppArmor any profile; with AppArmor one that is not loaded.
 fn no_apparmor(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.run(fixture.bundle()?.set("/process/apparmorProfile", json!("spec-of-nobody")))?.refused().map(drop)
 }

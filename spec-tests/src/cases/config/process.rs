@@ -1,4 +1,4 @@
-//! config.md, Process: the program, its words, its environment and its working directory.
+//! config.md, Process: the program, its arguments, its environment and its working directory.
 
 use std::collections::BTreeMap;
 

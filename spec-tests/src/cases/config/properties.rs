@@ -69,7 +69,7 @@ fn reserved(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.facts(bundle.set("/annotations", json!({ "org.opencontainers.no.such.key": "value" }))).map(drop)
 }
 
-/// Objects of the configuration; each gets a property that nobody knows.
+/// Objects of the configuration; each gets an unknown property.
 const OBJECTS: &[&str] =
     &["", "/process", "/process/user", "/process/capabilities", "/root", "/mounts/0", "/linux", "/linux/namespaces/0"];
 

@@ -24,7 +24,7 @@ fn limit(kind: &str, soft: u64, hard: u64) -> Value {
 }
 
 fn every(fixture: &Fixture) -> anyhow::Result<()> {
-    // What a program needs to start stays large enough; RLIMIT_NICE and RLIMIT_RTPRIO begin at 0.
+    // Limits that a program needs to start stay large enough; RLIMIT_NICE and RLIMIT_RTPRIO begin at 0.
     let all = [
         ("RLIMIT_AS", 1 << 30, 1 << 31),
         ("RLIMIT_CORE", 1024, 2048),

@@ -1,4 +1,4 @@
-//! config-linux.md, Control groups: the path, and who owns the directory.
+//! config-linux.md, Control groups: the path, and the owner of the directory.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -160,7 +160,7 @@ fn deep(fixture: &Fixture) -> anyhow::Result<()> {
     expect_place(&container, &expected)?;
     container.call_with_flags("delete", &["--force"])?.ok()?;
     if !fixture.systemd() {
-        // What was above it may be others' by then: a runtime need not take it away.
+        // Other containers may use its parent by then: a runtime need not remove that.
         for directory in fixture.host().cgroup_directories(&fixture.cgroups_path("one/two")) {
             let _ = fs::remove_dir(&directory);
             let _ = directory.parent().map(fs::remove_dir);

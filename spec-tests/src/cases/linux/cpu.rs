@@ -88,7 +88,7 @@ fn idle(fixture: &Fixture) -> anyhow::Result<()> {
     expect_file(fixture, &container, "cpu", ["cpu.idle", "cpu.idle"], "1")
 }
 
-/// The parent of all of a worker's cgroups needs a share of the realtime budget; it goes with the parent.
+/// The parent of all of a worker's cgroups needs a share of the realtime budget, which is released with the parent.
 fn realtime(fixture: &Fixture) -> anyhow::Result<()> {
     let Some(mount) = fixture.host().v1("cpu") else {
         return Ok(());

@@ -1,7 +1,7 @@
 //! config-linux.md, Allowed Device list.
 //!
-//! The devices are of majors 60 and 61, which are for local use: nobody's driver stands behind them. Who may open one
-//! finds ENXIO, who may not finds EPERM, and no hardware is touched.
+//! The devices are of majors 60 and 61, which are for local use: they have no driver. A permitted open
+//! fails with ENXIO, a denied one with EPERM, and no hardware is touched.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -92,8 +92,8 @@ fn taken_out(fixture: &Fixture) -> anyhow::Result<()> {
     expect(fixture, wider(), [YES, NO, NO, NO])
 }
 
-/// The devices controller of v1 holds a list of exceptions, in which this has no place: who cannot keep the order must
-/// not let the device be used.
+/// The devices controller of v1 has a list of exceptions, which cannot express this: a runtime that cannot keep the
+/// order must deny the device.
 fn expressed(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bundle = fixture.bundle()?;
     bundle.set("/linux/resources/devices", wider()).write()?;

@@ -42,7 +42,7 @@ pub const CASES: &[Case] = &[
     Case::new("without a terminal there is no /dev/console", DEFAULTS, Level::Must, no_console),
 ];
 
-/// A device that no driver stands behind (60 to 63 are for local use): to open it fails, and never does harm.
+/// A device without a driver (60 to 63 are for local use): an open fails, and does no harm.
 fn device(path: &str, kind: &str) -> Value {
     json!({ "path": path, "type": kind, "major": 61, "minor": 7, "fileMode": 0o640, "uid": 3, "gid": 4 })
 }
@@ -159,7 +159,7 @@ fn instead_of_default(fixture: &Fixture) -> anyhow::Result<()> {
 fn in_user_namespace(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bundle = fixture.bundle()?;
     bundle.user_namespace(100_000, 65536)?;
-    // The host's own node: nobody in a user namespace can make one.
+    // The host's own node, because no process of a user namespace can create one.
     let kmsg = json!({ "path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11 });
     let facts = fixture.facts(bundle.push("/linux/devices", kmsg))?;
     expect(facts.device("/dev/kmsg")?, 'c', 1, 11)
@@ -188,7 +188,7 @@ fn no_other(fixture: &Fixture) -> anyhow::Result<()> {
 fn of_image(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bundle = fixture.bundle()?;
     mknod(&bundle, "/etc/spec", 8)?;
-    // Without a driver, who may open it finds that there is no such device.
+    // Without a driver, a permitted open fails with ENXIO.
     let found = fixture.attempts(&mut bundle, &["read /etc/spec", "write /etc/spec x"])?;
     ensure!(found == ["EPERM", "EPERM"], "opening a device of the image: expected EPERM twice, found {found:?}");
     Ok(())

@@ -34,7 +34,7 @@ pub const CASES: &[Case] = &[
     case("a throttle of a device that the host does not have is refused", no_such_device),
 ];
 
-/// Any whole disk of this machine, as major and minor. It is named in limits of a container that never uses it.
+/// Any whole disk of this machine, as major and minor. Limits name it, but the container never uses it.
 fn disk() -> anyhow::Result<(u64, u64)> {
     let entry = fs::read_dir("/sys/block")?.next().context("there is no block device")??;
     let text = fs::read_to_string(entry.path().join("dev"))?;

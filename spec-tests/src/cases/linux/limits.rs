@@ -67,7 +67,7 @@ fn no_such_page(fixture: &Fixture) -> anyhow::Result<()> {
     refused(fixture, json!({ "hugepageLimits": [{ "pageSize": "3MB", "limit": 4_194_304 }] })).map(drop)
 }
 
-/// None of these hosts has net_cls. Docker never asks for it; who does must not be left with half a container.
+/// None of these hosts has net_cls. Docker never requests it; a caller that does must not be left with half a container.
 fn network(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bundle = fixture.bundle()?;
     bundle.set("/linux/resources/network", json!({ "classID": 1_048_577 }));

@@ -129,7 +129,7 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // Both fail only when it has gone, which nobody else could have brought about.
+        // Both fail only if the process has exited, and no other process could have killed it.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -200,7 +200,7 @@ fn inherited_uts(fixture: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The runtime is called in a mount namespace that goes away with it, since what it mounts there it mounts for all.
+/// The runtime is called in a temporary mount namespace, because its mounts are visible to all processes there.
 fn inherited_mount(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bundle = fixture.bundle()?;
     let proc = bundle.config["mounts"][0].clone();

@@ -66,7 +66,7 @@ impl<'a> Link<'a> {
 
 impl Drop for Link<'_> {
     fn drop(&mut self) {
-        // It takes the other end with it, wherever that is.
+        // This removes the other end too, in any namespace.
         let _ = self.fixture.tool("ip", &["link", "delete", &format!("{}p", self.name)]);
     }
 }

@@ -63,7 +63,7 @@ impl SharedRoot {
 
 impl Drop for SharedRoot {
     fn drop(&mut self) {
-        // What stays is found by the look for leaks.
+        // The search for leaks reports a mount that stays.
         let _ = umount2(&self.0.rootfs("/"), MntFlags::MNT_DETACH);
     }
 }

@@ -33,7 +33,7 @@ pub const CASES: &[Case] = &[
     Case::new("exec sends the listener of its own filter", STATE, Level::Must, exec),
 ];
 
-/// Someone who listens, and answers every call with error 66. What it prints is described in syscalls.c.
+/// A seccomp agent that answers every call with error 66. syscalls.c describes its output.
 struct Agent {
     child: Child,
     socket: PathBuf,
@@ -85,7 +85,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Both fail only when it has gone, which the case's own look would have told.
+        // Both fail only if the agent has exited, which the case itself would have reported.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

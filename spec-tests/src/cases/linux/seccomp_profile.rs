@@ -1,4 +1,4 @@
-//! config-linux.md, Seccomp: what becomes of every system call under a real profile, that of Docker.
+//! config-linux.md, Seccomp: the result of every system call under a real profile, that of Docker.
 
 use std::collections::BTreeMap;
 
@@ -99,7 +99,7 @@ fn sweep(fixture: &Fixture, entry: &str, header: &str) -> anyhow::Result<()> {
     let free = results(fixture, None, entry, last)?;
     let filtered = results(fixture, Some(profile.clone()), entry, last)?;
     ensure!(filtered.len() == free.len(), "with the profile {} calls ended, without it {}", filtered.len(), free.len());
-    // What -1 is to a filter: the arguments of i386 have 32 bits.
+    // The value of -1 in a filter: the arguments of i386 have 32 bits.
     let ones = if entry == "compat" { u64::from(u32::MAX) } else { u64::MAX };
     let (mut wrong, mut denied, mut allowed) = (Vec::new(), 0, 0);
     for (number, found) in &filtered {

@@ -1,4 +1,4 @@
-//! Bundles that are wrong: each is refused, in runc's words where callers read them.
+//! Invalid bundles: each is refused, with runc's text where callers match it.
 
 use std::fs;
 

@@ -63,7 +63,7 @@ fn pid_file(fixture: &Fixture) -> anyhow::Result<()> {
         let stat = fs::read_to_string(format!("/proc/{}/status", side.pid()?))?;
         Ok(stat.lines().filter(|line| line.starts_with("PPid") || line.starts_with("NSpid")).collect())
     })?;
-    // A file that is there is replaced, in the working directory as elsewhere.
+    // An existing file is replaced, in the working directory and in others.
     both.line("delete -f {id}")?.each(|side| Ok(fs::write(side.directory().join("pid"), "old and longer")?))?;
     both.line("create -b {bundle} --pid-file pid {id}")?;
     both.see("the pid file again", |side| Ok(fs::read_to_string(side.directory().join("pid"))?))?;

@@ -152,7 +152,7 @@ fn is_nothing(value: &Value) -> bool {
 /// Every key, with the type of its value.
 fn shape(value: &Value) -> Value {
     match value {
-        // Newer kernels and runtimes tell of pressure too, and newer ones leave out what holds nothing but zeros.
+        // Newer kernels and runtimes report pressure too, and newer ones omit fields that are zero.
         Value::Object(fields) => {
             let shown = fields.iter().filter(|(key, value)| *key != "psi" && !is_nothing(value));
             shown.map(|(key, value)| (key.clone(), shape(value))).collect()
@@ -215,7 +215,7 @@ fn stream(fixture: &Fixture) -> anyhow::Result<()> {
             seen.push(format!("{} {} {current}", event["type"], event["id"]));
             if seen.len() == 2 {
                 side.call(&["kill", "{id}", "KILL"])?.ok()?;
-                // It is our child; unless it is waited for, it is not gone. On v1, runc's stream ends with the cgroup.
+                // Init is a child of this process, and a zombie until it is reaped. On v1, runc's stream ends with the cgroup.
                 side.wait()?;
                 side.call(&["delete", "{id}"])?.ok()?;
             }

@@ -34,7 +34,7 @@ fn signals(fixture: &Fixture) -> anyhow::Result<()> {
     let mut both = fixture.differential()?;
     for number in ["1", "9", "11", "15"] {
         both.bundle(|bundle| {
-            // The first process of a pid namespace is not ended by its own signals.
+            // The first process of a pid namespace ignores its own signals.
             bundle.without_namespace("pid").args(&["/probe", "raise", number]);
         })?;
         both.line("run -b {bundle} {id}")?;

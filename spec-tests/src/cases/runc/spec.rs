@@ -83,7 +83,7 @@ fn runs(fixture: &Fixture) -> anyhow::Result<()> {
         config["linux"]["cgroupsPath"] = side.bundle.config["linux"]["cgroupsPath"].clone();
         Ok(fs::write(path, config.to_string())?)
     })?;
-    // As root, some machines let nobody raise limits: the answer is the same then.
+    // On some machines not even root may raise limits: the result is the same then.
     super::facts(&both, "run -b {bundle} {id}")?;
     both.equal()
 }
@@ -110,7 +110,7 @@ fn features(fixture: &Fixture) -> anyhow::Result<()> {
         properties(&value, "", &mut found);
         let indent: String =
             done.stdout.lines().nth(1).unwrap_or_default().chars().take_while(|sign| *sign == ' ').collect();
-        // Those that this release of runc has.
+        // The properties of this release of runc.
         let newer = [
             "rdma",
             "memoryPolicy",

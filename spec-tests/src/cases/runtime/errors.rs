@@ -1,4 +1,4 @@
-//! runtime.md, Errors and Warnings: an error leaves everything as it was. What is left is found after each case.
+//! runtime.md, Errors and Warnings: an error changes nothing. The search for leaks follows each case.
 
 use anyhow::{Context, ensure};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! runtime.md, Lifecycle: what becomes of a container whose hooks fail.
+//! runtime.md, Lifecycle: the outcome for a container whose hooks fail.
 
 use anyhow::{Context, ensure};
 
@@ -110,7 +110,7 @@ fn fails_start(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
 fn stops(fixture: &Fixture, kind: &str) -> anyhow::Result<()> {
     let bundle = bundle(fixture, kind)?;
     let container = fixture.create(&bundle)?;
-    // Whether start tells is another case.
+    // Another case checks whether start fails.
     container.call("start", &[])?;
     if kind == "startContainer" {
         // Start may be over before the hook is.

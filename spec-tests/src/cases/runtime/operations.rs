@@ -156,7 +156,7 @@ fn without_process(fixture: &Fixture) -> anyhow::Result<()> {
     bundle.remove("/process").write()?;
     let id = fixture.id();
     let created = fixture.call(&["create", "--bundle", &bundle.path().to_string_lossy(), &id])?;
-    // The specification lets create make such a container; nobody can start it.
+    // The specification allows create to make such a container, but it cannot be started.
     let started = (created.code == 0).then(|| fixture.call(&["start", &id])).transpose()?;
     started.map_or(Ok(()), |done| done.refused().map(drop))
 }

@@ -140,7 +140,7 @@ fn agent(fixture: &Fixture) -> anyhow::Result<()> {
         let set = fs::read_to_string(hierarchy.point.join("release_agent"))?;
         ensure!(set.trim().is_empty() && !mark.exists(), "a release_agent was set: {set}{said}");
     }
-    // That says something where the attack works with the privilege that it takes.
+    // The result is significant only if the attack works with the necessary privilege.
     let said = attack(fixture, &hierarchy, &["CAP_SYS_ADMIN"], false)?;
     wait_until(&format!("the host to run the agent of a privileged container, which printed {said}"), || {
         Ok(mark.exists().then_some(()))
@@ -197,7 +197,7 @@ fn dots(fixture: &Fixture) -> anyhow::Result<()> {
         fixture.call(&["delete", "--force", &id])?.ok()?;
     }
     outside.is_untouched()?;
-    // What stands for the outside among the cgroups, if it was made there.
+    // The outside directory below the cgroup root, if it was created there.
     let mut inside = outside.path().join("made");
     while inside.pop() && inside != Path::new("/") {
         for directory in fixture.host().cgroup_directories(&inside.to_string_lossy()) {

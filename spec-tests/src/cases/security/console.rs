@@ -23,12 +23,12 @@ pub const CASES: &[Case] = &[
 /// So many containers are made while names are swapped.
 const SWAPS: usize = 20;
 
-/// A file that stands for an attacker's target, and that harms no process when it is written.
+/// The target of the attack. A write to it does no harm.
 const WANTED: &str = "/proc/sys/kernel/domainname";
 
 /// Creates the bundle with a terminal. Where that is not refused, no file of /proc may be mounted anywhere, and nothing
 /// may be mounted on one. Gives what a runtime said that refused it.
-fn judge(fixture: &Fixture, bundle: &Bundle) -> anyhow::Result<Option<String>> {
+fn attempt(fixture: &Fixture, bundle: &Bundle) -> anyhow::Result<Option<String>> {
     let socket = ConsoleSocket::listen(fixture)?;
     let (id, pid_file) = (fixture.id(), fixture.directory().join("init.pid"));
     let (path, pid_path) = (bundle.path().to_string_lossy().into_owned(), pid_file.to_string_lossy().into_owned());
@@ -62,12 +62,12 @@ fn link(fixture: &Fixture) -> anyhow::Result<()> {
     let bundle = with_terminal(fixture)?;
     symlink(WANTED, bundle.rootfs("/dev/console"))?;
     bundle.write()?;
-    judge(fixture, &bundle)?;
+    attempt(fixture, &bundle)?;
     // And with a devpts of the container's own, as every engine has it.
     let mut bundle = with_terminal(fixture)?;
     symlink(WANTED, bundle.rootfs("/dev/console"))?;
     devpts(&mut bundle).write()?;
-    judge(fixture, &bundle).map(drop)
+    attempt(fixture, &bundle).map(drop)
 }
 
 fn devpts(bundle: &mut Bundle) -> &mut Bundle {
@@ -91,12 +91,12 @@ fn swapped(fixture: &Fixture) -> anyhow::Result<()> {
     null_device(&volume.join("null"))?;
     bundle.mount("/dev", "bind", &volume.to_string_lossy(), &["rbind", "rw"]);
     devpts(&mut bundle).write()?;
-    let refusal = judge(fixture, &bundle)?;
+    let refusal = attempt(fixture, &bundle)?;
     ensure!(refusal.is_none(), "expected a container while nothing is swapped, found {refusal:?}");
     let [pts, links, console, other] = ["pts", "links", "console", "other"].map(|name| volume.join(name));
     let (names, mount_points) = ((&*pts, &*links), (&*console, &*other));
     for pairs in [&[names][..], &[mount_points], &[names, mount_points]] {
-        while_exchanged(pairs, || (0..SWAPS).try_for_each(|_| judge(fixture, &bundle).map(drop)))?;
+        while_exchanged(pairs, || (0..SWAPS).try_for_each(|_| attempt(fixture, &bundle).map(drop)))?;
     }
     Ok(())
 }

@@ -71,7 +71,7 @@ fn own_exe(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bundle = fixture.bundle()?;
     fs::write(bundle.rootfs("/script"), "#!/proc/self/exe\n")?;
     fs::set_permissions(bundle.rootfs("/script"), fs::Permissions::from_mode(0o755))?;
-    // What the runtime says when it is called like that is its own affair; that it ends is not.
+    // The runtime may print anything when it is called like that, but it must exit.
     fixture.run(bundle.args(&["/proc/self/exe", "--version"]))?;
     fixture.run(bundle.args(&["/script"]))?;
     let container = fixture.start(&mut bundle)?;
@@ -109,7 +109,7 @@ fn held(fixture: &Fixture) -> anyhow::Result<()> {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             looked => looked?,
         };
-        // What shows the container's own processes is no way out; what shows the host's has their roots.
+        // A procfs of the container's processes leads nowhere; a procfs of the host's processes has their roots.
         ensure!(
             !meta.is_dir() || meta.dev() == proc,
             "init holds the directory {} of device {}",
@@ -257,7 +257,7 @@ impl Exported {
         Path::new("/sys/module/overlay/parameters").join(name)
     }
 
-    /// The handle of the secret on every such overlay, as two words.
+    /// The file handle of the secret on every such overlay, as two arguments.
     fn handle(&self, fixture: &Fixture) -> anyhow::Result<String> {
         let (empty, view) = (fixture.directory().join("empty"), fixture.directory().join("view"));
         fs::create_dir(&empty)?;
@@ -281,9 +281,8 @@ impl Drop for Exported {
     }
 }
 
-/// A neighbour in the pid namespace of an init that waits: its program's mount is a way to the host's file system for
-/// whoever may open files by handles (CAP_DAC_READ_SEARCH, which opened any file of the host in 2014), if that mount
-/// decodes handles.
+/// Another process in the pid namespace of an init that waits. If the mount of init's program decodes file handles, a
+/// process with CAP_DAC_READ_SEARCH can open files of the host's file system by it (any file of the host in 2014).
 fn by_handle(fixture: &Fixture) -> anyhow::Result<()> {
     let exported = Exported::make(fixture)?;
     let handle = exported.handle(fixture)?;

@@ -296,8 +296,8 @@ fn other_null_device(fixture: &Fixture) -> anyhow::Result<()> {
     is_masked(fixture, &mut bundle)
 }
 
-/// /dev is a volume of a neighbour's, who swaps its null device with a link to what he wants to write: a runtime that
-/// looks at the path, and then mounts the path, gives him that as a mask.
+/// /dev is a volume that another container swaps its null device in, for a link to its target: a runtime that checks
+/// the path, and then mounts the path, makes that target the mask.
 fn swapped_null(fixture: &Fixture) -> anyhow::Result<()> {
     let volume = fixture.directory().join("volume");
     fs::create_dir(&volume)?;
@@ -331,7 +331,7 @@ fn passwd(fixture: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A runtime that reads it waits for a writer who never comes, or until the limit.
+/// A runtime that reads the FIFO waits for a writer that does not exist, until the deadline.
 fn passwd_fifo(fixture: &Fixture) -> anyhow::Result<()> {
     let bundle = fixture.bundle()?;
     for name in ["/etc/passwd", "/etc/group"] {

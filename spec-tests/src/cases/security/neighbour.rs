@@ -36,7 +36,7 @@ fn bundle(fixture: &Fixture) -> anyhow::Result<Bundle> {
     for set in ["bounding", "effective", "permitted"] {
         bundle.set(&format!("/process/capabilities/{set}"), json!([CAPABILITIES.0]));
     }
-    // Without noNewPrivileges, a filter takes CAP_SYS_ADMIN to install: who has that, and until when?
+    // Without noNewPrivileges the installation of a filter takes CAP_SYS_ADMIN, which no visible process may have.
     bundle.set("/linux/seccomp", profile()?).set("/process/noNewPrivileges", json!(false)).args(&["/probe", "wait"]);
     Ok(bundle)
 }

@@ -75,7 +75,7 @@ impl Nodes {
     }
 
     /// Checks the answers of the probe's `set-attributes`: where it found one of these nodes, it changed nothing.
-    fn judge(&self, lines: &[String], paths: &[&str]) -> anyhow::Result<()> {
+    fn check(&self, lines: &[String], paths: &[&str]) -> anyhow::Result<()> {
         ensure!(lines.len() == paths.len(), "expected {} answers, found {lines:?}", paths.len());
         for (line, path) in lines.iter().zip(paths) {
             let found = line.strip_prefix("ok ").and_then(|line| line.split_once(' '));
@@ -112,7 +112,7 @@ fn with_every_right(mut bundle: Bundle) -> Bundle {
 fn attempt(nodes: &Nodes, container: &Container, paths: &[&str]) -> anyhow::Result<()> {
     let operations: Vec<String> = paths.iter().map(|path| format!("set-attributes {path}")).collect();
     let operations: Vec<&str> = operations.iter().map(String::as_str).collect();
-    nodes.judge(&container.attempts(&operations)?, paths)
+    nodes.check(&container.attempts(&operations)?, paths)
 }
 
 fn masked(fixture: &Fixture) -> anyhow::Result<()> {
@@ -168,6 +168,6 @@ fn streams(fixture: &Fixture, bundle: fn(&Fixture) -> anyhow::Result<Bundle>) ->
         let words = [&["exec", &*id, "/probe", "try"][..], &operations].concat();
         let done = fixture.call_after("exec </dev/zero 2</dev/random", &words)?.ok()?;
         let lines: Vec<String> = done.stdout.lines().map(|line| line.trim_end().to_owned()).collect();
-        nodes.judge(&lines, &OWN)
+        nodes.check(&lines, &OWN)
     })
 }

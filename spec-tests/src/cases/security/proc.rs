@@ -1,4 +1,4 @@
-//! A false /proc, or one whose files lead elsewhere, swallows nothing and is written through nowhere.
+//! A false /proc, or one with links to other files: the runtime writes nothing to or through it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -141,7 +141,7 @@ fn sysctl_name(fixture: &Fixture) -> anyhow::Result<()> {
     outside.is_untouched()
 }
 
-/// A container that may mount covers its own /proc; who enters it then still gets no more than it has.
+/// A container with the right to mount covers its own /proc; an exec still has no more rights than the container.
 fn covered_proc(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bundle = fixture.bundle()?;
     add_capability(&mut bundle, "CAP_SYS_ADMIN");
@@ -154,7 +154,7 @@ fn covered_proc(fixture: &Fixture) -> anyhow::Result<()> {
     let before = container.exec_facts(&[])?;
     let made = container.attempts(&["mount tmpfs /proc", "mkdir /proc/self", "create /proc/self/status"])?;
     ensure!(made[0] == "ok", "covering /proc: expected success, found {made:?}");
-    // It may be refused. Where it is not, what it runs has the container's limits: shown by a look from outside.
+    // The exec may be refused. Else its process has the container's limits, as seen from outside.
     let mut child = fixture.command(&["exec", container.id(), "/probe", "wait"]);
     let mut child = child.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
     let found = (|| -> anyhow::Result<()> {
@@ -186,14 +186,14 @@ fn covered_proc(fixture: &Fixture) -> anyhow::Result<()> {
 
 /// A profile that denies one file, loaded while the case runs. Profiles are the whole machine's: another worker must
 /// not remove this one, so that its name is the case's own.
-fn with_profile(fixture: &Fixture, judge: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn with_profile(fixture: &Fixture, check: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let file = fixture.directory().join("profile");
     let profile = format!("deny-{}", fixture.id());
     let rules = "  file,\n  capability,\n  network,\n  mount,\n  signal,\n  deny /denied rw,\n";
     fs::write(&file, format!("profile {profile} flags=(attach_disconnected,mediate_deleted) {{\n{rules}}}\n"))?;
     let file = file.to_string_lossy().into_owned();
     fixture.tool("apparmor_parser", &["--replace", &file])?.ok()?;
-    let outcome = judge(&profile);
+    let outcome = check(&profile);
     fixture.tool("apparmor_parser", &["--remove", &file])?.ok()?;
     outcome
 }
@@ -242,14 +242,14 @@ fn apparmor_exec(fixture: &Fixture) -> anyhow::Result<()> {
     })
 }
 
-/// Containers whose image a neighbour writes to: he swaps /proc with a directory of false files, and with a link to
-/// one, when procfs is mounted there (from a hook, so that the swap comes at this moment for certain), and again and
-/// again before and after it. None of the false files may be written to. `judge` looks at a container that was not
-/// refused, started by the probe's `wait`.
+/// Containers whose image another process writes to. It swaps /proc for a directory of false files, and for a link to
+/// one, at the mount of procfs (from a hook, so that the time is certain), and repeatedly before and after it. The
+/// runtime may write to none of the false files. `check` checks a container that was not refused, and runs the probe's
+/// `wait`.
 fn with_swapped_proc(
     fixture: &Fixture,
     bundle: &mut Bundle,
-    judge: impl Fn(&crate::harness::Container) -> anyhow::Result<()>,
+    check: impl Fn(&crate::harness::Container) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let [proc, directory, there] = ["/proc", "/false", "/there"].map(|path| bundle.rootfs(path));
     make_false_files(&directory)?;
@@ -264,7 +264,7 @@ fn with_swapped_proc(
             return Ok(());
         }
         let container = fixture.container(&id, fs::read_to_string(&pid_file)?.trim().parse()?)?;
-        judge(&container)?;
+        check(&container)?;
         container.call_with_flags("delete", &["--force"])?.ok().map(drop)
     };
     let untouched = || [&proc, &directory].iter().try_for_each(|place| false_files_are_empty(place));
@@ -293,7 +293,7 @@ fn has_label(container: &crate::harness::Container, expected: &str) -> anyhow::R
         return Ok(());
     }
     let runs = crate::harness::wait_until("the program to run, or to end", || {
-        // Unreadable once it has ended.
+        // Unreadable once the process has exited.
         let words = fs::read(container.proc("cmdline")).unwrap_or_default();
         if words.starts_with(b"/probe\0") {
             return Ok(Some(true));

@@ -161,7 +161,7 @@ fn elsewhere(fixture: &Fixture) -> anyhow::Result<()> {
     let found = container.output()?;
     let foreign: Vec<&str> = found.lines().filter(|line| line.starts_with("foreign ")).collect();
     ensure!(foreign.is_empty(), "expected nothing but the container's own mounts, found {foreign:#?}");
-    // That says something of one who sees what is there: a process of the container's own that has gone elsewhere.
+    // The watcher must see such processes: a process of the container's own that has left its namespaces.
     container.exec_with(&["--detach"], &["/probe", "stray"])?.ok()?;
     for what in [" ns/mnt ", " root ", " cwd ", " fd/"] {
         wait_until(&format!("the look to come upon {what:?} of a process that is elsewhere"), || {
@@ -261,7 +261,7 @@ fn numeric_names(fixture: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// (uid_t)-1 tells setresuid(2) and chown(2) to leave what is there, and that is root.
+/// (uid_t)-1 makes setresuid(2) and chown(2) keep the current id, which is root.
 fn minus_one(fixture: &Fixture) -> anyhow::Result<()> {
     let id = json!(u32::MAX);
     let map = json!([{ "containerID": 0, "hostID": id, "size": 1 }]);

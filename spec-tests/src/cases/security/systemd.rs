@@ -1,6 +1,6 @@
-//! Annotations that become properties of a unit reach nothing of the host but the container's own unit.
+//! Annotations that become unit properties affect nothing of the host but the container's own unit.
 //!
-//! A manager that hands on the annotations of a pod, as CRI-O did, lets whoever makes the pod choose them.
+//! A manager that passes on the annotations of a pod, as CRI-O did, lets the creator of the pod choose them.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub const CASES: &[Case] = &[
         .on(&[Need::Systemd]),
 ];
 
-/// A unit of the host's, for as long as this lives.
+/// A unit of the host, which is removed on drop.
 struct Unit<'a>(&'a Fixture, String);
 
 impl<'a> Unit<'a> {
@@ -104,7 +104,7 @@ fn processes(fixture: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Some of them power the machine off, which no test could look at: what is not refused counts as done.
+/// Some of them power the machine off, which no test can observe: a property that is not refused counts as effective.
 fn actions(fixture: &Fixture) -> anyhow::Result<()> {
     for (name, value) in [("SuccessAction", "'none'"), ("FailureAction", "'none'"), ("JobTimeoutAction", "'none'")] {
         ensure!(!with_property(fixture, name, value)?, "{name}: expected a refusal, found it taken");

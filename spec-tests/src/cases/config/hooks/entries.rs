@@ -91,7 +91,7 @@ fn args(fixture: &Fixture) -> anyhow::Result<()> {
     let mut bundle = fixture.bundle()?;
     let mut wanted = BTreeMap::new();
     for kind in KINDS {
-        // What is looked for is of no matter: any words will do.
+        // The paths are irrelevant, and need not exist.
         let words = [kind, "record", "LOG", "look", "two words", "look", ""];
         bundle.hook(kind, kind, &words[3..]);
         let log = if kind == "startContainer" { "/log".to_owned() } else { bundle.log().display().to_string() };
@@ -327,7 +327,7 @@ fn inner_env(fixture: &Fixture) -> anyhow::Result<()> {
         bundle.push("/hooks/startContainer", entry);
         life_of_caller(fixture, &mut bundle)?;
         let mut found = bundle.record("hook")?.env;
-        // What /etc/passwd says, or a default.
+        // HOME comes from /etc/passwd, or is a default.
         found.remove("HOME");
         let wanted = [("NAME", "of-the-container"), ("PATH", "/bin")];
         let is_wanted = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(wanted);
