@@ -81,7 +81,7 @@ def there_and_back(containerd, runtime):
 
 
 def of_task(containerd, runtime):
-    """Saves a task that goes on, then once more with its end."""
+    """Saves a task that continues, then saves it again and stops it."""
     name = containerd.start("task", COUNTER, runtime=runtime, timeout=90)
     goes_on(containerd, name, "at first")
     image = containerd("tasks", "checkpoint", name, timeout=120).text

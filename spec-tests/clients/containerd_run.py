@@ -185,7 +185,7 @@ def slow_reader(containerd):
 
 @scenario("what a program's orphans write after its end is waited for, but not for ever")
 def orphans(containerd):
-    # A process that leaves the container's init dies with the pid namespace, so this one is in the host's.
+    # A process that leaves the container's init is killed with the pid namespace, so this one is in the host's.
     equal(containerd.run("orph", ["sh", "-c", "(sleep 0.3; echo late) & echo early"]).out, "early\n", "output")
 
 

@@ -54,7 +54,7 @@ def out_of_memory(cri):
     for name in ("one", "two", "three"):
         container = pod.container(name, ["probe", "hog", "100"], linux=little)
         kit.until_oom_killed(cri, container, name, 60)
-    # One that somebody kills, after all those.
+    # One container that is killed, after all those.
     other = pod.container("other", ["probe", "wait"])
     os.kill(kit.pid(cri, other), signal.SIGKILL)
     equal(kit.until(cri, other, "CONTAINER_EXITED", 60)["reason"], "Error", "a container that was killed")

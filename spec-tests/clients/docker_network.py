@@ -7,7 +7,7 @@ from kit.suite import scenario
 
 
 def answers(url):
-    """The text behind a URL, or None while nobody answers."""
+    """The text behind a URL, or None while there is no answer."""
     try:
         with urllib.request.urlopen(url, timeout=3) as reply:
             return reply.read().decode()

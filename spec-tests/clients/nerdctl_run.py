@@ -29,7 +29,7 @@ def in_the_background(nerdctl):
     name = nerdctl.start("bg", ["sh", "-c", f"trap '{last}' TERM; echo hello; while :; do sleep 0.1; done"])
     wait_until(lambda: nerdctl.nerdctl("logs", name).out == "hello\n", "the log")
     contains(nerdctl.nerdctl("ps").out, "Up", "ps")
-    # nerdctl itself ends with 1 whatever the status is, and tells it.
+    # nerdctl itself exits with 1 for any status, and prints the status.
     seen = nerdctl.nerdctl("exec", name, "sh", "-c", "echo in; exit 4", code=None)
     equal(seen.out, "in\n", "exec")
     contains(seen.err, "exit code 4", "its status")

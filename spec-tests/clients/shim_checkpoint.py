@@ -1,4 +1,4 @@
-"""Checkpoint, and Create with one: a container goes to disk and comes back, by CRIU. For a bed whose kernel CRIU knows."""
+"""Checkpoint, and Create with one: a container is saved to disk and restored, by CRIU. For a bed whose kernel CRIU supports."""
 
 import errno
 import os
@@ -165,7 +165,7 @@ def elsewhere(shim):
     for name in ("one", "back"):
         options_of = any_of("containerd.runc.v1.Options", {6: "runc", 7: str(shim.place / "records-of-runc")})
         # On cgroup2 runc leaves the choice of the cgroup to CRIU, which takes the one that it saved (Debian's 1.1.5 does):
-        # under another name it comes back there too, and nobody removes it.
+        # under another name CRIU restores it there too, and it is not removed.
         one = shim.container(name, args=COUNTER, options=options_of, cgroup=f"/{shim.parent}/saved").launch()
         out = Reader(one.bundle / "out")
         one.create(stdout=out.path, checkpoint=str(images) if name == "back" else "")

@@ -114,7 +114,7 @@ def signals(shim):
     os.kill(server, signal.SIGUSR1)
     equal(one.status(), RUNNING, "status after SIGUSR1")
     os.kill(server, signal.SIGTERM)
-    # Either it goes on serving or it ends: then the daemon's delete finds what it left.
+    # The shim either continues to serve, or exits: then the daemon's delete removes its remains.
     try:
         wait_until(lambda: not shim.shims(), "the shim to end")
     except Failure:

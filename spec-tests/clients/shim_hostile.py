@@ -162,7 +162,7 @@ def killed_in_the_middle(shim):
             hooks = [pid for pid, words in host.processes().items() if script in words]
             _delete(one)
             wait_until(lambda: all(map(host.has_exited, pids)), f"the processes to be gone, {moment}")
-            # A hook is no process of the container's; its own reader is gone with the gate.
+            # A hook is no process of the container; its own reader exits with the gate.
             host.kill(hooks)
             wait_until(lambda: not shim.leftovers(), f"{moment}: leftovers to go: {shim.leftovers()}")
             _delete(one)

@@ -132,7 +132,7 @@ def stopped_at_once(shim):
 
 @scenario("the answer to ShutdownSandbox is not followed by the connection's end, which is the client's to make", deadline=60)
 def last_answer(shim):
-    # The shim gives its clients a second. What a busy machine delays by as much says nothing, and is tried again.
+    # The shim gives its clients a second. An attempt that a busy machine delays by as much is repeated.
     for number in range(20):
         pod = Pod(shim, name=f"pod{number}")
         pod.create()

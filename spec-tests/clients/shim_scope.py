@@ -19,8 +19,8 @@ def _stop(server, one, cgroup):
 
 
 def _stop_between_reads(server, one, cgroup):
-    """Stops a shim when it has read the count of the cgroup above, and the container's own not yet: it looks at both
-    when an exec ends."""
+    """Stops a shim after it has read the counter of the parent cgroup, and before the container's own: it reads both when
+    an exec exits."""
     words = ["strace", "-f", "-qq", "-o", one.bundle / "strace", "-P", cgroup.parent / "memory.events", "-e",
              "trace=pread64", "-e", "inject=pread64:signal=STOP:when=1", "-p", server]
     with subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL) as tracer:
@@ -37,8 +37,8 @@ def _stop_between_reads(server, one, cgroup):
 
 
 def _ends_unseen(shim, one, end, then=lambda: None, stop=_stop):
-    """Ends a container while its shim is stopped, and removes the cgroup before the shim can look at it; `then` comes
-    before the shim goes on."""
+    """Kills a container while its shim is stopped, and removes the cgroup before the shim can read it; `then` runs
+    before the shim continues."""
     pid = one.run()
     server = shim.shim_of(pid)
     cgroup = host.CGROUPS / Path(f"/proc/{pid}/cgroup").read_text().strip().split("::/")[1]
@@ -74,7 +74,7 @@ def killed_too_late(shim):
 
 
 def _runs_out_unseen(shim, then=lambda one: None, stop=_stop):
-    """A container exceeds its memory and ends unseen; `then(container)` comes before the shim goes on. Returns its
+    """A container exceeds its memory and exits unseen; `then(container)` runs before the shim continues. Returns its
     events."""
     go = shim.root / "go"
     one = shim.container(args=_WAITS, resources=_SMALL)

@@ -39,7 +39,7 @@ def life(shim):
     equal(one.status(), STOPPED, "status")
     state = one.call("State")
     equal((state[9], state[3]), ([5], [pid]), "exit status and pid of a stopped one")
-    # A daemon of 2.x that comes back deletes a task of which it is told no pid.
+    # A daemon of 2.x that restarts deletes a task that is reported without a pid.
     equal([decode(entry)[1] for entry in one.call("Pids")[1]], [[pid]], "Pids until Delete")
     equal(one.delete(), 5, "the deleted one's status")
     one.events_until("delete")

@@ -8,7 +8,7 @@ BUSYBOX = "localhost/busybox"
 
 
 class Buildah:
-    """`buildah(...)` runs the client; tidy() removes what a scenario made and looks for leaks."""
+    """`buildah(...)` runs the client; tidy() removes the resources of a scenario and searches for leaks."""
 
     name = "buildah"
 
@@ -61,7 +61,7 @@ class Buildah:
         return ["--cgroup-parent", f"/{self.parent}", *self.limits]
 
     def tidy(self):
-        """Removes all working containers and what was built, then looks for what the runtime should have removed."""
+        """Removes all working containers and built images, then searches for leaks of the runtime."""
         self("rm", "--all")
         for name in self("images", "--format", "{{.ID}} {{.Name}}").out.splitlines():
             if "busybox" not in name:
@@ -69,7 +69,7 @@ class Buildah:
         nothing_left(self.leftovers)
 
     def leftovers(self):
-        """Cgroups and runtime state of containers that are gone."""
+        """Cgroups and runtime state of removed containers."""
         cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
         return [str(path) for path in cgroups] + run(self.runtime, "list", "-q").out.split()
 

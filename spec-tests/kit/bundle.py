@@ -8,7 +8,7 @@ from kit.commands import nothing_left, run
 
 
 class Runtime:
-    """`runtime(...)` runs the command under test; tidy() deletes what a scenario made and looks for leaks."""
+    """`runtime(...)` runs the command under test; tidy() deletes the resources of a scenario and searches for leaks."""
 
     name = "runtime"
     flags = ()
@@ -46,7 +46,7 @@ class Runtime:
         return name
 
     def background(self, *args, output):
-        """A verb that goes on by itself; its output is in the file."""
+        """Runs a verb in the background, with its output in a file."""
         with open(output, "w") as out:
             return subprocess.Popen([str(word) for word in (self.runtime, "--root", self.root, *self.flags, *args)],
                                     stdin=subprocess.DEVNULL, stdout=out)
@@ -56,7 +56,7 @@ class Runtime:
         return json.loads(self("state", name).out)
 
     def tidy(self):
-        """Deletes the scenario's containers, then looks for what should be gone with them."""
+        """Deletes the scenario's containers, then searches for leaks."""
         for name in self.ids:
             self("delete", "-f", name)
         self.ids.clear()
@@ -64,7 +64,7 @@ class Runtime:
         nothing_left(self.leftovers)
 
     def leftovers(self):
-        """Cgroups and state of containers that are gone."""
+        """Cgroups and state of removed containers."""
         cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
         records = [path for path in self.root.iterdir() if path.is_dir()] if self.root.exists() else []
         return [str(path) for path in cgroups + records]

@@ -227,7 +227,7 @@ def run_here(place):
         entry = {"name": name, "label": one.label(), "version": one.version(), "refuses": one.refuses_this_host(),
                  "partial": False, "seconds": 0, "reports": []}
         result["runtimes"].append(entry)
-        # A runtime that nobody knows is judged as ours is.
+        # An unknown runtime must pass, as brig must.
         chosen = place / ("references" if name in ("runc", "crun", "youki") else "ours")
         entry["partial"] = bed.machine and not order["full"] and (bed.slowest or chosen.name == "references")
         if entry["refuses"]:

@@ -37,7 +37,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 
 
 class Containerd:
-    """`containerd(...)` runs ctr; tidy() removes what a scenario made and looks for leaks."""
+    """`containerd(...)` runs ctr; tidy() removes the resources of a scenario and searches for leaks."""
 
     name = "containerd"
     # Factor of all timeouts, compared with a host.
@@ -107,7 +107,7 @@ class Containerd:
         return self("version", code=None, timeout=10 * self.timeout_factor).code == 0
 
     def stop_daemon(self, signal="TERM"):
-        """Ends the daemon alone; what it started goes on."""
+        """Stops the daemon alone; its children continue to run."""
         number = {"TERM": 15, "KILL": 9}[signal]
         self.daemon.send_signal(number)
         try:
@@ -182,9 +182,9 @@ class Containerd:
         wait_until(lambda: self.status(name) == status, f"{name} to be {status}; tasks: {self.tasks()}", timeout)
 
     def delete_task(self, name, code):
-        """Deletes a task that has ended, with that exit status."""
+        """Deletes a task that has exited, with that exit status."""
         seen = self("tasks", "delete", name, code=None)
-        # Debian's ctr tells the status in a warning, a current one by its own status.
+        # Debian's ctr prints the status in a warning, a current one exits with it.
         told = re.search(r"non-zero exit code (\d+)", seen.err)
         equal(int(told[1]) if told else seen.code, code, f"exit status ({seen})")
 
@@ -210,7 +210,7 @@ class Containerd:
         return self.base / "state" / "io.containerd.runtime.v2.task" / self.namespace / name
 
     def tidy(self):
-        """Removes what a scenario left, then looks for what the shim should have removed."""
+        """Removes the remains of a scenario, then searches for leaks of the shim."""
         for extra in self.others:
             extra.close()
         self.others.clear()
@@ -231,7 +231,7 @@ class Containerd:
                 path.unlink()
 
     def leftovers(self):
-        """Shims, their sockets, bundles, mounts, runtime state and cgroups of containers that are gone."""
+        """Shims, their sockets, bundles, mounts, runtime state and cgroups of removed containers."""
         cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
         shims = [" ".join(words) for words in self.shims().values()]
         sockets = list(Path("/run/containerd/s").glob("*")) if Path("/run/containerd/s").exists() else []

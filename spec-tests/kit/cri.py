@@ -20,7 +20,7 @@ OURS = ("brig", "brig-sandbox", "drop-in")
 _E2E = "registry.k8s.io/e2e-test-images"
 _STAGING = "gcr.io/k8s-staging-cri-tools"
 _TRAP = "trap 'exit 0' TERM\n"
-# critest looks for a program that is called nginx, says that it is the master process, and keeps its pid in a file.
+# critest expects a program of the name nginx, which prints that it is the master process, and writes its pid to a file.
 _NGINX = f"#!/bin/sh\n{_TRAP}echo $$ >/var/run/nginx.pid\nhttpd -f -p $PORT -h /srv &\nwait $!\n"
 _HTTPD = f"#!/bin/sh\n{_TRAP}echo httpd serves\nhttpd -f -p 80 -h /srv &\nwait $!\n"
 # Programs that critest needs and Debian's busybox lacks.
@@ -76,7 +76,7 @@ _OPTIONS = """[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{name}
 """
 
 
-# How one of critest's cases ended: state is passed, failed or skipped; leaf is the last part of its name.
+# The result of a case of critest: state is passed, failed or skipped; leaf is the last part of its name.
 Case = namedtuple("Case", "state said leaf")
 
 
@@ -214,7 +214,7 @@ class Cri(CriTools, Containerd):
         return super()._answers() and self.crictl("version", code=None).code == 0
 
     def tidy(self):
-        """Removes what a scenario left, then looks for what the shim should have removed."""
+        """Removes the remains of a scenario, then searches for leaks of the shim."""
         self.crictl("rmp", "-a", "-f", timeout=120)
         super().tidy()
 

@@ -118,7 +118,7 @@ class Crio(CriTools):
         return self.crictl("version", code=None).code == 0
 
     def stop_daemon(self, signal="TERM"):
-        """Ends the daemon alone; what it started goes on."""
+        """Stops the daemon alone; its children continue to run."""
         self.daemon.send_signal({"TERM": 15, "KILL": 9}[signal])
         try:
             self.daemon.wait(60)
@@ -136,13 +136,13 @@ class Crio(CriTools):
         return run(_PROGRAM, "--root", _STATE, "list", "-q").text.split()
 
     def tidy(self):
-        """Removes what a scenario left, then looks for what the runtime should have removed."""
+        """Removes the remains of a scenario, then searches for leaks of the runtime."""
         self.end_containers()
         self.crictl("rmp", "-a", "-f", timeout=120)
         nothing_left(self.leftovers)
 
     def leftovers(self):
-        """Cgroups, monitors, runtime state, mounts and namespaces of containers that are gone."""
+        """Cgroups, monitors, runtime state, mounts and namespaces of removed containers."""
         cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
         places = [path for name in ("netns", "ipcns", "utsns", "pidns", "userns") for path in
                   Path("/run").glob(f"{name}/*")]

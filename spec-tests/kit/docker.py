@@ -14,7 +14,7 @@ DEBIAN = "debian-test"
 
 
 class Docker:
-    """`docker(...)` runs the client; tidy() removes what a scenario made and looks for leaks."""
+    """`docker(...)` runs the client; tidy() removes the resources of a scenario and searches for leaks."""
 
     name = "docker"
     # How much longer than on this machine things take.
@@ -94,7 +94,7 @@ class Docker:
         return name
 
     def tidy(self):
-        """Removes containers, volumes and networks, then looks for what the runtime should have removed."""
+        """Removes containers, volumes and networks, then searches for leaks of the runtime."""
         ids = self("ps", "-aq").out.split()
         if ids:
             self("rm", "-f", "-v", *ids)
@@ -108,7 +108,7 @@ class Docker:
             isolate.remove_cgroup(root / name)
 
     def leftovers(self):
-        """Cgroups and runtime state of containers that are gone."""
+        """Cgroups and runtime state of removed containers."""
         cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
         state = self.base / "exec" / "runtime-tested" / "moby"
         return [str(path) for path in cgroups + (list(state.iterdir()) if state.exists() else [])]
@@ -133,7 +133,7 @@ class Docker:
 
 
 class DockerWithShim(Docker):
-    """A daemon whose containerd finds the shim under test where it looks for Go's; the runtime's name is brig's."""
+    """A daemon whose containerd finds the shim under test in the place of Go's; the runtime has brig's name."""
 
     def __init__(self, place, shim):
         programs = place / "bin"

@@ -48,7 +48,7 @@ def processes():
 
 
 def status_of(pid):
-    """The fields of /proc/PID/status as a dictionary, or None when the process is gone."""
+    """The fields of /proc/PID/status as a dictionary, or None without such a process."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -28,7 +28,7 @@ MODULES = ("buildkit", "containerd17", "containerd2", "cri-tools", "crio", "kube
 
 
 def prepare(needs):
-    """Makes what suites need and cannot make in a place of their own; suites that start at once wait for another."""
+    """Builds the files that suites need and cannot build in a sandbox; concurrent suites wait for each other."""
     host.CACHE.mkdir(parents=True, exist_ok=True)
     with open(host.CACHE / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -73,7 +73,7 @@ def containerd2():
 
 @functools.cache
 def module(name):
-    """The directory with a Go module's programs, built once; spec-tests/beds/NAME tells which."""
+    """The directory with a Go module's programs, built once by spec-tests/beds/NAME."""
     program = host.TOP / "spec-tests" / "beds" / name
     done = subprocess.run([program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
     return Path(done.stdout.strip())

@@ -47,7 +47,7 @@ class Installed:
         os.environ["PATH"] += ":/usr/local/bin:/usr/local/sbin"
 
     def client(self, kind, *args, **attributes):
-        """Starts a client of that class in a place of its own; it is closed with the scenario."""
+        """Starts a client of that class in a directory of its own; it is closed with the scenario."""
         self.count += 1
         # Podman wants short paths.
         place = self.place / f"c{self.count}"

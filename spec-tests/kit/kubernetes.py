@@ -1,4 +1,4 @@
-"""A Kubernetes cluster of one node: etcd, the control plane, a kubelet and a current containerd, in a place of its own.
+"""A Kubernetes cluster of one node: etcd, the control plane, a kubelet and a current containerd, in a sandbox.
 
 brig comes onto the node as docs/install.md has it: by the DaemonSet, whose image is made on the spot, and a RuntimeClass.
 """
@@ -42,7 +42,7 @@ done
 
 
 class Kubernetes:
-    """`cluster(...)` runs kubectl; tidy() removes what a scenario made, and looks for leaks."""
+    """`cluster(...)` runs kubectl; tidy() removes the resources of a scenario and searches for leaks."""
 
     name = "kubernetes"
     # Which of the document's pieces the DaemonSet installs.
@@ -285,14 +285,14 @@ class Kubernetes:
         return self.get("pod", pod)
 
     def until(self, pod, condition, what, timeout=60):
-        """Waits for something of a pod; a failure tells what the cluster says of it. Returns the condition's value."""
+        """Waits for a condition of a pod, and returns its value; a failure shows the cluster's description of the pod."""
         try:
             return wait_until(condition, f"{pod} {what}", timeout * self.timeout_factor)
         except Failure as failure:
             raise Failure(f"{failure}: {self('describe', 'pod', pod, code=None).out[-1500:]}")
 
     def state(self, pod, container="one"):
-        """A container's status, as the kubelet tells it."""
+        """A container's status, as the kubelet reports it."""
         status = self.get("pod", pod)["status"]
         every = [*status.get("containerStatuses", []), *status.get("initContainerStatuses", []),
                  *status.get("ephemeralContainerStatuses", [])]
@@ -334,7 +334,7 @@ class Kubernetes:
                 if "-namespace" in words and words[0].endswith("shim-brig-v2")}
 
     def tidy(self):
-        """Removes what a scenario left in the default namespace, then looks for what the shim should have removed."""
+        """Removes the remains of a scenario in the default namespace, then searches for leaks of the shim."""
         self._check_alive()
         self("delete", "deployments,pods,secrets", "--all", "--wait", "--timeout", f"{60 * self.timeout_factor}s",
              timeout=90 * self.timeout_factor)

@@ -40,7 +40,7 @@ class KubernetesUnderSystemd(InMachine, Kubernetes):
         return {"cgroupDriver": "systemd"}
 
     def tuned(self):
-        """The same; and the kubelet wants to know of a clock, of which that machine does not tell."""
+        """The same, and a clock that the kubelet reads and that machine lacks."""
         return {**super().tuned(), "cpuinfo": Path("/proc/cpuinfo").read_text().strip() + "\ncpu MHz\t\t: 1000.0\n\n"}
 
     def containerd_config(self):
@@ -71,7 +71,7 @@ class KubernetesUnderSystemd(InMachine, Kubernetes):
         _UNIT.unlink()
 
     def leftovers(self):
-        """The same, with scopes of containers that are gone."""
+        """The same, with scopes of removed containers."""
         keeps = self.ctr("containers", "ls", "-q").text.split()
         scopes = [str(path) for path in host.CGROUPS.glob("kubepods.slice/**/cri-containerd-*.scope")
                   if path.name.removeprefix("cri-containerd-").removesuffix(".scope") not in keeps]

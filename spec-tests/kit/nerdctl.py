@@ -53,7 +53,7 @@ class Nerdctl(Containerd):
         return self.others[-1]
 
     def tidy(self):
-        """Removes what a scenario left, then looks for what the shim should have removed."""
+        """Removes the remains of a scenario, then searches for leaks of the shim."""
         names = self.nerdctl("ps", "-aq").out.split()
         if names:
             self.nerdctl("rm", "-f", *names)
@@ -77,7 +77,7 @@ class Builder:
     def __init__(self, suite, worker):
         self.suite = suite
         programs = images.module("buildkit")
-        # nerdctl looks for buildctl there.
+        # nerdctl searches for buildctl there.
         if str(programs) not in os.environ["PATH"]:
             os.environ["PATH"] += f":{programs}"
         self.base = suite.base / f"build-{worker}"
@@ -143,6 +143,6 @@ class Builder:
         self.log.close()
         isolate.unmount_below(self.base, code=None)
         run("rm", "-rf", self.base)
-        # The parent of its steps' cgroups is left to whoever makes it.
+        # buildkit does not remove the parent of its steps' cgroups.
         for root in host.cgroups_named(self.suite.parent):
             isolate.remove_cgroup(root / "buildkit")

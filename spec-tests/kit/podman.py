@@ -18,7 +18,7 @@ ROOTLESS, ROOTLESS_ID, SUBORDINATE = "rootless", 4000, 100000
 
 
 class Podman:
-    """`podman(...)` runs the client; tidy() removes what a scenario made and looks for leaks."""
+    """`podman(...)` runs the client; tidy() removes the resources of a scenario and searches for leaks."""
 
     name = "podman"
 
@@ -72,12 +72,12 @@ class Podman:
         return value
 
     def tidy(self):
-        """Removes all containers, then looks for what the runtime should have removed."""
+        """Removes all containers, then searches for leaks of the runtime."""
         self("rm", "--all", "--force", "--time", "0", "--volumes")
         nothing_left(self.leftovers)
 
     def leftovers(self):
-        """Cgroups and runtime state of containers that are gone."""
+        """Cgroups and runtime state of removed containers."""
         cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
         return [str(path) for path in cgroups if path.name != CONMON] + run(self.runtime, "list", "-q").out.split()
 

@@ -121,7 +121,7 @@ def _cell_text(data, runtime, bed, group):
 
 
 def page(data):
-    """The HTML page: the template with the data in it; nothing is fetched from elsewhere."""
+    """The HTML page: the template with the data in it; it loads nothing else."""
     text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
     return TEMPLATE.read_text().replace("@DATA@", text)
 

@@ -102,7 +102,7 @@ class Container:
         suite.containers.append(self)
 
     def launch(self, debug=False, program=None):
-        """Runs `start` and connects to the address that it tells."""
+        """Runs `start` and connects to the address that it prints."""
         done = self.daemon.invoke(self.bundle, self.name, "start", debug=debug, program=program,
                                   stdin=self.daemon.bootstrap(self.name, self.options, debug))
         if done.returncode:
@@ -163,7 +163,7 @@ class Container:
         self.call("Kill", signal=signal, **more)
 
     def delete(self, exec_id="", timeout=15):
-        """Deletes a process that has ended; returns its exit status."""
+        """Deletes a process that has exited; returns its exit status."""
         return self.call("Delete", timeout, exec_id=exec_id).get(2, [0])[0]
 
     def end(self, status=137, timeout=15):
@@ -173,12 +173,12 @@ class Container:
         equal(self.delete(timeout=timeout), status, f"the deleted task's exit status of {self.name}")
 
     def finish(self, status=137):
-        """Kills, waits, deletes, shuts down; the shim must be gone then."""
+        """Kills, waits, deletes, shuts down; the shim must exit then."""
         self.end(status)
         self.shutdown()
 
     def shutdown(self):
-        """Shutdown as the daemon calls it after Delete: a shim that still serves others goes on, and any other ends."""
+        """Shutdown as the daemon calls it after Delete: a shim that still serves others continues, and any other exits."""
         try:
             self.call("Shutdown")
         except ttrpc.Status:
@@ -218,7 +218,7 @@ def parse_answer(answer):
 
 
 class Shim:
-    """The suite's client: makes daemons and containers; tidy() removes them and looks for leaks."""
+    """The suite's client: makes daemons and containers; tidy() removes them and searches for leaks."""
 
     name = "shim"
 
@@ -249,7 +249,7 @@ class Shim:
         return [pid for pid, words in host.processes().items() if "-namespace" in words and self.namespace in words]
 
     def kill_servers(self):
-        """SIGKILL of each shim. A process without a command line may still hold its socket: it must have ended."""
+        """SIGKILL of each shim. A process without a command line may still hold its socket: it must have exited."""
         servers = self.shims()
         host.kill(servers)
         wait_until(lambda: all(map(host.has_exited, servers)), "the shims to be gone")
@@ -261,7 +261,7 @@ class Shim:
         return parent
 
     def tidy(self):
-        """Ends what a scenario left, then looks for what the shim should have removed by itself."""
+        """Kills the remains of a scenario, then searches for leaks of the shim."""
         for container in self.containers:
             self._end(container)
         self.containers.clear()
@@ -298,7 +298,7 @@ class Shim:
         os.close(container.log)
 
     def leftovers(self):
-        """Shims, sockets, mounts, state and cgroups of containers that are gone."""
+        """Shims, sockets, mounts, state and cgroups of removed containers."""
         cgroups = [path for root in host.cgroups_named(self.parent) for path in host.below(root)]
         sockets = list(Path("/run/containerd/s").glob("*")) if Path("/run/containerd/s").exists() else []
         mounts = isolate.mounts_below(self.place)
