@@ -62,7 +62,7 @@ def run_plain(buildah):
     equal(out.text, "1 /srv box app", "inside")
 
 
-@scenario("run: what one run leaves in the file system, the next one finds")
+@scenario("run: the next run finds the files that one run leaves")
 def run_again(buildah):
     container = buildah.from_image()
     buildah.run(container, ["sh", "-c", "echo one >/srv/file"])

@@ -97,7 +97,7 @@ def of_task(containerd, runtime):
     containerd("containers", "delete", name)
 
 
-@scenario("below containerd 2: ctr containers checkpoint, restore --live, as over Go's shim; ctr tasks checkpoint",
+@scenario("with containerd 2: ctr containers checkpoint, restore --live, as over Go's shim; ctr tasks checkpoint",
           deadline=900)
 def below_2(shim):
     with daemon(shim, Daemon2) as containerd:

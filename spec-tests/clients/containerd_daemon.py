@@ -46,7 +46,7 @@ def comes_back(containerd, ways):
             equal([topic for topic in events.topics(name) if topic != "resumed"], ["exit", "delete"], "events")
 
 
-@scenario("a restart and a SIGKILL of the daemon: containers live on, exits of meanwhile are known")
+@scenario("a restart and a SIGKILL of the daemon: containers continue to run, exits in between are known")
 def restart(containerd):
     comes_back(containerd, [("TERM", None), ("KILL", None)])
 
@@ -60,7 +60,7 @@ def output_over_restart(containerd):
     equal(containerd.output(name).split(), [str(number) for number in range(1, 301)], "the output")
 
 
-@scenario("SIGKILL of the shim: the daemon says that the container ended, and nothing of it survives")
+@scenario("SIGKILL of the shim: the daemon reports that the container exited, and nothing of it survives")
 def shim_killed(containerd):
     with Events(containerd) as events:
         name = containerd.start("sk", ["sh", "-c", "probe wait & exec probe wait"])
@@ -102,7 +102,7 @@ def both_killed(containerd):
     containerd("containers", "delete", name)
 
 
-@scenario("two containers of one group have one shim, which ends with the last")
+@scenario("two containers of one group have one shim, which exits with the last")
 def group(containerd):
     for name in ("g1", "g2"):
         containerd.start("--annotation", "io.containerd.runc.v2.group=pod", name)
@@ -157,7 +157,7 @@ def config_path(containerd):
     run("rm", "-rf", containerd.base / "root-of-toml")
 
 
-@scenario("a logger: binary:// has the output, and one that dies takes nothing with it")
+@scenario("a logger: binary:// has the output, and one that exits does not affect the container")
 def loggers(containerd):
     program, target = containerd.base / "logger", containerd.base / "logged"
     program.write_text("#!/bin/sh\nexec 5>&-\ntrap '' TERM\n[ \"$1\" != die ] || exit 1\ncat <&3 >>\"$1\"\n")

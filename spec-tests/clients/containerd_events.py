@@ -47,7 +47,7 @@ def paused(containerd):
         equal(events.topics(name), ["create", "start", "paused", "resumed"], "topics")
 
 
-@scenario("out of memory is an event, before the exit when init dies of it")
+@scenario("out of memory is an event, before the exit if it kills init")
 def out_of_memory(containerd):
     with Events(containerd) as events:
         containerd.run("--memory-limit", str(24 << 20), "oom", ["probe", "hog", "100"], code=137)
@@ -55,7 +55,7 @@ def out_of_memory(containerd):
         check("oom" in events.topics("oom"), f"an oom event: {events.topics('oom')}")
 
 
-@scenario("out of memory of a child is an event too, each time, and the container lives on")
+@scenario("out of memory of a child is an event too, each time, and the container continues to run")
 def child_out_of_memory(containerd):
     with Events(containerd) as events:
         name = containerd.start("--memory-limit", str(24 << 20), "ooc")

@@ -42,7 +42,7 @@ def not_found(containerd):
     containerd("tasks", "exec", "--exec-id", "same", name, "true")
 
 
-@scenario("an exec id that is in use is refused, and the first exec goes on")
+@scenario("an exec id that is in use is refused, and the first exec continues")
 def duplicate(containerd):
     name = containerd.start("dd")
     words = [str(word) for word in containerd.command("tasks", "exec", "--exec-id", "twin", name, "cat")]
@@ -60,7 +60,7 @@ def duplicate(containerd):
         equal(first.wait(20), 0, "its status")
 
 
-@scenario("exec after the container ended is refused, and leaves nothing")
+@scenario("exec after the container exited is refused, and leaves nothing")
 def too_late(containerd):
     name = containerd.start("ll", ["true"])
     containerd.until(name, "STOPPED")

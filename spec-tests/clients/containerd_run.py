@@ -101,7 +101,7 @@ def pause(containerd):
     wait_until(lambda: len(containerd.output(name)) > len(before), "more ticks")
 
 
-@scenario("a paused container that is killed ends, and is reported")
+@scenario("a paused container that is killed exits, and is reported")
 def killed_while_paused(containerd):
     name = containerd.start("pk")
     containerd("tasks", "pause", name)
@@ -159,7 +159,7 @@ def large_output(containerd):
     equal((len(seen.out), len(seen.err)), (size, size), "bytes")
 
 
-@scenario("a client whose own reader is slow: what it has not read yet when the program ends is not lost")
+@scenario("a client whose own reader is slow: output that it has not read when the program exits is not lost")
 def slow_reader(containerd):
     # As much as the pipes between the two hold.
     size = 150_000
@@ -183,7 +183,7 @@ def slow_reader(containerd):
     raise Failure("none of ten programs ended within a second: this machine is too busy to tell")
 
 
-@scenario("what a program's orphans write after its end is waited for, but not for ever")
+@scenario("the shim waits for output of a program's orphans after its exit, with a deadline")
 def orphans(containerd):
     # A process that leaves the container's init is killed with the pid namespace, so this one is in the host's.
     equal(containerd.run("orph", ["sh", "-c", "(sleep 0.3; echo late) & echo early"]).out, "early\n", "output")

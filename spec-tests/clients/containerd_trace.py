@@ -127,7 +127,7 @@ def _told(containerd, name):
     return found
 
 
-@scenario("the daemon's debug log tells each container's story, of two in one shim too")
+@scenario("the daemon's debug log has the life cycle of each container, of two in one shim too")
 def story(containerd):
     group = ("--annotation", "io.containerd.runc.v2.group=pod")
     for name in ("story-one", "story-two"):

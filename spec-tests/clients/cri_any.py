@@ -45,7 +45,7 @@ def streams(cri):
         pod.stop_and_remove()
 
 
-@scenario("a probe that is too slow is ended at its deadline, and so is what it ran")
+@scenario("a probe that is too slow is killed at its deadline, with its children")
 def slow_probe(cri):
     pod = cri.pod()
     one = pod.container("one", _WAIT)
@@ -94,7 +94,7 @@ def _limit(cri, container):
     return int((host.CGROUPS / lines[-1].split(":", 2)[2][1:] / "memory.max").read_text())
 
 
-@scenario("limits: set, updated on a running container, and told by inspect")
+@scenario("limits: set, updated on a running container, and shown by inspect")
 def limits(cri):
     for handler in cri.handlers:
         pod = cri.pod(handler, handler)
@@ -105,7 +105,7 @@ def limits(cri):
         pod.stop_and_remove()
 
 
-@scenario("a container that exceeds its memory is OOMKilled with 137; the pod lives on, and it starts again")
+@scenario("a container that exceeds its memory is OOMKilled with 137; the pod continues to run, and it starts again")
 def out_of_memory(cri):
     for handler in cri.ours:
         pod = cri.pod(handler, handler)

@@ -37,7 +37,7 @@ def pod(cri):
         wait_until(lambda: not cri.shims(), f"{handler}: the shim to end with its pod")
 
 
-@scenario("containerd is killed and comes back: pods live on, and an exit meanwhile is told once", deadline=180)
+@scenario("containerd is killed and restarts: pods continue to run, and an exit meanwhile is reported once", deadline=180)
 def restart(cri):
     pods = {handler: cri.pod(handler, handler) for handler in cri.ours}
     stays = {handler: pod.container("stays", _WAIT) for handler, pod in pods.items()}
@@ -58,7 +58,7 @@ def restart(cri):
     wait_until(lambda: not cri.shims(), "the shims to end with their pods")
 
 
-@scenario("a program that is not there: an error that names it; the pod takes the next container")
+@scenario("a program that is not there: an error that names it; the pod accepts the next container")
 def not_found(cri):
     for handler in cri.handlers:
         pod = cri.pod(handler, handler)

@@ -27,7 +27,7 @@ def _property(unit, name):
     return run("systemctl", "show", "--value", "-p", name, unit).text
 
 
-@scenario("a container is a scope below the pod's slice, with its limits, and goes with it")
+@scenario("a container is a scope in the pod's slice, with its limits, and is removed with it")
 def scopes(cri):
     for handler in kit.OURS:
         pod = cri.pod(handler, handler)

@@ -19,7 +19,7 @@ def _pid_mode(mode):
     return {"linux": {"security_context": {"namespace_options": {"pid": mode}}}}
 
 
-@scenario("the document's table: brig runs what a pod of the handler holds, and keeps its state where the table says")
+@scenario("the document's table: brig runs the containers of a pod of the handler, with its state in the table's directory")
 def handler(crio):
     pod = crio.pod()
     one = pod.container("one", _WAIT)
@@ -51,7 +51,7 @@ def processes(crio):
         pod.stop_and_remove()
 
 
-@scenario("stop: what heeds TERM ends with a status of its own, the rest is killed at the time-out; other ends")
+@scenario("stop: a container that handles TERM exits with its own status, any other is killed at the timeout; other exits")
 def stop(crio):
     pod = crio.pod()
     for name, trap, time_out, code in (("heeds", "exit 3", "20", 3), ("deaf", "", "1", 137)):
@@ -68,7 +68,7 @@ def stop(crio):
     pod.stop_and_remove()
 
 
-@scenario("a program that is not there: an error of create that names it; the pod takes the next container")
+@scenario("a program that is not there: an error of create that names it; the pod accepts the next container")
 def not_found(crio):
     pod = crio.pod()
     path = crio.base / "mistaken.json"
@@ -81,7 +81,7 @@ def not_found(crio):
     pod.stop_and_remove()
 
 
-@scenario("a terminal: what it prints is in the log, and an exec beside it has none")
+@scenario("a terminal: its output is in the log, and an exec beside it has none")
 def terminal(crio):
     pod = crio.pod()
     one = pod.container("one", ["sh", "-c", "tty; exec probe wait"], tty=True)
@@ -92,7 +92,7 @@ def terminal(crio):
     pod.stop_and_remove()
 
 
-@scenario("CRI-O is killed and comes back: pods live on, and an exit meanwhile is told", deadline=180)
+@scenario("CRI-O is killed and restarts: pods continue to run, and an exit meanwhile is reported", deadline=180)
 def restart(crio):
     pod = crio.pod()
     stays, ends = pod.container("stays", _WAIT), pod.container("ends", _WAIT)

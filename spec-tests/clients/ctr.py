@@ -39,7 +39,7 @@ def run_limits(ctr):
     contains(ctr("tasks", "metrics", "limited").out, str(64 << 20), "the limit in the metrics")
 
 
-@scenario("exec: status, user, directory; and what cannot run")
+@scenario("exec: status, user, directory; and programs that cannot run")
 def exec_plain(ctr):
     ctr.start("host", ["probe", "wait"])
     # By their status alone: this ctr may end before it has read what a short program wrote.
@@ -62,7 +62,7 @@ def lifecycle(ctr):
     ctr.kill_and_delete("life", 137)
 
 
-@scenario("a task that ends by itself is stopped, and its status is kept until it is deleted")
+@scenario("a task that exits by itself is stopped, and its status is kept until it is deleted")
 def ends(ctr):
     ctr.start("ends", ["probe", "exit", "3"])
     ctr.until("ends", "STOPPED")

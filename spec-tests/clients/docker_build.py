@@ -13,7 +13,7 @@ def build(docker, name, dockerfile, *options, code=0):
     return docker("build", *options, "-t", name, context, code=code, env={"DOCKER_BUILDKIT": "0", "PATH": "/usr/bin:/bin"})
 
 
-@scenario("24 RUN, COPY, ENV, WORKDIR, USER, ARG; the second build takes all from the cache")
+@scenario("24 RUN, COPY, ENV, WORKDIR, USER, ARG; the second build uses the cache alone")
 def steps(docker):
     text = ("FROM busybox\nARG WORD=none\nENV KEY=value\nWORKDIR /srv\nCOPY file copied\n"
             "RUN echo $KEY $WORD >made && cat copied >>made\nUSER app\nRUN id -u >/tmp/who\n"
@@ -31,7 +31,7 @@ def stages(docker):
     check(docker("run", "--rm", "--entrypoint", "/bin/sh", "two", code=None).code == 127, "there is no shell")
 
 
-@scenario("24 a step that fails: its status is told, and no image is made")
+@scenario("24 a step that fails: its status is reported, and no image is made")
 def failing(docker):
     seen = build(docker, "bad", "FROM busybox\nRUN exit 42\n", code=None)
     check(seen.code != 0, "a status that says failure")

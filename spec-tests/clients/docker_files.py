@@ -67,7 +67,7 @@ def gosu(docker):
     equal(out.split(), ["www-data", "www-data", "www-data", "sh", "CapEff:", "0" * 16], "inside")
 
 
-@scenario("21 an anonymous volume is filled from the image and goes with --rm")
+@scenario("21 an anonymous volume is filled from the image and removed with --rm")
 def anonymous(docker):
     equal(docker("run", "--rm", "-v", "/etc", "busybox", "cat", "/etc/plain").text, "not a program", "filled")
     equal(docker("volume", "ls", "-q").text, "", "volumes afterwards")

@@ -53,7 +53,7 @@ def nginx(docker):
     wait_until(lambda: "GET / HTTP" in docker("logs", "web").out, "the access log")
 
 
-@scenario("17 nginx is PID 1 inside and another pid on the host; it ends on stop with 0")
+@scenario("17 nginx is PID 1 inside and another pid on the host; it exits with 0 on stop")
 def nginx_is_one(docker):
     image = docker.need(DEBIAN)
     docker.start("--name", "web", "-v", f"{nginx_config(docker)}:/etc/nginx/nginx.conf:ro",

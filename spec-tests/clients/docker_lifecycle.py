@@ -140,7 +140,7 @@ def restart(docker):
             docker("restart", "-t", "2", "rr")
 
 
-@scenario("a container that dies with its children inside leaves none on the host")
+@scenario("a container that exits with its children inside leaves none on the host")
 def children_die(docker):
     docker.start("--name", "many", ["sh", "-c", "for i in 1 2 3 4 5; do probe wait & done; echo ready; wait"])
     wait_until(lambda: "ready" in docker("logs", "many").out, "the children")

@@ -56,7 +56,7 @@ def smallest_memory(docker):
     docker("exec", "small", "probe", "status")
 
 
-@scenario("9 a pids limit of 100: fork gets EAGAIN, and the container lives on")
+@scenario("9 a pids limit of 100: fork gets EAGAIN, and the container continues to run")
 def pids(docker):
     docker.start("--name", "ff", "--pids-limit", "100", ["probe", "wait"])
     equal(limit(docker, "ff", "pids/pids.max", "pids.max"), "100", "pids.max")

@@ -33,7 +33,7 @@ def top_and_stats(docker):
         stream.communicate()
 
 
-@scenario("23 events tell of create, start, exec, pause, die and destroy")
+@scenario("23 events report create, start, exec, pause, die and destroy")
 def events(docker):
     begin = run("date", "+%s").text
     docker.start("--name", "ee", ["probe", "wait"])
@@ -73,7 +73,7 @@ def files(docker):
     docker("exec", "gg", "true")
 
 
-@scenario("23 rm -f of a running one, rm of a running one is refused, prune takes the stopped ones")
+@scenario("23 rm -f of a running one, rm of a running one is refused, prune removes the stopped ones")
 def removal(docker):
     docker.start("--name", "one", ["probe", "wait"])
     contains(docker("rm", "one", code=1).err, "running container", "rm without -f")
@@ -83,7 +83,7 @@ def removal(docker):
     equal(docker("ps", "-aq").text, "", "containers")
 
 
-@scenario("restart policies: on-failure counts its tries, always comes back after a kill from outside")
+@scenario("restart policies: on-failure counts its tries, always restarts after a kill from outside")
 def policies(docker):
     docker.start("--name", "tries", "--restart", "on-failure:2", ["probe", "exit", "1"])
     wait_until(lambda: docker.inspect("tries", "RestartCount") == 2 and not docker.inspect("tries", "State.Running")

@@ -4,7 +4,7 @@ from kit.commands import wait_until
 from kit.suite import scenario
 
 
-@scenario("26 a service of three replicas, an update, a rollback, a node drain; a task that dies is replaced")
+@scenario("26 a service of three replicas, an update, a rollback, a node drain; a task that exits is replaced")
 def swarm(docker):
     docker("swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1")
     try:

@@ -6,7 +6,7 @@ from kit.suite import scenario
 from kit.terminal import Terminal
 
 
-@scenario("18 run -it: a shell on a terminal of the asked size; it ends with the shell's status")
+@scenario("18 run -it: a shell on a terminal of the asked size; it exits with the shell's status")
 def shell(docker):
     with Terminal(*docker.command("run", "--rm", "-it", "busybox", "sh"), rows=33, columns=101) as screen:
         screen.expect("#")
@@ -27,7 +27,7 @@ def resize(docker):
         equal(screen.wait(), 0, "exit status")
 
 
-@scenario("18 run -it: ^C interrupts what runs, and the shell lives on")
+@scenario("18 run -it: ^C interrupts the command, and the shell continues")
 def interrupt(docker):
     with Terminal(*docker.command("run", "--rm", "-it", "busybox", "sh")) as screen:
         screen.expect("#")
@@ -66,7 +66,7 @@ def python_prompt(docker):
         equal(screen.wait(), 3, "exit status")
 
 
-@scenario("18 exec as whom, with what, where: -u, -e, -w, -i; denied to a plain user what is root's")
+@scenario("18 exec with user, environment, directory, stdin: -u, -e, -w, -i; files of root are denied to a plain user")
 def exec_options(docker):
     docker.start("--name", "xx", "--user", "1000:1000", ["probe", "wait"])
     equal(docker("exec", "xx", "whoami").text, "app", "whoami")

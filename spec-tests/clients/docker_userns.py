@@ -15,7 +15,7 @@ def ids(docker):
     equal(docker("exec", "user", "id", "-u").text, "0", "exec's uid inside")
 
 
-@scenario("28 userns-remap: what containers do every day works")
+@scenario("28 userns-remap: common operations work")
 def everyday(docker):
     docker("run", "--rm", "busybox", "sh", "-c", "chown 1000 /etc/plain && touch /dev/shm/x && echo x >/dev/null && mkdir /srv/d")
     docker("run", "--rm", "--read-only", "--tmpfs", "/tmp", "--user", "app", "busybox", "touch", "/tmp/x")

@@ -33,7 +33,7 @@ def throttle(docker):
         run("losetup", "-d", device)
 
 
-@scenario("the cgroup of a container goes with it, though it made cgroups of its own inside")
+@scenario("the cgroup of a container is removed with it, though it made cgroups inside")
 def nested(docker):
     docker.start("--name", "nn", "--privileged", "--cgroupns", "private", ["probe", "wait"])
     docker("exec", "nn", "mkdir", "-p", "/sys/fs/cgroup/a/b")

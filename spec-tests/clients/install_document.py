@@ -64,7 +64,7 @@ def podman(suite):
     equal(run("/usr/local/sbin/brig", "list", "-q").text, name, "what brig knows of")
 
 
-@scenario("what is not tried here can be read: Docker 23, and what the suites crio and kubernetes try")
+@scenario("the untested parts can be parsed: Docker 23, and those that the suites crio and kubernetes test")
 def read(_):
     equal(installed.as_json("docker-23"), {"runtimes": {"brig": {"runtimeType": "io.containerd.brig.v2"}}}, "Docker 23")
     crio = tomllib.loads(installed.piece("crio"))["crio"]["runtime"]["runtimes"]["brig"]

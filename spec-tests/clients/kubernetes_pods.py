@@ -48,7 +48,7 @@ def install_again(cluster):
     equal(_SHIM.stat().st_ino, before, "the shim's file")
 
 
-@scenario("pods that end: Succeeded and Failed, with status and log; an init container goes before")
+@scenario("pods that exit: Succeeded and Failed, with status and log; an init container precedes them")
 def completion(cluster):
     cluster.install()
     share = {"volumes": [{"name": "share", "emptyDir": {"medium": "Memory"}}]}
@@ -67,7 +67,7 @@ def completion(cluster):
     equal((ended["exitCode"], ended["reason"]), (7, "Error"), "its status")
 
 
-@scenario("a sidecar lives as long as the pod's own container, and is ended after it")
+@scenario("a sidecar runs as long as the pod's own container, and is stopped after it")
 def sidecar(cluster):
     cluster.install()
     side = {"name": "side", "image": "busybox", "imagePullPolicy": "Never", "restartPolicy": "Always",
@@ -106,7 +106,7 @@ def streams(cluster):
         equal(run("busybox", "wget", "-q", "-O-", "http://127.0.0.1:12011/plain").out, "not a program\n", "the answer")
 
 
-@scenario("a liveness probe that fails restarts the container; a readiness probe that fails takes it from the ready ones")
+@scenario("a liveness probe that fails restarts the container; a readiness probe that fails makes it not ready")
 def probes(cluster):
     cluster.install()
     # A slow machine's answer is none of a container that fails.
@@ -126,7 +126,7 @@ def probes(cluster):
     equal(cluster.state("probed")["lastState"]["terminated"]["containerID"], first, "the one that was ended")
 
 
-@scenario("a container that exceeds its memory is OOMKilled with 137, and its pod goes on")
+@scenario("a container that exceeds its memory is OOMKilled with 137, and its pod continues")
 def out_of_memory(cluster):
     cluster.install()
     cluster.pod("hog", ["probe", "hog", "100"], resources={"limits": {"memory": "24Mi"}}, spec={
@@ -164,7 +164,7 @@ def _limits(number):
     return int((host.CGROUPS / "memory" / paths["memory"] / "memory.limit_in_bytes").read_text()), quota * 10 / period
 
 
-@scenario("what a pod asks for: user, read-only root, capabilities, environment, secrets, names, the account's token")
+@scenario("settings of a pod: user, read-only root, capabilities, environment, secrets, names, the account's token")
 def settings(cluster):
     cluster.install()
     cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words"}, "data": {"word": "given"}},
@@ -237,7 +237,7 @@ def deletion(cluster):
     equal((cluster.base / "told" / "file").read_text(), "hook and term\n", "what the first heard")
 
 
-@scenario("the kubelet, then containerd, ends and comes back: pods live on, and an exit meanwhile is told")
+@scenario("the kubelet, then containerd, exits and restarts: pods continue to run, and an exit meanwhile is reported")
 def restart(cluster):
     cluster.install()
     cluster.pod("stays", _WAIT)

@@ -5,7 +5,7 @@ from kit.commands import check, equal
 from kit.suite import scenario
 
 
-@scenario("hostUsers: false: the pod's root is nobody outside, and owns its files inside")
+@scenario("hostUsers: false: the pod's root has no privileges outside, and owns its files inside")
 def user_namespace(cluster):
     cluster.install()
     cluster.pod("apart", ["sh", "-c", "touch /made /share/made; exec probe wait"],

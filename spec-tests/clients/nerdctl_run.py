@@ -120,7 +120,7 @@ def build(nerdctl):
         contains(failed.err, "exit code: 42", f"{worker}: the step's status")
 
 
-@scenario("nerdctl build, and run of what was built", deadline=300)
+@scenario("nerdctl build, and run of the built image", deadline=300)
 def build_and_run(nerdctl):
     builder = nerdctl.builder("oci")
     context = builder.context("FROM scratch\nADD busybox.tar /\nRUN echo built >/made\nCMD [\"cat\", \"/made\"]\n")

@@ -44,7 +44,7 @@ def exits(podman):
     equal(podman("wait", "killed").text, "137", "wait after kill")
 
 
-@scenario("exec: status, user, environment, stdin, detached; and what cannot run")
+@scenario("exec: status, user, environment, stdin, detached; and programs that cannot run")
 def exec_plain(podman):
     podman.start("--name", "x", ["probe", "wait"])
     podman("exec", "x", "probe", "exit", "7", code=7)

@@ -13,7 +13,7 @@ def memory(podman):
         equal(podman("exec", "m", "cat", f"/sys/fs/cgroup/{name}").text, str(wanted * MIB), name)
 
 
-@scenario("8 out of memory: an exec is killed, the cgroup says so, and the container lives on")
+@scenario("8 out of memory: an exec is killed, the cgroup says so, and the container continues to run")
 def out_of_memory(podman):
     # Not inspect's OOMKilled: Podman 4.3's monitor misses it here with every runtime.
     podman.start("--name", "hog", "-m", "24m", "--memory-swap", "24m", ["probe", "wait"])

@@ -55,7 +55,7 @@ def _unanswered(calls):
     return [call for call in calls if not call.is_answered()]
 
 
-@scenario("64 creates whose hook blocks: short calls of a neighbour take 100 ms, and a further create is not held up", deadline=240)
+@scenario("64 creates whose hook blocks: short calls of another container take 100 ms, and a further create does not wait", deadline=240)
 def blocked_creates(shim):
     daemon = shim.daemon()
     first = _neighbour(shim, daemon)
@@ -85,7 +85,7 @@ def blocked_creates(shim):
         one.end()
 
 
-@scenario("64 execs that the container stops: short calls of it and of a neighbour take 100 ms, and each exec ends", deadline=240)
+@scenario("64 execs that the container stops: short calls of it and of another container take 100 ms, and each exec exits", deadline=240)
 def stopped_execs(shim):
     daemon = shim.daemon()
     daemon.environment["BRIG_EXEC_TIMEOUT"] = "3"
@@ -118,7 +118,7 @@ def stopped_execs(shim):
     first.end()
 
 
-@scenario("log files that cannot be opened, or not be written to, hold up nothing but their own process", deadline=120)
+@scenario("log files that cannot be opened, or not be written to, block their own process alone", deadline=120)
 def hung_files(shim):
     daemon = shim.daemon()
     first = _neighbour(shim, daemon)
@@ -157,7 +157,7 @@ def hung_files(shim):
     first.end()
 
 
-@scenario("a call that waits for its turn is not begun once its caller has gone or its deadline has passed", deadline=60)
+@scenario("a queued call does not start once its client has disconnected or its deadline has passed", deadline=60)
 def callers_gone(shim):
     one = shim.container()
     one.run()
@@ -218,7 +218,7 @@ def waits_of_the_gone(shim):
     one.finish()
 
 
-@scenario("100 connections with a request of 4 MiB that never ends: the shim's memory is bounded, and others are served", deadline=120)
+@scenario("100 connections with a request of 4 MiB that never completes: the shim's memory is bounded, and others are served", deadline=120)
 def partial_frames(shim):
     one = shim.container()
     server = shim.shim_of(one.run())

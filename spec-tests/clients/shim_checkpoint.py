@@ -65,7 +65,7 @@ def there_and_back(shim):
     back.events_until("delete")
 
 
-@scenario("checkpoint without exit: the container goes on, and can be saved again", deadline=120)
+@scenario("checkpoint without exit: the container continues, and can be saved again", deadline=120)
 def goes_on(shim):
     one = shim.container(args=COUNTER)
     out = Reader(one.bundle / "out")
@@ -110,7 +110,7 @@ def no_images(shim):
     one.shutdown()
 
 
-@scenario("images with a FIFO or an endless file in them, and a cgroup that others are in: Start fails at once, harms nobody, "
+@scenario("images with a FIFO or an endless file in them, and a cgroup with other processes: Start fails at once, harms no process, "
           "and brings the container back once they are gone", deadline=240)
 def hostile_images(shim):
     one = shim.container(args=COUNTER)

@@ -15,7 +15,7 @@ from kit.suite import scenario
 from kit.ttrpc import any_of, decode
 
 
-@scenario("SIGKILL of the shim: `delete` ends every process and leaves nothing", deadline=60)
+@scenario("SIGKILL of the shim: `delete` kills every process and leaves nothing", deadline=60)
 def shim_killed(shim):
     one = shim.container(root="rootfs", args=["sh", "-c", "probe wait & exec probe wait"]).launch()
     (one.bundle / "rootfs").mkdir()
@@ -50,7 +50,7 @@ def exit_status_is_kept(shim):
             equal(answer[3], told[5], "the time of the exit, as the event has it")
 
 
-@scenario("SIGKILL of the shim while an unread output holds the exit event back: `delete` answers the status", deadline=60)
+@scenario("SIGKILL of the shim while an unread output holds the exit event back: `delete` returns the status", deadline=60)
 def exit_status_is_kept_before_the_event(shim):
     one = shim.container(args=["sh", "-c", "echo words; exit 42"])
     out = Reader(one.bundle / "out", opens=False)
@@ -106,7 +106,7 @@ def group_killed(shim):
     wait_until(lambda: all(map(host.has_exited, pids)), "all processes to be gone")
 
 
-@scenario("SIGTERM of a shim with a container, and SIGUSR1: the container goes on, or is cleaned up, never lost", deadline=60)
+@scenario("SIGTERM of a shim with a container, and SIGUSR1: the container continues, or is cleaned up, never lost", deadline=60)
 def signals(shim):
     one = shim.container()
     pid = one.run()
@@ -125,7 +125,7 @@ def signals(shim):
     wait_until(lambda: host.has_exited(pid), "the process to be gone")
 
 
-@scenario("a daemon that is away: the exits of meanwhile are told in order once it is back", deadline=60)
+@scenario("a daemon that is stopped: exits are reported in order once it is restarted", deadline=60)
 def daemon_away(shim):
     one = shim.container()
     one.run()
@@ -150,7 +150,7 @@ def daemon_away(shim):
     one.shutdown()
 
 
-@scenario("a daemon that answers no event for a while: 200 exits are all told, in order, init's last", deadline=60)
+@scenario("a daemon that answers no event for a while: 200 exits are all reported, in order, init's last", deadline=60)
 def slow_daemon(shim):
     one = shim.container()
     one.run()
@@ -177,7 +177,7 @@ def slow_daemon(shim):
     one.shutdown()
 
 
-@scenario("120 execs at once while the container is killed: every call is answered, every exit told once", deadline=60)
+@scenario("120 execs at once while the container is killed: every call is answered, every exit reported once", deadline=60)
 def killed_meanwhile(shim):
     one = shim.container()
     one.run()
@@ -269,7 +269,7 @@ def delete_from_half_way(shim):
     one.shutdown()
 
 
-@scenario("ten containers of one shim, and outputs that nobody has come for, take one inotify instance at the most, of which "
+@scenario("ten containers of one shim, and outputs without a reader, take one inotify instance at the most, of which "
           "a user has few", deadline=60)
 def inotify_instances(shim):
     members = shim.pod(*(f"c{number}" for number in range(10)), resources={"memory": {"limit": 1 << 26}})
@@ -306,7 +306,7 @@ def two_daemons(shim):
     first.finish()
 
 
-@scenario("a pid that comes back: a kill of the exec that had it reaches nobody", deadline=60)
+@scenario("a reused pid: a kill of the exec that had it reaches no process", deadline=60)
 def pid_reuse(shim):
     one = shim.container()
     one.run()
@@ -333,7 +333,7 @@ def pid_reuse(shim):
     one.finish()
 
 
-@scenario("pids that come back all the time: each exit is its own process's", deadline=60)
+@scenario("pids that are reused all the time: each exit is its own process's", deadline=60)
 def small_pid_max(shim):
     limit = Path("/proc/sys/kernel/pid_max")
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
@@ -370,7 +370,7 @@ def many_children(shim):
     one.shutdown()
 
 
-@scenario("a paused container that is killed ends, and can be deleted", deadline=60)
+@scenario("a paused container that is killed exits, and can be deleted", deadline=60)
 def killed_while_paused(shim):
     for every in (0, 1):
         one = shim.container(f"paused{every}")
@@ -406,7 +406,7 @@ def no_stall(shim):
     first.end()
 
 
-@scenario("a kill that takes longer than its container's end is answered before the deletion is", deadline=60)
+@scenario("a kill that takes longer than its container's exit is answered before the deletion", deadline=60)
 def slow_kill(shim):
     # The daemon hangs up after the deletion, and who has no answer by then has an error: "ttrpc: closed".
     daemon = shim.daemon()

@@ -60,7 +60,7 @@ def fifos(shim):
     one.shutdown()
 
 
-@scenario("CloseIO ends standard input though the writer stays, after what was written before", deadline=60)
+@scenario("CloseIO closes standard input though the writer stays, after the data written before", deadline=60)
 def close_io(shim):
     one = shim.container()
     one.run()
@@ -79,7 +79,7 @@ def close_io(shim):
     one.finish()
 
 
-@scenario("CloseIO before Start, as a client sends it that has little to write: an exec's input ends all the same", deadline=60)
+@scenario("CloseIO before Start, from a client with little input: an exec still reads the end of its input", deadline=60)
 def close_early(shim):
     one = shim.container()
     one.run()
@@ -101,7 +101,7 @@ def close_early(shim):
     one.finish()
 
 
-@scenario("the end of a process is told when its output has been read: a client that closes its ends then loses nothing", deadline=120)
+@scenario("the exit of a process is reported after its output has been read: a client that closes its ends then loses nothing", deadline=120)
 def read_before_the_end(shim):
     one = shim.container()
     one.run()
@@ -142,7 +142,7 @@ def never_reads(shim):
     one.shutdown()
 
 
-@scenario("a reader that has gone: neither the exit event nor Delete waits, of a container and of an exec, with full outputs, "
+@scenario("a reader that has closed: neither the exit event nor Delete waits, of a container and of an exec, with full outputs, "
           "with one output for both streams, with a terminal, and with a child that keeps the output", deadline=60)
 def reader_gone(shim):
     scripts = {"full": "exec cat /dev/zero", "both": "exec cat /dev/zero", "tty": "exec cat /dev/zero",
@@ -174,7 +174,7 @@ def reader_gone(shim):
         one.shutdown()
 
 
-@scenario("a reader that never reads holds up the exit event and Delete as long as the options say", deadline=60)
+@scenario("a reader that never reads delays the exit event and Delete as long as the options say", deadline=60)
 def configured_timeouts(shim):
     options = any_of("runtimeoptions.v1.Options", {3: "ExitOutputTimeoutSec = 0\nDeleteOutputTimeoutSec = 1\n"})
     one = shim.container(args=["cat", "/dev/zero"], options=options)
@@ -193,7 +193,7 @@ def configured_timeouts(shim):
     one.shutdown()
 
 
-@scenario("a reader that comes late, goes, and comes back, as a daemon does that restarts: nothing is lost between", deadline=60)
+@scenario("a reader that opens late, closes, and opens again, like a daemon that restarts: no output is lost", deadline=60)
 def reader_returns(shim):
     one = shim.container(args=["sh", "-c", "read a; echo one; read b; echo two; read c; echo three"])
     for name in ("in", "out"):
@@ -238,7 +238,7 @@ def file(shim):
     equal(sorted(target.read_text().split()), ["err0", "err1", "out0", "out1"], "the file")
 
 
-@scenario("binary://: the logger has both streams and says when it is ready; it is ended with the container", deadline=60)
+@scenario("binary://: the logger has both streams and reports when it is ready; it is stopped with the container", deadline=60)
 def binary(shim):
     daemon = shim.daemon()
     uri, target = logger(daemon)
@@ -258,7 +258,7 @@ def binary(shim):
         contains(text, word, "what was logged")
 
 
-@scenario("binary://: a logger that dies takes nothing with it: the container goes on, and ends as it would", deadline=60)
+@scenario("binary://: a logger that exits does not affect the container, which continues and exits normally", deadline=60)
 def dead_logger(shim):
     daemon = shim.daemon()
     uri, _ = logger(daemon, "die")
@@ -374,7 +374,7 @@ def busy_terminals(shim):
     one.finish()
 
 
-@scenario("a full log that nobody reads stalls nothing", deadline=60)
+@scenario("a full log without a reader stalls nothing", deadline=60)
 def full_log(shim):
     one = shim.container()
     try:
@@ -392,7 +392,7 @@ def full_log(shim):
     one.finish()
 
 
-@scenario("a log without a reader stalls nothing, and its shim is not ended by SIGPIPE", deadline=60)
+@scenario("a log without a reader stalls nothing, and its shim is not killed by SIGPIPE", deadline=60)
 def log_without_reader(shim):
     one = shim.container()
     one.launch(debug=True)
@@ -406,7 +406,7 @@ def log_without_reader(shim):
     one.finish()
 
 
-@scenario("with -debug the log tells the container's story", deadline=60)
+@scenario("with -debug the log has the container's life cycle", deadline=60)
 def log_story(shim):
     one = shim.container()
     one.launch(debug=True)
@@ -420,7 +420,7 @@ def log_story(shim):
         check(any(what in line and " id=one" in line for line in lines), f"a line of {what} that names the container: {lines}")
 
 
-@scenario("a log of several containers tells whose each line is, the engine's lines too", deadline=60)
+@scenario("a log of several containers names the container of each line, the engine's lines too", deadline=60)
 def whose_line(shim):
     first, second = shim.pod("aa", "bb")
     first.launch(debug=True)

@@ -152,7 +152,7 @@ def last_answer(shim):
     raise Failure("the shim goes on when its client has hung up, though it would end by itself after a second")
 
 
-@scenario("containers live in the pod's namespaces, and the pod takes leave of orphans", deadline=90)
+@scenario("containers run in the pod's namespaces, and the pod reaps orphans", deadline=90)
 def containers(shim):
     pod = Pod(shim)
     pod.create()
@@ -200,7 +200,7 @@ def modes(shim):
         os.kill(int(other), 9)
 
 
-@scenario("a pod with a configuration of its own is what that says, and options of `start` count", deadline=60)
+@scenario("a pod has the settings of its own configuration, and of the options of `start`", deadline=60)
 def own_spec(shim):
     pod = Pod(shim, spec={"hostname": "own"})
     pod.call("CreateSandbox", f2=str(pod.holder.bundle))
@@ -210,7 +210,7 @@ def own_spec(shim):
     pod.shut_down()
 
 
-@scenario("what is refused: another sandbox, an unknown one, options that are not CRI's", deadline=60)
+@scenario("refused: another sandbox, an unknown one, options that are not CRI's", deadline=60)
 def errors(shim):
     pod = Pod(shim, options=any_of("containerd.runc.v1.Options", {7: f"{shim.place}/state"}))
     refused(lambda: pod.call("StartSandbox"), ttrpc.NOT_FOUND)

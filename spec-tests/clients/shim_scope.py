@@ -54,20 +54,20 @@ def _ends_unseen(shim, one, end, then=lambda: None, stop=_stop):
     wait_until(lambda: one.daemon.events("one")[-1][1].get(2) == [b"one"], "init's exit to be told")
 
 
-@scenario("a cgroup that is gone before its counts were read: out of memory is told all the same, before the exit",
+@scenario("a cgroup that is removed before its counters were read: out of memory is reported all the same, before the exit",
           deadline=60)
 def out_of_memory(shim):
     equal(_runs_out_unseen(shim), ["create", "start", "oom", "exit"], "events")
 
 
-@scenario("a cgroup that is gone before its counts were read, while the shim looks at it: out of memory is told",
+@scenario("a cgroup that is removed before its counters were read, while the shim reads it: out of memory is reported",
           deadline=60)
 def out_of_memory_between_reads(shim):
     equal(_runs_out_unseen(shim, stop=_stop_between_reads),
           ["create", "start", "exec-added", "exec-started", "exit", "oom", "exit"], "events")
 
 
-@scenario("a cgroup that is gone before its counts were read: out of memory is told too where a client kills it next",
+@scenario("a cgroup that is removed before its counters were read: out of memory is reported too if a client kills it next",
           deadline=60)
 def killed_too_late(shim):
     equal(_runs_out_unseen(shim, lambda one: one.send("Kill", signal=9)), ["create", "start", "oom", "exit"], "events")
@@ -88,7 +88,7 @@ def _runs_out_unseen(shim, then=lambda one: None, stop=_stop):
     return seen
 
 
-@scenario("a cgroup that is gone before its counts were read: a container that somebody killed is not out of memory",
+@scenario("a cgroup that is removed before its counters were read: a container that a client killed is not out of memory",
           deadline=60)
 def killed(shim):
     one = shim.container()

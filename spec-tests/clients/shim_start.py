@@ -16,12 +16,12 @@ from kit.ttrpc import Client, any_of, decode
 RUNC_OPTIONS = "containerd.runc.v1.Options"
 
 
-@scenario("start: 1.6 is told a plain address and serves task v2; the bundle holds it too", deadline=60)
+@scenario("start: 1.6 gets a plain address and task v2; the bundle has the address too", deadline=60)
 def plain_16(shim):
     _old(shim, "1.6")
 
 
-@scenario("start: 1.7 and 2.0 to 2.2 take the address with nothing around it", deadline=60)
+@scenario("start: 1.7 and 2.0 to 2.2 get the plain address", deadline=60)
 def plain_17(shim):
     _old(shim, "1.7")
 
@@ -39,7 +39,7 @@ def _old(shim, generation):
     one.finish()
 
 
-@scenario("start: 2.3 and later are told a proto with version 3; options come as an extension", deadline=60)
+@scenario("start: 2.3 and later get a proto with version 3; options come as an extension", deadline=60)
 def proto(shim):
     daemon = shim.daemon()
     one = shim.container(daemon=daemon, options=any_of(RUNC_OPTIONS, {7: f"{daemon.base}/state"}))
@@ -72,7 +72,7 @@ def both_services(shim):
         one.finish()
 
 
-@scenario("the socket: a name of at most 106 characters, mode 0600, of the hash that daemons know; gone at the end", deadline=60)
+@scenario("the socket: a name of at most 106 characters, mode 0600, of the hash that daemons know; removed at the end", deadline=60)
 def socket(shim):
     one = shim.container()
     one.run()
@@ -98,7 +98,7 @@ def process(shim):
     one.finish()
 
 
-@scenario("containers of one group share one process; joining starts none, and the last one ends it", deadline=60)
+@scenario("containers of one group share one process; joining starts none, and the last one stops it", deadline=60)
 def grouped(shim):
     for annotation in (GROUP, "io.kubernetes.cri.sandbox-id"):
         daemon = shim.daemon()
@@ -119,7 +119,7 @@ def grouped(shim):
         wait_until(lambda: not shim.shims(), "the shim to end")
 
 
-@scenario("a container of an old daemon joins a group as well, and its bundle holds the address", deadline=60)
+@scenario("a container of an old daemon joins a group as well, and its bundle has the address", deadline=60)
 def grouped_old(shim):
     daemon = shim.daemon("1.6")
     first, second = shim.pod("first", "second", daemon=daemon)
@@ -130,7 +130,7 @@ def grouped_old(shim):
         equal((one.bundle / "address").read_text(), f"unix://{first.socket}", "the file `address`")
 
 
-@scenario("joining a shim of another generation tells the version that its server speaks", deadline=60)
+@scenario("joining a shim of another generation reports the version of its server", deadline=60)
 def join_across(shim):
     daemon = shim.daemon("1.6")
     first = shim.container("first", daemon=daemon, annotations={GROUP: "first"})
@@ -142,7 +142,7 @@ def join_across(shim):
     equal(shim.shim_of(pid), shim.shims()[0], "the shim")
 
 
-@scenario("a shim whose container was never created ends on Shutdown, and on SIGTERM", deadline=60)
+@scenario("a shim whose container was never created exits on Shutdown, and on SIGTERM", deadline=60)
 def never_created(shim):
     one = shim.container("down").launch()
     one.shutdown()
@@ -187,7 +187,7 @@ def delete(shim):
     equal(never.daemon.invoke(never.bundle, "never", "delete").returncode, 0, "status of delete of nothing")
 
 
-@scenario("-v and -info: who it is, and what its runtime can", deadline=60)
+@scenario("-v and -info: the name and version, and the features of the runtime", deadline=60)
 def about(shim):
     daemon = shim.daemon()
     for flag in ("-v", "-version"):
@@ -243,7 +243,7 @@ def by_hand(shim):
     equal((list(nowhere.iterdir()), shim.shims(), shim.leftovers()), ([], [], []), "what is left")
 
 
-@scenario("options as runtimeoptions.v1: a body or a file of TOML; what is wrong in it is said", deadline=60)
+@scenario("options as runtimeoptions.v1: a body or a file of TOML; a fault in it is reported", deadline=60)
 def toml(shim):
     daemon = shim.daemon()
 
@@ -348,7 +348,7 @@ def errors_in_the_log(shim):
     one.finish()
 
 
-@scenario("a daemon that comes back finds its container by Connect and Pids", deadline=60)
+@scenario("a daemon that restarts finds its container by Connect and Pids", deadline=60)
 def reload(shim):
     one = shim.container(generation="1.7")
     pid = one.run()

@@ -67,7 +67,7 @@ def out_of_memory(shim):
     wait_until(lambda: gone("/system.slice/brigtest-oom.scope"), "the scope to be gone")
 
 
-@scenario("without the option slice:prefix:name is a scope, as with Docker; what is no such path is a directory",
+@scenario("without the option slice:prefix:name is a scope, as with Docker; any other path is a directory",
           deadline=120)
 def by_path(shim):
     runc = {6: shutil.which("runc"), 7: f"{shim.place}/runc-state"}

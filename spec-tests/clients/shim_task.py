@@ -49,7 +49,7 @@ def life(shim):
     wait_until(lambda: not shim.shims(), "the shim to end")
 
 
-@scenario("what is not there is NotFound, in every call", deadline=60)
+@scenario("a missing container or exec is NotFound, in every call", deadline=60)
 def not_found(shim):
     one = shim.container().launch()
     for method in ("State", "Start", "Delete", "Pids", "Pause", "Resume", "Kill", "Exec", "Wait", "Stats",
@@ -62,7 +62,7 @@ def not_found(shim):
         refused(lambda: one.call(method, exec_id="nobody"), ttrpc.NOT_FOUND)
 
 
-@scenario("a second Create of the id is AlreadyExists, and the first goes on", deadline=60)
+@scenario("a second Create of the id is AlreadyExists, and the first continues", deadline=60)
 def create_twice(shim):
     one = shim.container()
     pid = one.run()
@@ -95,7 +95,7 @@ def no_program(shim):
     contains(problem.lower(), "no such file", "the cause")
 
 
-@scenario("a kill of what has ended is NotFound", deadline=60)
+@scenario("a kill of a process that has exited is NotFound", deadline=60)
 def kill_ended(shim):
     one = shim.container(args=["true"])
     one.run()
@@ -118,7 +118,7 @@ def wait_survives(shim):
     one.shutdown()
 
 
-@scenario("exec: registered, started, ended, deleted; its events, its pid in Pids with its id", deadline=60)
+@scenario("exec: registered, started, exited, deleted; its events, its pid in Pids with its id", deadline=60)
 def exec_life(shim):
     one = shim.container()
     pid = one.run()
@@ -144,7 +144,7 @@ def exec_life(shim):
           ["create", "start", "exec-added", "exec-started", "exit", "exit"], "events")
 
 
-@scenario("exec: a duplicate id is AlreadyExists, while it is new, runs, or has ended; free once deleted", deadline=60)
+@scenario("exec: a duplicate id is AlreadyExists, while it is new, runs, or has exited; free once deleted", deadline=60)
 def exec_twice(shim):
     one = shim.container()
     one.run()
@@ -165,7 +165,7 @@ def exec_twice(shim):
     one.finish()
 
 
-@scenario("exec: not while paused, not after the end: FailedPrecondition (or NotFound once it ended)", deadline=60)
+@scenario("exec: not while paused, not after the exit: FailedPrecondition (or NotFound once it exited)", deadline=60)
 def exec_refused(shim):
     one = shim.container()
     one.run()
@@ -182,7 +182,7 @@ def exec_refused(shim):
     one.shutdown()
 
 
-@scenario("exec: a start that fails ends its Wait, and its id can be deleted and used again", deadline=60)
+@scenario("exec: a start that fails completes its Wait, and its id can be deleted and used again", deadline=60)
 def exec_fails(shim):
     one = shim.container()
     one.run()
@@ -212,7 +212,7 @@ def one_image(shim):
         one.finish()
 
 
-@scenario("pids of cgroups below the container's own are told", deadline=60)
+@scenario("pids of cgroups below the container's own are reported", deadline=60)
 def nested_pids(shim):
     one = shim.container()
     pid = one.run()
@@ -229,7 +229,7 @@ def nested_pids(shim):
     check(not below.exists(), "the cgroup below goes with its parent")
 
 
-@scenario("Stats: the daemon's type for this host's cgroups, with what the kernel counts", deadline=60)
+@scenario("Stats: the daemon's type for this host's cgroups, with the kernel's counters", deadline=60)
 def stats(shim):
     one = shim.container(args=["sh", "-c", "probe hog 20 >/dev/null; exec probe wait"])
     one.run()

@@ -96,7 +96,7 @@ def update(runtime):
     equal(value("upd", "memory", file), str(64 * MIB), file)
 
 
-@scenario("an update leaves exact what systemd rounds, and devices as they were")
+@scenario("an update keeps exact values that systemd rounds, and keeps devices")
 def update_keeps(runtime):
     resources = {"cpu": {"quota": 20500, "period": 100000},
                  "devices": [{"allow": False, "access": "rwm"},
@@ -179,14 +179,14 @@ def spellings(runtime):
             contains(text, words, path)
 
 
-@scenario("systemctl stop of the unit ends the container")
+@scenario("systemctl stop of the unit kills the container")
 def stopped_from_outside(runtime):
     runtime.start("out", busybox_root(runtime), ["probe", "wait"])
     run("systemctl", "kill", "--signal=KILL", unit("out"))
     wait_until(lambda: runtime.state("out")["status"] == "stopped", "stopped")
 
 
-@scenario("a slice of its own is made, and devices are what the rules allow")
+@scenario("a slice of its own is made, and devices are those that the rules allow")
 def slices(runtime):
     bundle = runtime.bundle("sl", busybox_root(runtime), ["probe", "wait"],
                             linux={"cgroupsPath": "brigtest-inner.slice:brigtest:sl"})

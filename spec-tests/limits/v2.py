@@ -41,7 +41,7 @@ def table(text):
     return {key: int(value) for key, value in (line.split() for line in text.splitlines())}
 
 
-@scenario("memory: limit, swap, reservation are read back; what takes more is killed, and events say so")
+@scenario("memory: limit, swap, reservation are read back; a process that uses more is killed, and events report it")
 def memory(runtime):
     resources = {"memory": {"limit": 32 * MIB, "swap": 48 * MIB, "reservation": 16 * MIB}}
     started(runtime, "mem", resources)
@@ -55,14 +55,14 @@ def memory(runtime):
     equal(runtime.state("mem")["status"], "running", "its first process lives")
 
 
-@scenario("memory: a program that is the container itself ends with 137")
+@scenario("memory: init that uses more exits with 137")
 def memory_of_the_first(runtime):
     bundle = runtime.bundle("hog", root_of_probe(runtime), ["/probe", "hog", "100"],
                             linux={"resources": {"memory": {"limit": 32 * MIB, "swap": 32 * MIB}}})
     runtime("run", "-b", bundle, "hog", code=137)
 
 
-@scenario("pids: a fork bomb gets EAGAIN, and the container lives on")
+@scenario("pids: a fork bomb gets EAGAIN, and the container continues to run")
 def pids(runtime):
     started(runtime, "pids", {"pids": {"limit": 40}})
     equal(read(runtime, "pids", "pids.max"), "40", "pids.max")
@@ -119,7 +119,7 @@ def update(runtime):
     equal(seen, [str(64 * MIB), "50", "30000 100000"], "memory.max, pids.max, cpu.max")
 
 
-@scenario("a cgroup tree that the container makes inside goes with it; exec works meanwhile")
+@scenario("a cgroup tree that the container makes inside is removed with it; exec works meanwhile")
 def nested(runtime):
     started(runtime, "nest", {"pids": {"limit": 40}})
     cgroup = host.cgroups_named(runtime.parent)[0] / "nest"
@@ -131,7 +131,7 @@ def nested(runtime):
     check(not cgroup.exists(), "the cgroup is gone with what was inside")
 
 
-@scenario("pause freezes and resume thaws, as cgroup.events tells")
+@scenario("pause freezes and resume thaws, as cgroup.events reports")
 def freeze(runtime):
     started(runtime, "ice", {}, ["probe", "spin"])
     cgroup = host.cgroups_named(runtime.parent)[0] / "ice"
@@ -142,7 +142,7 @@ def freeze(runtime):
     contains((cgroup / "cgroup.events").read_text(), "frozen 0", "cgroup.events")
 
 
-@scenario("devices: what the rules allow, before and after an update")
+@scenario("devices: those that the rules allow, before and after an update")
 def devices(runtime):
     started(runtime, "dev", {"devices": [{"allow": False, "access": "rwm"}]})
     runtime("exec", "dev", "sh", "-c", "echo x >/dev/null && head -c1 /dev/zero >/dev/null && head -c1 /dev/urandom >/dev/null")
