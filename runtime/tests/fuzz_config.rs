@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use brig_plan::container::{self, CreateChoices, ExecChoices};
-use brig_plan::host::CgroupLayout;
+use brig_plan::host::{CgroupLayout, SecurityModules};
 use brig_plan::namespaces::NamespaceKind;
 use brig_plan::{Host, config};
 use serde_json::{Map, Value, json};
@@ -186,8 +186,8 @@ fn host(random: &mut Random) -> Host {
         effective_capabilities: u64::MAX,
         last_capability: *random.pick(&[40, 36]),
         cgroup: *random.pick(&[V2, Hybrid, V1, None]),
-        apparmor: random.below(2) == 0,
-        selinux: random.below(4) == 0,
+        security_modules: [SecurityModules::empty(), SecurityModules::APPARMOR, SecurityModules::SELINUX]
+            [random.below(3)],
         in_user_namespace: random.below(4) == 0,
         kernel: *random.pick(&[(6, 12), (4, 19)]),
         own_namespaces: NamespaceKind::ALL.into_iter().filter(|_| random.below(8) == 0).collect(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use brig_engine::error::{Error, ErrorKind, Result};
-use brig_engine::{CgroupsMode, CheckpointOptions, CriuOptions, Status};
+use brig_engine::{AfterCheckpoint, CgroupsMode, CheckpointOptions, CriuFeatures, CriuOptions, Status};
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim::oci::{self, ProcessDetails};
 use containerd_shim_protos::shim_async::{Task as TaskService, create_task};
@@ -335,14 +335,14 @@ fn checkpoint_options(request: &api::CheckpointTaskRequest) -> Result<Checkpoint
         let message = format!("checkpoint: empty_namespaces {other:?}: only that of the network can be saved empty");
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
-    let common = CriuOptions {
-        tcp_established: options.open_tcp,
-        external_unix: options.external_unix_sockets,
-        shell_job: options.terminal,
-        file_locks: options.file_locks,
-        cgroups,
-        ..CriuOptions::default()
-    };
+    let features = [
+        (options.open_tcp, CriuFeatures::TCP_ESTABLISHED),
+        (options.external_unix_sockets, CriuFeatures::EXTERNAL_UNIX),
+        (options.terminal, CriuFeatures::SHELL_JOB),
+        (options.file_locks, CriuFeatures::FILE_LOCKS),
+    ];
+    let features = features.into_iter().filter_map(|(wanted, feature)| wanted.then_some(feature)).collect();
+    let common = CriuOptions { features, cgroups };
     // containerd reads the images from the path of its request; a direct client of the shim may leave the path to the
     // options.
     let images = if request.path.is_empty() { options.image_path } else { request.path.clone() };
@@ -352,7 +352,7 @@ fn checkpoint_options(request: &api::CheckpointTaskRequest) -> Result<Checkpoint
     Ok(CheckpointOptions {
         images: images.into(),
         work: options.work_path.into(),
-        leave_running: !options.exit,
+        after: if options.exit { AfterCheckpoint::Stop } else { AfterCheckpoint::Continue },
         common,
         ..CheckpointOptions::default()
     })

@@ -193,6 +193,41 @@ pub enum CgroupsMode {
     Strict = 5,
 }
 
+bitflags::bitflags! {
+    /// What a checkpoint includes, and how memory is saved.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct CriuFeatures: u16 {
+        /// Include open TCP connections.
+        const TCP_ESTABLISHED = 1;
+        /// Leave out TCP connections that are not established yet; of a checkpoint alone.
+        const TCP_SKIP_IN_FLIGHT = 1 << 1;
+        /// Include unix sockets whose peer is outside the container.
+        const EXTERNAL_UNIX = 1 << 2;
+        /// Allow a shell job, whose terminal and session are not the container's.
+        const SHELL_JOB = 1 << 3;
+        /// Include file locks.
+        const FILE_LOCKS = 1 << 4;
+        /// Save files that are open and unlinked, by a link; of a checkpoint alone.
+        const LINK_REMAP = 1 << 5;
+        /// Serve, or fetch, memory pages on demand.
+        const LAZY_PAGES = 1 << 6;
+        /// Drop pages that a later image holds too.
+        const AUTO_DEDUP = 1 << 7;
+    }
+}
+
+/// The fate of the container after its memory is saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AfterCheckpoint {
+    /// The container is stopped and deleted.
+    #[default]
+    Stop,
+    /// The container continues to run.
+    Continue,
+    /// Only memory is saved (a pre-dump), and the container continues to run.
+    ContinueMemoryOnly,
+}
+
 /// Options of checkpoint. Paths are relative to the working directory.
 #[derive(Clone, Debug, Default)]
 pub struct CheckpointOptions {
@@ -202,14 +237,8 @@ pub struct CheckpointOptions {
     pub work: PathBuf,
     /// Directory of an earlier image that this one adds to, relative to `images`.
     pub parent: Option<PathBuf>,
-    /// Leave the container running.
-    pub leave_running: bool,
-    /// Save memory only; the container continues to run.
-    pub pre_dump: bool,
-    /// Leave out TCP connections that are not established yet.
-    pub tcp_skip_in_flight: bool,
-    /// Save files that are open and unlinked, by a link.
-    pub link_remap: bool,
+    /// The fate of the container.
+    pub after: AfterCheckpoint,
     /// A descriptor of the caller's, to which CRIU writes a NUL byte when lazy pages can be requested.
     pub status_fd: Option<i32>,
     /// Page server to send memory to: address and port.
@@ -221,18 +250,8 @@ pub struct CheckpointOptions {
 /// Options that checkpoint and restore share.
 #[derive(Clone, Debug, Default)]
 pub struct CriuOptions {
-    /// Include open TCP connections.
-    pub tcp_established: bool,
-    /// Include unix sockets whose peer is outside the container.
-    pub external_unix: bool,
-    /// Allow a shell job, whose terminal and session are not the container's.
-    pub shell_job: bool,
-    /// Include file locks.
-    pub file_locks: bool,
-    /// Serve, or fetch, memory pages on demand.
-    pub lazy_pages: bool,
-    /// Drop pages that a later image holds too.
-    pub auto_dedup: bool,
+    /// What is included, and how memory is saved.
+    pub features: CriuFeatures,
     /// Handling of cgroups.
     pub cgroups: CgroupsMode,
 }

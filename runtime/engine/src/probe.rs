@@ -6,7 +6,7 @@ use rustix::fs::statfs;
 
 use crate::error::{Context, Result};
 use brig_plan::Host;
-use brig_plan::host::CgroupLayout;
+use brig_plan::host::{CgroupLayout, SecurityModules};
 use brig_sys::procfs::Proc;
 use brig_sys::{cred, fd};
 
@@ -25,8 +25,7 @@ pub fn host() -> Result<Host> {
         effective_capabilities: cred::effective_capabilities()?,
         last_capability: number("sys/kernel/cap_last_cap")?,
         cgroup: cgroup_layout(),
-        apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
-        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        security_modules: security_modules(),
         in_user_namespace: in_user_namespace(&proc)?,
         kernel: kernel_release(),
         own_namespaces: Vec::new(),
@@ -50,6 +49,14 @@ pub fn cgroup_layout() -> CgroupLayout {
     let is_v1 = |path: &Path| statfs(path).is_ok_and(|stat| fd::magic(&stat) == CGROUP_SUPER_MAGIC);
     let any = entries.map(|entry| entry.path()).any(|path| is_v1(&path));
     if any { CgroupLayout::V1 } else { CgroupLayout::None }
+}
+
+fn security_modules() -> SecurityModules {
+    let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
+    let mut found = SecurityModules::empty();
+    found.set(SecurityModules::APPARMOR, apparmor);
+    found.set(SecurityModules::SELINUX, Path::new("/sys/fs/selinux/enforce").exists());
+    found
 }
 
 /// Whether this process is in a user namespace other than the initial one, which maps every id onto itself

@@ -20,7 +20,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
-use brig_plan::mounts::{CgroupMounts, MountKind, MountOp, Pivot, RootfsPlan};
+use brig_plan::mounts::{CgroupMounts, MountKind, MountOp, Pivot, RootfsPlan, RuntimeOptions};
 use brig_sys::fd::mount_id;
 use brig_sys::mount;
 use brig_sys::path::Dir;
@@ -130,17 +130,18 @@ pub fn open_sources(plan: &RootfsPlan) -> Result<BTreeMap<usize, OwnedFd>> {
     let mut maps = idmap::Maps::default();
     for (index, op) in plan.mounts.iter().enumerate() {
         let MountKind::Bind { recursive } = op.kind else { continue };
-        if !plan.user_namespace && op.map.is_none() {
+        if !plan.has_user_namespace() && op.map.is_none() {
             continue;
         }
-        if op.copy_symlink && is_symlink(&op.source) {
+        if op.own.contains(RuntimeOptions::COPY_SYMLINK) && is_symlink(&op.source) {
             continue;
         }
-        let tree = match mount::clone_host_tree(&op.source, recursive, !op.source_nofollow) {
-            Ok(tree) => tree,
-            Err(error) if op.map.is_none() && matches!(error.errno(), Errno::PERM | Errno::NOSYS) => continue,
-            Err(error) => return Err(mounts::source_error(op, error)),
-        };
+        let tree =
+            match mount::clone_host_tree(&op.source, recursive, !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW)) {
+                Ok(tree) => tree,
+                Err(error) if op.map.is_none() && matches!(error.errno(), Errno::PERM | Errno::NOSYS) => continue,
+                Err(error) => return Err(mounts::source_error(op, error)),
+            };
         // Must precede every attachment, because the kernel maps detached mounts alone.
         maps.apply(op, &tree)?;
         // The copy is a peer of the host's mount. A mount of the child's own namespace would have the root's

@@ -32,13 +32,9 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// Whether the container has its own pid namespace, whose processes exit with init.
     pub own_pids: bool,
-    /// Whether there are startContainer hooks, whose failure is an error of start.
-    #[serde(default)]
-    pub start_container: bool,
-    /// Whether there are poststart hooks.
-    pub poststart: bool,
-    /// Whether there are poststop hooks.
-    pub poststop: bool,
+    /// Hooks that are called after create.
+    #[serde(flatten)]
+    pub hooks: RecordHooks,
     /// Parts of the configuration that other tools read.
     pub config: RecordConfig,
     /// The cgroup's directory by controller; the empty name is the v2 hierarchy's.
@@ -50,6 +46,18 @@ pub struct Record {
     /// The container's resctrl group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<Group>,
+}
+
+/// Which hooks there are of those that are called after create; see [`Record::hooks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordHooks {
+    /// Whether there are startContainer hooks, whose failure is an error of start.
+    #[serde(default)]
+    pub start_container: bool,
+    /// Whether there are poststart hooks.
+    pub poststart: bool,
+    /// Whether there are poststop hooks.
+    pub poststop: bool,
 }
 
 /// Parts of the configuration; see [`Record::config`].
@@ -64,14 +72,23 @@ pub struct RecordConfig {
 /// The facts that a status is derived from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// `create` holds the container's lock.
-    pub creating: bool,
-    /// Init is running: its pid and start time are those on record, and it is not a zombie.
-    pub alive: bool,
+    /// State of init.
+    pub init: InitState,
     /// The gate exists.
     pub gate: bool,
     /// The cgroup is frozen.
     pub frozen: bool,
+}
+
+/// Whether init runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitState {
+    /// `create` is in progress: it holds the container's lock, and no pid is on record.
+    BeingCreated,
+    /// Init is running: its pid and start time are those on record, and it is not a zombie.
+    Alive,
+    /// Init has exited.
+    Exited,
 }
 
 /// A container's status, derived when it is requested (runtime.md, State; `paused` is an addition).
@@ -105,8 +122,8 @@ impl Status {
     /// Derives the status from the current facts.
     pub fn derive(facts: Facts) -> Status {
         match facts {
-            Facts { alive: false, creating: true, .. } => Status::Creating,
-            Facts { alive: false, .. } => Status::Stopped,
+            Facts { init: InitState::BeingCreated, .. } => Status::Creating,
+            Facts { init: InitState::Exited, .. } => Status::Stopped,
             Facts { frozen: true, .. } => Status::Paused,
             Facts { gate: true, .. } => Status::Created,
             _ => Status::Running,
@@ -187,17 +204,37 @@ pub fn check_id(id: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn the_status_is_derived_from_the_facts() {
-        let stopped = Facts { creating: false, alive: false, gate: true, frozen: false };
-        let alive = Facts { alive: true, ..stopped };
+        let stopped = Facts { init: InitState::Exited, gate: true, frozen: false };
+        let alive = Facts { init: InitState::Alive, ..stopped };
         assert_eq!(Status::derive(stopped), Status::Stopped);
-        assert_eq!(Status::derive(Facts { creating: true, ..stopped }), Status::Creating);
+        assert_eq!(Status::derive(Facts { init: InitState::BeingCreated, ..stopped }), Status::Creating);
         assert_eq!(Status::derive(alive), Status::Created);
         assert_eq!(Status::derive(Facts { gate: false, ..alive }), Status::Running);
         assert_eq!(Status::derive(Facts { frozen: true, gate: false, ..alive }), Status::Paused);
+    }
+
+    #[test]
+    fn a_record_keeps_the_names_that_are_on_disk() {
+        let written = json!({
+            "id": "a", "init_process_pid": 7, "init_process_start": 8, "created": "2026-01-01T00:00:00Z", "bundle": "/b",
+            "oci_version": "1.2.0", "owner": 0, "annotations": {}, "own_pids": true, "start_container": true,
+            "poststart": false, "poststop": true, "config": {"rootfs": "/b/rootfs", "labels": []}, "cgroup_paths": {},
+            "namespace_paths": {}, "cgroup": CgroupRecord::default(),
+        });
+        let record: Record = serde_json::from_value(written.clone()).unwrap();
+        assert_eq!(record.hooks, RecordHooks { start_container: true, poststart: false, poststop: true });
+        assert_eq!(serde_json::to_value(&record).unwrap(), written);
+        // Written before there was start_container.
+        let mut old = written;
+        old.as_object_mut().unwrap().remove("start_container");
+        let record: Record = serde_json::from_value(old).unwrap();
+        assert!(!record.hooks.start_container && record.hooks.poststop);
     }
 
     #[test]

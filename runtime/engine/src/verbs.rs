@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use crate::cgroup::{Cgroup, Frozen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::gate::{self, Before};
-use crate::state::{Facts, Record, Verb, allow};
+use crate::state::{Facts, InitState, Record, Verb, allow};
 use crate::store::{self, Entry};
 use brig_plan::cgroup::settle_zero_pids;
 use brig_sys::process;
@@ -113,15 +113,15 @@ impl Engine {
         let result = before(&container)?;
         // Callers observe the container from the return of this call on: nothing slow may stand between the opening
         // of the gate and the return.
-        let poststart = match container.record.poststart {
+        let poststart = match container.record.hooks.poststart {
             true => create::Poststart::from_spec(&container.spec()?, &container.record),
             false => None,
         };
         let opened = gate::open(&container.entry.gate_path())?;
-        if container.record.start_container || poststart.is_some() {
+        if container.record.hooks.start_container || poststart.is_some() {
             // Hooks may run long; the lock is released, so that delete need not wait for them.
             container.entry.unlock()?;
-            let before = if container.record.start_container { Before::Hooks } else { Before::Exec };
+            let before = if container.record.hooks.start_container { Before::Hooks } else { Before::Exec };
             let started = opened.wait_executed(before).and_then(|()| poststart.map_or(Ok(()), |hooks| hooks.run()));
             if let Err(error) = started {
                 container.destroy();
@@ -254,11 +254,14 @@ impl Container {
     /// The same, with what freezes the processes: a cgroup above the container's does not make it paused on v1.
     fn status_frozen_and_init(&self) -> Result<(Status, Frozen, Option<OwnedFd>)> {
         let init = self.init()?;
-        let alive = init.is_some();
-        // During create the pid is not on record yet.
-        let creating = !alive && self.record.init_process_pid == 0 && self.entry.is_locked()?;
-        let frozen = if alive { self.cgroup().frozen()? } else { Frozen::No };
-        let facts = Facts { creating, alive, gate: self.entry.has_gate(), frozen: frozen == Frozen::Own };
+        let (state, frozen) = match &init {
+            Some(_) => (InitState::Alive, self.cgroup().frozen()?),
+            None if self.record.init_process_pid == 0 && self.entry.is_locked()? => {
+                (InitState::BeingCreated, Frozen::No)
+            }
+            None => (InitState::Exited, Frozen::No),
+        };
+        let facts = Facts { init: state, gate: self.entry.has_gate(), frozen: frozen == Frozen::Own };
         Ok((Status::derive(facts), frozen, init))
     }
 }

@@ -10,7 +10,7 @@ use super::cgroup::{CgroupManager, CgroupPlan};
 use super::hooks::RuntimeHooks;
 use super::idmap::IdMap;
 use super::ids::{self, IdOrName};
-use super::init::{HookState, InitPlan};
+use super::init::{HookState, InitNamespaces, InitPlan, Stages};
 use super::intel_rdt::IntelRdtPlan;
 use super::mounts::{MountKind, MountOptions, RootfsPlan};
 use super::namespaces::{NamespaceKind, NamespacePlan};
@@ -112,7 +112,7 @@ pub(crate) fn plan(
     let rootfs = mounts::build(spec, bundle, &mount_options, host, &mut findings);
     let cgroup = cgroup::build(spec, id, choices.manager, host, &mut findings);
     let hooks = hooks::build(spec, &mut findings);
-    let Stages { clone_flags, early_second_stage, late_second_stage } = divide(&namespaces, &rootfs, host);
+    let (clone_flags, stages) = divide(&namespaces, &rootfs, host);
     let process = process_plan(spec, &namespaces, choices, host, &mut findings);
     let is_new = |kind| namespaces.is_new(kind);
     let id_maps = is_new(NamespaceKind::User).then(|| {
@@ -124,13 +124,10 @@ pub(crate) fn plan(
     });
     let plan = ContainerPlan {
         init: InitPlan {
-            early_second_stage,
-            late_second_stage,
-            unshare_cgroup: is_new(NamespaceKind::Cgroup),
+            stages,
+            namespaces: init_namespaces(&namespaces),
             time_offsets: is_new(NamespaceKind::Time).then(|| time_offsets(linux)),
-            user_namespace: namespaces.is_private(NamespaceKind::User),
             keyring: (!choices.no_new_keyring).then(|| keyring(id)),
-            loopback_up: is_new(NamespaceKind::Network),
             net_devices: network::build(linux, &namespaces, host, &mut findings),
             hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
             domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
@@ -161,14 +158,18 @@ fn keyring(id: &str) -> String {
     format!("_ses.{id}")
 }
 
-/// The process that creates or joins each namespace; see [`InitPlan`].
-struct Stages {
-    clone_flags: u64,
-    early_second_stage: Option<u64>,
-    late_second_stage: bool,
+fn init_namespaces(namespaces: &NamespacePlan) -> InitNamespaces {
+    [
+        (InitNamespaces::NEW_CGROUP, namespaces.is_new(NamespaceKind::Cgroup)),
+        (InitNamespaces::NEW_NETWORK, namespaces.is_new(NamespaceKind::Network)),
+        (InitNamespaces::USER, namespaces.is_private(NamespaceKind::User)),
+    ]
+    .into_iter()
+    .filter_map(|(flag, is_set)| is_set.then_some(flag))
+    .collect()
 }
 
-/// Divides the new namespaces between the first clone and the second-stage init's.
+/// Divides the new namespaces between the first clone, whose flags come first, and the second-stage init's.
 ///
 /// A joined namespace is entered before a new user namespace is created, because the container's root may lack the
 /// right to enter it; a joined user namespace is entered before the other namespaces are created, because it owns
@@ -179,7 +180,7 @@ struct Stages {
 /// namespaces are owned by that, and a process of a user namespace below the caller's cannot trace one that is not
 /// dumpable and was started outside (ptrace(2)). It comes first as well where the root has a procfs that only a process
 /// inside of the pid namespace can mount.
-fn divide(namespaces: &NamespacePlan, rootfs: &RootfsPlan, host: &Host) -> Stages {
+fn divide(namespaces: &NamespacePlan, rootfs: &RootfsPlan, host: &Host) -> (u64, Stages) {
     let late = NamespaceKind::Cgroup.clone_flag() | NamespaceKind::Time.clone_flag();
     let flags = namespaces.clone_flags() & !late;
     let joins = namespaces.joined().next().is_some();
@@ -189,9 +190,11 @@ fn divide(namespaces: &NamespacePlan, rootfs: &RootfsPlan, host: &Host) -> Stage
         && rootfs.mounts.iter().any(|op| op.kind == MountKind::Proc);
     let owner_first = joined(NamespaceKind::User) || joins && namespaces.is_new(NamespaceKind::User);
     if owner_first || is_inside_first {
-        Stages { clone_flags: 0, early_second_stage: Some(flags), late_second_stage: false }
+        (0, Stages::TwoEarly(flags))
+    } else if joined(NamespaceKind::Pid) {
+        (flags, Stages::TwoLate)
     } else {
-        Stages { clone_flags: flags, early_second_stage: None, late_second_stage: joined(NamespaceKind::Pid) }
+        (flags, Stages::One)
     }
 }
 
@@ -365,8 +368,8 @@ pub fn build_exec(
     let join = NamespaceKind::ALL.into_iter().filter(private).fold(0, |flags, kind| flags | kind.clone_flag());
     let init = InitPlan {
         // A joined pid namespace takes effect for children only (setns(2)).
-        late_second_stage: namespaces.is_private(NamespaceKind::Pid),
-        user_namespace: own_user_namespace,
+        stages: if namespaces.is_private(NamespaceKind::Pid) { Stages::TwoLate } else { Stages::One },
+        namespaces: if own_user_namespace { InitNamespaces::USER } else { InitNamespaces::empty() },
         keyring: Some(keyring(id)),
         process: plan,
         preserve_fds: choices.preserve_fds,

@@ -35,10 +35,10 @@ pub fn mounts(plan: &RootfsPlan, cgroup: &CgroupMounts) -> Vec<ExternalMount> {
         };
         match (&op.kind, cgroup) {
             (MountKind::Bind { .. }, _) => add(op.target.clone(), &op.source, needs_target),
-            (MountKind::Cgroup, CgroupMounts::V2 { mountpoint, .. }) if !plan.cgroup_namespace => {
+            (MountKind::Cgroup, CgroupMounts::V2 { mountpoint, .. }) if !plan.has_cgroup_namespace() => {
                 add(op.target.clone(), mountpoint, needs_target);
             }
-            (MountKind::Cgroup, CgroupMounts::V1(hierarchies)) if !plan.cgroup_namespace => {
+            (MountKind::Cgroup, CgroupMounts::V1(hierarchies)) if !plan.has_cgroup_namespace() => {
                 // The hierarchies' directories are in a tmpfs, which is saved.
                 hierarchies.iter().for_each(|hierarchy| add(op.target.join(&hierarchy.name), &hierarchy.own, false));
             }
@@ -58,6 +58,7 @@ fn is_saved(op: &MountOp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mounts::RootfsNamespaces;
     use crate::mounts::tests::{build_json, host};
     use crate::mounts::{CgroupHierarchy, MountOptions};
 
@@ -84,7 +85,7 @@ mod tests {
         let hierarchy = CgroupHierarchy { name: "memory".into(), options: "memory".into(), own: "/h/a".into() };
         let hierarchies = CgroupMounts::V1(vec![hierarchy]);
         assert_eq!(seen(&plan, &hierarchies)[2], one("/sys/fs/cgroup/memory", "/h/a", false));
-        plan.cgroup_namespace = true;
+        plan.namespaces |= RootfsNamespaces::CGROUP;
         assert_eq!(seen(&plan, &hierarchies), [data, x, one(&node, &node, false)]);
     }
 }

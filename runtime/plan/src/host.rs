@@ -29,6 +29,17 @@ impl CgroupLayout {
     }
 }
 
+bitflags::bitflags! {
+    /// Security modules of the kernel for which a configuration can name a label.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct SecurityModules: u8 {
+        /// AppArmor (/sys/module/apparmor/parameters/enabled is Y).
+        const APPARMOR = 1;
+        /// SELinux (/sys/fs/selinux is mounted).
+        const SELINUX = 1 << 1;
+    }
+}
+
 /// Facts about the host and about the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
@@ -40,10 +51,8 @@ pub struct Host {
     pub last_capability: u8,
     /// The hierarchies below /sys/fs/cgroup.
     pub cgroup: CgroupLayout,
-    /// Whether AppArmor is enabled (/sys/module/apparmor/parameters/enabled).
-    pub apparmor: bool,
-    /// Whether SELinux is enabled (/sys/fs/selinux is mounted).
-    pub selinux: bool,
+    /// The security modules that are enabled.
+    pub security_modules: SecurityModules,
     /// Whether the caller runs in a user namespace other than the initial one.
     pub in_user_namespace: bool,
     /// Kernel release: major and minor number.
@@ -65,8 +74,7 @@ impl Host {
             effective_capabilities: u64::MAX,
             last_capability: 40,
             cgroup,
-            apparmor: false,
-            selinux: false,
+            security_modules: SecurityModules::empty(),
             in_user_namespace: false,
             kernel: (6, 12),
             own_namespaces: Vec::new(),

@@ -21,26 +21,14 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InitPlan {
-    /// CLONE_NEW* flags with which the first-stage init clones the second-stage init after joining; that one becomes
-    /// the container's process. Needed where a user namespace is joined, which is to own the new namespaces, and
-    /// where a new one is created after others are joined.
-    pub early_second_stage: Option<u64>,
-    /// A pid namespace is joined, and the first-stage init stays outside of it, where no process of that namespace
-    /// can inspect it. Its last step is to clone the second-stage init, which is inside from its start on, in the
-    /// container's root, with the container's capabilities. A create joins that pid namespace in this step alone, an
-    /// exec together with the others.
-    pub late_second_stage: bool,
-    /// A new cgroup namespace. It is unshared late, because its root is the cgroup that the process is in at that
-    /// moment.
-    pub unshare_cgroup: bool,
+    /// The stages of init.
+    pub stages: Stages,
+    /// The namespaces for which init does something, or does it differently.
+    pub namespaces: InitNamespaces,
     /// The offsets of a new time namespace, in the form of /proc/PID/timens_offsets.
     pub time_offsets: Option<String>,
-    /// The process is in a user namespace of the container's.
-    pub user_namespace: bool,
     /// Name of a new session keyring.
     pub keyring: Option<String>,
-    /// Sets up the loopback device of a new network namespace.
-    pub loopback_up: bool,
     /// Network devices that the parent moves into this process's network namespace.
     pub net_devices: Vec<NetDevice>,
     /// Host name to set.
@@ -63,6 +51,36 @@ pub struct InitPlan {
     pub preserve_fds: u32,
     /// The parent sends a seccomp filter as the last step.
     pub seccomp: bool,
+}
+
+/// The stages of init: the first-stage init may clone a second-stage init, which becomes the container's process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stages {
+    /// The first-stage init becomes the container's process itself.
+    #[default]
+    One,
+    /// The second-stage init is cloned after joining, with these CLONE_NEW* flags. Needed where a user namespace is joined, which is to own the new
+    /// namespaces, and where a new one is created after others are joined.
+    TwoEarly(u64),
+    /// The second-stage init is cloned as the last step. A pid namespace is joined, and the first-stage init stays outside of it, where no process of
+    /// that namespace can inspect it. The second-stage init is inside from its start on, in the container's root, with
+    /// the container's capabilities. A create joins that pid namespace in this step alone, an exec together with the
+    /// others.
+    TwoLate,
+}
+
+bitflags::bitflags! {
+    /// Namespaces for which init does something, or does it differently.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct InitNamespaces: u8 {
+        /// A new cgroup namespace. It is unshared late, because its root is the cgroup that the process is in at that
+        /// moment.
+        const NEW_CGROUP = 1;
+        /// A new network namespace, whose loopback device is set up.
+        const NEW_NETWORK = 1 << 1;
+        /// A user namespace of the container's, new or joined.
+        const USER = 1 << 2;
+    }
 }
 
 /// The lasting part of the container state that hooks read (runtime.md, State).
@@ -96,7 +114,25 @@ pub struct StateNow<'a> {
 impl InitPlan {
     /// Whether a first-stage init is replaced by a second-stage init that it clones.
     pub fn has_two_stages(&self) -> bool {
-        self.early_second_stage.is_some() || self.late_second_stage
+        self.stages != Stages::One
+    }
+
+    /// CLONE_NEW* flags with which the first-stage init clones the second-stage init after joining, if it does.
+    pub fn early_second_stage(&self) -> Option<u64> {
+        match self.stages {
+            Stages::TwoEarly(flags) => Some(flags),
+            Stages::One | Stages::TwoLate => None,
+        }
+    }
+
+    /// Whether the first-stage init clones the second-stage init as its last step.
+    pub fn has_late_second_stage(&self) -> bool {
+        self.stages == Stages::TwoLate
+    }
+
+    /// Whether the process is in a user namespace of the container's.
+    pub fn has_user_namespace(&self) -> bool {
+        self.namespaces.contains(InitNamespaces::USER)
     }
 
     /// Whether the first-stage init installs the seccomp filter, and so spares the second stage the capability that
@@ -104,7 +140,7 @@ impl InitPlan {
     /// the container may need other system calls than the program, so a filter must not constrain them.
     pub fn confines_first_stage(&self) -> bool {
         let may_stay_last = self.process.no_new_privileges || self.process.capabilities.permitted & CAP_SYS_ADMIN != 0;
-        self.late_second_stage && self.seccomp && !may_stay_last && self.hooks.start_container.is_empty()
+        self.has_late_second_stage() && self.seccomp && !may_stay_last && self.hooks.start_container.is_empty()
     }
 }
 

@@ -6,6 +6,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DeviceOp};
+use super::host::SecurityModules;
 use super::namespaces::NamespaceKind;
 use super::{Findings, Finished, Host, Refused, annotations, hidden_paths, ids};
 
@@ -13,6 +14,7 @@ mod idmap;
 pub mod options;
 
 pub use idmap::{MappedBy, MountMap};
+pub use options::RuntimeOptions;
 
 /// Options of create that concern the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,16 +84,10 @@ pub struct MountOp {
     pub propagation: Vec<u64>,
     /// The file system's own options.
     pub data: Vec<(String, Option<String>)>,
-    /// Copy the image's files at the target into the new tmpfs.
-    pub copy_up: bool,
-    /// Copy the source if it is a symlink.
-    pub copy_symlink: bool,
+    /// The options that the runtime itself implements.
+    pub own: RuntimeOptions,
     /// The id mapping of an idmapped mount.
     pub map: Option<MountMap>,
-    /// Do not follow the source's last symlink.
-    pub source_nofollow: bool,
-    /// Do not follow the target's last symlink.
-    pub target_nofollow: bool,
 }
 
 /// A cgroup hierarchy of the host, and the container's cgroup in it.
@@ -134,14 +130,34 @@ pub struct MountLabel {
     pub label: String,
 }
 
+bitflags::bitflags! {
+    /// Parts of the root that become read-only as the last steps.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct ReadOnly: u8 {
+        /// The root itself.
+        const ROOT = 1;
+        /// /dev, once its content exists.
+        const DEV = 1 << 1;
+    }
+
+    /// Namespaces on which the mounts depend.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct RootfsNamespaces: u8 {
+        /// A user namespace, where mknod(2) is refused and nodes are bound from the host.
+        const USER = 1;
+        /// A cgroup namespace of the container's own, in which cgroup mounts may be writable.
+        const CGROUP = 1 << 1;
+    }
+}
+
 /// The root file system and everything mounted or created in it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RootfsPlan {
     /// Absolute path of the root on the host.
     pub root: PathBuf,
-    /// The root becomes read-only as the last step.
-    pub readonly: bool,
+    /// The parts that become read-only as the last steps.
+    pub readonly: ReadOnly,
     /// rootfsPropagation as MS_ flags; `None` means rslave, and nothing is set on the new root.
     pub root_propagation: Option<u64>,
     /// The mounts, in order.
@@ -150,8 +166,6 @@ pub struct RootfsPlan {
     pub devices: Vec<DeviceOp>,
     /// Whether to create /dev's symlinks: false when the host's /dev is bound.
     pub setup_dev: bool,
-    /// /dev becomes read-only once its content exists.
-    pub dev_readonly: bool,
     /// Paths to hide under an empty read-only file or directory.
     pub masked_paths: Vec<PathBuf>,
     /// Paths to make read-only.
@@ -162,13 +176,21 @@ pub struct RootfsPlan {
     pub console: bool,
     /// The label of linux.mountLabel.
     pub mount_label: Option<MountLabel>,
-    /// In a user namespace, where mknod(2) is refused, nodes are bound from the host.
-    pub user_namespace: bool,
-    /// With a new cgroup namespace, cgroup mounts may be writable.
-    pub cgroup_namespace: bool,
+    /// The namespaces on which the mounts depend.
+    pub namespaces: RootfsNamespaces,
 }
 
 impl RootfsPlan {
+    /// Whether the mounts are made in a user namespace.
+    pub fn has_user_namespace(&self) -> bool {
+        self.namespaces.contains(RootfsNamespaces::USER)
+    }
+
+    /// Whether the container gets a cgroup namespace of its own.
+    pub fn has_cgroup_namespace(&self) -> bool {
+        self.namespaces.contains(RootfsNamespaces::CGROUP)
+    }
+
     /// The propagation of mount events before the container's own is set, as MS_ flags.
     pub fn spread(&self) -> u64 {
         self.root_propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC)
@@ -181,7 +203,7 @@ impl RootfsPlan {
         let by_path = |op: &MountOp| matches!(&op.kind, MountKind::Other(name) if name != "devpts");
         let spread = self.spread();
         self.pivot == Pivot::Pivot
-            && !self.user_namespace
+            && !self.has_user_namespace()
             && spread & libc::MS_REC != 0
             && spread & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0
             && !self.mounts.iter().any(by_path)
@@ -242,8 +264,8 @@ pub(crate) fn build(
     findings: &mut Findings,
 ) -> RootfsPlan {
     let linux = spec.linux().as_ref();
-    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let own_mounts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
+    let configured = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let own_mounts = configured.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
         && !host.own_namespaces.contains(&NamespaceKind::Mount);
     let [masked_paths, readonly_paths] = hidden_paths::build(linux, own_mounts, findings);
     if !own_mounts {
@@ -258,13 +280,19 @@ pub(crate) fn build(
         .collect();
     let bound_dev = |op: &MountOp| matches!(op.kind, MountKind::Bind { .. }) && op.target == Path::new("/dev");
     let setup_dev = !mounts.iter().any(bound_dev);
+    let mut readonly = ReadOnly::empty();
+    readonly.set(ReadOnly::ROOT, own_mounts && spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false));
+    let is_dev_readonly = |op: &MountOp| op.target == Path::new("/dev") && op.flags & libc::MS_RDONLY != 0;
+    readonly.set(ReadOnly::DEV, mounts.iter().any(is_dev_readonly));
+    let mut namespaces = RootfsNamespaces::empty();
+    namespaces.set(RootfsNamespaces::USER, options.user_namespace || host.in_user_namespace);
+    namespaces.set(RootfsNamespaces::CGROUP, options.cgroup_namespace);
     let configured = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let devices = devices::build(configured, findings);
     RootfsPlan {
         root,
-        readonly: own_mounts && spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        readonly,
         root_propagation: root_propagation(spec, options, findings),
-        dev_readonly: mounts.iter().any(|op| op.target == Path::new("/dev") && op.flags & libc::MS_RDONLY != 0),
         mounts,
         devices: if setup_dev { devices } else { Vec::new() },
         setup_dev,
@@ -277,8 +305,7 @@ pub(crate) fn build(
         },
         console: spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false),
         mount_label: mount_label(spec, host, findings),
-        user_namespace: options.user_namespace || host.in_user_namespace,
-        cgroup_namespace: options.cgroup_namespace,
+        namespaces,
     }
 }
 
@@ -325,7 +352,7 @@ fn root_propagation(spec: &Spec, options: &MountOptions, findings: &mut Findings
 /// Plans linux.mountLabel; an annotation, after crun, chooses the mount option.
 fn mount_label(spec: &Spec, host: &Host, findings: &mut Findings) -> Option<MountLabel> {
     let label = spec.linux().as_ref()?.mount_label().clone().filter(|label| !label.is_empty())?;
-    if !host.selinux {
+    if !host.security_modules.contains(SecurityModules::SELINUX) {
         findings.deny("linux.mountLabel", "SELinux is not enabled on this host", "leave it out");
         return None;
     }
@@ -396,7 +423,7 @@ fn plan_mount(entry: MountEntry<'_>, context: &MountContext<'_>, findings: &mut 
     } else if kind == MountKind::Other(String::new()) {
         findings.deny(at("type"), "it is missing", "name a file system, or add the option bind or rbind");
     }
-    if parsed.copy_up && kind != MountKind::Tmpfs {
+    if parsed.own.contains(RuntimeOptions::COPY_UP) && kind != MountKind::Tmpfs {
         findings.deny(at("options"), "tmpcopyup is for tmpfs alone", "drop it");
     }
     check_owners(&at("options"), &parsed.data, findings);
@@ -420,11 +447,8 @@ fn plan_mount(entry: MountEntry<'_>, context: &MountContext<'_>, findings: &mut 
         recursive: parsed.recursive.then_some((parsed.all_set, parsed.all_clear)),
         propagation: parsed.propagation,
         data: parsed.data,
-        copy_up: parsed.copy_up,
-        copy_symlink: parsed.copy_symlink,
+        own: parsed.own,
         map,
-        source_nofollow: parsed.source_nofollow,
-        target_nofollow: parsed.target_nofollow,
     })
 }
 

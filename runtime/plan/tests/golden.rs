@@ -10,7 +10,7 @@ use serde::Serialize;
 use brig_plan::cgroup::CgroupManager;
 use brig_plan::config;
 use brig_plan::container::{self, CreateChoices, ExecChoices};
-use brig_plan::host::{CgroupLayout, Host};
+use brig_plan::host::{CgroupLayout, Host, SecurityModules};
 use brig_plan::restore;
 
 const BUNDLE: &str = "/run/bundles/golden";
@@ -70,7 +70,7 @@ fn the_configuration_of_brig_spec() {
 
 #[test]
 fn the_configuration_of_a_container_manager_on_cgroup_v1() {
-    let host = Host { selinux: true, ..Host::of_root(CgroupLayout::V1) };
+    let host = Host { security_modules: SecurityModules::SELINUX, ..Host::of_root(CgroupLayout::V1) };
     check("manager", &host, CreateChoices::default());
 }
 
@@ -89,7 +89,7 @@ fn a_container_of_a_pod_whose_pid_namespace_it_shares() {
 #[test]
 fn an_exec_with_every_option() {
     let (spec, _) = config::parse(read("default.config.json").as_bytes()).unwrap();
-    let host = Host { apparmor: true, selinux: true, ..Host::of_root(CgroupLayout::V2) };
+    let host = Host { security_modules: SecurityModules::all(), ..Host::of_root(CgroupLayout::V2) };
     let choices = ExecChoices {
         process_given: false,
         args: vec!["ls".to_owned(), "-l".to_owned()],

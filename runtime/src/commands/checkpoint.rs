@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Args, Count, Flag, Global, Order, Verb, create};
 use crate::foreground;
 use brig_engine::error::{Context, Error, ErrorKind, Result};
-use brig_engine::{CgroupsMode, CheckpointOptions, CriuOptions, RestoreOptions, Stdio};
+use brig_engine::{AfterCheckpoint, CgroupsMode, CheckpointOptions, CriuFeatures, CriuOptions, RestoreOptions, Stdio};
 use brig_sys::signal::Hold;
 
 const IMAGES: Flag = Flag::value("image-path", "", "DIR", "where the image is (default: checkpoint)");
@@ -89,13 +89,17 @@ fn checkpoint(global: &Global, args: &Args) -> Result<i32> {
         images: images(args),
         work: args.path("work-path").unwrap_or_default(),
         parent: args.path("parent-path"),
-        leave_running: args.is_on("leave-running"),
-        pre_dump: args.is_on("pre-dump"),
-        tcp_skip_in_flight: args.is_on("tcp-skip-in-flight"),
-        link_remap: args.is_on("link-remap"),
+        after: match (args.is_on("pre-dump"), args.is_on("leave-running")) {
+            (true, _) => AfterCheckpoint::ContinueMemoryOnly,
+            (false, true) => AfterCheckpoint::Continue,
+            (false, false) => AfterCheckpoint::Stop,
+        },
         status_fd: args.number("status-fd")?,
         page_server: page_server.transpose()?,
-        common: common(args)?,
+        common: common(
+            args,
+            &[("tcp-skip-in-flight", CriuFeatures::TCP_SKIP_IN_FLIGHT), ("link-remap", CriuFeatures::LINK_REMAP)],
+        )?,
     };
     global.engine().checkpoint(args.argument(0)?, &options)?;
     Ok(0)
@@ -113,7 +117,7 @@ fn restore(global: &Global, args: &Args) -> Result<i32> {
         stdio: Stdio::Inherit,
         lsm_profile: args.text("lsm-profile")?,
         lsm_mount_context: args.text("lsm-mount-context")?,
-        common: common(args)?,
+        common: common(args, &[])?,
     };
     let engine = global.engine();
     if detach {
@@ -134,7 +138,18 @@ fn images(args: &Args) -> PathBuf {
     args.path("image-path").unwrap_or_default()
 }
 
-fn common(args: &Args) -> Result<CriuOptions> {
+/// The flags that checkpoint and restore share, and their features.
+const FEATURES: [(&str, CriuFeatures); 6] = [
+    ("tcp-established", CriuFeatures::TCP_ESTABLISHED),
+    ("ext-unix-sk", CriuFeatures::EXTERNAL_UNIX),
+    ("shell-job", CriuFeatures::SHELL_JOB),
+    ("file-locks", CriuFeatures::FILE_LOCKS),
+    ("lazy-pages", CriuFeatures::LAZY_PAGES),
+    ("auto-dedup", CriuFeatures::AUTO_DEDUP),
+];
+
+/// The options that checkpoint and restore share; `own` are further flags of the command, and their features.
+fn common(args: &Args, own: &[(&str, CriuFeatures)]) -> Result<CriuOptions> {
     let cgroups = match args.text("manage-cgroups-mode")?.as_deref() {
         None | Some("" | "soft") => CgroupsMode::Soft,
         Some("full") => CgroupsMode::Full,
@@ -145,15 +160,8 @@ fn common(args: &Args) -> Result<CriuOptions> {
     if let Some(other) = args.text("empty-ns")?.filter(|kind| kind != "network") {
         return Err(usage(format!("--empty-ns {other:?}: only network can be left empty")));
     }
-    Ok(CriuOptions {
-        tcp_established: args.is_on("tcp-established"),
-        external_unix: args.is_on("ext-unix-sk"),
-        shell_job: args.is_on("shell-job"),
-        file_locks: args.is_on("file-locks"),
-        lazy_pages: args.is_on("lazy-pages"),
-        auto_dedup: args.is_on("auto-dedup"),
-        cgroups,
-    })
+    let given = FEATURES.iter().chain(own).filter(|(flag, _)| args.is_on(flag));
+    Ok(CriuOptions { features: given.map(|(_, feature)| *feature).collect(), cgroups })
 }
 
 fn usage(text: String) -> Error {

@@ -41,7 +41,7 @@ fn sources_opened_by_the_parent() {
         );
         let none = rootfs::open_sources(&plan).expect("open_sources");
         assert!(none.is_empty(), "without a user namespace each is the child's, in its turn: {none:?}");
-        let in_user_namespace = |plan: &_| edited(plan, |plan| plan["user_namespace"] = json!(true));
+        let in_user_namespace = |plan: &_| edited(plan, |plan| plan["namespaces"] = json!("USER"));
         let sources = rootfs::open_sources(&in_user_namespace(&plan)).expect("open_sources");
         assert_eq!(sources.keys().copied().collect::<Vec<_>>(), [1, 2]);
         let (target, below) = (bed.root("d"), bed.host("shared/below"));

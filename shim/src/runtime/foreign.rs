@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use brig_engine::cgroup::{Cgroup, CgroupRecord, OomWatch, Stats};
 use brig_engine::error::{Context, Error, ErrorKind, Result};
 use brig_engine::process::Pidfd;
-use brig_engine::{CheckpointOptions, Launched, Status};
+use brig_engine::{AfterCheckpoint, CheckpointOptions, CriuFeatures, Launched, Status};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde::Deserialize;
 
@@ -127,12 +127,13 @@ impl Foreign {
         if options.work != Path::new("") {
             command.arg("--work-path").arg(&options.work);
         }
+        let has = |feature| options.common.features.contains(feature);
         let flags = [
-            (options.leave_running, "--leave-running"),
-            (options.common.tcp_established, "--tcp-established"),
-            (options.common.external_unix, "--ext-unix-sk"),
-            (options.common.shell_job, "--shell-job"),
-            (options.common.file_locks, "--file-locks"),
+            (options.after != AfterCheckpoint::Stop, "--leave-running"),
+            (has(CriuFeatures::TCP_ESTABLISHED), "--tcp-established"),
+            (has(CriuFeatures::EXTERNAL_UNIX), "--ext-unix-sk"),
+            (has(CriuFeatures::SHELL_JOB), "--shell-job"),
+            (has(CriuFeatures::FILE_LOCKS), "--file-locks"),
         ];
         command.args(flags.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag)).arg(id);
         let output = command

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use brig_wire::protobuf::Message;
 
+use crate::options::CriuFeatures;
+
 /// The level at which CRIU's log has every message.
 const LOG_LEVEL: i64 = 4;
 
@@ -29,24 +31,10 @@ pub struct Options<'a> {
     pub pid: Option<i32>,
     /// The container's root on the host.
     pub root: &'a Path,
-    /// See `engine::CheckpointOptions`, as for the following fields.
+    /// Leaves the processes running after a dump.
     pub leave_running: bool,
-    /// Permits external Unix sockets.
-    pub external_unix: bool,
-    /// Permits open TCP connections.
-    pub tcp_established: bool,
-    /// Skips TCP connections that are not established yet.
-    pub tcp_skip_in_flight: bool,
-    /// Permits a shell job.
-    pub shell_job: bool,
-    /// Permits file locks.
-    pub file_locks: bool,
-    /// Permits open files that are unlinked.
-    pub link_remap: bool,
-    /// Drops pages that a later image holds.
-    pub auto_dedup: bool,
-    /// Transfers memory pages on demand.
-    pub lazy_pages: bool,
+    /// What is included, and how memory is transferred.
+    pub features: CriuFeatures,
     /// Tracks changes of memory from now on.
     pub track_memory: bool,
     /// The path of an earlier image, relative to this one.
@@ -90,14 +78,7 @@ impl<'a> Options<'a> {
             pid: None,
             root,
             leave_running: false,
-            external_unix: false,
-            tcp_established: false,
-            tcp_skip_in_flight: false,
-            shell_job: false,
-            file_locks: false,
-            link_remap: false,
-            auto_dedup: false,
-            lazy_pages: false,
+            features: CriuFeatures::empty(),
             track_memory: false,
             parent: None,
             page_server: None,
@@ -124,28 +105,29 @@ impl<'a> Options<'a> {
 
     pub(super) fn message(&self) -> Message {
         let path = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        let has = |feature| self.features.contains(feature);
         let mut message = Message::default()
             .number(1, self.images.0.as_raw_fd().into())
             .flag(3, self.leave_running)
-            .flag(4, self.external_unix)
-            .flag(5, self.tcp_established)
+            .flag(4, has(CriuFeatures::EXTERNAL_UNIX))
+            .flag(5, has(CriuFeatures::TCP_ESTABLISHED))
             // Device nodes are recognised by their device numbers, wherever they are.
             .flag(6, true)
-            .flag(7, self.shell_job)
-            .flag(8, self.file_locks)
+            .flag(7, has(CriuFeatures::SHELL_JOB))
+            .flag(8, has(CriuFeatures::FILE_LOCKS))
             .number(9, LOG_LEVEL)
             .text(10, self.log)
             .flag(12, true)
             .text(13, path(self.root))
             .flag(15, self.track_memory)
-            .flag(16, self.auto_dedup)
-            .flag(18, self.link_remap)
+            .flag(16, has(CriuFeatures::AUTO_DEDUP))
+            .flag(18, has(CriuFeatures::LINK_REMAP))
             .flag(24, self.cgroups != 0)
             .flag(26, self.rst_sibling)
             .number(34, self.cgroups)
             .number(38, self.empty_namespaces.cast_signed())
-            .flag(46, self.tcp_skip_in_flight)
-            .flag(48, self.lazy_pages)
+            .flag(46, has(CriuFeatures::TCP_SKIP_IN_FLIGHT))
+            .flag(48, has(CriuFeatures::LAZY_PAGES))
             .flag(50, true);
         if let Some(pid) = self.pid {
             message = message.number(2, pid.into());

@@ -118,7 +118,7 @@ fn prepare(plan: &InitPlan, inherited: &mut Inherited) -> Result<(OnceCell<Proc>
     let mut preserve =
         |number| inherited.take(number).with_context(|| format!("fd {number} of --preserve-fds is not open"));
     let preserved = (3..).zip(0..plan.preserve_fds).map(|(number, _)| preserve(number)).collect::<Result<_>>()?;
-    let comes_into_reach = plan.rootfs.is_none() && !plan.user_namespace && !plan.late_second_stage;
+    let comes_into_reach = plan.rootfs.is_none() && !plan.has_user_namespace() && !plan.has_late_second_stage();
     let proc = if comes_into_reach { OnceCell::new() } else { OnceCell::from(Proc::open()?) };
     Ok((proc, preserved))
 }

@@ -43,7 +43,7 @@ fn become_root() -> Result<()> {
 
 /// Creates the second-stage init, which becomes the container's process, and exits.
 pub(super) fn early_second_stage(init: &mut Init) -> Result<()> {
-    let Some(namespaces) = init.plan.early_second_stage else { return Ok(()) };
+    let Some(namespaces) = init.plan.early_second_stage() else { return Ok(()) };
     continue_in_child(init, namespaces)?;
     // The parent writes the maps of a user namespace that is created with the second-stage init.
     if namespaces & libc::CLONE_NEWUSER as u64 != 0 {

@@ -39,7 +39,7 @@ fn launch_and_serve(mut launch: Launch<'_>, observer: &mut dyn LaunchObserver) -
     let (gated, plan) = (launch.handles.gate.is_some(), launch.plan);
     // The user namespace belongs to the second-stage init if there is one, and so does the wait for its maps.
     let (maps, second_stage_maps) = match launch.start.id_maps.take() {
-        maps if plan.early_second_stage.is_some() => (None, maps),
+        maps if plan.early_second_stage().is_some() => (None, maps),
         maps => (maps, None),
     };
     let waits = match maps {

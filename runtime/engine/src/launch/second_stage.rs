@@ -40,7 +40,7 @@ pub(super) fn confine(init: &mut Init) -> Result<()> {
 
 /// Creates the second-stage init, which sets the attributes that it cannot inherit. The first-stage init exits here.
 pub(super) fn late_second_stage(init: &mut Init) -> Result<()> {
-    if !init.plan.late_second_stage {
+    if !init.plan.has_late_second_stage() {
         return Ok(());
     }
     init.close_proc();

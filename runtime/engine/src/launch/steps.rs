@@ -14,6 +14,7 @@ use crate::handshake::{Listening, Mounted, Ready};
 use crate::hooks;
 use crate::rootfs::{self, RootContext};
 use brig_plan::hooks::Hook;
+use brig_plan::init::InitNamespaces;
 use brig_plan::passwd;
 use brig_plan::seccomp::flag::NEW_LISTENER;
 use brig_sys::cred::SchedulerAttributes;
@@ -51,7 +52,7 @@ pub(super) fn session(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn cgroup_namespace(init: &mut Init) -> Result<()> {
-    if init.plan.unshare_cgroup {
+    if init.plan.namespaces.contains(InitNamespaces::NEW_CGROUP) {
         ns::unshare(libc::CLONE_NEWCGROUP as u64).context("unable to make a cgroup namespace")?;
     }
     Ok(())
@@ -71,7 +72,7 @@ pub(super) fn time_namespace(init: &mut Init) -> Result<()> {
 }
 
 pub(super) fn loopback(init: &mut Init) -> Result<()> {
-    if init.plan.loopback_up {
+    if init.plan.namespaces.contains(InitNamespaces::NEW_NETWORK) {
         ns::loopback_up().context("unable to bring up the loopback interface")?;
     }
     Ok(())
@@ -244,7 +245,7 @@ pub(super) fn labels(init: &mut Init) -> Result<()> {
 pub(super) fn scheduling(init: &mut Init) -> Result<()> {
     let process = &init.plan.process;
     // The second-stage init sets the attributes that a clone does not inherit.
-    let inherited = |scheduler: &&SchedulerAttributes| !init.plan.late_second_stage || scheduler.is_inherited();
+    let inherited = |scheduler: &&SchedulerAttributes| !init.plan.has_late_second_stage() || scheduler.is_inherited();
     if let Some(scheduler) = process.scheduler.as_ref().filter(inherited) {
         cred::set_scheduler(scheduler).context("unable to set process.scheduler")?;
     }
@@ -271,19 +272,19 @@ pub(super) fn scheduling(init: &mut Init) -> Result<()> {
 
 pub(super) fn limits(init: &mut Init) -> Result<()> {
     // With a low limit on processes, this process must not count against those of the container.
-    if init.plan.late_second_stage { Ok(()) } else { set_limits(init, false) }
+    if init.plan.has_late_second_stage() { Ok(()) } else { set_limits(init, false) }
 }
 
 pub(super) fn standard_streams(init: &mut Init) -> Result<()> {
     if let Some(slave) = init.terminal.take() {
         onto_stdio(slave.as_fd())?;
-        if !init.plan.late_second_stage {
+        if !init.plan.has_late_second_stage() {
             tty::make_controlling(slave.as_fd()).context("unable to take the terminal")?;
         }
     }
     terminal::reopen_devices(init)?;
     let uid = init.identity.uid;
-    if uid == 0 && !init.plan.user_namespace {
+    if uid == 0 && !init.plan.has_user_namespace() {
         return Ok(());
     }
     terminal::own_standard_streams(init, uid)

@@ -23,7 +23,7 @@ use super::{idmap, second_stage, streams};
 /// The requests that this plan will cause, in order.
 pub(super) fn expected(plan: &InitPlan) -> Vec<Step> {
     let mut steps = Vec::with_capacity(4);
-    if plan.early_second_stage.is_some() {
+    if plan.early_second_stage().is_some() {
         steps.push(Step::SecondStage);
     }
     if !plan.net_devices.is_empty() {
@@ -35,7 +35,7 @@ pub(super) fn expected(plan: &InitPlan) -> Vec<Step> {
     if plan.confines_first_stage() {
         steps.push(Step::Confine);
     }
-    if plan.late_second_stage {
+    if plan.has_late_second_stage() {
         steps.push(Step::SecondStage);
     }
     steps.push(Step::Ready);
@@ -146,9 +146,11 @@ impl Server<'_> {
             // Init could not set the limits itself.
             Step::Limits if expected == Step::Ready => self.limit(body)?,
             // The container has no device of its own for a standard stream.
-            Step::HostNode if expected == Step::Ready || self.plan.late_second_stage => self.hand_over_node(body)?,
+            Step::HostNode if expected == Step::Ready || self.plan.has_late_second_stage() => {
+                self.hand_over_node(body)?
+            }
             // It follows those requests, if init may not change the owner of the streams itself.
-            Step::Streams if expected == Step::Ready || self.plan.late_second_stage => {
+            Step::Streams if expected == Step::Ready || self.plan.has_late_second_stage() => {
                 streams::change_owner(&self.parent.read(body)?, self.guard.child().pid, self.stdio.as_ref())?;
                 self.parent.answer::<Streams>(&())?;
             }
@@ -171,7 +173,7 @@ impl Server<'_> {
                 Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
                 report @ Event::Request(Step::SecondStage, ..) => return Ok(report),
                 // The first-stage init sends it, if it creates the second-stage init last.
-                streams @ Event::Request(Step::HostNode | Step::Streams, ..) if self.plan.late_second_stage => {
+                streams @ Event::Request(Step::HostNode | Step::Streams, ..) if self.plan.has_late_second_stage() => {
                     return Ok(streams);
                 }
                 other => early.push_back(other),

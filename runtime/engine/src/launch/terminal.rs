@@ -119,7 +119,7 @@ pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
         let Ok(stat) = rustix::fs::fstat(stream) else {
             continue; // The caller left it closed.
         };
-        let owned = stat.st_uid == uid && !(init.plan.user_namespace && uid == OVERFLOW_ID);
+        let owned = stat.st_uid == uid && !(init.plan.has_user_namespace() && uid == OVERFLOW_ID);
         if owned || is_device(&stat) && !rustix::termios::isatty(stream) {
             continue;
         }
@@ -127,7 +127,7 @@ pub(super) fn own_standard_streams(init: &Init, uid: u32) -> Result<()> {
         match given {
             Ok(()) => {}
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM)
-                if init.plan.user_namespace && streams::is_joint(stream) =>
+                if init.plan.has_user_namespace() && streams::is_joint(stream) =>
             {
                 unmapped.push(number);
             }

@@ -76,8 +76,7 @@ impl Request {
             idmap: None,
             loop_device: false,
         };
-        let links = parsed.copy_symlink || parsed.source_nofollow || parsed.target_nofollow;
-        if parsed.copy_up || parsed.recursive || links {
+        if !parsed.own.is_empty() || parsed.recursive {
             let what = "one of these is for a container's own mounts, not for its root";
             return Err(invalid(format!("options {:?}: {what}", mount.options)));
         }

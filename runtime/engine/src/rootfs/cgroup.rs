@@ -26,7 +26,7 @@ const CGROUP_MAGICS: [u64; 2] = [0x27_e0eb, 0x6367_7270];
 
 /// Mounts the hierarchies of the container at the operation's target.
 pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
-    let may_write = plan.cgroup_namespace || !plan.user_namespace;
+    let may_write = plan.has_cgroup_namespace() || !plan.has_user_namespace();
     let readonly = if may_write { op.flags & libc::MS_RDONLY } else { libc::MS_RDONLY };
     let target = directory(root, op)?;
     match &root.cgroup {
@@ -35,7 +35,7 @@ pub(super) fn mount(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<Owne
             mount_at(root, &fs, op, FLAGS | libc::MS_RDONLY, target)
         }
         CgroupMounts::V2 { mountpoint, own } => {
-            let source = if plan.cgroup_namespace { own } else { mountpoint };
+            let source = if plan.has_cgroup_namespace() { own } else { mountpoint };
             Mounting { root, plan, op, flags: op.flags | readonly }.v2(target, source)
         }
         CgroupMounts::V1(list) => Mounting { root, plan, op, flags: FLAGS | readonly }.hierarchies(target, list),
@@ -56,7 +56,7 @@ impl Mounting<'_> {
     /// The v2 hierarchy: a new mount, or a bind mount of `source`.
     fn v2(&self, target: OwnedFd, source: &Path) -> Result<OwnedFd> {
         let Mounting { root, plan, op, flags } = *self;
-        if plan.cgroup_namespace {
+        if plan.has_cgroup_namespace() {
             match filesystem(op, "cgroup2", flags).mount(mount::attributes(flags)) {
                 Ok(mounted) => {
                     mount::attach(&mounted, &target)?;
@@ -154,7 +154,7 @@ fn mount_hierarchy(
     flags: u64,
     target: &OwnedFd,
 ) -> Result<()> {
-    if plan.cgroup_namespace {
+    if plan.has_cgroup_namespace() {
         let mut fs = Filesystem::new("cgroup").source("cgroup".as_ref());
         for option in hierarchy.options.split(',').filter(|option| !option.is_empty()) {
             fs = match option.split_once('=') {

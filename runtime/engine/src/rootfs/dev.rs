@@ -33,10 +33,12 @@ pub(super) fn set_up(root: &Root, plan: &RootfsPlan) -> Result<()> {
     let dev = root.dir.mkdir_all(Path::new("/dev"), 0o755, Links::Follow)?;
     for op in &plan.devices {
         let made = match op.path.strip_prefix("/dev") {
-            Ok(name) if name.components().count() == 1 => node(root, &dev, name.as_os_str(), op, plan.user_namespace),
+            Ok(name) if name.components().count() == 1 => {
+                node(root, &dev, name.as_os_str(), op, plan.has_user_namespace())
+            }
             _ => {
                 let (parent, name) = root.dir.parent(&op.path)?;
-                node(root, &parent, &name, op, plan.user_namespace)
+                node(root, &parent, &name, op, plan.has_user_namespace())
             }
         };
         made.with_context(|| format!("error creating device node {:?}", op.path))?;

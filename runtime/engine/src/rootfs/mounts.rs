@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{Root, by_path, cgroup, copy, has_option, refuse};
 use crate::error::{Context, Error, Result};
-use brig_plan::mounts::{MountKind, MountOp, PROC_FILES, RootfsPlan, options};
+use brig_plan::mounts::{MountKind, MountOp, PROC_FILES, RootfsPlan, RuntimeOptions, options};
 use brig_sys::fd::{file_type, mount_id};
 use brig_sys::mount::{self, Filesystem};
 use brig_sys::path::Links;
@@ -107,7 +107,7 @@ pub(super) fn directory(root: &Root, op: &MountOp) -> Result<OwnedFd> {
 }
 
 fn links(op: &MountOp) -> Links {
-    if op.target_nofollow { Links::NotLast } else { Links::Follow }
+    if op.own.contains(RuntimeOptions::TARGET_NOFOLLOW) { Links::NotLast } else { Links::Follow }
 }
 
 /// Refuses a target to which a symlink of the image may have led: the root, and procfs except for the files that lxcfs
@@ -219,7 +219,7 @@ fn tmpfs(root: &Root, plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
         // Also reports a target that is no directory.
         None => directory(root, op)?,
     };
-    if !op.copy_up {
+    if !op.own.contains(RuntimeOptions::COPY_UP) {
         return mount_at(root, &fs, op, flags, target);
     }
     let from = rustix::fs::openat(
@@ -291,16 +291,16 @@ fn remount(root: &Root, op: &MountOp) -> Result<()> {
 
 /// Binds the operation's source. Returns `None` for a symlink that was copied instead.
 fn bind(root: &Root, op: &MountOp, recursive: bool, source: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
-    if op.copy_symlink && copy_symlink(root, op)? {
+    if op.own.contains(RuntimeOptions::COPY_SYMLINK) && copy_symlink(root, op)? {
         return Ok(None);
     }
     let tree = match source {
         Some(tree) => Ok(tree),
-        None => root.host_mounts.copy(&op.source, recursive, !op.source_nofollow),
+        None => root.host_mounts.copy(&op.source, recursive, !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW)),
     };
     let tree = match tree {
         Ok(tree) => tree,
-        Err(error) if mount::is_missing(&error) && !op.source_nofollow => {
+        Err(error) if mount::is_missing(&error) && !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW) => {
             return bind_legacy(root, op, recursive).map(Some);
         }
         Err(error) if error.errno() == Errno::NOENT => return Err(source_missing(op)),

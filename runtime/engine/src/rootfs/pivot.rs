@@ -10,7 +10,7 @@ use super::Root;
 use super::host_mounts::HostMounts;
 use super::mounts::make_readonly;
 use crate::error::{Context, Error, ErrorKind, Result};
-use brig_plan::mounts::{Pivot, RootfsPlan};
+use brig_plan::mounts::{Pivot, ReadOnly, RootfsPlan};
 use brig_sys::mount::{self, Filesystem};
 use brig_sys::path::{Dir, Links};
 use brig_sys::procfs::Proc;
@@ -203,11 +203,11 @@ pub(super) fn finish_root(root: &Root, plan: &RootfsPlan) -> Result<()> {
     for mounted in &root.deferred_readonly {
         make_readonly(root, mounted).context("error remounting a tmpfs as readonly")?;
     }
-    if plan.dev_readonly {
+    if plan.readonly.contains(ReadOnly::DEV) {
         let dev = root.dir.open(Path::new("/dev"), OFlags::PATH, Links::Follow)?;
         make_readonly(root, &dev).context("error remounting \"/dev\" as readonly")?;
     }
-    if plan.readonly {
+    if plan.readonly.contains(ReadOnly::ROOT) {
         make_readonly(root, root.fd()).context("error setting rootfs as readonly")?;
     }
     Ok(())

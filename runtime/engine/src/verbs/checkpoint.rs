@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 use super::record::cgroup_mounts;
-use super::{CheckpointOptions, Container, CriuOptions, Engine, Status, absolute};
+use super::{AfterCheckpoint, CheckpointOptions, Container, CriuOptions, Engine, Status, absolute};
 use crate::cgroup::Cgroup;
 use crate::criu::{Criu, CriuContext, Kind, Mapped, Options};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -45,11 +45,10 @@ impl Engine {
         let mut asked = Options::new((images.file.as_fd(), &images.path), "dump.log", &rootfs.root);
         asked.work = work.as_ref().map(|work| (work.file.as_fd(), work.path.as_path()));
         asked.pid = Some(pid);
-        asked.leave_running = options.leave_running;
-        asked.tcp_skip_in_flight = options.tcp_skip_in_flight;
-        asked.link_remap = options.link_remap;
+        asked.leave_running = options.after == AfterCheckpoint::Continue;
+        let is_pre_dump = options.after == AfterCheckpoint::ContinueMemoryOnly;
         asked.parent = parent;
-        asked.track_memory = parent.is_some() || options.pre_dump;
+        asked.track_memory = parent.is_some() || is_pre_dump;
         asked.page_server = options.page_server.as_ref().map(|(address, port)| (address.as_str(), *port));
         asked.status = options.status_fd;
         asked.freeze = container.freezer();
@@ -61,13 +60,13 @@ impl Engine {
                 asked.external.push(format!("{}[{}]:{name}", kind.proc_name(), inode(pid, kind)?));
             }
         }
-        let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
+        let kind = if is_pre_dump { Kind::PreDump } else { Kind::Dump };
         if kind == Kind::Dump {
             asked.mounts = dumped_mounts(rootfs, &cgroup, pid)?;
             write_descriptors(&images.path, pid)?;
         }
         Criu::start(&CriuContext::default())?.request(kind, &asked, &mut |_| Ok(()))?;
-        if options.leave_running || options.pre_dump {
+        if options.after != AfterCheckpoint::Stop {
             return Ok(());
         }
         container.kill_all(Status::Stopped, container.init()?)?;
@@ -83,12 +82,7 @@ fn inode(pid: i32, kind: NamespaceKind) -> Result<u64> {
 
 /// Applies the options that checkpoint and restore share.
 pub(super) fn apply(asked: &mut Options<'_>, common: &CriuOptions) {
-    asked.tcp_established = common.tcp_established;
-    asked.external_unix = common.external_unix;
-    asked.shell_job = common.shell_job;
-    asked.file_locks = common.file_locks;
-    asked.lazy_pages = common.lazy_pages;
-    asked.auto_dedup = common.auto_dedup;
+    asked.features = common.features;
     // As with runc, network devices and addresses are restored by the network's manager: a restored namespace has
     // `lo` alone.
     asked.empty_namespaces = NamespaceKind::Network.clone_flag();

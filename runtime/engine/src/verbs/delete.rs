@@ -106,7 +106,7 @@ impl Container {
         if let Some(group) = &self.record.intel_rdt {
             group.remove()?;
         }
-        if self.record.poststop {
+        if self.record.hooks.poststop {
             match self.spec() {
                 Ok(spec) => self.poststop(&spec),
                 Err(error) => tracing::warn!("the poststop hooks are not run: {error}"),

@@ -18,7 +18,8 @@ pub(super) fn restore(plan: &RestorePlan) {
 }
 
 fn namespaces(plan: &ContainerPlan) -> (u64, u64, String) {
-    let second = plan.init.early_second_stage.map(|flags| format!("; new for the second-stage init: {}", names(flags)));
+    let second =
+        plan.init.early_second_stage().map(|flags| format!("; new for the second-stage init: {}", names(flags)));
     let joined = plan.namespaces.joined().fold(0, |flags, (kind, _)| flags | kind.clone_flag());
     (plan.clone_flags, joined, second.unwrap_or_default())
 }

@@ -83,7 +83,7 @@ impl Joined {
             let fd = opened.with_context(unable)?;
             match &user {
                 _ if !plan.namespaces.is_private(kind) => {}
-                _ if kind == NamespaceKind::Pid && plan.init.late_second_stage => pid_namespace = Some(fd),
+                _ if kind == NamespaceKind::Pid && plan.init.has_late_second_stage() => pid_namespace = Some(fd),
                 // The user namespace comes first in the list of kinds.
                 None if kind == NamespaceKind::User => user = Some((kind, fd)),
                 Some((_, user)) if !ns::is_owned_by(fd.as_fd(), user.as_fd()).with_context(unable)? => {

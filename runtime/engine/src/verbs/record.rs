@@ -9,7 +9,7 @@ use crate::cgroup::{Cgroup, CgroupKind};
 use crate::error::{Context, Error, Result};
 use crate::launch::faults;
 use crate::resctrl::Group;
-use crate::state::{Record, RecordConfig};
+use crate::state::{Record, RecordConfig, RecordHooks};
 use crate::store::Entry;
 use brig_plan::Finished;
 use brig_plan::cgroup::CgroupPlan;
@@ -130,9 +130,11 @@ pub(super) fn first_record(id: &str, spec: &Spec, bundle: &Path, plan: &Containe
         owner,
         annotations,
         own_pids: plan.namespaces.is_new(NamespaceKind::Pid),
-        start_container: !plan.init.hooks.start_container.is_empty(),
-        poststart: !plan.hooks.poststart.is_empty(),
-        poststop: !plan.hooks.poststop.is_empty(),
+        hooks: RecordHooks {
+            start_container: !plan.init.hooks.start_container.is_empty(),
+            poststart: !plan.hooks.poststart.is_empty(),
+            poststop: !plan.hooks.poststop.is_empty(),
+        },
         config: RecordConfig { rootfs, labels },
         cgroup_paths: BTreeMap::new(),
         namespace_paths: BTreeMap::new(),

@@ -98,7 +98,7 @@ pub(super) fn make_pipes(stdio: &mut Stdio, init: &InitPlan) -> Result<Option<[O
     }
     let is_device = |fd| rustix::fs::fstat(fd).is_ok_and(|stat| rootfs::is_other_device(&stat));
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    if !init.user_namespace && ![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().any(is_device) {
+    if !init.has_user_namespace() && ![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().any(is_device) {
         return Ok(None);
     }
     let pipe = || std::io::pipe().context("unable to make a pipe for a standard stream");

@@ -2,6 +2,7 @@
 
 use oci_spec::runtime::{Capabilities, LinuxSchedulerPolicy, Process};
 
+use crate::host::SecurityModules;
 use crate::process::MAX_CPUS;
 use crate::{Findings, Host};
 
@@ -227,11 +228,13 @@ pub(super) fn labels_have_their_module_at(
     host: &Host,
     findings: &mut Findings,
 ) {
-    if !host.apparmor && profile.is_some_and(|profile| !profile.is_empty() && profile != "unconfined") {
+    if !host.security_modules.contains(SecurityModules::APPARMOR)
+        && profile.is_some_and(|profile| !profile.is_empty() && profile != "unconfined")
+    {
         let reason = "apparmor: config provided but apparmor not supported";
         findings.deny(profile_place, reason, "enable AppArmor on the host, or leave it out");
     }
-    if !host.selinux && label.is_some_and(|label| !label.is_empty()) {
+    if !host.security_modules.contains(SecurityModules::SELINUX) && label.is_some_and(|label| !label.is_empty()) {
         let reason = "selinux label is specified in config, but selinux is disabled or not supported";
         findings.deny(label_place, reason, "enable SELinux on the host, or leave it out");
     }

@@ -33,6 +33,8 @@ pub enum Meaning {
     IdMap(bool),
 }
 
+use serde::{Deserialize, Serialize};
+
 use Meaning::{Clear, ClearAll, Propagation, Set, SetAll};
 
 /// Every option of the runtime, sorted by name.
@@ -188,6 +190,21 @@ pub fn propagation(name: &str) -> Option<u64> {
     }
 }
 
+bitflags::bitflags! {
+    /// Mount options that the runtime itself implements.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct RuntimeOptions: u8 {
+        /// Copy the image's files at the target into the new tmpfs.
+        const COPY_UP = 1;
+        /// Copy the source if it is a symlink.
+        const COPY_SYMLINK = 1 << 1;
+        /// Do not follow the source's last symlink.
+        const SOURCE_NOFOLLOW = 1 << 2;
+        /// Do not follow the target's last symlink.
+        const TARGET_NOFOLLOW = 1 << 3;
+    }
+}
+
 /// The parsed options of a mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
@@ -203,14 +220,8 @@ pub struct Parsed {
     pub recursive: bool,
     /// Propagation types, in order.
     pub propagation: Vec<u64>,
-    /// See [`Meaning::CopyUp`].
-    pub copy_up: bool,
-    /// See [`Meaning::CopySymlink`].
-    pub copy_symlink: bool,
-    /// See [`Meaning::SourceNoFollow`].
-    pub source_nofollow: bool,
-    /// See [`Meaning::TargetNoFollow`].
-    pub target_nofollow: bool,
+    /// The options that the runtime itself implements.
+    pub own: RuntimeOptions,
     /// See [`Meaning::IdMap`]; with the text after a `=`.
     pub idmap: Option<(bool, Option<String>)>,
     /// The file system's own options: name, and value if there was a `=`.
@@ -233,10 +244,10 @@ pub fn parse<S: AsRef<str>>(options: &[S]) -> Parsed {
             Some(Meaning::SetAll(set)) => parsed.whole_tree(option, set, 0),
             Some(Meaning::ClearAll(clear)) => parsed.whole_tree(option, 0, clear),
             Some(Propagation(flags)) => parsed.propagation.push(flags),
-            Some(Meaning::CopyUp) => parsed.copy_up = true,
-            Some(Meaning::CopySymlink) => parsed.copy_symlink = true,
-            Some(Meaning::SourceNoFollow) => parsed.source_nofollow = true,
-            Some(Meaning::TargetNoFollow) => parsed.target_nofollow = true,
+            Some(Meaning::CopyUp) => parsed.own |= RuntimeOptions::COPY_UP,
+            Some(Meaning::CopySymlink) => parsed.own |= RuntimeOptions::COPY_SYMLINK,
+            Some(Meaning::SourceNoFollow) => parsed.own |= RuntimeOptions::SOURCE_NOFOLLOW,
+            Some(Meaning::TargetNoFollow) => parsed.own |= RuntimeOptions::TARGET_NOFOLLOW,
             Some(Meaning::IdMap(recursive)) => parsed.idmap = Some((recursive, None)),
             None => match option.split_once('=').map(|(name, value)| (meaning(name), value)) {
                 Some((Some(Meaning::IdMap(recursive)), maps)) => {

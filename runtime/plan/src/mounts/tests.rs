@@ -39,7 +39,7 @@ fn default_mounts_are_planned() {
     assert_eq!(findings.warnings, [""; 0], "a relative destination is reported by the checks");
     assert_eq!(plan.root, Path::new("/bundle/rootfs"));
     assert_eq!(plan.pivot, Pivot::Pivot);
-    assert!(plan.setup_dev && plan.dev_readonly && !plan.readonly);
+    assert!(plan.setup_dev && plan.readonly == ReadOnly::DEV);
     assert_eq!(plan.devices.len(), 6);
     assert_eq!(plan.mounts[0].kind, MountKind::Proc);
     assert_eq!(plan.mounts[1].data, [("mode".to_owned(), Some("755".to_owned()))]);
@@ -96,7 +96,7 @@ fn without_a_mount_namespace_nothing_of_the_host_is_restricted() {
     let (plan, findings) = build_json(json, &MountOptions::default(), &host());
     assert_eq!(plan.pivot, Pivot::Chroot);
     assert_eq!(denied(&findings), ["linux.maskedPaths", "linux.readonlyPaths"]);
-    assert!(!plan.readonly && findings.warnings.iter().any(|warning| warning.starts_with("root.readonly: ")));
+    assert!(plan.readonly.is_empty() && findings.warnings.iter().any(|warning| warning.starts_with("root.readonly: ")));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_mount_label_needs_selinux() {
         "annotations":{"run.oci.mount_context_type":"rootcontext"},
         "linux":{"namespaces":[{"type":"mount"}],"mountLabel":"system_u:object_r:container_file_t:s0:c1,c2"}}"#;
     assert_eq!(denied(&build_json(json, &MountOptions::default(), &host()).1), ["linux.mountLabel"]);
-    let selinux = Host { selinux: true, ..host() };
+    let selinux = Host { security_modules: SecurityModules::SELINUX, ..host() };
     let (plan, findings) = build_json(json, &MountOptions::default(), &selinux);
     assert_eq!(denied(&findings), [""; 0]);
     assert_eq!(plan.mount_label.map(|label| label.option).as_deref(), Some("rootcontext"));
