@@ -151,9 +151,8 @@ fn cgroup_hierarchies_are_as_writable_as_asked() {
             (true, json!(["rw"]), false, false),
         ] {
             let mount = json!([{"destination": "/cg", "source": "cgroup", "type": "cgroup", "options": asked}]);
-            let options = MountOptions { cgroup_namespace: namespace, ..MountOptions::default() };
+            let options = MountOptions { cgroup_namespace: namespace, user_namespace: user, ..MountOptions::default() };
             let plan = edited(&bed.plan_with(mount, json!({}), &options), |plan| {
-                plan["user_namespace"] = json!(user);
                 plan["devices"] = json!([]);
             });
             let context = RootContext { cgroup: CgroupMounts::V1(list.clone()), ..RootContext::default() };
@@ -193,9 +192,8 @@ fn the_v2_hierarchy_is_as_writable_as_asked() {
         ] {
             let mount = json!([{"destination": "/sys/fs/cgroup", "source": "cgroup", "type": "cgroup",
                                 "options": ["nosuid", "noexec", "nodev", "relatime", asked]}]);
-            let options = MountOptions { cgroup_namespace: namespace, ..MountOptions::default() };
+            let options = MountOptions { cgroup_namespace: namespace, user_namespace: user, ..MountOptions::default() };
             let plan = edited(&bed.plan_with(mount, json!({}), &options), |plan| {
-                plan["user_namespace"] = json!(user);
                 plan["devices"] = json!([]);
             });
             let cgroup = CgroupMounts::V2 { mountpoint: mountpoint.into(), own: mountpoint.into() };

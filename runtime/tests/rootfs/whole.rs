@@ -144,7 +144,7 @@ fn a_read_only_root_and_dev() {
             ]),
             json!({}),
         );
-        let plan = edited(&plan, |plan| plan["readonly"] = json!(true));
+        let plan = edited(&plan, |plan| plan["readonly"] = json!("ROOT | DEV"));
         let root = rootfs::prepare(&plan, RootContext::default()).expect("prepare");
         root.enter(&plan).expect("enter");
         root.finish(&plan).expect("finish");
