@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use brig_engine::config;
 use brig_engine::error::{Context, Result};
-use brig_plan::annotations::{Annotation, SHIM_GROUP, SHIM_SANDBOX};
-use brig_plan::config;
-use brig_sys::file;
 use serde::{Deserialize, Serialize};
+
+use crate::file::{self, Links};
 
 /// The few parts of config.json that the shim itself needs.
 #[derive(Debug, Default, Deserialize)]
@@ -45,7 +45,7 @@ struct Namespace {
 }
 
 /// The annotations whose value groups containers in one server; the first one that is set counts.
-const GROUPS: [Annotation; 2] = [SHIM_GROUP, SHIM_SANDBOX];
+const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
 impl Facts {
     /// Reads config.json of the bundle. A sandbox's bundle has none, and the facts are empty then.
@@ -62,20 +62,13 @@ impl Facts {
     /// The file is no JSON of that shape.
     pub fn read_if_any(bundle: &Path) -> Result<Option<Facts>> {
         let path = bundle.join("config.json");
-        match file::read_regular(&path, config::MAX_BYTES) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| path.display().to_string()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("unable to read {}", path.display())),
-        }
+        let bytes = file::read(&path, Links::Follow, config::MAX_LEN)?;
+        bytes.map(|bytes| serde_json::from_slice(&bytes).with_context(|| path.display().to_string())).transpose()
     }
 
     /// The group that the container belongs to.
     pub fn group(&self) -> Option<&str> {
-        GROUPS
-            .iter()
-            .find_map(|name| self.annotations.get(name.name()))
-            .map(String::as_str)
-            .filter(|group| !group.is_empty())
+        GROUPS.iter().find_map(|name| self.annotations.get(*name)).map(String::as_str).filter(|group| !group.is_empty())
     }
 
     /// Whether the cgroup's path has the form of a systemd driver, NAME.slice:PREFIX:NAME.
@@ -99,7 +92,7 @@ impl Facts {
 }
 
 /// The largest size of a file that the shim stores in a bundle, in bytes.
-const MAX_KEPT_BYTES: u64 = 64 << 10;
+const MAX_KEPT_BYTES: usize = 64 << 10;
 
 /// Reads a file that the shim stores in a bundle; `None` where there is none. Anything else at the path, such as a
 /// link, a FIFO or a device, is not read.
@@ -107,7 +100,7 @@ const MAX_KEPT_BYTES: u64 = 64 << 10;
 /// # Errors
 /// The file cannot be read, or is no regular file of a usual size.
 pub fn read_kept(path: &Path) -> Result<Option<Vec<u8>>> {
-    file::read_nofollow(path, MAX_KEPT_BYTES).with_context(|| format!("unable to read {}", path.display()))
+    file::read(path, Links::Refuse, MAX_KEPT_BYTES)
 }
 
 /// The name of the file with a sandbox's runtime options, a google.protobuf.Any.

@@ -415,7 +415,7 @@ impl Copying {
         match &self.terminal {
             Some(master) => {
                 let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-                tcsetwinsize(master, size).map_err(std::io::Error::from).context("unable to resize the terminal")
+                tcsetwinsize(master, size).context("unable to resize the terminal")
             }
             None => Ok(()),
         }

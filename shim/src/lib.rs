@@ -17,6 +17,7 @@
 //! | [`reaper`] | the exit of every child |
 //! | `io` | standard streams and terminals |
 //! | `bundle`, `exit_record` | the files in the bundle that concern the shim |
+//! | `file` | reads of regular files of limited size |
 //! | `options` | containerd's runtime options, from either message |
 //! | `events` | the queue of events, and their publication to containerd |
 //! | `stats` | statistics in containerd's messages |
@@ -31,6 +32,7 @@ mod bundle;
 mod calls;
 mod events;
 mod exit_record;
+mod file;
 mod io;
 mod log;
 mod oom;

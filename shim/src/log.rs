@@ -18,7 +18,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use brig_engine::error::{Context, Error, Result};
-use brig_sys::SysError;
 use brig_wire::logrus::quoted;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use tracing::field::{Field, Visit};
@@ -62,13 +61,13 @@ fn open(path: &Path) -> Result<OwnedFd> {
     match rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o700), 0) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(error) => {
-            return Err(SysError::new("mknodat", format!("{path:?}, S_IFIFO"), error)).with_context(what);
+            return Err(error).with_context(|| format!("mknodat({path:?}, S_IFIFO)")).with_context(what);
         }
     }
     // Both ends: a write without a reader would fail otherwise, and an open of one end would wait for the other.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::APPEND;
     rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|error| SysError::new("open", format!("{path:?}, {flags:?}"), error))
+        .with_context(|| format!("open({path:?}, {flags:?})"))
         .with_context(what)
 }
 

@@ -20,7 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use brig_engine::cgroup::{OomEvent, OomWatch};
 use brig_engine::error::{Context, Result};
-use brig_sys::{SysError, SysResult};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFlags, Timespec};
 use tokio::io::Interest;
@@ -76,9 +75,8 @@ impl Watcher {
     /// No descriptors are left.
     pub fn start(report: UnboundedSender<String>) -> Result<Watcher> {
         let unable = "cannot watch for out of memory";
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(|error| SysError::new("epoll_create1", "EPOLL_CLOEXEC", error))
-            .context(unable)?;
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll_create1(EPOLL_CLOEXEC)").context(unable)?;
         let polled = epoll.try_clone().context(unable)?;
         #[allow(deprecated, reason = "its replacement is unsafe code; an OwnedFd keeps to all that it asks for")]
         let polled = AsyncFd::with_interest(polled, Interest::READABLE).context(unable)?;
@@ -102,7 +100,7 @@ impl Watcher {
                 _ => EventFlags::IN,
             };
             epoll::add(&self.shared.epoll, fd, EventData::new_u64(number), wanted)
-                .map_err(|error| SysError::new("epoll_ctl", format!("EPOLL_CTL_ADD, {wanted:?}"), error))
+                .with_context(|| format!("epoll_ctl(EPOLL_CTL_ADD, {wanted:?})"))
                 .with_context(|| format!("cannot watch {id} for out of memory"))?;
         }
         let reported = watch.kills();
@@ -219,12 +217,12 @@ impl Shared {
     }
 
     /// The numbers of the containers that have events to read.
-    fn ready(&self) -> SysResult<Vec<u64>> {
+    fn ready(&self) -> Result<Vec<u64>> {
         let mut events = Vec::with_capacity(BATCH);
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&at_once)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(events.iter().map(|event| event.data.u64()).collect()),
-            Err(error) => Err(SysError::new("epoll_wait", "", error)),
+            Err(error) => Err(error).context("epoll_wait"),
         }
     }
 }

@@ -15,13 +15,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
-use brig_plan::ids;
-use brig_sys::file;
 use containerd_shim_protos::shim::oci;
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Message};
 use serde_json::{Map, Value};
 
+use crate::file::{self, Links};
 use crate::io::OutputTimeouts;
 
 /// The largest size of a configuration file, in bytes.
@@ -88,11 +87,14 @@ pub fn parse(any: Option<&Any>) -> Result<Options> {
     Ok(options)
 }
 
+/// The largest user or group id.
+const MAX_ID: u32 = u32::MAX - 1;
+
 /// (uid_t)-1 is not a valid id: fchown(2) would leave the pipes with their owner.
 fn check_ids(options: &Options) -> Result<()> {
     for (name, id) in [("IoUid", options.io_uid), ("IoGid", options.io_gid)] {
-        if id > ids::MAX {
-            return Err(invalid(format!("runtime options: {name} is {id}: expected {}", ids::RANGE)));
+        if id > MAX_ID {
+            return Err(invalid(format!("runtime options: {name} is {id}: expected 0 to {MAX_ID}")));
         }
     }
     Ok(())
@@ -201,10 +203,8 @@ impl Generic {
 
 fn read(path: &Path) -> Result<String> {
     let what = || format!("runtime options: config_path {}", path.display());
-    let bytes = file::read_regular(path, MAX_CONFIG_LEN).with_context(what)?;
-    if bytes.len() > MAX_CONFIG_LEN {
-        return Err(invalid(format!("{}: larger than {MAX_CONFIG_LEN} bytes", what())));
-    }
+    let bytes = file::read(path, Links::Follow, MAX_CONFIG_LEN).with_context(what)?;
+    let bytes = bytes.ok_or_else(|| invalid(format!("{}: there is no such file", what())))?;
     String::from_utf8(bytes).map_err(|_| invalid(format!("{}: not UTF-8", what())))
 }
 

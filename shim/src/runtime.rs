@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use brig_engine::cgroup::{OomWatch, Stats};
+use brig_engine::config::parse_resources;
 use brig_engine::error::{Context, Error, ErrorKind, Result};
 use brig_engine::process::Pidfd;
 use brig_engine::{
     CgroupManager, CheckpointOptions, Console, CreateOptions, Engine, ExecOptions, Launched, ProcessSource,
     RestoreOptions, Status, Stdio,
 };
-use brig_plan::config;
 use tokio::sync::oneshot;
 
 use crate::bundle::Kept;
@@ -300,9 +300,9 @@ impl Runtime {
     pub fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
         match self {
             Runtime::Engine(engine) => {
-                let (resources, warnings) = config::parse_resources(resources)?;
-                warnings.iter().for_each(|warning| tracing::warn!(id, "update: {warning}"));
-                engine.update(id, &resources)
+                let resources = parse_resources(resources)?;
+                resources.warnings.iter().for_each(|warning| tracing::warn!(id, "update: {warning}"));
+                engine.update(id, &resources.value)
             }
             Runtime::Foreign(foreign) => foreign.update(id, resources),
         }

@@ -19,7 +19,6 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use brig_engine::error::{Context, Error, ErrorKind, Result};
-use brig_sys::procfs::Proc;
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::sandbox_api as api;
 use containerd_shim_protos::sandbox_async::{Sandbox as SandboxService, create_sandbox};
@@ -27,6 +26,7 @@ use containerd_shim_protos::shim::oci;
 use containerd_shim_protos::types::platform::Platform;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
+use rustix::thread::CapabilitySet;
 use ttrpc::r#async::{Service as Methods, TtrpcContext};
 
 use crate::bundle::{OPTIONS, is_link, read_kept};
@@ -51,8 +51,8 @@ const ROOT_FILE: &str = "pause";
 
 /// The OOM score of pause processes in CRI (containerd's sandbox container).
 const LOW_SCORE: i32 = -998;
-/// The capability's bit (linux/capability.h).
-const CAP_SYS_RESOURCE: u64 = 1 << 24;
+/// This process, in the paths of /proc.
+const OWN: &str = "self";
 
 /// The sandbox of this shim; there is at most one.
 #[derive(Debug)]
@@ -271,12 +271,11 @@ pub fn sweep(bundle: &Path) -> Result<()> {
 /// The OOM score of a pod's pause process: the OOM killer must choose it last, as in CRI. Without the capability to
 /// lower a score, this shim's own score is the lowest possible.
 fn oom_score() -> Result<i32> {
-    if brig_sys::cred::effective_capabilities()? & CAP_SYS_RESOURCE != 0 {
+    let capabilities = rustix::thread::capabilities(None).context("unable to read the capabilities of this process")?;
+    if capabilities.effective.contains(CapabilitySet::SYS_RESOURCE) {
         return Ok(LOW_SCORE);
     }
-    let text = Proc::open()?.read_to_string("self/oom_score_adj")?;
-    let own: i32 = text.trim().parse().map_err(|_| Error::other(format!("/proc/self/oom_score_adj holds {text:?}")))?;
-    Ok(own.max(LOW_SCORE))
+    Ok(crate::setup::oom_score(OWN)?.max(LOW_SCORE))
 }
 
 /// The platform of this program in Go's names, which containerd compares with those of images.
@@ -404,7 +403,7 @@ mod tests {
         let path = bundle.path().join("config.json");
         assert!(prepare(bundle.path(), "box", "", &Pod::default()).unwrap());
         let first = std::fs::read(&path).unwrap();
-        brig_plan::config::parse(&first).unwrap();
+        brig_engine::config::parse_spec(&first).unwrap();
         for name in ["rootfs/proc", "rootfs/dev", "rootfs/pause"] {
             assert!(bundle.path().join(name).exists(), "{name}");
         }

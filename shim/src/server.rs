@@ -86,7 +86,7 @@ fn inherited_listener() -> Result<StdListener> {
     }
     let socket: OwnedFd = stdin.as_fd().try_clone_to_owned().context("unable to take the socket")?;
     let null = std::fs::File::open("/dev/null").context("unable to open /dev/null")?;
-    rustix::stdio::dup2_stdin(&null).map_err(std::io::Error::from).context("unable to close standard input")?;
+    rustix::stdio::dup2_stdin(&null).context("unable to close standard input")?;
     let listener = StdListener::from(socket);
     listener.set_nonblocking(true).context("unable to take the socket")?;
     Ok(listener)

@@ -3,12 +3,10 @@
 //! A host may forbid a setting that was not requested explicitly: that is logged. A requested one that fails is an
 //! error.
 
+use std::io::Write;
 use std::path::Path;
 
-use brig_engine::error::{Context, Result};
-use brig_sys::SysError;
-use brig_sys::procfs::Proc;
-use rustix::io::Errno;
+use brig_engine::error::{Context, Error, Result};
 use rustix::thread::CoreSchedulingScope;
 
 /// The highest OOM score (proc_pid_oom_score_adj(5)).
@@ -35,13 +33,21 @@ pub fn adjust_oom_score(pid: i32, parent: i32) {
 }
 
 fn set_oom_score(pid: i32, parent: i32) -> Result<()> {
-    let proc = Proc::open()?;
-    let text = proc.read_to_string(format!("{parent}/oom_score_adj"))?;
-    let unreadable = || SysError::new("read", format!("/proc/{parent}/oom_score_adj: {text:?}"), Errno::BADMSG);
-    let score: i32 = text.trim().parse().map_err(|_| unreadable())?;
-    let score = (score + 1).min(HIGHEST_SCORE);
-    proc.write(format!("{pid}/oom_score_adj"), score.to_string().as_bytes())?;
-    Ok(())
+    let score = (oom_score(&parent.to_string())? + 1).min(HIGHEST_SCORE);
+    let path = format!("/proc/{pid}/oom_score_adj");
+    let what = || format!("unable to write {path}");
+    let mut file = std::fs::OpenOptions::new().write(true).open(&path).with_context(what)?;
+    file.write_all(score.to_string().as_bytes()).with_context(what)
+}
+
+/// The OOM score of a process: its pid, or `self`.
+///
+/// # Errors
+/// The score cannot be read.
+pub fn oom_score(process: &str) -> Result<i32> {
+    let path = format!("/proc/{process}/oom_score_adj");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("unable to read {path}"))?;
+    text.trim().parse().map_err(|_| Error::other(format!("{path}: expected a number, found {text:?}")))
 }
 
 /// Moves process `pid` to the cgroup that the options name; with an empty name it stays.
@@ -75,7 +81,7 @@ pub fn systemd_is_running() -> bool {
 
 fn new_core_cookie() -> Result<()> {
     rustix::thread::create_core_scheduling_cookie(rustix::process::getpid(), CoreSchedulingScope::ProcessGroup)
-        .map_err(|error| SysError::new("prctl", "PR_SCHED_CORE, PR_SCHED_CORE_CREATE", error))
+        .context("prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE)")
         .context("SCHED_CORE is set, and core scheduling is not to be had on this host")
 }
 

@@ -34,6 +34,7 @@
 // Layers, each of which uses those above it alone: facts (error, trace, handshake, state, options); effects, which do not
 // know each other (probe, store, channel, hooks, criu, cgroup, resctrl, rootfs, seccomp); launch; verbs.
 pub mod cgroup;
+pub mod config;
 pub mod error;
 pub mod process;
 pub mod root_mounts;

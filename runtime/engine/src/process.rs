@@ -12,6 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use brig_sys::process::{self, Exit};
+use brig_sys::procfs::Proc;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -115,6 +116,16 @@ pub fn exited_child() -> Result<Option<ExitedChild>> {
     Ok(found.map(|(pid, exit)| ExitedChild { pid, status: exit_status(exit) }))
 }
 
+/// Whether the process `pid` has exited or is exiting: it has left its namespaces, or is leaving them, so that no other
+/// process can join them through it. True too when no process has this pid.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn is_exiting(pid: i32) -> Result<bool> {
+    let stat = Proc::open().and_then(|proc| proc.pid_stat(pid)).context("unable to read the state of a process")?;
+    Ok(stat.is_none_or(|stat| stat.is_ending()))
+}
+
 /// Releases the resident pages of this program's code and constants, for a supervisor that will be idle for long. They
 /// are read from the program's file again at the next access.
 ///
@@ -148,13 +159,14 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         let pidfd = Pidfd::open(pid).unwrap();
         pidfd.send_signal(0).unwrap();
-        assert_eq!(pidfd.try_wait().unwrap(), None);
+        assert_eq!((pidfd.try_wait().unwrap(), is_exiting(pid).unwrap()), (None, false));
         // A signal that the C library has no name for.
         pidfd.send_signal(libc::SIGRTMIN() + 3).unwrap();
         assert_eq!(pidfd.wait().unwrap().signal(), Some(libc::SIGRTMIN() + 3));
         assert_eq!(pidfd.send_signal(libc::SIGKILL).unwrap_err().kind(), ErrorKind::NoSuchProcess);
         assert!(pidfd.try_wait().is_err() && pidfd.wait().is_err() && child.wait().is_err());
         assert_eq!(Pidfd::open(pid).unwrap_err().kind(), ErrorKind::NoSuchProcess);
+        assert!(is_exiting(pid).unwrap());
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! Descriptors of streams: pipes, FIFOs, and their registration with the async runtime.
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use brig_engine::error::{Context, Result};
-use brig_sys::SysError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -25,7 +24,7 @@ pub(super) type Polled = AsyncFd<OwnedFd>;
 )]
 pub(super) fn polled(fd: OwnedFd) -> Result<Polled> {
     let unable = "unable to poll a stream";
-    let flags = rustix::fs::fcntl_getfl(&fd).map_err(std::io::Error::from).context(unable)?;
+    let flags = rustix::fs::fcntl_getfl(&fd).context(unable)?;
     let interest = match flags & OFlags::ACCMODE {
         OFlags::RDONLY => Interest::READABLE,
         OFlags::WRONLY => Interest::WRITABLE,
@@ -41,25 +40,28 @@ pub(super) fn null() -> Result<OwnedFd> {
 
 /// Creates a pipe whose end for the process belongs to `ids`: (read end, write end).
 pub(super) fn pipe(ids: (u32, u32)) -> Result<(OwnedFd, OwnedFd)> {
-    let error = |call: &'static str| move |error| SysError::new(call, "", error);
-    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(error("pipe2"))?;
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("pipe2")?;
     if ids != (0, 0) {
         let (uid, gid) = (rustix::fs::Uid::from_raw(ids.0), rustix::fs::Gid::from_raw(ids.1));
         // Both ends are one inode.
-        rustix::fs::fchown(&reader, Some(uid), Some(gid)).map_err(error("fchown"))?;
+        rustix::fs::fchown(&reader, Some(uid), Some(gid)).context("fchown")?;
     }
     Ok((reader, writer))
 }
 
 pub(super) fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
-    let error = |error| SysError::new("fcntl", "O_NONBLOCK", error);
-    let flags = rustix::fs::fcntl_getfl(fd).map_err(error)?;
-    Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(error)?)
+    let flags = rustix::fs::fcntl_getfl(fd).context("fcntl(F_GETFL)")?;
+    rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK).context("fcntl(F_SETFL, O_NONBLOCK)")
 }
 
 pub(super) fn open_fifo(path: &Path, read: bool, write: bool) -> std::io::Result<OwnedFd> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     Ok(OpenOptions::new().read(read).write(write).custom_flags(flags).open(path)?.into())
+}
+
+/// The path by which a descriptor's file can be opened anew.
+pub(super) fn fd_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 pub(super) fn is_readable(fd: &OwnedFd) -> bool {
@@ -75,7 +77,7 @@ pub(super) fn is_readable_within(fd: &OwnedFd, timeout: Duration) -> Result<bool
         match left.and_then(|left| poll(&mut fds, Some(&left))) {
             Ok(count) => return Ok(count > 0),
             Err(Errno::INTR) => {}
-            Err(error) => return Err(std::io::Error::from(error)).context("unable to wait for a pipe (poll)"),
+            Err(error) => return Err(error).context("poll"),
         }
     }
 }

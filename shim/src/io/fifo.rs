@@ -20,11 +20,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use brig_engine::error::Result;
-use brig_sys::fd::fd_path;
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 
-use super::fd::{Polled, open_fifo, polled, polled_now};
+use super::fd::{Polled, fd_path, open_fifo, polled, polled_now};
 use super::pump::{Life, Source, Stage, Step, writable};
 use super::watches::until;
 

@@ -11,12 +11,11 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use brig_sys::fd::fd_path;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::Interest;
 use tokio::sync::Notify;
 
-use super::fd::{Polled, polled};
+use super::fd::{Polled, fd_path, polled};
 
 /// Opened, read from, or closed by a reader: the events that change whether a FIFO has a reader, and whether it is
 /// empty.

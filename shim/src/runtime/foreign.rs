@@ -317,7 +317,7 @@ impl ConsoleSocket {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut receive =
             || recvmsg(&connection, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC);
-        rustix::io::retry_on_intr(&mut receive).map_err(std::io::Error::from).context(NONE)?;
+        rustix::io::retry_on_intr(&mut receive).context(NONE)?;
         let master = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,

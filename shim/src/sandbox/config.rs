@@ -296,7 +296,7 @@ mod tests {
         );
         assert_eq!(config["linux"]["sysctl"]["net.ipv4.ip_forward"], "1");
         assert_eq!(config["mounts"][2]["source"], "/usr/bin/shim");
-        brig_plan::config::parse(config.to_string().as_bytes()).unwrap();
+        brig_engine::config::parse_spec(config.to_string().as_bytes()).unwrap();
     }
 
     #[test]

@@ -49,9 +49,7 @@ fn report_ready() -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         result => result.context("unable to report that the pause process is ready")?,
     }
-    rustix::stdio::dup2_stdout(rustix::stdio::stdin())
-        .map_err(std::io::Error::from)
-        .context("unable to close its output")
+    rustix::stdio::dup2_stdout(rustix::stdio::stdin()).context("unable to close its output")
 }
 
 /// Reaps every exited child: with a pid namespace of the pod, orphans become this process's children.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brig_engine::error::{Context, Error, ErrorKind, Result};
-use brig_sys::procfs::Proc;
+use brig_engine::process::is_exiting;
 use containerd_shim_protos::events::task as events;
 use tracing::Instrument;
 
@@ -137,9 +137,8 @@ impl Task {
     }
 
     fn init_is_ending(&self) -> bool {
-        let stat = || Proc::open()?.pid_stat(self.init.pid());
         // The pid cannot be reused until the process is reaped, which `init_exited` records.
-        lock(&self.pending_exit).init_exited || stat().is_ok_and(|stat| stat.is_none_or(|stat| stat.is_ending()))
+        lock(&self.pending_exit).init_exited || is_exiting(self.init.pid()).unwrap_or(false)
     }
 
     /// Counts one more exec, whose exit must be published before init's.
