@@ -21,7 +21,7 @@ use crate::file::{self, Links};
 
 /// The few parts of config.json that the shim itself needs.
 #[derive(Debug, Default, Deserialize)]
-pub struct Facts {
+pub struct BundleConfig {
     #[serde(default)]
     annotations: BTreeMap<String, String>,
     #[serde(default)]
@@ -47,20 +47,20 @@ struct Namespace {
 /// The annotations whose value groups containers in one server; the first one that is set counts.
 const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
-impl Facts {
-    /// Reads config.json of the bundle. A sandbox's bundle has none, and the facts are empty then.
+impl BundleConfig {
+    /// Reads config.json of the bundle. A sandbox's bundle has none, and the result is empty then.
     ///
     /// # Errors
     /// The file cannot be read, or is no JSON of that shape.
-    pub fn read(bundle: &Path) -> Result<Facts> {
-        Ok(Facts::read_if_any(bundle)?.unwrap_or_default())
+    pub fn read(bundle: &Path) -> Result<BundleConfig> {
+        Ok(BundleConfig::read_if_any(bundle)?.unwrap_or_default())
     }
 
     /// Reads config.json; `None` where there is none: CRI writes none for a sandbox, which this shim creates itself.
     ///
     /// # Errors
     /// The file is no JSON of that shape.
-    pub fn read_if_any(bundle: &Path) -> Result<Option<Facts>> {
+    pub fn read_if_any(bundle: &Path) -> Result<Option<BundleConfig>> {
         let path = bundle.join("config.json");
         let bytes = file::read(&path, Links::Follow, config::MAX_LEN)?;
         bytes.map(|bytes| serde_json::from_slice(&bytes).with_context(|| path.display().to_string())).transpose()
@@ -72,7 +72,7 @@ impl Facts {
     }
 
     /// Whether the cgroup's path has the form of a systemd driver, NAME.slice:PREFIX:NAME.
-    pub fn names_scope(&self) -> bool {
+    pub fn has_scope_path(&self) -> bool {
         let path = self.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()).unwrap_or_default();
         let parts: Vec<&str> = path.split(':').collect();
         let is_name = |name: &str| !name.is_empty() && !name.contains('/');
@@ -85,22 +85,22 @@ impl Facts {
     }
 
     /// Whether all processes exit with init: the pid namespace is the container's own.
-    pub fn own_pids(&self) -> bool {
+    pub fn has_own_pid_namespace(&self) -> bool {
         let namespaces = self.linux.iter().filter_map(|linux| linux.namespaces.as_ref()).flatten();
         namespaces.into_iter().any(|namespace| namespace.kind == "pid" && namespace.path.is_empty())
     }
 }
 
 /// The largest size of a file that the shim stores in a bundle, in bytes.
-const MAX_KEPT_BYTES: usize = 64 << 10;
+const MAX_STORED_LEN: usize = 64 << 10;
 
 /// Reads a file that the shim stores in a bundle; `None` where there is none. Anything else at the path, such as a
 /// link, a FIFO or a device, is not read.
 ///
 /// # Errors
 /// The file cannot be read, or is no regular file of a usual size.
-pub fn read_kept(path: &Path) -> Result<Option<Vec<u8>>> {
-    file::read(path, Links::Refuse, MAX_KEPT_BYTES)
+pub fn read_stored(path: &Path) -> Result<Option<Vec<u8>>> {
+    file::read(path, Links::Refuse, MAX_STORED_LEN)
 }
 
 /// The name of the file with a sandbox's runtime options, a google.protobuf.Any.
@@ -108,7 +108,7 @@ pub const OPTIONS: &str = "options.pb";
 
 /// The record of a container's runtime: BUNDLE/shim.json.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct RuntimeRecord {
     /// The directory of the runtime's records.
     pub root: String,
     /// Another runtime's binary; empty for the engine.
@@ -117,15 +117,15 @@ pub struct Kept {
     pub systemd_cgroup: bool,
 }
 
-impl Kept {
+impl RuntimeRecord {
     /// Reads the record; `None` when Create was not completed.
     ///
     /// # Errors
     /// The record is damaged.
-    pub fn read(bundle: &Path) -> Result<Option<Kept>> {
+    pub fn read(bundle: &Path) -> Result<Option<RuntimeRecord>> {
         let path = bundle.join("shim.json");
-        let kept = read_kept(&path)?.map(|bytes| serde_json::from_slice(&bytes));
-        kept.transpose().with_context(|| path.display().to_string())
+        let record = read_stored(&path)?.map(|bytes| serde_json::from_slice(&bytes));
+        record.transpose().with_context(|| path.display().to_string())
     }
 
     /// Writes the record.
@@ -173,31 +173,35 @@ pub fn remove_if_there(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn facts(json: &str) -> Facts {
+    fn config(json: &str) -> BundleConfig {
         serde_json::from_str(json).unwrap()
     }
 
     #[test]
     fn the_first_annotation_names_the_group() {
         let both = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod", "io.containerd.runc.v2.group": "g"}}"#;
-        assert_eq!(facts(both).group(), Some("g"));
-        assert_eq!(facts(r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}"#).group(), Some("pod"));
-        assert_eq!(facts(r#"{"process": {}}"#).group(), None);
+        assert_eq!(config(both).group(), Some("g"));
+        assert_eq!(config(r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}"#).group(), Some("pod"));
+        assert_eq!(config(r#"{"process": {}}"#).group(), None);
     }
 
     #[test]
     fn a_joined_pid_namespace_is_not_the_container_s_own() {
-        assert!(facts(r#"{"linux": {"namespaces": [{"type": "pid"}]}}"#).own_pids());
-        assert!(!facts(r#"{"linux": {"namespaces": [{"type": "pid", "path": "/proc/1/ns/pid"}]}}"#).own_pids());
-        assert!(!facts(r#"{"linux": {"namespaces": null}}"#).own_pids());
-        assert!(!facts("{}").own_pids());
+        assert!(config(r#"{"linux": {"namespaces": [{"type": "pid"}]}}"#).has_own_pid_namespace());
+        assert!(
+            !config(r#"{"linux": {"namespaces": [{"type": "pid", "path": "/proc/1/ns/pid"}]}}"#)
+                .has_own_pid_namespace()
+        );
+        assert!(!config(r#"{"linux": {"namespaces": null}}"#).has_own_pid_namespace());
+        assert!(!config("{}").has_own_pid_namespace());
     }
 
     #[test]
     fn a_scope_is_named_by_slice_prefix_and_name() {
-        let names_scope = |path: &str| facts(&format!(r#"{{"linux": {{"cgroupsPath": {path:?}}}}}"#)).names_scope();
+        let has_scope_path =
+            |path: &str| config(&format!(r#"{{"linux": {{"cgroupsPath": {path:?}}}}}"#)).has_scope_path();
         for path in ["system.slice:docker:0123", "-.slice:p:n", "a-b.slice:cri-containerd:x.y"] {
-            assert!(names_scope(path), "{path}");
+            assert!(has_scope_path(path), "{path}");
         }
         for path in [
             "",
@@ -213,9 +217,9 @@ mod tests {
             "system.slice:docker:a/b",
             "a/b.slice:docker:a",
         ] {
-            assert!(!names_scope(path), "{path}");
+            assert!(!has_scope_path(path), "{path}");
         }
-        assert!(!facts("{}").names_scope());
+        assert!(!config("{}").has_scope_path());
     }
 
     #[test]
@@ -223,7 +227,7 @@ mod tests {
         let bundle = tempfile::tempdir().unwrap();
         let path = bundle.path().join("shim.json");
         let refused = |found: &str| {
-            let error = Kept::read(bundle.path()).unwrap_err().to_string();
+            let error = RuntimeRecord::read(bundle.path()).unwrap_err().to_string();
             assert!(error.contains("shim.json") && error.contains(found), "{error}");
             std::fs::remove_file(&path).unwrap();
         };
@@ -234,7 +238,7 @@ mod tests {
         std::fs::write(&path, vec![b' '; 100_000]).unwrap();
         refused("at most 65536 bytes");
         nix::unistd::mkfifo(&bundle.path().join("config.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let error = Facts::read(bundle.path()).unwrap_err().to_string();
+        let error = BundleConfig::read(bundle.path()).unwrap_err().to_string();
         assert!(error.contains("config.json") && error.contains("a FIFO"), "{error}");
     }
 
@@ -254,9 +258,9 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back() {
         let bundle = tempfile::tempdir().unwrap();
-        assert_eq!(Kept::read(bundle.path()).unwrap(), None);
-        let kept = Kept { root: "/run/r".into(), binary: "/usr/bin/runc".into(), systemd_cgroup: true };
-        kept.write(bundle.path()).unwrap();
-        assert_eq!(Kept::read(bundle.path()).unwrap(), Some(kept));
+        assert_eq!(RuntimeRecord::read(bundle.path()).unwrap(), None);
+        let record = RuntimeRecord { root: "/run/r".into(), binary: "/usr/bin/runc".into(), systemd_cgroup: true };
+        record.write(bundle.path()).unwrap();
+        assert_eq!(RuntimeRecord::read(bundle.path()).unwrap(), Some(record));
     }
 }

@@ -4,10 +4,10 @@
 //!
 //! | calls | at once | further calls wait |
 //! |---|---|---|
-//! | kill, state, pids, stats, resize | [`SHORT`] for each container | for those of the same container |
+//! | kill, state, pids, stats, resize | [`MAX_SHORT_CALLS`] for each container | for those of the same container |
 //! | start, pause, resume, update, checkpoint, delete | one for each container | for that one |
-//! | starts of execs | [`EXECS`] for each container | for those of the same container |
-//! | creates | [`CREATES`] for the shim | for other creates |
+//! | starts of execs | [`MAX_EXEC_STARTS`] for each container | for those of the same container |
+//! | creates | [`MAX_CREATES`] for the shim | for other creates |
 //! | writes to files | one for each stream | for that one |
 //!
 //! A waiting call has no thread. It is given up when its caller goes, by a closed connection or at its deadline. A call
@@ -18,11 +18,11 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::Instrument;
 
 /// The number of short calls of one container that run at the same time.
-pub const SHORT: usize = 4;
+pub const MAX_SHORT_CALLS: usize = 4;
 /// The number of execs of one container that are started at the same time.
-pub const EXECS: usize = 16;
+pub const MAX_EXEC_STARTS: usize = 16;
 /// The number of containers that are created at the same time.
-pub const CREATES: usize = 128;
+pub const MAX_CREATES: usize = 128;
 
 /// The number of threads for calls that block. The bounds above keep the real number far below, in proportion to the
 /// containers: a free thread is reused, and one without work exits.
@@ -46,26 +46,26 @@ pub async fn run_to_end<T: Send + 'static>(call: impl Future<Output = Result<T>>
     }
 }
 
-/// Waits for `turn` as long as the caller of this call is connected. Outside a call, the wait is unbounded.
+/// Waits for `wait` as long as the caller of this call is connected. Outside a call, the wait is unbounded.
 ///
 /// # Errors
 /// [`ErrorKind::TimedOut`] when the caller has gone.
-pub async fn turn<T>(turn: impl Future<Output = T>) -> Result<T> {
-    let Ok(mut caller) = CALLER.try_with(Clone::clone) else { return Ok(turn.await) };
+pub async fn unless_abandoned<T>(wait: impl Future<Output = T>) -> Result<T> {
+    let Ok(mut caller) = CALLER.try_with(Clone::clone) else { return Ok(wait.await) };
     tokio::select! {
         biased;
         // Nothing is ever sent: a change means that the sender was dropped.
         _ = caller.changed() => Err(Error::new(ErrorKind::TimedOut, "the caller has gone, and the call is not begun")),
-        done = turn => Ok(done),
+        done = wait => Ok(done),
     }
 }
 
-/// Acquires a permit among the calls that `lane` lets run at the same time.
+/// Acquires a permit among the calls that `permits` lets run at the same time.
 ///
 /// # Errors
-/// The errors of [`turn`].
-pub async fn acquire(lane: &Semaphore) -> Result<SemaphorePermit<'_>> {
-    turn(lane.acquire()).await?.map_err(|error| Error::other(error.to_string()))
+/// The errors of [`unless_abandoned`].
+pub async fn acquire(permits: &Semaphore) -> Result<SemaphorePermit<'_>> {
+    unless_abandoned(permits.acquire()).await?.map_err(|error| Error::other(error.to_string()))
 }
 
 #[cfg(test)]
@@ -76,11 +76,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_waits_is_given_up_with_its_caller_and_one_that_has_begun_is_not() {
-        let lane = Arc::new(Semaphore::new(1));
+        let permits = Arc::new(Semaphore::new(1));
         let (began, has_began) = oneshot::channel();
         let (go_on, gate) = oneshot::channel::<()>();
         let (done, is_done) = oneshot::channel();
-        let (first, second) = (Arc::clone(&lane), Arc::clone(&lane));
+        let (first, second) = (Arc::clone(&permits), Arc::clone(&permits));
         let running = tokio::spawn(run_to_end(async move {
             let _permit = acquire(&first).await?;
             let _ = began.send(());
@@ -100,13 +100,13 @@ mod tests {
         assert_eq!(is_given_up.await.unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
         go_on.send(()).unwrap();
         is_done.await.unwrap();
-        assert_eq!(lane.available_permits(), 1);
+        assert_eq!(permits.available_permits(), 1);
     }
 
     #[tokio::test]
     async fn work_outside_a_call_waits_for_its_turn() {
-        let lane = Semaphore::new(1);
-        drop(acquire(&lane).await.unwrap());
+        let permits = Semaphore::new(1);
+        drop(acquire(&permits).await.unwrap());
         assert!(run_to_end(async { Err::<(), _>(Error::other("no")) }).await.is_err());
     }
 }

@@ -100,7 +100,7 @@ events! {
 
 impl Event {
     /// Whether the event reports something that containerd could not learn otherwise.
-    fn is_an_end(&self) -> bool {
+    fn is_essential(&self) -> bool {
         matches!(self, Event::TaskExit(_) | Event::TaskDelete(_) | Event::TaskOOM(_))
     }
 
@@ -141,43 +141,43 @@ pub fn timestamp(time: SystemTime) -> MessageField<Timestamp> {
     MessageField::some(time.into())
 }
 
-struct Waiting {
+struct QueuedEvent {
     number: u64,
     envelope: Envelope,
     size: usize,
-    is_an_end: bool,
+    is_essential: bool,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<QueuedEvent>,
     /// The size of all queued events.
     bytes: usize,
     /// The number of the next event.
     next: u64,
     /// Events dropped because the queue was full.
-    lost: u64,
+    dropped: u64,
     closed: bool,
 }
 
 impl Queue {
-    fn push(&mut self, envelope: Envelope, is_an_end: bool, largest: usize) {
+    fn push(&mut self, envelope: Envelope, is_essential: bool, largest: usize) {
         let size = OVERHEAD + envelope.event.value.len();
-        self.waiting.push_back(Waiting { number: self.next, envelope, size, is_an_end });
+        self.waiting.push_back(QueuedEvent { number: self.next, envelope, size, is_essential });
         self.next += 1;
         self.bytes += size;
         // The first event is being sent, and the last one has just been queued: neither is dropped.
         while self.bytes > largest && self.waiting.len() > 2 {
             let last = self.waiting.len() - 1;
-            let victim = (1..last).find(|at| !self.waiting[*at].is_an_end).unwrap_or(1);
+            let victim = (1..last).find(|at| !self.waiting[*at].is_essential).unwrap_or(1);
             if let Some(gone) = self.waiting.remove(victim) {
                 self.bytes -= gone.size;
-                self.lost += 1;
+                self.dropped += 1;
                 tracing::error!(
                     "containerd does not take events and {} are queued: dropping {}, the {}th event dropped",
                     self.waiting.len(),
                     gone.envelope.topic,
-                    self.lost
+                    self.dropped
                 );
             }
         }
@@ -205,7 +205,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_length(&self) {
+    fn report_length(&self) {
         // Sent for every change, even to the same length: it is also what wakes the task.
         let length = self.queue().waiting.len();
         self.length.send_replace(length);
@@ -269,8 +269,8 @@ impl Publisher {
             event: MessageField::some(any),
             ..Envelope::default()
         };
-        self.0.queue().push(envelope, event.is_an_end(), MAX_QUEUED_BYTES);
-        self.0.tell_length();
+        self.0.queue().push(envelope, event.is_essential(), MAX_QUEUED_BYTES);
+        self.0.report_length();
     }
 
     /// The number of queued events.
@@ -279,8 +279,8 @@ impl Publisher {
     }
 
     /// The number of events dropped because the queue was full.
-    pub fn lost(&self) -> u64 {
-        self.0.queue().lost
+    pub fn dropped(&self) -> u64 {
+        self.0.queue().dropped
     }
 
     /// Waits until containerd has taken all events, at most for `limit`, and ends the task. The remaining events are
@@ -294,7 +294,7 @@ impl Publisher {
             queue.closed = true;
             queue.waiting.len()
         };
-        self.0.tell_length();
+        self.0.report_length();
         if left > 0 {
             tracing::error!("{left} events are lost: containerd did not take them within {limit:?}");
         }
@@ -305,7 +305,7 @@ impl Publisher {
 /// The reason why an event was not taken.
 enum Failure {
     /// There is no connection, or it broke.
-    Away(String),
+    Unreachable(String),
     /// containerd answered with an error.
     Refused(String),
 }
@@ -326,7 +326,7 @@ impl Forwarder {
 
     async fn run(mut self) {
         let mut backoff = BACKOFF.0;
-        let mut away = false;
+        let mut unreachable = false;
         let mut refusals = 0;
         loop {
             let next = {
@@ -346,15 +346,15 @@ impl Forwarder {
             let topic = envelope.topic.clone();
             match self.forward(envelope).await {
                 Ok(()) => {
-                    if std::mem::take(&mut away) {
+                    if std::mem::take(&mut unreachable) {
                         tracing::info!("containerd takes events again");
                     }
                     (backoff, refusals) = (BACKOFF.0, 0);
                     self.done(number);
                 }
-                Err(Failure::Away(reason)) => {
+                Err(Failure::Unreachable(reason)) => {
                     self.client = None;
-                    if !std::mem::replace(&mut away, true) {
+                    if !std::mem::replace(&mut unreachable, true) {
                         tracing::warn!("forwarding events to containerd failed, they stay queued: {reason}");
                     }
                     self.pause(backoff).await;
@@ -376,7 +376,7 @@ impl Forwarder {
 
     fn done(&self, number: u64) {
         self.shared.queue().done(number);
-        self.shared.tell_length();
+        self.shared.report_length();
     }
 
     /// Waits for `time`, or until the queue is closed.
@@ -390,7 +390,8 @@ impl Forwarder {
         let client = match &self.client {
             Some(client) => client.clone(),
             None => {
-                let client = Client::connect(&self.address).await.map_err(|error| Failure::Away(error.to_string()))?;
+                let client =
+                    Client::connect(&self.address).await.map_err(|error| Failure::Unreachable(error.to_string()))?;
                 self.client.insert(client).clone()
             }
         };
@@ -402,13 +403,13 @@ impl Forwarder {
             Ok(_) => Ok(()),
             // The client's own deadline has this code too; a server that took so long is treated alike.
             Err(ttrpc::Error::RpcStatus(status)) if status.code() == ttrpc::Code::DEADLINE_EXCEEDED => {
-                Err(Failure::Away(status.message))
+                Err(Failure::Unreachable(status.message))
             }
             Err(ttrpc::Error::RpcStatus(status)) if status.code() == ttrpc::Code::UNAVAILABLE => {
-                Err(Failure::Away(status.message))
+                Err(Failure::Unreachable(status.message))
             }
             Err(ttrpc::Error::RpcStatus(status)) => Err(Failure::Refused(status.message)),
-            Err(error) => Err(Failure::Away(error.to_string())),
+            Err(error) => Err(Failure::Unreachable(error.to_string())),
         }
     }
 }

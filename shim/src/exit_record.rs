@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use brig_engine::error::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{read_kept, remove_if_there};
-use crate::reaper::Ended;
+use crate::bundle::{read_stored, remove_if_there};
+use crate::reaper::Exit;
 
 /// The prefix and the suffix of an exec's id in the name of its record.
 const EXEC: (&str, &str) = ("exec.", ".exit");
@@ -32,11 +32,11 @@ pub struct ExitRecord {
 }
 
 impl ExitRecord {
-    /// Creates the record of `ended`.
-    pub fn new(pid: i32, ended: Ended) -> ExitRecord {
-        let since = ended.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// Creates the record of `exit`.
+    pub fn new(pid: i32, exit: Exit) -> ExitRecord {
+        let since = exit.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (seconds, nanos) = (since.as_secs(), since.subsec_nanos());
-        ExitRecord { pid: pid.cast_unsigned(), status: ended.status, seconds, nanos }
+        ExitRecord { pid: pid.cast_unsigned(), status: exit.status, seconds, nanos }
     }
 
     /// The time at which the process was reaped.
@@ -47,13 +47,13 @@ impl ExitRecord {
 
     /// Stores the exit of init (an empty id) or of an exec. A failure is logged: the event reports the exit all the
     /// same.
-    pub fn keep(bundle: &Path, exec_id: &str, pid: i32, ended: Ended) {
+    pub fn write(bundle: &Path, exec_id: &str, pid: i32, exit: Exit) {
         let write = || {
-            let bytes = serde_json::to_vec(&ExitRecord::new(pid, ended)).context("unable to write an exit status")?;
+            let bytes = serde_json::to_vec(&ExitRecord::new(pid, exit)).context("unable to write an exit status")?;
             brig_engine::replace(&path(bundle, exec_id), &bytes, 0o600)
         };
         if let Err(error) = write() {
-            tracing::warn!("unable to store the exit status {} of process {pid} in the bundle: {error}", ended.status);
+            tracing::warn!("unable to store the exit status {} of process {pid} in the bundle: {error}", exit.status);
         }
     }
 
@@ -63,7 +63,7 @@ impl ExitRecord {
     /// The record is damaged or unreadable.
     pub fn read(bundle: &Path, exec_id: &str) -> Result<Option<ExitRecord>> {
         let path = path(bundle, exec_id);
-        let Some(bytes) = read_kept(&path)? else { return Ok(None) };
+        let Some(bytes) = read_stored(&path)? else { return Ok(None) };
         let record: ExitRecord = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
         if record.pid == 0 || record.pid > i32::MAX.cast_unsigned() || record.nanos >= 1_000_000_000 {
             return Err(Error::other(format!("{}: expected a pid and a time, found {record:?}", path.display())));
@@ -112,9 +112,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let bundle = directory.path();
         assert_eq!(ExitRecord::read(bundle, "").unwrap(), None);
-        let (init, exec) = (Ended::now(42), Ended::now(7));
-        ExitRecord::keep(bundle, "", 12, init);
-        ExitRecord::keep(bundle, "init", 13, exec);
+        let (init, exec) = (Exit::now(42), Exit::now(7));
+        ExitRecord::write(bundle, "", 12, init);
+        ExitRecord::write(bundle, "init", 13, exec);
         let record = ExitRecord::read(bundle, "").unwrap().unwrap();
         assert_eq!((record.pid, record.status, record.exited_at()), (12, 42, init.at));
         assert_eq!(ExitRecord::read(bundle, "init").unwrap().unwrap().status, 7);
@@ -148,7 +148,7 @@ mod tests {
     fn a_bundle_that_is_gone_keeps_no_exit() {
         let directory = tempfile::tempdir().unwrap();
         let gone = directory.path().join("gone");
-        ExitRecord::keep(&gone, "", 1, Ended::now(0));
+        ExitRecord::write(&gone, "", 1, Exit::now(0));
         assert_eq!(ExitRecord::read(&gone, "").unwrap(), None);
         assert!(ExitRecord::execs(&gone).is_err());
     }

@@ -40,7 +40,7 @@ use fd::{null, pipe, set_nonblocking};
 use fifo::Fifo;
 pub use logger::READY;
 use open::{open_input, open_output};
-use pump::{Life, Sink, Source, Stage};
+use pump::{CopyStage, Sink, Source, Stage};
 pub use stdin::StdinEnds;
 pub use timeouts::OutputTimeouts;
 
@@ -281,14 +281,14 @@ impl Prepared {
             set_nonblocking(&master)?;
             let copy = || master.try_clone().context("unable to copy an fd");
             if let Some(path) = self.input {
-                copying.waiting = Some(Waiting { path, to: copy()?, is_terminal: true });
+                copying.waiting = Some(PendingStdin { path, to: copy()?, is_terminal: true });
             }
             copying.copy(Source::terminal(copy()?)?, self.terminal.unwrap_or(Output::Null))?;
             copying.terminal = Some(master);
             return Ok(copying);
         }
         if let (Some(path), Some(to)) = (self.input, self.stdin) {
-            copying.waiting = Some(Waiting { path, to, is_terminal: false });
+            copying.waiting = Some(PendingStdin { path, to, is_terminal: false });
         }
         for (ours, output) in self.outputs {
             copying.copy(Source::pipe(ours)?, output)?;
@@ -299,7 +299,7 @@ impl Prepared {
 
 /// Standard input whose FIFO is not open yet.
 #[derive(Debug)]
-struct Waiting {
+struct PendingStdin {
     path: PathBuf,
     /// Our end of the process's standard input, or its terminal.
     to: OwnedFd,
@@ -311,7 +311,7 @@ struct Waiting {
 pub struct Copying {
     stdin: JoinSet<()>,
     outputs: JoinSet<()>,
-    waiting: Option<Waiting>,
+    waiting: Option<PendingStdin>,
     /// Our own writer of the FIFO of standard input: without it the FIFO would end with its first writer.
     writer: Option<OwnedFd>,
     /// Notifies the copying of standard input that no more bytes come.
@@ -330,10 +330,10 @@ pub struct Copying {
 impl Copying {
     /// Starts copying an output.
     fn copy(&mut self, source: Source, output: Output) -> Result<()> {
-        let (life, read) = Life::of_output(self.stage.subscribe(), self.timeouts);
+        let (stages, read) = CopyStage::of_output(self.stage.subscribe(), self.timeouts);
         let sink = match output {
             Output::Fifo(fifo) => {
-                self.outputs.spawn(fifo.copy(source, life)?);
+                self.outputs.spawn(fifo.copy(source, stages)?);
                 self.unread.push(read);
                 return Ok(());
             }
@@ -344,14 +344,14 @@ impl Copying {
             }
             Output::File(file) => Sink::File(file),
         };
-        self.outputs.spawn(pump::bytes(source.into_polled(), sink, life));
+        self.outputs.spawn(pump::bytes(source.into_polled(), sink, stages));
         self.unread.push(read);
         Ok(())
     }
 
     /// Notes that the process has exited. The returned future waits until present readers have read its output, or the
     /// output is in its file, at most for [`OutputTimeouts::exit`]. False when some output is unread.
-    pub fn process_ended(&mut self) -> impl Future<Output = bool> + use<> {
+    pub fn process_exited(&mut self) -> impl Future<Output = bool> + use<> {
         self.stage.send_replace(Stage::Exited);
         let limit = self.timeouts.exit;
         let unread = std::mem::take(&mut self.unread);
@@ -379,7 +379,7 @@ impl Copying {
         let reader = fd::polled(reader)?;
         let sink = waiting.to.try_clone().context("unable to copy an fd")?;
         if waiting.is_terminal {
-            self.stdin.spawn(pump::bytes(reader, Sink::fd(sink)?, Life::new(self.stage.subscribe())));
+            self.stdin.spawn(pump::bytes(reader, Sink::fd(sink)?, CopyStage::new(self.stage.subscribe())));
         } else {
             let (close, closed) = oneshot::channel();
             self.close_stdin = Some(close);
@@ -431,7 +431,7 @@ impl Copying {
         self.outputs.abort_all();
         self.stdin.abort_all();
         if let Some(logger) = self.logger.take() {
-            logger.end().await;
+            logger.wait_exit().await;
         }
         complete
     }

@@ -8,7 +8,7 @@ use brig_engine::process::Pidfd;
 use tokio::sync::watch;
 
 use crate::io::{Addresses, Copying, StdinEnds};
-use crate::reaper::Ended;
+use crate::reaper::Exit;
 use crate::runtime::Watched;
 
 /// The phase of a process.
@@ -34,7 +34,7 @@ pub struct Process {
     /// The addresses of its standard streams, as requested.
     pub addresses: Addresses,
     state: Mutex<State>,
-    ended: watch::Sender<Option<Ended>>,
+    exit: watch::Sender<Option<Exit>>,
 }
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Process {
     /// Creates a process that has no pid yet.
     pub fn new(exec_id: String, addresses: Addresses) -> Process {
         let state = State { phase: Phase::Added, pid: 0, pidfd: None, copying: None, stdin_closed: false };
-        Process { exec_id, addresses, state: Mutex::new(state), ended: watch::Sender::new(None) }
+        Process { exec_id, addresses, state: Mutex::new(state), exit: watch::Sender::new(None) }
     }
 
     /// Locks the state, and ignores poisoning: no method leaves it half changed.
@@ -70,8 +70,8 @@ impl Process {
     }
 
     /// The exit, once the process has exited.
-    pub fn ended(&self) -> Option<Ended> {
-        *self.ended.borrow()
+    pub fn exit(&self) -> Option<Exit> {
+        *self.exit.borrow()
     }
 
     /// Moves from `from` to [`Phase::Starting`]: of two concurrent starts one succeeds.
@@ -86,7 +86,7 @@ impl Process {
                 Phase::Starting => "the process is being started already",
                 Phase::Created => "the process has not been started",
                 Phase::Running => "the process has been started already",
-                Phase::Stopped => "the process has ended",
+                Phase::Stopped => "the process has exited",
             };
             return Err(Error::new(ErrorKind::InvalidState, message));
         }
@@ -130,8 +130,8 @@ impl Process {
     /// Waits until readers have read the output of the exited process. Must precede the publication of its exit:
     /// containerd's Go client closes its ends of the FIFOs when the exit is published, whatever they contain. The exit
     /// of a process whose reader does not read is published anyway, after two seconds.
-    pub async fn output_is_read(&self) {
-        let reading = self.state().copying.as_mut().map(Copying::process_ended);
+    pub async fn wait_output_read(&self) {
+        let reading = self.state().copying.as_mut().map(Copying::process_exited);
         if let Some(reading) = reading
             && !reading.await
         {
@@ -143,21 +143,21 @@ impl Process {
     }
 
     /// Records the exit, and reports it to all waiters, present and future.
-    pub fn end(&self, ended: Ended) {
+    pub fn set_exited(&self, exit: Exit) {
         let mut state = self.state();
         state.phase = Phase::Stopped;
         state.pidfd = None;
         drop(state);
-        self.ended.send_replace(Some(ended));
+        self.exit.send_replace(Some(exit));
     }
 
     /// Waits for the process's exit.
-    pub async fn wait(&self) -> Ended {
-        let mut ended = self.ended.subscribe();
-        match ended.wait_for(Option::is_some).await.map(|ended| *ended) {
-            Ok(Some(ended)) => ended,
+    pub async fn wait(&self) -> Exit {
+        let mut exit = self.exit.subscribe();
+        match exit.wait_for(Option::is_some).await.map(|exit| *exit) {
+            Ok(Some(exit)) => exit,
             // The sender belongs to `self` and is dropped with it.
-            Ok(None) | Err(_) => Ended::now(255),
+            Ok(None) | Err(_) => Exit::now(255),
         }
     }
 
@@ -225,10 +225,10 @@ mod tests {
         process.begin(Phase::Added).unwrap();
         assert_eq!(process.begin(Phase::Added).unwrap_err().kind(), ErrorKind::InvalidState);
         assert_eq!(process.signal(0).unwrap_err().kind(), ErrorKind::InvalidState);
-        let ended = Ended::now(7);
-        process.end(ended);
+        let exit = Exit::now(7);
+        process.set_exited(exit);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        assert_eq!(runtime.block_on(process.wait()), ended);
+        assert_eq!(runtime.block_on(process.wait()), exit);
         assert_eq!(process.signal(0).unwrap_err().kind(), ErrorKind::NoSuchProcess);
         assert_eq!(process.begin(Phase::Added).unwrap_err().kind(), ErrorKind::InvalidState);
     }

@@ -24,22 +24,22 @@ pub const UNKNOWN_STATUS: u32 = 255;
 
 /// The exit of a child: its status and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct Exit {
     /// The status as a shell reports it: the code, or 128 + the signal.
     pub status: u32,
     /// The time at which it was reaped.
     pub at: SystemTime,
 }
 
-impl Ended {
+impl Exit {
     /// An exit at the current time.
-    pub fn now(status: u32) -> Ended {
-        Ended { status, at: SystemTime::now() }
+    pub fn now(status: u32) -> Exit {
+        Exit { status, at: SystemTime::now() }
     }
 
-    fn of(status: ExitStatus) -> Ended {
+    fn of(status: ExitStatus) -> Exit {
         let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-        Ended::now(number.and_then(|number| u32::try_from(number).ok()).unwrap_or(UNKNOWN_STATUS))
+        Exit::now(number.and_then(|number| u32::try_from(number).ok()).unwrap_or(UNKNOWN_STATUS))
     }
 }
 
@@ -61,7 +61,7 @@ struct Children {
 #[derive(Debug)]
 struct Watched {
     pidfd: Arc<Pidfd>,
-    watcher: oneshot::Sender<Ended>,
+    watcher: oneshot::Sender<Exit>,
 }
 
 /// A hold of the reaper: unwatched children are left to the call that has it.
@@ -87,7 +87,7 @@ impl Reaper {
     }
 
     /// Watches the child `pid`, which was started under `hold`. The receiver gets its exit.
-    pub fn watch(&self, _hold: &Hold, pid: i32, pidfd: Arc<Pidfd>) -> oneshot::Receiver<Ended> {
+    pub fn watch(&self, _hold: &Hold, pid: i32, pidfd: Arc<Pidfd>) -> oneshot::Receiver<Exit> {
         let (watcher, receiver) = oneshot::channel();
         self.children().watched.insert(pid, Watched { pidfd, watcher });
         receiver
@@ -153,19 +153,19 @@ impl Children {
     /// none is watched.
     fn check_watched(&mut self, pid: i32) -> bool {
         let Some(watched) = self.watched.get(&pid) else { return false };
-        let ended = match watched.pidfd.try_wait() {
+        let exit = match watched.pidfd.try_wait() {
             Ok(None) => return false,
-            Ok(Some(status)) => Ended::of(status),
+            Ok(Some(status)) => Exit::of(status),
             // The pid may belong to another process by now, which is not touched.
             Err(error) => {
                 tracing::error!("process {pid}: {error}");
-                Ended::now(UNKNOWN_STATUS)
+                Exit::now(UNKNOWN_STATUS)
             }
         };
         if let Some(watched) = self.watched.remove(&pid)
-            && watched.watcher.send(ended).is_err()
+            && watched.watcher.send(exit).is_err()
         {
-            tracing::debug!(pid, "reaped a process whose watcher is gone: status {}", ended.status);
+            tracing::debug!(pid, "reaped a process whose watcher is gone: status {}", exit.status);
         }
         true
     }

@@ -18,8 +18,8 @@ use brig_engine::{
 };
 use tokio::sync::oneshot;
 
-use crate::bundle::Kept;
-use crate::reaper::{Ended, Reaper};
+use crate::bundle::RuntimeRecord;
+use crate::reaper::{Exit, Reaper};
 use foreign::Foreign;
 
 /// The directory of records when the options name no root; the namespace is appended to either.
@@ -44,12 +44,12 @@ pub struct Watched {
     /// The terminal's master, with [`Streams::Terminal`].
     pub terminal: Option<OwnedFd>,
     /// Receives the exit.
-    pub exit: oneshot::Receiver<Ended>,
+    pub exit: oneshot::Receiver<Exit>,
 }
 
 /// The arguments of a create.
 #[derive(Debug)]
-pub struct Creation {
+pub struct CreateRequest {
     /// The container's id.
     pub id: String,
     /// The container's bundle.
@@ -64,7 +64,7 @@ pub struct Creation {
 
 /// A checkpoint on disk.
 #[derive(Clone, Debug)]
-pub struct Saved {
+pub struct Checkpoint {
     /// The directory of CRIU's images.
     pub images: PathBuf,
     /// The directory of CRIU's log; empty for that of the images.
@@ -73,20 +73,20 @@ pub struct Saved {
 
 /// The arguments of a restore.
 #[derive(Debug)]
-pub struct Restoration {
+pub struct RestoreRequest {
     /// The container's id.
     pub id: String,
     /// The container's bundle.
     pub bundle: PathBuf,
     /// The checkpoint to restore.
-    pub saved: Saved,
+    pub checkpoint: Checkpoint,
     /// The standard streams of init, replacing those that were pipes.
     pub streams: Streams,
 }
 
 /// The arguments of an exec.
 #[derive(Debug)]
-pub struct Execution {
+pub struct ExecRequest {
     /// The container's id.
     pub id: String,
     /// The OCI process object, as JSON.
@@ -109,10 +109,10 @@ pub enum Runtime {
 impl Runtime {
     /// Selects the runtime for new containers of `namespace`, and returns the record that `delete` needs to find it
     /// again. `root` and `binary` are those of the options, or empty.
-    pub fn choose(namespace: &str, root: &str, binary: &str, systemd_cgroup: bool) -> Kept {
+    pub fn choose(namespace: &str, root: &str, binary: &str, systemd_cgroup: bool) -> RuntimeRecord {
         let root = if root.is_empty() { DEFAULT_ROOT } else { root };
         let ours = binary.is_empty() || Path::new(binary).file_name().is_some_and(|name| name == "brig");
-        Kept {
+        RuntimeRecord {
             root: Path::new(root).join(namespace).to_string_lossy().into_owned(),
             binary: if ours { String::new() } else { binary.to_owned() },
             systemd_cgroup,
@@ -120,24 +120,24 @@ impl Runtime {
     }
 
     /// The runtime of the container of `bundle`.
-    pub fn new(kept: &Kept, bundle: &Path) -> Runtime {
-        let root = PathBuf::from(&kept.root);
-        if kept.binary.is_empty() {
-            let manager = if kept.systemd_cgroup { CgroupManager::Systemd } else { CgroupManager::default() };
+    pub fn new(record: &RuntimeRecord, bundle: &Path) -> Runtime {
+        let root = PathBuf::from(&record.root);
+        if record.binary.is_empty() {
+            let manager = if record.systemd_cgroup { CgroupManager::Systemd } else { CgroupManager::default() };
             Runtime::Engine(Engine::new(root, manager).resident())
         } else {
-            let (binary, log) = (kept.binary.clone().into(), bundle.join("log.json"));
-            Runtime::Foreign(Foreign { binary, root, systemd_cgroup: kept.systemd_cgroup, log })
+            let (binary, log) = (record.binary.clone().into(), bundle.join("log.json"));
+            Runtime::Foreign(Foreign { binary, root, systemd_cgroup: record.systemd_cgroup, log })
         }
     }
 
     /// Creates a container that waits for [`Runtime::start`].
-    pub fn create(&self, creation: Creation) -> Result<Launched> {
+    pub fn create(&self, request: CreateRequest) -> Result<Launched> {
         match self {
             Runtime::Engine(engine) => {
-                let (console, stdio) = console(creation.streams);
-                let pid_file = Some(creation.bundle.join("init.pid"));
-                let Creation { id, bundle, no_pivot, no_new_keyring, .. } = creation;
+                let (console, stdio) = console(request.streams);
+                let pid_file = Some(request.bundle.join("init.pid"));
+                let CreateRequest { id, bundle, no_pivot, no_new_keyring, .. } = request;
                 let options = CreateOptions {
                     bundle,
                     console,
@@ -150,23 +150,23 @@ impl Runtime {
                 };
                 engine.create(&id, options)
             }
-            Runtime::Foreign(foreign) => foreign.create(creation),
+            Runtime::Foreign(foreign) => foreign.create(request),
         }
     }
 
     /// Restores a checkpointed container, which is running on return.
-    pub fn restore(&self, restoration: Restoration) -> Result<Launched> {
+    pub fn restore(&self, request: RestoreRequest) -> Result<Launched> {
         match self {
             Runtime::Engine(engine) => {
-                let Restoration { id, bundle, saved, streams } = restoration;
+                let RestoreRequest { id, bundle, checkpoint, streams } = request;
                 let (console, stdio) = console(streams);
                 let pid_file = Some(bundle.join("init.pid"));
-                let Saved { images, work } = saved;
+                let Checkpoint { images, work } = checkpoint;
                 let options =
                     RestoreOptions { bundle, images, work, console, pid_file, stdio, ..RestoreOptions::default() };
                 engine.restore(&id, options)
             }
-            Runtime::Foreign(foreign) => foreign.restore(restoration),
+            Runtime::Foreign(foreign) => foreign.restore(request),
         }
     }
 
@@ -174,28 +174,28 @@ impl Runtime {
     pub fn start(&self, id: &str) -> Result<()> {
         match self {
             Runtime::Engine(engine) => engine.start(id),
-            Runtime::Foreign(foreign) => foreign.simple(&["start", id]),
+            Runtime::Foreign(foreign) => foreign.run(&["start", id]),
         }
     }
 
     /// Starts a further process in the container.
-    pub fn exec(&self, execution: Execution) -> Result<Launched> {
+    pub fn exec(&self, request: ExecRequest) -> Result<Launched> {
         match self {
             Runtime::Engine(engine) => {
-                let (console, stdio) = console(execution.streams);
+                let (console, stdio) = console(request.streams);
                 let options = ExecOptions {
-                    process: Some(ProcessSource::Json(execution.process)),
+                    process: Some(ProcessSource::Json(request.process)),
                     console,
                     stdio,
-                    pid_file: Some(execution.pid_file),
+                    pid_file: Some(request.pid_file),
                     detach: true,
                     stall_timeout: ExecOptions::stall_timeout_of_environment()?,
                     ..ExecOptions::default()
                 };
                 // The prefix is the one of another runtime's command.
-                engine.exec(&execution.id, options).context("exec failed")
+                engine.exec(&request.id, options).context("exec failed")
             }
-            Runtime::Foreign(foreign) => foreign.exec(execution),
+            Runtime::Foreign(foreign) => foreign.exec(request),
         }
     }
 
@@ -220,7 +220,7 @@ impl Runtime {
     }
 
     /// Removes a container whose init has exited or was never started, and remains of an earlier attempt.
-    pub fn delete_ended(&self, id: &str, bundle: &Path) -> Result<()> {
+    pub fn delete_stopped(&self, id: &str, bundle: &Path) -> Result<()> {
         match self {
             // Once the record is gone, which is removed first, only `force` finds the rest.
             Runtime::Engine(_) => self.delete_own(id, bundle),
@@ -231,7 +231,7 @@ impl Runtime {
     /// Kills and removes the container of this id if it is this bundle's: another daemon may have one of the same id.
     pub fn delete_own(&self, id: &str, bundle: &Path) -> Result<()> {
         match self.status(id) {
-            Ok((_, of)) if !is_same_place(&of, bundle) => {
+            Ok((_, of)) if !is_same_directory(&of, bundle) => {
                 tracing::warn!(id, "not removed: the container of this id belongs to the bundle {}", of.display());
                 Ok(())
             }
@@ -244,7 +244,7 @@ impl Runtime {
     pub fn pause(&self, id: &str) -> Result<()> {
         match self {
             Runtime::Engine(engine) => engine.pause(id),
-            Runtime::Foreign(foreign) => foreign.simple(&["pause", id]),
+            Runtime::Foreign(foreign) => foreign.run(&["pause", id]),
         }
     }
 
@@ -252,7 +252,7 @@ impl Runtime {
     pub fn resume(&self, id: &str) -> Result<()> {
         match self {
             Runtime::Engine(engine) => engine.resume(id),
-            Runtime::Foreign(foreign) => foreign.simple(&["resume", id]),
+            Runtime::Foreign(foreign) => foreign.run(&["resume", id]),
         }
     }
 
@@ -310,7 +310,7 @@ impl Runtime {
 }
 
 /// Whether two paths lead to the same directory; a directory that is gone is compared by its path alone.
-fn is_same_place(one: &Path, other: &Path) -> bool {
+fn is_same_directory(one: &Path, other: &Path) -> bool {
     one == other
         || std::fs::canonicalize(one).is_ok_and(|one| std::fs::canonicalize(other).is_ok_and(|other| one == other))
 }
@@ -364,21 +364,21 @@ mod tests {
     fn a_bundle_by_another_name_is_the_same() {
         let bundle = tempfile::tempdir().unwrap();
         let name = bundle.path().file_name().unwrap();
-        assert!(is_same_place(&bundle.path().join("..").join(name), bundle.path()));
-        assert!(!is_same_place(Path::new("/"), bundle.path()));
-        assert!(is_same_place(Path::new("/nowhere"), Path::new("/nowhere")));
-        assert!(!is_same_place(Path::new("/nowhere"), Path::new("/nor/here")));
+        assert!(is_same_directory(&bundle.path().join("..").join(name), bundle.path()));
+        assert!(!is_same_directory(Path::new("/"), bundle.path()));
+        assert!(is_same_directory(Path::new("/nowhere"), Path::new("/nowhere")));
+        assert!(!is_same_directory(Path::new("/nowhere"), Path::new("/nor/here")));
     }
 
     #[test]
     fn a_binary_name_of_brig_s_own_is_the_engine() {
         for ours in ["", "brig", "/usr/local/sbin/brig"] {
-            let kept = Runtime::choose("default", "", ours, false);
-            assert_eq!(kept.root, "/run/containerd/brig/default");
-            assert!(matches!(Runtime::new(&kept, Path::new("/b")), Runtime::Engine(_)), "{ours}");
+            let record = Runtime::choose("default", "", ours, false);
+            assert_eq!(record.root, "/run/containerd/brig/default");
+            assert!(matches!(Runtime::new(&record, Path::new("/b")), Runtime::Engine(_)), "{ours}");
         }
-        let kept = Runtime::choose("moby", "/run/r", "/usr/sbin/runc", true);
-        assert_eq!((kept.root.as_str(), kept.binary.as_str()), ("/run/r/moby", "/usr/sbin/runc"));
-        assert!(matches!(Runtime::new(&kept, Path::new("/b")), Runtime::Foreign(_)));
+        let record = Runtime::choose("moby", "/run/r", "/usr/sbin/runc", true);
+        assert_eq!((record.root.as_str(), record.binary.as_str()), ("/run/r/moby", "/usr/sbin/runc"));
+        assert!(matches!(Runtime::new(&record, Path::new("/b")), Runtime::Foreign(_)));
     }
 }

@@ -29,7 +29,7 @@ use protobuf::{Message, MessageField};
 use rustix::thread::CapabilitySet;
 use ttrpc::r#async::{Service as Methods, TtrpcContext};
 
-use crate::bundle::{OPTIONS, is_link, read_kept};
+use crate::bundle::{OPTIONS, is_link, read_stored};
 use crate::calls;
 use crate::events::timestamp;
 use crate::process::Phase;
@@ -38,7 +38,7 @@ use crate::runtime::blocking;
 use crate::task::Task;
 use crate::tasks::Shim;
 use config::Pod;
-use ready::Word;
+use ready::ReadyPipe;
 
 /// The names of a sandbox's state in CRI.
 const READY: &str = "SANDBOX_READY";
@@ -56,74 +56,77 @@ const OWN: &str = "self";
 
 /// The sandbox of this shim; there is at most one.
 #[derive(Debug)]
-struct Made {
+struct Sandbox {
     id: String,
     created: SystemTime,
     task: Arc<Task>,
     /// The report to wait for; `None` once received, and for another program than [`pause`].
-    word: Mutex<Option<Word>>,
+    ready: Mutex<Option<ReadyPipe>>,
 }
 
 /// The sandbox service; the module describes it.
 #[derive(Clone, Debug)]
 pub struct Service {
     shim: Arc<Shim>,
-    made: Arc<Mutex<Option<Arc<Made>>>>,
+    current: Arc<Mutex<Option<Arc<Sandbox>>>>,
 }
 
 /// The methods of the sandbox service of `shim`.
 pub fn methods(shim: &Arc<Shim>) -> HashMap<String, Methods> {
-    create_sandbox(Arc::new(Service { shim: Arc::clone(shim), made: Arc::default() }))
+    create_sandbox(Arc::new(Service { shim: Arc::clone(shim), current: Arc::default() }))
 }
 
 impl Service {
     /// Locks the sandbox, and ignores poisoning: it is either absent or complete.
-    fn made(&self) -> MutexGuard<'_, Option<Arc<Made>>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Option<Arc<Sandbox>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sandbox(&self, id: &str) -> Result<Arc<Made>> {
-        self.made().as_ref().filter(|made| made.id == id).cloned().ok_or_else(|| not_found("sandbox", id))
+    fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
+        self.current().as_ref().filter(|sandbox| sandbox.id == id).cloned().ok_or_else(|| not_found("sandbox", id))
     }
 
     async fn create(&self, request: api::CreateSandboxRequest) -> Result<()> {
         let id = request.sandbox_id.clone();
-        if let Some(made) = self.made().as_ref() {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("this shim has the sandbox {} already", made.id)));
+        if let Some(sandbox) = self.current().as_ref() {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("this shim has the sandbox {} already", sandbox.id),
+            ));
         }
         let pod = Pod::read(request.options.as_ref())?;
         let (bundle, netns) = (request.bundle_path.clone(), request.netns_path.clone());
         let of = id.clone();
         let prepared = blocking(&self.shim.context.reaper, move || {
             let ours = prepare(Path::new(&bundle), &of, &netns, &pod)?;
-            Ok((ours, options_of(Path::new(&bundle), &pod)?))
+            Ok((ours, runtime_options(Path::new(&bundle), &pod)?))
         });
         let (ours, options) = prepared.await?;
-        let mut word = if ours { Some(Word::open(Path::new(&request.bundle_path))?) } else { None };
+        let mut ready = if ours { Some(ReadyPipe::open(Path::new(&request.bundle_path))?) } else { None };
         let create = CreateTaskRequest {
             id: id.clone(),
             bundle: request.bundle_path,
             rootfs: request.rootfs,
-            stdout: word.as_ref().map(Word::address).unwrap_or_default(),
+            stdout: ready.as_ref().map(ReadyPipe::address).unwrap_or_default(),
             options: MessageField::some(options),
             ..CreateTaskRequest::default()
         };
         self.shim.create(&create, crate::io::READY).await.context("unable to create the sandbox")?;
         let task = self.shim.task(&id)?;
-        word.as_mut().map_or(Ok(()), Word::made)?;
-        *self.made() = Some(Arc::new(Made { id, created: SystemTime::now(), task, word: Mutex::new(word) }));
+        ready.as_mut().map_or(Ok(()), ReadyPipe::unlink)?;
+        *self.current() = Some(Arc::new(Sandbox { id, created: SystemTime::now(), task, ready: Mutex::new(ready) }));
         Ok(())
     }
 
     /// Starts the pause process, waits until it handles signals, and returns its pid.
-    async fn start(&self, made: &Made) -> Result<i32> {
-        let pid = made.task.start(crate::io::READY).await?;
-        let word = made.word.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(word) = word {
+    async fn start(&self, sandbox: &Sandbox) -> Result<i32> {
+        let pid = sandbox.task.start(crate::io::READY).await?;
+        let ready = sandbox.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ready) = ready {
             tokio::select! {
-                heard = word.wait() => heard?,
-                ended = made.task.init.wait() => {
-                    let message = format!("the pause process has ended with status {} before it was ready", ended.status);
+                reported = ready.wait() => reported?,
+                exit = sandbox.task.init.wait() => {
+                    let message = format!("the pause process exited with status {} before it was ready", exit.status);
                     return Err(Error::other(message));
                 }
                 () = tokio::time::sleep(crate::io::READY) => {
@@ -141,12 +144,12 @@ impl Service {
             return Ok(());
         }
         if !timeout.is_zero() {
-            ended_is_fine(task.kill("", libc::SIGTERM, false).await)?;
+            ignore_exited(task.kill("", libc::SIGTERM, false).await)?;
             if tokio::time::timeout(timeout, task.init.wait()).await.is_ok() {
                 return Ok(());
             }
         }
-        ended_is_fine(task.kill("", libc::SIGKILL, true).await)?;
+        ignore_exited(task.kill("", libc::SIGKILL, true).await)?;
         task.init.wait().await;
         Ok(())
     }
@@ -158,38 +161,38 @@ impl Service {
         let is_sandbox = |task: &Arc<Task>| task.id == id;
         let (sandbox, others): (Vec<_>, Vec<_>) = self.shim.all().into_iter().partition(is_sandbox);
         for task in others.into_iter().chain(sandbox) {
-            self.shim.end(&task).await.with_context(|| format!("unable to end {}", task.id))?;
+            self.shim.kill_and_delete(&task).await.with_context(|| format!("unable to kill and delete {}", task.id))?;
         }
         // containerd removes the bundle next, which fails while the root is not empty.
-        if let Some(made) = self.made().take() {
-            sweep(&made.task.bundle)?;
+        if let Some(sandbox) = self.current().take() {
+            empty_rootfs(&sandbox.task.bundle)?;
         }
-        self.shim.end_if_empty();
+        self.shim.exit_if_empty();
         Ok(())
     }
 
     fn status_of(&self, id: &str, verbose: bool) -> Result<api::SandboxStatusResponse> {
-        let made = self.sandbox(id)?;
-        let init = &made.task.init;
+        let sandbox = self.sandbox(id)?;
+        let init = &sandbox.task.init;
         let state = if init.phase() == Phase::Running { READY } else { NOT_READY };
         let mut info = HashMap::new();
         if verbose {
-            info.insert("process".to_owned(), made.task.describe());
+            info.insert("process".to_owned(), sandbox.task.describe());
         }
         Ok(api::SandboxStatusResponse {
             sandbox_id: id.to_owned(),
             pid: init.pid().cast_unsigned(),
             state: state.to_owned(),
             info,
-            created_at: timestamp(made.created),
-            exited_at: init.ended().map(|ended| timestamp(ended.at)).unwrap_or_default(),
+            created_at: timestamp(sandbox.created),
+            exited_at: init.exit().map(|exit| timestamp(exit.at)).unwrap_or_default(),
             ..Default::default()
         })
     }
 }
 
 /// Treats a process that has exited as killed.
-fn ended_is_fine(killed: Result<()>) -> Result<()> {
+fn ignore_exited(killed: Result<()>) -> Result<()> {
     match killed {
         Err(error) if matches!(error.kind(), ErrorKind::NoSuchProcess | ErrorKind::NotFound) => Ok(()),
         other => other,
@@ -197,10 +200,10 @@ fn ended_is_fine(killed: Result<()>) -> Result<()> {
 }
 
 /// The runtime options that `start` has stored. Without any, the form of the pod's cgroup path decides.
-fn options_of(bundle: &Path, pod: &Pod) -> Result<Any> {
+fn runtime_options(bundle: &Path, pod: &Pod) -> Result<Any> {
     let unreadable = |error| Error::other(format!("runtime options: {error}"));
     let path = bundle.join(OPTIONS);
-    if let Some(bytes) = read_kept(&path)? {
+    if let Some(bytes) = read_stored(&path)? {
         return Any::parse_from_bytes(&bytes).map_err(unreadable);
     }
     let options = oci::Options { systemd_cgroup: pod.has_systemd_cgroup(), ..oci::Options::default() };
@@ -240,7 +243,7 @@ fn prepare(bundle: &Path, id: &str, netns: &str, pod: &Pod) -> Result<bool> {
 ///
 /// # Errors
 /// The root cannot be read, or something in it cannot be removed.
-pub fn sweep(bundle: &Path) -> Result<()> {
+pub fn empty_rootfs(bundle: &Path) -> Result<()> {
     let rootfs = bundle.join("rootfs");
     let unable = || format!("unable to empty {}", rootfs.display());
     let mut names = Vec::new();
@@ -311,13 +314,13 @@ impl SandboxService for Service {
         request: api::StartSandboxRequest,
     ) -> ttrpc::Result<api::StartSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "start sandbox");
-        let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
-        let (service, of) = (self.clone(), Arc::clone(&made));
+        let sandbox = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
+        let (service, of) = (self.clone(), Arc::clone(&sandbox));
         let started = calls::run_to_end(async move { service.start(&of).await });
         let pid = started.await.map_err(|error| status(&error))?;
         Ok(api::StartSandboxResponse {
             pid: pid.cast_unsigned(),
-            created_at: timestamp(made.created),
+            created_at: timestamp(sandbox.created),
             ..Default::default()
         })
     }
@@ -344,9 +347,9 @@ impl SandboxService for Service {
         _: &TtrpcContext,
         request: api::WaitSandboxRequest,
     ) -> ttrpc::Result<api::WaitSandboxResponse> {
-        let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
-        let ended = made.task.init.wait().await;
-        Ok(api::WaitSandboxResponse { exit_status: ended.status, exited_at: timestamp(ended.at), ..Default::default() })
+        let sandbox = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
+        let exit = sandbox.task.init.wait().await;
+        Ok(api::WaitSandboxResponse { exit_status: exit.status, exited_at: timestamp(exit.at), ..Default::default() })
     }
 
     async fn sandbox_status(
@@ -358,9 +361,9 @@ impl SandboxService for Service {
     }
 
     async fn ping_sandbox(&self, _: &TtrpcContext, request: api::PingRequest) -> ttrpc::Result<api::PingResponse> {
-        let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
-        match made.task.init.phase() {
-            Phase::Stopped => Err(status(&Error::new(ErrorKind::NotRunning, "the sandbox has ended"))),
+        let sandbox = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
+        match sandbox.task.init.phase() {
+            Phase::Stopped => Err(status(&Error::new(ErrorKind::NotRunning, "the sandbox has exited"))),
             _ => Ok(api::PingResponse::default()),
         }
     }
@@ -382,8 +385,8 @@ impl SandboxService for Service {
         _: &TtrpcContext,
         request: api::SandboxMetricsRequest,
     ) -> ttrpc::Result<api::SandboxMetricsResponse> {
-        let made = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
-        let stats = made.task.stats().await.map_err(|error| status(&error))?;
+        let sandbox = self.sandbox(&request.sandbox_id).map_err(|error| status(&error))?;
+        let stats = sandbox.task.stats().await.map_err(|error| status(&error))?;
         let mut response = api::SandboxMetricsResponse::default();
         let metrics = response.metrics.mut_or_insert_default();
         metrics.timestamp = timestamp(SystemTime::now());
@@ -417,17 +420,17 @@ mod tests {
         let bundle = tempfile::tempdir().unwrap();
         let rootfs = bundle.path().join("rootfs");
         let count = || std::fs::read_dir(&rootfs).unwrap().count();
-        sweep(bundle.path()).unwrap();
+        empty_rootfs(bundle.path()).unwrap();
         prepare(bundle.path(), "box", "", &Pod::default()).unwrap();
-        sweep(bundle.path()).unwrap();
+        empty_rootfs(bundle.path()).unwrap();
         assert_eq!(count(), 0);
-        sweep(bundle.path()).unwrap();
+        empty_rootfs(bundle.path()).unwrap();
         std::fs::create_dir(rootfs.join("proc")).unwrap();
-        sweep(bundle.path()).unwrap();
+        empty_rootfs(bundle.path()).unwrap();
         assert_eq!(count(), 1, "an image's empty root");
         std::fs::write(rootfs.join("pause"), "").unwrap();
         std::fs::write(rootfs.join("more"), "").unwrap();
-        sweep(bundle.path()).unwrap();
+        empty_rootfs(bundle.path()).unwrap();
         assert_eq!(count(), 3, "a root with something else in it");
     }
 

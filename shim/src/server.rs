@@ -114,10 +114,10 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
     tracing::debug!("the server is running");
     loop {
         tokio::select! {
-            () = shim.ending.notified() => break,
+            () = shim.exiting.notified() => break,
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: killing the containers, then exiting");
-                end_all(&shim).await;
+                kill_all(&shim).await;
                 break;
             }
             _ = dump.recv() => shim.describe().iter().for_each(|line| tracing::info!("{line}")),
@@ -138,10 +138,10 @@ async fn serve(args: &Args, listener: StdListener) -> Result<()> {
     Ok(())
 }
 
-async fn end_all(shim: &Arc<Shim>) {
+async fn kill_all(shim: &Arc<Shim>) {
     shim.close();
     let ends = shim.all().into_iter().map(|task| async move {
-        if let Err(error) = shim.end(&task).await {
+        if let Err(error) = shim.kill_and_delete(&task).await {
             tracing::error!(id = task.id, "unable to kill and remove the container: {error}");
         }
     });

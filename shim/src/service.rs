@@ -156,11 +156,11 @@ impl TaskService for Service {
             let task = shim.task(&r.id)?;
             if r.exec_id.is_empty() { shim.delete(&task).await } else { task.delete_exec(&r.exec_id).await }
         });
-        let (of, ended) = deleted.await?;
+        let (of, exit) = deleted.await?;
         Ok(api::DeleteResponse {
             pid: pid(of),
-            exit_status: ended.status,
-            exited_at: timestamp(ended.at),
+            exit_status: exit.status,
+            exited_at: timestamp(exit.at),
             ..Default::default()
         })
     }
@@ -184,7 +184,7 @@ impl TaskService for Service {
             let own = if r.exec_id.is_empty() { &r.id } else { &r.exec_id };
             task.with_process(&r.exec_id, |process| {
                 let Addresses { stdin, stdout, stderr, terminal } = process.addresses.clone();
-                let ended = process.ended();
+                let exit = process.exit();
                 api::StateResponse {
                     id: own.clone(),
                     bundle: task.bundle.to_string_lossy().into_owned(),
@@ -194,8 +194,8 @@ impl TaskService for Service {
                     stdout,
                     stderr,
                     terminal,
-                    exit_status: ended.map_or(0, |ended| ended.status),
-                    exited_at: ended.map_or_else(MessageField::none, |ended| timestamp(ended.at)),
+                    exit_status: exit.map_or(0, |exit| exit.status),
+                    exited_at: exit.map_or_else(MessageField::none, |exit| timestamp(exit.at)),
                     exec_id: r.exec_id.clone(),
                     ..Default::default()
                 }
@@ -207,8 +207,8 @@ impl TaskService for Service {
     async fn wait(&self, c: &TtrpcContext, r: api::WaitRequest) -> ttrpc::Result<api::WaitResponse> {
         let of = (r.id.clone(), r.exec_id.clone());
         let wait = async { self.shim.task(&r.id)?.wait(&r.exec_id).await };
-        let ended = self.observe(c, "Wait", CallTarget::from(&of), wait).await?;
-        Ok(api::WaitResponse { exit_status: ended.status, exited_at: timestamp(ended.at), ..Default::default() })
+        let exit = self.observe(c, "Wait", CallTarget::from(&of), wait).await?;
+        Ok(api::WaitResponse { exit_status: exit.status, exited_at: timestamp(exit.at), ..Default::default() })
     }
 
     async fn kill(&self, c: &TtrpcContext, r: api::KillRequest) -> ttrpc::Result<api::Empty> {
@@ -304,7 +304,7 @@ impl TaskService for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, r: api::ShutdownRequest) -> ttrpc::Result<api::Empty> {
-        let ends = self.shim.end_if_empty();
+        let ends = self.shim.exit_if_empty();
         tracing::debug!(id = r.id, ends, "Shutdown");
         Ok(api::Empty::default())
     }

@@ -19,8 +19,8 @@ use protobuf::{Message, MessageField};
 /// The message cannot be encoded.
 pub fn metrics(stats: &Stats) -> Result<Any> {
     let (name, bytes) = match stats.is_v2 {
-        true => ("io.containerd.cgroups.v2.Metrics", unified(stats).write_to_bytes()),
-        false => ("io.containerd.cgroups.v1.Metrics", legacy(stats).write_to_bytes()),
+        true => ("io.containerd.cgroups.v2.Metrics", v2_metrics(stats).write_to_bytes()),
+        false => ("io.containerd.cgroups.v1.Metrics", v1_metrics(stats).write_to_bytes()),
     };
     let value = bytes.map_err(|error| Error::other(format!("cannot encode {name}: {error}")))?;
     Ok(Any { type_url: name.to_owned(), value, ..Any::default() })
@@ -44,7 +44,7 @@ fn pressure(pressure: Option<&Pressure>) -> MessageField<v2::PSIStats> {
     pressure.map(|both| v2::PSIStats { some: line(&both.some), full: line(&both.full), ..Default::default() }).into()
 }
 
-fn unified(stats: &Stats) -> v2::Metrics {
+fn v2_metrics(stats: &Stats) -> v2::Metrics {
     let limit = if stats.pids.limit == 0 { u64::MAX } else { stats.pids.limit };
     let pids = v2::PidsStat { current: stats.pids.current, limit, ..Default::default() };
     // The message's unit is microseconds.
@@ -92,16 +92,16 @@ fn unified(stats: &Stats) -> v2::Metrics {
     v2::Metrics {
         pids: MessageField::some(pids),
         cpu: MessageField::some(cpu),
-        memory: unified_memory(stats).into(),
+        memory: v2_memory(stats).into(),
         rdma: unless_default(rdma),
-        io: unless_default(unified_io(stats)),
+        io: unless_default(v2_io(stats)),
         hugetlb: hugetlb.collect(),
         memory_events: events.into(),
         ..Default::default()
     }
 }
 
-fn unified_memory(stats: &Stats) -> Option<v2::MemoryStat> {
+fn v2_memory(stats: &Stats) -> Option<v2::MemoryStat> {
     let memory = &stats.memory;
     if memory.raw.is_empty() {
         return None;
@@ -156,7 +156,7 @@ fn split(raw: &BTreeMap<String, u64>, key: &str) -> u64 {
     get(key) + get(&format!("{key}_anon")) + get(&format!("{key}_file"))
 }
 
-fn unified_io(stats: &Stats) -> v2::IOStat {
+fn v2_io(stats: &Stats) -> v2::IOStat {
     let mut devices: BTreeMap<(u64, u64), v2::IOEntry> = BTreeMap::new();
     let bytes = stats.blkio.io_service_bytes_recursive.iter().map(|entry| (entry, true));
     let requests = stats.blkio.io_serviced_recursive.iter().map(|entry| (entry, false));
@@ -177,7 +177,7 @@ fn unified_io(stats: &Stats) -> v2::IOStat {
     v2::IOStat { usage: devices.into_values().collect(), psi: pressure(stats.blkio.psi.as_ref()), ..Default::default() }
 }
 
-fn legacy(stats: &Stats) -> v1::Metrics {
+fn v1_metrics(stats: &Stats) -> v1::Metrics {
     let hugetlb = stats.hugetlb.iter().map(|(size, entry)| v1::HugetlbStat {
         usage: entry.touched.usage,
         max: entry.touched.max,
@@ -226,7 +226,7 @@ fn legacy(stats: &Stats) -> v1::Metrics {
         hugetlb: hugetlb.collect(),
         pids: MessageField::some(pids),
         cpu: MessageField::some(cpu),
-        memory: legacy_memory(stats).into(),
+        memory: v1_memory(stats).into(),
         // Present even when empty: clients such as nerdctl dereference it without a check.
         blkio: MessageField::some(v1_blkio(stats)),
         rdma: unless_default(rdma),
@@ -235,7 +235,7 @@ fn legacy(stats: &Stats) -> v1::Metrics {
     }
 }
 
-fn legacy_memory(stats: &Stats) -> Option<v1::MemoryStat> {
+fn v1_memory(stats: &Stats) -> Option<v1::MemoryStat> {
     let memory = &stats.memory;
     if memory.raw.is_empty() {
         return None;

@@ -30,14 +30,14 @@ use containerd_shim_protos::events::task as events;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
 
-use crate::calls::{self, turn};
+use crate::calls::{self, unless_abandoned};
 use crate::events::timestamp;
 use crate::exit_record::ExitRecord;
 use crate::io::{Addresses, StdinEnds};
 use crate::process::{Phase, Process};
-use crate::reaper::Ended;
+use crate::reaper::Exit;
 use crate::rpc_error::not_found;
-use crate::runtime::{Creation, Runtime, Saved, blocking};
+use crate::runtime::{Checkpoint, CreateRequest, Runtime, blocking};
 pub use context::{StreamOptions, TaskContext};
 use exec::Exec;
 use launch::launch;
@@ -56,7 +56,7 @@ struct PendingExit {
     /// The number of execs that are starting or running.
     execs: usize,
     /// Init's exit, until it is published.
-    init: Option<Ended>,
+    init: Option<Exit>,
     /// Whether init has exited.
     init_exited: bool,
     /// Whether this shim has sent SIGKILL to init, or was about to, before any other sender can have.
@@ -90,7 +90,7 @@ pub struct Task {
     own_pids: bool,
     streams: StreamOptions,
     /// The images that the start restores; `None` for a new container, and for one that has been restored.
-    saved: Mutex<Option<Saved>>,
+    checkpoint: Mutex<Option<Checkpoint>>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     pending_exit: Mutex<PendingExit>,
     lifecycle: tokio::sync::Mutex<Existence>,
@@ -117,10 +117,10 @@ pub struct Plan {
     pub streams: StreamOptions,
     /// The time that a logger may take until it is ready.
     pub ready_timeout: Duration,
-    /// The images that the start restores, instead of a creation.
-    pub saved: Option<Saved>,
+    /// The images that the start restores, instead of a request.
+    pub checkpoint: Option<Checkpoint>,
     /// The runtime's input; its streams are filled in here.
-    pub creation: Creation,
+    pub request: CreateRequest,
 }
 
 impl Task {
@@ -133,17 +133,17 @@ impl Task {
         context: &TaskContext,
         plan: Plan,
         addresses: Addresses,
-    ) -> Result<(Arc<Task>, Option<oneshot::Receiver<Ended>>)> {
-        let Plan { runtime, own_pids, streams, ready_timeout, saved, creation } = plan;
-        let (id, bundle) = (creation.id.clone(), creation.bundle.clone());
+    ) -> Result<(Arc<Task>, Option<oneshot::Receiver<Exit>>)> {
+        let Plan { runtime, own_pids, streams, ready_timeout, checkpoint, request } = plan;
+        let (id, bundle) = (request.id.clone(), request.bundle.clone());
         let init = Process::new(String::new(), addresses);
-        let ended = if saved.is_some() {
+        let exit = if checkpoint.is_some() {
             init.set_phase(Phase::Created);
             None
         } else {
             let owner = context.owner(&id, streams, ready_timeout);
             let creator = Arc::clone(&runtime);
-            let create = move |streams| creator.create(Creation { streams, ..creation });
+            let create = move |streams| creator.create(CreateRequest { streams, ..request });
             let (process, copying) = launch(&context.reaper, &init.addresses, owner, false, create)
                 .await
                 .context("OCI runtime create failed")?;
@@ -158,88 +158,88 @@ impl Task {
             context: context.clone(),
             own_pids,
             streams,
-            saved: Mutex::new(saved),
+            checkpoint: Mutex::new(checkpoint),
             execs: Mutex::default(),
             pending_exit: Mutex::default(),
             lifecycle: tokio::sync::Mutex::default(),
             freezing: tokio::sync::RwLock::default(),
             calls: tokio::sync::RwLock::default(),
-            short: Semaphore::new(calls::SHORT),
-            starts: Semaphore::new(calls::EXECS),
+            short: Semaphore::new(calls::MAX_SHORT_CALLS),
+            starts: Semaphore::new(calls::MAX_EXEC_STARTS),
         };
-        Ok((Arc::new(task), ended))
+        Ok((Arc::new(task), exit))
     }
 
-    /// Waits for init's exit in the background. Must follow the publication of the creation.
-    pub fn watch(self: &Arc<Self>, ended: oneshot::Receiver<Ended>) {
+    /// Waits for init's exit in the background. Must follow the publication of the request.
+    pub fn watch(self: &Arc<Self>, exit: oneshot::Receiver<Exit>) {
         let task = Arc::clone(self);
         let watching = async move {
-            let ended = ended.await.unwrap_or_else(|_| Ended::now(255));
-            ExitRecord::keep(&task.bundle, "", task.init.pid(), ended);
+            let exit = exit.await.unwrap_or_else(|_| Exit::now(255));
+            ExitRecord::write(&task.bundle, "", task.init.pid(), exit);
             let killed = {
                 let mut pending_exit = lock(&task.pending_exit);
                 pending_exit.init_exited = true;
-                ended.status == KILLED && !pending_exit.killed
+                exit.status == KILLED && !pending_exit.killed
             };
             // At once, because systemd removes a scope's cgroup as soon as it is empty, and its counts with it.
             task.context.oom.check_exited(&task.id, killed);
             if !task.own_pids
-                && let Err(error) = task.act(|runtime, id| runtime.kill(id, libc::SIGKILL, true)).await
+                && let Err(error) = task.run_verb(|runtime, id| runtime.kill(id, libc::SIGKILL, true)).await
                 && !matches!(error.kind(), ErrorKind::NotRunning | ErrorKind::NotFound)
             {
                 tracing::warn!(id = task.id, "processes may be left after init's exit: {error}");
             }
-            task.init.output_is_read().await;
-            lock(&task.pending_exit).init = Some(ended);
+            task.init.wait_output_read().await;
+            lock(&task.pending_exit).init = Some(exit);
             task.publish_init_exit();
         };
         tokio::spawn(watching.in_current_span());
     }
 
     /// Runs a short verb of the runtime, of which few run at the same time.
-    async fn call<T: Send + 'static>(
+    async fn run_short_verb<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let _permit = calls::acquire(&self.short).await?;
-        self.act(verb).await
+        self.run_verb(verb).await
     }
 
     /// Runs a verb of the runtime under `lifecycle`, which excludes others of its kind.
-    async fn act<T: Send + 'static>(
+    async fn run_verb<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _call = turn(self.calls.read()).await?;
+        let _call = unless_abandoned(self.calls.read()).await?;
         let (runtime, id) = (Arc::clone(&self.runtime), self.id.clone());
         blocking(&self.context.reaper, move || verb(&runtime, &id)).await
     }
 
     /// Publishes init's exit, unless its start or an exec's exit must precede it.
     fn publish_init_exit(&self) {
-        let ended = {
+        let exit = {
             let mut pending_exit = lock(&self.pending_exit);
             if pending_exit.starting || pending_exit.execs > 0 {
                 return;
             }
             pending_exit.init.take()
         };
-        if let Some(ended) = ended {
-            self.publish_exit(&self.id, &self.init, ended);
+        if let Some(exit) = exit {
+            self.publish_exit(&self.id, &self.init, exit);
         }
     }
 
-    fn publish_exit(&self, id: &str, process: &Process, ended: Ended) {
+    fn publish_exit(&self, id: &str, process: &Process, exit: Exit) {
         self.context.oom.publish_pending(&self.id);
         self.context.publisher.publish(events::TaskExit {
             container_id: self.id.clone(),
             id: id.to_owned(),
             pid: process.pid().cast_unsigned(),
-            exit_status: ended.status,
-            exited_at: timestamp(ended.at),
+            exit_status: exit.status,
+            exited_at: timestamp(exit.at),
             ..Default::default()
         });
-        process.end(ended);
+        process.set_exited(exit);
     }
 
     /// Starts init.
@@ -247,14 +247,14 @@ impl Task {
     /// # Errors
     /// [`ErrorKind::InvalidState`] unless it was created and has not been started.
     pub async fn start(self: &Arc<Self>, ready_timeout: Duration) -> Result<i32> {
-        let _lifecycle = turn(self.lifecycle.lock()).await?;
+        let _lifecycle = unless_abandoned(self.lifecycle.lock()).await?;
         self.init.begin(Phase::Created)?;
         lock(&self.pending_exit).starting = true;
-        let saved = lock(&self.saved).clone();
-        let result = match saved {
-            Some(saved) => self.restore(saved, ready_timeout).await.context("OCI runtime restore failed"),
+        let checkpoint = lock(&self.checkpoint).clone();
+        let result = match checkpoint {
+            Some(checkpoint) => self.restore(checkpoint, ready_timeout).await.context("OCI runtime restore failed"),
             None => match self.open_stdin().await {
-                Ok(()) => self.act(Runtime::start).await.context("OCI runtime start failed"),
+                Ok(()) => self.run_verb(Runtime::start).await.context("OCI runtime start failed"),
                 Err(error) => Err(error),
             },
         };
@@ -312,7 +312,7 @@ impl Task {
         if signal == libc::SIGKILL && !self.context.oom.check_before_kill(&self.id) {
             lock(&self.pending_exit).killed = true;
         }
-        self.call(move |runtime, id| runtime.kill(id, signal, all)).await.map_err(gone)
+        self.run_short_verb(move |runtime, id| runtime.kill(id, signal, all)).await.map_err(gone)
     }
 
     /// Removes the container, whose init has exited or was never started. A completed part is not repeated when a later
@@ -320,10 +320,10 @@ impl Task {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidState`] while it is running, [`ErrorKind::NotFound`] when it has been deleted.
-    pub async fn delete(&self, forget: impl FnOnce() + Send) -> Result<(i32, Ended)> {
+    pub async fn delete(&self, forget: impl FnOnce() + Send) -> Result<(i32, Exit)> {
         // At once, because the holder of the lock may be slow, such as a start with its hooks.
         self.refuse_while_running()?;
-        let mut existence = turn(self.lifecycle.lock()).await?;
+        let mut existence = unless_abandoned(self.lifecycle.lock()).await?;
         if *existence == Existence::Deleted {
             return Err(not_found("container", &self.id));
         }
@@ -331,13 +331,15 @@ impl Task {
         // The removal of the cgroup removes its counts too.
         self.context.oom.publish_pending(&self.id);
         let bundle = self.bundle.clone();
-        self.act(move |runtime, id| runtime.delete_ended(id, &bundle)).await.context("OCI runtime delete failed")?;
+        self.run_verb(move |runtime, id| runtime.delete_stopped(id, &bundle))
+            .await
+            .context("OCI runtime delete failed")?;
         if self.init.pid() == 0 {
             // A container that was checkpointed and never restored.
-            self.init.end(Ended::now(0));
+            self.init.set_exited(Exit::now(0));
         }
         let late = |_| Error::new(ErrorKind::TimedOut, format!("init did not exit within {INIT_EXIT_TIMEOUT:?}"));
-        let ended = tokio::time::timeout(INIT_EXIT_TIMEOUT, self.init.wait()).await.map_err(late)?;
+        let exit = tokio::time::timeout(INIT_EXIT_TIMEOUT, self.init.wait()).await.map_err(late)?;
         self.init.drain().await;
         let rootfs = self.bundle.join("rootfs");
         blocking(&self.context.reaper, move || brig_engine::root_mounts::unmount(&rootfs)).await?;
@@ -348,8 +350,8 @@ impl Task {
         self.context.publisher.publish(events::TaskDelete {
             container_id: self.id.clone(),
             pid: pid.cast_unsigned(),
-            exit_status: ended.status,
-            exited_at: timestamp(ended.at),
+            exit_status: exit.status,
+            exited_at: timestamp(exit.at),
             ..Default::default()
         });
         // No further call finds the container. A kill is still in progress where its thread has not run since the
@@ -357,7 +359,7 @@ impl Task {
         if tokio::time::timeout(CALLS_TIMEOUT, self.calls.write()).await.is_err() {
             tracing::warn!(id = self.id, "calls of the deleted container are still running after {CALLS_TIMEOUT:?}");
         }
-        Ok((pid, ended))
+        Ok((pid, exit))
     }
 
     fn refuse_while_running(&self) -> Result<()> {
@@ -371,34 +373,34 @@ impl Task {
 
     /// Freezes the container.
     pub async fn pause(&self) -> Result<()> {
-        let _lifecycle = turn(self.lifecycle.lock()).await?;
-        let _freezing = turn(self.freezing.write()).await?;
-        self.act(Runtime::pause).await.context("OCI runtime pause failed")?;
+        let _lifecycle = unless_abandoned(self.lifecycle.lock()).await?;
+        let _freezing = unless_abandoned(self.freezing.write()).await?;
+        self.run_verb(Runtime::pause).await.context("OCI runtime pause failed")?;
         self.context.publisher.publish(events::TaskPaused { container_id: self.id.clone(), ..Default::default() });
         Ok(())
     }
 
     /// Thaws the container.
     pub async fn resume(&self) -> Result<()> {
-        let _lifecycle = turn(self.lifecycle.lock()).await?;
-        self.act(Runtime::resume).await.context("OCI runtime resume failed")?;
+        let _lifecycle = unless_abandoned(self.lifecycle.lock()).await?;
+        self.run_verb(Runtime::resume).await.context("OCI runtime resume failed")?;
         self.context.publisher.publish(events::TaskResumed { container_id: self.id.clone(), ..Default::default() });
         Ok(())
     }
 
     /// Updates the container's limits: LinuxResources, as JSON.
     pub async fn update(&self, resources: Vec<u8>) -> Result<()> {
-        let _lifecycle = turn(self.lifecycle.lock()).await?;
-        self.act(move |runtime, id| runtime.update(id, &resources)).await.context("OCI runtime update failed")
+        let _lifecycle = unless_abandoned(self.lifecycle.lock()).await?;
+        self.run_verb(move |runtime, id| runtime.update(id, &resources)).await.context("OCI runtime update failed")
     }
 
     /// Checkpoints the container.
     pub async fn checkpoint(&self, options: CheckpointOptions) -> Result<()> {
-        let _lifecycle = turn(self.lifecycle.lock()).await?;
-        let _freezing = turn(self.freezing.write()).await?;
+        let _lifecycle = unless_abandoned(self.lifecycle.lock()).await?;
+        let _freezing = unless_abandoned(self.freezing.write()).await?;
         let checkpoint = options.images.to_string_lossy().into_owned();
-        let saved = self.act(move |runtime, id| runtime.checkpoint(id, &options));
-        saved.await.context("OCI runtime checkpoint failed")?;
+        let written = self.run_verb(move |runtime, id| runtime.checkpoint(id, &options));
+        written.await.context("OCI runtime checkpoint failed")?;
         let container_id = self.id.clone();
         self.context.publisher.publish(events::TaskCheckpointed { container_id, checkpoint, ..Default::default() });
         Ok(())
@@ -411,7 +413,7 @@ impl Task {
             Phase::Added | Phase::Starting | Phase::Created => Ok(Status::Created),
             Phase::Stopped => Ok(Status::Stopped),
             Phase::Running if !exec_id.is_empty() => Ok(Status::Running),
-            Phase::Running => match self.call(Runtime::status).await {
+            Phase::Running => match self.run_short_verb(Runtime::status).await {
                 Ok((Status::Paused, _)) => Ok(Status::Paused),
                 // The exit alone reports an exited process, and may be on its way.
                 _ if self.init.phase() == Phase::Stopped => Ok(Status::Stopped),
@@ -424,7 +426,7 @@ impl Task {
     /// The pids of all processes, and the exec that each is the first process of. Init's is listed until Delete: a
     /// daemon that restarts and gets no pid takes the task for leaked, and its exit is lost.
     pub async fn pids(&self) -> Result<Vec<(i32, Option<String>)>> {
-        let mut pids = match self.call(Runtime::pids).await {
+        let mut pids = match self.run_short_verb(Runtime::pids).await {
             // The container has stopped and is partly deleted.
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             other => other?,
@@ -441,11 +443,11 @@ impl Task {
 
     /// The container's statistics, in containerd's message.
     pub async fn stats(&self) -> Result<protobuf::well_known_types::any::Any> {
-        self.call(|runtime, id| crate::stats::metrics(&runtime.stats(id)?)).await
+        self.run_short_verb(|runtime, id| crate::stats::metrics(&runtime.stats(id)?)).await
     }
 
     /// Waits for the exit of a process, also while it is deleted.
-    pub async fn wait(&self, exec_id: &str) -> Result<Ended> {
+    pub async fn wait(&self, exec_id: &str) -> Result<Exit> {
         if exec_id.is_empty() {
             let init = Arc::clone(&self.init);
             return Ok(init.wait().await);
@@ -469,9 +471,9 @@ impl Task {
             text,
             "; free: {} of {} short calls, {} of {} starts of execs",
             free.0,
-            calls::SHORT,
+            calls::MAX_SHORT_CALLS,
             free.1,
-            calls::EXECS
+            calls::MAX_EXEC_STARTS
         );
         text
     }

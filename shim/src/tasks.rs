@@ -13,16 +13,16 @@ use containerd_shim_protos::types::mount::Mount;
 use protobuf::MessageField;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::bundle::Facts;
+use crate::bundle::BundleConfig;
 use crate::calls;
 use crate::events::Publisher;
 use crate::exit_record::ExitRecord;
 use crate::io::Addresses;
 use crate::oom::OomEvents;
 use crate::options::{self, Options};
-use crate::reaper::{Ended, Reaper};
+use crate::reaper::{Exit, Reaper};
 use crate::rpc_error::not_found;
-use crate::runtime::{Creation, Runtime, Saved, Streams, blocking};
+use crate::runtime::{Checkpoint, CreateRequest, Runtime, Streams, blocking};
 use crate::setup;
 use crate::task::{Plan, StreamOptions, Task, TaskContext};
 use crate::trace::Tracer;
@@ -34,7 +34,7 @@ pub struct Shim {
     /// The tracer of calls.
     pub tracer: Tracer,
     /// Notified when the server must exit.
-    pub ending: Notify,
+    pub exiting: Notify,
     tasks: Mutex<Tasks>,
     /// Permits for creates.
     creates: Semaphore,
@@ -52,7 +52,7 @@ struct Tasks {
     /// Whether the server is exiting: no container is created any more.
     closed: bool,
     /// Whether Shutdown arrived while a container was being created: if the create fails, the server exits.
-    unwanted: bool,
+    exit_if_create_fails: bool,
 }
 
 #[derive(Debug)]
@@ -73,9 +73,9 @@ impl Drop for Reservation<'_> {
         let mut tasks = self.shim.tasks();
         if matches!(tasks.by_id.get(self.id), Some(Slot::Creating)) {
             tasks.by_id.remove(self.id);
-            if tasks.unwanted && tasks.by_id.is_empty() {
+            if tasks.exit_if_create_fails && tasks.by_id.is_empty() {
                 tasks.closed = true;
-                self.shim.ending.notify_one();
+                self.shim.exiting.notify_one();
             }
         }
     }
@@ -89,8 +89,8 @@ impl Shim {
     pub fn new(namespace: &str, reaper: Arc<Reaper>, publisher: Publisher, tracer: Tracer) -> Result<Arc<Shim>> {
         let context =
             TaskContext { namespace: namespace.into(), reaper, oom: OomEvents::start(publisher.clone())?, publisher };
-        let (tasks, creates) = (Mutex::default(), Semaphore::new(calls::CREATES));
-        Ok(Arc::new(Shim { context, tracer, ending: Notify::new(), tasks, creates }))
+        let (tasks, creates) = (Mutex::default(), Semaphore::new(calls::MAX_CREATES));
+        Ok(Arc::new(Shim { context, tracer, exiting: Notify::new(), tasks, creates }))
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
@@ -122,7 +122,7 @@ impl Shim {
     ///
     /// # Errors
     /// The errors of [`Task::delete`].
-    pub async fn delete(&self, task: &Task) -> Result<(i32, Ended)> {
+    pub async fn delete(&self, task: &Task) -> Result<(i32, Exit)> {
         let forget = || {
             self.tasks().by_id.remove(&task.id);
         };
@@ -133,7 +133,7 @@ impl Shim {
     ///
     /// # Errors
     /// The container cannot be killed or deleted.
-    pub async fn end(&self, task: &Task) -> Result<()> {
+    pub async fn kill_and_delete(&self, task: &Task) -> Result<()> {
         match task.kill("", libc::SIGKILL, true).await {
             Err(error) if !matches!(error.kind(), ErrorKind::NoSuchProcess | ErrorKind::NotFound) => return Err(error),
             _ => {}
@@ -143,15 +143,15 @@ impl Shim {
     }
 
     /// Ends the server if no container exists or is being created. True when it ends.
-    pub fn end_if_empty(&self) -> bool {
+    pub fn exit_if_empty(&self) -> bool {
         let mut tasks = self.tasks();
         if !tasks.by_id.is_empty() {
-            tasks.unwanted = tasks.by_id.values().all(|slot| matches!(slot, Slot::Creating));
+            tasks.exit_if_create_fails = tasks.by_id.values().all(|slot| matches!(slot, Slot::Creating));
             return false;
         }
         tasks.closed = true;
         drop(tasks);
-        self.ending.notify_one();
+        self.exiting.notify_one();
         true
     }
 
@@ -164,13 +164,13 @@ impl Shim {
         brig_engine::check_id(id)?;
         let mut tasks = self.tasks();
         if tasks.closed {
-            return Err(Error::new(ErrorKind::InvalidState, "the shim ends"));
+            return Err(Error::new(ErrorKind::InvalidState, "the shim is exiting"));
         }
         if tasks.by_id.contains_key(id) {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("container {id}: already exists")));
         }
         tasks.by_id.insert(id.to_owned(), Slot::Creating);
-        tasks.unwanted = false;
+        tasks.exit_if_create_fails = false;
         Ok(Reservation { shim: self, id })
     }
 
@@ -199,22 +199,22 @@ impl Shim {
             terminal: request.terminal,
         };
         let runtime = Arc::clone(&plan.runtime);
-        let (task, ended) = match Task::create(&self.context, plan, addresses).await {
+        let (task, exit) = match Task::create(&self.context, plan, addresses).await {
             Ok(created) => created,
             Err(error) => {
                 self.clean_up(&runtime, request, &bundle, &error).await;
                 return Err(error);
             }
         };
-        if ended.is_some() {
+        if exit.is_some() {
             self.context.oom.watch(&self.context.reaper, &runtime, &request.id).await;
         }
         let pid = task.init.pid();
         self.tasks().by_id.insert(request.id.clone(), Slot::Created(Arc::clone(&task)));
         drop(reservation);
         self.context.publisher.publish(created(request, pid));
-        if let Some(ended) = ended {
-            task.watch(ended);
+        if let Some(exit) = exit {
+            task.watch(exit);
         }
         Ok(pid)
     }
@@ -227,21 +227,21 @@ impl Shim {
             ));
         }
         let options = options::parse(request.options.as_ref())?;
-        let facts = Facts::read(bundle)?;
+        let config = BundleConfig::read(bundle)?;
         // Docker passes no options to a runtime of another type than runc's: its cgroup driver shows in the path alone.
-        let systemd = options.systemd_cgroup.unwrap_or_else(|| facts.names_scope() && setup::systemd_is_running());
-        let kept = Runtime::choose(&self.context.namespace, &options.root, &options.binary_name, systemd);
-        let runtime = Runtime::new(&kept, bundle);
-        let saved = saved(request, &options)?;
+        let systemd = options.systemd_cgroup.unwrap_or_else(|| config.has_scope_path() && setup::systemd_is_running());
+        let record = Runtime::choose(&self.context.namespace, &options.root, &options.binary_name, systemd);
+        let runtime = Runtime::new(&record, bundle);
+        let checkpoint = checkpoint(request, &options)?;
         // Records of an earlier container of the same bundle must not be taken for this one's.
-        ExitRecord::remove(bundle, "").and_then(|()| kept.write(bundle)).context("unable to prepare the bundle")?;
+        ExitRecord::remove(bundle, "").and_then(|()| record.write(bundle)).context("unable to prepare the bundle")?;
         Ok(Plan {
             runtime: Arc::new(runtime),
-            own_pids: facts.own_pids(),
+            own_pids: config.has_own_pid_namespace(),
             streams: StreamOptions { ids: (options.io_uid, options.io_gid), timeouts: options.output_timeouts },
             ready_timeout,
-            saved,
-            creation: Creation {
+            checkpoint,
+            request: CreateRequest {
                 id: request.id.clone(),
                 bundle: bundle.to_owned(),
                 streams: Streams::Terminal,
@@ -275,7 +275,7 @@ impl Shim {
             self.context.oom.count(),
             self.context.reaper.watched(),
             self.context.publisher.waiting(),
-            self.context.publisher.lost(),
+            self.context.publisher.dropped(),
             crate::log::dropped(),
         )];
         lines.extend(self.all().iter().map(|task| task.describe()));
@@ -285,7 +285,7 @@ impl Shim {
 
 /// The images that the container is restored from, if any. containerd reads the option `CriuImagePath` itself, and
 /// sends that path as the request's checkpoint.
-fn saved(request: &CreateTaskRequest, options: &Options) -> Result<Option<Saved>> {
+fn checkpoint(request: &CreateTaskRequest, options: &Options) -> Result<Option<Checkpoint>> {
     let images = &request.checkpoint;
     if images.is_empty() {
         return Ok(None);
@@ -294,7 +294,7 @@ fn saved(request: &CreateTaskRequest, options: &Options) -> Result<Option<Saved>
         let message = format!("checkpoint: there is no directory {images:?}: expected one with CRIU's images");
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
-    Ok(Some(Saved { images: images.into(), work: options.criu_work_path.clone().into() }))
+    Ok(Some(Checkpoint { images: images.into(), work: options.criu_work_path.clone().into() }))
 }
 
 fn root_mount(mount: &Mount) -> root_mounts::Mount {

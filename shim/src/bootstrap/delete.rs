@@ -12,7 +12,7 @@ use protobuf::Message;
 
 use super::args::Args;
 use super::socket;
-use crate::bundle::{Kept, read_kept};
+use crate::bundle::{RuntimeRecord, read_stored};
 use crate::events::timestamp;
 use crate::exit_record::ExitRecord;
 use crate::runtime::Runtime;
@@ -30,13 +30,13 @@ pub fn run(args: &Args) -> Result<()> {
         Some(bundle) => bundle.clone(),
         None => std::env::current_dir().context("unable to find the bundle")?,
     };
-    if let Some(kept) = Kept::read(&bundle)? {
-        Runtime::new(&kept, &bundle).delete_own(&args.id, &bundle)?;
+    if let Some(record) = RuntimeRecord::read(&bundle)? {
+        Runtime::new(&record, &bundle).delete_own(&args.id, &bundle)?;
     }
     root_mounts::unmount(&bundle.join("rootfs"))?;
-    sandbox::sweep(&bundle)?;
+    sandbox::empty_rootfs(&bundle)?;
     // A server that was killed has left its socket.
-    if let Some(address) = kept_text(&bundle.join("address"))
+    if let Some(address) = stored_text(&bundle.join("address"))
         && let Some(path) = address.strip_prefix("unix://").map(Path::new)
         && path.is_absolute()
     {
@@ -71,12 +71,12 @@ fn exit_of_init(bundle: &Path) -> (u32, u32, SystemTime) {
 
 /// Init's former pid; 0 when it is not known.
 fn init_pid(bundle: &Path) -> u32 {
-    kept_text(&bundle.join("init.pid")).and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
+    stored_text(&bundle.join("init.pid")).and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The text of a file that the shim has stored. A damaged file must not stop the deletion.
-fn kept_text(path: &Path) -> Option<String> {
-    let bytes = read_kept(path).unwrap_or_else(|error| {
+fn stored_text(path: &Path) -> Option<String> {
+    let bytes = read_stored(path).unwrap_or_else(|error| {
         tracing::warn!("{error}");
         None
     });

@@ -42,10 +42,10 @@ pub fn run() -> Result<()> {
 
 /// The runtime's features, as JSON; `None` for another runtime that does not report them.
 fn features(binary: &str) -> Option<Vec<u8>> {
-    let kept = Runtime::choose("", "", binary, false);
-    if kept.binary.is_empty() {
+    let record = Runtime::choose("", "", binary, false);
+    if record.binary.is_empty() {
         return Some(brig_engine::features().to_string().into_bytes());
     }
-    let output = Command::new(&kept.binary).arg("features").output().ok()?;
+    let output = Command::new(&record.binary).arg("features").output().ok()?;
     output.status.success().then_some(output.stdout)
 }

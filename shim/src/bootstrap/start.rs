@@ -15,7 +15,7 @@ use protobuf::well_known_types::any::Any;
 use super::args::Args;
 use super::socket::{self, Socket};
 use super::version;
-use crate::bundle::{Facts, OPTIONS, remove_if_there};
+use crate::bundle::{BundleConfig, OPTIONS, remove_if_there};
 use crate::options::{self, Options};
 use crate::server;
 use crate::setup;
@@ -60,16 +60,16 @@ impl Input {
 /// # Errors
 /// The bundle, which is the working directory, cannot be read, or the socket or the server cannot be created.
 pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
-    let facts = facts_of_bundle(Path::new("."))?;
+    let config = config_of_bundle(Path::new("."))?;
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).context("unable to read standard input")?;
     let input = Input::parse(&bytes, args)?;
     let options = options::parse(input.options.as_ref())?;
-    if let (None, Some(options)) = (&facts, &input.options) {
-        keep(options)?;
+    if let (None, Some(options)) = (&config, &input.options) {
+        store_options(options)?;
     }
-    let facts = facts.unwrap_or_default();
-    let group = facts.group().unwrap_or(&args.id);
+    let config = config.unwrap_or_default();
+    let group = config.group().unwrap_or(&args.id);
     let params = input.params.as_ref();
     let directory = params.and_then(|params| params.socket_dir.as_deref());
     let path = socket::path(directory, &args.address, &args.namespace, group)?;
@@ -110,10 +110,10 @@ pub fn run(args: &Args, name: &std::ffi::OsStr) -> Result<()> {
 
 /// Reads config.json. A sandbox's bundle may have none: such a bundle is recognised by the log that containerd creates
 /// in every bundle before it starts a shim.
-fn facts_of_bundle(bundle: &Path) -> Result<Option<Facts>> {
-    let facts = Facts::read_if_any(bundle)?;
+fn config_of_bundle(bundle: &Path) -> Result<Option<BundleConfig>> {
+    let config = BundleConfig::read_if_any(bundle)?;
     let log = std::fs::metadata(bundle.join("log"));
-    if facts.is_none() && !log.is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+    if config.is_none() && !log.is_ok_and(|metadata| metadata.file_type().is_fifo()) {
         let directory = std::env::current_dir().unwrap_or_else(|_| bundle.to_owned());
         let message = format!(
             "{} is no bundle: it has neither config.json nor the FIFO log; containerd starts this \
@@ -122,11 +122,11 @@ fn facts_of_bundle(bundle: &Path) -> Result<Option<Facts>> {
         );
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
-    Ok(facts)
+    Ok(config)
 }
 
 /// Stores a sandbox's runtime options in the bundle until it is created.
-fn keep(options: &Any) -> Result<()> {
+fn store_options(options: &Any) -> Result<()> {
     let bytes = options.write_to_bytes().map_err(|error| Error::other(format!("runtime options: {error}")))?;
     brig_engine::replace(Path::new(OPTIONS), &bytes, 0o600)
 }

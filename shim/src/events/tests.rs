@@ -107,7 +107,7 @@ fn the_order_holds_over_restarts_of_the_daemon() {
         let mut server = daemon.serve(&socket).await;
         assert_eq!(publisher.close(TIMEOUT).await, 0);
         server.shutdown().await.unwrap();
-        assert_eq!(publisher.lost(), 0);
+        assert_eq!(publisher.dropped(), 0);
     });
     // An event whose answer was lost comes twice in a row, never out of order.
     let mut ids = daemon.ids();
@@ -162,17 +162,17 @@ fn past_the_bound_ends_stay_longest() {
     let envelope = |topic: &str| Envelope { topic: topic.into(), ..Envelope::default() };
     let mut queue = Queue::default();
     let largest = 5 * OVERHEAD;
-    for (topic, is_an_end) in [("on its way", false), ("e1", true), ("s1", false), ("e2", true), ("s2", false)] {
-        queue.push(envelope(topic), is_an_end, largest);
+    for (topic, is_essential) in [("on its way", false), ("e1", true), ("s1", false), ("e2", true), ("s2", false)] {
+        queue.push(envelope(topic), is_essential, largest);
     }
-    assert_eq!(queue.lost, 0);
+    assert_eq!(queue.dropped, 0);
     queue.push(envelope("e3"), true, largest);
     queue.push(envelope("e4"), true, largest);
     let topics = |queue: &Queue| queue.waiting.iter().map(|it| it.envelope.topic.clone()).collect::<Vec<_>>();
     assert_eq!(topics(&queue), ["on its way", "e1", "e2", "e3", "e4"]);
     queue.push(envelope("e5"), true, largest);
     assert_eq!(topics(&queue), ["on its way", "e2", "e3", "e4", "e5"]);
-    assert_eq!((queue.lost, queue.bytes), (3, largest));
+    assert_eq!((queue.dropped, queue.bytes), (3, largest));
     // The answer for an event that was dropped meanwhile removes no other event.
     queue.done(7);
     assert_eq!(queue.waiting.len(), 5);

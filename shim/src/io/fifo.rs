@@ -24,7 +24,7 @@ use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 
 use super::fd::{Polled, fd_path, open_fifo, polled, polled_now};
-use super::pump::{Life, Source, Stage, Step, writable};
+use super::pump::{CopyStage, Source, Stage, Step, writable};
 use super::watches::until;
 
 /// A client's FIFO, open at both ends.
@@ -43,9 +43,9 @@ impl Fifo {
     }
 
     /// Copies `source` to the FIFO, until the end of either.
-    pub(super) fn copy(self, source: Source, life: Life) -> Result<impl Future<Output = ()> + use<>> {
+    pub(super) fn copy(self, source: Source, stages: CopyStage) -> Result<impl Future<Output = ()> + use<>> {
         let fifo = polled(self.fd)?;
-        let output = Output { source, life, had_reader: self.had_reader };
+        let output = Output { source, stages, had_reader: self.had_reader };
         Ok(async move {
             match output.copy(fifo).await {
                 Ok(true) => {}
@@ -60,7 +60,7 @@ impl Fifo {
 #[derive(Debug)]
 struct Output {
     source: Source,
-    life: Life,
+    stages: CopyStage,
     /// Whether a reader was seen, or bytes that it has read.
     had_reader: bool,
 }
@@ -71,7 +71,7 @@ impl Output {
         let at_end = tokio::select! {
             biased;
             copied = while_alive(&mut self.source, &fifo) => copied.map(|()| true)?,
-            () = self.life.has_come_to(Stage::Exited) => false,
+            () = self.stages.has_reached(Stage::Exited) => false,
         };
         // This must precede the close of our own reader: without one a non-blocking writer is refused (fifo(7)).
         let end = writing_end(fifo.get_ref())?;
@@ -94,9 +94,9 @@ impl Output {
                 Step::Full => until(end, |end| is_writable(end) || !has_reader(end)).await?,
                 Step::Empty => {
                     if is_empty(end) {
-                        self.life.all_is_read();
+                        self.stages.all_is_read();
                     }
-                    let unread = self.life.is_unread();
+                    let unread = self.stages.is_unread();
                     tokio::select! {
                         ready = self.source.readable() => ready?,
                         changed = until(end, |end| !has_reader(end) || (unread && is_empty(end))) => changed?,
@@ -119,7 +119,7 @@ impl Output {
             }
             tokio::select! {
                 changed = until(end, |end| is_empty(end) || !has_reader(end)) => changed?,
-                () = self.life.reader_is_late() => return Ok(is_empty(end)),
+                () = self.stages.reader_is_late() => return Ok(is_empty(end)),
             }
         }
     }
@@ -133,14 +133,14 @@ impl Output {
     /// Waits for a reader, without delaying the exit event. False when the deletion comes first: a client that wants
     /// the output has opened it by then, unless it opens its end in the background, for which there is a grace period.
     async fn reader_comes(&mut self, end: &OwnedFd) -> std::io::Result<bool> {
-        self.life.all_is_read();
+        self.stages.all_is_read();
         self.had_reader |= self.source.moved() > unread_bytes(end);
         let is_awaited = !self.had_reader && (!is_empty(end) || self.source.has_bytes());
-        let life = &mut self.life;
+        let stages = &mut self.stages;
         let deleted = async {
             match is_awaited {
-                true => life.reader_is_late().await,
-                false => life.has_come_to(Stage::Deleted).await,
+                true => stages.reader_is_late().await,
+                false => stages.has_reached(Stage::Deleted).await,
             }
         };
         tokio::select! {

@@ -121,32 +121,32 @@ fn signal(pidfd: &Pidfd, signal: i32) {
 #[derive(Debug)]
 pub(super) struct Logger {
     pidfd: Option<Arc<Pidfd>>,
-    ended: Option<tokio::sync::oneshot::Receiver<crate::reaper::Ended>>,
+    exit: Option<tokio::sync::oneshot::Receiver<crate::reaper::Exit>>,
 }
 
 impl Logger {
     pub(super) fn watch(mut spawned: Spawned, reaper: &Arc<Reaper>) -> Logger {
-        let Some((pid, pidfd)) = spawned.0.take() else { return Logger { pidfd: None, ended: None } };
+        let Some((pid, pidfd)) = spawned.0.take() else { return Logger { pidfd: None, exit: None } };
         let hold = reaper.hold();
-        let ended = reaper.watch(&hold, pid, Arc::clone(&pidfd));
-        Logger { pidfd: Some(pidfd), ended: Some(ended) }
+        let exit = reaper.watch(&hold, pid, Arc::clone(&pidfd));
+        Logger { pidfd: Some(pidfd), exit: Some(exit) }
     }
 
     /// Waits for the logger's exit. Its pipes are closed, which ends most loggers, and it has some time for its last
     /// writes. One that continues gets SIGTERM, and SIGKILL after a further timeout; no caller waits for that.
-    pub(super) async fn end(mut self) {
-        if let Some(ended) = &mut self.ended
-            && tokio::time::timeout(EXIT_TIMEOUT, ended).await.is_ok()
+    pub(super) async fn wait_exit(mut self) {
+        if let Some(exit) = &mut self.exit
+            && tokio::time::timeout(EXIT_TIMEOUT, exit).await.is_ok()
         {
-            self.ended = None;
+            self.exit = None;
         }
     }
 
-    fn dismiss(&mut self) {
-        let (Some(pidfd), Some(ended)) = (self.pidfd.take(), self.ended.take()) else { return };
+    fn terminate(&mut self) {
+        let (Some(pidfd), Some(exit)) = (self.pidfd.take(), self.exit.take()) else { return };
         tokio::spawn(async move {
             signal(&pidfd, libc::SIGTERM);
-            if tokio::time::timeout(TERMINATION_TIMEOUT, ended).await.is_err() {
+            if tokio::time::timeout(TERMINATION_TIMEOUT, exit).await.is_err() {
                 tracing::warn!("killing a logger that did not exit within {TERMINATION_TIMEOUT:?} of SIGTERM");
                 signal(&pidfd, libc::SIGKILL);
             }
@@ -156,7 +156,7 @@ impl Logger {
 
 impl Drop for Logger {
     fn drop(&mut self) {
-        self.dismiss();
+        self.terminate();
     }
 }
 

@@ -66,33 +66,36 @@ pub(super) enum Stage {
 
 /// The stages of the process whose stream is copied, as the copy follows them.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct CopyStage {
     stage: watch::Receiver<Stage>,
     timeouts: OutputTimeouts,
     /// Dropped when all of the process's output has been read, or there is no reader.
     unread: Option<oneshot::Sender<()>>,
 }
 
-impl Life {
+impl CopyStage {
     /// The stages for a stream whose reading no exit event waits for.
-    pub(super) fn new(stage: watch::Receiver<Stage>) -> Life {
-        Life { stage, timeouts: OutputTimeouts::default(), unread: None }
+    pub(super) fn new(stage: watch::Receiver<Stage>) -> CopyStage {
+        CopyStage { stage, timeouts: OutputTimeouts::default(), unread: None }
     }
 
     /// The stages for an output. The receiver ends when all output from before the process's exit has been read.
-    pub(super) fn of_output(stage: watch::Receiver<Stage>, timeouts: OutputTimeouts) -> (Life, oneshot::Receiver<()>) {
+    pub(super) fn of_output(
+        stage: watch::Receiver<Stage>,
+        timeouts: OutputTimeouts,
+    ) -> (CopyStage, oneshot::Receiver<()>) {
         let (unread, read) = oneshot::channel();
-        (Life { stage, timeouts, unread: Some(unread) }, read)
+        (CopyStage { stage, timeouts, unread: Some(unread) }, read)
     }
 
     /// Waits for a stage. An error means that the process's streams are gone, and this copy is aborted then.
-    pub(super) async fn has_come_to(&mut self, stage: Stage) {
+    pub(super) async fn has_reached(&mut self, stage: Stage) {
         let _ = self.stage.wait_for(|now| *now >= stage).await;
     }
 
     /// Waits until the time of a present reader, from the start of the deletion, has expired.
     pub(super) async fn reader_is_late(&mut self) {
-        self.has_come_to(Stage::Deleted).await;
+        self.has_reached(Stage::Deleted).await;
         within(self.timeouts.exit, std::future::pending::<()>()).await;
     }
 
@@ -113,7 +116,7 @@ impl Life {
             tokio::select! {
                 biased;
                 guard = source.readable() => return guard,
-                () = self.has_come_to(Stage::Exited) => {}
+                () = self.has_reached(Stage::Exited) => {}
             }
             if !is_readable(source.get_ref()) {
                 self.all_is_read();
@@ -124,11 +127,11 @@ impl Life {
 }
 
 /// Copies until the end, through a buffer.
-pub(super) async fn bytes(source: Polled, sink: Sink, mut life: Life) {
+pub(super) async fn bytes(source: Polled, sink: Sink, mut stages: CopyStage) {
     loop {
-        let mut guard = match life.readable(&source).await {
+        let mut guard = match stages.readable(&source).await {
             Ok(guard) => guard,
-            Err(error) => return ended(&error),
+            Err(error) => return log_copy_error(&error),
         };
         // Allocated anew each time: no memory is held while no bytes come.
         let mut buffer = vec![0; BUFFER];
@@ -139,10 +142,10 @@ pub(super) async fn bytes(source: Polled, sink: Sink, mut life: Life) {
             Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return,
             Ok(read) => {
                 if let Err(error) = sink.write(&buffer[..read]).await {
-                    return ended(&error);
+                    return log_copy_error(&error);
                 }
             }
-            Err(error) => return ended(&error),
+            Err(error) => return log_copy_error(&error),
         }
         tokio::task::yield_now().await;
     }
@@ -279,15 +282,15 @@ pub(super) async fn pipe_until(source: Polled, sink: Polled, closed: impl Future
     // A splice is complete or not started: no bytes are lost between the two.
     tokio::select! {
         () = copy(&source, &sink) => {}
-        () = closed => rest(&source, &sink).await,
+        () = closed => copy_rest(&source, &sink).await,
     }
 }
 
 async fn copy(source: &Polled, sink: &Polled) {
     loop {
-        let (mut from, mut to) = match both(source, sink).await {
+        let (mut from, mut to) = match both_ready(source, sink).await {
             Ok(guards) => guards,
-            Err(error) => return ended(&error),
+            Err(error) => return log_copy_error(&error),
         };
         match splice(source.get_ref(), sink.get_ref()) {
             Ok(0) => return,
@@ -295,23 +298,23 @@ async fn copy(source: &Polled, sink: &Polled) {
             // The error does not say which of the two would block.
             Err(Errno::AGAIN) if is_readable(source.get_ref()) => to.clear_ready(),
             Err(Errno::AGAIN) => from.clear_ready(),
-            Err(error) => return ended(&error.into()),
+            Err(error) => return log_copy_error(&error.into()),
         }
     }
 }
 
-async fn rest(source: &Polled, sink: &Polled) {
+async fn copy_rest(source: &Polled, sink: &Polled) {
     loop {
         let mut to = match sink.writable().await {
             Ok(guard) => guard,
-            Err(error) => return ended(&error),
+            Err(error) => return log_copy_error(&error),
         };
         match splice(source.get_ref(), sink.get_ref()) {
             Ok(0) => return,
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::AGAIN) if is_readable(source.get_ref()) => to.clear_ready(),
             Err(Errno::AGAIN) => return,
-            Err(error) => return ended(&error.into()),
+            Err(error) => return log_copy_error(&error.into()),
         }
     }
 }
@@ -323,11 +326,11 @@ fn splice(source: &OwnedFd, sink: &OwnedFd) -> rustix::io::Result<usize> {
 
 type Guard<'a> = tokio::io::unix::AsyncFdReadyGuard<'a, OwnedFd>;
 
-async fn both<'a>(source: &'a Polled, sink: &'a Polled) -> std::io::Result<(Guard<'a>, Guard<'a>)> {
+async fn both_ready<'a>(source: &'a Polled, sink: &'a Polled) -> std::io::Result<(Guard<'a>, Guard<'a>)> {
     Ok((source.readable().await?, sink.writable().await?))
 }
 
-fn ended(error: &std::io::Error) {
+fn log_copy_error(error: &std::io::Error) {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         // The process has closed its input, or the logger has exited: neither is an error of the shim.
         tracing::debug!("a stream was closed by its other side");

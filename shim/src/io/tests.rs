@@ -169,7 +169,7 @@ fn as_many_streams_as_one_likes_wait_for_their_readers_at_once() {
             let (source, process) = rustix::pipe::pipe().unwrap();
             std::fs::File::from(process).write_all(b"words").unwrap();
             let source = Source::pipe(source).unwrap();
-            copies.spawn(Fifo::open(path).unwrap().copy(source, Life::new(stage.subscribe())).unwrap());
+            copies.spawn(Fifo::open(path).unwrap().copy(source, CopyStage::new(stage.subscribe())).unwrap());
         }
         let watched = || {
             let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|fd| std::fs::read_link(fd.path()));
@@ -239,7 +239,7 @@ fn exit_event_waits_until_output_is_read() {
             let mut reader = std::fs::File::from(open_fifo(&path, true, false).unwrap());
             let kept = orphan.then(|| stdout.try_clone().unwrap());
             std::fs::File::from(stdout).write_all(b"words\n").unwrap();
-            let reported = tokio::spawn(copying.process_ended());
+            let reported = tokio::spawn(copying.process_exited());
             copied(&reader).await;
             assert!(!is_reported(&reported).await, "the exit was reported before");
             let mut bytes = [0; 32];
@@ -259,7 +259,7 @@ fn exit_event_waits_for_no_absent_reader_and_no_output_of_orphans() {
     run(async {
         let ([_, stdout, stderr], mut copying) = started("", path.to_str().unwrap(), silent.to_str().unwrap());
         std::fs::File::from(stdout).write_all(b"words\n").unwrap();
-        assert!(copying.process_ended().await, "it was waited for");
+        assert!(copying.process_exited().await, "it was waited for");
         assert_eq!(
             std::fs::read_dir("/proc/self/fd")
                 .unwrap()
@@ -280,7 +280,7 @@ fn exit_event_is_published_though_a_reader_does_not_read() {
         let ([_, stdout, _], mut copying) = started("", path.to_str().unwrap(), "");
         let reader = open_fifo(&path, true, false).unwrap();
         std::fs::File::from(stdout).write_all(b"words\n").unwrap();
-        let reported = tokio::time::timeout(DEADLINE, copying.process_ended()).await;
+        let reported = tokio::time::timeout(DEADLINE, copying.process_exited()).await;
         assert!(!reported.expect("the exit is reported"), "something was left");
         copied(reader).await;
     });
@@ -295,7 +295,7 @@ fn exit_event_is_published_when_the_output_is_in_its_file() {
         let ([_, stdout, stderr], mut copying) = started("", &address, &address);
         let text = "x".repeat(60_000);
         std::fs::File::from(stdout).write_all(text.as_bytes()).unwrap();
-        assert!(copying.process_ended().await);
+        assert!(copying.process_exited().await);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         drop(stderr);
     });

@@ -18,7 +18,7 @@ use brig_engine::{AfterCheckpoint, CheckpointOptions, CriuFeatures, Launched, St
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde::Deserialize;
 
-use super::{Creation, Execution, Restoration, Streams};
+use super::{CreateRequest, ExecRequest, RestoreRequest, Streams};
 
 /// The command of a runtime.
 #[derive(Clone, Debug)]
@@ -53,24 +53,24 @@ impl Foreign {
         command
     }
 
-    /// The error of a verb that failed: its standard error, else the new entries of the log, which held `logged` bytes.
-    fn failure(&self, stderr: &[u8], status: ExitStatus, logged: u64) -> Error {
+    /// The error of a verb that failed: its standard error, else the new entries of the log, which held `log_len` bytes.
+    fn failure(&self, stderr: &[u8], status: ExitStatus, log_len: u64) -> Error {
         let printed = String::from_utf8_lossy(stderr);
         match printed.trim() {
-            "" => adapt(&last_error(&self.log, logged).unwrap_or_else(|| status.to_string())),
-            printed => adapt(printed),
+            "" => classify(&last_error(&self.log, log_len).unwrap_or_else(|| status.to_string())),
+            printed => classify(printed),
         }
     }
 
     /// The log's size in bytes.
-    fn logged(&self) -> u64 {
+    fn log_len(&self) -> u64 {
         std::fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }
 
     /// Runs a verb, and returns its standard output.
     fn output(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
         let unable = || format!("unable to execute the runtime {:?} (BinaryName)", self.binary);
-        let logged = self.logged();
+        let log_len = self.log_len();
         let mut command = self.command();
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(unable)?;
@@ -85,20 +85,20 @@ impl Foreign {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        Err(self.failure(&output.stderr, output.status, logged))
+        Err(self.failure(&output.stderr, output.status, log_len))
     }
 
-    pub(super) fn simple(&self, arguments: &[&str]) -> Result<()> {
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<()> {
         self.output(arguments, b"").map(|_| ())
     }
 
     pub(super) fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
         let signal = signal.to_string();
-        if all { self.simple(&["kill", "--all", id, &signal]) } else { self.simple(&["kill", id, &signal]) }
+        if all { self.run(&["kill", "--all", id, &signal]) } else { self.run(&["kill", id, &signal]) }
     }
 
     pub(super) fn delete(&self, id: &str, force: bool) -> Result<()> {
-        if force { self.simple(&["delete", "--force", id]) } else { self.simple(&["delete", id]) }
+        if force { self.run(&["delete", "--force", id]) } else { self.run(&["delete", id]) }
     }
 
     fn state(&self, id: &str) -> Result<State> {
@@ -121,7 +121,7 @@ impl Foreign {
     }
 
     pub(super) fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<()> {
-        let logged = self.logged();
+        let log_len = self.log_len();
         let mut command = self.command();
         command.arg("checkpoint").arg("--image-path").arg(&options.images);
         if options.work != Path::new("") {
@@ -139,7 +139,7 @@ impl Foreign {
         let output = command
             .output()
             .with_context(|| format!("unable to execute the runtime {:?} (BinaryName)", self.binary))?;
-        if output.status.success() { Ok(()) } else { Err(self.failure(&output.stderr, output.status, logged)) }
+        if output.status.success() { Ok(()) } else { Err(self.failure(&output.stderr, output.status, log_len)) }
     }
 
     pub(super) fn stats(&self, id: &str) -> Result<Stats> {
@@ -176,40 +176,40 @@ impl Foreign {
         self.output(&["update", "--resources", "-", id], resources).map(|_| ())
     }
 
-    pub(super) fn create(&self, creation: Creation) -> Result<Launched> {
-        let pid_file = creation.bundle.join("init.pid");
-        self.launch(&pid_file, creation.streams, |command| {
-            command.arg("create").arg("--bundle").arg(&creation.bundle);
-            if creation.no_pivot {
+    pub(super) fn create(&self, request: CreateRequest) -> Result<Launched> {
+        let pid_file = request.bundle.join("init.pid");
+        self.launch(&pid_file, request.streams, |command| {
+            command.arg("create").arg("--bundle").arg(&request.bundle);
+            if request.no_pivot {
                 command.arg("--no-pivot");
             }
-            if creation.no_new_keyring {
+            if request.no_new_keyring {
                 command.arg("--no-new-keyring");
             }
-            &creation.id
+            &request.id
         })
     }
 
-    pub(super) fn restore(&self, restoration: Restoration) -> Result<Launched> {
-        let Restoration { id, bundle, saved, streams } = restoration;
+    pub(super) fn restore(&self, request: RestoreRequest) -> Result<Launched> {
+        let RestoreRequest { id, bundle, checkpoint, streams } = request;
         self.launch(&bundle.join("init.pid"), streams, |command| {
             command.args(["restore", "--detach", "--no-subreaper", "--bundle"]).arg(&bundle);
-            command.arg("--image-path").arg(&saved.images);
-            if saved.work != Path::new("") {
-                command.arg("--work-path").arg(&saved.work);
+            command.arg("--image-path").arg(&checkpoint.images);
+            if checkpoint.work != Path::new("") {
+                command.arg("--work-path").arg(&checkpoint.work);
             }
             &id
         })
     }
 
-    pub(super) fn exec(&self, execution: Execution) -> Result<Launched> {
+    pub(super) fn exec(&self, request: ExecRequest) -> Result<Launched> {
         // An exec may be called config, and the file of that name is the container's configuration.
-        let name = execution.pid_file.file_stem().unwrap_or_default().to_string_lossy();
-        let file = execution.pid_file.with_file_name(format!("exec.{name}.json"));
-        brig_engine::replace(&file, &execution.process, 0o600)?;
-        let launched = self.launch(&execution.pid_file, execution.streams, |command| {
+        let name = request.pid_file.file_stem().unwrap_or_default().to_string_lossy();
+        let file = request.pid_file.with_file_name(format!("exec.{name}.json"));
+        brig_engine::replace(&file, &request.process, 0o600)?;
+        let launched = self.launch(&request.pid_file, request.streams, |command| {
             command.args(["exec", "--detach", "--process"]).arg(&file);
-            &execution.id
+            &request.id
         });
         let removed = std::fs::remove_file(&file).with_context(|| format!("unable to remove {}", file.display()));
         launched.and_then(|launched| removed.map(|()| launched))
@@ -223,7 +223,7 @@ impl Foreign {
         streams: Streams,
         verb: impl FnOnce(&mut Command) -> &'a str,
     ) -> Result<Launched> {
-        let logged = self.logged();
+        let log_len = self.log_len();
         let mut command = self.command();
         let id = verb(&mut command);
         command.arg("--pid-file").arg(pid_file);
@@ -246,7 +246,7 @@ impl Foreign {
         // The command's copies of the streams would keep their pipes open.
         drop(command);
         if !status.success() {
-            return Err(self.failure(&[], status, logged));
+            return Err(self.failure(&[], status, log_len));
         }
         let pid =
             std::fs::read_to_string(pid_file).with_context(|| format!("unable to read {}", pid_file.display()))?;
@@ -270,7 +270,7 @@ fn last_error(log: &Path, from: u64) -> Option<String> {
 }
 
 /// Maps another runtime's error texts to the engine's error kinds. Texts are matched in this place only.
-fn adapt(text: &str) -> Error {
+fn classify(text: &str) -> Error {
     let known = [
         ("does not exist", ErrorKind::NotFound),
         ("already exists", ErrorKind::AlreadyExists),

@@ -18,17 +18,17 @@ const NAME: &str = "ready";
 
 /// The reading end of the FIFO, and its path until that is removed.
 #[derive(Debug)]
-pub struct Word {
+pub struct ReadyPipe {
     receiver: Receiver,
     path: Option<PathBuf>,
 }
 
-impl Word {
+impl ReadyPipe {
     /// Creates the FIFO in `bundle`, replacing one that an earlier attempt has left.
     ///
     /// # Errors
     /// The FIFO cannot be created or opened.
-    pub fn open(bundle: &Path) -> Result<Word> {
+    pub fn open(bundle: &Path) -> Result<ReadyPipe> {
         let path = bundle.join(NAME);
         let unable = || format!("unable to make {}", path.display());
         remove_if_there(&path)?;
@@ -36,7 +36,7 @@ impl Word {
             .map_err(io::Error::from)
             .with_context(unable)?;
         let receiver = OpenOptions::new().open_receiver(&path).with_context(unable)?;
-        Ok(Word { receiver, path: Some(path) })
+        Ok(ReadyPipe { receiver, path: Some(path) })
     }
 
     /// The address of the process's standard output.
@@ -48,7 +48,7 @@ impl Word {
     ///
     /// # Errors
     /// The FIFO cannot be removed.
-    pub fn made(&mut self) -> Result<()> {
+    pub fn unlink(&mut self) -> Result<()> {
         self.path.take().map_or(Ok(()), |path| remove_if_there(&path))
     }
 
@@ -57,7 +57,7 @@ impl Word {
     /// # Errors
     /// The FIFO cannot be read, or its writer has closed it without a message.
     pub async fn wait(&self) -> Result<()> {
-        let unable = "unable to hear from the pause process";
+        let unable = "unable to read the message of the pause process";
         loop {
             self.receiver.readable().await.context(unable)?;
             match self.receiver.try_read(&mut [0; 16]) {
@@ -70,9 +70,9 @@ impl Word {
     }
 }
 
-impl Drop for Word {
+impl Drop for ReadyPipe {
     fn drop(&mut self) {
-        if let Err(error) = self.made() {
+        if let Err(error) = self.unlink() {
             tracing::warn!("{error}");
         }
     }
@@ -90,13 +90,13 @@ mod tests {
         let bundle = tempfile::tempdir().unwrap();
         // The state that an earlier attempt leaves.
         std::fs::write(bundle.path().join(NAME), "").unwrap();
-        let mut word = Word::open(bundle.path()).unwrap();
-        let mut writer = File::options().write(true).open(word.address()).unwrap();
-        word.made().unwrap();
+        let mut ready = ReadyPipe::open(bundle.path()).unwrap();
+        let mut writer = File::options().write(true).open(ready.address()).unwrap();
+        ready.unlink().unwrap();
         assert_eq!(std::fs::read_dir(bundle.path()).unwrap().count(), 0);
         writer.write_all(b"ready\n").unwrap();
-        word.wait().await.unwrap();
+        ready.wait().await.unwrap();
         drop(writer);
-        assert!(word.wait().await.unwrap_err().to_string().contains("before it was ready"));
+        assert!(ready.wait().await.unwrap_err().to_string().contains("before it was ready"));
     }
 }

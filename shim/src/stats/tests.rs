@@ -87,7 +87,7 @@ fn a_cgroup_without_controllers_has_no_empty_messages() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), &[("cgroup.procs", ""), ("cpu.stat", "usage_usec 9\nuser_usec 5\nsystem_usec 4\n")]);
     let stats = cgroup(CgroupKind::V2, &[("", directory.path().to_owned())]).stats().unwrap();
-    let found = unified(&stats);
+    let found = v2_metrics(&stats);
     assert!(found.memory.is_none() && found.memory_events.is_none() && found.rdma.is_none() && found.io.is_none());
     assert!(found.hugetlb.is_empty());
     assert_eq!(found.cpu.usage_usec, 9);
@@ -181,11 +181,11 @@ fn the_kernels_files_are_readable() {
             let paths = names.iter().map(|name| (*name, root.join(name)));
             let paths: Vec<_> = paths.filter(|(_, path)| path.exists()).collect();
             let stats = cgroup(CgroupKind::V1, &paths).stats().unwrap();
-            let found = legacy(&stats);
+            let found = v1_metrics(&stats);
             assert!(found.cpu.usage.total > 0 && found.memory_oom_control.is_some() && found.blkio.is_some());
             found.memory.usage.usage
         }
-        false => unified(&cgroup(CgroupKind::V2, &[("", root.to_owned())]).stats().unwrap()).cpu.usage_usec,
+        false => v2_metrics(&cgroup(CgroupKind::V2, &[("", root.to_owned())]).stats().unwrap()).cpu.usage_usec,
     };
     assert!(found > 0);
 }

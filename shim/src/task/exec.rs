@@ -17,9 +17,9 @@ use crate::calls;
 use crate::exit_record::ExitRecord;
 use crate::io::Addresses;
 use crate::process::{Phase, Process};
-use crate::reaper::Ended;
+use crate::reaper::Exit;
 use crate::rpc_error::not_found;
-use crate::runtime::Execution;
+use crate::runtime::ExecRequest;
 
 /// The error of an exec after init's exit.
 const STOPPED: &str = "cannot exec in a stopped container";
@@ -98,7 +98,7 @@ impl Task {
             let _freezing = task.freezing.blocking_read();
             task.count_exec()?;
             is_counted.store(true, Ordering::SeqCst);
-            runtime.exec(Execution { id, process, streams, pid_file })
+            runtime.exec(ExecRequest { id, process, streams, pid_file })
         };
         match launch(&self.context.reaper, &exec.process.addresses, owner, true, make)
             .await
@@ -115,10 +115,10 @@ impl Task {
                 });
                 let task = Arc::clone(self);
                 let watching = async move {
-                    let ended = started.exit.await.unwrap_or_else(|_| Ended::now(255));
-                    ExitRecord::keep(&task.bundle, &exec.process.exec_id, pid, ended);
-                    exec.process.output_is_read().await;
-                    task.publish_exit(&exec.process.exec_id, &exec.process, ended);
+                    let exit = started.exit.await.unwrap_or_else(|_| Exit::now(255));
+                    ExitRecord::write(&task.bundle, &exec.process.exec_id, pid, exit);
+                    exec.process.wait_output_read().await;
+                    task.publish_exit(&exec.process.exec_id, &exec.process, exit);
                     task.exec_is_done();
                 };
                 tokio::spawn(watching.in_current_span());
@@ -127,7 +127,7 @@ impl Task {
             Err(error) => {
                 // The namespaces to join have disappeared, at whatever step of the start.
                 let stopped = error.kind() == ErrorKind::Other && self.init_is_ending();
-                exec.process.end(Ended::now(255));
+                exec.process.set_exited(Exit::now(255));
                 if counted.load(Ordering::SeqCst) {
                     self.exec_is_done();
                 }
@@ -166,18 +166,18 @@ impl Task {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidState`] while it is running.
-    pub async fn delete_exec(&self, exec_id: &str) -> Result<(i32, Ended)> {
+    pub async fn delete_exec(&self, exec_id: &str) -> Result<(i32, Exit)> {
         let exec = self.exec(exec_id)?;
-        let ended = match exec.process.phase() {
+        let exit = match exec.process.phase() {
             Phase::Starting | Phase::Running | Phase::Created => {
                 return Err(Error::new(ErrorKind::InvalidState, format!("process {exec_id} is running")));
             }
             // It cannot be started from here on.
             Phase::Added => {
                 exec.process.begin(Phase::Added)?;
-                let ended = Ended::now(0);
-                exec.process.end(ended);
-                ended
+                let exit = Exit::now(0);
+                exec.process.set_exited(exit);
+                exit
             }
             Phase::Stopped => exec.process.wait().await,
         };
@@ -185,6 +185,6 @@ impl Task {
         lock(&self.execs).remove(exec_id);
         remove_if_there(&self.pid_file(exec_id))?;
         ExitRecord::remove(&self.bundle, exec_id)?;
-        Ok((exec.process.pid(), ended))
+        Ok((exec.process.pid(), exit))
     }
 }

@@ -20,7 +20,7 @@ fn an_exit_and_a_deletion_wait_for_no_reader_that_is_gone() {
             std::fs::File::from(stdout).write_all(b"words\n").unwrap();
             drop(stderr);
             let begin = Instant::now();
-            assert!(copying.process_ended().await, "{full} {orphan} {both}");
+            assert!(copying.process_exited().await, "{full} {orphan} {both}");
             copying.drain().await;
             assert!(begin.elapsed() < SOON, "{full} {orphan} {both}: {:?}", begin.elapsed());
             drop(kept);
@@ -39,7 +39,7 @@ fn an_exit_and_a_deletion_stop_waiting_for_a_reader_that_goes() {
             std::fs::File::from(stdout).write_all(b"words\n").unwrap();
             drop(stderr);
             let begin = Instant::now();
-            let reported = tokio::spawn(copying.process_ended());
+            let reported = tokio::spawn(copying.process_exited());
             copied(&reader).await;
             assert!(!is_reported(&reported).await, "the exit waits for the reader");
             let drained = deleted.then(|| tokio::spawn(copying.drain()));
@@ -69,7 +69,7 @@ fn a_reader_that_comes_back_after_the_exit_gets_what_is_left() {
         let text = vec![b'y'; 60_000];
         std::fs::File::from(stdout).write_all(&text).unwrap();
         drop(stderr);
-        assert!(copying.process_ended().await);
+        assert!(copying.process_exited().await);
         let reader = path.clone();
         let read = tokio::task::spawn_blocking(move || std::fs::read(reader).unwrap().len());
         let read = tokio::time::timeout(DEADLINE, read).await.expect("the end").unwrap();
@@ -87,7 +87,7 @@ fn an_unread_output_is_waited_for_as_long_as_the_options_say() {
         let reader = open_fifo(&path, true, false).unwrap();
         std::fs::File::from(stdout.try_clone().unwrap()).write_all(b"words\n").unwrap();
         let begin = Instant::now();
-        assert!(!copying.process_ended().await);
+        assert!(!copying.process_exited().await);
         assert!(!copying.drain().await);
         assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
         drop((reader, stdout));
