@@ -1,8 +1,8 @@
 //! A container's root file system, mounted as a snapshotter describes it, and its removal.
 //!
 //! containerd's snapshotters and their like describe a root as a list of mounts: overlay with its layers, a bind mount,
-//! an image on a loop device. [`mount`] makes them on a directory, which is then the `root.path` of a configuration, and
-//! [`unmount`] removes them once the container is deleted.
+//! an image on a loop device. [`mount()`] makes them on a directory, which is then the `root.path` of a configuration,
+//! and [`unmount`] removes them once the container is deleted.
 //!
 //! ```no_run
 //! use brig_engine::root_mounts::{self, Mount};
@@ -87,7 +87,8 @@ pub struct Mount {
 ///
 /// # Errors
 /// [`ErrorKind::InvalidConfig`] for a symbolic link at `rootfs`, and for an option that cannot be honoured, before
-/// anything is mounted. When a mount fails, those before it are unmounted. Messages name the mount by its index in the list.
+/// anything is mounted. When a mount fails, those before it are unmounted. Messages name the mount by its index in the
+/// list.
 pub fn mount(mounts: &[Mount], rootfs: &Path) -> Result<()> {
     let requests = mounts.iter().enumerate().map(|(index, mount)| Request::new(index, mount));
     let requests = requests.collect::<Result<Vec<_>>>()?;
