@@ -194,7 +194,7 @@ pub enum CgroupsMode {
 }
 
 bitflags::bitflags! {
-    /// What a checkpoint includes, and how memory is saved.
+    /// Parts that a checkpoint includes, and the way in which memory is saved.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct CriuFeatures: u16 {
         /// Include open TCP connections.
@@ -250,7 +250,7 @@ pub struct CheckpointOptions {
 /// Options that checkpoint and restore share.
 #[derive(Clone, Debug, Default)]
 pub struct CriuOptions {
-    /// What is included, and how memory is saved.
+    /// Parts that are included, and the way in which memory is saved.
     pub features: CriuFeatures,
     /// Handling of cgroups.
     pub cgroups: CgroupsMode,

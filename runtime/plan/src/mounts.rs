@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::devices::{self, DeviceOp};
 use super::host::SecurityModules;
 use super::namespaces::NamespaceKind;
-use super::{Findings, Finished, Host, Refused, annotations, hidden_paths, ids};
+use super::{Findings, Finished, Host, Refused, annotations, hidden_paths};
 
 mod idmap;
 pub mod options;
@@ -426,7 +426,7 @@ fn plan_mount(entry: MountEntry<'_>, context: &MountContext<'_>, findings: &mut 
     if parsed.own.contains(RuntimeOptions::COPY_UP) && kind != MountKind::Tmpfs {
         findings.deny(at("options"), "tmpcopyup is for tmpfs alone", "drop it");
     }
-    check_owners(&at("options"), &parsed.data, findings);
+    options::check_owners(&at("options"), &parsed.data, findings);
     let map = idmap::build(entry, &kind, &parsed, context, findings);
     check_proc(&at("destination"), &kind, &target, findings);
     let in_user_namespace = options.user_namespace || host.in_user_namespace;
@@ -450,16 +450,6 @@ fn plan_mount(entry: MountEntry<'_>, context: &MountContext<'_>, findings: &mut 
         own: parsed.own,
         map,
     })
-}
-
-/// Checks owners among file system options: (uid_t)-1 is not an id (tmpfs(5), mount.fuse3(8)).
-fn check_owners(at: &str, data: &[(String, Option<String>)], findings: &mut Findings) {
-    const OWNERS: [&str; 4] = ["uid", "gid", "user_id", "group_id"];
-    for (name, value) in data.iter().filter(|(name, _)| OWNERS.contains(&name.as_str())) {
-        if let Some(value) = value.as_deref().filter(|value| ids::is_out_of_range(value)) {
-            findings.deny(at, format!("{name}={value} is out of range: expected {}", ids::RANGE), "");
-        }
-    }
 }
 
 fn kind(name: &str, parsed: &options::Parsed) -> MountKind {

@@ -33,7 +33,7 @@ pub struct Options<'a> {
     pub root: &'a Path,
     /// Leaves the processes running after a dump.
     pub leave_running: bool,
-    /// What is included, and how memory is transferred.
+    /// Parts that are included, and the transfer of memory.
     pub features: CriuFeatures,
     /// Tracks changes of memory from now on.
     pub track_memory: bool,

@@ -3,6 +3,7 @@
 //! Sources: mount(8), config.md "Linux mount options" of the OCI runtime specification, and runc's and crun's
 //! additions to it. `features` prints the names.
 
+use crate::{Findings, ids};
 use brig_sys::mount::{
     ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW, ATTR_RDONLY,
     ATTR_RELATIME, ATTR_STRICTATIME, MS_LAZYTIME, MS_NOSYMFOLLOW,
@@ -298,6 +299,16 @@ fn split_data(option: &str) -> Vec<(String, Option<String>)> {
             None => (part, None),
         })
         .collect()
+}
+
+/// Checks owners among file system options: (uid_t)-1 is not an id (tmpfs(5), mount.fuse3(8)).
+pub(super) fn check_owners(at: &str, data: &[(String, Option<String>)], findings: &mut Findings) {
+    const OWNERS: [&str; 4] = ["uid", "gid", "user_id", "group_id"];
+    for (name, value) in data.iter().filter(|(name, _)| OWNERS.contains(&name.as_str())) {
+        if let Some(value) = value.as_deref().filter(|value| ids::is_out_of_range(value)) {
+            findings.deny(at, format!("{name}={value} is out of range: expected {}", ids::RANGE), "");
+        }
+    }
 }
 
 #[cfg(test)]
