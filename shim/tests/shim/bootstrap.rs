@@ -12,7 +12,7 @@ use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, SHIM, Shim, wait};
+use crate::environment::{Environment, SHIM, Shim, wait};
 
 #[test]
 fn version_and_information_are_told() {
@@ -36,11 +36,11 @@ fn a_person_gets_a_hint_and_the_answer_of_a_failure_is_one_line() {
 
 #[test]
 fn old_containerd_gets_the_plain_address_and_its_file() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/true"]);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/true"]);
     fs::write(bundle.path.join("config.json"), bundle.config.to_string()).unwrap();
     let options = Any { type_url: "containerd.runc.v1.Options".into(), ..Any::default() };
-    let output = bed.shim(&bundle, "start", &options.write_to_bytes().unwrap());
+    let output = env.shim(&bundle, "start", &options.write_to_bytes().unwrap());
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let address = String::from_utf8(output.stdout).unwrap();
     let path = address.strip_prefix("unix:///run/containerd/s/").unwrap();
@@ -62,10 +62,10 @@ fn old_containerd_gets_the_plain_address_and_its_file() {
 
 #[test]
 fn a_server_without_a_container_ends_by_shutdown_and_by_sigterm() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/true"]);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/true"]);
     fs::write(bundle.path.join("config.json"), bundle.config.to_string()).unwrap();
-    let output = bed.shim(&bundle, "start", &bed.params(&bundle));
+    let output = env.shim(&bundle, "start", &env.params(&bundle));
     let address = BootstrapResult::parse_from_bytes(&output.stdout).unwrap().address;
     let socket = Path::new(address.strip_prefix("unix://").unwrap());
     // As soon as the server is visible: it may not have installed its signal handlers yet.
@@ -73,7 +73,7 @@ fn a_server_without_a_container_ends_by_shutdown_and_by_sigterm() {
     let server = server_of(&bundle.id).unwrap();
     rustix::process::kill_process(server, rustix::process::Signal::TERM).unwrap();
     wait(|| !socket.exists());
-    let shim = bed.start(&bundle);
+    let shim = env.start(&bundle);
     shim.shutdown();
     wait(|| shim.is_gone() && !socket.exists());
 }
@@ -91,13 +91,13 @@ fn server_of(group: &str) -> Option<rustix::process::Pid> {
 
 #[test]
 fn a_group_shares_one_server() {
-    let bed = Bed::new();
-    let mut pod = bed.bundle(&["/bin/sleep", "1000"]);
+    let env = Environment::new();
+    let mut pod = env.bundle(&["/bin/sleep", "1000"]);
     pod.config["annotations"] = json!({"io.kubernetes.cri.sandbox-id": pod.id});
-    let first = bed.run(&pod);
-    let mut member = bed.bundle(&["/bin/true"]);
+    let first = env.run(&pod);
+    let mut member = env.bundle(&["/bin/true"]);
     member.config["annotations"] = json!({"io.kubernetes.cri.sandbox-id": pod.id});
-    let second = bed.start(&member);
+    let second = env.start(&member);
     assert_eq!((first.pid, first.address.as_str()), (second.pid, second.address.as_str()));
     second.create(&member, |_| {}).unwrap();
     second.start("").unwrap();
@@ -115,24 +115,24 @@ fn a_group_shares_one_server() {
 
 #[test]
 fn a_dead_server_is_replaced_and_its_container_deleted() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sleep", "1000"]);
-    let shim = bed.start(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sleep", "1000"]);
+    let shim = env.start(&bundle);
     let init = shim.create(&bundle, |_| {}).unwrap();
     shim.start("").unwrap();
     let server = rustix::process::Pid::from_raw(i32::try_from(shim.pid).unwrap()).unwrap();
     rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();
     wait(|| shim.is_gone());
     for _ in 0..2 {
-        let output = bed.shim(&bundle, "delete", b"");
+        let output = env.shim(&bundle, "delete", b"");
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         let deleted = DeleteResponse::parse_from_bytes(&output.stdout).unwrap();
         assert_eq!((deleted.pid, deleted.exit_status), (init, 137));
     }
     wait(|| !Path::new(&format!("/proc/{init}")).exists());
     assert!(!Path::new(shim.address.strip_prefix("unix://").unwrap()).exists());
-    assert!(!Path::new("/run/containerd/brig").join(crate::bed::NAMESPACE).join(&bundle.id).exists());
-    let output = bed.shim(&bundle, "start", &bed.params(&bundle));
+    assert!(!Path::new("/run/containerd/brig").join(crate::environment::NAMESPACE).join(&bundle.id).exists());
+    let output = env.shim(&bundle, "start", &env.params(&bundle));
     let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
     assert_eq!(result.address, shim.address);
     let again = Shim::connect(&result.address, &bundle.id);

@@ -5,13 +5,13 @@ use std::sync::Barrier;
 use containerd_shim_protos::api::Status;
 use ttrpc::Code;
 
-use crate::bed::{Bed, Shim, code, wait};
+use crate::environment::{Environment, Shim, code, wait};
 
 #[test]
 fn an_exec_is_registered_started_and_deleted() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sleep", "1000"]);
-    let shim = bed.run(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sleep", "1000"]);
+    let shim = env.run(&bundle);
     assert_eq!(code(shim.start("e")), Code::NOT_FOUND);
     shim.exec("e", &["/bin/sh", "-c", "exit 3"], |_| {}).unwrap();
     assert_eq!(code(shim.exec("e", &["/bin/true"], |_| {})), Code::ALREADY_EXISTS);
@@ -31,14 +31,14 @@ fn an_exec_is_registered_started_and_deleted() {
     // An exec that was never started.
     shim.exec("unused", &["/bin/true"], |_| {}).unwrap();
     shim.delete("unused").unwrap();
-    bed.expect(&["create", "start", "exec-added e", "exec-started e", "exit e 3", "exec-added unused"]);
+    env.expect(&["create", "start", "exec-added e", "exec-started e", "exit e 3", "exec-added unused"]);
 }
 
 #[test]
 fn a_failed_start_ends_the_wait() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sleep", "1000"]);
-    let shim = bed.run(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sleep", "1000"]);
+    let shim = env.run(&bundle);
     shim.exec("e", &["/bin/nope"], |_| {}).unwrap();
     let waiter = shim.waiter("e");
     let error = shim.start("e").unwrap_err().to_string();
@@ -52,9 +52,9 @@ fn a_failed_start_ends_the_wait() {
 fn every_exit_comes_after_its_start_and_init_s_comes_last() {
     const THREADS: usize = 12;
     const EACH: usize = 10;
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sleep", "1000"]);
-    let shim = bed.run(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sleep", "1000"]);
+    let shim = env.run(&bundle);
     let barrier = Barrier::new(THREADS + 1);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -74,28 +74,28 @@ fn every_exit_comes_after_its_start_and_init_s_comes_last() {
             });
         }
         barrier.wait();
-        wait(|| bed.story().iter().filter(|line| line.starts_with("exit ")).count() >= THREADS * EACH / 4);
+        wait(|| env.events().iter().filter(|line| line.starts_with("exit ")).count() >= THREADS * EACH / 4);
         shim.kill("", libc::SIGKILL, false).unwrap();
         assert_eq!(shim.wait("").unwrap(), 137);
     });
     shim.delete("").unwrap();
-    wait(|| bed.story().last().is_some_and(|line| line == "delete 137"));
-    let story = bed.story();
-    let exits: Vec<&str> = story.iter().filter_map(|line| line.strip_prefix("exit ")).collect();
+    wait(|| env.events().last().is_some_and(|line| line == "delete 137"));
+    let events = env.events();
+    let exits: Vec<&str> = events.iter().filter_map(|line| line.strip_prefix("exit ")).collect();
     assert_eq!(exits.last().unwrap(), &format!("{} 137", bundle.id));
-    for line in story.iter().filter_map(|line| line.strip_prefix("exec-started ")) {
-        let started = story.iter().position(|one| *one == format!("exec-started {line}")).unwrap();
+    for line in events.iter().filter_map(|line| line.strip_prefix("exec-started ")) {
+        let started = events.iter().position(|one| *one == format!("exec-started {line}")).unwrap();
         let ended: Vec<usize> =
-            (0..story.len()).filter(|at| story[*at].starts_with(&format!("exit {line} "))).collect();
-        assert!(ended.len() == 1 && ended[0] > started, "{line}: {story:?}");
+            (0..events.len()).filter(|at| events[*at].starts_with(&format!("exit {line} "))).collect();
+        assert!(ended.len() == 1 && ended[0] > started, "{line}: {events:?}");
     }
 }
 
 #[test]
 fn an_exec_after_init_s_end_is_refused() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sleep", "1000"]);
-    let shim = bed.run(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sleep", "1000"]);
+    let shim = env.run(&bundle);
     shim.exec("late", &["/bin/true"], |_| {}).unwrap();
     shim.kill("", libc::SIGKILL, false).unwrap();
     shim.wait("").unwrap();

@@ -9,16 +9,16 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use ttrpc::Code;
 
-use crate::bed::{Bed, call_limit, code, wait};
+use crate::environment::{Environment, call_limit, code, wait};
 
 #[test]
 fn runc_does_what_the_engine_does() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sleep", "1000"]);
-    let shim = bed.start(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sleep", "1000"]);
+    let shim = env.start(&bundle);
     let options = Options {
         binary_name: "runc".into(),
-        root: bed.path().join("runc").to_str().unwrap().into(),
+        root: env.path().join("runc").to_str().unwrap().into(),
         ..Options::default()
     };
     let any = Any {
@@ -26,7 +26,7 @@ fn runc_does_what_the_engine_does() {
         value: options.write_to_bytes().unwrap(),
         ..Any::default()
     };
-    let log = bed.path().join("out");
+    let log = env.path().join("out");
     let create = |request: &mut containerd_shim_protos::api::CreateTaskRequest| {
         request.options = MessageField::some(any.clone());
         request.stdout = format!("file://{}", log.display());
@@ -55,7 +55,7 @@ fn runc_does_what_the_engine_does() {
     assert_eq!(shim.wait("").unwrap(), 137);
     assert_eq!(code(shim.kill("", libc::SIGKILL, false)), Code::NOT_FOUND);
     shim.delete("").unwrap();
-    wait(|| fs::read_dir(bed.path().join("runc").join(crate::bed::NAMESPACE)).unwrap().next().is_none());
+    wait(|| fs::read_dir(env.path().join("runc").join(crate::environment::NAMESPACE)).unwrap().next().is_none());
     // Events follow the answers, in their order.
-    wait(|| bed.story().last().is_some_and(|last| last == "delete 137"));
+    wait(|| env.events().last().is_some_and(|last| last == "delete 137"));
 }

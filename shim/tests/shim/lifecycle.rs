@@ -10,7 +10,7 @@ use protobuf::well_known_types::any::Any;
 use serde_json::json;
 use ttrpc::Code;
 
-use crate::bed::{Bed, Shim, call_limit, code, count, wait};
+use crate::environment::{Environment, Shim, call_limit, code, count, wait};
 
 fn status(shim: &Shim, exec_id: &str) -> Status {
     shim.state(exec_id).unwrap().status.enum_value().unwrap()
@@ -18,9 +18,9 @@ fn status(shim: &Shim, exec_id: &str) -> Status {
 
 #[test]
 fn a_container_s_whole_life_is_told_in_order() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sh", "-c", "exit 7"]);
-    let shim = bed.start(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sh", "-c", "exit 7"]);
+    let shim = env.start(&bundle);
     assert_eq!(code(shim.state("")), Code::NOT_FOUND);
     let pid = shim.create(&bundle, |_| {}).unwrap();
     assert_eq!(status(&shim, ""), Status::CREATED);
@@ -35,16 +35,16 @@ fn a_container_s_whole_life_is_told_in_order() {
     let deleted = shim.delete("").unwrap();
     assert_eq!((deleted.pid, deleted.exit_status), (pid, 7));
     assert_eq!(code(shim.delete("")), Code::NOT_FOUND);
-    bed.expect(&["create", "start", &format!("exit {} 7", bundle.id), "delete 7"]);
+    env.expect(&["create", "start", &format!("exit {} 7", bundle.id), "delete 7"]);
     shim.shutdown();
     wait(|| shim.is_gone());
 }
 
 #[test]
 fn what_was_never_started_can_be_killed_or_deleted() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/true"]);
-    let shim = bed.start(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/true"]);
+    let shim = env.start(&bundle);
     shim.create(&bundle, |_| {}).unwrap();
     let deleted = shim.delete("").unwrap();
     assert_eq!(deleted.exit_status, 137);
@@ -54,14 +54,14 @@ fn what_was_never_started_can_be_killed_or_deleted() {
     assert_eq!(code(shim.start("")), Code::FAILED_PRECONDITION);
     shim.delete("").unwrap();
     let exit = format!("exit {} 137", bundle.id);
-    bed.expect(&["create", &exit, "delete 137", "create", &exit, "delete 137"]);
+    env.expect(&["create", &exit, "delete 137", "create", &exit, "delete 137"]);
 }
 
 #[test]
 fn a_running_task_is_not_deleted_and_its_waiter_survives_the_delete() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sleep", "1000"]);
-    let shim = bed.run(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sleep", "1000"]);
+    let shim = env.run(&bundle);
     assert_eq!(code(shim.delete("")), Code::FAILED_PRECONDITION);
     assert_eq!(status(&shim, ""), Status::RUNNING);
     let waiter = shim.waiter("");
@@ -75,14 +75,14 @@ fn a_running_task_is_not_deleted_and_its_waiter_survives_the_delete() {
 
 #[test]
 fn a_create_that_fails_leaves_nothing_and_says_why() {
-    let bed = Bed::new();
-    let mut bundle = bed.bundle(&["/bin/nope"]);
-    let shim = bed.start(&bundle);
+    let env = Environment::new();
+    let mut bundle = env.bundle(&["/bin/nope"]);
+    let shim = env.start(&bundle);
     let error = shim.create(&bundle, |_| {}).unwrap_err();
     let ttrpc::Error::RpcStatus(status) = &error else { panic!("{error}") };
     assert_eq!(status.code(), Code::INVALID_ARGUMENT);
     assert!(status.message().starts_with("OCI runtime create failed: "), "{}", status.message());
-    assert!(!Path::new("/run/containerd/brig").join(crate::bed::NAMESPACE).join(&bundle.id).exists());
+    assert!(!Path::new("/run/containerd/brig").join(crate::environment::NAMESPACE).join(&bundle.id).exists());
     let nowhere = shim.create(&bundle, |request| request.checkpoint = "/nowhere".into());
     assert_eq!(code(nowhere), Code::INVALID_ARGUMENT);
     assert_eq!(code(shim.create(&bundle, |request| request.bundle = "relative".into())), Code::INVALID_ARGUMENT);
@@ -95,9 +95,9 @@ fn a_create_that_fails_leaves_nothing_and_says_why() {
 
 #[test]
 fn pause_pids_stats_and_update_work_and_a_paused_container_can_be_killed() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sh", "-c", "sleep 1000 & wait"]);
-    let shim = bed.run(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sh", "-c", "sleep 1000 & wait"]);
+    let shim = env.run(&bundle);
     shim.exec("e", &["/bin/sleep", "1000"], |_| {}).unwrap();
     let exec = shim.start("e").unwrap();
     let pids = PidsRequest { id: shim.id.clone(), ..Default::default() };
@@ -126,21 +126,21 @@ fn pause_pids_stats_and_update_work_and_a_paused_container_can_be_killed() {
     shim.kill("", libc::SIGKILL, false).unwrap();
     assert_eq!(shim.wait("").unwrap(), 137);
     shim.delete("").unwrap();
-    wait(|| bed.story().last().is_some_and(|last| last == "delete 137"));
-    let story = bed.story();
-    assert_eq!(count(&story)["paused"], 2);
-    assert_eq!(count(&story)["resumed"], 1);
+    wait(|| env.events().last().is_some_and(|last| last == "delete 137"));
+    let events = env.events();
+    assert_eq!(count(&events)["paused"], 2);
+    assert_eq!(count(&events)["resumed"], 1);
     let checkpoint = CheckpointTaskRequest { id: shim.id.clone(), ..Default::default() };
     assert_eq!(code(shim.client.checkpoint(call_limit(), &checkpoint)), Code::NOT_FOUND);
 }
 
 #[test]
 fn processes_of_a_shared_pid_namespace_end_with_init() {
-    let bed = Bed::new();
-    let mut bundle = bed.bundle(&["/bin/sh", "-c", "sleep 1000 & exec sleep 1000"]);
+    let env = Environment::new();
+    let mut bundle = env.bundle(&["/bin/sh", "-c", "sleep 1000 & exec sleep 1000"]);
     let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
     namespaces.retain(|namespace| namespace["type"] != "pid");
-    let shim = bed.run(&bundle);
+    let shim = env.run(&bundle);
     shim.exec("e", &["/bin/sleep", "1000"], |_| {}).unwrap();
     shim.start("e").unwrap();
     let pids = PidsRequest { id: shim.id.clone(), ..Default::default() };
@@ -150,22 +150,22 @@ fn processes_of_a_shared_pid_namespace_end_with_init() {
     assert_eq!(shim.wait("").unwrap(), 143);
     wait(|| processes.iter().all(|process| !Path::new(&format!("/proc/{}", process.pid)).exists()));
     shim.delete("").unwrap();
-    wait(|| bed.story().last().is_some_and(|last| last == "delete 143"));
-    let story = bed.story();
-    let place = |line: &str| story.iter().position(|one| one == line).unwrap();
-    assert!(place("exit e 137") < place(&format!("exit {} 143", bundle.id)), "{story:?}");
+    wait(|| env.events().last().is_some_and(|last| last == "delete 143"));
+    let events = env.events();
+    let place = |line: &str| events.iter().position(|one| one == line).unwrap();
+    assert!(place("exit e 137") < place(&format!("exit {} 143", bundle.id)), "{events:?}");
 }
 
 #[test]
 fn sigterm_ends_the_containers_and_then_the_server() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sleep", "1000"]);
-    let shim = bed.run(&bundle);
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sleep", "1000"]);
+    let shim = env.run(&bundle);
     let server = rustix::process::Pid::from_raw(i32::try_from(shim.pid).unwrap()).unwrap();
     rustix::process::kill_process(server, rustix::process::Signal::USR1).unwrap();
     rustix::process::kill_process(server, rustix::process::Signal::TERM).unwrap();
     wait(|| shim.is_gone());
-    bed.expect(&["create", "start", &format!("exit {} 137", bundle.id), "delete 137"]);
+    env.expect(&["create", "start", &format!("exit {} 137", bundle.id), "delete 137"]);
     let socket = Path::new(shim.address.strip_prefix("unix://").unwrap());
     assert!(!socket.exists());
 }

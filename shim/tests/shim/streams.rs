@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::api::{CloseIORequest, ResizePtyRequest};
 use ttrpc::Code;
 
-use crate::bed::{Bed, call_limit, code, wait, write_program};
+use crate::environment::{Environment, call_limit, code, wait, write_program};
 
-fn fifo(bed: &Bed, name: &str) -> (PathBuf, String) {
-    let path = bed.path().join(name);
+fn fifo(env: &Environment, name: &str) -> (PathBuf, String) {
+    let path = env.path().join(name);
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let text = path.to_str().unwrap().to_owned();
     (path, text)
@@ -32,12 +32,12 @@ fn reader(path: &Path) -> std::thread::JoinHandle<String> {
 
 #[test]
 fn fifos_carry_input_output_and_errors_to_their_ends() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sh", "-c", "cat; echo err >&2"]);
-    let shim = bed.start(&bundle);
-    let (input, stdin) = fifo(&bed, "in");
-    let (out, stdout) = fifo(&bed, "out");
-    let (err, stderr) = fifo(&bed, "err");
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sh", "-c", "cat; echo err >&2"]);
+    let shim = env.start(&bundle);
+    let (input, stdin) = fifo(&env, "in");
+    let (out, stdout) = fifo(&env, "out");
+    let (err, stderr) = fifo(&env, "err");
     shim.create(&bundle, |request| (request.stdin, request.stdout, request.stderr) = (stdin, stdout, stderr)).unwrap();
     let (out, err) = (reader(&out), reader(&err));
     shim.start("").unwrap();
@@ -54,10 +54,10 @@ fn fifos_carry_input_output_and_errors_to_their_ends() {
 
 #[test]
 fn unread_output_blocks_only_its_container() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sh", "-c", "while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy; done"]);
-    let shim = bed.start(&bundle);
-    let (_, stdout) = fifo(&bed, "out");
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sh", "-c", "while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy; done"]);
+    let shim = env.start(&bundle);
+    let (_, stdout) = fifo(&env, "out");
     shim.create(&bundle, |request| request.stdout = stdout).unwrap();
     shim.start("").unwrap();
     shim.exec("e", &["/bin/true"], |_| {}).unwrap();
@@ -71,10 +71,10 @@ fn unread_output_blocks_only_its_container() {
 
 #[test]
 fn files_are_made_and_appended_to() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sh", "-c", "echo out; echo err >&2"]);
-    let shim = bed.start(&bundle);
-    let log = bed.path().join("deep/log");
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sh", "-c", "echo out; echo err >&2"]);
+    let shim = env.start(&bundle);
+    let log = env.path().join("deep/log");
     let address = format!("file://{}", log.display());
     shim.create(&bundle, |request| (request.stdout, request.stderr) = (address.clone(), address.clone())).unwrap();
     shim.start("").unwrap();
@@ -86,20 +86,20 @@ fn files_are_made_and_appended_to() {
 
 #[test]
 fn a_logger_reads_both_streams_and_ends_with_them() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sh", "-c", "echo out; echo err >&2"]);
-    let shim = bed.start(&bundle);
-    let program = bed.path().join("logger");
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sh", "-c", "echo out; echo err >&2"]);
+    let shim = env.start(&bundle);
+    let program = env.path().join("logger");
     let script =
         "#!/bin/sh\nexec 5>&-\n{ echo \"$CONTAINER_NAMESPACE $CONTAINER_ID $1 $2\"; cat <&3; cat <&4; } > \"$2\"\n";
     write_program(&program, script);
-    let log = bed.path().join("log");
+    let log = env.path().join("log");
     let address = format!("binary://{}?to={}", program.display(), log.display());
     shim.create(&bundle, |request| (request.stdout, request.stderr) = (address.clone(), address.clone())).unwrap();
     shim.start("").unwrap();
     shim.wait("").unwrap();
     shim.delete("").unwrap();
-    let expected = format!("{} {} to {}\nout\nerr\n", crate::bed::NAMESPACE, bundle.id, log.display());
+    let expected = format!("{} {} to {}\nout\nerr\n", crate::environment::NAMESPACE, bundle.id, log.display());
     assert_eq!(fs::read_to_string(log).unwrap(), expected);
     // Invalid addresses.
     let again = shim.create(&bundle, |request| request.stdout = "http://x/y".into());
@@ -110,12 +110,12 @@ fn a_logger_reads_both_streams_and_ends_with_them() {
 
 #[test]
 fn a_terminal_has_its_size_and_its_fifo() {
-    let bed = Bed::new();
-    let mut bundle = bed.bundle(&["/bin/sh", "-c", "read line; stty size; echo got $line"]);
+    let env = Environment::new();
+    let mut bundle = env.bundle(&["/bin/sh", "-c", "read line; stty size; echo got $line"]);
     bundle.config["process"]["terminal"] = true.into();
-    let shim = bed.start(&bundle);
-    let (input, stdin) = fifo(&bed, "in");
-    let (out, stdout) = fifo(&bed, "out");
+    let shim = env.start(&bundle);
+    let (input, stdin) = fifo(&env, "in");
+    let (out, stdout) = fifo(&env, "out");
     shim.create(&bundle, |request| (request.stdin, request.stdout, request.terminal) = (stdin, stdout, true)).unwrap();
     let out = reader(&out);
     shim.start("").unwrap();
@@ -130,10 +130,10 @@ fn a_terminal_has_its_size_and_its_fifo() {
 
 #[test]
 fn an_orphan_that_keeps_the_output_does_not_keep_an_exec() {
-    let bed = Bed::new();
-    let bundle = bed.bundle(&["/bin/sleep", "1000"]);
-    let shim = bed.run(&bundle);
-    let (out, stdout) = fifo(&bed, "out");
+    let env = Environment::new();
+    let bundle = env.bundle(&["/bin/sleep", "1000"]);
+    let shim = env.run(&bundle);
+    let (out, stdout) = fifo(&env, "out");
     shim.exec("e", &["/bin/sh", "-c", "sleep 1000 & echo out"], |request| request.stdout = stdout).unwrap();
     shim.start("e").unwrap();
     // The orphan holds the FIFO's writer, until the delete closes it.

@@ -44,12 +44,12 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// The events as short lines: `exit web`, `exec-added web e1`.
 #[derive(Default)]
-struct Story {
+struct EventLog {
     lines: Mutex<Vec<String>>,
     more: Condvar,
 }
 
-struct Listener(Arc<Story>);
+struct Listener(Arc<EventLog>);
 
 impl Events for Listener {
     fn forward(&self, _: &ttrpc::TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
@@ -73,11 +73,11 @@ impl Events for Listener {
 }
 
 /// The environment of a test. Dropping it kills every server that it started, and removes what they left.
-pub struct Bed {
+pub struct Environment {
     directory: tempfile::TempDir,
-    story: Arc<Story>,
-    events: Option<ttrpc::Server>,
-    made: Mutex<Vec<(String, PathBuf, u32)>>,
+    log: Arc<EventLog>,
+    server: Option<ttrpc::Server>,
+    started: Mutex<Vec<(String, PathBuf, u32)>>,
 }
 
 /// A container's bundle and configuration.
@@ -87,18 +87,18 @@ pub struct Bundle {
     pub config: Value,
 }
 
-impl Bed {
-    pub fn new() -> Bed {
+impl Environment {
+    pub fn new() -> Environment {
         assert!(rustix::process::geteuid().is_root(), "these tests want root");
         let directory = tempfile::Builder::new().prefix("bs-").tempdir().unwrap();
-        let story = Arc::new(Story::default());
+        let log = Arc::new(EventLog::default());
         let address = format!("unix://{}/e", directory.path().display());
         let mut events = ttrpc::Server::new()
             .bind(&address)
             .unwrap()
-            .register_service(create_events(Arc::new(Listener(Arc::clone(&story)))));
+            .register_service(create_events(Arc::new(Listener(Arc::clone(&log)))));
         events.start().unwrap();
-        Bed { directory, story, events: Some(events), made: Mutex::default() }
+        Environment { directory, log, server: Some(events), started: Mutex::default() }
     }
 
     pub fn path(&self) -> &Path {
@@ -173,7 +173,7 @@ impl Bed {
         let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
         assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
         let shim = Shim::connect(&result.address, &bundle.id);
-        self.made.lock().unwrap().push((bundle.id.clone(), bundle.path.clone(), shim.pid));
+        self.started.lock().unwrap().push((bundle.id.clone(), bundle.path.clone(), shim.pid));
         shim
     }
 
@@ -188,24 +188,24 @@ impl Bed {
     /// Waits until the events end with `wanted`.
     pub fn expect(&self, wanted: &[&str]) {
         let deadline = Instant::now() + DEADLINE;
-        let mut lines = self.story.lines.lock().unwrap();
+        let mut lines = self.log.lines.lock().unwrap();
         while lines.len() < wanted.len() {
             let left = deadline.saturating_duration_since(Instant::now());
-            let (more, late) = self.story.more.wait_timeout(lines, left).unwrap();
+            let (more, late) = self.log.more.wait_timeout(lines, left).unwrap();
             lines = more;
             assert!(!late.timed_out(), "{lines:?} is not {wanted:?}");
         }
         assert_eq!(*lines, wanted);
     }
 
-    pub fn story(&self) -> Vec<String> {
-        self.story.lines.lock().unwrap().clone()
+    pub fn events(&self) -> Vec<String> {
+        self.log.lines.lock().unwrap().clone()
     }
 }
 
-impl Drop for Bed {
+impl Drop for Environment {
     fn drop(&mut self) {
-        let made = std::mem::take(&mut *self.made.lock().unwrap());
+        let made = std::mem::take(&mut *self.started.lock().unwrap());
         for (id, path, pid) in &made {
             // The server may have exited, and its pid may belong to another process.
             let name = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -217,7 +217,7 @@ impl Drop for Bed {
             let bundle = Bundle { id: id.clone(), path: path.clone(), config: Value::Null };
             self.shim(&bundle, "delete", b"");
         }
-        if let Some(events) = self.events.take() {
+        if let Some(events) = self.server.take() {
             events.shutdown();
         }
     }
