@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ TOP = Path(__file__).resolve().parents[2]
 CACHE = TOP / "target" / "benches"
 # Where spec-tests/beds/youki puts what it builds.
 YOUKI = TOP / "target" / "beds" / "youki" / "bin" / "youki"
+# The reference runtimes of today: each program in spec-tests/beds makes its runtime the first time, and prints its path.
+REFERENCES = ("crun", "runc")
 
 OURS = "brig"
 
@@ -163,14 +164,21 @@ def limit_program():
 
 
 def find(names, place):
-    """The contenders of these names: `brig` is the one in this checkout, `limit` the system calls; a path is a runtime."""
+    """The contenders of these names: `brig` is the one in this checkout, `limit` the system calls, `crun` and `runc` those of
+    today; a path is a runtime."""
     found = []
     for name in names:
         if name == "limit":
             found.append(Limit(place))
             continue
-        program = {"brig": TOP / "brig", "youki": YOUKI}.get(name) or shutil.which(name)
-        if program is None or not Path(program).exists():
-            sys.exit(f"bench: {name} is not there; spec-tests/beds/install installs the peers, `make build` builds brig")
+        program = reference(name) if name in REFERENCES else {"brig": TOP / "brig", "youki": YOUKI}.get(name, Path(name))
+        if not program.exists():
+            sys.exit(f"bench: {program} does not exist; `make build` builds brig, and spec-tests/beds/youki youki")
         found.append(Runtime(Path(name).name, program, place))
     return found
+
+
+def reference(name):
+    """The program of a reference runtime of today."""
+    done = subprocess.run([TOP / "spec-tests" / "beds" / name], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(done.stdout.strip())
