@@ -62,6 +62,7 @@ pub const ALL: &[&[Case]] = &[
     security::files::CASES,
     security::host_nodes::CASES,
     security::node_attributes::CASES,
+    security::locked_flags::CASES,
     security::neighbour::CASES,
     security::process::CASES,
     security::systemd::CASES,

@@ -10,6 +10,8 @@
 //!   id maps, cgroup, oom score ── Go ─────► executes the sealed image, reads the plan
 //!                      ◄── SecondStage {pid} ── only with an early second-stage init: the first-stage init cloned it, and
 //!   id maps              ── () ───────────► exits; the second-stage init waits only where it needs maps
+//!                      ◄── Source ───────── only with a user namespace, for a bind mount that init may not open or map
+//!   copies it there      ── the fd ───────►
 //!                      ◄── Devices ──────── only with network devices to move
 //!   moves them           ── their addresses ►  sets those, and brings the devices up
 //!                      ◄── Mounted ──────── only with hooks of create
@@ -58,6 +60,8 @@ pub trait Request: Serialize + DeserializeOwned {
 pub enum Step {
     /// [`SecondStage`]
     SecondStage,
+    /// [`Source`]
+    Source,
     /// [`Devices`]
     Devices,
     /// [`Mounted`]
@@ -82,6 +86,14 @@ pub enum Step {
 pub struct SecondStage {
     /// Pid in the parent's pid namespace.
     pub pid: i32,
+}
+
+/// The source of a bind mount that init may not open itself, or that is idmapped. A detached copy of it, from init's
+/// mount namespace, travels with the reply.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// Index of the mount in the plan.
+    pub index: usize,
 }
 
 /// The network namespace exists, and can receive the devices of the plan.
@@ -161,6 +173,10 @@ pub struct Recorded {
 
 impl Request for SecondStage {
     const STEP: Step = Step::SecondStage;
+    type Reply = ();
+}
+impl Request for Source {
+    const STEP: Step = Step::Source;
     type Reply = ();
 }
 impl Request for Devices {

@@ -16,16 +16,17 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use brig_plan::mounts::{CgroupMounts, MountKind, MountOp, Pivot, RootfsPlan, RuntimeOptions};
+use brig_plan::namespaces::NamespaceKind;
 use brig_sys::fd::mount_id;
-use brig_sys::mount;
 use brig_sys::path::Dir;
 use brig_sys::procfs::Proc;
 use brig_sys::{SysError, SysResult};
+use brig_sys::{mount, ns};
 
 mod cached_namespace;
 mod cgroup;
@@ -41,11 +42,21 @@ mod pivot;
 pub use cached_namespace::cached_namespace;
 use host_mounts::HostMounts;
 pub use host_node::{MemoryDevice, is_other_device, open_protected, replacement};
+use mounts::Source;
 pub use pivot::check_root;
 
+/// A process that opens sources of bind mounts for one that may not: the parent of an init.
+pub trait OpenSource: Sync {
+    /// A detached copy of the source of the plan's mount `index`, as [`open_source_for`] makes it.
+    ///
+    /// # Errors
+    /// The source is missing or cannot be copied, or it cannot be mapped.
+    fn open_source(&self, index: usize) -> Result<OwnedFd>;
+}
+
 /// The parts of a root that exist at run time alone, beside its plan.
-#[derive(Debug, Default)]
-pub struct RootContext {
+#[derive(Default)]
+pub struct RootContext<'a> {
     /// The content of cgroup mounts.
     pub cgroup: CgroupMounts,
     /// The cached empty mount namespace. This process is still in the host's, and creates its own as a copy of the
@@ -56,6 +67,8 @@ pub struct RootContext {
     /// The pid namespace that a procfs shows, when this process is outside of the container's; `None` for this
     /// process's own namespace.
     pub pid_namespace: Option<OwnedFd>,
+    /// Opens the sources that this process may not open, or may not map.
+    pub parent: Option<&'a dyn OpenSource>,
 }
 
 /// The root of a container during its set-up.
@@ -130,30 +143,88 @@ pub fn open_sources(plan: &RootfsPlan) -> Result<BTreeMap<usize, OwnedFd>> {
     let mut maps = idmap::Maps::default();
     for (index, op) in plan.mounts.iter().enumerate() {
         let MountKind::Bind { recursive } = op.kind else { continue };
-        if !plan.has_user_namespace() && op.map.is_none() {
+        if plan.has_user_namespace() || op.map.is_none() {
             continue;
         }
         if op.own.contains(RuntimeOptions::COPY_SYMLINK) && is_symlink(&op.source) {
             continue;
         }
+        let follow = !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW);
         let tree =
-            match mount::clone_host_tree(&op.source, recursive, !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW)) {
-                Ok(tree) => tree,
-                Err(error) if op.map.is_none() && matches!(error.errno(), Errno::PERM | Errno::NOSYS) => continue,
-                Err(error) => return Err(mounts::source_error(op, error)),
-            };
+            mount::clone_host_tree(&op.source, recursive, follow).map_err(|error| mounts::source_error(op, error))?;
         // Must precede every attachment, because the kernel maps detached mounts alone.
         maps.apply(op, &tree)?;
-        // The copy is a peer of the host's mount. A mount of the child's own namespace would have the root's
-        // propagation; unless that is shared, nothing of the container may propagate to the host.
-        let spread = plan.spread();
-        if spread & libc::MS_SHARED == 0 {
-            let kind = if spread & libc::MS_PRIVATE != 0 { libc::MS_PRIVATE } else { libc::MS_SLAVE };
-            mount::set_propagation(&tree, kind | libc::MS_REC).with_context(|| mounts::describe(op))?;
-        }
+        set_spread(plan, op, &tree)?;
         sources.insert(index, tree);
     }
     Ok(sources)
+}
+
+/// Opens a bind mount's source for the init `pid`, which has a user namespace and may not open or map it: a detached copy
+/// of a mount in init's mount namespace. There, flags of the host's mounts are locked (mount_namespaces(7)): a copy of
+/// the host's own mount would let the container make a read-only mount of the host writable.
+///
+/// Runs in the parent. `pid` must be a child that is not reaped.
+///
+/// # Errors
+/// As for [`open_sources`]; EPERM for a caller that may not enter init's mount namespace.
+pub fn open_source_for(plan: &RootfsPlan, index: usize, pid: i32) -> Result<OwnedFd> {
+    let op =
+        plan.mounts.get(index).ok_or_else(|| Error::other(format!("init requests the source of mount {index}")))?;
+    let MountKind::Bind { recursive } = op.kind else {
+        return Err(Error::other(format!("mounts[{}] is no bind mount, and has no source", op.index)));
+    };
+    let proc = Proc::open().context("error opening /proc")?;
+    let namespace = proc.open_namespace_of(pid, "mnt")?;
+    let top = proc.open_root_of(pid)?;
+    let copy = || {
+        ns::unshare_root()?;
+        ns::join(namespace.as_fd(), NamespaceKind::Mount.clone_flag())?;
+        rustix::process::fchdir(&top).map_err(|e| SysError::new("fchdir", "the root of init", e))?;
+        rustix::process::chroot(".").map_err(|e| SysError::new("chroot", "\".\"", e))?;
+        mount::clone_host_tree(&op.source, recursive, !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW))
+    };
+    // setns(2) affects one thread: this thread must not leave the caller's namespace.
+    let copied =
+        std::thread::scope(|scope| scope.spawn(copy).join().map_err(|_| Error::other("a thread has panicked")))?;
+    let tree = match copied {
+        Err(error) if error.errno() == Errno::INVAL && !recursive => copy_without_below(plan, op)?,
+        other => other.map_err(|error| mounts::source_error(op, error))?,
+    };
+    // Must precede every attachment, because the kernel maps detached mounts alone.
+    idmap::Maps::default().apply(op, &tree)?;
+    Ok(tree)
+}
+
+/// Gives a copy of the host's own mount, which is a peer of that, the root's propagation, as a mount of the child's own
+/// namespace has it: unless that is shared, nothing of the container may propagate to the host.
+fn set_spread(plan: &RootfsPlan, op: &MountOp, tree: &OwnedFd) -> Result<()> {
+    let spread = plan.spread();
+    if spread & libc::MS_SHARED == 0 {
+        let kind = if spread & libc::MS_PRIVATE != 0 { libc::MS_PRIVATE } else { libc::MS_SLAVE };
+        mount::set_propagation(tree, kind | libc::MS_REC).with_context(|| mounts::describe(op))?;
+    }
+    Ok(())
+}
+
+/// A copy of the host's own mount without the mounts below it, which are locked together in the mount namespace of a
+/// user namespace. Its flags are not locked there, so that one with such flags is refused.
+fn copy_without_below(plan: &RootfsPlan, op: &MountOp) -> Result<OwnedFd> {
+    let tree = mount::clone_host_tree(&op.source, false, !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW))
+        .map_err(|error| mounts::source_error(op, error))?;
+    let flags = rustix::fs::fstatvfs(&tree).map_err(|error| SysError::new("fstatfs", "", error))?.f_flag;
+    if flags.intersects(
+        StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC,
+    ) {
+        return Err(Error::other(format!(
+            "mounts[{}].options: bind leaves out the mounts below {}, whose flags ({flags:?}) a user namespace could then \
+             change: use rbind",
+            op.index,
+            op.source.display()
+        )));
+    }
+    set_spread(plan, op, &tree)?;
+    Ok(tree)
 }
 
 fn is_symlink(path: &Path) -> bool {
@@ -165,14 +236,15 @@ fn is_symlink(path: &Path) -> bool {
 /// # Errors
 /// The root cannot be mounted, or a mount or a node of /dev cannot be created; the message names it.
 pub fn prepare(plan: &RootfsPlan, context: RootContext) -> Result<Root> {
-    let RootContext { cgroup, empty_namespace, mut sources, pid_namespace } = context;
+    let RootContext { cgroup, empty_namespace, mut sources, pid_namespace, parent } = context;
     rustix::process::umask(Mode::empty());
     // Must precede the mounts, because /proc may be the image's afterwards.
     let proc = Proc::open().context("error opening /proc")?;
     let (dir, host_mounts) = pivot::attach_root(plan, empty_namespace, &proc)?;
     let mut root = Root { dir, proc, host_mounts, null: None, pid_namespace, cgroup, deferred_readonly: Vec::new() };
     for (index, op) in plan.mounts.iter().enumerate() {
-        mounts::execute(&mut root, plan, op, sources.remove(&index)).with_context(|| mounts::describe(op))?;
+        let source = Source { given: sources.remove(&index), index, parent };
+        mounts::execute(&mut root, plan, op, source).with_context(|| mounts::describe(op))?;
     }
     if plan.setup_dev {
         dev::set_up(&root, plan).context("error setting up /dev")?;

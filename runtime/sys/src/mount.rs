@@ -166,7 +166,13 @@ pub fn remount_bind(mount: impl AsFd, flags: u64, cleared: u64) -> SysResult<()>
         }
     };
     match change(all) {
-        Err(error) if error.errno() == Errno::PERM => change(wanted),
+        Err(error) if error.errno() == Errno::PERM => {
+            // The low bits of ST_ flags and of attributes are equal (statfs(2), mount_setattr(2)).
+            let fs = rustix::fs::fstatvfs(mount.as_fd()).map_err(|e| SysError::new("fstatfs", "", e))?;
+            let lockable = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+            let locked = fs.f_flag.bits() & lockable & !wanted;
+            change(all & !locked)
+        }
         other => other,
     }
 }

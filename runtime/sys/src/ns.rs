@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::thread::ThreadNameSpaceType;
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use super::procfs::Proc;
 use super::{SysError, SysResult, error, process};
@@ -34,6 +34,18 @@ pub fn unshare(flags: u64) -> SysResult<()> {
         return Err(SysError::last("unshare", format!("{flags:#x}")));
     }
     Ok(())
+}
+
+/// Gives this thread a root, a working directory and a umask of its own (unshare(2), CLONE_FS), which setns(2) requires
+/// before it enters a mount namespace.
+///
+/// # Errors
+/// ENOMEM.
+pub fn unshare_root() -> SysResult<()> {
+    // SAFETY: CLONE_FS alone is unshared. Descriptors stay shared with the other threads (no CLONE_FILES), so that an
+    // OwnedFd of one thread is open in all.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }
+        .map_err(|error| SysError::new("unshare", "CLONE_FS", error))
 }
 
 /// A new user namespace with these maps, in the form of /proc/PID/uid_map (user_namespaces(7)). It has no process, and

@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod files;
 pub mod host_nodes;
 pub mod links;
+pub mod locked_flags;
 pub mod namespaces;
 pub mod neighbour;
 pub mod node_attributes;

@@ -9,10 +9,11 @@ use std::path::Path;
 use rustix::fs::Mode;
 use rustix::io::FdFlags;
 
+use crate::channel::InitEnd;
 use crate::error::{Context, Error, Result};
-use crate::handshake::{Listening, Mounted, Ready};
+use crate::handshake::{Listening, Mounted, Ready, Source};
 use crate::hooks;
-use crate::rootfs::{self, RootContext};
+use crate::rootfs::{self, OpenSource, RootContext};
 use brig_plan::hooks::Hook;
 use brig_plan::init::InitNamespaces;
 use brig_plan::passwd;
@@ -88,14 +89,27 @@ pub(super) fn names(init: &mut Init) -> Result<()> {
     Ok(())
 }
 
+/// The parent, which opens sources of bind mounts for an init that may not.
+struct Parent<'a>(&'a InitEnd);
+
+impl OpenSource for Parent<'_> {
+    fn open_source(&self, index: usize) -> Result<OwnedFd> {
+        let (_, source) = self.0.ask_for_fd(&Source { index })?;
+        source.ok_or_else(|| Error::other("the parent sent no source"))
+    }
+}
+
 pub(super) fn root(init: &mut Init) -> Result<()> {
     let Some(plan) = &init.plan.rootfs else { return Ok(()) };
+    let parent =
+        Parent(init.channel.as_ref().ok_or_else(|| Error::other("the parent does not read the channel any more"))?);
     let pid_namespace = init.handles.pid_namespace.as_ref().map(OwnedFd::try_clone).transpose();
     let context = RootContext {
         cgroup: std::mem::take(&mut init.settings.cgroup),
         empty_namespace: init.handles.empty_namespace.take(),
         sources: std::mem::take(&mut init.handles.sources),
         pid_namespace: pid_namespace.context("unable to copy an fd")?,
+        parent: Some(&parent),
     };
     init.root = Some(rootfs::prepare(plan, context).context("error preparing rootfs")?);
     Ok(())

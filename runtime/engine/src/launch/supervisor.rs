@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::channel::{Event, ParentEnd};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::handshake::{
-    Confine, Devices, Filter, HostNode, Limits, Mounted, Ready, Recorded, SecondStage, Step, Streams,
+    Confine, Devices, Filter, HostNode, Limits, Mounted, Ready, Recorded, SecondStage, Source, Step, Streams,
 };
 use crate::{rootfs, trace};
 use brig_plan::init::InitPlan;
@@ -133,7 +133,7 @@ impl Server<'_> {
                     let listener = fd.ok_or_else(|| Error::other("init sent no seccomp listener"))?;
                     self.observer.listening(self.guard.child(), listener)?;
                 }
-                Step::Limits | Step::HostNode | Step::Streams => {}
+                Step::Source | Step::Limits | Step::HostNode | Step::Streams => {}
             }
         }
         Ok(())
@@ -143,6 +143,8 @@ impl Server<'_> {
     /// false for any other request.
     fn serves_aside(&self, step: Step, expected: Step, body: &[u8]) -> Result<bool> {
         match step {
+            // Init may not open the source itself.
+            Step::Source => self.open_source(body)?,
             // Init could not set the limits itself.
             Step::Limits if expected == Step::Ready => self.limit(body)?,
             // The container has no device of its own for a standard stream.
@@ -173,8 +175,10 @@ impl Server<'_> {
                 Event::End => return Ok(early.pop_front().unwrap_or(Event::End)),
                 report @ Event::Request(Step::SecondStage, ..) => return Ok(report),
                 // The first-stage init sends it, if it creates the second-stage init last.
-                streams @ Event::Request(Step::HostNode | Step::Streams, ..) if self.plan.has_late_second_stage() => {
-                    return Ok(streams);
+                aside @ Event::Request(Step::Source | Step::HostNode | Step::Streams, ..)
+                    if self.plan.has_late_second_stage() =>
+                {
+                    return Ok(aside);
                 }
                 other => early.push_back(other),
             }
@@ -211,6 +215,13 @@ impl Server<'_> {
             cred::set_scheduler_of(self.guard.child().pid, attributes).context("unable to set process.scheduler")?;
         }
         self.parent.answer::<Limits>(&())
+    }
+
+    fn open_source(&self, body: &[u8]) -> Result<()> {
+        let Source { index } = self.parent.read(body)?;
+        let plan = self.plan.rootfs.as_ref().ok_or_else(|| Error::other("init requests a source without a root"))?;
+        let source = rootfs::open_source_for(plan, index, self.guard.child().pid)?;
+        self.parent.answer_with::<Source>(&(), &[source.as_fd()])
     }
 
     fn hand_over_node(&self, body: &[u8]) -> Result<()> {

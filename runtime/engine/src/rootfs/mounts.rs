@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
-use super::{Root, by_path, cgroup, copy, has_option, refuse};
+use super::{OpenSource, Root, by_path, cgroup, copy, has_option, refuse};
 use crate::error::{Context, Error, Result};
 use brig_plan::mounts::{MountKind, MountOp, PROC_FILES, RootfsPlan, RuntimeOptions, options};
 use brig_sys::fd::{file_type, mount_id};
@@ -51,10 +51,44 @@ fn kind_name(kind: &MountKind) -> &str {
     }
 }
 
-/// Executes one mount operation below `root`. `source` is a detached copy of a bind's source, if the parent made one.
-pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp, source: Option<OwnedFd>) -> Result<()> {
+/// The source of a bind mount.
+pub(super) struct Source<'a> {
+    /// The detached copy that the parent has made, if it has.
+    pub given: Option<OwnedFd>,
+    /// Index of the mount in the plan, by which the parent knows it.
+    pub index: usize,
+    /// The parent, which can be asked for a copy.
+    pub parent: Option<&'a dyn OpenSource>,
+}
+
+impl Source<'_> {
+    /// A detached copy of the source. In a user namespace this process may be unable to reach the source, and may not map
+    /// it: its parent does that.
+    fn open(self, root: &Root, plan: &RootfsPlan, op: &MountOp, recursive: bool) -> Result<SysResult<OwnedFd>> {
+        if let Some(tree) = self.given {
+            return Ok(Ok(tree));
+        }
+        let parent = self.parent.filter(|_| plan.has_user_namespace());
+        if let (Some(parent), true) = (parent, op.map.is_some()) {
+            return parent.open_source(self.index).map(Ok);
+        }
+        let follow = !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW);
+        match (root.host_mounts.copy(&op.source, recursive, follow), parent) {
+            // EINVAL: mounts below the source, which are locked to it in the mount namespace of a user namespace.
+            (Err(error), Some(parent))
+                if error.errno() == Errno::ACCESS || error.errno() == Errno::INVAL && !recursive =>
+            {
+                parent.open_source(self.index).map(Ok)
+            }
+            (copy, _) => Ok(copy),
+        }
+    }
+}
+
+/// Executes one mount operation below `root`.
+pub(super) fn execute(root: &mut Root, plan: &RootfsPlan, op: &MountOp, source: Source<'_>) -> Result<()> {
     let mounted = match &op.kind {
-        MountKind::Bind { recursive } => match bind(root, op, *recursive, source)? {
+        MountKind::Bind { .. } => match bind(root, plan, op, source)? {
             Some(mounted) => mounted,
             None => return Ok(()),
         },
@@ -290,15 +324,12 @@ fn remount(root: &Root, op: &MountOp) -> Result<()> {
 }
 
 /// Binds the operation's source. Returns `None` for a symlink that was copied instead.
-fn bind(root: &Root, op: &MountOp, recursive: bool, source: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+fn bind(root: &Root, plan: &RootfsPlan, op: &MountOp, source: Source<'_>) -> Result<Option<OwnedFd>> {
+    let recursive = matches!(op.kind, MountKind::Bind { recursive: true });
     if op.own.contains(RuntimeOptions::COPY_SYMLINK) && copy_symlink(root, op)? {
         return Ok(None);
     }
-    let tree = match source {
-        Some(tree) => Ok(tree),
-        None => root.host_mounts.copy(&op.source, recursive, !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW)),
-    };
-    let tree = match tree {
+    let tree = match source.open(root, plan, op, recursive)? {
         Ok(tree) => tree,
         Err(error) if mount::is_missing(&error) && !op.own.contains(RuntimeOptions::SOURCE_NOFOLLOW) => {
             return bind_legacy(root, op, recursive).map(Some);
