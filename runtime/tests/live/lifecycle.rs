@@ -183,6 +183,20 @@ fn kill_and_delete_kill_every_process_of_a_shared_pid_namespace() {
 }
 
 #[test]
+fn kill_kills_the_processes_that_survive_init_in_a_shared_pid_namespace() {
+    let mut bundle = script("sleep 1001 & sleep 1002 & exit");
+    bundle.namespace("pid", None);
+    bundle.start();
+    bundle.wait_for("stopped");
+    assert_eq!(bundle.processes().len(), 2);
+    assert!(bundle.fails(&["kill", &bundle.id, "TERM"]).contains("container not running"));
+    bundle.ok(&["kill", &bundle.id, "KILL"]);
+    wait_until("the end of all", || bundle.processes().is_empty());
+    bundle.ok(&["delete", &bundle.id]);
+    bundle.assert_nothing_left();
+}
+
+#[test]
 fn a_container_stops_at_its_exit_and_delete_frees_its_id() {
     let mut bundle = sleeper();
     bundle.config["process"]["args"] = json!(["true"]);

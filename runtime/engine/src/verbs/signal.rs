@@ -14,14 +14,18 @@ impl Engine {
     /// them.
     ///
     /// # Errors
-    /// [`ErrorKind::NotRunning`] for a stopped container; with `all` that is a success.
+    /// [`ErrorKind::NotRunning`] for a stopped container; with `all` that is a success, and so it is for SIGKILL without an
+    /// own pid namespace while the cgroup exists.
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
         let container = self.load(id)?;
         let status = container.status()?;
-        if !all {
+        let kills_all = signal == libc::SIGKILL && !container.record.own_pids;
+        // Processes may have survived init: as with runc, they are killed as long as they have a cgroup to be found by.
+        let may_have_survivors = kills_all && status == Status::Stopped && container.cgroup().exists()?;
+        if !all && !may_have_survivors {
             allow(Verb::Kill, status, id)?;
         }
-        if all || signal == libc::SIGKILL && !container.record.own_pids {
+        if all || kills_all {
             return container.signal_all(status, signal);
         }
         container.signal_init(signal)?;
