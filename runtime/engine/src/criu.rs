@@ -102,6 +102,7 @@ impl Criu {
             argv: &[c"criu", c"swrk", &number],
             env: &[&path],
             stdio: context.stdio,
+            preserve: 0,
             inherit: &inherit,
             wait: None,
             become_root: false,

@@ -43,8 +43,10 @@ pub struct Spawn<'a> {
     /// The child's descriptors 0, 1 and 2.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// Descriptors that stay open over the exec under their numbers, which an argument of the child names
-    /// ([`super::inherited`]).
+    /// ([`super::inherited`]). All others but the standard streams are closed, whatever the caller has left open.
     pub inherit: &'a [BorrowedFd<'a>],
+    /// Count of descriptors from 3 on that stay open as well, as far as the caller has them.
+    pub preserve: u32,
     /// The wait of the child before it continues, if any.
     pub wait: Option<Wait<'a>>,
     /// Whether the child becomes user and group 0 of its user namespace after the wait. Otherwise the exec would take
@@ -79,6 +81,9 @@ struct CloneArgs {
     set_tid_size: u64,
     cgroup: u64,
 }
+
+/// The first descriptor that is no standard stream.
+const FIRST: libc::c_int = 3;
 
 /// CLONE_INTO_CGROUP (linux/sched.h, since 5.7).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -124,7 +129,8 @@ fn child(pid: libc::c_long, pidfd: OwnedFd) -> SysResult<Option<Child>> {
 ///
 /// # Errors
 /// EAGAIN for want of processes, ENOMEM for want of memory, ENOSPC for a limit on namespaces, EPERM without privilege,
-/// EBUSY for a cgroup with controllers enabled for its children, EINVAL for flags that are no namespaces.
+/// EBUSY for a cgroup with controllers enabled for its children, EINVAL for flags that are no namespaces. On the report:
+/// ENOSYS before Linux 5.9, and EINVAL before 5.11, which have no close_range(2) with CLOSE_RANGE_CLOEXEC.
 pub fn spawn_sealed(spawn: &Spawn) -> SysResult<Child> {
     check_namespaces("clone3", spawn.namespaces)?;
     let argv = pointers(spawn.argv);
@@ -192,6 +198,17 @@ unsafe fn child_main(spawn: &Spawn, argv: *const *const libc::c_char, env: *cons
                 if result < 0 {
                     fail();
                 }
+            }
+        }
+        // No descriptor that the caller was given, a directory of the host's perhaps, may be in reach of a container's
+        // process that inspects this one.
+        if libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) != 0 {
+            fail();
+        }
+        for (number, _) in (FIRST..).zip(0..spawn.preserve) {
+            // One that is not open is no error here: the image reports it.
+            if libc::fcntl(number, libc::F_SETFD, 0) != 0 {
+                break;
             }
         }
         for fd in spawn.inherit {
@@ -337,20 +354,6 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> SysResult<()> {
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0) };
     if result != 0 {
         return Err(SysError::last("pidfd_send_signal", format!("{}, {signal}", pidfd.as_raw_fd())));
-    }
-    Ok(())
-}
-
-/// Marks every descriptor but the standard streams close-on-exec (close_range(2)). None is closed.
-///
-/// # Errors
-/// ENOSYS before Linux 5.9, EINVAL before 5.11.
-pub fn set_cloexec_on_all() -> SysResult<()> {
-    const FIRST: libc::c_uint = 3;
-    // SAFETY: with CLOSE_RANGE_CLOEXEC the call changes flags, and closes no descriptor under its owner.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if result != 0 {
-        return Err(SysError::last("close_range", format!("{FIRST}, ~0, CLOSE_RANGE_CLOEXEC")));
     }
     Ok(())
 }

@@ -112,8 +112,6 @@ fn run(
 }
 
 fn prepare(plan: &InitPlan, inherited: &mut Inherited) -> Result<(OnceCell<Proc>, Vec<OwnedFd>)> {
-    // The exec closes every inherited descriptor unless a step keeps it: none can leak by omission.
-    process::set_cloexec_on_all()?;
     process::reset_signals()?;
     let mut preserve =
         |number| inherited.take(number).with_context(|| format!("fd {number} of --preserve-fds is not open"));

@@ -138,6 +138,7 @@ fn clone(
         env: &[&variable, &inherited],
         stdio: stdio.map(|fds| [fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()]),
         inherit: &inherit,
+        preserve: launch.plan.preserve_fds,
         wait: (waits != Waits::No).then(|| Wait { from: init.fd(), peer: parent.fd() }),
         become_root: waits == Waits::ForMaps,
         report: init.fd(),

@@ -24,6 +24,7 @@ pub const CASES: &[Case] = &[
     case("an image whose program is /proc/self/exe changes nothing of the runtime", "CVE-2019-5736", own_exe),
     case("an init that waits in a user namespace cannot be inspected", "CVE-2016-9962", dumpable),
     case("an init that waits holds no directory of the host that the container could use", "CVE-2016-9962", held),
+    case("an init that waits holds no descriptor that the caller has left open", "CVE-2016-9962", left_open),
     case("a working directory by a leaked descriptor leads nowhere", "CVE-2024-21626", cwd_by_descriptor),
     case("a working directory by a link to a leaked descriptor leads nowhere", "CVE-2024-21626", cwd_by_link),
     case("a working directory of exec by a leaked descriptor leads nowhere", "CVE-2024-21626", exec_cwd),
@@ -120,6 +121,32 @@ fn held(fixture: &Fixture) -> anyhow::Result<()> {
     let cwd = fs::read_link(container.proc("cwd"))?;
     let (cwd_is, root_is) = (fs::metadata(container.proc("cwd"))?, fs::metadata(container.proc("root"))?);
     ensure!(cwd_is.ino() == root_is.ino() && cwd_is.dev() == root, "init waits in {}", cwd.display());
+    Ok(())
+}
+
+fn left_open(fixture: &Fixture) -> anyhow::Result<()> {
+    let outside = Outside::make(fixture)?;
+    let mut bundle = fixture.bundle()?;
+    bundle.args(&["/probe", "wait"]).write()?;
+    let (id, pid_file) = (fixture.id(), fixture.directory().join("init.pid"));
+    // The container keeps the streams.
+    let prelude = format!("exec 9<{} >create.log 2>&1", outside.path().display());
+    let (path, pid_path) = (bundle.path().to_string_lossy(), pid_file.to_string_lossy());
+    fixture.call_after(&prelude, &["create", "--bundle", &path, "--pid-file", &pid_path, &id])?.ok()?;
+    let pid: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
+    let container = fixture.container(&id, pid)?;
+    let host = fs::metadata(outside.path())?;
+    for entry in fs::read_dir(container.proc("fd"))? {
+        let path = entry?.path();
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            meta => {
+                let meta = meta?;
+                let is_left_open = (meta.dev(), meta.ino()) == (host.dev(), host.ino());
+                ensure!(!is_left_open, "{} is the host's directory that the caller had open", path.display());
+            }
+        }
+    }
     Ok(())
 }
 
